@@ -1,0 +1,73 @@
+"""What every verb does the same way: errors without a traceback, exit codes, one JSON line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="The YAML file.")]
+ModelName = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="NAME, NAME@alias, NAME:VERSION or a model folder."),
+]
+Set = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="End stdout with one JSON object.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(help="Storage root. Else $FTRAY_STORAGE, else ./ftray-data.", show_default=False),
+]
+
+
+def verb(function: Callable[P, R]) -> Callable[P, R]:
+    """Turn an FtrayError, however wrapped, into its message on stderr and its exit code."""
+
+    @wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except KeyboardInterrupt:
+            say("interrupted")
+            raise typer.Exit(130) from None
+        except Exception as error:
+            from ftray.errors import find
+
+            known = find(error)
+            if known is None:
+                raise
+            say(str(known))
+            raise typer.Exit(known.exit_code) from None
+
+    return wrapper
+
+
+def say(message: str) -> None:
+    """A line for the person: on stderr, so that stdout stays clean for programs."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def emit(result: dict[str, Any]) -> None:
+    """The one JSON object that `--json` promises, as the last line of stdout."""
+    print(json.dumps(result, ensure_ascii=False), flush=True)
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Connected to $RAY_ADDRESS, else to a Ray inside this process, for as long as it is needed."""
+    from ftray.cluster import connect, disconnect
+
+    connect()
+    try:
+        yield
+    finally:
+        disconnect()

@@ -1,0 +1,121 @@
+"""What the user is told when something is wrong: one error tree, one message shape.
+
+Every fault is a `Problem`: the key or file it is about, the value found there, what is wrong with
+it and what would do. `FtrayError` carries one or more. Its constructor arguments are its state, so
+it pickles as it is and crosses Ray processes intact; `find` digs it out of whatever Ray wrapped
+around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Self
+
+EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault: where (`key`), what was found (`value`), what is wrong, what would do."""
+
+    key: str
+    value: str
+    problem: str
+    fix: str
+
+    def __str__(self) -> str:
+        found = f" = {self.value}" if self.value else ""
+        return f"{self.key}{found}: {self.problem}. {self.fix}"
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+class FtrayError(Exception):
+    """A fault that the user can mend. `exit_code` is what the command line exits with."""
+
+    exit_code = EXIT_WRONG_INPUT
+
+    def __init__(self, *problems: Problem) -> None:
+        assert problems, "an error without a problem tells the user nothing"
+        super().__init__(*problems)
+        self.problems = problems
+
+    @classmethod
+    def of(cls, key: str, value: object, problem: str, fix: str) -> Self:
+        """An error with one problem; `value` is shown shortened."""
+        return cls(Problem(key, shorten(value), problem.rstrip("."), _sentence(fix)))
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+class SpecError(FtrayError):
+    """The YAML file or an override is wrong."""
+
+
+class DataError(FtrayError):
+    """The data set cannot be read or used as the spec says."""
+
+
+class ModelError(FtrayError):
+    """The base model or a model folder cannot be used."""
+
+
+class StorageError(FtrayError):
+    """The storage root cannot be read or written."""
+
+
+class ClusterError(FtrayError):
+    """The cluster cannot run what is asked of it."""
+
+
+class RegistryError(FtrayError):
+    """A model name, version or alias is not there, or the registry cannot be reached."""
+
+
+class ServeError(FtrayError):
+    """The endpoint cannot be started as asked."""
+
+
+class RunFailed(FtrayError):
+    """The input was right and the run failed all the same."""
+
+    exit_code = EXIT_FAILED
+
+
+def shorten(value: object, limit: int = 120) -> str:
+    """`value` as the user would write it, at most `limit` characters."""
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else repr(value)
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def find(error: BaseException) -> FtrayError | None:
+    """The FtrayError that `error` is, was raised from, or was wrapped around by Ray; else None."""
+    seen: set[int] = set()
+    for candidate in _wrapped(error, seen):
+        if isinstance(candidate, FtrayError):
+            return candidate
+    return None
+
+
+def _wrapped(error: BaseException, seen: set[int]) -> Iterator[BaseException]:
+    if id(error) in seen:
+        return
+    seen.add(id(error))
+    yield error
+    inner: list[object] = [error.__cause__, error.__context__, getattr(error, "cause", None)]
+    # Ray Train's WorkerGroupError keeps one exception a rank.
+    inner.extend(getattr(error, "worker_failures", {}).values())
+    for item in inner:
+        if isinstance(item, BaseException):
+            yield from _wrapped(item, seen)
+
+
+def _sentence(fix: str) -> str:
+    fix = fix[:1].upper() + fix[1:]
+    return fix if fix.endswith((".", "?", ")")) else fix + "."

@@ -1,0 +1,129 @@
+"""A model folder: what save_pretrained writes, a model card, and ftray.json, which is written last.
+
+The folder opens with plain transformers. ftray.json says what the model is (task, labels), where it
+came from (base, spec, data digest, run), how good it is (metrics) and what it answers (golden
+answers), so that whoever serves it can prove that it still answers as the trained model did.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ftray.errors import ModelError
+from ftray.spec.schema import ModelSpec
+from ftray.store.location import Location
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MANIFEST = "ftray.json"
+FORMAT = 1
+
+
+class Golden(BaseModel):
+    """One input and the probability of each label, in the order of the labels."""
+
+    model_config = ConfigDict(frozen=True)
+    input: str
+    probabilities: tuple[float, ...]
+
+
+class ModelInfo(BaseModel):
+    """The content of ftray.json."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+    format: int = FORMAT
+    name: str
+    run: str
+    task: str
+    labels: tuple[str, ...]
+    max_length: int
+    base: ModelSpec
+    data_digest: str
+    spec: dict[str, Any]
+    metrics: dict[str, dict[str, Any]]
+    golden: tuple[Golden, ...]
+    ftray_version: str
+
+
+def read_info(folder: Location) -> ModelInfo:
+    """What ftray.json in `folder` says. Raises ModelError when the folder is not a model folder."""
+    manifest = folder / MANIFEST
+    fix = "name a registered model, or a folder that `ftray train` wrote"
+    if not manifest.is_file():
+        what = "not an ftray model folder: it has no ftray.json"
+        raise ModelError.of("model", folder.url, what if folder.exists() else "no such folder", fix)
+    try:
+        info = ModelInfo.model_validate_json(manifest.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        problem = f"{where}: {first['msg']}" if where else first["msg"]
+        raise ModelError.of(manifest.url, None, f"cannot be read: {problem}", fix) from None
+    if info.format > FORMAT:
+        raise ModelError.of(
+            manifest.url, info.format, "written by a newer ftray", "upgrade ftray to read it"
+        )
+    return info
+
+
+@contextmanager
+def staged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[Path]:
+    """The model saved in a temporary folder, without its manifest: nothing to be found yet."""
+    with tempfile.TemporaryDirectory(prefix="ftray-model-") as temporary:
+        folder = Path(temporary) / "model"
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        yield folder
+
+
+def publish(staging: Path, info: ModelInfo, target: Location) -> None:
+    """Write card and manifest into `staging` and copy it to `target`, the manifest last."""
+    (staging / "README.md").write_text(_card(info), encoding="utf-8")
+    (staging / MANIFEST).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    target.upload(staging, last=MANIFEST)
+
+
+def _card(info: ModelInfo) -> str:
+    """A Hugging Face model card."""
+    train = info.spec["train"]
+    unfrozen = train["unfreeze"] if train["unfreeze"] == "all" else f"top {train['unfreeze']}"
+    return f"""---
+library_name: transformers
+pipeline_tag: {info.task}
+base_model: {info.base.name_or_path}
+---
+# {info.name}
+
+{info.task}, fine-tuned by ftray {info.ftray_version} from `{info.base.name_or_path}`
+({unfrozen} blocks trained, {train["epochs"]} epochs, batch size {train["batch_size"]}, learning
+rate {train["learning_rate"]:g}). Labels: {", ".join(info.labels)}.
+
+{_table(info.metrics)}
+
+Run `{info.run}`, data digest `{info.data_digest}`. The whole spec is in `ftray.json`.
+
+```python
+from transformers import pipeline
+
+classify = pipeline("{info.task}", model="PATH OF THIS FOLDER")
+```
+"""
+
+
+def _table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    names = [name for name, value in next(iter(metrics.values())).items() if _is_number(value)]
+    lines = ["| split | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for split, values in metrics.items():
+        lines.append(f"| {split} | " + " | ".join(f"{values[name]:.4f}" for name in names) + " |")
+    return "\n".join(lines)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))

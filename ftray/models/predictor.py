@@ -1,0 +1,105 @@
+"""A trained model that answers: what evaluation, batch prediction and serving all call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ftray.errors import ModelError
+from ftray.models.folder import Golden, ModelInfo, read_info
+from ftray.models.pretrained import load_tokenizer
+from ftray.store.location import Location
+from ftray.tasks import get_task
+from ftray.tasks.base import Metrics
+
+GOLDEN_TOLERANCE = 1e-4
+"""Largest difference of a probability from its golden answer: rounding differs between machines."""
+
+
+class Predictor:
+    """The model in one folder, in fp32 and eval mode, on the GPU if there is one."""
+
+    def __init__(self, folder: Location, batch_size: int = 32) -> None:
+        """Raises ModelError when `folder` is not a model folder."""
+        self.info: ModelInfo = read_info(folder)
+        self.batch_size = batch_size
+        self.task = get_task(self.info.task)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        with folder.as_local() as local:
+            self.model, self.tokenizer = self._load(local)
+
+    def _load(self, local: Path) -> tuple[Any, Any]:
+        model: Any
+        tokenizer = load_tokenizer(local, self.info.base.trust_remote_code)
+        try:
+            model = self.task.load_model(
+                str(local),
+                self.info.labels,
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=self.info.base.trust_remote_code,
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError.of(
+                "model", str(local), f"cannot be loaded: {error}", "export the model again"
+            ) from None
+        return model.to(self.device).eval(), tokenizer
+
+    def logits(self, texts: Sequence[str]) -> torch.Tensor:
+        """(len(texts), C) float32 on the CPU, in the order of `texts`.
+
+        Rows of like length share a forward pass; the order of arrival does not change an answer
+        beyond rounding.
+        """
+        ids = self.task.encode(self.tokenizer, texts, self.info.max_length)
+        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+        result = torch.empty(len(ids), len(self.info.labels))
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            batch = self.task.collate([ids[i] for i in chosen], self.tokenizer.pad_token_id)
+            with torch.inference_mode():
+                inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
+                result[chosen] = self.model(**inputs).logits.float().cpu()
+        return result
+
+    def answers(self, texts: Sequence[str], top_k: int | None = None) -> list[Any]:
+        """One answer a text, in the shape of the Hugging Face pipeline of the task."""
+        if not texts:
+            return []
+        return self.task.answers(self.logits(texts), self.info.labels, top_k)
+
+    def evaluate(self, texts: Sequence[str], labels: Sequence[str]) -> Metrics:
+        """Metrics over rows whose labels are all among the model's."""
+        index = {label: i for i, label in enumerate(self.info.labels)}
+        targets = torch.tensor([index[label] for label in labels])
+        tally: np.ndarray = self.task.tally(self.logits(texts), targets)
+        return self.task.metrics(tally, self.info.labels)
+
+    def golden(self, texts: Sequence[str]) -> tuple[Golden, ...]:
+        """The answers by which another machine can tell that it runs this model."""
+        return tuple(
+            Golden(input=text, probabilities=tuple(row))
+            for text, row in zip(texts, self._probabilities(texts), strict=True)
+        )
+
+    def check_golden(self) -> None:
+        """Replay the golden answers. Raises ModelError when the model no longer gives them."""
+        golden = self.info.golden
+        found = self._probabilities([item.input for item in golden])
+        for item, row in zip(golden, found, strict=True):
+            gap = max(abs(a - b) for a, b in zip(item.probabilities, row, strict=True))
+            if not gap <= GOLDEN_TOLERANCE:
+                raise ModelError.of(
+                    "golden answers",
+                    item.input,
+                    f"a probability is off by {gap:.2g}, and {GOLDEN_TOLERANCE:g} is rounding: "
+                    "the folder was changed, or the libraries compute something else here",
+                    "export the model again, or serve with the library versions it was made with",
+                )
+
+    def _probabilities(self, texts: Sequence[str]) -> list[list[float]]:
+        return torch.softmax(self.logits(texts), -1).tolist() if texts else []

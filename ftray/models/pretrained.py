@@ -1,0 +1,180 @@
+"""The pretrained base: where its files are, and its model and tokenizer loaded from them."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.fs as pafs
+
+from ftray import digest
+from ftray.errors import ModelError
+from ftray.spec.schema import ModelSpec
+from ftray.store.location import Location, locate
+from ftray.tasks import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_TOKENIZER_FILES = re.compile(
+    r"tokenizer.*|vocab.*|merges\.txt|special_tokens_map\.json|added_tokens\.json|.*\.model"
+)
+_KEY = "model.name_or_path"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A folder on this machine with a pretrained model in it."""
+
+    spec: ModelSpec
+    folder: Path
+
+    def tokenizer_digest(self) -> str:
+        """Depends on the files that decide how text becomes token ids, and on nothing else."""
+        names = sorted(
+            path.name for path in self.folder.iterdir() if _TOKENIZER_FILES.fullmatch(path.name)
+        )
+        return digest.of_chunks((self.folder / name).read_bytes() for name in names)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.folder, self.spec.trust_remote_code)
+
+    def model(self, task: Task, labels: Sequence[str], seed: int) -> PreTrainedModel:
+        """The model in fp32, its new head drawn from `seed`. Raises ModelError."""
+        import torch
+
+        torch.manual_seed(seed)
+        try:
+            model = task.load_model(
+                str(self.folder),
+                labels,
+                dtype=torch.float32,
+                trust_remote_code=self.spec.trust_remote_code,
+                local_files_only=True,
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError.of(
+                _KEY,
+                self.spec.name_or_path,
+                f"cannot be loaded for {task.name}: {error}",
+                "name a transformers model folder or Hub id that fits the task",
+            ) from None
+        return model
+
+
+def find_pretrained(spec: ModelSpec) -> Pretrained:
+    """The model's files on this machine, fetched first where they lie elsewhere.
+
+    Raises ModelError when there is no such model or the folder is not one.
+    """
+    return Pretrained(spec, _fetch(spec))
+
+
+def check_pretrained(spec: ModelSpec, max_length: int) -> None:
+    """What can be known without loading or downloading the model. Raises ModelError."""
+    location = _location(spec)
+    if location is None:
+        return
+    config = _read_config(spec, location)
+    limit = config.get("max_position_embeddings")
+    if isinstance(limit, int) and 0 < limit < max_length:
+        raise ModelError.of(
+            "data.max_length",
+            max_length,
+            f"{spec.name_or_path} takes at most {limit} tokens",
+            f"set data.max_length to {limit} or less",
+        )
+
+
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The folder's tokenizer, padding on the right. Raises ModelError."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError.of(
+            _KEY, str(folder), f"its tokenizer cannot be loaded: {error}", "add the tokenizer files"
+        ) from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def _location(spec: ModelSpec) -> Location | None:
+    """Where the folder lies; None for a Hub id."""
+    name = spec.name_or_path
+    location = locate(name)
+    if "://" not in name and not location.exists() and _HUB_ID.fullmatch(name):
+        return None
+    return location
+
+
+def _read_config(spec: ModelSpec, location: Location) -> dict:
+    if not location.is_dir():
+        raise ModelError.of(
+            _KEY, spec.name_or_path, "no such folder", "name a model folder or a Hub id OWNER/NAME"
+        )
+    config = location / "config.json"
+    if not config.is_file():
+        raise ModelError.of(
+            _KEY,
+            spec.name_or_path,
+            "not a model folder: it has no config.json",
+            "name a folder that save_pretrained wrote",
+        )
+    try:
+        return config.read_json()
+    except json.JSONDecodeError as error:
+        raise ModelError.of(
+            _KEY, spec.name_or_path, f"its config.json is not JSON: {error}", "mend the file"
+        ) from None
+
+
+def _fetch(spec: ModelSpec) -> Path:
+    location = _location(spec)
+    if location is None:
+        return _download(spec)
+    _read_config(spec, location)
+    if location.is_local:
+        return Path(location.path)
+    # Copied once a machine and kept, as the Hub's own cache does.
+    target = Path.home() / ".cache" / "ftray" / "models" / digest.of_json(location.url)
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+            part = Path(temporary) / "model"
+            pafs.copy_files(location.path, str(part), source_filesystem=location.fs)
+            if not target.exists():
+                part.rename(target)
+    return target
+
+
+def _download(spec: ModelSpec) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    if spec.trust_remote_code:
+        patterns.append("*.py")
+    try:
+        folder = snapshot_download(
+            spec.name_or_path, revision=spec.revision, allow_patterns=patterns
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError.of(
+            _KEY,
+            spec.name_or_path,
+            f"not a folder here, and not to be had from the Hub: {str(error).splitlines()[0]}",
+            "check the name, HF_TOKEN and the network, or name a local folder",
+        ) from None
+    return Path(folder)

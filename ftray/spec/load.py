@@ -1,0 +1,220 @@
+"""From a YAML file and overrides to a `Spec`, or to one message per fault."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from ftray.errors import Problem, SpecError, shorten
+from ftray.spec.schema import Spec
+
+Tree = dict[str, Any]
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Spec:
+    """The spec in the YAML file `path` with `KEY=VALUE` overrides applied.
+
+    Raises SpecError with one problem per fault.
+    """
+    tree = _read(Path(path))
+    for item in overrides:
+        key, separator, value = item.partition("=")
+        if not separator or not key.strip():
+            raise SpecError.of("--set", item, "not KEY=VALUE", "for example train.epochs=2")
+        _put(tree, key.strip(), _parse(value, f"--set {key}"))
+    return parse(tree)
+
+
+def parse(tree: Mapping[str, Any]) -> Spec:
+    """The spec in a tree of plain values. Raises SpecError with one problem per fault."""
+    try:
+        spec = Spec.model_validate(tree)
+    except ValidationError as error:
+        raise SpecError(*_problems(error, tree)) from None
+    _check_space(spec)
+    return spec
+
+
+def override(spec: Spec, values: Mapping[str, Any]) -> Spec:
+    """`spec` with the values at dotted paths replaced. Raises SpecError."""
+    tree = spec.model_dump(mode="json")
+    for key, value in values.items():
+        _put(tree, key, value)
+    return parse(tree)
+
+
+def dump(spec: Spec) -> str:
+    """The spec as YAML, every default written out."""
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read(path: Path) -> Tree:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SpecError.of(
+            str(path), None, "no such spec file", "name one, or write one with `ftray init`"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError.of(str(path), None, str(error), "a readable UTF-8 YAML file") from None
+    tree = _parse(text, str(path))
+    if not isinstance(tree, dict):
+        raise SpecError.of(str(path), tree, "not a mapping of keys", "see `ftray init`")
+    return tree
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError.of(where, None, f"not YAML: {error}", "mend the line it names") from None
+
+
+def _put(tree: Tree, key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for depth, section in enumerate(sections):
+        inner = tree.get(section)
+        if inner is None:
+            inner = tree[section] = {}
+        if not isinstance(inner, dict):
+            where = ".".join(sections[: depth + 1])
+            raise SpecError.of(key, value, f"{where} is not a section", f"set {where} itself")
+        tree = inner
+    tree[last] = value
+
+
+def _check_space(spec: Spec) -> None:
+    """Every path of the search space is a key of the spec and every bound a value it takes."""
+    if spec.tune is None:
+        return
+    base = spec.model_dump(mode="json", exclude={"tune"})
+    problems: list[Problem] = []
+    for path, domain in spec.tune.space.items():
+        if path.split(".")[0] not in {"model", "data", "train", "seed"}:
+            problems.append(
+                _problem(
+                    f"tune.space.{path}", None, "not a key a trial can change", _path_hint(path)
+                )
+            )
+            continue
+        for value in domain.values:
+            tree = yaml.safe_load(yaml.safe_dump(base))
+            try:
+                _put(tree, path, value)
+                tree["scale"] = {**tree["scale"], "workers": spec.tune.workers}
+                Spec.model_validate(tree)
+            except ValidationError as error:
+                first = _problems(error, tree)[0]
+                problems.append(
+                    _problem(f"tune.space.{path}", value, first.problem, _path_hint(path, first))
+                )
+                break
+            except SpecError as error:
+                problems.append(error.problems[0])
+                break
+    if problems:
+        raise SpecError(*problems)
+
+
+def _path_hint(path: str, problem: Problem | None = None) -> str:
+    known = sorted(_paths(Spec))
+    if problem is not None and path in known:
+        return problem.fix
+    close = difflib.get_close_matches(path, known, n=1)
+    return f"Did you mean {close[0]}?" if close else "A dotted path such as train.learning_rate."
+
+
+def _paths(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for section in _sections(field.annotation):
+            yield from _paths(section, f"{prefix}{name}.")
+
+
+def _problems(error: ValidationError, tree: Any) -> list[Problem]:
+    """One problem a key: of a union's branches the one that says most is kept."""
+    by_key: dict[str, list[ErrorDetails]] = {}
+    for detail in error.errors():
+        by_key.setdefault(_key(detail, tree), []).append(detail)
+    # A fault inside a section makes the message about the section itself noise.
+    leaves = [k for k in by_key if not any(o != k and o.startswith(k + ".") for o in by_key)]
+    return [_describe(key, by_key[key]) for key in leaves]
+
+
+def _key(detail: ErrorDetails, tree: Any) -> str:
+    """The dotted key of a fault: pydantic's location without the names of union branches."""
+    parts: list[str] = []
+    node = tree
+    location = detail["loc"]
+    for index, part in enumerate(location):
+        if isinstance(node, Mapping) and part in node:
+            node = node[part]
+        elif isinstance(node, (list, tuple)) and isinstance(part, int):
+            node = node[part] if part < len(node) else None
+        elif not (detail["type"] == "missing" and index == len(location) - 1):
+            continue
+        parts.append(str(part))
+    return ".".join(parts) or "spec"
+
+
+def _describe(key: str, details: list[ErrorDetails]) -> Problem:
+    context = details[0].get("ctx", {})
+    if details[0]["type"] == "contradiction":
+        key = context["key"] or key
+        return _problem(key, context["value"], context["problem"], context["fix"])
+    kinds = {detail["type"] for detail in details}
+    if "extra_forbidden" in kinds:
+        return _problem(key, details[0]["input"], "unknown key", _known_keys(key))
+    if kinds == {"missing"}:
+        return _problem(key, None, "missing", f"Add {key} to the spec.")
+    value = next((d["input"] for d in details if d["type"] != "missing"), None)
+    messages = dict.fromkeys(d["msg"].removeprefix("Value error, ") for d in details)
+    problem = " or ".join(message[0].lower() + message[1:] for message in messages)
+    shown = None if isinstance(value, (dict, BaseModel)) else value
+    return _problem(key, shown, problem, _expectation(key))
+
+
+def _known_keys(key: str) -> str:
+    *sections, last = key.split(".")
+    model: type[BaseModel] = Spec
+    for name in sections:
+        field = model.model_fields.get(name)
+        inner = list(_sections(field.annotation)) if field else []
+        if not inner:
+            break
+        model = inner[0]
+    known = list(model.model_fields)
+    close = difflib.get_close_matches(last, known, n=1)
+    hint = f"Did you mean {'.'.join([*sections, close[0]])}? " if close else ""
+    return f"{hint}Known keys: {', '.join(known)}."
+
+
+def _expectation(key: str) -> str:
+    model: type[BaseModel] = Spec
+    description = ""
+    for name in key.split("."):
+        field = model.model_fields.get(name)
+        if field is None:
+            break
+        description = field.description or ""
+        inner = list(_sections(field.annotation))
+        if inner:
+            model = inner[0]
+    return description or "See `ftray schema` for what it takes."
+
+
+def _sections(annotation: Any) -> Iterable[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections(argument)
+
+
+def _problem(key: str, value: Any, problem: str, fix: str) -> Problem:
+    return Problem(key, shorten(value), problem, fix)

@@ -1,0 +1,267 @@
+"""The YAML file as frozen pydantic models. Every key that is accepted here does something."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+
+def _contradiction(
+    problem: str, fix: str, key: str = "", value: object = None
+) -> PydanticCustomError:
+    """What a validator raises: `fix` and, where it is not the validated section, `key` travel on
+    to the message that the user reads."""
+    context = {"problem": problem, "fix": fix, "key": key, "value": value}
+    return PydanticCustomError("contradiction", "{problem}", context)
+
+
+def _not_a_bool(value: Any) -> Any:
+    # YAML's `yes` would otherwise pass for the number 1.
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true or false")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_not_a_bool)]
+Float = Annotated[float, BeforeValidator(_not_a_bool), Field(allow_inf_nan=False)]
+PositiveInt = Annotated[Int, Field(gt=0)]
+CountFromZero = Annotated[Int, Field(ge=0)]
+PositiveFloat = Annotated[Float, Field(gt=0)]
+Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+Auto = Literal["auto"]
+
+
+class Section(BaseModel):
+    """A part of the spec: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelSpec(Section):
+    name_or_path: Text = Field(
+        description="A Hub id, a folder, a URL of a folder, or package://MODULE/PATH."
+    )
+    revision: Text | None = Field(None, description="Branch, tag or commit of a Hub id.")
+    trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
+
+
+class Columns(Section):
+    text: Text = "text"
+    label: Text = "label"
+
+
+class DataSpec(Section):
+    train: Text = Field(
+        description="CSV, JSONL, Parquet or Arrow (globs, URLs, package://), a folder with one "
+        "sub-folder a label, or a Hub id OWNER/NAME."
+    )
+    validation: Annotated[Float, Field(gt=0, lt=1)] | Text = Field(
+        0.1, description="A share of `train` (stratified) or a source of its own."
+    )
+    test: Annotated[Float, Field(gt=0, lt=1)] | Text = Field(
+        0.1, description="A share of `train` (stratified) or a source of its own."
+    )
+    columns: Columns = Columns()
+    encoding: Text = Field("utf-8", description="Character encoding of text files.")
+    max_length: PositiveInt = Field(128, description="Tokens a row is cut to.")
+    on_bad_row: Literal["fail", "skip"] = Field(
+        "fail", description="skip: bad rows are counted and written to a quarantine file."
+    )
+
+    @model_validator(mode="after")
+    def _shares_leave_rows_to_train_on(self) -> Self:
+        shares = [s for s in (self.validation, self.test) if isinstance(s, float)]
+        if sum(shares) >= 1:
+            raise _contradiction(
+                f"validation and test together take {sum(shares):g} of the rows",
+                "Lower data.validation or data.test: some rows must be left to train on.",
+            )
+        return self
+
+
+class DeepSpeedSpec(Section):
+    stage: Literal[0, 1, 2, 3] = Field(2, description="ZeRO stage.")
+
+
+class EarlyStopping(Section):
+    patience: PositiveInt = Field(description="Evaluations without a better metric before the end.")
+    min_delta: Annotated[Float, Field(ge=0)] = Field(0.0, description="What counts as better.")
+
+
+class TrainSpec(Section):
+    epochs: PositiveInt = 3
+    batch_size: PositiveInt = Field(
+        32, description="Examples per optimizer step over the whole cluster."
+    )
+    micro_batch_size: PositiveInt | Auto = Field(
+        "auto", description="Examples per forward pass of one worker."
+    )
+    learning_rate: PositiveFloat = 2e-5
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: Annotated[Float, Field(ge=0, lt=1)] = Field(
+        0.1, description="Share of the steps over which the learning rate rises."
+    )
+    weight_decay: Annotated[Float, Field(ge=0)] = Field(
+        0.01, description="Not applied to norms and biases."
+    )
+    clip: PositiveFloat | None = Field(1.0, description="Largest norm of the gradient.")
+    unfreeze: CountFromZero | Literal["all"] = Field(
+        "all", description="Top blocks to train; 0 = head only; all = everything."
+    )
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="auto: bf16 where the hardware has it."
+    )
+    deepspeed: DeepSpeedSpec | Text = Field(
+        DeepSpeedSpec(), description='{stage: 0-3}, or a DeepSpeed JSON; "auto" is filled in.'
+    )
+    metric: Literal["accuracy", "f1_macro", "loss"] = Field(
+        "f1_macro", description="The validation metric that picks the best checkpoint and trial."
+    )
+    early_stopping: EarlyStopping | None = None
+
+    @property
+    def metric_mode(self) -> Literal["min", "max"]:
+        return "min" if self.metric == "loss" else "max"
+
+
+class ScaleSpec(Section):
+    workers: PositiveInt = Field(1, description="Data-parallel workers.")
+    gpus_per_worker: Annotated[Float, Field(ge=0)] | Auto = Field(
+        "auto", description="auto: 1 where the cluster has GPUs, else 0."
+    )
+    cpus_per_worker: PositiveFloat = 1
+    max_failures: CountFromZero = Field(
+        2, description="How often a run continues after losing a worker."
+    )
+
+
+class Domain(Section):
+    """The values that one key takes over the trials: exactly one of the four kinds."""
+
+    choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
+    uniform: tuple[Float, Float] | None = None
+    loguniform: tuple[PositiveFloat, PositiveFloat] | None = None
+    randint: tuple[Int, Int] | None = Field(None, description="Both ends included.")
+
+    @model_validator(mode="after")
+    def _is_one_rising_kind(self) -> Self:
+        given = [kind for kind, values in self if values is not None]
+        if len(given) != 1:
+            raise _contradiction(
+                f"{len(given)} kinds of domain in one",
+                "Give exactly one of choice, uniform, loguniform, randint.",
+            )
+        if self.kind != "choice" and self.values[0] >= self.values[1]:
+            raise _contradiction(
+                f"the first bound {self.values[0]} is not below the second {self.values[1]}",
+                "Write the bounds in rising order.",
+            )
+        return self
+
+    @property
+    def kind(self) -> str:
+        return next(kind for kind, values in self if values is not None)
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The choices, or the two bounds."""
+        return getattr(self, self.kind)
+
+
+class TuneSpec(Section):
+    trials: PositiveInt = 8
+    space: Annotated[dict[str, Domain], Field(min_length=1)] = Field(
+        description="Dotted path of a spec key -> {choice | uniform | loguniform | randint: ...}."
+    )
+    scheduler: Literal["asha", "fifo"] = "asha"
+    searcher: Literal["random"] = "random"
+    workers: PositiveInt = Field(1, description="Workers of one trial.")
+    refit: bool = Field(True, description="Train the winner again at `scale`.")
+
+
+class Replicas(Section):
+    min: PositiveInt = 1
+    max: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.min > self.max:
+            raise _contradiction(
+                f"min {self.min} is above max {self.max}", "Raise max or lower min."
+            )
+        return self
+
+
+class Batching(Section):
+    max_size: PositiveInt = Field(32, description="Rows of one forward pass.")
+    wait_ms: Annotated[Float, Field(ge=0)] = Field(
+        5, description="How long a row waits for others to share its forward pass."
+    )
+
+
+class ServeSpec(Section):
+    replicas: Replicas = Replicas()
+    batch: Batching = Batching()
+    cpus_per_replica: PositiveFloat = 1
+    gpus_per_replica: Annotated[Float, Field(ge=0)] = 0
+
+
+class Spec(Section):
+    """One run: what to train, on what, how, at which scale, how to search and how to serve."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?$")] = (
+        Field(description="Run and model name: lower-case letters, digits and dashes.")
+    )
+    task: Literal["text-classification"] = "text-classification"
+    seed: CountFromZero = 42
+    storage: Text | None = Field(
+        None, description="Storage root: a folder or URL. Else $FTRAY_STORAGE, else ./ftray-data."
+    )
+    model: ModelSpec
+    data: DataSpec
+    train: TrainSpec = TrainSpec()
+    scale: ScaleSpec = ScaleSpec()
+    tune: TuneSpec | None = None
+    serve: ServeSpec = ServeSpec()
+
+    @model_validator(mode="after")
+    def _batch_fits_the_workers(self) -> Self:
+        batch, workers = self.train.batch_size, self.scale.workers
+        if workers > batch:
+            raise _contradiction(
+                f"gives some of the {workers} scale.workers no rows",
+                "Raise train.batch_size or lower scale.workers.",
+                key="train.batch_size",
+                value=batch,
+            )
+        micro = self.train.micro_batch_size
+        if micro != "auto" and micro * workers > batch:
+            raise _contradiction(
+                f"times scale.workers {workers} is above train.batch_size {batch}",
+                "Lower train.micro_batch_size, or write auto.",
+                key="train.micro_batch_size",
+                value=micro,
+            )
+        return self
+
+
+def micro_batch_size(spec: Spec, workers: int, largest: int = 32) -> int:
+    """Rows of one forward pass: as set, else the batch spread evenly, at most `largest` rows.
+
+    `auto` picks the same size for every even division of the batch, so that runs with different
+    numbers of workers split a batch at the same places where that is possible.
+    """
+    if spec.train.micro_batch_size != "auto":
+        return spec.train.micro_batch_size
+    share = math.ceil(spec.train.batch_size / workers)
+    return math.ceil(share / math.ceil(share / largest))

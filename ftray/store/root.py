@@ -1,0 +1,72 @@
+"""The storage root: one folder or URL under which everything that ftray keeps lies."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+from ftray.errors import StorageError
+from ftray.store.location import Location, locate
+
+DEFAULT = "./ftray-data"
+# Ray unpacks a job's working directory below a folder of this name and deletes it afterwards.
+_JOB_FOLDER = "/runtime_resources/working_dir_files/"
+
+
+class Root:
+    """Where runs, models and caches lie, as the files section of the design lays them out."""
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+
+    def __str__(self) -> str:
+        return self.location.url
+
+    def runs(self, name: str = "") -> Location:
+        return _below(self.location / "runs", name)
+
+    def models(self, name: str = "") -> Location:
+        return _below(self.location / "models", name)
+
+    def data_cache(self, digest: str) -> Location:
+        return self.location / "cache" / "data" / digest
+
+    @property
+    def registry_database(self) -> Location:
+        return self.location / "registry.db"
+
+    def check_writable(self) -> None:
+        """Write and delete a small file. Raises StorageError."""
+        existed = self.location.exists()
+        probe = self.location / f".probe-{uuid.uuid4().hex[:8]}"
+        try:
+            probe.write_bytes(b"ftray")
+            probe.delete()
+            if not existed:
+                # Checking must leave nothing behind; the first real write makes the folder again.
+                self.location.delete()
+        except OSError as error:
+            raise StorageError.of(
+                "storage",
+                str(self),
+                f"cannot be written: {error.strerror or error}",
+                "name a folder or URL that you may write to",
+            ) from None
+
+
+def open_root(url: str | None) -> Root:
+    """The root at `url`, else at $FTRAY_STORAGE, else ./ftray-data.
+
+    Inside a Ray job the working directory is a temporary copy, so a relative folder is taken
+    relative to the home folder there.
+    """
+    chosen = url or os.environ.get("FTRAY_STORAGE") or DEFAULT
+    if "://" not in chosen and not Path(chosen).expanduser().is_absolute():
+        in_job = _JOB_FOLDER in f"{Path.cwd()}/"
+        chosen = str((Path.home() if in_job else Path.cwd()) / chosen)
+    return Root(locate(os.path.normpath(chosen) if "://" not in chosen else chosen))
+
+
+def _below(location: Location, name: str) -> Location:
+    return location / name if name else location

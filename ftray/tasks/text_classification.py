@@ -1,0 +1,138 @@
+"""Text classification with one label a row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ftray.tasks.base import BadRow, Metrics, Row
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class TextClassification:
+    """Labels are strings; their sorted order gives their indices."""
+
+    name = "text-classification"
+    columns: tuple[str, ...] = ("text", "label")
+
+    def clean(self, values: Mapping[str, Any]) -> Row:
+        text = values["text"]
+        if _is_missing(text):
+            raise BadRow("empty_text")
+        if not isinstance(text, str):
+            raise BadRow("text_not_a_string", repr(text))
+        if not text.strip():
+            raise BadRow("empty_text")
+        return {"text": text, "label": _label(values["label"])}
+
+    def identity(self, row: Row) -> str:
+        return " ".join(row["text"].split()).casefold()
+
+    def target(self, row: Row) -> str:
+        return row["label"]
+
+    def load_model(self, path: str, labels: Sequence[str], **options: Any) -> PreTrainedModel:
+        from transformers import AutoModelForSequenceClassification
+
+        return AutoModelForSequenceClassification.from_pretrained(
+            path,
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={label: index for index, label in enumerate(labels)},
+            problem_type="single_label_classification",
+            ignore_mismatched_sizes=True,
+            **options,
+        )
+
+    def encode(
+        self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+    ) -> list[list[int]]:
+        encoded = tokenizer(
+            list(texts),
+            truncation=True,
+            max_length=max_length,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        return encoded["input_ids"]
+
+    def collate(self, ids: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
+        import torch
+
+        longest = max(len(row) for row in ids)
+        tokens = np.full((len(ids), longest), pad_id, dtype=np.int64)
+        mask = np.zeros((len(ids), longest), dtype=np.int64)
+        for index, row in enumerate(ids):
+            tokens[index, : len(row)] = row
+            mask[index, : len(row)] = 1
+        return {"input_ids": torch.from_numpy(tokens), "attention_mask": torch.from_numpy(mask)}
+
+    def losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+
+    def tally(self, logits: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+        """The confusion matrix (C x C, rows are the true labels) flattened, then the loss sum."""
+        classes = logits.shape[-1]
+        predicted = logits.argmax(-1).cpu().numpy()
+        cells = targets.cpu().numpy() * classes + predicted
+        counts = np.bincount(cells, minlength=classes * classes).astype(np.float64)
+        loss = self.losses(logits, targets).double().sum().item()
+        return np.append(counts, loss)
+
+    def metrics(self, tally: np.ndarray, labels: Sequence[str]) -> Metrics:
+        """accuracy; f1_macro: the unweighted mean of F1 over the labels that occur, as truth or as
+        prediction; loss: mean cross-entropy in nats; confusion: rows are the true labels."""
+        classes = len(labels)
+        confusion = tally[:-1].reshape(classes, classes)
+        rows = confusion.sum()
+        assert rows > 0, "metrics of no rows"
+        right = np.diag(confusion)
+        occurring = confusion.sum(0) + confusion.sum(1)
+        f1 = 2 * right[occurring > 0] / occurring[occurring > 0]
+        return {
+            "accuracy": float(right.sum() / rows),
+            "f1_macro": float(f1.mean()),
+            "loss": float(tally[-1] / rows),
+            "confusion": confusion.astype(int).tolist(),
+        }
+
+    def answers(
+        self, logits: torch.Tensor, labels: Sequence[str], top_k: int | None = None
+    ) -> list[Any]:
+        """{"label", "score"} a row; with `top_k` the list of the k likeliest, best first."""
+        import torch
+
+        shares = torch.softmax(logits.float(), -1)
+        scores, indices = shares.topk(min(top_k or 1, len(labels)), dim=-1)
+        ranked = [
+            [{"label": labels[i], "score": s} for s, i in zip(row_scores, row_indices, strict=True)]
+            for row_scores, row_indices in zip(scores.tolist(), indices.tolist(), strict=True)
+        ]
+        return ranked if top_k else [row[0] for row in ranked]
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _label(value: Any) -> str:
+    if _is_missing(value):
+        raise BadRow("missing_label")
+    if isinstance(value, float) and value.is_integer():
+        # Formats without a nullable integer turn 1 into 1.0 as soon as one label is missing.
+        value = int(value)
+    if not isinstance(value, (str, int, float)):
+        raise BadRow("label_not_a_name", repr(value))
+    label = str(value).strip()
+    if not label:
+        raise BadRow("missing_label")
+    return label
