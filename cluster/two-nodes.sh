@@ -84,7 +84,7 @@ make_cluster_dir() {
   (umask 077 && mkdir -p "$CLUSTER_DIR")
   # In a shared /tmp another account could have made it first, to read or to swap what lies in it.
   [[ -O $CLUSTER_DIR && ! -L $CLUSTER_DIR ]] || die "$CLUSTER_DIR belongs to someone else; set CLUSTER_DIR"
-  rm -rf "$CLUSTER_DIR"/{nodes,ray}
+  rm -rf "$CLUSTER_DIR"/{nodes,ray,head.log,worker.log}
 }
 
 make_token() {

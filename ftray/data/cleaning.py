@@ -1,0 +1,207 @@
+"""Which rows are used: faults, twins and leaks are found, counted and set aside, never lost.
+
+A row is either kept or in `dropped` with its kind. Kinds are the task's faults (empty_text,
+missing_label, ...), those of reading (ragged, not_json, bad_encoding), unknown_label, and the
+three about twins, which are no faults of a row:
+
+duplicate              a later twin with the same label in the same split
+conflicting_duplicate  twins in one split whose labels contradict each other; all of them go, for
+                       nothing says which label is right
+leaked                 a row whose twin is in the validation or test split
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from ftray.data.report import SourceCount
+from ftray.data.rows import RawRow, Source
+from ftray.errors import DataError, Problem, shorten
+from ftray.tasks.base import BadRow, Row, Task
+
+DUPLICATE, CONFLICT, LEAKED = "duplicate", "conflicting_duplicate", "leaked"
+UNKNOWN_LABEL, BAD_ENCODING = "unknown_label", "bad_encoding"
+_TWINS = {DUPLICATE, CONFLICT, LEAKED}
+_PLACES_SHOWN = 3
+_LABELS_SHOWN = 8
+# Where bytes did not fit the encoding, or JSON escapes half a character.
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Kept(NamedTuple):
+    """A usable row, what its twins share with it, and the row it was made of."""
+
+    row: Row
+    identity: str
+    raw: RawRow
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row that is not used, and why."""
+
+    source: str
+    where: str
+    kind: str
+    detail: str
+    values: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            "where": self.where,
+            "kind": self.kind,
+            "detail": self.detail,
+            "values": dict(self.values),
+        }
+
+
+@dataclass
+class Part:
+    """The rows of one source on their way through cleaning."""
+
+    name: str
+    source: Source
+    kept: list[Kept] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+
+    @property
+    def identities(self) -> set[str]:
+        return {item.identity for item in self.kept}
+
+    def drop(self, raw: RawRow, fault: BadRow) -> None:
+        self.dropped.append(Dropped(self.name, raw.where, fault.kind, fault.detail, raw.values))
+
+    def sift(self, judge: Callable[[Kept], BadRow | None]) -> None:
+        """Drop every kept row that `judge` finds fault with."""
+        kept = []
+        for item in self.kept:
+            if fault := judge(item):
+                self.drop(item.raw, fault)
+            else:
+                kept.append(item)
+        self.kept = kept
+
+    def count(self) -> SourceCount:
+        kinds = Counter(row.kind for row in self.dropped)
+        return SourceCount(len(self.kept) + len(self.dropped), dict(sorted(kinds.items())))
+
+
+def clean(
+    name: str, source: Source, rows: Iterable[RawRow], task: Task, assumed: Mapping[str, str]
+) -> Part:
+    """The rows that the task can use, and those it cannot.
+
+    `assumed` stands in for columns that are not read. Raises DataError where there are no rows.
+    """
+    part = Part(name, source)
+    for raw in rows:
+        try:
+            part.kept.append(_kept(raw, source.columns, task, assumed))
+        except BadRow as fault:
+            part.drop(raw, fault)
+    if not part.kept and not part.dropped:
+        raise source.error("no rows in it", "name a source with rows")
+    return part
+
+
+def _kept(
+    raw: RawRow, columns: Mapping[str, str], task: Task, assumed: Mapping[str, str]
+) -> Kept:
+    if raw.fault is not None:
+        raise raw.fault
+    values = {logical: raw.values.get(name) for logical, name in columns.items()}
+    for value in values.values():
+        if isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
+            raise BadRow(BAD_ENCODING, shorten(ascii(value), 60))
+    row = task.clean({**assumed, **values})
+    return Kept(row, task.identity(row), raw)
+
+
+def drop_twins(part: Part, task: Task) -> None:
+    """Keep the first of exact twins; none where their labels contradict each other."""
+    targets: dict[str, str] = {}
+    contradicted = set()
+    for item in part.kept:
+        if targets.setdefault(item.identity, task.target(item.row)) != task.target(item.row):
+            contradicted.add(item.identity)
+    first: dict[str, str] = {}
+
+    def judge(item: Kept) -> BadRow | None:
+        if item.identity in contradicted:
+            return BadRow(CONFLICT, "its twins have other labels")
+        if item.identity in first:
+            return BadRow(DUPLICATE, f"of {first[item.identity]}")
+        first[item.identity] = item.raw.where
+        return None
+
+    part.sift(judge)
+
+
+def drop_leaked(part: Part, other: Part) -> None:
+    """Drop the rows of `part` that have a twin in `other`, whatever their labels."""
+    theirs = other.identities
+    fault = BadRow(LEAKED, f"its twin is in {other.name}")
+    part.sift(lambda item: fault if item.identity in theirs else None)
+
+
+def drop_unknown(part: Part, task: Task, labels: Collection[str]) -> None:
+    """Drop the rows whose label is none of `labels`."""
+    names = ", ".join(list(labels)[:_LABELS_SHOWN])
+    more = ", ..." if len(labels) > _LABELS_SHOWN else ""
+
+    def judge(item: Kept) -> BadRow | None:
+        label = task.target(item.row)
+        if label in labels:
+            return None
+        return BadRow(UNKNOWN_LABEL, f"{shorten(label, 40)!r} is none of {names}{more}")
+
+    part.sift(judge)
+
+
+def refuse_faults(parts: Iterable[Part]) -> None:
+    """Raise DataError with one problem a source that has faulty rows; twins are no fault."""
+    problems = [problem for part in parts if (problem := _problem(part))]
+    if problems:
+        raise DataError(*problems)
+
+
+def _problem(part: Part) -> Problem | None:
+    places: dict[str, list[Dropped]] = {}
+    for row in part.dropped:
+        if row.kind not in _TWINS:
+            places.setdefault(row.kind, []).append(row)
+    if not places:
+        return None
+    faulty = sum(map(len, places.values()))
+    kinds = "; ".join(f"{len(rows):,} {kind} ({_first(rows)})" for kind, rows in places.items())
+    problem = f"{faulty:,} of {part.count().read:,} rows cannot be used: {kinds}"
+    fix = "Mend them, or set data.on_bad_row: skip to leave them out and list them in a file."
+    if BAD_ENCODING in places:
+        fix = f"Set data.encoding to the file's own, for example latin-1 or cp1252. Or: {fix}"
+        if all(item.row["text"].isascii() for item in part.kept):
+            problem += (
+                f". No row beyond ASCII reads as {part.source.encoding}: "
+                "the whole file is in another encoding"
+            )
+    return Problem(part.source.key, shorten(part.source.url), problem, fix)
+
+
+def _first(rows: list[Dropped]) -> str:
+    shown = [f"{row.where}{': ' if row.detail else ''}{row.detail}" for row in rows]
+    more = ", ..." if len(rows) > _PLACES_SHOWN else ""
+    return ", ".join(shown[:_PLACES_SHOWN]) + more
+
+
+def table(kept: Iterable[Kept], columns: Iterable[str]) -> pa.Table:
+    """The rows as strings, one column each of `columns`."""
+    rows = [item.row for item in kept]
+    # 64-bit offsets: the texts of a split may exceed 2 GB.
+    arrays = {c: pa.array([row[c] for row in rows], pa.large_string()) for c in columns}
+    return pa.table(arrays)

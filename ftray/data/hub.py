@@ -1,0 +1,80 @@
+"""Rows of a data set on the Hugging Face Hub: OWNER/NAME, optionally ?config=...&split=..."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from ftray.data import formats
+from ftray.data.rows import RawRow, Source
+
+_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_OPTIONS = {"config", "split", "revision"}
+
+
+def is_hub_id(url: str) -> bool:
+    """Whether `url` reads as OWNER/NAME and is no file or folder on this machine."""
+    name, _, _ = url.partition("?")
+    is_file = formats.suffix(name) in formats.READERS or Path(name).exists()
+    return not is_file and _ID.fullmatch(name) is not None
+
+
+def read_hub(source: Source) -> Iterator[RawRow]:
+    """The rows of a Hub data set; labels kept as numbers beside a list of names are named again.
+
+    Raises DataError when the data set, its config or split is not there, or the Hub is out of
+    reach and the data set not in the local cache.
+    """
+    name, _, query = source.url.partition("?")
+    options = {key: values[-1] for key, values in parse_qs(query, keep_blank_values=True).items()}
+    if unknown := set(options) - _OPTIONS:
+        raise source.error(
+            f"unknown option {', '.join(sorted(unknown))}",
+            "write OWNER/NAME?config=...&split=...&revision=...",
+        )
+    split = options.get("split", source.split)
+    dataset = _load(source, name, split, options)
+    where = f"{name}/{split}"
+    dataset = dataset.select_columns(source.columns_in(dataset.column_names, where))
+    names = {
+        column: feature.names
+        for column, feature in dataset.features.items()
+        if hasattr(feature, "names")
+    }
+    for row in formats.table_rows(dataset.with_format("arrow")[:], where):
+        named = {column: _name(row.values[column], of) for column, of in names.items()}
+        yield row._replace(values={**row.values, **named})
+
+
+def _load(source: Source, name: str, split: str, options: dict[str, str]) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(
+            name, options.get("config"), split=split, revision=options.get("revision")
+        )
+    except ConnectionError as error:
+        raise source.error(
+            f"the Hub cannot be reached for {name}, it is not in the local cache, and no file or "
+            f"folder of that name is here ({error})",
+            "name a local path or package://MODULE/PATH, or go online without HF_HUB_OFFLINE",
+        ) from None
+    except FileNotFoundError as error:
+        raise source.error(
+            f"{name} is neither a file or folder here nor a data set on the Hub that you may read "
+            f"({error})",
+            "check the path or the id; a private data set needs HF_TOKEN",
+        ) from None
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise source.error(
+            f"the Hub's data set {name}, split {split}, cannot be loaded: {error}",
+            "write OWNER/NAME?config=...&split=... to choose a config and a split",
+        ) from None
+
+
+def _name(value: int | None, names: list[str]) -> str | None:
+    # The Hub marks rows without a label by -1.
+    return None if value is None or value < 0 else names[value]

@@ -1,0 +1,110 @@
+"""The DeepSpeed configuration: the spec's numbers, or a user's JSON with its "auto" filled in."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ftray.errors import Problem, SpecError, StorageError, shorten
+from ftray.spec.schema import DeepSpeedSpec, TrainSpec
+from ftray.store.location import locate
+
+Config = dict[str, Any]
+_KEY = "train.deepspeed"
+# What the spec already decides: in a JSON these may be "auto" or agree.
+_OURS = {
+    "optimizer": "train.learning_rate and train.weight_decay",
+    "scheduler": "train.schedule and train.warmup",
+}
+
+
+def deepspeed_config(
+    spec: TrainSpec, micro_batch_size: int, accumulation: int, workers: int
+) -> Config:
+    """The whole DeepSpeed configuration of a run.
+
+    Raises SpecError, one problem a key, where a JSON contradicts the spec.
+    """
+    ours: Config = {
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "train_batch_size": micro_batch_size * accumulation * workers,
+        "gradient_clipping": spec.clip or 0.0,
+    }
+    if isinstance(spec.deepspeed, DeepSpeedSpec):
+        config: Config = {"zero_optimization": {"stage": spec.deepspeed.stage}}
+    else:
+        config = read_json(spec.deepspeed)
+        problems = _contradictions(spec, config, ours)
+        if problems:
+            raise SpecError(*problems)
+        config = _without_auto(config)
+    # An optimizer of torch is wanted: DeepSpeed's own are compiled at first use.
+    quiet = {
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31,
+    }
+    return {**config, **quiet, **ours}
+
+
+def check_deepspeed(spec: TrainSpec) -> None:
+    """Raise SpecError when train.deepspeed names a JSON that cannot be used."""
+    if not isinstance(spec.deepspeed, DeepSpeedSpec):
+        problems = _contradictions(spec, read_json(spec.deepspeed), {})
+        if problems:
+            raise SpecError(*problems)
+
+
+def read_json(path: str) -> Config:
+    """The DeepSpeed JSON at `path`. Raises SpecError."""
+    try:
+        config = locate(path).read_json()
+    except (OSError, json.JSONDecodeError, StorageError) as error:
+        raise SpecError.of(
+            _KEY, path, f"cannot be read: {error}", "{stage: 0-3}, or the path of a DeepSpeed JSON"
+        ) from None
+    if not isinstance(config, dict):
+        raise SpecError.of(_KEY, path, "not a JSON object", "see DeepSpeed's documentation")
+    return config
+
+
+def uses_bf16(spec: TrainSpec) -> bool:
+    """Whether a user's JSON has DeepSpeed itself keep the weights in bf16."""
+    if isinstance(spec.deepspeed, DeepSpeedSpec):
+        return False
+    return read_json(spec.deepspeed).get("bf16", {}).get("enabled") is True
+
+
+def _contradictions(spec: TrainSpec, config: Config, ours: Config) -> list[Problem]:
+    problems = []
+    for key, value in ours.items():
+        given = config.get(key, "auto")
+        if given != "auto" and given != value:
+            problems.append(
+                _problem(key, given, f"the spec makes it {value:g}", 'write "auto" or leave it out')
+            )
+    for key, where in _OURS.items():
+        if config.get(key, "auto") != "auto":
+            problems.append(_problem(key, None, f"the spec decides it ({where})", "leave it out"))
+    if config.get("fp16", {}).get("enabled") is True:
+        problems.append(_problem("fp16.enabled", True, "fp16 is not offered", "use bf16"))
+    if config.get("bf16", {}).get("enabled") is True and spec.precision == "fp32":
+        problems.append(
+            _problem("bf16.enabled", True, "train.precision is fp32", "change one of the two")
+        )
+    stage = config.get("zero_optimization", {}).get("stage", 0)
+    if stage not in ("auto", 0, 1, 2, 3):
+        problems.append(_problem("zero_optimization.stage", stage, "no such stage", "0, 1, 2 or 3"))
+    return problems
+
+
+def _problem(key: str, value: Any, problem: str, fix: str) -> Problem:
+    return Problem(f"{_KEY}: {key}", shorten(value), problem, fix[0].upper() + fix[1:] + ".")
+
+
+def _without_auto(value: Any) -> Any:
+    """A key left at "auto" is one that DeepSpeed's own default or the spec decides."""
+    if isinstance(value, dict):
+        return {key: _without_auto(inner) for key, inner in value.items() if inner != "auto"}
+    return value

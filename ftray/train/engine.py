@@ -1,0 +1,125 @@
+"""A DeepSpeed engine around a partly frozen model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ftray.models.blocks import FreezePlan
+from ftray.spec.schema import TrainSpec
+from ftray.train.deepspeed_config import Config, uses_bf16
+from ftray.train.ranks import Ranks
+
+
+class TrainedModule(nn.Module):
+    """The model as DeepSpeed sees it: frozen below, in train mode above, autocast where asked."""
+
+    def __init__(self, model: nn.Module, plan: FreezePlan, autocast: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.plan = plan
+        self.autocast = autocast
+        plan.apply(model)
+
+    def train(self, mode: bool = True) -> TrainedModule:
+        super().train(mode)
+        if mode:
+            self.plan.set_train_mode(self.model)
+        return self
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """Logits of a batch, in the model's own shape."""
+        device = next(iter(inputs.values())).device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.autocast):
+            return self.model(**inputs).logits
+
+
+class Engine:
+    """What the loop asks of DeepSpeed: forward, backward, update, and the trainable parameters."""
+
+    def __init__(
+        self, module: TrainedModule, spec: TrainSpec, config: Config, ranks: Ranks
+    ) -> None:
+        import deepspeed
+
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        # An operator for inference on CPUs that would be compiled here and never called.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        module.to(ranks.device)
+        self.ranks = ranks
+        self._deepspeed, *_ = deepspeed.initialize(
+            model=module, optimizer=_optimizer(module, spec, ranks), config=config
+        )
+        self._deepspeed.train()
+
+    @property
+    def module(self) -> TrainedModule:
+        return self._deepspeed.module
+
+    @property
+    def zero(self) -> Any:
+        """DeepSpeed's optimizer: torch's own at stage 0, else one around a sharded torch one."""
+        return self._deepspeed.optimizer
+
+    def train_mode(self) -> None:
+        self._deepspeed.train()
+
+    def eval_mode(self) -> None:
+        self._deepspeed.eval()
+
+    def logits(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return self._deepspeed(**{name: t.to(self.ranks.device) for name, t in batch.items()})
+
+    def accumulate(self, loss: torch.Tensor) -> None:
+        """Add the gradient of `loss`; every rank, accumulation_steps times before each update."""
+        # The loss is already a share of the whole batch's mean.
+        self._deepspeed.backward(loss, scale_wrt_gas=False)
+        if not self._deepspeed.is_gradient_accumulation_boundary():
+            self._deepspeed.step()
+
+    def update(self, learning_rate: float) -> None:
+        """One optimizer step with the accumulated gradients."""
+        for group in self.zero.param_groups:
+            group["lr"] = learning_rate
+        self._deepspeed.step()
+
+    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Name in the model and parameter, of those that train, in the model's order."""
+        for name, parameter in self.module.model.named_parameters():
+            if parameter.requires_grad:
+                yield name, parameter
+
+    def close(self) -> None:
+        """Let go of hooks and buffers: a process may build the next engine after this one."""
+        self._deepspeed.destroy()
+
+
+def wants_autocast(spec: TrainSpec, ranks: Ranks) -> bool:
+    """Whether forward passes run in bf16: as the spec says, `auto` where every rank's hardware
+    computes in it."""
+    if uses_bf16(spec) or spec.precision == "fp32":
+        return False
+    return spec.precision == "bf16" or ranks.all_agree(_has_bf16(ranks.device))
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _optimizer(module: TrainedModule, spec: TrainSpec, ranks: Ranks) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019); matrices decay, norms and biases do not."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": spec.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=spec.learning_rate, fused=True
+    )

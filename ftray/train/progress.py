@@ -1,0 +1,55 @@
+"""Where a run stands, which checkpoint is the best so far, and when to stop: decisions without
+effects."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ftray.spec.schema import TrainSpec
+
+BEST_RANK = "best_rank"
+"""Reported with each checkpoint: the later an improvement, the higher, so that the checkpoint of
+the highest rank is the best one, also among equal metrics."""
+
+
+@dataclass
+class Progress:
+    """Counts of finished epochs and optimizer steps, and the course of the chosen metric."""
+
+    epoch: int = 0
+    step: int = 0
+    best: float | None = None
+    best_epoch: int = 0
+    waited: int = 0
+    stopped_early: bool = False
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def finish_epoch(self, spec: TrainSpec, metrics: dict[str, Any]) -> None:
+        """Take the validation metrics after one more epoch: is it the best, is it time to stop?"""
+        self.epoch += 1
+        value = float(metrics[spec.metric])
+        gain = math.inf if self.best is None else value - self.best
+        if spec.metric_mode == "min" and self.best is not None:
+            gain = -gain
+        stopping = spec.early_stopping
+        # A worse epoch than the best waits; an equal one too.
+        if gain > (stopping.min_delta if stopping else 0):
+            self.waited = 0
+        else:
+            self.waited += 1
+        if gain > 0:
+            self.best, self.best_epoch = value, self.epoch
+        self.stopped_early = bool(stopping and self.waited >= stopping.patience)
+        self.history.append({"epoch": self.epoch, "step": self.step, **metrics})
+
+    @property
+    def best_rank(self) -> float:
+        return float(self.epoch) if self.best_epoch == self.epoch else -1.0
+
+    def is_over(self, spec: TrainSpec) -> bool:
+        return self.stopped_early or self.epoch >= spec.epochs
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,56 @@
+"""The processes that train together, as the loop sees them: who am I, and add this up."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `world` data-parallel ones, which share torch's default group."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Elementwise sum of a float64 array over all ranks. Every rank must call it."""
+        if self.world == 1:
+            return values
+        tensor = torch.from_numpy(np.asarray(values, dtype=np.float64)).to(self.device)
+        dist.all_reduce(tensor)
+        return tensor.cpu().numpy()
+
+    def all_agree(self, answer: bool) -> bool:
+        """True when `answer` is true on every rank."""
+        return bool(self.sum(np.array([float(answer)]))[0] == self.world)
+
+
+def join_group() -> Ranks:
+    """The ranks of the process group that Ray Train has set up in this worker."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    if not torch.cuda.is_available():
+        return Ranks(rank, world, torch.device("cpu"))
+    device = torch.device(
+        "cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    )
+    torch.cuda.set_device(device)
+    return Ranks(rank, world, device)
+
+
+def alone() -> Ranks:
+    """A group of this process only, made once and kept: a process that runs one Tune trial after
+    the other must not tear down the group that DeepSpeed holds on to."""
+    if not dist.is_initialized():
+        # DeepSpeed asks the environment who it is; without these it goes looking for MPI.
+        os.environ.update(
+            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0"
+        )
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    return join_group()

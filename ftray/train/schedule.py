@@ -1,0 +1,21 @@
+"""The learning rate as a pure function of the step, so that a resumed run needs no state for it."""
+
+from __future__ import annotations
+
+import math
+
+from ftray.spec.schema import TrainSpec
+
+
+def learning_rate(spec: TrainSpec, step: int, steps: int) -> float:
+    """Learning rate of step 0 <= `step` < `steps`: linear warm-up, then the chosen decay to 0."""
+    warmup = math.ceil(spec.warmup * steps)
+    if step < warmup:
+        return spec.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    factors = {
+        "linear": 1 - done,
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+        "constant": 1.0,
+    }
+    return spec.learning_rate * factors[spec.schedule]
