@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -20,7 +19,7 @@ ModelName = Annotated[
     typer.Argument(metavar="MODEL", help="NAME, NAME@alias, NAME:VERSION or a model folder."),
 ]
 Set = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="End stdout with one JSON object.")]
 Storage = Annotated[
@@ -59,15 +58,3 @@ def say(message: str) -> None:
 def emit(result: dict[str, Any]) -> None:
     """The one JSON object that `--json` promises, as the last line of stdout."""
     print(json.dumps(result, ensure_ascii=False), flush=True)
-
-
-@contextmanager
-def ray_session() -> Iterator[None]:
-    """Connected to $RAY_ADDRESS, else to a Ray inside this process, for as long as it is needed."""
-    from ftray.cluster import connect, disconnect
-
-    connect()
-    try:
-        yield
-    finally:
-        disconnect()

@@ -111,9 +111,7 @@ def clean(
     return part
 
 
-def _kept(
-    raw: RawRow, columns: Mapping[str, str], task: Task, assumed: Mapping[str, str]
-) -> Kept:
+def _kept(raw: RawRow, columns: Mapping[str, str], task: Task, assumed: Mapping[str, str]) -> Kept:
     if raw.fault is not None:
         raise raw.fault
     values = {logical: raw.values.get(name) for logical, name in columns.items()}
@@ -165,6 +163,13 @@ def drop_unknown(part: Part, task: Task, labels: Collection[str]) -> None:
     part.sift(judge)
 
 
+def require_rows(part: Part) -> None:
+    """Raise DataError when no row is left."""
+    if not part.kept:
+        kinds = ", ".join(f"{rows:,} {kind}" for kind, rows in part.count().dropped.items())
+        raise part.source.error(f"no usable row is left ({kinds})", "name a source with good rows")
+
+
 def refuse_faults(parts: Iterable[Part]) -> None:
     """Raise DataError with one problem a source that has faulty rows; twins are no fault."""
     problems = [problem for part in parts if (problem := _problem(part))]
@@ -197,6 +202,11 @@ def _first(rows: list[Dropped]) -> str:
     shown = [f"{row.where}{': ' if row.detail else ''}{row.detail}" for row in rows]
     more = ", ..." if len(rows) > _PLACES_SHOWN else ""
     return ", ".join(shown[:_PLACES_SHOWN]) + more
+
+
+def label_counts(kept: Iterable[Kept], task: Task) -> dict[str, int]:
+    """Label -> rows, by label."""
+    return dict(sorted(Counter(task.target(item.row) for item in kept).items()))
 
 
 def table(kept: Iterable[Kept], columns: Iterable[str]) -> pa.Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,8 +31,6 @@ class Source:
     url: str
     columns: Mapping[str, str]
     """Logical column of the task -> name in the source."""
-    optional: Collection[str] = ()
-    """Logical columns that the source may lack."""
     encoding: str = "utf-8"
     split: str = "train"
     """The split of a Hub data set that is read where the id names none."""
@@ -52,7 +50,7 @@ class Source:
                 raise self._column_error(logical, f"{where} has {present.count(name)} of them")
             if name in present:
                 names.append(name)
-            elif logical not in self.optional:
+            else:
                 there = ", ".join(present) or "none"
                 raise self._column_error(
                     logical, f"no such column in {where}, which has: {there}", _hint(name, present)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
 
 from ftray.data import cleaning
+from ftray.data.formats import READERS, read_file, read_text, suffix
+from ftray.data.hub import is_hub_id, read_hub
 from ftray.data.report import CleaningReport
-from ftray.data.rows import RawRow, Source
+from ftray.data.rows import RawRow, Source, shown
+from ftray.errors import StorageError
 from ftray.spec.schema import DataSpec
+from ftray.store.location import Location, expand
 from ftray.tasks.base import Task
 
 _READS_AT_ONCE = 16
+
+
+def source_of(url: str, role: str, spec: DataSpec) -> Source:
+    """The source that data.ROLE names."""
+    return Source(f"data.{role}", url, spec.columns.model_dump(), spec.encoding, role)
 
 
 def read_rows(source: str, role: str, spec: DataSpec) -> Iterator[RawRow]:
@@ -34,12 +46,108 @@ def read_source(
     need_label: bool = True,
     key: str = "--data",
 ) -> tuple[pa.Table, CleaningReport, tuple[cleaning.Dropped, ...]]:
-    """The clean rows of one source that is not split: the task's columns and `where` (FILE:LINE).
+    """The clean rows of one source that is not split: the task's columns and `where` (FILE:LINE);
+    the report; the rows left out.
 
     With `labels`, a row with any other label is a fault. Without `need_label` (for prediction) the
-    label column may be missing and is not returned, and twins stay: every row gets an answer.
+    label column may be missing and is not returned, and twins stay: every row gets its answer.
     `key` is what errors name. Raises DataError as `read_dataset` does.
     """
-    wanted = task.columns if need_label else tuple(c for c in task.columns if c != "label")
+    wanted = [column for column in task.columns if need_label or column != "label"]
     named = {logical: columns[logical] for logical in wanted}
-    part = cleaning.clean(Source(key, source, named, encoding, split="test"), "data", task, rows_of)
+    asked = Source(key, source, named, encoding, split="test")
+    assumed = {} if need_label else {"label": "none"}
+    part = cleaning.clean("data", asked, rows_of(asked), task, assumed)
+    if need_label:
+        cleaning.drop_twins(part, task)
+        if labels is not None:
+            cleaning.drop_unknown(part, task, labels)
+    if on_bad_row == "fail":
+        cleaning.refuse_faults([part])
+    cleaning.require_rows(part)
+    table = cleaning.table(part.kept, wanted)
+    table = table.append_column("where", pa.array([item.raw.where for item in part.kept]))
+    counts = cleaning.label_counts(part.kept, task) if need_label else {"": len(part.kept)}
+    report = CleaningReport({part.name: part.count()}, {part.name: counts})
+    return table, report, tuple(part.dropped)
+
+
+def rows_of(source: Source) -> Iterator[RawRow]:
+    """The rows of a source as found, in a fixed order. Raises DataError."""
+    if is_hub_id(source.url):
+        yield from read_hub(source)
+        return
+    try:
+        yield from _rows_of_files(source)
+    except StorageError as error:
+        fault = error.problems[0]
+        raise source.error(fault.problem, fault.fix) from None
+    except OSError as error:
+        raise source.error(f"cannot be read: {error}", "check the path and your access") from None
+
+
+def _rows_of_files(source: Source) -> Iterator[RawRow]:
+    matches = expand(source.url)
+    if not matches:
+        raise source.error("matches no file", "check the pattern and the folder it starts in")
+    if len(matches) == 1 and matches[0].is_dir():
+        yield from _rows_of_folder(matches[0], source)
+        return
+    for file in matches:
+        if file.is_dir():
+            raise source.error(f"{shown(file)} is a folder", "let the pattern match files only")
+        if not file.is_file():
+            raise source.error(f"no such file or folder: {file}", _neighbours(file))
+        yield from read_file(file, source)
+
+
+def _rows_of_folder(folder: Location, source: Source) -> Iterator[RawRow]:
+    """The rows of a folder of data files, or of one that has a sub-folder of texts a label."""
+    names = [name for name in folder.files() if not _is_hidden(name)]
+    inner = [name for name in names if "/" in name]
+    data = [name for name in names if suffix(name) in READERS]
+    name = shown(folder)
+    if len({suffix(name) for name in data}) > 1:
+        kinds = ", ".join(sorted({suffix(name) for name in data}))
+        raise source.error(f"{name} has files of several formats ({kinds})", _glob(folder, data))
+    if any("/" in name for name in data):
+        raise source.error(f"{name} has data files in sub-folders", _glob(folder, data))
+    if data and inner:
+        raise source.error(f"{name} has both data files and sub-folders", _glob(folder, data))
+    if not data and not inner:
+        raise source.error(
+            f"{name} has no data files ({', '.join(READERS)}) and no sub-folders of texts",
+            "name a file, or a folder with one sub-folder a label",
+        )
+    for path in data:
+        yield from read_file(folder / path, source)
+    yield from _read_labelled(folder, inner, source)
+
+
+def _read_labelled(folder: Location, names: list[str], source: Source) -> Iterator[RawRow]:
+    """One row a text file; its label is the first part of its path below `folder`."""
+    files = [folder / name for name in names]
+    # Many small files of an object store: waiting for them one by one would take minutes.
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        contents = pool.map(Location.read_bytes, files)
+        for name, file, raw in zip(names, files, contents, strict=True):
+            yield read_text(raw, name.partition("/")[0], file, source)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) for part in name.split("/"))
+
+
+def _glob(folder: Location, data: list[str]) -> str:
+    deep = "*/" if "/" in data[0] else ""
+    return f"name the files with a pattern, for example {folder / f'{deep}*{suffix(data[0])}'}"
+
+
+def _neighbours(file: Location) -> str:
+    """What to do about a file that is not there: the likeliest names beside it."""
+    if not file.is_local:
+        return "check the URL"
+    folder = Path(file.path).parent
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    close = difflib.get_close_matches(file.name, names, n=1)
+    return f"did you mean {close[0]}?" if close else "check the path; it starts where you are"

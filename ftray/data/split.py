@@ -16,7 +16,8 @@ def stratify(
     its share says. Every label keeps at least one row in train, so that a label with one row is
     in train only.
     """
-    names, codes = np.unique(np.asarray(targets, dtype=object).astype(str), return_inverse=True)
+    names = {label: code for code, label in enumerate(sorted(set(targets)))}
+    codes = np.array([names[label] for label in targets], dtype=np.int64)
     # Raw bits, because numpy promises the same ones on every platform and in every version.
     draw = np.random.PCG64(seed).random_raw(len(codes))
     ranks = _rank_in_label(codes, draw)

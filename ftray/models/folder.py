@@ -49,6 +49,7 @@ class ModelInfo(BaseModel):
     spec: dict[str, Any]
     metrics: dict[str, dict[str, Any]]
     golden: tuple[Golden, ...]
+    trials: tuple[dict[str, Any], ...] = ()
     ftray_version: str
 
 
@@ -83,10 +84,15 @@ def staged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterat
         yield folder
 
 
+def write_info(folder: Path, info: ModelInfo) -> None:
+    """Write model card and manifest into a local folder."""
+    (folder / "README.md").write_text(_card(info), encoding="utf-8")
+    (folder / MANIFEST).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
 def publish(staging: Path, info: ModelInfo, target: Location) -> None:
     """Write card and manifest into `staging` and copy it to `target`, the manifest last."""
-    (staging / "README.md").write_text(_card(info), encoding="utf-8")
-    (staging / MANIFEST).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_info(staging, info)
     target.upload(staging, last=MANIFEST)
 
 
@@ -118,6 +124,8 @@ classify = pipeline("{info.task}", model="PATH OF THIS FOLDER")
 
 
 def _table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    if not metrics:
+        return ""
     names = [name for name, value in next(iter(metrics.values())).items() if _is_number(value)]
     lines = ["| split | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for split, values in metrics.items():

@@ -43,6 +43,13 @@ class Location:
         return PurePosixPath(self.path).name
 
     @property
+    def parent(self) -> Location:
+        base, mark, options = self.url.partition("?")
+        return Location(
+            self.fs, self.path.rpartition("/")[0], base.rpartition("/")[0] + mark + options
+        )
+
+    @property
     def is_local(self) -> bool:
         return isinstance(self.fs, pafs.LocalFileSystem)
 
@@ -164,16 +171,17 @@ def locate(url: str) -> Location:
 
 def expand(url: str) -> list[Location]:
     """The files that `url` names, where its last parts may have * ? [ ] in them; sorted."""
-    if not any(character in url for character in "*?["):
+    # In a URL the question mark starts the options (s3://bucket/*.csv?region=...).
+    base, mark, options = url.partition("?") if "://" in url else (url, "", "")
+    if not any(character in base for character in "*?["):
         return [locate(url)]
     if "://" not in url:
         path = Path(url).expanduser().absolute()
         found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
         return [locate(str(file)) for file in sorted(found)]
-    folder, _, pattern = url.rpartition("/")
-    return [
-        child for child in locate(folder).children() if fnmatch.fnmatchcase(child.name, pattern)
-    ]
+    folder, _, pattern = base.rpartition("/")
+    children = locate(f"{folder}{mark}{options}").children()
+    return [child for child in children if fnmatch.fnmatchcase(child.name, pattern)]
 
 
 def _in_package(url: str) -> Path:

@@ -61,7 +61,9 @@ class Task(Protocol):
         """Token ids of each text, cut to `max_length`, without padding."""
         ...
 
-    def collate(self, ids: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
+    def collate(
+        self, ids: Sequence[Sequence[int] | np.ndarray], pad_id: int
+    ) -> dict[str, torch.Tensor]:
         """The model's inputs, (B, T) int64, padded to the longest of these rows."""
         ...
 

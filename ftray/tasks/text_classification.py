@@ -63,7 +63,9 @@ class TextClassification:
         )
         return encoded["input_ids"]
 
-    def collate(self, ids: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
+    def collate(
+        self, ids: Sequence[Sequence[int] | np.ndarray], pad_id: int
+    ) -> dict[str, torch.Tensor]:
         import torch
 
         longest = max(len(row) for row in ids)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,11 @@ from ftray.train.engine import Engine
 from ftray.train.progress import Progress
 from ftray.train.schedule import learning_rate
 
-Report = Callable[[dict[str, Any], Path | None], None]
-"""Called by every rank after each epoch: metrics, and rank 0's checkpoint folder (else None)."""
+Save = Callable[[Path], None]
+"""Writes the resume state into a folder, on rank 0. Every rank must call it, or none."""
+
+Report = Callable[[dict[str, Any], Save], None]
+"""Called by every rank after each epoch with its metrics; may save a checkpoint."""
 
 Notify = Callable[[dict[str, Any]], None]
 """Called after each step: {step, steps, epoch, loss, learning_rate, rows, seconds}."""
@@ -61,8 +63,7 @@ def run(setup: Setup, progress: Progress, report: Report, notify: Notify) -> Pro
         metrics = evaluate(setup, setup.validation)
         progress.finish_epoch(setup.spec.train, {**metrics, "train_loss": train_loss})
         numbers = {k: v for k, v in progress.history[-1].items() if isinstance(v, (int, float))}
-        with _checkpoint(setup, progress) as folder:
-            report(numbers, folder)
+        report(numbers, partial(state.save, setup.engine, progress.to_json()))
     return progress
 
 
@@ -148,10 +149,3 @@ def _inputs(setup: Setup, split: EncodedSplit, rows: np.ndarray) -> dict[str, to
 
 def _chunk_seed(seed: int, step: int, chunk: int) -> int:
     return int(np.random.SeedSequence([seed, step, chunk]).generate_state(1, np.uint64)[0] >> 1)
-
-
-@contextmanager
-def _checkpoint(setup: Setup, progress: Progress) -> Iterator[Path | None]:
-    with tempfile.TemporaryDirectory(prefix="ftray-checkpoint-") as temporary:
-        state.save(setup.engine, progress.to_json(), Path(temporary))
-        yield Path(temporary) if setup.engine.ranks.rank == 0 else None

@@ -9,6 +9,9 @@ from typing import Any
 
 from ftray.spec.schema import TrainSpec
 
+BEST = "best"
+"""Reported after each epoch: the best value of train.metric so far."""
+
 BEST_RANK = "best_rank"
 """Reported with each checkpoint: the later an improvement, the higher, so that the checkpoint of
 the highest rank is the best one, also among equal metrics."""
@@ -44,9 +47,11 @@ class Progress:
         self.stopped_early = bool(stopping and self.waited >= stopping.patience)
         self.history.append({"epoch": self.epoch, "step": self.step, **metrics})
 
-    @property
-    def best_rank(self) -> float:
-        return float(self.epoch) if self.best_epoch == self.epoch else -1.0
+    def standing(self) -> dict[str, float]:
+        """What is reported with the metrics of the last epoch."""
+        assert self.best is not None, "no epoch is finished"
+        rank = float(self.epoch) if self.best_epoch == self.epoch else -1.0
+        return {BEST: self.best, BEST_RANK: rank}
 
     def is_over(self, spec: TrainSpec) -> bool:
         return self.stopped_early or self.epoch >= spec.epochs

@@ -110,9 +110,7 @@ def _whole_moment(engine: Engine, parameter: nn.Parameter, key: str) -> torch.Te
     return engine.zero.state[parameter][key] if whole is None else whole
 
 
-def _set_moment(
-    engine: Engine, inner: Any, parameter: nn.Parameter, key: str, value: torch.Tensor
-) -> None:
+def _set_moment(engine: Engine, inner: Any, parameter: Any, key: str, value: torch.Tensor) -> None:
     from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
     value = value.to(engine.ranks.device)

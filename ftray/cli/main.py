@@ -1,0 +1,33 @@
+"""The `ftray` command. Nothing heavy is imported here: `ftray --help` answers at once."""
+
+from __future__ import annotations
+
+import typer
+
+from ftray.cli import models, runs
+from ftray.cli.evaluate import evaluate
+from ftray.cli.init import init
+from ftray.cli.predict import predict
+from ftray.cli.schema import schema
+from ftray.cli.serve import serve
+from ftray.cli.submit import submit
+from ftray.cli.train import train
+from ftray.cli.tune import tune
+from ftray.cli.validate import validate
+
+app = typer.Typer(
+    name="ftray",
+    help="One YAML file from a pretrained model and a labelled data set to a served endpoint.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+for command in (init, schema, validate, train, tune, evaluate, predict, serve, submit):
+    app.command()(command)
+app.add_typer(models.app, name="models")
+app.add_typer(runs.app, name="runs")
+
+
+def main() -> None:
+    app()

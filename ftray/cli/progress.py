@@ -1,0 +1,116 @@
+"""What a person sees of a run while it goes on: a moving line on a terminal, else plain lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ftray.tune.table import Trial
+
+_RATE_STEPS = 20  # samples/s is the mean over this many steps
+
+
+class TrainDisplay:
+    """Shows the events of one training run on stderr."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._bar = Progress(
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.0f} samples/s  ETA"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._recent: list[tuple[int, float]] = []
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False, soft_wrap=True)
+
+    def listen(self, event: dict[str, Any]) -> None:
+        """Show one event: a trial's end, or a training's start, step or epoch."""
+        getattr(self, f"_{event['kind']}")(event)
+
+    def _trial(self, event: dict[str, Any]) -> None:
+        config = "  ".join(
+            f"{key.split('.')[-1]} {_short(v)}" for key, v in event["config"].items()
+        )
+        found = event["metrics"].get("best")
+        result = event.get("error") or (f"best {found:.4f}" if found is not None else "")
+        self.say(
+            f"trial {event['id']}  {config}  {result}  {event['status']}  {event['seconds']:.1f} s"
+        )
+
+    def _start(self, event: dict[str, Any]) -> None:
+        trainable, total = event["trainable_parameters"], event["total_parameters"]
+        self.say(
+            f"training {trainable:,} of {total:,} parameters ({trainable / total:.1%}) "
+            f"in {event['precision']} on {event['workers']} workers"
+        )
+        if event["epoch"]:
+            self.say(f"resumed after epoch {event['epoch']}, step {event['step']}")
+        if self._task is None:
+            self._task = self._bar.add_task("train", total=event["steps"], loss=0.0, rate=0.0)
+        self._bar.update(self._task, completed=event["step"])
+
+    def _step(self, event: dict[str, Any]) -> None:
+        if self._task is None:
+            return
+        self._recent = [*self._recent, (event["rows"], event["seconds"])][-_RATE_STEPS:]
+        self._bar.update(
+            self._task, completed=event["step"], loss=event["loss"], rate=self._samples_per_second()
+        )
+
+    def _epoch(self, event: dict[str, Any]) -> None:
+        self.say(
+            f"epoch {event['epoch']}  step {event['step']}  train loss {event['train_loss']:.4f}  "
+            f"validation loss {event['loss']:.4f}  accuracy {event['accuracy']:.4f}  "
+            f"macro-F1 {event['f1_macro']:.4f}  {self._samples_per_second():.0f} samples/s"
+        )
+
+    def _samples_per_second(self) -> float:
+        seconds = sum(seconds for _, seconds in self._recent)
+        return sum(rows for rows, _ in self._recent) / seconds if seconds else 0.0
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def show_trials(console: Console, trials: Sequence[Trial]) -> None:
+    """The sweep's table, best first."""
+    table = Table(box=None, header_style="bold", padding=(0, 1))
+    keys = list(trials[0].config)
+    for heading in ("trial", *(key.split(".")[-1] for key in keys), "best", "status", "seconds"):
+        table.add_column(heading, justify="left" if heading in ("trial", "status") else "right")
+    for trial in trials:
+        best = trial.metrics.get("best")
+        table.add_row(
+            trial.id,
+            *(_short(trial.config[key]) for key in keys),
+            "-" if best is None else f"{best:.4f}",
+            trial.status,
+            f"{trial.seconds:.1f}",
+        )
+    console.print(table)

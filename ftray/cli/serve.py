@@ -1,0 +1,73 @@
+"""`ftray serve MODEL`."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from ftray.cli.console import AsJson, ModelName, Storage, emit, say, verb
+
+
+@verb
+def serve(
+    model: ModelName,
+    storage: Storage = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    replicas: Annotated[
+        int | None,
+        typer.Option(min=1, help="Else serve.replicas of the model's spec.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer over HTTP until interrupted, on this machine or the cluster at $RAY_ADDRESS."""
+    import os
+
+    from ftray.cluster import Resources, require, session
+    from ftray.serve.port import check_port
+    from ftray.serve.settings import find, parse
+
+    given: dict[str, Any] = {"model": model, "storage": storage}
+    if replicas is not None:
+        given["replicas"] = {"min": replicas, "max": replicas}
+    served, spec = find(parse(given))
+    if "RAY_ADDRESS" not in os.environ:
+        # On a cluster the port is the head node's, and asked for there.
+        check_port(host, port)
+    with session(), _interrupts() as stop:
+        from ftray.serve.launch import endpoint
+
+        each = Resources(spec.cpus_per_replica, spec.gpus_per_replica)
+        require(spec.replicas.min, each, "--replicas" if replicas else "serve.replicas.min")
+        with endpoint(served, spec, host, port, say, stop.is_set) as url:
+            if url is None:
+                return
+            say(f"{served.reference} answers at {url}/v1/predict; stop it with Ctrl-C")
+            if as_json:
+                emit({"url": url, "model": served.name, "version": served.version})
+            else:
+                print(url, flush=True)
+            stop.wait()
+            say("stopping")
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, instead of ending the process there and then."""
+    stop = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

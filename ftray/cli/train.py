@@ -1,0 +1,36 @@
+"""`ftray train SPEC`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ftray.cli.console import AsJson, Set, SpecPath, emit, say, verb
+
+
+@verb
+def train(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> None:
+    """Fine-tune, evaluate and register a model; a run that was cut off goes on where it was."""
+    from ftray.cluster import session
+    from ftray.spec.load import load
+    from ftray.train.check import check_inputs
+
+    checked = check_inputs(load(spec, overrides or ()))
+    with session():
+        from ftray.cli.progress import TrainDisplay
+        from ftray.train.run import train as run
+
+        with TrainDisplay() as display:
+            trained = run(checked, display.say, display.listen)
+    show_trained(trained.to_json(), as_json)
+
+
+def show_trained(result: dict[str, Any], as_json: bool) -> None:
+    """The end of `train` and `tune`: JSON for programs, or name and metrics for people."""
+    if as_json:
+        emit(result)
+        return
+    reference = f"{result['model']}:{result['version']}"
+    for split, metrics in result["metrics"].items():
+        say(f"{split:10}  accuracy {metrics['accuracy']:.4f}  macro-F1 {metrics['f1_macro']:.4f}")
+    say(f"{reference} lies in {result['model_dir']}; next: ftray serve {reference}")
+    print(reference)

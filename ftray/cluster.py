@@ -1,0 +1,117 @@
+"""The Ray cluster: how ftray connects to it and what fits on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ftray.errors import ClusterError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one process needs."""
+
+    cpus: float
+    gpus: float = 0.0
+
+    def __str__(self) -> str:
+        gpus = f" and {self.gpus:g} GPU" if self.gpus else ""
+        return f"{self.cpus:g} CPU{gpus}"
+
+    def bundle(self) -> dict[str, float]:
+        """As Ray writes it."""
+        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
+
+
+def connect() -> None:
+    """Connect to $RAY_ADDRESS, else start Ray inside this process. Raises ClusterError."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    # Ray reads these when it is imported or started; a user's own setting wins.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        ray.init(address="local", include_dashboard=False, **options)
+        return
+    try:
+        ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ClusterError.of(
+            "RAY_ADDRESS",
+            address,
+            f"no Ray cluster answers: {str(error).splitlines()[0]}",
+            "start one with `ray start --head`, or unset RAY_ADDRESS to run on this machine",
+        ) from None
+
+
+@contextmanager
+def session() -> Iterator[None]:
+    """Connected inside the block; a Ray that was started for it ends with it."""
+    import ray
+
+    was_connected = ray.is_initialized()
+    connect()
+    try:
+        yield
+    finally:
+        if not was_connected:
+            ray.shutdown()
+
+
+def has_gpus() -> bool:
+    import ray
+
+    return ray.cluster_resources().get("GPU", 0) > 0
+
+
+def slots(each: Resources) -> int:
+    """How many processes of that size the live nodes hold when nothing else runs."""
+    import ray
+
+    return sum(
+        _fit(node["Resources"], each) for node in ray.nodes() if node["Alive"] and each.cpus > 0
+    )
+
+
+def require(count: int, each: Resources, key: str) -> None:
+    """Raise ClusterError, naming the spec's `key`, when `count` such processes can never run."""
+    room = slots(each)
+    if room >= count or _may_grow_to(count, each):
+        return
+    import ray
+
+    total = ray.cluster_resources()
+    raise ClusterError.of(
+        key,
+        count,
+        f"the cluster has room for {room} of {each} each (it has {total.get('CPU', 0):g} CPUs and "
+        f"{total.get('GPU', 0):g} GPUs)",
+        f"set {key} to {room} or less, or add nodes"
+        if room
+        else "ask for fewer CPUs or GPUs per worker, or add nodes",
+    )
+
+
+def _fit(node: dict[str, float], each: Resources) -> int:
+    by_cpu = node.get("CPU", 0) / each.cpus
+    by_gpu = node.get("GPU", 0) / each.gpus if each.gpus else by_cpu
+    return int(min(by_cpu, by_gpu) + 1e-9)
+
+
+def _may_grow_to(count: int, each: Resources) -> bool:
+    """Whether an autoscaler says that it can add what is missing."""
+    from ray._private.state import state
+
+    most = state.get_max_resources_from_cluster_config()
+    if not most:
+        return False
+    return all(most.get(name, 0) >= count * size for name, size in each.bundle().items())

@@ -1,0 +1,247 @@
+"""From clean rows to token ids in the cache: made once by Ray Data, found again by later runs.
+
+A split is cut into shards of `SHARD_ROWS` rows. A Ray task encodes a shard and writes it itself, so
+rows pass through the driver once and their order is that of the file names. On a local root all is
+written beside the final folder and renamed into place; on an object store the manifest is written
+last. Either way two runs that encode the same rows at once both end with the same folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from ftray import digest
+from ftray.data.dataset import Dataset
+from ftray.data.encoded import (
+    MANIFEST,
+    QUARANTINE,
+    REPORT,
+    EncodedDataset,
+    EncodedSplit,
+    Shard,
+    check_shards,
+    open_encoded,
+)
+from ftray.errors import RunFailed, StorageError, find
+from ftray.models.pretrained import find_pretrained, load_tokenizer
+from ftray.spec.schema import ModelSpec, Spec
+from ftray.store.location import Location
+from ftray.store.root import Root
+from ftray.tasks import get_task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["EncodedDataset", "EncodedSplit", "encode_dataset", "open_encoded"]
+
+ENCODING_VERSION = 1
+"""Part of the digest: raise it when shards change in what they hold."""
+SHARD_ROWS = 4096
+
+
+def encode_dataset(
+    dataset: Dataset, tokenizer_path: str, tokenizer_digest: str, spec: Spec, root: Root
+) -> EncodedDataset:
+    """The encoded rows of `dataset` under the storage root, made by Ray Data unless they are there.
+
+    `tokenizer_path` is a local folder; on a node that lacks it the spec's model is fetched. Raises
+    ModelError for a tokenizer that does not load and StorageError for a root that cannot be
+    written or that the cluster's nodes do not share.
+    """
+    identity = {
+        "encoding_version": ENCODING_VERSION,
+        "data": dataset.digest,
+        "tokenizer": tokenizer_digest,
+        "task": spec.task,
+        "max_length": spec.data.max_length,
+    }
+    name = digest.of_json(identity)
+    folder = root.data_cache(name)
+    encoded = _open(folder)
+    if encoded is None:
+        # An object store writes files whole, and the same rows give the same files.
+        local = folder.is_local
+        work = root.data_cache(f".{name}.{uuid.uuid4().hex[:8]}.part") if local else folder
+        try:
+            shards = _write_shards(dataset, work, tokenizer_path, spec)
+            _write_cleaning(work, dataset)
+            _write_manifest(work, {**identity, "digest": name}, dataset.labels, shards)
+            if local:
+                _publish(work, folder)
+        finally:
+            if local:
+                work.delete()
+        encoded = open_encoded(folder)
+    else:
+        # The same clean rows may come from other files: the folder tells of the latest reading.
+        _write_cleaning(folder, dataset)
+    return EncodedDataset(
+        encoded.location, name, encoded.labels, encoded.shards, dataset.report.to_json()
+    )
+
+
+def _open(folder: Location) -> EncodedDataset | None:
+    try:
+        return open_encoded(folder)
+    except StorageError:
+        return None
+
+
+def _publish(work: Location, folder: Location) -> None:
+    """Rename `work` to `folder`, unless another process has been quicker."""
+    for _ in range(3):
+        try:
+            Path(work.path).rename(folder.path)
+            return
+        except OSError:
+            if _open(folder):
+                return
+            # What is in the way is torn. It is moved first, for deleting takes time.
+            torn = f"{work.path}.torn"
+            Path(folder.path).rename(torn)
+            folder.fs.delete_dir(torn)
+    raise StorageError.of(str(folder), None, "cannot be put in place", "stop what writes to it")
+
+
+def _write_shards(
+    dataset: Dataset, work: Location, tokenizer_path: str, spec: Spec
+) -> dict[str, list[Shard]]:
+    """Encode and write all splits in one Ray Data run; the shards of each, in order."""
+    import ray.data
+    from ray.exceptions import RayError
+
+    blocks = [block for split in dataset.splits for block in _blocks(dataset, split)]
+    write = partial(
+        _write_shard,
+        task=spec.task,
+        max_length=spec.data.max_length,
+        tokenizer_path=tokenizer_path,
+        model=spec.model,
+        folder=work,
+    )
+    with _quiet():
+        try:
+            source = ray.data.from_arrow(blocks)
+            rows = source.map_batches(write, batch_format="pyarrow", batch_size=None).take_all()
+        except RayError as error:
+            if known := find(error):
+                raise known from None
+            problem = f"encoding failed: {error}"
+            raise RunFailed.of("data", None, problem, "see the log of the Ray task") from error
+    written = sorted((Shard(**row) for row in rows), key=lambda shard: shard.file)
+    _check_written(work, written, blocks)
+    return {
+        split: [shard for shard in written if shard.file.rpartition("-")[0] == split]
+        for split in dataset.splits
+    }
+
+
+def _blocks(dataset: Dataset, split: str) -> Iterator[pa.Table]:
+    """The rows of each shard of a split: text, target, and the name of its file in every row."""
+    rows = dataset.splits[split]
+    index = pa.array(dataset.labels, pa.large_string())
+    targets = pa.compute.index_in(rows["label"], index).cast(pa.int64())
+    for number, start in enumerate(range(0, rows.num_rows, SHARD_ROWS)):
+        text = rows["text"].slice(start, SHARD_ROWS)
+        file = pa.repeat(f"{split}-{number:05}.arrow", len(text))
+        target = targets.slice(start, SHARD_ROWS)
+        yield pa.table({"text": text, "target": target, "file": file})
+
+
+def _write_shard(
+    block: pa.Table,
+    *,
+    task: str,
+    max_length: int,
+    tokenizer_path: str,
+    model: ModelSpec,
+    folder: Location,
+) -> pa.Table:
+    """Runs in a Ray worker: encode the rows of one shard, write it, and say what was written."""
+    (name,) = set(block["file"].to_pylist())
+    tokenizer = _tokenizer(tokenizer_path, model)
+    ids = get_task(task).encode(tokenizer, block["text"].to_pylist(), max_length)
+    columns = {
+        "text": block["text"].cast(pa.large_string()).combine_chunks(),
+        "target": block["target"].combine_chunks(),
+        "ids": pa.array(ids, pa.list_(pa.int32())),
+    }
+    batch = pa.record_batch(columns)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    content = sink.getvalue().to_pybytes()
+    try:
+        (folder / name).write_bytes(content)
+    except OSError as error:
+        raise StorageError.of(
+            "storage", str(folder), f"cannot be written: {error}", "free space or name another root"
+        ) from None
+    return pa.table({"file": [name], "rows": [batch.num_rows], "bytes": [len(content)]})
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(path: str, model: ModelSpec) -> PreTrainedTokenizerBase:
+    if Path(path).is_dir():
+        return load_tokenizer(Path(path), model.trust_remote_code)
+    # The driver's folder is not on this node.
+    return find_pretrained(model).tokenizer()
+
+
+def _check_written(work: Location, written: list[Shard], blocks: list[pa.Table]) -> None:
+    """All shards are there, whole, and can be seen from here. Raises StorageError."""
+    expected = {block["file"][0].as_py(): block.num_rows for block in blocks}
+    assert {shard.file: shard.rows for shard in written} == expected, "Ray Data lost rows"
+    try:
+        check_shards(work, written)
+    except StorageError:
+        raise StorageError.of(
+            "storage",
+            str(work),
+            "files that other nodes of the cluster wrote are not to be seen from here",
+            "name a root that all nodes share: a network folder, s3://, gs://",
+        ) from None
+
+
+def _write_cleaning(folder: Location, dataset: Dataset) -> None:
+    """The report and the rows left out, unless they are there already."""
+    lines = (json.dumps(row.to_json(), default=str) + "\n" for row in dataset.quarantine)
+    report = json.dumps(dataset.report.to_json(), indent=2, ensure_ascii=False) + "\n"
+    for name, content in ((QUARANTINE, "".join(lines)), (REPORT, report)):
+        file = folder / name
+        if not file.exists() or file.read_bytes() != content.encode():
+            file.write_text(content)
+
+
+def _write_manifest(
+    folder: Location, identity: dict, labels: tuple[str, ...], shards: dict[str, list[Shard]]
+) -> None:
+    splits = {split: [vars(shard) for shard in listed] for split, listed in shards.items()}
+    (folder / MANIFEST).write_json({**identity, "labels": list(labels), "splits": splits})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray Data without progress bars and execution logs: the user sees ftray's own progress."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with DataContext.current(context):
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,137 @@
+"""Encoded rows as they lie in the cache: a handle to send around, and the rows of one split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ftray.errors import StorageError
+from ftray.store.location import Location
+
+MANIFEST, REPORT, QUARANTINE = "manifest.json", "report.json", "quarantine.jsonl"
+_FIX = "delete the folder and run again: it is made anew"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Arrow IPC file of consecutive rows: text (string), target (int64), ids (int32 list)."""
+
+    file: str
+    rows: int
+    bytes: int
+
+
+class EncodedSplit:
+    """The rows of one split in the order of the source. Local shards are memory-mapped, so the
+    processes of a machine share one copy.
+
+    lengths: (rows,) int64, tokens of each row
+    targets: (rows,) int64, index of each row's label
+    """
+
+    empty = np.empty(0, dtype=np.int64)
+    """The row indices of no rows."""
+
+    def __init__(self, shards: Iterable[pa.Table]) -> None:
+        # A shard has one record batch, so each of its columns is one piece of memory.
+        batches = [shard.combine_chunks().to_batches()[0] for shard in shards]
+        offsets = [batch["ids"].offsets.to_numpy().astype(np.int64) for batch in batches]
+        self._texts = [batch["text"] for batch in batches]
+        self._ids = [batch["ids"].values.to_numpy() for batch in batches]
+        self._offsets = offsets
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
+        self.lengths = np.concatenate([np.diff(ends) for ends in offsets])
+        self.targets = np.concatenate([batch["target"].to_numpy() for batch in batches])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def ids_of(self, row: int) -> np.ndarray:
+        """Token ids of a row, (tokens,) int32: a read-only view."""
+        shard, index = self._find(row)
+        start, end = self._offsets[shard][index : index + 2]
+        return self._ids[shard][start:end]
+
+    def texts(self, rows: Iterable[int]) -> list[str]:
+        """The texts of `rows`."""
+        found = (self._find(row) for row in rows)
+        return [self._texts[shard][index].as_py() for shard, index in found]
+
+    def _find(self, row: int) -> tuple[int, int]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        shard = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return shard, int(row - self._starts[shard])
+
+
+@dataclass(frozen=True)
+class EncodedDataset:
+    """A handle on encoded rows: pickles small, so that it can be sent to any worker."""
+
+    location: Location
+    digest: str
+    labels: tuple[str, ...]
+    shards: Mapping[str, tuple[Shard, ...]]
+    """Split -> its files, in the order of the rows."""
+    report: Mapping[str, Any]
+    """The cleaning report, as JSON."""
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Split -> rows."""
+        return {split: sum(s.rows for s in shards) for split, shards in self.shards.items()}
+
+    def load(self, split: str) -> EncodedSplit:
+        """The rows of a split. Raises StorageError where a shard is not what was written."""
+        return EncodedSplit(self._read(shard) for shard in self.shards[split])
+
+    def _read(self, shard: Shard) -> pa.Table:
+        file = self.location / shard.file
+        try:
+            if file.is_local:
+                table = pa.ipc.open_file(pa.memory_map(file.path)).read_all()
+            else:
+                with file.fs.open_input_file(file.path) as stream:
+                    table = pa.ipc.open_file(stream).read_all()
+        except (OSError, pa.ArrowException) as error:
+            raise StorageError.of(str(file), None, f"cannot be read: {error}", _FIX) from None
+        if table.num_rows != shard.rows:
+            problem = f"has {table.num_rows} rows and should have {shard.rows}"
+            raise StorageError.of(str(file), None, problem, _FIX)
+        return table
+
+
+def open_encoded(location: Location) -> EncodedDataset:
+    """The encoded data set in a folder of the cache.
+
+    Raises StorageError when there is none: no manifest, or shards that it lists are missing or of
+    another size.
+    """
+    try:
+        manifest = (location / MANIFEST).read_json()
+        report = (location / REPORT).read_json()
+    except FileNotFoundError as error:
+        raise _not_whole(location, f"no encoded data set: {error}") from None
+    except json.JSONDecodeError as error:
+        raise _not_whole(location, f"a torn manifest or report: {error}") from None
+    splits = manifest["splits"].items()
+    shards = {split: tuple(Shard(**shard) for shard in listed) for split, listed in splits}
+    check_shards(location, [shard for listed in shards.values() for shard in listed])
+    return EncodedDataset(location, manifest["digest"], tuple(manifest["labels"]), shards, report)
+
+
+def check_shards(location: Location, shards: list[Shard]) -> None:
+    """Raise StorageError when a file is missing or not as long as it was written."""
+    infos = location.fs.get_file_info([(location / shard.file).path for shard in shards])
+    wrong = [s.file for s, info in zip(shards, infos, strict=True) if info.size != s.bytes]
+    if wrong:
+        raise _not_whole(location, f"shards missing or cut short: {', '.join(wrong[:3])}")
+
+
+def _not_whole(location: Location, problem: str) -> Exception:
+    return StorageError.of(str(location), None, problem, _FIX)

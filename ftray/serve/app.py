@@ -1,0 +1,65 @@
+"""The Serve application: what `ftray serve` runs, and what `serve deploy` and RayService build."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ray.serve import Application, deployment
+
+from ftray.serve.replica import Replica
+from ftray.serve.settings import ServedModel, find, parse
+from ftray.spec.schema import ServeSpec
+
+START_ATTEMPTS = 2
+"""Once more for a node that was lost; a model that is refused is refused again."""
+# The access log would cost a line a request; ftray's own metrics count them.
+LOGGING = {"log_level": "WARNING", "enable_access_log": False}
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The application for `import_path: ftray.serve.app:build`.
+
+    `args` are `model` (a MODEL reference), `storage`, and the keys of the spec's `serve` section.
+    Raises ServeError naming the wrong argument, RegistryError or ModelError for the model.
+    """
+    return application(*find(parse(args)))
+
+
+def application(model: ServedModel, spec: ServeSpec) -> Application:
+    """`model` served as `spec` says."""
+    threads = max(1, math.floor(spec.cpus_per_replica))
+    options = {
+        "name": model.name,
+        "ray_actor_options": {
+            "num_cpus": spec.cpus_per_replica,
+            "num_gpus": spec.gpus_per_replica,
+        },
+        # While one batch is computed the next one fills.
+        "max_ongoing_requests": max(2 * spec.batch.max_size, 16),
+        "max_constructor_retry_count": START_ATTEMPTS,
+        "logging_config": LOGGING,
+        **_replicas(spec),
+    }
+    return deployment(**options)(Replica).bind(
+        model.folder.url,
+        model.name,
+        model.version,
+        batching=spec.batch,
+        threads=threads,
+        on_gpu=spec.gpus_per_replica > 0,
+    )
+
+
+def _replicas(spec: ServeSpec) -> Mapping[str, Any]:
+    """A fixed number, or as many as keep one full batch of requests on each."""
+    fewest, most = spec.replicas.min, spec.replicas.max
+    if fewest == most:
+        return {"num_replicas": fewest}
+    scaling = {
+        "min_replicas": fewest,
+        "max_replicas": most,
+        "target_ongoing_requests": spec.batch.max_size,
+    }
+    return {"autoscaling_config": scaling}

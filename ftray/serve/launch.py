@@ -1,0 +1,146 @@
+"""Serve started, the model deployed and answering, and all of it gone at the end."""
+
+from __future__ import annotations
+
+import logging
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import ray
+from ray import serve
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ftray.errors import RunFailed, ServeError
+from ftray.serve.app import LOGGING, application
+from ftray.serve.port import check_port
+from ftray.serve.refusal import read_refusal
+from ftray.serve.settings import ServedModel
+from ftray.spec.schema import ServeSpec
+
+START_SECONDS = 600.0
+"""How long replicas may take to start: a cluster may have to add nodes for them."""
+ANSWER_SECONDS = 30.0
+"""How long the HTTP proxy may take to answer once the replicas are ready."""
+_POLL_SECONDS = 0.1
+_HEAD = "node:__internal_head__"
+
+Say = Callable[[str], None]
+Stopped = Callable[[], bool]
+
+
+@contextmanager
+def endpoint(
+    model: ServedModel, spec: ServeSpec, host: str, port: int, say: Say, stopped: Stopped
+) -> Iterator[str | None]:
+    """The URL under which `model` answers inside the block; None when `stopped` said so first.
+
+    Needs a connection to Ray. Raises ServeError when Serve runs there already or nothing answers
+    under the URL, and what made a replica refuse to start: a ModelError or RunFailed.
+    """
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    _check_free()
+    node = _head()
+    _check_port_of(node, host, port)
+    try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": host, "port": port},
+            logging_config=LOGGING,
+        )
+        _deploy(model, spec)
+        running = _wait_until_running(model.name, say, stopped)
+        url = _url(host, port, node["NodeManagerAddress"])
+        yield url if running and _wait_until_answering(url, stopped) else None
+    finally:
+        serve.shutdown()
+
+
+def _check_free() -> None:
+    if serve.status().proxies:
+        raise ServeError.of(
+            "ftray serve",
+            None,
+            "Ray Serve runs on this cluster already",
+            "add the model with `serve deploy` (import_path: ftray.serve.app:build), or end what "
+            "runs with `serve shutdown`",
+        )
+
+
+def _head() -> dict:
+    return next(node for node in ray.nodes() if node["Alive"] and _HEAD in node["Resources"])
+
+
+def _check_port_of(node: dict, host: str, port: int) -> None:
+    """The proxy will run on the head node, which need not be this machine."""
+    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    check = ray.remote(check_port).options(num_cpus=0, scheduling_strategy=there)
+    if node["NodeID"] != ray.get_runtime_context().get_node_id():
+        ray.get(check.remote(host, port))
+
+
+def _deploy(model: ServedModel, spec: ServeSpec) -> None:
+    target = serve.RunTarget(application(model, spec), name=model.name, logging_config=LOGGING)
+    serve.run_many(
+        [target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
+    )
+
+
+def _wait_until_running(name: str, say: Say, stopped: Stopped) -> bool:
+    """False when `stopped`. Raises what a replica refused for, RunFailed for any other failure."""
+    end = time.monotonic() + START_SECONDS
+    said = ""
+    while not stopped():
+        status = serve.status().applications.get(name)
+        if status is None:
+            time.sleep(_POLL_SECONDS)
+            continue
+        if status.status == "RUNNING":
+            return True
+        messages = [deployment.message for deployment in status.deployments.values()]
+        message = "\n".join(filter(None, messages)) or status.message
+        if status.status in {"DEPLOY_FAILED", "UNHEALTHY"}:
+            raise read_refusal(message) or _failed(name, message)
+        if time.monotonic() > end:
+            raise _failed(name, f"not ready after {START_SECONDS:g} s. {message}")
+        if message != said:
+            # Such as: the cluster has no free CPU for a replica.
+            say(message)
+            said = message
+        time.sleep(_POLL_SECONDS)
+    return False
+
+
+def _failed(name: str, message: str) -> RunFailed:
+    last = message.strip().splitlines()[-1]
+    return RunFailed.of(
+        name, None, f"no replica came up: {last}", "the logs of Ray Serve on its node say more"
+    )
+
+
+def _url(host: str, port: int, head: str) -> str:
+    """Where to reach a proxy that listens on `host`."""
+    reached = head if host in {"0.0.0.0", "::"} else host
+    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+
+
+def _wait_until_answering(url: str, stopped: Stopped) -> bool:
+    """False when `stopped`. Raises ServeError when nothing answers in time."""
+    # A proxy that the environment names is for the world outside.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    end = time.monotonic() + ANSWER_SECONDS
+    while not stopped():
+        try:
+            with direct.open(f"{url}/healthz", timeout=5):
+                return True
+        except OSError as error:
+            if time.monotonic() > end:
+                raise ServeError.of(
+                    "--host",
+                    url,
+                    f"the model is ready and nothing answers there: {error}",
+                    "with the cluster's head on another machine, listen on all with --host 0.0.0.0",
+                ) from None
+        time.sleep(_POLL_SECONDS)
+    return False

@@ -1,0 +1,61 @@
+"""The spec that `ftray init` writes: every section, the keys most people change, in words."""
+
+from __future__ import annotations
+
+import difflib
+
+from ftray.errors import SpecError
+
+_TEXT_CLASSIFICATION = """\
+# What to train, on what, how, and how to serve it. Every key: `ftray schema`.
+name: my-classifier            # lower-case letters, digits and dashes
+task: text-classification
+seed: 42
+# storage: s3://bucket/prefix  # a folder or URL; else $FTRAY_STORAGE, else ./ftray-data
+
+model:
+  name_or_path: distilbert/distilbert-base-uncased   # a Hub id, a folder, or a URL of a folder
+
+data:
+  train: reviews.csv           # CSV, JSONL, Parquet, Arrow, a folder per label, or a Hub id
+  validation: 0.1              # a share of train (stratified), or a file of its own
+  test: 0.1
+  columns: {text: text, label: label}
+  max_length: 128              # tokens a row is cut to
+  on_bad_row: fail             # skip: bad rows are counted and set aside
+
+train:
+  epochs: 3
+  batch_size: 32               # examples per optimizer step, over all workers
+  learning_rate: 2.0e-4
+  unfreeze: 2                  # top blocks to train; 0 = head only; all = everything
+  precision: auto              # bf16 where the hardware has it
+  deepspeed: {stage: 2}        # ZeRO stage, or the path of a DeepSpeed JSON
+
+scale: {workers: 1, gpus_per_worker: auto, cpus_per_worker: 1}
+
+tune:                          # `ftray tune` tries these and keeps the best
+  trials: 8
+  space:                       # any key of the sections above
+    train.learning_rate: {loguniform: [2.0e-5, 1.0e-3]}
+    train.batch_size: {choice: [16, 32]}
+    train.epochs: {choice: [2, 3]}
+    train.unfreeze: {choice: [0, 1, 2, 4]}
+  scheduler: asha
+  refit: true                  # train the winner again at `scale`
+
+serve:
+  replicas: {min: 1, max: 1}
+  batch: {max_size: 32, wait_ms: 5}
+"""
+
+_STARTERS = {"text-classification": _TEXT_CLASSIFICATION}
+
+
+def starter(task: str) -> str:
+    """A commented YAML spec for `task`. Raises SpecError."""
+    if task not in _STARTERS:
+        close = difflib.get_close_matches(task, _STARTERS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"one of: {', '.join(_STARTERS)}"
+        raise SpecError.of("TASK", task, "no such task", hint)
+    return _STARTERS[task]

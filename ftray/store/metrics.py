@@ -1,0 +1,87 @@
+"""metrics.jsonl: one JSON object a line, which a reader may read while it grows."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ftray.store.location import Location
+
+_REWRITE_EVERY = 5.0  # seconds between two rewrites of a remote file
+
+
+class MetricsLog:
+    """The file, for one writer whose threads may share this object."""
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        self._lock = threading.Lock()
+        self._lines: list[bytes] | None = None
+        self._rewritten = 0.0
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a line; nan and infinity, which JSON lacks, become null.
+
+        An object store's files can only be written whole: there the file is written again at most
+        every 5 seconds and by `close`.
+        """
+        line = json.dumps(_finite(record), ensure_ascii=False).encode() + b"\n"
+        with self._lock:
+            if self.location.is_local:
+                _append(Path(self.location.path), line)
+                return
+            if self._lines is None:
+                self._lines = [kept + b"\n" for kept in self._content().splitlines()]
+            self._lines.append(line)
+            if time.monotonic() - self._rewritten >= _REWRITE_EVERY:
+                self._rewrite()
+
+    def read(self) -> list[dict[str, Any]]:
+        """The records; lines that a killed process left torn are skipped."""
+        records = []
+        for line in self._content().splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                records.append(record)
+        return records
+
+    def close(self) -> None:
+        """Write the lines that are held back."""
+        with self._lock:
+            if self._lines is not None:
+                self._rewrite()
+
+    def _content(self) -> bytes:
+        return self.location.read_bytes() if self.location.is_file() else b""
+
+    def _rewrite(self) -> None:
+        assert self._lines is not None
+        self.location.write_bytes(b"".join(self._lines))
+        self._rewritten = time.monotonic()
+
+
+def _append(path: Path, line: bytes) -> None:
+    with path.open("ab+") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = b"\n" + line  # a killed process left its last line torn
+        file.write(line)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value

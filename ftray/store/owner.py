@@ -1,0 +1,59 @@
+"""Whether the process that owns a run still lives."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+SILENCE = 60.0
+"""Seconds without a sign of life after which a process on another machine counts as dead."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process: its host, its number there, and what tells it from a later one of that number.
+
+    `process` is MACHINE/START. MACHINE names the boot and the pid namespace in which the number
+    means something, as two containers can share a host name; START is when the process began, in
+    the kernel's clock ticks. It is empty where there is no /proc.
+    """
+
+    host: str
+    pid: int
+    process: str
+
+    @classmethod
+    def current(cls) -> Owner:
+        pid = os.getpid()
+        machine = _machine()
+        return cls(socket.gethostname(), pid, f"{machine}/{_start(pid)}" if machine else "")
+
+    def alive(self, silent: float) -> bool:
+        """True while the process lives; on another machine, while it was `silent` for no longer
+        than a minute."""
+        machine, _, start = self.process.rpartition("/")
+        if machine and machine == _machine():
+            return _start(self.pid) == start
+        return silent <= SILENCE
+
+
+def _machine() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _start(pid: int) -> str:
+    """The start of a running process in clock ticks since the boot; empty for one that ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    # The second field is the command in parentheses and may have any character in it.
+    values = stat.rpartition(")")[2].split()
+    state, start = values[0], values[19]
+    return "" if state in "ZX" else start

