@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from types import FrameType
 from typing import Annotated, Any
 
@@ -40,7 +41,9 @@ def serve(
     if "RAY_ADDRESS" not in os.environ:
         # On a cluster the port is the head node's, and asked for there.
         check_port(host, port)
-    with session(), _interrupts() as stop:
+    stdout = sys.stdout
+    # Ray prints what goes wrong inside it to stdout, up to its very end.
+    with redirect_stdout(None), session(), _interrupts() as stop:
         from ftray.serve.launch import endpoint
 
         each = Resources(spec.cpus_per_replica, spec.gpus_per_replica)
@@ -49,10 +52,11 @@ def serve(
             if url is None:
                 return
             say(f"{served.reference} answers at {url}/v1/predict; stop it with Ctrl-C")
-            if as_json:
-                emit({"url": url, "model": served.name, "version": served.version})
-            else:
-                print(url, flush=True)
+            with redirect_stdout(stdout):
+                if as_json:
+                    emit({"url": url, "model": served.name, "version": served.version})
+                else:
+                    print(url, flush=True)
             stop.wait()
             say("stopping")
 

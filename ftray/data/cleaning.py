@@ -30,6 +30,8 @@ UNKNOWN_LABEL, BAD_ENCODING = "unknown_label", "bad_encoding"
 _TWINS = {DUPLICATE, CONFLICT, LEAKED}
 _PLACES_SHOWN = 3
 _LABELS_SHOWN = 8
+# With this many undecodable rows to one that decodes, the encoding is wrong and not the rows.
+_MOSTLY = 10
 # Where bytes did not fit the encoding, or JSON escapes half a character.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -116,10 +118,17 @@ def _kept(raw: RawRow, columns: Mapping[str, str], task: Task, assumed: Mapping[
         raise raw.fault
     values = {logical: raw.values.get(name) for logical, name in columns.items()}
     for value in values.values():
-        if isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
-            raise BadRow(BAD_ENCODING, shorten(ascii(value), 60))
+        if isinstance(value, str) and not value.isascii() and (found := _SURROGATE.search(value)):
+            raise BadRow(BAD_ENCODING, _undecoded(found))
     row = task.clean({**assumed, **values})
     return Kept(row, task.identity(row), raw)
+
+
+def _undecoded(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    # Decoding keeps the byte 0xNN that does not fit as U+DCNN.
+    what = f"byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(found.group())
+    return f"{what} at character {found.start() + 1}"
 
 
 def drop_twins(part: Part, task: Task) -> None:
@@ -190,10 +199,11 @@ def _problem(part: Part) -> Problem | None:
     fix = "Mend them, or set data.on_bad_row: skip to leave them out and list them in a file."
     if BAD_ENCODING in places:
         fix = f"Set data.encoding to the file's own, for example latin-1 or cp1252. Or: {fix}"
-        if all(item.row["text"].isascii() for item in part.kept):
+        fit = sum(not "".join(item.row.values()).isascii() for item in part.kept)
+        if fit * _MOSTLY < len(places[BAD_ENCODING]):
             problem += (
-                f". No row beyond ASCII reads as {part.source.encoding}: "
-                "the whole file is in another encoding"
+                f". Hardly a row beyond ASCII reads as {part.source.encoding}: "
+                "the whole source seems to be in another encoding"
             )
     return Problem(part.source.key, shorten(part.source.url), problem, fix)
 

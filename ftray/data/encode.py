@@ -239,7 +239,8 @@ def _quiet() -> Iterator[None]:
     context.print_on_execution_start = False
     logger = logging.getLogger("ray.data")
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    # Its warnings are about the bars being off.
+    logger.setLevel(logging.ERROR)
     try:
         with DataContext.current(context):
             yield

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import parse_qs
+from urllib.request import Request, urlopen
 
 from ftray.data import formats
 from ftray.data.rows import RawRow, Source
 
 _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_PATIENCE_S = 5
 _OPTIONS = {"config", "split", "revision"}
 
 
@@ -53,9 +57,10 @@ def _load(source: Source, name: str, split: str, options: dict[str, str]) -> Any
     import datasets
 
     try:
-        return datasets.load_dataset(
-            name, options.get("config"), split=split, revision=options.get("revision")
-        )
+        with _offline_when_cut_off():
+            return datasets.load_dataset(
+                name, options.get("config"), split=split, revision=options.get("revision")
+            )
     except ConnectionError as error:
         raise source.error(
             f"the Hub cannot be reached for {name}, it is not in the local cache, and no file or "
@@ -73,6 +78,36 @@ def _load(source: Source, name: str, split: str, options: dict[str, str]) -> Any
             f"the Hub's data set {name}, split {split}, cannot be loaded: {error}",
             "write OWNER/NAME?config=...&split=... to choose a config and a split",
         ) from None
+
+
+@contextmanager
+def _offline_when_cut_off() -> Iterator[None]:
+    """HF_HUB_OFFLINE, where the Hub does not answer: else the library tries for half a minute,
+    and most often the id is but a mistyped path."""
+    import datasets.config
+    import huggingface_hub.constants
+
+    if huggingface_hub.constants.HF_HUB_OFFLINE or _answers(huggingface_hub.constants.ENDPOINT):
+        yield
+        return
+    modules: tuple[Any, ...] = (huggingface_hub.constants, datasets.config)
+    try:
+        for module in modules:
+            module.HF_HUB_OFFLINE = True
+        yield
+    finally:
+        for module in modules:
+            module.HF_HUB_OFFLINE = False
+
+
+def _answers(url: str) -> bool:
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=_PATIENCE_S).close()
+    except HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _name(value: int | None, names: list[str]) -> str | None:

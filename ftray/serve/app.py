@@ -12,8 +12,6 @@ from ftray.serve.replica import Replica
 from ftray.serve.settings import ServedModel, find, parse
 from ftray.spec.schema import ServeSpec
 
-START_ATTEMPTS = 2
-"""Once more for a node that was lost; a model that is refused is refused again."""
 # The access log would cost a line a request; ftray's own metrics count them.
 LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 
@@ -38,7 +36,6 @@ def application(model: ServedModel, spec: ServeSpec) -> Application:
         },
         # While one batch is computed the next one fills.
         "max_ongoing_requests": max(2 * spec.batch.max_size, 16),
-        "max_constructor_retry_count": START_ATTEMPTS,
         "logging_config": LOGGING,
         **_replicas(spec),
     }

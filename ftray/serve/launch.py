@@ -100,14 +100,18 @@ def _wait_until_running(name: str, say: Say, stopped: Stopped) -> bool:
             return True
         messages = [deployment.message for deployment in status.deployments.values()]
         message = "\n".join(filter(None, messages)) or status.message
+        # Ray Serve starts a failed replica again; one that was refused will be refused again.
+        if refused := read_refusal(message):
+            raise refused
         if status.status in {"DEPLOY_FAILED", "UNHEALTHY"}:
-            raise read_refusal(message) or _failed(name, message)
+            raise _failed(name, message)
         if time.monotonic() > end:
             raise _failed(name, f"not ready after {START_SECONDS:g} s. {message}")
-        if message != said:
+        news = message.partition("\n")[0]
+        if news and news != said:
             # Such as: the cluster has no free CPU for a replica.
-            say(message)
-            said = message
+            say(news)
+            said = news
         time.sleep(_POLL_SECONDS)
     return False
 

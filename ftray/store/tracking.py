@@ -8,6 +8,7 @@ beyond a few seconds when the run ends.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ _RETRY_AFTER = 5.0  # seconds until a server that failed is tried again
 _PATIENCE = 2.0  # seconds without an answer after which `close` gives a server up
 _LOCAL_PATIENCE = 30.0  # the same for SQLite, and for importing MLflow: slow, but not dead
 _LONGEST_CLOSE = 60.0  # seconds that a server which answers slowly may take in all
+_NO_NAME = re.compile(r"[^\w.\-: /]")  # characters that MLflow refuses in names
 _METRICS_OF_A_BATCH = 1000  # MLflow's limits
 _PARAMS_OF_A_BATCH = 100
 
@@ -63,7 +65,7 @@ class Tracker:
     ) -> None:
         self.run_name = run_name
         self._root, self._experiment, self._parent = root, experiment, parent
-        self._params = {key: str(value) for key, value in params.items()}
+        self._params = {_NO_NAME.sub("_", key): str(value) for key, value in params.items()}
         self._tags = dict(tags)
         self._points: list[tuple[int, int, dict[str, float]]] = []
         self._status: Status | None = None
@@ -77,7 +79,8 @@ class Tracker:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keep `metrics` for sending; returns at once."""
-        point = (step, _now(), {key: float(value) for key, value in metrics.items()})
+        values = {_NO_NAME.sub("_", key): float(value) for key, value in metrics.items()}
+        point = (step, _now(), values)
         with self._changed:
             self._points.append(point)
             self._changed.notify()

@@ -113,6 +113,10 @@ class _Announcer(tune.Callback):
         self.spec = spec
         self.listener = listener
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune keeps its callbacks on disk; the listener belongs to this process.
+        return {"spec": self.spec, "listener": None}
+
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._tell(trial, "")
 

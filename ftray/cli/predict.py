@@ -1,0 +1,45 @@
+"""`ftray predict MODEL --data D --out F`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from typing import Annotated
+
+import typer
+
+from ftray.cli.console import AsJson, ModelName, Storage, emit, say, verb
+from ftray.cli.evaluate import Encoding, TextColumn
+
+
+@verb
+def predict(
+    model: ModelName,
+    data: Annotated[str, typer.Option(help="Any source that data.train takes; no labels needed.")],
+    out: Annotated[str, typer.Option(help="A .jsonl, .csv or .parquet file or URL.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    text: TextColumn = None,
+    encoding: Encoding = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """The prediction and its score for every row, in order, beside the row's own columns."""
+    from ftray.cluster import session
+    from ftray.serve import batch, output
+    from ftray.serve.settings import find, parse
+
+    target = output.open_output(out, overwrite)
+    served, _ = find(parse({"model": model, "storage": storage}))
+    rows = batch.read_rows(served, data, text, encoding)
+    if rows.left_out:
+        say(f"{rows.left_out:,} rows of {data} cannot be read and are left out")
+    # Ray prints what goes wrong inside it to stdout.
+    with redirect_stdout(sys.stderr), session():
+        predictions, scores = batch.predict(served, rows.texts)
+    output.write(target, rows.values, predictions, scores)
+    if as_json:
+        done = {"model": served.name, "version": served.version, "rows": len(rows.texts)}
+        emit({**done, "out": target.url})
+    else:
+        say(f"{len(rows.texts):,} rows answered by {served.reference}")
+        print(target.url)

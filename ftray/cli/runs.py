@@ -1,0 +1,194 @@
+"""`ftray runs`: what was tried, how it went, what it took, and where it lies."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ftray.cli.console import AsJson, Storage, emit, say, verb
+
+if TYPE_CHECKING:
+    from ftray.store.root import Root
+    from ftray.store.runs import RunFolder
+
+app = typer.Typer(
+    help="List, show and compare runs, and remove what killed ones left.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only runs of this name.")]
+_RUN_HELP = "RUN_ID, its beginning, NAME/RUN_ID, or NAME for its newest run."
+Run = Annotated[str, typer.Argument(metavar="RUN", help=_RUN_HELP)]
+Runs = Annotated[list[str], typer.Argument(metavar="RUN RUN...", help=_RUN_HELP)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
+
+
+@app.command("list")
+@verb
+def list_(name: Name = None, storage: Storage = None, as_json: AsJson = False) -> None:
+    """All runs, oldest first."""
+    from ftray.cli.table import duration, show
+    from ftray.store.root import open_root
+    from ftray.store.runs import list_runs
+
+    root = open_root(storage)
+    runs = [_summary(root, run) for run in list_runs(root, name)]
+    if as_json:
+        emit({"runs": runs})
+        return
+    if not runs:
+        say(f"no runs {f'of {name} ' if name else ''}in {root} yet")
+        return
+    show(
+        ["run", "name", "kind", "state", "took", "metric", "validation", "test", "model"],
+        [
+            [run["run"], run["name"], run["kind"], run["state"], duration(run["seconds"])]
+            + [run["metric"], *(_headline(run, split) for split in ("validation", "test"))]
+            + [f"{run['model']}:{run['version']}" if run["model"] else None]
+            for run in runs
+        ],
+    )
+
+
+@app.command()
+@verb
+def show(run: Run, storage: Storage = None, as_json: AsJson = False) -> None:
+    """One run: how it stands, and its metrics after each epoch."""
+    from ftray.cli.table import duration
+    from ftray.cli.table import show as show_table
+    from ftray.store.root import open_root
+    from ftray.store.runs import find_run
+
+    root = open_root(storage)
+    found = find_run(root, run)
+    summary = _summary(root, found)
+    epochs = [record for record in found.metrics() if record.get("kind") == "epoch"]
+    if as_json:
+        emit(summary | {"epochs": epochs, "spec": found.spec_tree()})
+        return
+    metrics = summary.pop("metrics")
+    summary["took"] = duration(summary.pop("seconds"))
+    show_table(["", ""], list(summary.items()))
+    if epochs:
+        names = [name for name in epochs[-1] if name != "kind" and _is_number(epochs[-1][name])]
+        print()
+        show_table(names, [[record.get(name) for name in names] for record in epochs])
+    if metrics:
+        print()
+        names = list(next(iter(metrics.values())))
+        show_table(
+            ["metric", *metrics], [[n, *(m.get(n) for m in metrics.values())] for n in names]
+        )
+
+
+@app.command()
+@verb
+def compare(runs: Runs, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Runs side by side: where their specs differ, and their metrics."""
+    from ftray.cli.table import duration, show
+    from ftray.errors import RegistryError
+    from ftray.store.root import open_root
+    from ftray.store.runs import find_run
+    from ftray.store.tracking import flatten
+
+    if len(runs) < 2:
+        raise RegistryError.of("RUN", runs[0], "a comparison needs two", "name another run")
+    root = open_root(storage)
+    found = [find_run(root, reference) for reference in runs]
+    summaries = [_summary(root, run) for run in found]
+    differing = _differing([flatten(run.spec_tree()) for run in found])
+    measured = _side_by_side([flatten(summary["metrics"]) for summary in summaries])
+    if as_json:
+        emit({"runs": summaries, "spec": differing, "metrics": measured})
+        return
+    facts = {key: [summary[key] for summary in summaries] for key in ("name", "state")}
+    facts["took"] = [duration(summary["seconds"]) for summary in summaries]
+    show(
+        ["", *(run.run_id for run in found)],
+        [[key, *values] for table in (facts, differing, measured) for key, values in table.items()],
+    )
+
+
+@app.command()
+@verb
+def prune(dry_run: DryRun = False, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Remove folders that killed runs left unfinished an hour ago."""
+    from ftray.cli.table import size
+    from ftray.store.prune import prune as remove
+    from ftray.store.root import open_root
+
+    leftovers = remove(open_root(storage), dry_run)
+    for leftover in leftovers:
+        what = "would remove" if dry_run else "removed"
+        say(f"{what} {leftover.folder} ({size(leftover.size)}, no {leftover.missing})")
+    total = sum(leftover.size for leftover in leftovers)
+    say(f"{len(leftovers)} folders, {size(total)}" if leftovers else "nothing to remove")
+    if as_json:
+        folders = [{"folder": item.folder.url, "bytes": item.size} for item in leftovers]
+        emit({"removed": folders, "bytes": total, "dry_run": dry_run})
+
+
+def _summary(root: Root, run: RunFolder) -> dict[str, Any]:
+    """What all the verbs tell of a run."""
+    status = run.status
+    metric = run.spec_tree().get("train", {}).get("metric")
+    started = datetime.fromisoformat(status.started)
+    return {
+        "run": run.run_id,
+        "name": run.name,
+        "kind": status.kind,
+        "state": run.state,
+        "message": status.message,
+        "started": status.started,
+        "seconds": (datetime.fromisoformat(status.updated) - started).total_seconds(),
+        "host": status.host,
+        "run_dir": run.location.url,
+        "model": status.model or None,
+        "version": status.version,
+        "metric": metric,
+        "metrics": _metrics(root, run, metric),
+    }
+
+
+def _metrics(root: Root, run: RunFolder, metric: str) -> dict[str, dict[str, float]]:
+    """The numbers of the run's model, split by split; of its best epoch until it has a model."""
+    from ftray.models.folder import MANIFEST, read_info
+
+    folder = root.models(run.name) / run.run_id
+    if (folder / MANIFEST).is_file():
+        return {split: _numbers(values) for split, values in read_info(folder).metrics.items()}
+    epochs = [e for e in run.metrics() if e.get("kind") == "epoch" and _is_number(e.get(metric))]
+    if not epochs:
+        return {}
+    best = (min if metric == "loss" else max)(epochs, key=lambda epoch: epoch[metric])
+    return {"validation": _numbers(best)}
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if _is_number(value)}
+
+
+def _headline(run: dict[str, Any], split: str) -> float | None:
+    return run["metrics"].get(split, {}).get(run["metric"])
+
+
+def _differing(specs: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The keys whose values are not the same in all specs."""
+    return {
+        key: values
+        for key, values in _side_by_side(specs).items()
+        if any(value != values[0] for value in values)
+    }
+
+
+def _side_by_side(trees: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Each key of any tree with its value in every one: None where it is absent."""
+    keys = dict.fromkeys(key for tree in trees for key in tree)
+    return {key: [tree.get(key) for tree in trees] for key in keys}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))

@@ -1,0 +1,155 @@
+"""Offline prediction: every row of a source gets its answer, from as many actors as fit."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ftray.cluster import Resources, has_gpus, require, slots
+from ftray.data import cleaning
+from ftray.data.rows import Source
+from ftray.data.sources import rows_of
+from ftray.errors import DataError, RunFailed, find
+from ftray.serve.output import OUTCOME
+from ftray.serve.refusal import read_refusal, refusal
+from ftray.serve.settings import ServedModel
+from ftray.tasks import get_task
+
+BLOCK_ROWS = 512
+"""Rows that an actor takes at a time; it sorts them by length and cuts them into batches."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a source, in its order."""
+
+    values: list[dict[str, Any]]
+    """Column -> value, as found."""
+    texts: list[str]
+    """What the model reads of each row."""
+    left_out: int
+    """Rows that cannot be read, where the model's spec says to skip those."""
+
+
+def read_rows(model: ServedModel, source: str, text: str | None, encoding: str | None) -> Rows:
+    """The rows of `source`. `text` and `encoding` are as in the model's spec unless given.
+
+    Raises DataError when the source cannot be read, has faulty rows (unless the spec skips them)
+    or has the columns that prediction adds.
+    """
+    data, task = model.info.spec["data"], get_task(model.info.task)
+    columns = {"text": text or data["columns"]["text"]}
+    asked = Source("--data", source, columns, encoding or data["encoding"], split="test")
+    part = cleaning.clean("data", asked, rows_of(asked), task, {"label": "unknown"})
+    if data["on_bad_row"] == "fail":
+        cleaning.refuse_faults([part])
+    cleaning.require_rows(part)
+    values = [dict(item.raw.values) for item in part.kept]
+    for name in OUTCOME:
+        if any(name in row for row in values):
+            raise DataError.of("--data", source, f"has a column {name} already", "rename it")
+    return Rows(values, [item.row["text"] for item in part.kept], len(part.dropped))
+
+
+def predict(model: ServedModel, texts: Sequence[str]) -> tuple[list[str], list[float]]:
+    """The likeliest label of each text and its probability, in the order of `texts`.
+
+    Needs a connection to Ray. Raises ModelError when the model no longer gives its golden answers,
+    ClusterError when not one actor fits, RunFailed when Ray Data fails.
+    """
+    from ray.exceptions import RayError
+
+    each = Resources(1, 1 if has_gpus() else 0)
+    require(1, each, "ftray predict")
+    try:
+        with _quiet():
+            return _gathered(_scored(model, texts, each), len(texts))
+    except RayError as error:
+        if known := find(error) or read_refusal(str(error)):
+            raise known from None
+        last = str(error).strip().splitlines()[-1]
+        raise RunFailed.of(model.name, None, last, "see the logs of Ray Data") from error
+
+
+def _scored(model: ServedModel, texts: Sequence[str], each: Resources) -> Any:
+    """A Ray data set of (row, prediction, score), in any order."""
+    import ray.data
+
+    # Rows of like length side by side: little padding. The longest first: no straggler at the end.
+    order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
+    rows = pa.table(
+        {
+            "row": pa.array(order, pa.int64()),
+            "text": pa.array([texts[i] for i in order], pa.large_string()),
+        }
+    )
+    blocks = [rows.slice(start, BLOCK_ROWS) for start in range(0, len(texts), BLOCK_ROWS)]
+    return ray.data.from_arrow(blocks).map_batches(
+        _Scorer,
+        fn_constructor_args=(model.folder.url, math.floor(each.cpus)),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=min(slots(each), len(blocks))),
+        num_cpus=each.cpus,
+        num_gpus=each.gpus,
+    )
+
+
+def _gathered(scored: Any, rows: int) -> tuple[list[str], list[float]]:
+    predictions, scores = [""] * rows, [math.nan] * rows
+    seen = 0
+    for batch in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for row, prediction, score in zip(*(column.to_pylist() for column in batch), strict=True):
+            predictions[row], scores[row] = prediction, score
+        seen += batch.num_rows
+    assert seen == rows, f"Ray Data answered {seen} of {rows} rows"
+    return predictions, scores
+
+
+class _Scorer:
+    """The model in one actor."""
+
+    def __init__(self, folder: str, threads: int) -> None:
+        import torch
+
+        from ftray.errors import FtrayError
+        from ftray.models.predictor import Predictor
+        from ftray.store.location import locate
+
+        torch.set_num_threads(threads)
+        try:
+            self._predictor = Predictor(locate(folder))
+            self._predictor.check_golden()
+        except FtrayError as error:
+            raise refusal(error) from error
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        answers = self._predictor.answers(block["text"].to_pylist())
+        columns = {"row": block["row"]}
+        for name, key in zip(OUTCOME, ("label", "score"), strict=True):
+            columns[name] = pa.array([answer[key] for answer in answers])
+        return pa.table(columns)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray Data without its progress bars and log lines."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with DataContext.current(context):
+            yield
+    finally:
+        logger.setLevel(level)

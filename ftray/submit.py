@@ -1,0 +1,106 @@
+"""A verb as a Ray job: everything it needs that lies on this machine travels with it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ftray.errors import ClusterError, DataError
+from ftray.spec.load import dump
+from ftray.spec.schema import Spec
+from ftray.store.location import expand
+
+_LARGEST_MIB = 100  # Ray refuses larger packages
+_INPUTS = ("model.name_or_path", "data.train", "data.validation", "data.test", "train.deepspeed")
+
+
+def submit_job(
+    verb: str, spec: Spec, as_json: bool, address: str | None, say: Callable[[str], None]
+) -> int:
+    """Submit `ftray VERB` with `spec`, print its log, and return its exit code.
+
+    Raises ClusterError when no Jobs API answers, DataError when the inputs are too large to send.
+    """
+    client = _client(address)
+    with tempfile.TemporaryDirectory(prefix="ftray-job-") as temporary:
+        folder = Path(temporary)
+        package(spec, folder)
+        arguments = [verb, "spec.yaml", *(["--json"] if as_json else [])]
+        job = client.submit_job(
+            entrypoint=f"python -m ftray {' '.join(arguments)}",
+            runtime_env={"working_dir": str(folder)},
+            metadata={"ftray": spec.name},
+        )
+    say(f"job {job}; if this command is interrupted it goes on: ray job logs --follow {job}")
+    asyncio.run(_follow(client, job))
+    info = client.get_job_info(job)
+    if info.driver_exit_code is None:
+        say(f"job {job}: {info.status}: {info.message}")
+        return 1
+    return info.driver_exit_code
+
+
+def package(spec: Spec, folder: Path) -> None:
+    """Write into `folder` the spec, ftray itself, and the local files that the spec names.
+
+    Raises DataError when they are too large for a job.
+    """
+    source = Path(__file__).parent
+    shutil.copytree(source, folder / "ftray", ignore=shutil.ignore_patterns("__pycache__"))
+    tree: Any = spec.model_dump(mode="json")
+    for key in _INPUTS:
+        section, name = key.split(".")
+        value = tree[section][name]
+        if isinstance(value, str) and "://" not in value:
+            tree[section][name] = _carry(value, folder / "inputs" / name) or value
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
+    if size > _LARGEST_MIB:
+        raise DataError.of(
+            "inputs",
+            f"{size:.0f} MiB",
+            f"a job takes at most {_LARGEST_MIB} MiB of local files",
+            "put model and data where all nodes see them and name them by URL or absolute path",
+        )
+    (folder / "spec.yaml").write_text(dump(Spec.model_validate(tree)), encoding="utf-8")
+
+
+def _carry(value: str, target: Path) -> str | None:
+    """Copy what `value` names below `target`; its name in the package, None where it is not here
+    (a Hub id, or a path of the cluster)."""
+    found = [Path(location.path) for location in expand(value) if location.exists()]
+    if not found:
+        return None
+    target.mkdir(parents=True)
+    for path in found:
+        if path.is_dir():
+            shutil.copytree(path, target / path.name)
+        else:
+            shutil.copy2(path, target / path.name)
+    is_pattern = any(character in value for character in "*?[")
+    return f"inputs/{target.name}/{'*' if is_pattern else found[0].name}"
+
+
+def _client(address: str | None) -> Any:
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError.of(
+            "--address",
+            address or "$RAY_API_SERVER_ADDRESS or $RAY_ADDRESS",
+            f"no Jobs API answers: {str(error).splitlines()[0]}",
+            "give the dashboard's address, such as http://HEAD:8265; with token authentication set "
+            "RAY_AUTH_MODE=token",
+        ) from None
+
+
+async def _follow(client: Any, job: str) -> None:
+    async for text in client.tail_job_logs(job):
+        sys.stdout.write(text)
+        sys.stdout.flush()

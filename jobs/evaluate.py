@@ -1,0 +1,7 @@
+"""`ftray evaluate` as a Ray job: ray job submit --working-dir . -- python jobs/evaluate.py MODEL"""
+
+import sys
+
+from ftray.cli.main import app
+
+app(["evaluate", *sys.argv[1:]])

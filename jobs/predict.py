@@ -1,0 +1,7 @@
+"""`ftray predict` as a Ray job: ray job submit --working-dir . -- python jobs/predict.py MODEL"""
+
+import sys
+
+from ftray.cli.main import app
+
+app(["predict", *sys.argv[1:]])

@@ -1,0 +1,7 @@
+"""`ftray serve` as a Ray job: ray job submit --working-dir . -- python jobs/serve.py MODEL"""
+
+import sys
+
+from ftray.cli.main import app
+
+app(["serve", *sys.argv[1:]])

@@ -1,0 +1,7 @@
+"""`ftray train` as a Ray job: ray job submit --working-dir . -- python jobs/train.py SPEC"""
+
+import sys
+
+from ftray.cli.main import app
+
+app(["train", *sys.argv[1:]])

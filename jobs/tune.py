@@ -1,0 +1,7 @@
+"""`ftray tune` as a Ray job: ray job submit --working-dir . -- python jobs/tune.py SPEC"""
+
+import sys
+
+from ftray.cli.main import app
+
+app(["tune", *sys.argv[1:]])

@@ -1,0 +1,90 @@
+"""Imports go down the floors only, and what must start quickly imports nothing heavy."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "ftray"
+FLOORS = {
+    "errors": 0, "logs": 0, "digest": 0, "cluster": 0,
+    "spec": 1,
+    "tasks": 2,
+    "store": 3, "models": 3, "data": 3,
+    "train": 4, "serve": 4,
+    "tune": 5,
+    "submit": 5,
+    "cli": 6,
+}  # fmt: skip
+# Floor 3 is one floor with an order of its own: where things lie, models, the rows for them.
+ORDER = {"store": 0, "models": 1, "data": 2}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def _part(module: str) -> str:
+    return (module.split(".") + [""])[1]
+
+
+def _imports(source: str) -> Iterator[str]:
+    """The parts of ftray that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (
+                _part(alias.name) for alias in node.names if alias.name.startswith("ftray.")
+            )
+        if isinstance(node, ast.ImportFrom) and node.module == "ftray":
+            yield from (alias.name for alias in node.names if alias.name in FLOORS)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ftray."):
+            yield _part(node.module or "")
+
+
+def _is_allowed(importer: str, imported: str) -> bool:
+    if importer == imported:
+        return True
+    if importer in ORDER and imported in ORDER:
+        return ORDER[importer] > ORDER[imported]
+    return FLOORS[importer] > FLOORS[imported] or FLOORS[importer] == FLOORS[imported] == 0
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_go_down_only(file: Path) -> None:
+    relative = file.relative_to(PACKAGE)
+    importer = relative.parts[0].removesuffix(".py")
+    if importer in ("__init__", "__main__"):
+        return
+    wrong = [part for part in _imports(file.read_text()) if not _is_allowed(importer, part)]
+    assert not wrong, f"{relative} imports {wrong}"
+
+
+@pytest.mark.parametrize(
+    ("importer", "source", "allowed"),
+    [
+        ("train", "from ftray.data.batches import BatchPlan", True),
+        ("train", "from ftray.serve.app import build", False),
+        ("serve", "def f():\n    import ftray.train.run", False),
+        ("spec", "from ftray.store import root", False),
+        ("store", "from ftray.models.folder import read_info", False),
+        ("data", "from ftray.store.root import Root", True),
+    ],
+)
+def test_the_check_can_fail(importer: str, source: str, allowed: bool) -> None:
+    parts = list(_imports(source))
+    assert parts
+    assert all(_is_allowed(importer, part) for part in parts) == allowed
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("ftray.cli.main", {"ray", "torch", "transformers", "pydantic", "pyarrow", "mlflow"}),
+        ("ftray.train.check", {"ray", "torch", "transformers", "mlflow", "deepspeed"}),
+        ("ftray.serve.app", {"deepspeed", "ftray.train"}),
+    ],
+)
+def test_what_starts_quickly_imports_nothing_heavy(module: str, heavy: set[str]) -> None:
+    code = f"import sys, {module}; print('\\n'.join(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not heavy & set(run.stdout.split())

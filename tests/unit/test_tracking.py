@@ -1,0 +1,244 @@
+"""Runs in MLflow: SQLite, a real tracking server that dies and comes back, and ones that do not."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftray.store import tracking
+from ftray.store.database import import_quietly
+from ftray.store.location import locate
+from ftray.store.registry import Registry
+from ftray.store.root import Root
+from ftray.store.tracking import Tracker, flatten
+
+
+@pytest.fixture(autouse=True)
+def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # Its import is no part of what these tests time.
+    import_quietly()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Root:
+    return Root(locate(str(tmp_path / "data")))
+
+
+def stored(uri: str, run_name: str) -> Any:
+    """The one MLflow run of that name, with its run id."""
+    client = import_quietly()(uri, uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = client.search_runs(experiments, f"attributes.run_name = '{run_name}'")
+    return run
+
+
+def points(uri: str, run_name: str, metric: str) -> list[tuple[int, float]]:
+    client = import_quietly()(uri, uri)
+    history = client.get_metric_history(stored(uri, run_name).info.run_id, metric)
+    return sorted((point.step, point.value) for point in history)
+
+
+def database(root: Root) -> str:
+    return f"sqlite:///{root.registry_database.path}"
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to be"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def test_a_run_in_sqlite(root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = flatten({"train": {"epochs": 3, "deepspeed": {"stage": 2}}, "empty": {}})
+    sweep = Tracker(root, "sweep", "reviews", params, {"run_dir": "runs/reviews/sweep"})
+    trial = Tracker(root, "trial-1", "reviews", {"odd=name": "x" * 9000}, {}, parent="sweep")
+    for step in range(600):
+        sweep.log(step, {"step/loss": 1 / (step + 1), "step/learning rate": 1e-4})
+    trial.log(1, {"f1@k": 0.5, "loss": float("nan")})
+    sweep.close()
+    trial.close("KILLED")
+    run = stored(database(root), "sweep")
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"train.epochs": "3", "train.deepspeed.stage": "2", "empty": "{}"}
+    assert run.data.tags["run_dir"] == "runs/reviews/sweep"
+    expected = [(step, 1 / (step + 1)) for step in range(600)]
+    assert points(database(root), "sweep", "step/loss") == expected
+    child = stored(database(root), "trial-1")
+    assert child.info.status == "KILLED"
+    assert child.data.tags["mlflow.parentRunId"] == run.info.run_id
+    assert child.data.metrics["f1_k"] == 0.5
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]  # no ./mlruns
+
+
+def test_a_resumed_run_goes_on_in_the_mlflow_run_it_had(root: Root) -> None:
+    for step, status in ((1, "KILLED"), (2, "FINISHED")):
+        tracker = Tracker(root, "run-1", "reviews", {"epochs": 2}, {})
+        tracker.log(step, {"loss": float(step)})
+        tracker.close(status)  # type: ignore[arg-type]
+    assert stored(database(root), "run-1").info.status == "FINISHED"
+    assert points(database(root), "run-1", "loss") == [(1, 1.0), (2, 2.0)]
+
+
+def test_a_server_that_refuses_costs_nothing_and_is_said_once(
+    root: Root, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setattr(tracking, "_RETRY_AFTER", 0.1)
+    seconds = log_and_close(root, pause=1.0)
+    assert seconds < 1
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 2
+    assert "Connection refused" in warnings[0]
+    assert "100 points" in warnings[1]
+
+
+def test_a_server_that_never_answers_costs_two_seconds(
+    root: Root, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        accepted: list[socket.socket] = []
+
+        def accept() -> None:
+            while True:
+                try:
+                    accepted.append(listener.accept()[0])
+                except OSError:
+                    return
+
+        threading.Thread(target=accept, daemon=True).start()
+        port = listener.getsockname()[1]
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        seconds = log_and_close(root, pause=0.5)
+        assert accepted
+        assert seconds < 3
+        assert "no answer" in caplog.records[0].getMessage()
+
+
+def log_and_close(root: Root, pause: float) -> float:
+    """Log 100 points over `pause` seconds; the seconds of it all beyond that."""
+    started = time.monotonic()
+    tracker = Tracker(root, "run-1", "reviews", {"epochs": 2}, {})
+    for step in range(100):
+        tracker.log(step, {"loss": 1.0})
+        time.sleep(pause / 100)
+    tracker.close()
+    return time.monotonic() - started - pause
+
+
+class Server:
+    """A real tracking server on loopback that can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--workers=1", f"--port={self.port}"]
+        command += [f"--backend-store-uri=sqlite:///{self.folder}/server.db"]
+        command += [f"--default-artifact-root={self.folder}/artifacts"]
+        with (self.folder / "server.log").open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            )
+        until(self._answers, 60)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self.folder / "server.log").read_text()
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=1) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    server = Server(tmp_path)
+    server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    yield server
+    server.kill()
+
+
+def test_a_server_that_dies_and_comes_back(
+    root: Root,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Points that could not be sent arrive later, while the run goes on, and none is lost or
+    doubled. The registry on the same server finds models by paths below the root."""
+    monkeypatch.setattr(tracking, "_RETRY_AFTER", 0.2)
+    _register_and_find(root, server)
+    tracker = Tracker(root, "run-1", "reviews", {"epochs": 2}, {})
+    tracker.log(1, {"loss": 1.0})
+    until(lambda: not tracker._points)
+    server.kill()
+    tracker.log(2, {"loss": 2.0})
+    until(lambda: bool(caplog.records))
+    tracker.log(3, {"loss": 3.0})
+    server.start()
+    until(lambda: not tracker._points)
+    assert points(server.uri, "run-1", "loss") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    assert stored(server.uri, "run-1").info.status == "RUNNING"
+    tracker.log(4, {"loss": 4.0})
+    tracker.close()
+    assert points(server.uri, "run-1", "loss")[3:] == [(4, 4.0)]
+    assert stored(server.uri, "run-1").info.status == "FINISHED"
+    assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
+    assert not root.registry_database.exists()
+
+
+def _register_and_find(root: Root, server: Server) -> None:
+    # A model of another tool on the same server is none of ftray's.
+    other = import_quietly()(server.uri, server.uri)
+    other.create_registered_model("theirs")
+    other.create_model_version("theirs", "s3://bucket/model")
+    registry = Registry.open(root)
+    registry.check()
+    for number in (1, 2, 2):
+        folder = root.models("reviews") / f"20260101-000000-aaaaa{number}"
+        (folder / "ftray.json").write_json({"name": "reviews"})
+        registry.register("reviews", folder, folder.name, {"accuracy": 0.5}, {"data_digest": "d"})
+    assert registry.promote("reviews:1", "production").aliases == ("production",)
+    found = registry.resolve("reviews@production")
+    assert (found.version, found.metrics, found.lineage["data_digest"]) == (
+        1,
+        {"accuracy": 0.5},
+        "d",
+    )
+    assert registry.resolve("reviews").version == 2
+    assert registry.names() == ["reviews"]
