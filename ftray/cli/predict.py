@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import Annotated
 
 import typer
@@ -33,8 +35,7 @@ def predict(
     rows = batch.read_rows(served, data, text, encoding)
     if rows.left_out:
         say(f"{rows.left_out:,} rows of {data} cannot be read and are left out")
-    # Ray prints what goes wrong inside it to stdout.
-    with redirect_stdout(sys.stderr), session():
+    with session(), _silence():
         predictions, scores = batch.predict(served, rows.texts)
     output.write(target, rows.values, predictions, scores)
     if as_json:
@@ -43,3 +44,19 @@ def predict(
     else:
         say(f"{len(rows.texts):,} rows answered by {served.reference}")
         print(target.url)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing of Ray on the terminal: its core writes a warning that is none (that actors can be
+    started again) to the descriptor of stderr, and its errors, which are raised too, to stdout."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        with redirect_stdout(None):
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,10 @@ _RUN_HELP = "RUN_ID, its beginning, NAME/RUN_ID, or NAME for its newest run."
 Run = Annotated[str, typer.Argument(metavar="RUN", help=_RUN_HELP)]
 Runs = Annotated[list[str], typer.Argument(metavar="RUN RUN...", help=_RUN_HELP)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
+
+
+# What an epoch says of itself among the others: no measurement.
+_STANDING = {"best", "best_rank"}
 
 
 @app.command("list")
@@ -65,23 +70,25 @@ def show(run: Run, storage: Storage = None, as_json: AsJson = False) -> None:
     root = open_root(storage)
     found = find_run(root, run)
     summary = _summary(root, found)
-    epochs = [record for record in found.metrics() if record.get("kind") == "epoch"]
+    records = found.metrics()
+    epochs = [record for record in records if record.get("kind") == "epoch"]
+    # A sweep that was continued may tell of a trial again: the last word counts.
+    trials = list({r.get("id"): r for r in records if r.get("kind") == "trial"}.values())
     if as_json:
-        emit(summary | {"epochs": epochs, "spec": found.spec_tree()})
+        emit(summary | {"epochs": epochs, "trials": trials, "spec": found.spec_tree()})
         return
     metrics = summary.pop("metrics")
     summary["took"] = duration(summary.pop("seconds"))
     show_table(["", ""], list(summary.items()))
-    if epochs:
-        names = [name for name in epochs[-1] if name != "kind" and _is_number(epochs[-1][name])]
-        print()
-        show_table(names, [[record.get(name) for name in names] for record in epochs])
-    if metrics:
-        print()
-        names = list(next(iter(metrics.values())))
-        show_table(
-            ["metric", *metrics], [[n, *(m.get(n) for m in metrics.values())] for n in names]
-        )
+    for table in (
+        [_trial_row(trial) for trial in trials],
+        [_numbers(epoch, but=_STANDING) for epoch in epochs],
+        [{"split": split, **values} for split, values in metrics.items()],
+    ):
+        columns = list(dict.fromkeys(name for row in table for name in row))
+        if columns:
+            print()
+            show_table(columns, [[row.get(name) for name in columns] for row in table])
 
 
 @app.command()
@@ -164,11 +171,18 @@ def _metrics(root: Root, run: RunFolder, metric: str) -> dict[str, dict[str, flo
     if not epochs:
         return {}
     best = (min if metric == "loss" else max)(epochs, key=lambda epoch: epoch[metric])
-    return {"validation": _numbers(best)}
+    return {"validation": _numbers(best, but={"epoch", "step", "train_loss"} | _STANDING)}
 
 
-def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if _is_number(value)}
+def _trial_row(trial: dict[str, Any]) -> dict[str, Any]:
+    shown = {"trial": trial.get("id"), "status": trial.get("status")}
+    shown |= trial.get("config", {}) | trial.get("metrics", {})
+    return shown | {"seconds": trial.get("seconds")}
+
+
+def _numbers(values: dict[str, Any], but: Iterable[str] = ()) -> dict[str, float]:
+    hidden = set(but)
+    return {name: v for name, v in values.items() if _is_number(v) and name not in hidden}
 
 
 def _headline(run: dict[str, Any], split: str) -> float | None:

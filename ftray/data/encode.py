@@ -13,6 +13,7 @@ import logging
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ from ftray.data.encoded import (
     check_shards,
     open_encoded,
 )
-from ftray.errors import RunFailed, StorageError, find
+from ftray.errors import FtrayError, RunFailed, StorageError, find
 from ftray.models.pretrained import find_pretrained, load_tokenizer
 from ftray.spec.schema import ModelSpec, Spec
 from ftray.store.location import Location
@@ -66,27 +67,46 @@ def encode_dataset(
     }
     name = digest.of_json(identity)
     folder = root.data_cache(name)
-    encoded = _open(folder)
-    if encoded is None:
+    try:
+        encoded = _open(folder)
+        if encoded is None:
+            with _work_folder(root, name) as work:
+                shards = _write_shards(dataset, work, tokenizer_path, spec)
+                _write_cleaning(work, dataset)
+                _write_manifest(work, {**identity, "digest": name}, dataset.labels, shards)
+            encoded = open_encoded(folder)
+        else:
+            # The same clean rows may come from other files: the folder tells of the latest reading.
+            _write_cleaning(folder, dataset)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    return replace(encoded, report=dataset.report.to_json())
+
+
+@contextmanager
+def _work_folder(root: Root, name: str) -> Iterator[Location]:
+    """Where to write what is to be the folder `name` of the cache, and then put it in place."""
+    folder = root.data_cache(name)
+    if not folder.is_local:
         # An object store writes files whole, and the same rows give the same files.
-        local = folder.is_local
-        work = root.data_cache(f".{name}.{uuid.uuid4().hex[:8]}.part") if local else folder
-        try:
-            shards = _write_shards(dataset, work, tokenizer_path, spec)
-            _write_cleaning(work, dataset)
-            _write_manifest(work, {**identity, "digest": name}, dataset.labels, shards)
-            if local:
-                _publish(work, folder)
-        finally:
-            if local:
-                work.delete()
-        encoded = open_encoded(folder)
-    else:
-        # The same clean rows may come from other files: the folder tells of the latest reading.
-        _write_cleaning(folder, dataset)
-    return EncodedDataset(
-        encoded.location, name, encoded.labels, encoded.shards, dataset.report.to_json()
-    )
+        yield folder
+        return
+    work = root.data_cache(f".{name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        yield work
+        _publish(Path(work.path), Path(folder.path))
+    finally:
+        work.delete()
+
+
+def _publish(work: Path, folder: Path) -> None:
+    """Rename `work` to `folder`. Into a folder that is there, torn or written by a quicker process,
+    its files go one by one: that mends the one and leaves the other as it is."""
+    try:
+        work.rename(folder)
+    except OSError:
+        for file in sorted(work.iterdir(), key=lambda file: file.name == MANIFEST):
+            file.replace(folder / file.name)
 
 
 def _open(folder: Location) -> EncodedDataset | None:
@@ -96,20 +116,9 @@ def _open(folder: Location) -> EncodedDataset | None:
         return None
 
 
-def _publish(work: Location, folder: Location) -> None:
-    """Rename `work` to `folder`, unless another process has been quicker."""
-    for _ in range(3):
-        try:
-            Path(work.path).rename(folder.path)
-            return
-        except OSError:
-            if _open(folder):
-                return
-            # What is in the way is torn. It is moved first, for deleting takes time.
-            torn = f"{work.path}.torn"
-            Path(folder.path).rename(torn)
-            folder.fs.delete_dir(torn)
-    raise StorageError.of(str(folder), None, "cannot be put in place", "stop what writes to it")
+def _unwritable(folder: Location, error: OSError) -> FtrayError:
+    fix = "free space there, or name a root that you may write to"
+    return StorageError.of("storage", str(folder), f"cannot be written: {error}", fix)
 
 
 def _write_shards(
@@ -183,9 +192,7 @@ def _write_shard(
     try:
         (folder / name).write_bytes(content)
     except OSError as error:
-        raise StorageError.of(
-            "storage", str(folder), f"cannot be written: {error}", "free space or name another root"
-        ) from None
+        raise _unwritable(folder, error) from None
     return pa.table({"file": [name], "rows": [batch.num_rows], "bytes": [len(content)]})
 
 
@@ -231,16 +238,17 @@ def _write_manifest(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray Data without progress bars and execution logs: the user sees ftray's own progress."""
+    """Ray Data without progress bars, execution logs and wrappers around an error of ours."""
     from ray.data import DataContext
 
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True
     logger = logging.getLogger("ray.data")
     level = logger.level
-    # Its warnings are about the bars being off.
-    logger.setLevel(logging.ERROR)
+    # Its warnings are about the bars being off, its errors are raised as well.
+    logger.setLevel(logging.CRITICAL)
     try:
         with DataContext.current(context):
             yield

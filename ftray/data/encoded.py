@@ -115,7 +115,7 @@ def open_encoded(location: Location) -> EncodedDataset:
     try:
         manifest = (location / MANIFEST).read_json()
         report = (location / REPORT).read_json()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise _not_whole(location, f"no encoded data set: {error}") from None
     except json.JSONDecodeError as error:
         raise _not_whole(location, f"a torn manifest or report: {error}") from None

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -15,11 +16,15 @@ from ftray.cluster import Resources, has_gpus, require, slots
 from ftray.data import cleaning
 from ftray.data.rows import Source
 from ftray.data.sources import rows_of
-from ftray.errors import DataError, RunFailed, find
+from ftray.errors import DataError, FtrayError, RunFailed, find
 from ftray.serve.output import OUTCOME
 from ftray.serve.refusal import read_refusal, refusal
 from ftray.serve.settings import ServedModel
+from ftray.store.location import locate
 from ftray.tasks import get_task
+
+if TYPE_CHECKING:
+    from ftray.models.predictor import Predictor
 
 BLOCK_ROWS = 512
 """Rows that an actor takes at a time; it sorts them by length and cuts them into batches."""
@@ -113,21 +118,26 @@ def _gathered(scored: Any, rows: int) -> tuple[list[str], list[float]]:
 
 
 class _Scorer:
-    """The model in one actor."""
+    """The model in one actor. It is loaded for the first block: what goes wrong in a constructor
+    is tried again, and told at length on the user's terminal."""
 
     def __init__(self, folder: str, threads: int) -> None:
+        self._folder = folder
+        self._threads = threads
+
+    @cached_property
+    def _predictor(self) -> Predictor:
         import torch
 
-        from ftray.errors import FtrayError
         from ftray.models.predictor import Predictor
-        from ftray.store.location import locate
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(self._threads)
         try:
-            self._predictor = Predictor(locate(folder))
-            self._predictor.check_golden()
+            predictor = Predictor(locate(self._folder))
+            predictor.check_golden()
         except FtrayError as error:
             raise refusal(error) from error
+        return predictor
 
     def __call__(self, block: pa.Table) -> pa.Table:
         answers = self._predictor.answers(block["text"].to_pylist())

@@ -94,11 +94,13 @@ def translated(uri: str) -> Iterator[None]:
     try:
         yield
     except mlflow_errors() as error:
-        fix = "check MLFLOW_TRACKING_URI and that its server runs"
+        problem, fix = f"cannot be used: {reason(error)}", "check that the server runs"
         if uri.startswith("sqlite:"):
-            fix = f"see that the file can be written; `mlflow db upgrade {uri}` mends an old schema"
-        shown = _without_password(uri)
-        raise RegistryError.of("registry", shown, f"cannot be used: {reason(error)}", fix) from None
+            fix = "see that the file can be read and written"
+        if "out-of-date database schema" in str(error):
+            problem = "was made by another version of MLflow"
+            fix = f"keep a copy and run `mlflow db upgrade '{_without_password(uri)}'`"
+        raise RegistryError.of("registry", _without_password(uri), problem, fix) from None
 
 
 def reason(error: BaseException) -> str:

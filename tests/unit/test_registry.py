@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from ftray.errors import ModelError, RegistryError, StorageError
+from ftray.store.database import open_client
 from ftray.store.location import Location, locate
 from ftray.store.registry import Registry, find_model
 from ftray.store.root import Root
@@ -26,9 +28,24 @@ def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Root:
+def new_root(tmp_path: Path) -> Root:
     # A name that would break a URL which is not careful.
     return Root(locate(str(tmp_path / "my data 100% #1")))
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database without models: making its tables takes MLflow a second or two."""
+    root = Root(locate(str(tmp_path_factory.mktemp("tables"))))
+    open_client(root)
+    return Path(root.registry_database.path)
+
+
+@pytest.fixture
+def root(new_root: Root, tables: Path) -> Root:
+    Path(new_root.location.path).mkdir()
+    shutil.copy(tables, new_root.registry_database.path)
+    return new_root
 
 
 def make_folder(root: Root, name: str, number: int = 1) -> Location:
@@ -129,7 +146,8 @@ def test_a_folder_is_a_model_too(root: Root, monkeypatch: pytest.MonkeyPatch) ->
         find_model(folder.path, None)
 
 
-def test_looking_makes_nothing(root: Root) -> None:
+def test_looking_makes_nothing(new_root: Root) -> None:
+    root = new_root
     registry = Registry.open(root)
     registry.check()
     assert registry.names() == []
@@ -139,11 +157,11 @@ def test_looking_makes_nothing(root: Root) -> None:
     assert not root.location.exists()
 
 
-def test_only_folders_of_the_root_can_be_registered(root: Root, tmp_path: Path) -> None:
+def test_only_folders_of_the_root_can_be_registered(new_root: Root, tmp_path: Path) -> None:
     outside = locate(str(tmp_path / "model"))
     with pytest.raises(RegistryError, match="outside the storage root"):
-        Registry.open(root).register("m", outside, "run", {})
-    assert not root.registry_database.exists()
+        Registry.open(new_root).register("m", outside, "run", {})
+    assert not new_root.registry_database.exists()
 
 
 def test_a_remote_root_needs_a_server(tmp_path: Path) -> None:
@@ -160,6 +178,14 @@ def test_a_broken_database_is_said_at_once(root: Root) -> None:
     with pytest.raises(RegistryError):
         register(root, "m")
     assert time.monotonic() - started < 2
+
+
+def test_a_database_of_another_mlflow_says_how_to_mend_it(root: Root) -> None:
+    with sqlite3.connect(root.registry_database.path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'older'")
+    connection.close()
+    with pytest.raises(RegistryError, match=r"another version of MLflow.*mlflow db upgrade"):
+        Registry.open(root).names()
 
 
 def test_a_root_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
@@ -208,12 +234,12 @@ time.sleep(0.5)
 
 
 def test_processes_that_open_a_new_registry_at_once_all_register(
-    root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    new_root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And say nothing while they do, and call nobody."""
     for name in ("CI", "PYTEST_CURRENT_TEST"):  # with these MLflow's telemetry is off anyhow
         monkeypatch.delenv(name, raising=False)
-    numbers = (1, 2, 1)
+    root, numbers = new_root, (1, 2, 1)
     for number in numbers:
         make_folder(root, "m", number)
     command = [sys.executable, "-c", _REGISTER, root.location.path]

