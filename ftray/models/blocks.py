@@ -97,7 +97,7 @@ class _Probe:
         """Names of the modules below and of the parameters above the boundary."""
         parameters = dict(self.model.named_parameters())
         wanted = {name: parameter.requires_grad for name, parameter in parameters.items()}
-        was_training = self.model.training
+        modes = [(module, module.training) for module in self.model.modules()]
         handles = list(self._watch())
         try:
             self.model.eval()
@@ -107,7 +107,8 @@ class _Probe:
         finally:
             for handle in handles:
                 handle.remove()
-            self.model.train(was_training)
+            for module, was_training in modes:
+                module.training = was_training
             for name, parameter in parameters.items():
                 parameter.requires_grad_(wanted[name])
         return sorted(self.finished_below - self.started_above), above

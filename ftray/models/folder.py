@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ftray.errors import ModelError
 from ftray.spec.schema import ModelSpec
 from ftray.store.location import Location
+from ftray.tasks import TASKS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,11 +35,16 @@ class Golden(BaseModel):
     probabilities: tuple[float, ...]
 
 
-class ModelInfo(BaseModel):
+class _Format(BaseModel):
+    """What every version of ftray.json has, and what says how to read the rest."""
+
+    format: int = FORMAT
+
+
+class ModelInfo(_Format):
     """The content of ftray.json."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
-    format: int = FORMAT
     name: str
     run: str
     task: str
@@ -60,17 +66,19 @@ def read_info(folder: Location) -> ModelInfo:
     if not manifest.is_file():
         what = "not an ftray model folder: it has no ftray.json"
         raise ModelError.of("model", folder.url, what if folder.exists() else "no such folder", fix)
+    upgrade = "upgrade ftray to read it"
     try:
+        written = _Format.model_validate_json(manifest.read_bytes()).format
+        if written > FORMAT:
+            raise ModelError.of(manifest.url, written, "written by a newer ftray", upgrade)
         info = ModelInfo.model_validate_json(manifest.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         problem = f"{where}: {first['msg']}" if where else first["msg"]
         raise ModelError.of(manifest.url, None, f"cannot be read: {problem}", fix) from None
-    if info.format > FORMAT:
-        raise ModelError.of(
-            manifest.url, info.format, "written by a newer ftray", "upgrade ftray to read it"
-        )
+    if info.task not in TASKS:
+        raise ModelError.of(manifest.url, info.task, "a task that this ftray lacks", upgrade)
     return info
 
 

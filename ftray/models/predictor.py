@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from ftray.errors import ModelError
 from ftray.models.folder import Golden, ModelInfo, read_info
@@ -43,7 +44,7 @@ class Predictor:
                 local_files_only=True,
                 trust_remote_code=self.info.base.trust_remote_code,
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ModelError.of(
                 "model", str(local), f"cannot be loaded: {error}", "export the model again"
             ) from None

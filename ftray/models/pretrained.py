@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow.fs as pafs
+from safetensors import SafetensorError
 
 from ftray import digest
 from ftray.errors import ModelError
@@ -58,7 +59,7 @@ class Pretrained:
                 trust_remote_code=self.spec.trust_remote_code,
                 local_files_only=True,
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ModelError.of(
                 _KEY,
                 self.spec.name_or_path,

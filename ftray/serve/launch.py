@@ -74,10 +74,12 @@ def _head() -> dict:
 
 def _check_port_of(node: dict, host: str, port: int) -> None:
     """The proxy will run on the head node, which need not be this machine."""
+    if node["NodeID"] == ray.get_runtime_context().get_node_id():
+        check_port(host, port)
+        return
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     check = ray.remote(check_port).options(num_cpus=0, scheduling_strategy=there)
-    if node["NodeID"] != ray.get_runtime_context().get_node_id():
-        ray.get(check.remote(host, port))
+    ray.get(check.remote(host, port))
 
 
 def _deploy(model: ServedModel, spec: ServeSpec) -> None:

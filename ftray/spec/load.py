@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -12,9 +15,33 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ftray.errors import Problem, SpecError, shorten
-from ftray.spec.schema import Spec
+from ftray.spec.schema import Domain, Spec
 
 Tree = dict[str, Any]
+
+# Sections and keys that differ between the trials of one sweep: its data is encoded once.
+_SEARCHED = ("train", "seed")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: 2e-5 is a number, and a key given twice is a fault."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value} is given twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Spec:
@@ -71,13 +98,16 @@ def _read(path: Path) -> Tree:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise SpecError.of(where, None, f"not YAML: {error}", "mend the line it names") from None
 
 
 def _put(tree: Tree, key: str, value: Any) -> None:
     *sections, last = key.split(".")
+    if sections[:2] == ["tune", "space"]:
+        # What follows is one key: the path of a key that the trials differ in.
+        sections, last = sections[:2], key.removeprefix("tune.space.")
     for depth, section in enumerate(sections):
         inner = tree.get(section)
         if inner is None:
@@ -90,44 +120,59 @@ def _put(tree: Tree, key: str, value: Any) -> None:
 
 
 def _check_space(spec: Spec) -> None:
-    """Every path of the search space is a key of the spec and every bound a value it takes."""
+    """Every path of the search space is a key that trials can differ in, and its values are ones
+    that the key takes."""
     if spec.tune is None:
         return
-    base = spec.model_dump(mode="json", exclude={"tune"})
-    problems: list[Problem] = []
+    problems = []
     for path, domain in spec.tune.space.items():
-        if path.split(".")[0] not in {"model", "data", "train", "seed"}:
+        if path.split(".")[0] not in _SEARCHED:
             problems.append(
                 _problem(
                     f"tune.space.{path}", None, "not a key a trial can change", _path_hint(path)
                 )
             )
-            continue
-        for value in domain.values:
-            tree = yaml.safe_load(yaml.safe_dump(base))
-            try:
-                _put(tree, path, value)
-                tree["scale"] = {**tree["scale"], "workers": spec.tune.workers}
-                Spec.model_validate(tree)
-            except ValidationError as error:
-                first = _problems(error, tree)[0]
-                problems.append(
-                    _problem(f"tune.space.{path}", value, first.problem, _path_hint(path, first))
-                )
-                break
-            except SpecError as error:
-                problems.append(error.problems[0])
-                break
+        elif fault := _value_fault(spec, path, domain):
+            problems.append(fault)
     if problems:
         raise SpecError(*problems)
 
 
+def _value_fault(spec: Spec, path: str, domain: Domain) -> Problem | None:
+    """The first value of `domain` that a trial, or the run with the winner's values, refuses."""
+    assert spec.tune is not None
+    key = f"tune.space.{path}"
+    base = spec.model_dump(mode="json", exclude={"tune"})
+    for value in _samples(domain):
+        # A trial has its own number of workers, the winner is trained with the spec's.
+        for workers in {spec.tune.workers, spec.scale.workers}:
+            tree = copy.deepcopy(base)
+            tree["scale"]["workers"] = workers
+            try:
+                _put(tree, path, value)
+                Spec.model_validate(tree)
+            except ValidationError as error:
+                first = _problems(error, tree)[0]
+                return _problem(key, value, first.problem, _path_hint(path, first))
+            except SpecError as error:
+                return _problem(key, value, error.problems[0].problem, _path_hint(path))
+    return None
+
+
+def _samples(domain: Domain) -> tuple[Any, ...]:
+    """The choices, or the bounds and, of a continuous domain, an odd number between them."""
+    if domain.kind not in ("uniform", "loguniform"):
+        return domain.values
+    low, high = domain.values
+    return low, high, low + (high - low) / math.e
+
+
 def _path_hint(path: str, problem: Problem | None = None) -> str:
-    known = sorted(_paths(Spec))
+    known = sorted(name for name in _paths(Spec) if name.split(".")[0] in _SEARCHED)
     if problem is not None and path in known:
         return problem.fix
     close = difflib.get_close_matches(path, known, n=1)
-    return f"Did you mean {close[0]}?" if close else "A dotted path such as train.learning_rate."
+    return f"Did you mean {close[0]}?" if close else "Any key of train, or seed."
 
 
 def _paths(model: type[BaseModel], prefix: str = "") -> Iterable[str]:

@@ -181,7 +181,8 @@ class Domain(Section):
 class TuneSpec(Section):
     trials: PositiveInt = 8
     space: Annotated[dict[str, Domain], Field(min_length=1)] = Field(
-        description="Dotted path of a spec key -> {choice | uniform | loguniform | randint: ...}."
+        description="Dotted path of a key of train, or seed -> "
+        "{choice | uniform | loguniform | randint: ...}."
     )
     scheduler: Literal["asha", "fifo"] = "asha"
     searcher: Literal["random"] = "random"

@@ -36,7 +36,7 @@ scale: {workers: 1, gpus_per_worker: auto, cpus_per_worker: 1}
 
 tune:                          # `ftray tune` tries these and keeps the best
   trials: 8
-  space:                       # any key of the sections above
+  space:                       # any key of `train`
     train.learning_rate: {loguniform: [2.0e-5, 1.0e-3]}
     train.batch_size: {choice: [16, 32]}
     train.epochs: {choice: [2, 3]}

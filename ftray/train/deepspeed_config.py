@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ftray.errors import Problem, SpecError, StorageError, shorten
@@ -11,6 +10,7 @@ from ftray.store.location import locate
 
 Config = dict[str, Any]
 _KEY = "train.deepspeed"
+_SECTIONS = ("fp16", "bf16", "zero_optimization")
 # What the spec already decides: in a JSON these may be "auto" or agree.
 _OURS = {
     "optimizer": "train.learning_rate and train.weight_decay",
@@ -60,12 +60,17 @@ def read_json(path: str) -> Config:
     """The DeepSpeed JSON at `path`. Raises SpecError."""
     try:
         config = locate(path).read_json()
-    except (OSError, json.JSONDecodeError, StorageError) as error:
+    except (OSError, ValueError, StorageError) as error:
         raise SpecError.of(
             _KEY, path, f"cannot be read: {error}", "{stage: 0-3}, or the path of a DeepSpeed JSON"
         ) from None
     if not isinstance(config, dict):
         raise SpecError.of(_KEY, path, "not a JSON object", "see DeepSpeed's documentation")
+    for name in _SECTIONS:
+        if not isinstance(config.get(name, {}), dict):
+            raise SpecError(
+                _problem(name, config[name], "not an object", "see DeepSpeed's documentation")
+            )
     return config
 
 

@@ -33,9 +33,7 @@ class Progress:
         """Take the validation metrics after one more epoch: is it the best, is it time to stop?"""
         self.epoch += 1
         value = float(metrics[spec.metric])
-        gain = math.inf if self.best is None else value - self.best
-        if spec.metric_mode == "min" and self.best is not None:
-            gain = -gain
+        gain = self._gain(value, spec)
         stopping = spec.early_stopping
         # A worse epoch than the best waits; an equal one too.
         if gain > (stopping.min_delta if stopping else 0):
@@ -46,6 +44,12 @@ class Progress:
             self.best, self.best_epoch = value, self.epoch
         self.stopped_early = bool(stopping and self.waited >= stopping.patience)
         self.history.append({"epoch": self.epoch, "step": self.step, **metrics})
+
+    def _gain(self, value: float, spec: TrainSpec) -> float:
+        """How much better than the best so far; any number is better than none."""
+        if self.best is None or (math.isnan(self.best) and not math.isnan(value)):
+            return math.inf
+        return self.best - value if spec.metric_mode == "min" else value - self.best
 
     def standing(self) -> dict[str, float]:
         """What is reported with the metrics of the last epoch."""

@@ -1,0 +1,78 @@
+"""ftray's own training, measured like the Hugging Face script.
+
+    python tests/bench/ftray_trainer.py SPEC            its loop in this one process, without Ray
+    python tests/bench/ftray_trainer.py SPEC --workers  `ftray train SPEC`: Ray Train workers
+
+The last line of stdout is one JSON object: metrics of the best epoch on validation and test rows as
+they stand in the exported model, and the rows and seconds of each epoch's optimizer steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ftray.cluster import session
+from ftray.models.folder import ModelInfo
+from ftray.spec.load import load
+from ftray.store.location import locate
+from ftray.train import loop
+from ftray.train.check import Checked, check_inputs
+from ftray.train.export import Export, export
+from ftray.train.progress import Progress
+from ftray.train.ranks import alone
+from ftray.train.run import prepare, train
+from ftray.train.worker import build, load_base
+
+
+class Clock:
+    """The rows and seconds of each epoch, from the events of its steps."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[int, dict[str, float]] = defaultdict(lambda: {"rows": 0, "seconds": 0.0})
+
+    def listen(self, event: dict[str, Any]) -> None:
+        if event.get("kind", "step") == "step":
+            self.epochs[event["epoch"]]["rows"] += event["rows"]
+            self.epochs[event["epoch"]]["seconds"] += event["seconds"]
+
+
+def in_process(checked: Checked, clock: Clock) -> ModelInfo:
+    """Train here, keep the best epoch and export it. The data must be encoded already."""
+    spec, data, best = checked.spec, prepare(checked).data, Path("best").absolute()
+    base = load_base(spec.model, spec.task, spec.seed, data.labels)
+    setup, progress = build(spec, data, base, alone(), None)
+    loop.run(setup, progress, partial(keep_best, progress, best), clock.listen)
+    target = locate(str(Path("model").absolute()))
+    return export(Export(spec, data, locate(str(best)), target, run="parity"))
+
+
+def keep_best(progress: Progress, folder: Path, _: dict[str, Any], save: loop.Save) -> None:
+    """A loop's report that saves the epoch that is the best so far."""
+    if progress.best_epoch == progress.epoch:
+        save(folder)
+
+
+def on_workers(checked: Checked, clock: Clock) -> ModelInfo:
+    """What the command `ftray train` does."""
+    with session():
+        return train(checked, listener=clock.listen).info
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Fine-tune with ftray.")
+    parser.add_argument("spec", type=Path)
+    parser.add_argument("--workers", action="store_true", help="through Ray Train workers")
+    options = parser.parse_args()
+    checked, clock = check_inputs(load(options.spec)), Clock()
+    info = (on_workers if options.workers else in_process)(checked, clock)
+    result = {"metrics": info.metrics, "epochs": list(clock.epochs.values())}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

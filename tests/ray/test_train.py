@@ -1,0 +1,153 @@
+"""Training on a real Ray with real DeepSpeed: results, determinism, and killed workers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ftray.errors import ClusterError, ModelError, RunFailed
+from ftray.models.folder import read_info
+from ftray.models.predictor import Predictor
+from ftray.models.pretrained import find_pretrained
+from ftray.spec.load import parse
+from ftray.store.location import locate
+from ftray.train.check import check_inputs
+from ftray.train.run import Trained, train
+from tests.helpers.small_runs import losses, train_workers, tree, weights
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+Events = list[dict[str, Any]]
+
+
+def run(spec: dict[str, Any], events: Events | None = None, listener: Any = None) -> Trained:
+    def listen(event: dict[str, Any]) -> None:
+        if events is not None:
+            events.append(event)
+        if listener is not None:
+            listener(event)
+
+    return train(check_inputs(parse(spec)), listener=listen)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("train")
+
+
+@pytest.fixture(scope="module")
+def events() -> Events:
+    return []
+
+
+@pytest.fixture(scope="module")
+def plain(ray_cluster: None, folder: Path, events: Events) -> Trained:
+    """An uninterrupted run with two workers and ZeRO 2."""
+    return run(tree(folder), events)
+
+
+def test_a_run_learns_and_leaves_what_the_design_says(plain: Trained, events: Events) -> None:
+    result = plain.to_json()
+    assert result["metrics"]["test"]["accuracy"] > 0.8
+    assert result["version"] >= 1
+    steps = [e["step"] for e in events if e["kind"] == "step"]
+    assert steps == list(range(1, len(steps) + 1))
+    assert [e["epoch"] for e in events if e["kind"] == "epoch"] == [1, 2, 3]
+    run_dir = Path(result["run_dir"])
+    assert json.loads((run_dir / "status.json").read_text())["state"] == "done"
+    assert list(losses(run_dir)) == steps
+    assert parse(plain.run.spec_tree()).train.unfreeze == 1
+
+
+def test_the_model_folder_opens_with_plain_transformers(plain: Trained) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = plain.version.folder.path
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = ["a wonderful warm film", "dull and lifeless", "the plot"]
+    with torch.no_grad():
+        logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+    predictor = Predictor(locate(folder))
+    assert torch.allclose(
+        torch.softmax(logits, -1), torch.softmax(predictor.logits(texts), -1), atol=1e-5
+    )
+    predictor.check_golden()
+    info = read_info(locate(folder))
+    assert info.labels == ("negative", "positive") == tuple(model.config.id2label.values())
+
+
+def test_blocks_below_the_boundary_are_the_base_models_bit_by_bit(plain: Trained) -> None:
+    base = load_file(find_pretrained(parse(tree(Path("/tmp"))).model).folder / "model.safetensors")
+    trained = weights(plain.version.folder.path)
+    moved, kept = [], []
+    for name, value in base.items():
+        if (found := trained.get(f"bert.{name}")) is not None:
+            (kept if torch.equal(value, found) else moved).append(name)
+    assert all(name.startswith(("encoder.layer.5.", "pooler.")) for name in moved)
+    assert any(name.startswith("encoder.layer.5.") for name in moved)
+    assert any(name.startswith("embeddings.") for name in kept)
+
+
+def test_a_worker_killed_mid_epoch_changes_nothing(plain: Trained, folder: Path) -> None:
+    killed: list[int] = []
+
+    def kill_one(event: dict[str, Any]) -> None:
+        if event["kind"] == "step" and event["epoch"] == 3 and not killed:
+            worker = train_workers(psutil.Process())[0]
+            killed.append(event["step"])
+            worker.kill()
+
+    events: Events = []
+    again = run(tree(folder, name="killed-worker"), events, kill_one)
+    starts = [event for event in events if event["kind"] == "start"]
+    assert killed, "the last epoch was over before a worker was killed"
+    # Ray Train may not have taken note of the very last checkpoint when the worker died.
+    assert [start["epoch"] for start in starts] in ([0, 1], [0, 2])
+    assert losses(again.run.location.path) == losses(plain.run.location.path)
+    expected = weights(plain.version.folder.path)
+    for name, value in weights(again.version.folder.path).items():
+        assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize(
+    "change", [{"scale": {"workers": 1}}, {"train": {"deepspeed": {"stage": 3}}}]
+)
+def test_workers_and_zero_stages_give_the_same_loss_curve(
+    plain: Trained, folder: Path, change: dict[str, Any]
+) -> None:
+    other = run(tree(folder, name="other", **change))
+    expected = losses(plain.run.location.path)
+    assert losses(other.run.location.path) == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_no_retry_mends_is_said_once_and_intact(folder: Path) -> None:
+    events: Events = []
+    with pytest.raises(ModelError) as caught:
+        run(tree(folder, name="too-deep", train={"unfreeze": 9}), events)
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.value) == ("train.unfreeze", "9")
+    assert "6 blocks" in problem.problem
+    assert not events
+
+
+def test_a_diverging_run_stops_and_registers_nothing(folder: Path) -> None:
+    with pytest.raises(RunFailed, match="learning_rate"):
+        run(tree(folder, name="diverged", train={"learning_rate": 1e30, "clip": None}))
+    storage = folder / "storage"
+    assert not (storage / "models" / "diverged").exists()
+    (status,) = (storage / "runs" / "diverged").glob("*/status.json")
+    assert json.loads(status.read_text())["state"] == "failed"
+
+
+def test_a_cluster_too_small_is_said_before_anything_is_written(folder: Path) -> None:
+    spec = tree(folder, name="too-large", train={"batch_size": 512}, scale={"workers": 64})
+    spec["train"]["micro_batch_size"] = "auto"
+    with pytest.raises(ClusterError, match="scale.workers = 64.*room for 2"):
+        run(spec)
+    assert not (folder / "storage" / "runs" / "too-large").exists()

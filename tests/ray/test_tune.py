@@ -1,0 +1,90 @@
+"""Sweeps on a real Ray Tune: the table, the winner, trials that cannot train, and worker groups."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.util.state import list_placement_groups
+
+from ftray.errors import ClusterError, RunFailed
+from ftray.models.folder import read_info
+from ftray.spec.load import parse
+from ftray.train.check import check_inputs
+from ftray.tune.sweep import Tuned, tune
+from tests.helpers.small_runs import tree
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+SPACE = {
+    "train.learning_rate": {"loguniform": [1e-4, 1e-3]},
+    "train.unfreeze": {"choice": [0, 1]},
+    "train.epochs": {"choice": [1, 2]},
+}
+
+
+def sweep(folder: Path, events: list[dict[str, Any]] | None = None, **section: Any) -> Tuned:
+    spec = tree(folder, name="sweep", tune={"trials": 4, "space": SPACE, **section})
+    told = [] if events is None else events
+    return tune(check_inputs(parse(spec)), listener=told.append)
+
+
+def test_the_winner_is_trained_again_and_registered_with_the_table(tmp_path: Path) -> None:
+    events: list[dict[str, Any]] = []
+    tuned = sweep(tmp_path, events)
+    best = [trial.metrics["best"] for trial in tuned.trials]
+    assert best == sorted(best, reverse=True)
+    assert len(tuned.trials) == 4
+    assert {trial.status for trial in tuned.trials} <= {"done", "stopped"}
+    assert len([e for e in events if e["kind"] == "trial"]) == 4
+    assert next(e for e in events if e["kind"] == "start")["workers"] == 2, "refit at full scale"
+    info = read_info(tuned.trained.version.folder)
+    assert [row["id"] for row in info.trials] == [trial.id for trial in tuned.trials]
+    winner = tuned.trials[0].config
+    assert info.spec["train"]["learning_rate"] == winner["train.learning_rate"]
+    assert info.spec["train"]["unfreeze"] == winner["train.unfreeze"]
+
+
+def test_the_same_seed_draws_the_same_trials_and_refit_can_be_left_out(tmp_path: Path) -> None:
+    first = sweep(tmp_path, refit=False, scheduler="fifo")
+    second = sweep(tmp_path, refit=False, scheduler="fifo")
+    configs = [sorted(str(t.config) for t in tuned.trials) for tuned in (first, second)]
+    assert configs[0] == configs[1]
+    metrics = [tuned.trained.info.metrics["test"] for tuned in (first, second)]
+    assert metrics[0] == metrics[1], "the exported trial is the same model"
+    best = first.trials[0].metrics["best"]
+    assert first.trained.info.metrics["validation"]["f1_macro"] == pytest.approx(best, abs=1e-6)
+
+
+def test_a_trial_that_cannot_train_does_not_end_the_sweep(tmp_path: Path) -> None:
+    tuned = sweep(
+        tmp_path,
+        trials=6,
+        refit=False,
+        space={"train.unfreeze": {"choice": [0, 99]}, "train.epochs": {"choice": [1]}},
+    )
+    statuses = {t.config["train.unfreeze"]: t.status for t in tuned.trials}
+    assert statuses == {0: "done", 99: "failed"}
+    assert "6 blocks" in tuned.trials[-1].error
+    assert tuned.trials[0].status == "done"
+
+
+def test_a_sweep_in_which_nothing_trains_says_why(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match="6 blocks"):
+        sweep(tmp_path, trials=2, space={"train.unfreeze": {"choice": [98, 99]}})
+
+
+def test_a_trial_larger_than_the_cluster_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="tune.workers = 3"):
+        sweep(tmp_path, workers=3)
+
+
+def test_trials_of_two_workers_leak_nothing(tmp_path: Path) -> None:
+    tuned = sweep(tmp_path, trials=2, workers=2, refit=False)
+    assert {trial.status for trial in tuned.trials} <= {"done", "stopped"}
+    assert tuned.trained.info.metrics["test"]["accuracy"] > 0.5
+    alive = [group for group in list_placement_groups() if group.state != "REMOVED"]
+    assert not alive
+    assert ray.available_resources()["CPU"] == 2

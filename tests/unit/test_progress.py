@@ -1,0 +1,153 @@
+"""Which epoch is the best, when to stop, and what a checkpoint's rank says."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from ftray.spec.schema import TrainSpec
+from ftray.train.progress import BEST, BEST_RANK, Progress
+
+NAN, INF = math.nan, math.inf
+
+
+def spec(metric: str = "accuracy", epochs: int = 10, **stopping: Any) -> TrainSpec:
+    tree = {"metric": metric, "epochs": epochs, "early_stopping": stopping or None}
+    return TrainSpec.model_validate(tree)
+
+
+def after(values: list[float], told: TrainSpec) -> Progress:
+    """Progress through epochs with these values, until it is over."""
+    progress = Progress()
+    for value in values:
+        if progress.is_over(told):
+            break
+        progress.finish_epoch(told, {told.metric: value})
+    return progress
+
+
+def ranks(values: list[float], told: TrainSpec) -> list[float]:
+    """The rank of each epoch's checkpoint, as reported after it."""
+    progress = Progress()
+    result = []
+    for value in values:
+        progress.finish_epoch(told, {told.metric: value})
+        result.append(progress.standing()[BEST_RANK])
+    return result
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "best", "epoch"),
+    [
+        ("accuracy", [0.5, 0.7, 0.6], 0.7, 2),
+        ("loss", [0.5, 0.7, 0.4], 0.4, 3),
+        ("loss", [0.5, 0.7, 0.6], 0.5, 1),
+        ("accuracy", [0.7, 0.7, 0.7], 0.7, 1),
+        ("loss", [0.5, 0.5], 0.5, 1),
+        ("accuracy", [0.0, 0.0], 0.0, 1),
+        ("accuracy", [0.5, 0.5 + 1e-12], 0.5 + 1e-12, 2),
+        ("loss", [NAN, 0.9, NAN, 0.8], 0.8, 4),
+        ("loss", [0.9, NAN], 0.9, 1),
+        ("loss", [INF, 2.0], 2.0, 2),
+        ("accuracy", [NAN, 0.1], 0.1, 2),
+    ],
+)
+def test_the_first_epoch_of_the_best_value_is_the_best(
+    metric: str, values: list[float], best: float, epoch: int
+) -> None:
+    progress = after(values, spec(metric))
+    assert (progress.best, progress.best_epoch) == (best, epoch)
+
+
+@pytest.mark.parametrize(
+    ("metric", "values"),
+    [
+        ("accuracy", [0.5, 0.7, 0.6, 0.7, 0.65]),
+        ("accuracy", [0.5, 0.5, 0.5]),
+        ("loss", [0.5, 0.4, 0.4, 0.45]),
+        ("loss", [NAN, 0.5, NAN]),
+        ("f1_macro", [0.1, 0.2, 0.3]),
+    ],
+)
+def test_the_checkpoint_of_the_highest_rank_is_the_best_epochs(
+    metric: str, values: list[float]
+) -> None:
+    told = spec(metric)
+    given = ranks(values, told)
+    assert given.index(max(given)) + 1 == after(values, told).best_epoch
+    assert given.count(max(given)) == 1
+
+
+def test_a_run_of_nothing_but_nan_keeps_a_checkpoint() -> None:
+    progress = after([NAN, NAN, NAN], spec("loss"))
+    assert progress.epoch == 3
+    assert math.isnan(progress.standing()[BEST])
+    assert max(ranks([NAN, NAN], spec("loss"))) > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "stopping", "epochs"),
+    [
+        ([0.5, 0.4, 0.4, 0.9], {"patience": 2}, 3),
+        ([0.5, 0.5, 0.9], {"patience": 1}, 2),
+        ([0.5, 0.4, 0.6, 0.5, 0.5, 0.9], {"patience": 2}, 5),
+        ([0.5, 0.505, 0.6], {"patience": 1, "min_delta": 0.01}, 2),
+        ([0.5, 0.52, 0.54], {"patience": 1, "min_delta": 0.01}, 3),
+        ([0.5, 0.4, 0.3], {"patience": 3}, 3),
+        ([NAN, NAN, 0.5], {"patience": 1}, 2),
+        ([NAN, 0.5, NAN, 0.6], {"patience": 1}, 3),
+    ],
+)
+def test_early_stopping_waits_its_patience(
+    values: list[float], stopping: dict[str, Any], epochs: int
+) -> None:
+    progress = after(values, spec(**stopping))
+    assert progress.epoch == epochs
+    assert progress.stopped_early == (epochs < len(values))
+
+
+def test_early_stopping_knows_that_less_loss_is_better() -> None:
+    assert after([0.9, 0.8, 0.7, 0.6], spec("loss", patience=1)).epoch == 4
+    assert after([0.6, 0.7, 0.8], spec("loss", patience=1)).epoch == 2
+
+
+def test_a_small_gain_is_the_best_though_it_does_not_count_as_better() -> None:
+    progress = after([0.5, 0.505], spec(patience=1, min_delta=0.01))
+    assert progress.best == 0.505
+    assert progress.stopped_early
+
+
+def test_without_early_stopping_all_epochs_run() -> None:
+    progress = after([0.5] * 20, spec(epochs=6))
+    assert progress.epoch == 6
+    assert progress.is_over(spec(epochs=6))
+    assert not progress.stopped_early
+
+
+def test_a_fresh_run_is_not_over() -> None:
+    assert not Progress().is_over(spec(epochs=1))
+
+
+def test_it_goes_on_from_its_json_as_if_uninterrupted() -> None:
+    told = spec("loss", patience=2)
+    values = [NAN, 0.5, 0.4, 0.45, 0.5]
+    progress = Progress()
+    for value in values[:3]:
+        progress.finish_epoch(told, {"loss": value, "confusion": [[1, 0], [0, 1]]})
+    resumed = Progress(**json.loads(json.dumps(progress.to_json())))
+    for value in values[3:]:
+        resumed.finish_epoch(told, {"loss": value})
+    whole = after(values, told)
+    assert (resumed.best, resumed.best_epoch, resumed.waited) == (0.4, 3, 2)
+    assert resumed.standing() == whole.standing()
+    assert resumed.stopped_early
+    assert [entry["epoch"] for entry in resumed.history] == [1, 2, 3, 4, 5]
+
+
+def test_the_history_has_every_metric_of_every_epoch() -> None:
+    progress = Progress(step=7)
+    progress.finish_epoch(spec(), {"accuracy": 0.5, "loss": 1.0})
+    assert progress.history == [{"epoch": 1, "step": 7, "accuracy": 0.5, "loss": 1.0}]

@@ -1,0 +1,42 @@
+"""Counts of several replicas on one page."""
+
+from __future__ import annotations
+
+import pickle
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from ftray.serve.metrics import Metrics, page
+
+
+def test_the_page_has_each_replicas_counts_once() -> None:
+    replicas = [Metrics("reviews", "3", name) for name in ("one", "two")]
+    for number, replica in enumerate(replicas, 1):
+        for _ in range(number):
+            replica.count_request("/v1/predict", 200)
+            replica.count_prediction(0.015)
+            replica.count_batch(8)
+    # As they come from other processes.
+    snapshots = [pickle.loads(pickle.dumps(replica.snapshot())) for replica in replicas]
+    families = {f.name: f for f in text_string_to_metric_families(page(snapshots).decode())}
+    assert set(families) == {
+        "ftray_requests",
+        "ftray_predict_seconds",
+        "ftray_batch_rows",
+        "ftray_replica_up",
+    }
+    counted = {s.labels["replica"]: s for s in families["ftray_requests"].samples}
+    assert {name: s.value for name, s in counted.items()} == {"one": 1, "two": 2}
+    assert counted["one"].labels["model"] == "reviews"
+    assert counted["one"].labels["version"] == "3"
+    rows = {
+        s.labels["replica"]: s.value
+        for s in families["ftray_batch_rows"].samples
+        if "_sum" in s.name
+    }
+    assert rows == {"one": 8, "two": 16}
+    assert sum(s.value for s in families["ftray_replica_up"].samples) == 2
+
+
+def test_a_page_of_no_replicas_is_empty() -> None:
+    assert page([]) == b""

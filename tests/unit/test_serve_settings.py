@@ -1,0 +1,94 @@
+"""The builder's arguments, the model's own serve section, and how a refusal travels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftray.errors import ModelError, ServeError
+from ftray.models.folder import ModelInfo, write_info
+from ftray.serve.port import check_port
+from ftray.serve.refusal import read_refusal, refusal
+from ftray.serve.settings import find, parse
+from ftray.spec.load import parse as parse_spec
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    """A model folder without weights: all that is read before anything is started."""
+    spec = parse_spec(
+        {
+            "name": "reviews",
+            "model": {"name_or_path": "base"},
+            "data": {"train": "rows.csv"},
+            "serve": {"replicas": {"min": 2, "max": 3}, "batch": {"max_size": 7}},
+        }
+    )
+    info = ModelInfo(
+        name="reviews",
+        run="r",
+        task=spec.task,
+        labels=("a", "b"),
+        max_length=8,
+        base=spec.model,
+        data_digest="0",
+        spec=spec.model_dump(mode="json"),
+        metrics={},
+        golden=(),
+        ftray_version="0",
+    )
+    write_info(tmp_path, info)
+    return str(tmp_path)
+
+
+def test_keys_left_out_are_as_in_the_models_spec(folder: str) -> None:
+    model, spec = find(parse({"model": folder, "cpus_per_replica": 2}))
+    assert (model.name, model.version, model.reference) == ("reviews", None, "reviews")
+    assert (spec.replicas.min, spec.replicas.max, spec.batch.max_size) == (2, 3, 7)
+    assert spec.cpus_per_replica == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "key", "said"),
+    [
+        ({}, "model", "missing"),
+        ({"model": "m", "replica": 2}, "replica", "Did you mean replicas?"),
+        ({"model": "m", "batch": {"size": 2}}, "batch.size", "max_size"),
+        ({"model": "m", "batch": {"max_size": 0}}, "batch.max_size", "greater than 0"),
+        ({"model": "m", "cpus_per_replica": "many"}, "cpus_per_replica", "number"),
+        ({"model": "m", "replicas": {"min": 3, "max": 2}}, "replicas", "min 3 is above max 2"),
+    ],
+)
+def test_a_wrong_argument_is_named(args: dict[str, Any], key: str, said: str) -> None:
+    with pytest.raises(ServeError) as caught:
+        parse(args)
+    (problem,) = caught.value.problems
+    assert problem.key == key
+    assert said in str(problem)
+
+
+def test_every_wrong_argument_is_named_at_once() -> None:
+    with pytest.raises(ServeError) as caught:
+        parse({"model": "m", "typo": 1, "batch": {"wait_ms": -1}})
+    assert {problem.key for problem in caught.value.problems} == {"typo", "batch.wait_ms"}
+
+
+def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no ftray\.json"):
+        find(parse({"model": str(tmp_path)}))
+
+
+def test_a_refusal_survives_as_text_within_a_traceback() -> None:
+    error = ModelError.of("golden answers", 'a "text"\nof two lines', "off by 0.3", "export again")
+    message = f"Traceback:\n  File ...\nRuntimeError: {refusal(error)}\nmore lines {{}}"
+    found = read_refusal(message)
+    assert isinstance(found, ModelError)
+    assert found.problems == error.problems
+    assert read_refusal("RuntimeError: out of memory") is None
+
+
+def test_a_host_that_is_none_is_named() -> None:
+    with pytest.raises(ServeError, match="--host = no such host"):
+        check_port("no such host", 8000)
