@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
 from ftray.errors import ClusterError
+
+_KNOCK_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,13 @@ def connect() -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     address = os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
+    if address is None or address == "local":
         ray.init(address="local", include_dashboard=False, **options)
         return
     try:
+        _knock(address)
         ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         raise ClusterError.of(
             "RAY_ADDRESS",
             address,
@@ -54,18 +59,30 @@ def connect() -> None:
         ) from None
 
 
+def _knock(address: str) -> None:
+    """Raise OSError when nothing listens at HOST:PORT: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), _KNOCK_S).close()
+
+
 @contextmanager
 def session() -> Iterator[None]:
-    """Connected inside the block; a Ray that was started for it ends with it."""
+    """Connected inside the block; a Ray that was started for it ends with it.
+
+    What is printed inside goes to stderr: Ray tells of lost processes on stdout, which belongs to
+    the caller's result.
+    """
     import ray
 
     was_connected = ray.is_initialized()
-    connect()
-    try:
-        yield
-    finally:
-        if not was_connected:
-            ray.shutdown()
+    with redirect_stdout(sys.stderr):
+        connect()
+        try:
+            yield
+        finally:
+            if not was_connected:
+                ray.shutdown()
 
 
 def has_gpus() -> bool:

@@ -98,7 +98,8 @@ def find(error: BaseException) -> FtrayError | None:
     """The FtrayError that `error` is, was raised from, or was wrapped around by Ray; else None."""
     seen: set[int] = set()
     for candidate in _wrapped(error, seen):
-        if isinstance(candidate, FtrayError):
+        # Ray raises a copy that is an FtrayError too and says its traceback: its cause is meant.
+        if isinstance(candidate, FtrayError) and not hasattr(candidate, "cause"):
             return candidate
     return None
 

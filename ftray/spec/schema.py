@@ -32,11 +32,16 @@ def _not_a_bool(value: Any) -> Any:
     return value
 
 
-Int = Annotated[int, BeforeValidator(_not_a_bool)]
-Float = Annotated[float, BeforeValidator(_not_a_bool), Field(allow_inf_nan=False)]
-PositiveInt = Annotated[Int, Field(gt=0)]
-CountFromZero = Annotated[Int, Field(ge=0)]
-PositiveFloat = Annotated[Float, Field(gt=0)]
+# Bounds stand before the validator: behind it they would not reach the JSON Schema.
+_NUMBER = BeforeValidator(_not_a_bool)
+Int = Annotated[int, _NUMBER]
+PositiveInt = Annotated[int, Field(gt=0), _NUMBER]
+CountFromZero = Annotated[int, Field(ge=0), _NUMBER]
+Float = Annotated[float, Field(allow_inf_nan=False), _NUMBER]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), _NUMBER]
+FloatFromZero = Annotated[float, Field(ge=0, allow_inf_nan=False), _NUMBER]
+Share = Annotated[float, Field(gt=0, lt=1), _NUMBER]
+ShareFromZero = Annotated[float, Field(ge=0, lt=1), _NUMBER]
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Auto = Literal["auto"]
 
@@ -65,10 +70,10 @@ class DataSpec(Section):
         description="CSV, JSONL, Parquet or Arrow (globs, URLs, package://), a folder with one "
         "sub-folder a label, or a Hub id OWNER/NAME."
     )
-    validation: Annotated[Float, Field(gt=0, lt=1)] | Text = Field(
+    validation: Share | Text = Field(
         0.1, description="A share of `train` (stratified) or a source of its own."
     )
-    test: Annotated[Float, Field(gt=0, lt=1)] | Text = Field(
+    test: Share | Text = Field(
         0.1, description="A share of `train` (stratified) or a source of its own."
     )
     columns: Columns = Columns()
@@ -95,7 +100,7 @@ class DeepSpeedSpec(Section):
 
 class EarlyStopping(Section):
     patience: PositiveInt = Field(description="Evaluations without a better metric before the end.")
-    min_delta: Annotated[Float, Field(ge=0)] = Field(0.0, description="What counts as better.")
+    min_delta: FloatFromZero = Field(0.0, description="What counts as better.")
 
 
 class TrainSpec(Section):
@@ -108,12 +113,10 @@ class TrainSpec(Section):
     )
     learning_rate: PositiveFloat = 2e-5
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup: Annotated[Float, Field(ge=0, lt=1)] = Field(
+    warmup: ShareFromZero = Field(
         0.1, description="Share of the steps over which the learning rate rises."
     )
-    weight_decay: Annotated[Float, Field(ge=0)] = Field(
-        0.01, description="Not applied to norms and biases."
-    )
+    weight_decay: FloatFromZero = Field(0.01, description="Not applied to norms and biases.")
     clip: PositiveFloat | None = Field(1.0, description="Largest norm of the gradient.")
     unfreeze: CountFromZero | Literal["all"] = Field(
         "all", description="Top blocks to train; 0 = head only; all = everything."
@@ -136,7 +139,7 @@ class TrainSpec(Section):
 
 class ScaleSpec(Section):
     workers: PositiveInt = Field(1, description="Data-parallel workers.")
-    gpus_per_worker: Annotated[Float, Field(ge=0)] | Auto = Field(
+    gpus_per_worker: FloatFromZero | Auto = Field(
         "auto", description="auto: 1 where the cluster has GPUs, else 0."
     )
     cpus_per_worker: PositiveFloat = 1
@@ -205,7 +208,7 @@ class Replicas(Section):
 
 class Batching(Section):
     max_size: PositiveInt = Field(32, description="Rows of one forward pass.")
-    wait_ms: Annotated[Float, Field(ge=0)] = Field(
+    wait_ms: FloatFromZero = Field(
         5, description="How long a row waits for others to share its forward pass."
     )
 
@@ -214,7 +217,7 @@ class ServeSpec(Section):
     replicas: Replicas = Replicas()
     batch: Batching = Batching()
     cpus_per_replica: PositiveFloat = 1
-    gpus_per_replica: Annotated[Float, Field(ge=0)] = 0
+    gpus_per_replica: FloatFromZero = 0
 
 
 class Spec(Section):

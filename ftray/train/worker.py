@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -128,6 +129,7 @@ def use_own_cores(spec: Spec) -> None:
 
 
 def _announce(job: Job, setup: loop.Setup, progress: Progress) -> None:
+    nodes = _count_nodes(setup.engine.ranks)
     if setup.engine.ranks.rank or job.sender is None:
         return
     plan = setup.engine.module.plan
@@ -138,6 +140,7 @@ def _announce(job: Job, setup: loop.Setup, progress: Progress) -> None:
             "step": progress.step,
             "steps": setup.steps,
             "workers": setup.engine.ranks.world,
+            "nodes": nodes,
             "trainable_parameters": plan.trainable_parameters,
             "total_parameters": plan.total_parameters,
             "blocks": plan.blocks,
@@ -145,6 +148,13 @@ def _announce(job: Job, setup: loop.Setup, progress: Progress) -> None:
         },
         now=True,
     )
+
+
+def _count_nodes(ranks: Ranks) -> int:
+    import ray.train
+
+    share = 1 / ray.train.get_context().get_local_world_size()
+    return round(float(ranks.sum(np.array([share]))[0]))
 
 
 def _notify(job: Job, ranks: Ranks) -> loop.Notify:

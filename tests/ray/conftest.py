@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ray
 
-# So that `tests.helpers` is found however pytest is started.
-sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.helpers.tiny_model import make_model
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder as `ftray train` writes it."""
-    from tests.helpers.tiny_model import make_model
-
     return Path(make_model(tmp_path_factory.mktemp("models") / "tiny").path)
 
 

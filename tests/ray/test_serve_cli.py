@@ -16,7 +16,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from ray import serve
+from typer.testing import CliRunner
 
+from ftray.cli.main import app
 from tests.helpers.tiny_model import tamper
 
 Process = subprocess.Popen[str]
@@ -80,17 +83,16 @@ def test_serves_until_sigterm_and_leaves_nothing(
 
 
 def test_a_model_that_answers_otherwise_is_refused(
-    started: list[Process], model_folder: Path, port: int, tmp_path: Path
+    ray_cluster: None, model_folder: Path, port: int, tmp_path: Path
 ) -> None:
     changed = tmp_path / "changed"
     shutil.copytree(model_folder, changed)
     tamper(changed)
-    process = ftray_serve(started, changed, port)
-    stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert stdout == ""
-    assert stderr.startswith("golden answers = A wonderful film.: a probability is off by 0.")
-    assert len(stderr.splitlines()) == 1
+    done = CliRunner().invoke(app, ["serve", str(changed), f"--port={port}", "--json"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("golden answers = A wonderful film.: a probability is off by 0.")
+    assert len(done.stderr.splitlines()) == 1
+    assert not serve.status().applications
 
 
 def test_a_port_in_use_is_said_at_once(

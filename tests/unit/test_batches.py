@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -134,4 +136,4 @@ def test_evaluation_sees_every_row_once(rows: int, workers: int) -> None:
     assert sorted(seen) == list(range(rows))
     counts = [len(share) for share in shares]
     assert max(counts) - min(counts) <= 1
-    assert max(counts) == -(-(-(-rows // 8)) // workers)
+    assert max(counts) == math.ceil(math.ceil(rows / 8) / workers)
