@@ -84,7 +84,7 @@ make_cluster_dir() {
   (umask 077 && mkdir -p "$CLUSTER_DIR")
   # In a shared /tmp another account could have made it first, to read or to swap what lies in it.
   [[ -O $CLUSTER_DIR && ! -L $CLUSTER_DIR ]] || die "$CLUSTER_DIR belongs to someone else; set CLUSTER_DIR"
-  rm -rf "$CLUSTER_DIR"/{nodes,ray,head.log,worker.log}
+  rm -rf "$CLUSTER_DIR"/{nodes,ray,n2,head.log,worker.log}
 }
 
 make_token() {
@@ -93,12 +93,13 @@ make_token() {
   output=$(umask 077 && ray get-auth-token --generate 2>&1) || die "Ray made no auth token: $output"
 }
 
-# start_node NAME OPTION...: in a session of its own, so that it outlives this shell and stop finds it.
-# Ports that both nodes would take by default are left to the kernel (0).
+# start_node NAME FOLDER OPTION...: in a session of its own, so that it outlives this shell and stop
+# finds it. Ports that both nodes would take by default are left to the kernel (0). Each node has a
+# folder of its own, as on two hosts: they would unpack a job's files over each other in one.
 start_node() {
-  local log=$CLUSTER_DIR/$1.log
-  shift
-  setsid ray start --block --disable-usage-stats --temp-dir="$CLUSTER_DIR/ray" --num-cpus="$NODE_CPUS" \
+  local log=$CLUSTER_DIR/$1.log folder=$CLUSTER_DIR/$2
+  shift 2
+  setsid ray start --block --disable-usage-stats --temp-dir="$folder" --num-cpus="$NODE_CPUS" \
     --dashboard-agent-listen-port=0 --min-worker-port=0 --max-worker-port=0 "$@" \
     >"$log" 2>&1 </dev/null &
   started+=$(processes | awk -v pid=$! '$1 == pid { print $1, $2 }')$'\n'
@@ -132,10 +133,10 @@ start() {
   make_token
   started=
   trap 'fail "interrupted"' INT TERM
-  start_node head --head --port="$GCS_PORT" --ray-client-server-port="$CLIENT_PORT" \
+  start_node head ray --head --port="$GCS_PORT" --ray-client-server-port="$CLIENT_PORT" \
     --include-dashboard=true --dashboard-host=127.0.0.1 --dashboard-port="$DASHBOARD_PORT"
   wait_until "the head node answers on port $GCS_PORT" listening "$GCS_PORT"
-  start_node worker --address="127.0.0.1:$GCS_PORT"
+  start_node worker n2 --address="127.0.0.1:$GCS_PORT"
   wait_until "both nodes are alive" both_alive
   say "two nodes of $NODE_CPUS CPU each; dashboard http://127.0.0.1:$DASHBOARD_PORT, logs in $CLUSTER_DIR"
   cat <<END

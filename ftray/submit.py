@@ -6,9 +6,13 @@ import asyncio
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ray.exceptions import RayError
+from ray.job_submission import JobSubmissionClient
 
 from ftray.errors import ClusterError, DataError
 from ftray.spec.load import dump
@@ -26,16 +30,17 @@ def submit_job(
 
     Raises ClusterError when no Jobs API answers, DataError when the inputs are too large to send.
     """
-    client = _client(address)
+    arguments = [verb, "spec.yaml", *(["--json"] if as_json else [])]
     with tempfile.TemporaryDirectory(prefix="ftray-job-") as temporary:
         folder = Path(temporary)
         package(spec, folder)
-        arguments = [verb, "spec.yaml", *(["--json"] if as_json else [])]
-        job = client.submit_job(
-            entrypoint=f"python -m ftray {' '.join(arguments)}",
-            runtime_env={"working_dir": str(folder)},
-            metadata={"ftray": spec.name},
-        )
+        with _reachable(address):
+            client = JobSubmissionClient(address)
+            job = client.submit_job(
+                entrypoint=f"python -m ftray {' '.join(arguments)}",
+                runtime_env={"working_dir": str(folder)},
+                metadata={"ftray": spec.name},
+            )
     say(f"job {job}; if this command is interrupted it goes on: ray job logs --follow {job}")
     asyncio.run(_follow(client, job))
     info = client.get_job_info(job)
@@ -85,16 +90,15 @@ def _carry(value: str, target: Path) -> str | None:
     return f"inputs/{target.name}/{'*' if is_pattern else found[0].name}"
 
 
-def _client(address: str | None) -> Any:
-    from ray.job_submission import JobSubmissionClient
-
+@contextmanager
+def _reachable(address: str | None) -> Iterator[None]:
     try:
-        return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+        yield
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise ClusterError.of(
             "--address",
             address or "$RAY_API_SERVER_ADDRESS or $RAY_ADDRESS",
-            f"no Jobs API answers: {str(error).splitlines()[0]}",
+            f"no Jobs API takes the job: {str(error).splitlines()[0]}",
             "give the dashboard's address, such as http://HEAD:8265; with token authentication set "
             "RAY_AUTH_MODE=token",
         ) from None

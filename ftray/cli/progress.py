@@ -66,7 +66,7 @@ class TrainDisplay:
         trainable, total = event["trainable_parameters"], event["total_parameters"]
         self.say(
             f"training {trainable:,} of {total:,} parameters ({trainable / total:.1%}) "
-            f"in {event['precision']} on {event['workers']} workers, {event['nodes']} nodes"
+            f"in {event['precision']}; workers: {event['workers']}, nodes: {event['nodes']}"
         )
         if event["epoch"]:
             self.say(f"resumed after epoch {event['epoch']}, step {event['step']}")

@@ -101,6 +101,16 @@ def _contradictions(spec: TrainSpec, config: Config, ours: Config) -> list[Probl
     stage = config.get("zero_optimization", {}).get("stage", 0)
     if stage not in ("auto", 0, 1, 2, 3):
         problems.append(_problem("zero_optimization.stage", stage, "no such stage", "0, 1, 2 or 3"))
+    if config.get("bf16", {}).get("enabled") is True and stage in ("auto", 0):
+        # There DeepSpeed starts with an optimizer step of its own, which decays the weights.
+        problems.append(
+            _problem(
+                "bf16.enabled",
+                True,
+                "bf16 weights need ZeRO",
+                "set zero_optimization.stage to 1, 2 or 3, or train.precision to bf16 instead",
+            )
+        )
     return problems
 
 

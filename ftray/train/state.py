@@ -30,11 +30,11 @@ def save(engine: Engine, progress: dict[str, Any], folder: Path) -> None:
     writes = engine.ranks.rank == 0
     _link_moments(engine)
     for name, parameter in engine.trainable():
-        value = _whole_value(parameter)
+        value = _get(engine, parameter)
         if writes:
             parameters[name] = value.detach().to("cpu", copy=True).contiguous()
         for key in _KEYS:
-            moment = _whole_moment(engine, parameter, key)
+            moment = _get(engine, parameter, key)
             if writes:
                 moments[f"{name}/{key}"] = moment.detach().to("cpu", copy=True).contiguous()
     if writes:
@@ -57,10 +57,12 @@ def load_progress(folder: Path) -> dict[str, Any]:
     return json.loads((folder / _PROGRESS).read_text())
 
 
-def load_moments(engine: Engine, folder: Path, step: int) -> None:
-    """Put the optimizer's moments into a new engine; `step` is the number of updates made."""
-    values = load_file(folder / _MOMENTS)
-    inner = getattr(engine.zero, "optimizer", engine.zero)
+def load_optimizer(engine: Engine, folder: Path, step: int) -> None:
+    """Put the moments, and the values that they belong to, into a new engine around the loaded
+    parameters; `step` is the number of updates made."""
+    values = load_file(folder / PARAMETERS)
+    moments = load_file(folder / _MOMENTS)
+    inner = _torch_optimizer(engine)
     for tensor in _stepped_tensors(engine):
         inner.state[tensor] = {
             "step": torch.tensor(float(step), device=tensor.device),
@@ -68,8 +70,10 @@ def load_moments(engine: Engine, folder: Path, step: int) -> None:
         }
     _link_moments(engine)
     for name, parameter in engine.trainable():
+        # Where DeepSpeed trains in bf16 it made its fp32 copies from values already rounded.
+        _set(engine, parameter, values[name])
         for key in _KEYS:
-            _set_moment(engine, inner, parameter, key, values[f"{name}/{key}"])
+            _set(engine, parameter, moments[f"{name}/{key}"], key)
 
 
 def _link_moments(engine: Engine) -> None:
@@ -96,32 +100,48 @@ def _stepped_tensors(engine: Engine) -> list[torch.Tensor]:
     return [parameter for group in engine.zero.param_groups for parameter in group["params"]]
 
 
-def _whole_value(parameter: nn.Parameter) -> torch.Tensor:
-    from deepspeed.utils import safe_get_full_fp32_param
+def _get(engine: Engine, parameter: nn.Parameter, key: str | None = None) -> torch.Tensor:
+    """The whole parameter in full precision, or the whole moment `key` of it."""
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-    whole = safe_get_full_fp32_param(parameter)
-    return parameter.data if whole is None else whole
-
-
-def _whole_moment(engine: Engine, parameter: nn.Parameter, key: str) -> torch.Tensor:
-    from deepspeed.utils import safe_get_full_optimizer_state
-
-    whole = safe_get_full_optimizer_state(parameter, key)
-    return engine.zero.state[parameter][key] if whole is None else whole
+    if not _is_sharded(parameter):
+        return parameter if key is None else _torch_optimizer(engine).state[parameter][key]
+    if key is None:
+        return safe_get_full_fp32_param(parameter)
+    return safe_get_full_optimizer_state(parameter, key)
 
 
-def _set_moment(engine: Engine, inner: Any, parameter: Any, key: str, value: torch.Tensor) -> None:
-    from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+def _set(engine: Engine, parameter: Any, value: torch.Tensor, key: str | None = None) -> None:
+    """The opposite of `_get`."""
+    from deepspeed.utils import (
+        safe_set_full_fp32_param,
+        safe_set_full_optimizer_state,
+        safe_set_local_fp32_param,
+        safe_set_local_optimizer_state,
+    )
 
     value = value.to(engine.ranks.device)
+    moment = () if key is None else (key,)
     if hasattr(parameter, "ds_id"):
         # Stage 3 pads the last rank's part; the padding is nobody's weight and stays zero.
         size = parameter.ds_tensor.numel()
         flat = torch.zeros(size * engine.ranks.world, device=value.device, dtype=value.dtype)
         flat[: value.numel()] = value.flatten()
         mine = flat.narrow(0, size * engine.ranks.rank, size)
-        safe_set_local_optimizer_state(parameter, mine, key)
-    elif hasattr(parameter, "_hp_mapping"):
-        safe_set_full_optimizer_state(parameter, value, key)
+        put = safe_set_local_optimizer_state if moment else safe_set_local_fp32_param
+        put(parameter, mine, *moment)
+    elif _is_sharded(parameter):
+        put = safe_set_full_optimizer_state if moment else safe_set_full_fp32_param
+        put(parameter, value, *moment)
     else:
-        inner.state[parameter][key].copy_(value)
+        with torch.no_grad():
+            _get(engine, parameter, key).copy_(value)
+
+
+def _is_sharded(parameter: nn.Parameter) -> bool:
+    """Whether DeepSpeed's accessors know the parameter: at every stage but 0."""
+    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
+
+
+def _torch_optimizer(engine: Engine) -> Any:
+    return getattr(engine.zero, "optimizer", engine.zero)

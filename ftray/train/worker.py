@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import ray
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from ftray.data.batches import BatchPlan
@@ -100,7 +101,7 @@ def build(
     )
     engine = _engine(model, plan, spec, batches, ranks)
     if resume is not None:
-        state.load_moments(engine, resume, progress.step)
+        state.load_optimizer(engine, resume, progress.step)
     setup = loop.Setup(
         spec=spec,
         task=task,
@@ -151,10 +152,10 @@ def _announce(job: Job, setup: loop.Setup, progress: Progress) -> None:
 
 
 def _count_nodes(ranks: Ranks) -> int:
-    import ray.train
-
-    share = 1 / ray.train.get_context().get_local_world_size()
-    return round(float(ranks.sum(np.array([share]))[0]))
+    """Over how many Ray nodes the ranks are spread."""
+    nodes: list[str | None] = [None] * ranks.world
+    dist.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
+    return len(set(nodes))
 
 
 def _notify(job: Job, ranks: Ranks) -> loop.Notify:

@@ -59,8 +59,9 @@ class Stage:
     threads: int
 
     def run(self, contender: Contender, changes: Mapping[str, Any]) -> Result:
-        """One run with `changes` (dotted path -> value) to the spec: what its script printed, and
-        how long all of it took."""
+        """One run with `changes` (dotted path -> value) to the spec: what its script printed, how
+        long all of it took, and how busy the machine was before it."""
+        load_before = os.getloadavg()[0]
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             folder = Path(name)
             storage = shutil.copytree(self.folder / "storage", folder / "storage")
@@ -75,7 +76,8 @@ class Stage:
         if done.returncode:
             raise SystemExit(f"{contender.name} failed:\n{done.stderr.decode()[-6000:]}")
         result = json.loads(done.stdout.decode().splitlines()[-1])
-        return {"contender": contender.name, **changes, **result, "wall_seconds": seconds}
+        around = {"wall_seconds": seconds, "load_before": load_before}
+        return {"contender": contender.name, **changes, **result, **around}
 
     def _environment(self, contender: Contender) -> dict[str, str]:
         # Ray gives each of its workers one thread for each of its CPUs.

@@ -30,15 +30,22 @@ from ftray.train.worker import build, load_base
 
 
 class Clock:
-    """The rows and seconds of each epoch, from the events of its steps."""
+    """The rows and seconds of each epoch, from the events of a run."""
 
     def __init__(self) -> None:
+        self.precision = ""
         self.epochs: dict[int, dict[str, float]] = defaultdict(lambda: {"rows": 0, "seconds": 0.0})
 
     def listen(self, event: dict[str, Any]) -> None:
-        if event.get("kind", "step") == "step":
-            self.epochs[event["epoch"]]["rows"] += event["rows"]
-            self.epochs[event["epoch"]]["seconds"] += event["seconds"]
+        if event["kind"] == "start":
+            self.precision = event["precision"]
+        elif event["kind"] == "step":
+            self.step(event)
+
+    def step(self, event: dict[str, Any]) -> None:
+        epoch = self.epochs[event["epoch"]]
+        epoch["rows"] += event["rows"]
+        epoch["seconds"] += event["seconds"]
 
 
 def in_process(checked: Checked, clock: Clock) -> ModelInfo:
@@ -46,7 +53,8 @@ def in_process(checked: Checked, clock: Clock) -> ModelInfo:
     spec, data, best = checked.spec, prepare(checked).data, Path("best").absolute()
     base = load_base(spec.model, spec.task, spec.seed, data.labels)
     setup, progress = build(spec, data, base, alone(), None)
-    loop.run(setup, progress, partial(keep_best, progress, best), clock.listen)
+    clock.precision = "bf16" if setup.engine.module.autocast else "fp32"
+    loop.run(setup, progress, partial(keep_best, progress, best), clock.step)
     target = locate(str(Path("model").absolute()))
     return export(Export(spec, data, locate(str(best)), target, run="parity"))
 
@@ -70,7 +78,11 @@ def main() -> None:
     options = parser.parse_args()
     checked, clock = check_inputs(load(options.spec)), Clock()
     info = (on_workers if options.workers else in_process)(checked, clock)
-    result = {"metrics": info.metrics, "epochs": list(clock.epochs.values())}
+    result = {
+        "precision": clock.precision,
+        "metrics": info.metrics,
+        "epochs": list(clock.epochs.values()),
+    }
     print(json.dumps(result))
 
 

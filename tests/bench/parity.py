@@ -92,7 +92,7 @@ def accuracy_table(results: Sequence[Result]) -> str:
             )
             gap, spread = ours.mean - theirs.mean, max(ours.deviation, theirs.deviation)
             figures = [theirs.mean_and_deviation(), ours.mean_and_deviation()]
-            verdict = "within" if abs(gap) < spread else "OUTSIDE"
+            verdict = ("within" if abs(gap) < spread else "OUTSIDE") if spread else "one seed"
             rows.append([str(unfreeze), shown, *figures, f"{gap:+.4f}", f"{spread:.4f}", verdict])
     return table(header, rows)
 
@@ -114,8 +114,8 @@ def speed_table(results: Sequence[Result]) -> str:
 
 
 def rate(result: Result) -> float:
-    """Samples/s over the epochs after the first."""
-    later = result["epochs"][1:]
+    """Samples/s over the epochs after the first, or over the only one."""
+    later = result["epochs"][1:] or result["epochs"]
     return sum(epoch["rows"] for epoch in later) / sum(epoch["seconds"] for epoch in later)
 
 
@@ -144,8 +144,9 @@ def _say(turn: str, result: Result) -> None:
     test = result["metrics"]["test"]
     figures = f"test accuracy {test['accuracy']:.4f}, macro-F1 {test['f1_macro']:.4f}"
     print(
-        f"{turn}, {result['train.unfreeze']} blocks, {result['contender']}: "
-        f"{rate(result):.0f} samples/s, {figures}, {result['wall_seconds']:.0f} s in all",
+        f"{turn}, {result['train.unfreeze']} blocks, {result['contender']} ({result['precision']}): "
+        f"{rate(result):.0f} samples/s, {figures}, {result['wall_seconds']:.0f} s in all, "
+        f"load before {result['load_before']:.1f}",
         file=sys.stderr,
         flush=True,
     )

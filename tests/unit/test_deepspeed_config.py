@@ -109,6 +109,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "scheduler": ({"scheduler": {"type": "WarmupLR"}}, "train.schedule"),
     "fp16.enabled": ({"fp16": {"enabled": True}}, "fp16 is not offered"),
     "zero_optimization.stage": ({"zero_optimization": {"stage": 4}}, "no such stage"),
+    "bf16.enabled": ({"bf16": {"enabled": True}}, "need ZeRO"),
     "fp16": ({"fp16": True}, "not an object"),
     "bf16": ({"bf16": None}, "not an object"),
     "zero_optimization": ({"zero_optimization": 2}, "not an object"),
@@ -145,7 +146,8 @@ def test_every_contradiction_is_named(write: Write) -> None:
 
 @pytest.mark.parametrize(("precision", "is_fault"), [("fp32", True), ("bf16", False)])
 def test_bf16_contradicts_fp32_alone(write: Write, precision: str, is_fault: bool) -> None:
-    spec = write({"bf16": {"enabled": True}}, precision=precision)
+    content = {"bf16": {"enabled": True}, "zero_optimization": {"stage": 1}}
+    spec = write(content, precision=precision)
     assert uses_bf16(spec)
     if is_fault:
         assert problems(spec)[0].key == "train.deepspeed: bf16.enabled"

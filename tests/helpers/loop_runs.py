@@ -1,0 +1,205 @@
+"""Runs of the training loop on real DeepSpeed without Ray, in a group of processes of its own.
+
+`train_group` starts the processes; each makes the same runs one after the other, as the trials of a
+sweep do in one process, and leaves below the root folder
+
+    NAME/EPOCH/             the resume checkpoint after each epoch
+    NAME/final.safetensors  all parameters at the end
+    NAME/rank-N.json        what rank N saw, see `Seen`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LABELS = ("bad", "good", "mixed")
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: the spec's train section, the data, and the checkpoint to go on from."""
+
+    name: str
+    train: dict[str, Any]
+    rows: int = 35
+    dropout: float = 0.1
+    resume: str = ""
+    """NAME/EPOCH of an earlier run."""
+
+
+@dataclass
+class Seen:
+    """What one rank saw of a run. Losses and rates are of each step, metrics of each epoch."""
+
+    losses: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    trainable: list[str] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
+    """Parameters that are not, bit for bit, what they were in the base model."""
+    digest: str = ""
+    """Of all parameters at the end."""
+    error: str = ""
+    touched: bool = False
+    """Whether a parameter changed after the last step that was reported."""
+
+
+class Split:
+    """Random rows with the interface of EncodedSplit: lengths, targets, empty, ids_of."""
+
+    empty = np.empty(0, dtype=np.int64)
+
+    def __init__(self, rows: int, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        self.lengths = random.integers(3, 20, rows)
+        self.targets = random.integers(0, len(LABELS), rows)
+        self._ids = [random.integers(5, 97, length).astype(np.int32) for length in self.lengths]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def ids_of(self, row: int) -> np.ndarray:
+        return self._ids[row]
+
+
+@dataclass(frozen=True)
+class Data:
+    """As EncodedDataset: its splits by name."""
+
+    rows: int
+    labels: tuple[str, ...] = LABELS
+
+    def load(self, split: str) -> Split:
+        return {"train": Split(self.rows, 0), "validation": Split(11, 1)}[split]
+
+
+def make_spec(run: Run, world: int) -> Any:
+    from ftray.spec.load import parse
+
+    base = {"name": "run", "model": {"name_or_path": "unused"}, "data": {"train": "unused"}}
+    return parse({**base, "train": run.train, "scale": {"workers": world}})
+
+
+def make_model(run: Run) -> Any:
+    from tests.helpers.tiny_networks import tiny_network
+
+    return tiny_network(
+        "bert", hidden_dropout_prob=run.dropout, attention_probs_dropout_prob=run.dropout
+    )
+
+
+def train_group(root: Path, world: int, runs: Sequence[Run]) -> None:
+    """Make the runs with `world` data-parallel processes."""
+    orders = root / f"group-of-{world}.json"
+    orders.write_text(json.dumps([asdict(run) for run in runs]))
+    # Without these DeepSpeed goes looking for MPI. The processes meet in a file, not at a port.
+    where = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.helpers.loop_runs", str(orders)],
+            cwd=ROOT,
+            env={**os.environ, **where, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    try:
+        outputs = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    failed = [out for out, process in zip(outputs, processes, strict=True) if process.returncode]
+    assert not failed, failed[0][-4000:]
+
+
+def seen(root: Path, name: str, rank: int = 0) -> Seen:
+    return Seen(**json.loads((root / name / f"rank-{rank}.json").read_text()))
+
+
+def _main(orders: Path) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from ftray.train.ranks import join_group
+
+    torch.set_num_threads(1)
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(
+        "gloo", init_method=f"file://{orders}.store", rank=rank, world_size=world
+    )
+    ranks = join_group()
+    for order in json.loads(orders.read_text()):
+        run = Run(**order)
+        found = _train(run, orders.parent, ranks)
+        folder = orders.parent / run.name
+        (folder / f"rank-{rank}.json").write_text(json.dumps(asdict(found)))
+        dist.barrier()
+
+
+def _train(run: Run, root: Path, ranks: Any) -> Seen:
+    from safetensors.torch import save_file
+
+    from ftray.errors import RunFailed
+    from ftray.train import loop
+    from ftray.train.worker import Base, build
+
+    found = Seen()
+    model = make_model(run)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    folder = root / run.name
+    folder.mkdir(exist_ok=True)
+    resume = root / run.resume if run.resume else None
+    data: Any = Data(run.rows)
+    setup, progress = build(make_spec(run, ranks.world), data, Base(model, 0), ranks, resume)
+    latest: dict[str, Any] = {}
+
+    def notify(event: dict[str, Any]) -> None:
+        found.losses.append(event["loss"])
+        found.rates.append(event["learning_rate"])
+        latest.update(_values(model))
+
+    def report(metrics: dict[str, Any], save: loop.Save) -> None:
+        found.metrics.append(metrics)
+        save(folder / str(metrics["epoch"]))
+
+    try:
+        loop.run(setup, progress, report, notify)
+    except RunFailed as error:
+        found.error = str(error)
+    after = _values(model)
+    found.touched = any(after[name].ne(value).any() for name, value in latest.items())
+    found.trainable = sorted(setup.engine.module.plan.trainable)
+    found.moved = sorted(name for name in after if after[name].ne(before[name]).any())
+    raw = b"".join(after[name].float().numpy().tobytes() for name in sorted(after))
+    found.digest = hashlib.sha256(raw).hexdigest()
+    if ranks.rank == 0:
+        save_file(after, folder / "final.safetensors")
+    setup.engine.close()
+    return found
+
+
+def _values(model: Any) -> dict[str, Any]:
+    """Whole copies of all parameters, also where ZeRO 3 has them in parts."""
+    import deepspeed
+
+    parameters = dict(model.named_parameters())
+    parted = any(hasattr(parameter, "ds_id") for parameter in parameters.values())
+    with deepspeed.zero.GatheredParameters(list(parameters.values()), enabled=parted):
+        return {name: p.detach().clone().contiguous() for name, p in parameters.items()}
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))
