@@ -59,7 +59,7 @@ class TrainDisplay:
         found = event["metrics"].get("best")
         result = event.get("error") or (f"best {found:.4f}" if found is not None else "")
         self.say(
-            f"trial {event['id']}  {config}  {result}  {event['status']}  {event['seconds']:.1f} s"
+            f"trial {_number(event['id'])}  {config}  {result}  {event['status']}  {event['seconds']:.1f} s"
         )
 
     def _start(self, event: dict[str, Any]) -> None:
@@ -94,6 +94,11 @@ class TrainDisplay:
         return sum(rows for rows, _ in self._recent) / seconds if seconds else 0.0
 
 
+def _number(trial_id: str) -> str:
+    """Within one sweep the number is enough."""
+    return trial_id.rpartition("_")[2]
+
+
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
@@ -107,7 +112,7 @@ def show_trials(console: Console, trials: Sequence[Trial]) -> None:
     for trial in trials:
         best = trial.metrics.get("best")
         table.add_row(
-            trial.id,
+            _number(trial.id),
             *(_short(trial.config[key]) for key in keys),
             "-" if best is None else f"{best:.4f}",
             trial.status,

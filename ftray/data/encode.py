@@ -9,7 +9,6 @@ last. Either way two runs that encode the same rows at once both end with the sa
 from __future__ import annotations
 
 import json
-import logging
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from ftray.data.encoded import (
     check_shards,
     open_encoded,
 )
+from ftray.data.quiet import quiet_ray_data
 from ftray.errors import FtrayError, RunFailed, StorageError, find
 from ftray.models.pretrained import find_pretrained, load_tokenizer
 from ftray.spec.schema import ModelSpec, Spec
@@ -137,7 +137,7 @@ def _write_shards(
         model=spec.model,
         folder=work,
     )
-    with _quiet():
+    with quiet_ray_data(raise_original=True):
         try:
             source = ray.data.from_arrow(blocks)
             rows = source.map_batches(write, batch_format="pyarrow", batch_size=None).take_all()
@@ -234,23 +234,3 @@ def _write_manifest(
 ) -> None:
     splits = {split: [vars(shard) for shard in listed] for split, listed in shards.items()}
     (folder / MANIFEST).write_json({**identity, "labels": list(labels), "splits": splits})
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Ray Data without progress bars, execution logs and wrappers around an error of ours."""
-    from ray.data import DataContext
-
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    # Its warnings are about the bars being off, its errors are raised as well.
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with DataContext.current(context):
-            yield
-    finally:
-        logger.setLevel(level)

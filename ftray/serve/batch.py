@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ import pyarrow as pa
 
 from ftray.cluster import Resources, has_gpus, require, slots
 from ftray.data import cleaning
+from ftray.data.quiet import quiet_ray_data
 from ftray.data.rows import Source
 from ftray.data.sources import rows_of
 from ftray.errors import DataError, FtrayError, RunFailed, find
@@ -73,7 +72,7 @@ def predict(model: ServedModel, texts: Sequence[str]) -> tuple[list[str], list[f
     each = Resources(1, 1 if has_gpus() else 0)
     require(1, each, "ftray predict")
     try:
-        with _quiet():
+        with quiet_ray_data():
             return _gathered(_scored(model, texts, each), len(texts))
     except RayError as error:
         if known := find(error) or read_refusal(str(error)):
@@ -145,21 +144,3 @@ class _Scorer:
         for name, key in zip(OUTCOME, ("label", "score"), strict=True):
             columns[name] = pa.array([answer[key] for answer in answers])
         return pa.table(columns)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Ray Data without its progress bars and log lines."""
-    from ray.data import DataContext
-
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with DataContext.current(context):
-            yield
-    finally:
-        logger.setLevel(level)

@@ -192,7 +192,6 @@ def _in_package(url: str) -> Path:
         found = None
     folders = list(found.submodule_search_locations or []) if found else []
     if not folders:
-        raise StorageError.of(
-            url, None, f"no Python package {module!r} is installed", f"install it: pip install {module}"
-        )
+        problem = f"no Python package {module!r} is installed"
+        raise StorageError.of(url, None, problem, f"install it: pip install {module}")
     return Path(folders[0], inner)

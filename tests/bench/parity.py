@@ -142,11 +142,11 @@ def _of(results: Sequence[Result], unfreeze: int | str, contender: Contender) ->
 
 def _say(turn: str, result: Result) -> None:
     test = result["metrics"]["test"]
-    figures = f"test accuracy {test['accuracy']:.4f}, macro-F1 {test['f1_macro']:.4f}"
+    who = f"{result['contender']} ({result['precision']})"
     print(
-        f"{turn}, {result['train.unfreeze']} blocks, {result['contender']} ({result['precision']}): "
-        f"{rate(result):.0f} samples/s, {figures}, {result['wall_seconds']:.0f} s in all, "
-        f"load before {result['load_before']:.1f}",
+        f"{turn}, {result['train.unfreeze']} blocks, {who}: {rate(result):.0f} samples/s, "
+        f"test accuracy {test['accuracy']:.4f}, macro-F1 {test['f1_macro']:.4f}, "
+        f"{result['wall_seconds']:.0f} s in all, load before {result['load_before']:.1f}",
         file=sys.stderr,
         flush=True,
     )
