@@ -58,9 +58,8 @@ class TrainDisplay:
         )
         found = event["metrics"].get("best")
         result = event.get("error") or (f"best {found:.4f}" if found is not None else "")
-        self.say(
-            f"trial {_number(event['id'])}  {config}  {result}  {event['status']}  {event['seconds']:.1f} s"
-        )
+        number, seconds = _number(event["id"]), event["seconds"]
+        self.say(f"trial {number}  {config}  {result}  {event['status']}  {seconds:.1f} s")
 
     def _start(self, event: dict[str, Any]) -> None:
         trainable, total = event["trainable_parameters"], event["total_parameters"]
