@@ -32,7 +32,9 @@ def deepspeed_config(
         "gradient_clipping": spec.clip or 0.0,
     }
     if isinstance(spec.deepspeed, DeepSpeedSpec):
-        config: Config = {"zero_optimization": {"stage": spec.deepspeed.stage}}
+        # One worker has nobody to share the state with: sharding would only copy it about.
+        stage = spec.deepspeed.stage if workers > 1 else 0
+        config: Config = {"zero_optimization": {"stage": stage}}
     else:
         config = read_json(spec.deepspeed)
         problems = _contradictions(spec, config, ours)

@@ -54,6 +54,9 @@ class Engine:
         self._deepspeed, *_ = deepspeed.initialize(
             model=module, optimizer=_optimizer(module, spec, ranks), config=config
         )
+        if ranks.world == 1 and config.get("zero_optimization", {}).get("stage", 0) == 0:
+            # Nobody to add gradients up with: DeepSpeed would flatten and copy them all the same.
+            self._deepspeed.enable_backward_allreduce = False
         self._deepspeed.train()
 
     @property

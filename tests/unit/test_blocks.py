@@ -157,7 +157,9 @@ def test_planning_leaves_the_model_as_it_was(family: str) -> None:
     modes = [module.training for module in model.modules()]
     with torch.no_grad():
         values = [parameter.clone() for parameter in model.parameters()]
+    chance = torch.get_rng_state()
     plan_freeze(model, 1, tiny_batch())
+    assert torch.equal(torch.get_rng_state(), chance)
     assert [parameter.requires_grad for parameter in model.parameters()] == wanted
     assert [module.training for module in model.modules()] == modes
     assert all(parameter.grad is None for parameter in model.parameters())
