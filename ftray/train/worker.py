@@ -25,6 +25,7 @@ from ftray.train import loop, state
 from ftray.train.channel import Sender
 from ftray.train.deepspeed_config import deepspeed_config
 from ftray.train.engine import Engine, TrainedModule, wants_autocast
+from ftray.train.process import settle
 from ftray.train.progress import Progress
 from ftray.train.ranks import Ranks, join_group
 
@@ -50,7 +51,7 @@ def train_worker(config: dict[Any, Any]) -> Any:
     import ray.train
 
     job = config["job"]
-    use_own_cores(job.spec)
+    settle(job.spec)
     checkpoint = ray.train.get_checkpoint()
     try:
         with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
@@ -122,11 +123,6 @@ def _engine(
     accumulation = batches.accumulation_steps(ranks.world)
     config = deepspeed_config(spec.train, batches.micro_batch_size, accumulation, ranks.world)
     return Engine(module, spec.train, config, ranks)
-
-
-def use_own_cores(spec: Spec) -> None:
-    """Ray gives a worker a share of the cores and says so to OpenMP only before torch starts."""
-    torch.set_num_threads(max(1, int(spec.scale.cpus_per_worker)))
 
 
 def _announce(job: Job, setup: loop.Setup, progress: Progress) -> None:

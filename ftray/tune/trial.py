@@ -20,9 +20,10 @@ from ftray.spec.schema import ModelSpec, Spec
 from ftray.store.location import Location
 from ftray.train import loop
 from ftray.train.fit import fit_workers
+from ftray.train.process import settle
 from ftray.train.progress import BEST, BEST_RANK
 from ftray.train.ranks import alone
-from ftray.train.worker import Base, Job, build, load_base, use_own_cores
+from ftray.train.worker import Base, Job, build, load_base
 from ftray.tune.space import trial_spec
 
 ERROR = "error"
@@ -72,7 +73,7 @@ def group_folder(groups: Location, trial_id: str) -> Location:
 def _train_here(spec: Spec, sweep: Sweep) -> None:
     from ray import tune
 
-    use_own_cores(spec)
+    settle(spec)
     pristine = _pristine(spec.model, spec.task, spec.seed, sweep.data.labels)
     base = Base(copy.deepcopy(pristine.model), pristine.pad_id)
     setup, progress = build(spec, sweep.data, base, alone(), None)
