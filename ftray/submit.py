@@ -81,12 +81,14 @@ def _carry(value: str, target: Path) -> str | None:
     if not found:
         return None
     target.mkdir(parents=True)
-    for path in found:
-        if path.is_dir():
-            shutil.copytree(path, target / path.name)
-        else:
-            shutil.copy2(path, target / path.name)
     is_pattern = any(character in value for character in "*?[")
+    for number, path in enumerate(found):
+        # A pattern may find files of one name in several folders; their order is kept.
+        copy = target / (f"{number:05d}-{path.name}" if is_pattern else path.name)
+        if path.is_dir():
+            shutil.copytree(path, copy)
+        else:
+            shutil.copy2(path, copy)
     return f"inputs/{target.name}/{'*' if is_pattern else found[0].name}"
 
 
