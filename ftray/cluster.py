@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -70,13 +69,13 @@ def _knock(address: str) -> None:
 def session() -> Iterator[None]:
     """Connected inside the block; a Ray that was started for it ends with it.
 
-    What is printed inside goes to stderr: Ray tells of lost processes on stdout, which belongs to
-    the caller's result.
+    Nothing reaches stdout from inside: Ray tells there what goes wrong within itself, also where
+    it mends it, and stdout belongs to the caller's result. What concerns the caller is raised.
     """
     import ray
 
     was_connected = ray.is_initialized()
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(None):
         connect()
         try:
             yield

@@ -42,8 +42,7 @@ def serve(
         # On a cluster the port is the head node's, and asked for there.
         check_port(host, port)
     stdout = sys.stdout
-    # Ray prints what goes wrong inside it to stdout, up to its very end.
-    with redirect_stdout(None), session(), _interrupts() as stop:
+    with session(), _interrupts() as stop:
         from ftray.serve.launch import endpoint
 
         each = Resources(spec.cpus_per_replica, spec.gpus_per_replica)

@@ -145,6 +145,7 @@ def _main(orders: Path) -> None:
     ranks = join_group()
     for order in json.loads(orders.read_text()):
         run = Run(**order)
+        print(f"run {run.name}", flush=True)
         found = _train(run, orders.parent, ranks)
         folder = orders.parent / run.name
         (folder / f"rank-{rank}.json").write_text(json.dumps(asdict(found)))
