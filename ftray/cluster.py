@@ -84,6 +84,22 @@ def session() -> Iterator[None]:
                 ray.shutdown()
 
 
+def current_group() -> str | None:
+    """The id of the placement group that this worker process is part of."""
+    from ray.util import get_current_placement_group
+
+    group = get_current_placement_group()
+    return group.id.hex() if group else None
+
+
+def release(group: str) -> None:
+    """Give back what the placement group of that id holds, and end the processes in it."""
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
+
+
 def has_gpus() -> bool:
     import ray
 

@@ -7,6 +7,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -120,43 +121,55 @@ def _put(tree: Tree, key: str, value: Any) -> None:
 
 
 def _check_space(spec: Spec) -> None:
-    """Every path of the search space is a key that trials can differ in, and its values are ones
-    that the key takes."""
+    """Every path of the search space is a key that trials can differ in, with values that it takes
+    in a trial and in the run with the winner's values. Raises SpecError with one problem a key."""
     if spec.tune is None:
         return
-    problems = []
+    faults: dict[str, Problem] = {}
+    samples: dict[str, tuple[Any, ...]] = {}
     for path, domain in spec.tune.space.items():
-        if path.split(".")[0] not in _SEARCHED:
-            problems.append(
-                _problem(
-                    f"tune.space.{path}", None, "not a key a trial can change", _path_hint(path)
-                )
-            )
-        elif fault := _value_fault(spec, path, domain):
-            problems.append(fault)
-    if problems:
-        raise SpecError(*problems)
+        if path.split(".")[0] in _SEARCHED:
+            samples[path] = _samples(domain)
+        else:
+            key = f"tune.space.{path}"
+            faults[key] = _problem(key, None, "not a key a trial can change", _path_hint(path))
+    firsts = {path: values[0] for path, values in samples.items()}
+    for path, values in samples.items():
+        for value in values:
+            for fault in _trial_faults(spec, {**firsts, path: value}):
+                faults.setdefault(fault.key, fault)
+    if faults:
+        raise SpecError(*faults.values())
 
 
-def _value_fault(spec: Spec, path: str, domain: Domain) -> Problem | None:
-    """The first value of `domain` that a trial, or the run with the winner's values, refuses."""
+def _trial_faults(spec: Spec, trial: Mapping[str, Any]) -> Iterable[Problem]:
+    """What is wrong with a trial of these values at these paths, and with the run they may win."""
     assert spec.tune is not None
-    key = f"tune.space.{path}"
     base = spec.model_dump(mode="json", exclude={"tune"})
-    for value in _samples(domain):
-        # A trial has its own number of workers, the winner is trained with the spec's.
-        for workers in {spec.tune.workers, spec.scale.workers}:
-            tree = copy.deepcopy(base)
-            tree["scale"]["workers"] = workers
+    # A trial has its own number of workers, the winner is trained with the spec's.
+    for workers in {spec.tune.workers, spec.scale.workers}:
+        tree = copy.deepcopy(base)
+        tree["scale"]["workers"] = workers
+        for path, value in trial.items():
             try:
                 _put(tree, path, value)
-                Spec.model_validate(tree)
-            except ValidationError as error:
-                first = _problems(error, tree)[0]
-                return _problem(key, value, first.problem, _path_hint(path, first))
             except SpecError as error:
-                return _problem(key, value, error.problems[0].problem, _path_hint(path))
-    return None
+                fault = error.problems[0].problem
+                yield _problem(f"tune.space.{path}", value, fault, _path_hint(path))
+        try:
+            Spec.model_validate(tree)
+        except ValidationError as error:
+            yield from (_of_the_space(fault, trial, workers) for fault in _problems(error, tree))
+
+
+def _of_the_space(fault: Problem, trial: Mapping[str, Any], workers: int) -> Problem:
+    """`fault`, found in a trial's spec, in the terms of the spec that the user wrote."""
+    for path, value in trial.items():
+        if fault.key == path or fault.key.startswith(path + "."):
+            hint = _path_hint(path, fault)
+            return _problem(f"tune.space.{path}", value, fault.problem, hint)
+    problem = f"{fault.problem} (in a trial of tune.space, with {workers} workers)"
+    return replace(fault, problem=problem)
 
 
 def _samples(domain: Domain) -> tuple[Any, ...]:

@@ -15,8 +15,12 @@ from ftray.train.scale import worker_resources
 from ftray.train.worker import Job, train_worker
 
 
-def fit_workers(job: Job, folder: Location, callbacks: Sequence[Any] = ()) -> Location:
+def fit_workers(
+    job: Job, folder: Location, max_failures: int, callbacks: Sequence[Any] = ()
+) -> Location:
     """Train `job` at its spec's scale; returns the folder of the best checkpoint.
+
+    Workers that die are started again, from the last checkpoint, up to `max_failures` times.
 
     `folder` belongs to Ray Train: what an earlier, killed call left there is gone on with.
     Raises FtrayError.
@@ -34,7 +38,7 @@ def fit_workers(job: Job, folder: Location, callbacks: Sequence[Any] = ()) -> Lo
             name=folder.name,
             storage_path=folder.parent.path,
             storage_filesystem=folder.fs,
-            failure_config=FailureConfig(max_failures=job.spec.scale.max_failures),
+            failure_config=FailureConfig(max_failures=max_failures),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute=BEST_RANK, checkpoint_score_order="max"
             ),

@@ -125,7 +125,7 @@ def fit_run(prepared: Prepared, run: RunFolder, listener: Listener) -> Location:
     checkpoint's folder."""
     with listening(listener) as sender:
         job = Job(prepared.checked.spec, prepared.data, sender)
-        return fit_workers(job, run.location / "checkpoints")
+        return fit_workers(job, run.location / "checkpoints", job.spec.scale.max_failures)
 
 
 def export_and_register(

@@ -13,6 +13,7 @@ import ray
 import torch.distributed as dist
 from torch import nn
 
+from ftray.cluster import current_group
 from ftray.data.batches import BatchPlan
 from ftray.data.encode import EncodedDataset
 from ftray.errors import FtrayError
@@ -30,6 +31,10 @@ from ftray.train.ranks import Ranks, join_group
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+GROUP = "group"
+"""Reported beside the metrics: the id of the workers' placement group."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,7 @@ class _Reporter:
         with tempfile.TemporaryDirectory(prefix="ftray-checkpoint-") as folder:
             save(Path(folder))
             checkpoint = ray.train.Checkpoint.from_directory(folder) if writes else None
-            ray.train.report({**metrics, **self.progress.standing()}, checkpoint=checkpoint)
+            entry = {**metrics, **self.progress.standing(), GROUP: current_group()}
+            ray.train.report(entry, checkpoint=checkpoint)
         if writes and self.job.sender is not None:
             self.job.sender.send({"kind": "epoch", **metrics}, now=True)

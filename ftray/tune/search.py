@@ -8,13 +8,14 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from ftray.cluster import Resources
+from ftray.cluster import release
 from ftray.spec.schema import Spec, TuneSpec
 from ftray.store.location import Location
 from ftray.train.channel import Listener
 from ftray.train.fit import best_checkpoint
 from ftray.train.progress import BEST, BEST_RANK
 from ftray.train.scale import worker_resources
+from ftray.train.worker import GROUP
 from ftray.tune.space import most_epochs, param_space
 from ftray.tune.table import Trial, rank, trial_row
 from ftray.tune.trial import Sweep, group_folder, run_trial
@@ -38,7 +39,7 @@ def search(
         ),
         param_space=param_space(section),
         tune_config=_tune_config(spec, section, concurrent),
-        run_config=_run_config(folder, _Announcer(spec, listener)),
+        run_config=_run_config(spec, folder, _Announcer(spec, listener)),
     )
     grid = tuner.fit()
     results = [grid[i] for i in range(len(grid))]
@@ -50,10 +51,12 @@ def search(
     return trials, _checkpoint(results[order[0]], sweep, section, trials[0])
 
 
-def _trial_resources(spec: Spec, section: TuneSpec) -> dict[str, float]:
-    """Of the trial's own process: all that its one worker needs, or nothing beside its group."""
-    each = worker_resources(spec) if section.workers == 1 else Resources(0)
-    return {name.lower(): amount for name, amount in each.bundle().items()}
+def _trial_resources(spec: Spec, section: TuneSpec) -> tune.PlacementGroupFactory:
+    """Of the trial's own process: all that its one worker needs, or next to nothing (Ray refuses
+    nothing at all) beside its group of workers."""
+    if section.workers == 1:
+        return tune.PlacementGroupFactory([worker_resources(spec).bundle()])
+    return tune.PlacementGroupFactory([{"memory": 1}])
 
 
 def _tune_config(spec: Spec, section: TuneSpec, concurrent: int) -> tune.TuneConfig:
@@ -77,12 +80,13 @@ def _scheduler(spec: Spec, section: TuneSpec) -> TrialScheduler:
     )
 
 
-def _run_config(folder: Location, announcer: tune.Callback) -> tune.RunConfig:
+def _run_config(spec: Spec, folder: Location, announcer: tune.Callback) -> tune.RunConfig:
     return tune.RunConfig(
         name=folder.name,
         storage_path=folder.parent.path,
         storage_filesystem=folder.fs,
         callbacks=[announcer],
+        failure_config=tune.FailureConfig(max_failures=spec.scale.max_failures),
         checkpoint_config=tune.CheckpointConfig(
             num_to_keep=1, checkpoint_score_attribute=BEST_RANK, checkpoint_score_order="max"
         ),
@@ -118,6 +122,9 @@ class _Announcer(tune.Callback):
         return {"spec": self.spec, "listener": None}
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if group := (trial.last_result or {}).get(GROUP):
+            # Tune ends the trial's process, and with it Train's controller, before that could.
+            release(group)
         self._tell(trial, "")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

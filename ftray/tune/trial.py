@@ -98,7 +98,9 @@ def _train_in_group(spec: Spec, sweep: Sweep) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     folder = group_folder(sweep.groups, tune.get_context().get_trial_id())
-    fit_workers(Job(spec, sweep.data), folder, [TuneReportCallback()])
+    # Tune starts a trial again whose workers died. If Train did as well, it would do so while Tune
+    # is ending the trial.
+    fit_workers(Job(spec, sweep.data), folder, 0, [TuneReportCallback()])
 
 
 @lru_cache(maxsize=1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray.util.state import list_placement_groups
+from ray.util import placement_group_table
 
 from ftray.errors import ClusterError, RunFailed
 from ftray.models.folder import read_info
@@ -25,8 +25,15 @@ SPACE = {
 }
 
 
-def sweep(folder: Path, events: list[dict[str, Any]] | None = None, **section: Any) -> Tuned:
-    spec = tree(folder, name="sweep", tune={"trials": 4, "space": SPACE, **section})
+def sweep(
+    folder: Path,
+    events: list[dict[str, Any]] | None = None,
+    train: dict[str, Any] | None = None,
+    **section: Any,
+) -> Tuned:
+    spec = tree(
+        folder, name="sweep", train=train or {}, tune={"trials": 4, "space": SPACE, **section}
+    )
     told = [] if events is None else events
     return tune(check_inputs(parse(spec)), listener=told.append)
 
@@ -78,13 +85,13 @@ def test_a_sweep_in_which_nothing_trains_says_why(tmp_path: Path) -> None:
 
 def test_a_trial_larger_than_the_cluster_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="tune.workers = 3"):
-        sweep(tmp_path, workers=3)
+        sweep(tmp_path, workers=3, train={"micro_batch_size": 4})
 
 
 def test_trials_of_two_workers_leak_nothing(tmp_path: Path) -> None:
     tuned = sweep(tmp_path, trials=2, workers=2, refit=False)
     assert {trial.status for trial in tuned.trials} <= {"done", "stopped"}
     assert tuned.trained.info.metrics["test"]["accuracy"] > 0.5
-    alive = [group for group in list_placement_groups() if group.state != "REMOVED"]
+    alive = [g for g in placement_group_table().values() if g["state"] != "REMOVED"]
     assert not alive
     assert ray.available_resources()["CPU"] == 2

@@ -194,6 +194,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
         space("train.batch_size", {"choice": [2, 8]}, **{"scale.workers": 4}),
         "tune.space.train.batch_size", "2", "gives some of the 4 scale.workers no rows", "Raise",
     ),
+    "a micro batch too large for a trial's workers": (
+        {**TUNE, "tune.workers": 3, "train.batch_size": 16, "train.micro_batch_size": 8},
+        "train.micro_batch_size", "8", "above train.batch_size 16 (in a trial", "Lower",
+    ),
 }  # fmt: skip
 
 
@@ -234,7 +238,14 @@ def test_each_of_several_faults_is_told_once() -> None:
 def test_each_fault_of_the_search_space_is_told() -> None:
     faulty = {"train.epochs": {"choice": [0]}, "epochs": {"choice": [1]}, "seed": {"choice": [1]}}
     keys = [problem.key for problem in problems({"tune.space": faulty})]
-    assert keys == ["tune.space.train.epochs", "tune.space.epochs"]
+    assert sorted(keys) == ["tune.space.epochs", "tune.space.train.epochs"]
+
+
+def test_what_the_space_replaces_need_not_suit_a_trial() -> None:
+    parse(tree({**TUNE, "tune.workers": 4, "train.batch_size": 4}))
+    few = {"tune.workers": 4, "train.batch_size": 2}
+    assert problems({**TUNE, **few})[0].key == "train.batch_size"
+    parse(tree({"tune.space": {"train.batch_size": {"choice": [8, 16]}}, **few}))
 
 
 @pytest.mark.parametrize(
