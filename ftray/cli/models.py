@@ -98,16 +98,17 @@ def promote(
 @verb
 def export(model: ModelName, out: Out, storage: Storage = None, as_json: AsJson = False) -> None:
     """Copy the model's folder: it opens with plain transformers wherever it lies."""
-    from ftray.models.folder import MANIFEST, read_info
+    from ftray.models.folder import read_info
     from ftray.store.location import locate
     from ftray.store.registry import find_model
+    from ftray.store.root import MODEL_MANIFEST
 
     found = find_model(model, storage)
     read_info(found.folder)
     target = locate(out)
     _check_target(target, found.folder)
     with found.folder.as_local() as folder:
-        target.upload(folder, last=MANIFEST)
+        target.upload(folder, last=MODEL_MANIFEST)
     say(f"{model} is now also in {target}")
     if as_json:
         emit({"model": found.name, "version": found.version, "out": target.url})

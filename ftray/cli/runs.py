@@ -162,10 +162,11 @@ def _summary(root: Root, run: RunFolder) -> dict[str, Any]:
 
 def _metrics(root: Root, run: RunFolder, metric: str) -> dict[str, dict[str, float]]:
     """The numbers of the run's model, split by split; of its best epoch until it has a model."""
-    from ftray.models.folder import MANIFEST, read_info
+    from ftray.models.folder import read_info
+    from ftray.store.root import MODEL_MANIFEST
 
     folder = root.models(run.name) / run.run_id
-    if (folder / MANIFEST).is_file():
+    if (folder / MODEL_MANIFEST).is_file():
         return {split: _numbers(values) for split, values in read_info(folder).metrics.items()}
     epochs = [e for e in run.metrics() if e.get("kind") == "epoch" and _is_number(e.get(metric))]
     if not epochs:

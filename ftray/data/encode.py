@@ -22,7 +22,6 @@ import pyarrow as pa
 from ftray import digest
 from ftray.data.dataset import Dataset
 from ftray.data.encoded import (
-    MANIFEST,
     QUARANTINE,
     REPORT,
     EncodedDataset,
@@ -36,7 +35,7 @@ from ftray.errors import FtrayError, RunFailed, StorageError, find
 from ftray.models.pretrained import find_pretrained, load_tokenizer
 from ftray.spec.schema import ModelSpec, Spec
 from ftray.store.location import Location
-from ftray.store.root import Root
+from ftray.store.root import CACHE_MANIFEST, Root
 from ftray.tasks import get_task
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def _publish(work: Path, folder: Path) -> None:
     try:
         work.rename(folder)
     except OSError:
-        for file in sorted(work.iterdir(), key=lambda file: file.name == MANIFEST):
+        for file in sorted(work.iterdir(), key=lambda file: file.name == CACHE_MANIFEST):
             file.replace(folder / file.name)
 
 
@@ -233,4 +232,4 @@ def _write_manifest(
     folder: Location, identity: dict, labels: tuple[str, ...], shards: dict[str, list[Shard]]
 ) -> None:
     splits = {split: [vars(shard) for shard in listed] for split, listed in shards.items()}
-    (folder / MANIFEST).write_json({**identity, "labels": list(labels), "splits": splits})
+    (folder / CACHE_MANIFEST).write_json({**identity, "labels": list(labels), "splits": splits})

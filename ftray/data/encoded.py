@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from ftray.errors import StorageError
 from ftray.store.location import Location
+from ftray.store.root import CACHE_MANIFEST
 
-MANIFEST, REPORT, QUARANTINE = "manifest.json", "report.json", "quarantine.jsonl"
+REPORT, QUARANTINE = "report.json", "quarantine.jsonl"
 _FIX = "delete the folder and run again: it is made anew"
 
 
@@ -113,7 +114,7 @@ def open_encoded(location: Location) -> EncodedDataset:
     another size.
     """
     try:
-        manifest = (location / MANIFEST).read_json()
+        manifest = (location / CACHE_MANIFEST).read_json()
         report = (location / REPORT).read_json()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise _not_whole(location, f"no encoded data set: {error}") from None

@@ -34,13 +34,15 @@ class Source:
     encoding: str = "utf-8"
     split: str = "train"
     """The split of a Hub data set that is read where the id names none."""
+    every_column: bool = False
+    """Whether rows keep the columns that `columns` does not name."""
 
     def error(self, problem: str, fix: str) -> FtrayError:
         """A DataError about this source."""
         return DataError.of(self.key, self.url, problem, fix)
 
     def columns_in(self, present: Sequence[str], where: str) -> list[str]:
-        """The source's names of the columns to read, of those `present` in the file `where`.
+        """The columns to read, of those `present` in the file `where`, by their names there.
 
         Raises DataError when one that is needed is not there or is there twice.
         """
@@ -55,7 +57,7 @@ class Source:
                 raise self._column_error(
                     logical, f"no such column in {where}, which has: {there}", _hint(name, present)
                 )
-        return names
+        return list(present) if self.every_column else names
 
     def _column_error(self, logical: str, problem: str, hint: str = "") -> FtrayError:
         return DataError.of(

@@ -18,12 +18,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ftray.errors import ModelError
 from ftray.spec.schema import ModelSpec
 from ftray.store.location import Location
+from ftray.store.root import MODEL_MANIFEST
 from ftray.tasks import TASKS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-MANIFEST = "ftray.json"
 FORMAT = 1
 
 
@@ -61,7 +61,7 @@ class ModelInfo(_Format):
 
 def read_info(folder: Location) -> ModelInfo:
     """What ftray.json in `folder` says. Raises ModelError when the folder is not a model folder."""
-    manifest = folder / MANIFEST
+    manifest = folder / MODEL_MANIFEST
     fix = "name a registered model, or a folder that `ftray train` wrote"
     if not manifest.is_file():
         what = "not an ftray model folder: it has no ftray.json"
@@ -95,13 +95,13 @@ def staged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterat
 def write_info(folder: Path, info: ModelInfo) -> None:
     """Write model card and manifest into a local folder."""
     (folder / "README.md").write_text(_card(info), encoding="utf-8")
-    (folder / MANIFEST).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / MODEL_MANIFEST).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def publish(staging: Path, info: ModelInfo, target: Location) -> None:
     """Write card and manifest into `staging` and copy it to `target`, the manifest last."""
     write_info(staging, info)
-    target.upload(staging, last=MANIFEST)
+    target.upload(staging, last=MODEL_MANIFEST)
 
 
 def _card(info: ModelInfo) -> str:

@@ -49,7 +49,8 @@ def read_rows(model: ServedModel, source: str, text: str | None, encoding: str |
     """
     data, task = model.info.spec["data"], get_task(model.info.task)
     columns = {"text": text or data["columns"]["text"]}
-    asked = Source("--data", source, columns, encoding or data["encoding"], split="test")
+    encoding = encoding or data["encoding"]
+    asked = Source("--data", source, columns, encoding, split="test", every_column=True)
     part = cleaning.clean("data", asked, rows_of(asked), task, {"label": "unknown"})
     if data["on_bad_row"] == "fail":
         cleaning.refuse_faults([part])

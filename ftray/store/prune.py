@@ -14,14 +14,12 @@ from dataclasses import dataclass
 import pyarrow.fs as pafs
 
 from ftray.store.location import Location
-from ftray.store.registry import MODEL_MANIFEST
-from ftray.store.root import Root
+from ftray.store.root import CACHE_MANIFEST, MODEL_MANIFEST, Root
 from ftray.store.runs import RUN_ID, STATUS, list_runs
 
 AGE = 3600.0
 """Seconds since the last change before a folder without its manifest is a leftover."""
 
-_CACHE_MANIFEST = "manifest.json"
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
 _PART = re.compile(r"\.[0-9a-f]{8,64}\.[0-9a-f]+\.part")  # one being filled: renamed when whole
 
@@ -62,8 +60,8 @@ def _candidates(root: Root) -> Iterator[tuple[Location, str]]:
         return  # any of them may be filling the cache
     for cache in (root.location / "cache" / "data", root.location / "cache" / "trunk"):
         for folder in cache.children():
-            if _DIGEST.fullmatch(folder.name) and not (folder / _CACHE_MANIFEST).is_file():
-                yield folder, _CACHE_MANIFEST
+            if _DIGEST.fullmatch(folder.name) and not (folder / CACHE_MANIFEST).is_file():
+                yield folder, CACHE_MANIFEST
             elif _PART.fullmatch(folder.name):
                 yield folder, "its final name"
 

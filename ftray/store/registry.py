@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ftray.errors import ModelError, RegistryError
 from ftray.store.database import exclusive, open_client, server, tracking_uri, translated
 from ftray.store.location import Location, locate
-from ftray.store.root import Root, open_root
+from ftray.store.root import MODEL_MANIFEST, Root, open_root
 from ftray.store.versions import ModelVersion, Reference, check_alias, from_mlflow, metric_tags
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-MODEL_MANIFEST = "ftray.json"
 _SCHEME = "ftray:/"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PAUSES = (2.0, 5.0)  # seconds between attempts to register: a trained model is worth a wait

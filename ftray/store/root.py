@@ -10,6 +10,11 @@ from ftray.errors import StorageError
 from ftray.store.location import Location, locate
 
 DEFAULT = "./ftray-data"
+
+# Written last: a folder of the model or cache kind without it does not exist.
+MODEL_MANIFEST = "ftray.json"
+CACHE_MANIFEST = "manifest.json"
+
 # Ray unpacks a job's working directory below a folder of this name and deletes it afterwards.
 _JOB_FOLDER = "/runtime_resources/working_dir_files/"
 

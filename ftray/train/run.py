@@ -12,12 +12,12 @@ import ray
 from ftray import digest
 from ftray.cluster import Resources
 from ftray.data.encode import EncodedDataset, encode_dataset
-from ftray.models.folder import MANIFEST, ModelInfo, read_info
+from ftray.models.folder import ModelInfo, read_info
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import Spec
 from ftray.store.location import Location
 from ftray.store.registry import ModelVersion
-from ftray.store.root import Root
+from ftray.store.root import MODEL_MANIFEST, Root
 from ftray.store.runs import Kind, RunFolder, new_run_id, unfinished
 from ftray.train.channel import Event, Listener, listening
 from ftray.train.check import Checked
@@ -155,7 +155,7 @@ def export_and_register(
 
 def _is_exported(prepared: Prepared, run: RunFolder) -> bool:
     root, spec = prepared.checked.root, prepared.checked.spec
-    return (root.models(spec.name) / run.run_id / MANIFEST).is_file()
+    return (root.models(spec.name) / run.run_id / MODEL_MANIFEST).is_file()
 
 
 def run_export(order: Export, each: Resources) -> ModelInfo:

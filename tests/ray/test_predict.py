@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
@@ -117,6 +119,19 @@ def test_rows_that_cannot_be_read_are_left_out_only_where_the_spec_says_so(
     model.info.spec["data"]["on_bad_row"] = "skip"
     rows = batch.read_rows(model, str(data), None, None)
     assert rows == batch.Rows([{"text": "a"}, {"text": "b", "more": 1}], ["a", "b"], left_out=1)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_tables_keep_their_other_columns(model_folder: Path, tmp_path: Path, suffix: str) -> None:
+    table = pa.table({"id": [7, 8], "text": ["a", "b"], "when": [date(2026, 1, 2), None]})
+    data = tmp_path / f"rows.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(table, data)
+    else:
+        with pa.ipc.new_file(str(data), table.schema) as writer:
+            writer.write_table(table)
+    model, _ = find(parse({"model": str(model_folder)}))
+    assert batch.read_rows(model, str(data), None, None).values == table.to_pylist()
 
 
 def test_evaluate_another_source(

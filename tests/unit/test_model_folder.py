@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from ftray.errors import ModelError
-from ftray.models.folder import FORMAT, MANIFEST, ModelInfo, publish, read_info
+from ftray.models.folder import FORMAT, ModelInfo, publish, read_info
 from ftray.models.predictor import GOLDEN_TOLERANCE, Predictor
 from ftray.store.location import Location, locate
+from ftray.store.root import MODEL_MANIFEST
 from tests.helpers.tiny_model import BASE, GOLDEN, LABELS, make_model
 
 TEXTS = ["A wonderful film.", "Bad.", "It is neither good nor bad " * 5, "Dull"]
@@ -63,7 +64,7 @@ def problem(folder: Path, act: Callable[[Location], Any] = read_info) -> Any:
 
 
 def change(folder: Path, **values: Any) -> None:
-    manifest = folder / MANIFEST
+    manifest = folder / MODEL_MANIFEST
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **values}))
 
 
@@ -172,7 +173,7 @@ def test_answers_that_are_no_numbers_break_the_golden_answers(copy: Path) -> Non
 
 
 def test_rounding_does_not_break_the_golden_answers(copy: Path) -> None:
-    golden = json.loads((copy / MANIFEST).read_text())["golden"]
+    golden = json.loads((copy / MODEL_MANIFEST).read_text())["golden"]
     for item in golden:
         item["probabilities"] = [p + GOLDEN_TOLERANCE / 2 for p in item["probabilities"]]
     change(copy, golden=golden)
@@ -180,7 +181,7 @@ def test_rounding_does_not_break_the_golden_answers(copy: Path) -> None:
 
 
 def test_a_folder_without_its_manifest_is_no_model(copy: Path) -> None:
-    (copy / MANIFEST).unlink()
+    (copy / MODEL_MANIFEST).unlink()
     for act in (read_info, Predictor):
         found = problem(copy, act)
         assert (found.key, found.value) == ("model", str(copy))
@@ -202,9 +203,9 @@ def test_a_folder_that_is_not_there_is_no_model(tmp_path: Path) -> None:
     ],
 )
 def test_a_manifest_that_cannot_be_read_is_named(copy: Path, content: str, words: str) -> None:
-    (copy / MANIFEST).write_text(content)
+    (copy / MODEL_MANIFEST).write_text(content)
     found = problem(copy)
-    assert found.key == str(copy / MANIFEST)
+    assert found.key == str(copy / MODEL_MANIFEST)
     assert words in found.problem
 
 
@@ -262,4 +263,4 @@ def test_a_folder_exists_once_its_manifest_is_there(
     monkeypatch.undo()
     publish(staging, read_info(made), target)
     assert read_info(target) == read_info(made)
-    assert MANIFEST not in order
+    assert MODEL_MANIFEST not in order
