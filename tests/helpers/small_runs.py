@@ -34,7 +34,7 @@ def tree(folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:
     """A spec as plain values: fp32, two workers, the top block trained; `sections` are merged."""
     data = folder / "rows.jsonl"
     if not data.exists():
-        write_rows(data, 600)
+        write_rows(data, 400)
     spec: dict[str, Any] = {
         "name": "small",
         "storage": str(folder / "storage"),

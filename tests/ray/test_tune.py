@@ -38,9 +38,25 @@ def sweep(
     return tune(check_inputs(parse(spec)), listener=told.append)
 
 
-def test_the_winner_is_trained_again_and_registered_with_the_table(tmp_path: Path) -> None:
-    events: list[dict[str, Any]] = []
-    tuned = sweep(tmp_path, events)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tune")
+
+
+@pytest.fixture(scope="module")
+def events() -> list[dict[str, Any]]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def tuned(ray_cluster: None, folder: Path, events: list[dict[str, Any]]) -> Tuned:
+    """A sweep of four trials, with its winner trained again."""
+    return sweep(folder, events)
+
+
+def test_the_winner_is_trained_again_and_registered_with_the_table(
+    tuned: Tuned, events: list[dict[str, Any]]
+) -> None:
     best = [trial.metrics["best"] for trial in tuned.trials]
     assert best == sorted(best, reverse=True)
     assert len(tuned.trials) == 4
@@ -54,15 +70,15 @@ def test_the_winner_is_trained_again_and_registered_with_the_table(tmp_path: Pat
     assert info.spec["train"]["unfreeze"] == winner["train.unfreeze"]
 
 
-def test_the_same_seed_draws_the_same_trials_and_refit_can_be_left_out(tmp_path: Path) -> None:
-    first = sweep(tmp_path, refit=False, scheduler="fifo")
-    second = sweep(tmp_path, refit=False, scheduler="fifo")
-    configs = [sorted(str(t.config) for t in tuned.trials) for tuned in (first, second)]
-    assert configs[0] == configs[1]
-    metrics = [tuned.trained.info.metrics["test"] for tuned in (first, second)]
-    assert metrics[0] == metrics[1], "the exported trial is the same model"
-    best = first.trials[0].metrics["best"]
-    assert first.trained.info.metrics["validation"]["f1_macro"] == pytest.approx(best, abs=1e-6)
+def test_the_same_seed_draws_the_same_trials_and_refit_can_be_left_out(
+    tuned: Tuned, folder: Path
+) -> None:
+    again = sweep(folder, refit=False, scheduler="fifo")
+    drawn = [sorted(str(t.config) for t in one.trials) for one in (tuned, again)]
+    assert drawn[0] == drawn[1]
+    best = again.trials[0].metrics["best"]
+    validation = again.trained.info.metrics["validation"]
+    assert validation["f1_macro"] == pytest.approx(best, abs=1e-6), "the trial's very model"
 
 
 def test_a_trial_that_cannot_train_does_not_end_the_sweep(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_numpy_values_of_a_sampler_are_taken() -> None:
 
 
 def test_values_that_contradict_one_another_are_told_by_key() -> None:
-    space = {"train.batch_size": {"choice": [8, 32]}, "train.micro_batch_size": {"choice": [4, 16]}}
+    space = {"train.batch_size": {"choice": [32, 8]}, "train.micro_batch_size": {"choice": [4, 16]}}
     made = spec(space, train={"batch_size": 16})
     with pytest.raises(SpecError) as caught:
         trial_spec(made, {"train.batch_size": 8, "train.micro_batch_size": 16})
