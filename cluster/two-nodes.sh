@@ -6,7 +6,7 @@
 #   cluster/two-nodes.sh stop                 end it, and nothing else
 #
 # From the environment: NODE_CPUS, FTRAY_STORAGE, CLUSTER_DIR, GCS_PORT, DASHBOARD_PORT, CLIENT_PORT,
-# START_TIMEOUT. Several clusters can run side by side, each with its own CLUSTER_DIR and ports.
+# START_TIMEOUT, STOP_TIMEOUT. Several clusters can run side by side, each with its own CLUSTER_DIR and ports.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -18,7 +18,7 @@ GCS_PORT=${GCS_PORT:-6379}
 DASHBOARD_PORT=${DASHBOARD_PORT:-8265}
 CLIENT_PORT=${CLIENT_PORT:-10001}
 START_TIMEOUT=${START_TIMEOUT:-90}
-STOP_TIMEOUT=20
+STOP_TIMEOUT=${STOP_TIMEOUT:-10}
 export FTRAY_STORAGE=${FTRAY_STORAGE:-$PWD/ftray-data}
 case $FTRAY_STORAGE in
   /* | *://*) ;;

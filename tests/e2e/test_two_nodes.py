@@ -44,6 +44,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
         "DASHBOARD_PORT": dashboard,
         "CLIENT_PORT": client,
         "START_TIMEOUT": "150",
+        "STOP_TIMEOUT": "3",
         "FTRAY_STORAGE": str(tmp_path_factory.mktemp("storage")),
     }
     said = subprocess.run([SCRIPT, "start"], env=environment, capture_output=True, text=True)
@@ -83,7 +84,7 @@ def test_ray_job_submit_trains_over_both_nodes(cluster: Environment, tmp_path: P
 
 
 def test_ftray_submit_carries_what_the_spec_names(cluster: Environment, tmp_path: Path) -> None:
-    shutil.copy(write_spec(tmp_path, name="carried"), tmp_path / "here.yaml")
+    shutil.copy(write_spec(tmp_path, name="carried", scale={"workers": 1}), tmp_path / "here.yaml")
     spec = yaml.safe_load((tmp_path / "here.yaml").read_text())
     spec["data"]["train"] = "rows.jsonl"
     spec["train"]["epochs"] = 1
