@@ -6,7 +6,8 @@
 #   cluster/two-nodes.sh stop                 end it, and nothing else
 #
 # From the environment: NODE_CPUS, FTRAY_STORAGE, CLUSTER_DIR, GCS_PORT, DASHBOARD_PORT, CLIENT_PORT,
-# START_TIMEOUT, STOP_TIMEOUT. Several clusters can run side by side, each with its own CLUSTER_DIR and ports.
+# START_TIMEOUT, STOP_TIMEOUT. Several clusters can run side by side, each with its own CLUSTER_DIR and
+# ports.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
