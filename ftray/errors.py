@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Self
 
-EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT = 0, 1, 2
+EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,12 @@ class RunFailed(FtrayError):
     """The input was right and the run failed all the same."""
 
     exit_code = EXIT_FAILED
+
+
+class Interrupted(FtrayError):
+    """The run was asked to end, has saved where it stands, and can go on."""
+
+    exit_code = EXIT_INTERRUPTED
 
 
 def shorten(value: object, limit: int = 120) -> str:

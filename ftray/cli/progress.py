@@ -67,11 +67,20 @@ class TrainDisplay:
             f"training {trainable:,} of {total:,} parameters ({trainable / total:.1%}) "
             f"in {event['precision']}; workers: {event['workers']}, nodes: {event['nodes']}"
         )
-        if event["epoch"]:
-            self.say(f"resumed after epoch {event['epoch']}, step {event['step']}")
+        if event["step"]:
+            self.say(f"resumed after step {event['step']}, in epoch {event['epoch'] + 1}")
         if self._task is None:
             self._task = self._bar.add_task("train", total=event["steps"], loss=0.0, rate=0.0)
         self._bar.update(self._task, completed=event["step"])
+
+    def _phase(self, event: dict[str, Any]) -> None:
+        trainable, total = event["trainable_parameters"], event["total_parameters"]
+        self.say(
+            f"epoch {event['epoch'] + 1} trains {trainable:,} parameters ({trainable / total:.1%})"
+        )
+
+    def _warning(self, event: dict[str, Any]) -> None:
+        self.say(f"warning: {event['message']}")
 
     def _step(self, event: dict[str, Any]) -> None:
         if self._task is None:

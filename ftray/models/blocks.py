@@ -9,7 +9,9 @@ position tables that feed every block, stay frozen; final norm, pooler and head 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Unfreeze = int | Literal["all"]
+Selection = int | Literal["all"] | tuple[str, ...]
+"""The top N blocks, everything, or the parameters whose names one of the patterns matches."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +63,20 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def plan_freeze(
-    model: nn.Module, unfreeze: Unfreeze, inputs: Mapping[str, torch.Tensor]
+    model: nn.Module, unfreeze: Selection, inputs: Mapping[str, torch.Tensor]
 ) -> FreezePlan:
-    """What trains when the top `unfreeze` blocks do. `inputs` is one small batch, (B, T) tensors.
+    """What trains under a selection. `inputs` is one small batch, (B, T) tensors.
 
-    Raises ModelError when the model has fewer blocks, or no single list of them.
+    Raises ModelError when the model has fewer blocks, or no single list of them, or no parameter
+    that a pattern matches.
     """
     if unfreeze == "all":
         everything = [name for name, parameter in model.named_parameters()]
-        return _plan(model, everything, [], _count_blocks(model))
+        return _plan(model, everything, [], count_blocks(model))
+    if isinstance(unfreeze, tuple):
+        matching = _matching(model, unfreeze)
+        with _restored(model):
+            return _plan(model, matching, _constant(model, matching, inputs), count_blocks(model))
     _, blocks = find_blocks(model)
     if unfreeze > len(blocks):
         raise ModelError.of(
@@ -80,6 +88,77 @@ def plan_freeze(
     probe = _Probe(model, blocks, len(blocks) - unfreeze)
     below, above = probe.run(inputs)
     return _plan(model, above, below, len(blocks))
+
+
+def layer_depths(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """How far below the head each parameter lies: 0 head, pooler and final norm, 1 the top block,
+    ..., one more than there are blocks for what lies below them all. Raises ModelError."""
+    prefix, blocks = find_blocks(model)
+    count = len(blocks)
+    _, above = _Probe(model, blocks, 0).run(inputs)
+    depths = {}
+    for name, _parameter in model.named_parameters():
+        block = name.removeprefix(f"{prefix}.").split(".")[0] if name.startswith(prefix) else ""
+        outside = 0 if name in above else count + 1
+        depths[name] = count - int(block) if block.isdigit() else outside
+    return depths
+
+
+def _matching(model: nn.Module, patterns: tuple[str, ...]) -> list[str]:
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not any(re.search(pattern, name) for name in names):
+            raise ModelError.of(
+                "train.unfreeze",
+                pattern,
+                "matches no parameter of the model",
+                f"names are like {names[-1]} or {names[len(names) // 2]}",
+            )
+    return [name for name in names if any(re.search(pattern, name) for pattern in patterns)]
+
+
+def _constant(model: nn.Module, trainable: list[str], inputs: Mapping[str, Any]) -> list[str]:
+    """The modules whose outputs no trainable parameter has a part in."""
+    import torch
+
+    ran: set[str] = set()
+    moving: set[str] = set()
+
+    def watch(name: str) -> Any:
+        def hook(_module: Any, _args: Any, output: Any) -> None:
+            ran.add(name)
+            parts = output if isinstance(output, (tuple, list)) else [output]
+            parts = [part for part in parts if part is not None]
+            if not all(isinstance(p, torch.Tensor) and not p.requires_grad for p in parts):
+                moving.add(name)
+
+        return hook
+
+    handles = [module.register_forward_hook(watch(n)) for n, module in model.named_modules()]
+    try:
+        model.eval()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trainable)
+        with torch.enable_grad():
+            model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sorted(ran - moving)
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Modes and requires_grad are afterwards as they were before."""
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
+        for parameter, requires_grad in wanted:
+            parameter.requires_grad_(requires_grad)
 
 
 class _Probe:
@@ -96,21 +175,16 @@ class _Probe:
     def run(self, inputs: Mapping[str, torch.Tensor]) -> tuple[list[str], list[str]]:
         """Names of the modules below and of the parameters above the boundary."""
         parameters = dict(self.model.named_parameters())
-        wanted = {name: parameter.requires_grad for name, parameter in parameters.items()}
-        modes = [(module, module.training) for module in self.model.modules()]
         handles = list(self._watch())
-        try:
-            self.model.eval()
-            self.model.requires_grad_(True)
-            logits = self.model(**inputs).logits
-            above = self._above(parameters, logits)
-        finally:
-            for handle in handles:
-                handle.remove()
-            for module, was_training in modes:
-                module.training = was_training
-            for name, parameter in parameters.items():
-                parameter.requires_grad_(wanted[name])
+        with _restored(self.model):
+            try:
+                self.model.eval()
+                self.model.requires_grad_(True)
+                logits = self.model(**inputs).logits
+                above = self._above(parameters, logits)
+            finally:
+                for handle in handles:
+                    handle.remove()
         return sorted(self.finished_below - self.started_above), above
 
     def _watch(self) -> Iterator[Any]:
@@ -182,7 +256,8 @@ def _numel(parameter: Any) -> int:
     return parameter.numel()
 
 
-def _count_blocks(model: nn.Module) -> int:
+def count_blocks(model: nn.Module) -> int:
+    """The length of the model's longest list of blocks; 0 where it has none."""
     return max((len(stack) for _, stack in _stacks(model)), default=0)
 
 

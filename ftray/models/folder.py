@@ -107,7 +107,6 @@ def publish(staging: Path, info: ModelInfo, target: Location) -> None:
 def _card(info: ModelInfo) -> str:
     """A Hugging Face model card."""
     train = info.spec["train"]
-    unfrozen = train["unfreeze"] if train["unfreeze"] == "all" else f"top {train['unfreeze']}"
     return f"""---
 library_name: transformers
 pipeline_tag: {info.task}
@@ -116,7 +115,7 @@ base_model: {info.base.name_or_path}
 # {info.name}
 
 {info.task}, fine-tuned by ftray {info.ftray_version} from `{info.base.name_or_path}`
-({unfrozen} blocks trained, {train["epochs"]} epochs, batch size {train["batch_size"]}, learning
+(unfreeze: {train["unfreeze"]}, {train["epochs"]} epochs, batch size {train["batch_size"]}, learning
 rate {train["learning_rate"]:g}). Labels: {", ".join(info.labels)}.
 
 {_table(info.metrics)}

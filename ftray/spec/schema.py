@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -44,6 +47,25 @@ Share = Annotated[float, Field(gt=0, lt=1), _NUMBER]
 ShareFromZero = Annotated[float, Field(ge=0, lt=1), _NUMBER]
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Auto = Literal["auto"]
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return pattern
+
+
+Pattern = Annotated[Text, AfterValidator(_compiles)]
+"""A regular expression that is searched for in names of parameters."""
+
+Blocks = (
+    CountFromZero | Literal["head", "all"] | Annotated[tuple[Pattern, ...], Field(min_length=1)]
+)
+"""What trains: the top N blocks, the head, everything, or the parameters that patterns match."""
+
+Recipe = Literal["lp-ft", "gradual", "top-quarter"]
 
 
 class Section(BaseModel):
@@ -103,6 +125,28 @@ class EarlyStopping(Section):
     min_delta: FloatFromZero = Field(0.0, description="What counts as better.")
 
 
+class PhaseSpec(Section):
+    epoch: CountFromZero = Field(description="The first epoch of this phase; the run's first is 0.")
+    blocks: Blocks = Field(description="As train.unfreeze: N, head, all, or patterns.")
+    rate: PositiveFloat = Field(1.0, description="Times train.learning_rate.")
+
+
+class GroupSpec(Section):
+    match: Pattern = Field(description="Regular expression over names of parameters.")
+    learning_rate: PositiveFloat | None = Field(None, description="Else train.learning_rate.")
+    weight_decay: FloatFromZero | None = Field(None, description="Else train.weight_decay.")
+
+
+class CheckpointSpec(Section):
+    every_steps: PositiveInt | None = Field(
+        None, description="Optimizer steps between checkpoints; there is one after each epoch too."
+    )
+    every_minutes: PositiveFloat | None = Field(
+        10, description="Minutes between checkpoints; null: by steps and epochs alone."
+    )
+    keep: PositiveInt = Field(2, description="Newest checkpoints kept beside the best one.")
+
+
 class TrainSpec(Section):
     epochs: PositiveInt = 3
     batch_size: PositiveInt = Field(
@@ -112,14 +156,26 @@ class TrainSpec(Section):
         "auto", description="Examples per forward pass of one worker."
     )
     learning_rate: PositiveFloat = 2e-5
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    schedule: Auto | Literal["linear", "cosine", "constant", "slanted"] = Field(
+        "auto", description="auto: linear; slanted triangular where unfreeze is gradual."
+    )
     warmup: ShareFromZero = Field(
         0.1, description="Share of the steps over which the learning rate rises."
     )
     weight_decay: FloatFromZero = Field(0.01, description="Not applied to norms and biases.")
     clip: PositiveFloat | None = Field(1.0, description="Largest norm of the gradient.")
-    unfreeze: CountFromZero | Literal["all"] = Field(
-        "all", description="Top blocks to train; 0 = head only; all = everything."
+    layer_decay: Annotated[float, Field(gt=0, le=1), _NUMBER] | Auto = Field(
+        "auto",
+        description="Learning rate of a block over that of the one above it; auto: 1, and 1/2.6 "
+        "where unfreeze is gradual.",
+    )
+    groups: tuple[GroupSpec, ...] = Field(
+        (), description="Parameters with rates of their own; the first match counts."
+    )
+    unfreeze: Blocks | Recipe | Annotated[tuple[PhaseSpec, ...], Field(min_length=1)] = Field(
+        "all",
+        description="Top blocks to train; 0 = head only; all = everything; patterns of parameter "
+        "names; a schedule [{epoch, blocks, rate}]; or a recipe: lp-ft, gradual, top-quarter.",
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="auto: bf16 where the hardware has it."
@@ -131,6 +187,37 @@ class TrainSpec(Section):
         "f1_macro", description="The validation metric that picks the best checkpoint and trial."
     )
     early_stopping: EarlyStopping | None = None
+    skip_nonfinite: CountFromZero = Field(
+        0, description="Updates with a loss or gradient that is not finite to skip before the end."
+    )
+    checkpoint: CheckpointSpec = CheckpointSpec()
+
+    @model_validator(mode="after")
+    def _phases_follow_one_another(self) -> Self:
+        if self.unfreeze in ("lp-ft", "gradual") and self.epochs < 2:
+            raise _contradiction(
+                f"needs two epochs or more, and train.epochs is {self.epochs}",
+                "Raise train.epochs, or choose another train.unfreeze.",
+                key="train.unfreeze",
+                value=self.unfreeze,
+            )
+        starts = [p.epoch for p in self.phases or ()]
+        if starts and (starts[0] != 0 or any(a >= b for a, b in pairwise(starts))):
+            problem, fix = f"epochs {starts}", "Start at epoch 0 and name rising epochs."
+        elif starts and starts[-1] >= self.epochs:
+            problem = f"a phase begins at epoch {starts[-1]}, and the last of the run is "
+            problem, fix = f"{problem}{self.epochs - 1}", "Raise train.epochs, or drop the phase."
+        else:
+            return self
+        raise _contradiction(problem, fix, key="train.unfreeze")
+
+    @property
+    def phases(self) -> tuple[PhaseSpec, ...] | None:
+        """The schedule in `unfreeze`, where it is one."""
+        value = self.unfreeze
+        if isinstance(value, tuple) and isinstance(value[0], PhaseSpec):
+            return tuple(phase for phase in value if isinstance(phase, PhaseSpec))
+        return None
 
     @property
     def metric_mode(self) -> Literal["min", "max"]:

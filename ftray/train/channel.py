@@ -21,9 +21,15 @@ _POLL_EVERY_S = 0.3
 class _Mailbox:
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.stopping = False
 
-    def put(self, events: list[Event]) -> None:
+    def put(self, events: list[Event]) -> bool:
+        """Whether the sender should stop."""
         self.events.extend(events)
+        return self.stopping
+
+    def stop(self) -> None:
+        self.stopping = True
 
     def take(self) -> list[Event]:
         events, self.events = self.events, []
@@ -37,13 +43,26 @@ class Sender:
         self._mailbox = mailbox
         self._pending: list[Event] = []
         self._sent = 0.0
+        self._answer: Any = None
+        self._stopping = False
 
     def send(self, event: Event, now: bool = False) -> None:
         self._pending.append(event)
         if now or time.monotonic() - self._sent > _SEND_EVERY_S:
-            self._mailbox.put.remote(self._pending)
+            self._answer = self._mailbox.put.remote(self._pending)
             self._pending = []
             self._sent = time.monotonic()
+
+    def stopping(self) -> bool:
+        """Whether the driver asked to stop, as far as is known: nothing is waited for."""
+        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            self._stopping = self._stopping or ray.get(self._answer)
+            self._answer = None
+        return self._stopping
+
+    def stop(self) -> None:
+        """The driver's end: ask the workers to save and stop."""
+        self._mailbox.stop.remote()
 
 
 @contextmanager

@@ -42,11 +42,14 @@ def deepspeed_config(
             raise SpecError(*problems)
         config = _without_auto(config)
     # An optimizer of torch is wanted: DeepSpeed's own are compiled at first use.
-    quiet = {
+    quiet: Config = {
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31,
     }
+    if config.get("bf16", {}).get("enabled") is True:
+        # A gradient that is not finite must not reach the weights.
+        quiet["bf16"] = {"check_grad_overflow": True, **config["bf16"]}
     return {**config, **quiet, **ours}
 
 

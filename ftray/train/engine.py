@@ -12,6 +12,7 @@ from torch import nn
 from ftray.models.blocks import FreezePlan
 from ftray.spec.schema import TrainSpec
 from ftray.train.deepspeed_config import Config, uses_bf16
+from ftray.train.optimizer import AGE, SCALE, adamw
 from ftray.train.ranks import Ranks
 
 
@@ -42,8 +43,14 @@ class Engine:
     """What the loop asks of DeepSpeed: forward, backward, update, and the trainable parameters."""
 
     def __init__(
-        self, module: TrainedModule, spec: TrainSpec, config: Config, ranks: Ranks
+        self,
+        module: TrainedModule,
+        groups: list[dict[str, Any]],
+        spec: TrainSpec,
+        config: Config,
+        ranks: Ranks,
     ) -> None:
+        """groups: those of `parameter_groups`, over the parameters of `module` that train."""
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -51,10 +58,17 @@ class Engine:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         module.to(ranks.device)
         self.ranks = ranks
+        self.updates = 0
+        self._clip = spec.clip
+        self._ages = _ages(module.model, groups)
+        self._plain = config.get("zero_optimization", {}).get("stage", 0) == 0
+        if self._plain:
+            # Clipped here: the one norm also tells whether the gradient is finite.
+            config = {**config, "gradient_clipping": 0.0}
         self._deepspeed, *_ = deepspeed.initialize(
-            model=module, optimizer=_optimizer(module, spec, ranks), config=config
+            model=module, optimizer=adamw(groups, spec), config=config
         )
-        if ranks.world == 1 and config.get("zero_optimization", {}).get("stage", 0) == 0:
+        if ranks.world == 1 and self._plain:
             # Nobody to add gradients up with: DeepSpeed would flatten and copy them all the same.
             self._deepspeed.enable_backward_allreduce = False
         self._deepspeed.train()
@@ -84,11 +98,32 @@ class Engine:
         if not self._deepspeed.is_gradient_accumulation_boundary():
             self._deepspeed.step()
 
-    def update(self, learning_rate: float) -> None:
-        """One optimizer step with the accumulated gradients."""
+    def update(self, learning_rate: float) -> bool:
+        """One optimizer step with the accumulated gradients. False, on every rank and with all
+        weights as they were, when a gradient is not finite."""
         for group in self.zero.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group[SCALE]
+        finite = self._clip_gradients() if self._plain else True
         self._deepspeed.step()
+        applied = finite and not getattr(self.zero, "overflow", False)
+        self.updates += applied
+        return applied
+
+    def _clip_gradients(self) -> bool:
+        """As `clip` says; a gradient that is not finite is dropped, and the answer is False."""
+        parameters = [p for _, p in self.trainable() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not torch.isfinite(norm):
+            for parameter in parameters:
+                parameter.grad = None
+            return False
+        if self._clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self._clip, norm)
+        return True
+
+    def age(self, name: str) -> int:
+        """Updates that a trainable parameter has had, also before this engine."""
+        return self._ages[name] + self.updates
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Name in the model and parameter, of those that train, in the model's order."""
@@ -99,6 +134,9 @@ class Engine:
     def close(self) -> None:
         """Let go of hooks and buffers: a process may build the next engine after this one."""
         self._deepspeed.destroy()
+        # Else it does so once more when it is collected, and takes the parameters' links to the
+        # next engine's state with it.
+        self._deepspeed.optimizer = None
 
 
 def wants_autocast(spec: TrainSpec, ranks: Ranks) -> bool:
@@ -116,13 +154,6 @@ def _has_bf16(device: torch.device) -> bool:
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def _optimizer(module: TrainedModule, spec: TrainSpec, ranks: Ranks) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019); matrices decay, norms and biases do not."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": spec.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=spec.learning_rate, fused=True
-    )
+def _ages(model: nn.Module, groups: list[dict[str, Any]]) -> dict[str, int]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(p)]: group[AGE] for group in groups for p in group["params"]}

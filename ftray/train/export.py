@@ -43,7 +43,7 @@ def export(order: Export) -> ModelInfo:
     model = pretrained.model(get_task(spec.task), order.data.labels, spec.seed)
     model.config.pad_token_id = tokenizer.pad_token_id
     with order.checkpoint.as_local() as checkpoint:
-        state.load_parameters(model, checkpoint)
+        state.load_parameters(model, state.trained_values(checkpoint))
     with staged(model, tokenizer) as staging:
         info = ModelInfo(
             name=spec.name,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from ftray.errors import FtrayError
 from ftray.store.location import Location
-from ftray.train.progress import BEST_RANK
+from ftray.train import checkpoints
 from ftray.train.scale import worker_resources
 from ftray.train.worker import Job, train_worker
 
@@ -20,10 +23,12 @@ def fit_workers(
 ) -> Location:
     """Train `job` at its spec's scale; returns the folder of the best checkpoint.
 
-    Workers that die are started again, from the last checkpoint, up to `max_failures` times.
+    Workers that die are started again, from the last checkpoint, up to `max_failures` times. What
+    an earlier, killed call left under job.checkpoints is gone on with. `folder` belongs to Ray
+    Train.
 
-    `folder` belongs to Ray Train: what an earlier, killed call left there is gone on with.
-    Raises FtrayError.
+    Raises FtrayError; Interrupted after SIGINT or SIGTERM, when the workers have saved where they
+    stand. A second signal does not wait for that.
     """
     each = worker_resources(job.spec)
     trainer = TorchTrainer(
@@ -39,21 +44,57 @@ def fit_workers(
             storage_path=folder.parent.path,
             storage_filesystem=folder.fs,
             failure_config=FailureConfig(max_failures=max_failures),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute=BEST_RANK, checkpoint_score_order="max"
-            ),
             callbacks=list(callbacks),
         ),
     )
-    result: Any = trainer.fit()
+    with _stopped_by_signals(job):
+        result: Any = _in_a_thread(trainer.fit)
     if isinstance(result.return_value, FtrayError):
         raise result.return_value
-    return best_checkpoint(result)
+    return checkpoints.best(job.checkpoints)
 
 
-def best_checkpoint(result: Any) -> Location:
-    """The folder of the best checkpoint among those that a Ray result lists."""
-    kept = result.best_checkpoints or []
-    assert kept, "a run that ended well has reported at least one checkpoint"
-    best, _ = max(kept, key=lambda item: item[1][BEST_RANK])
-    return Location(best.filesystem, best.path, best.path)
+def _in_a_thread(function: Callable[[], Any]) -> Any:
+    """What `function` returns or raises. Ray Train answers to Ctrl-C by ending its workers where
+    they stand, but only when it is called in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return function()
+    results: list[Any] = []
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:  # noqa: BLE001 - raised below, in the thread that waits
+            errors.append(error)
+
+    thread = threading.Thread(target=call, name="ftray-fit", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)  # signals are handled in between
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+@contextmanager
+def _stopped_by_signals(job: Job) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks the workers to save and stop; the second one is Ctrl-C."""
+    if job.sender is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    sender, asked = job.sender, False
+
+    def handle(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        sender.stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,37 +1,47 @@
-"""The training loop. It knows neither Ray nor Tune: it is given its ranks and a `report`."""
+"""The training loop. It knows neither Ray nor Tune: it is given its ranks and someone to tell."""
 
 from __future__ import annotations
 
 import math
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from ftray.data.batches import BatchPlan, in_order
 from ftray.data.encode import EncodedSplit
-from ftray.errors import RunFailed
+from ftray.errors import Interrupted, RunFailed
 from ftray.spec.schema import Spec
 from ftray.tasks import Task
 from ftray.tasks.base import Metrics
-from ftray.train import state
+from ftray.train.checkpoints import Keeper
 from ftray.train.engine import Engine
-from ftray.train.progress import Progress
+from ftray.train.phased import PhasedEngine
+from ftray.train.progress import BEST, Progress
 from ftray.train.schedule import learning_rate
 
-Save = Callable[[Path], None]
-"""Writes the resume state into a folder, on rank 0. Every rank must call it, or none."""
+_SHOWN_ROWS = 8
 
-Report = Callable[[dict[str, Any], Save], None]
-"""Called by every rank after each epoch with its metrics; may save a checkpoint."""
 
-Notify = Callable[[dict[str, Any]], None]
-"""Called after each step: {step, steps, epoch, loss, learning_rate, rows, seconds}."""
+class Observer(Protocol):
+    """Who the loop tells, on every rank, and whom it asks whether to go on."""
+
+    def phase(self, progress: Progress) -> None:
+        """What trains has changed: at the start, and where a phase of the schedule begins."""
+
+    def step(self, event: dict[str, Any]) -> None:
+        """After each step: {step, steps, epoch, loss, learning_rate, rows, seconds}."""
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        """After each evaluation, with its metrics. May be a barrier."""
+
+    def stopping(self) -> bool:
+        """Whether this rank was asked to save and end."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ class Setup:
 
     spec: Spec
     task: Task
-    engine: Engine
+    phased: PhasedEngine
     train: EncodedSplit
     validation: EncodedSplit
     labels: tuple[str, ...]
@@ -48,22 +58,32 @@ class Setup:
     batches: BatchPlan
 
     @property
+    def engine(self) -> Engine:
+        return self.phased.engine
+
+    @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
         return self.spec.train.epochs * self.batches.steps_per_epoch
 
 
-def run(setup: Setup, progress: Progress, report: Report, notify: Notify) -> Progress:
+def run(setup: Setup, progress: Progress, keeper: Keeper, observer: Observer) -> Progress:
     """Train from where `progress` stands to the last epoch or an early stop.
 
-    Raises RunFailed on every rank when a loss is not finite, before the weights take it in.
+    Raises, on every rank alike, RunFailed when a loss or a gradient is not finite, before the
+    weights take it in, and Interrupted when a rank was asked to stop, after a last checkpoint.
     """
+    observer.phase(progress)
     while not progress.is_over(setup.spec.train):
-        train_loss = _train_epoch(setup, progress, notify)
+        if setup.phased.enter(progress.epoch):
+            observer.phase(progress)
+        _train_epoch(setup, progress, keeper, observer)
         metrics = evaluate(setup, setup.validation)
-        progress.finish_epoch(setup.spec.train, {**metrics, "train_loss": train_loss})
+        progress.finish_epoch(setup.spec.train, metrics)
+        _save(setup, progress, keeper, progress.rank())
         numbers = {k: v for k, v in progress.history[-1].items() if isinstance(v, (int, float))}
-        report(numbers, partial(state.save, setup.engine, progress.to_json()))
+        observer.epoch({**numbers, BEST: progress.best})
+    keeper.wait()
     return progress
 
 
@@ -87,18 +107,16 @@ def evaluate(setup: Setup, split: EncodedSplit) -> Metrics:
     return task.metrics(ranks.sum(tally), setup.labels)
 
 
-def _train_epoch(setup: Setup, progress: Progress, notify: Notify) -> float:
-    """One pass over the training rows; returns their mean loss."""
-    total = 0.0
-    rows = 0
-    for batch in setup.batches.batches(progress.epoch):
+def _train_epoch(setup: Setup, progress: Progress, keeper: Keeper, observer: Observer) -> None:
+    """The steps of an epoch that are still to be made."""
+    done = progress.step - progress.epoch * setup.batches.steps_per_epoch
+    for batch in setup.batches.batches(progress.epoch)[done:]:
         started = time.perf_counter()
         rate = learning_rate(setup.spec.train, progress.step, setup.steps)
-        loss = _step(setup, progress, batch, rate)
-        progress.step += 1
-        total += loss * len(batch)
-        rows += len(batch)
-        notify(
+        wishes = (observer.stopping(), keeper.due(progress.step + 1))
+        loss, (stops, saves) = _step(setup, progress, batch, rate, wishes)
+        progress.finish_step(loss, len(batch))
+        observer.step(
             {
                 "step": progress.step,
                 "steps": setup.steps,
@@ -109,36 +127,82 @@ def _train_epoch(setup: Setup, progress: Progress, notify: Notify) -> float:
                 "seconds": time.perf_counter() - started,
             }
         )
-    return total / rows
+        if stops or saves:
+            _save(setup, progress, keeper)
+        if stops:
+            keeper.wait()
+            raise Interrupted.of(
+                "run",
+                setup.spec.name,
+                f"interrupted after step {progress.step} of {setup.steps}",
+                "the same command goes on from there",
+            )
 
 
-def _step(setup: Setup, progress: Progress, batch: np.ndarray, rate: float) -> float:
-    """One optimizer step on a global batch; returns its mean loss over all ranks' rows."""
+def _save(setup: Setup, progress: Progress, keeper: Keeper, rank: float = -1.0) -> None:
+    if keeper.keeps:
+        keeper.save(setup.phased.snapshot(keeper.writes), progress, rank)
+
+
+def _step(
+    setup: Setup, progress: Progress, batch: np.ndarray, rate: float, wishes: Sequence[bool]
+) -> tuple[float, list[bool]]:
+    """One optimizer step on a global batch; returns its mean loss over all ranks' rows, and of
+    each wish whether any rank has it."""
     engine, ranks = setup.engine, setup.engine.ranks
-    total = 0.0
+    total, broken = 0.0, []
     for number, rows in setup.batches.chunks(batch, ranks.rank, ranks.world):
-        # Dropout depends on where in the run a chunk stands, not on which rank computes it.
-        torch.manual_seed(_chunk_seed(setup.spec.seed, progress.step, number))
+        _seed(setup.spec.seed, progress.step, number)
         logits = engine.logits(_inputs(setup, setup.train, rows))
         if len(rows):
             targets = torch.from_numpy(setup.train.targets[rows]).to(logits.device)
             loss = setup.task.losses(logits, targets).sum()
         else:
             loss = logits.sum() * 0.0
-        total += loss.item()
+        value = loss.item()
+        total += value
+        if not math.isfinite(value):
+            broken.extend(rows.tolist())
         # DeepSpeed averages gradients over ranks; the mean over the batch's rows is wanted.
         engine.accumulate(loss * (ranks.world / len(batch)))
-    mean = float(ranks.sum(np.array([total]))[0]) / len(batch)
-    if not math.isfinite(mean):
-        raise RunFailed.of(
-            "train.learning_rate",
-            setup.spec.train.learning_rate,
-            f"the loss of step {progress.step + 1} (epoch {progress.epoch + 1}) is {mean}: the run "
-            "diverged and was stopped before the weights took it in",
-            "lower train.learning_rate, raise train.warmup, or set train.clip",
-        )
-    engine.update(rate)
-    return mean
+    sums = ranks.sum(np.array([total, *wishes], dtype=np.float64))
+    mean = float(sums[0]) / len(batch)
+    may_skip = progress.skipped < setup.spec.train.skip_nonfinite
+    if not math.isfinite(mean) and not may_skip:
+        _fail(setup, progress, f"the loss is {mean}", broken)
+    if engine.update(rate):
+        setup.phased.check_moved()
+    else:
+        if not may_skip:
+            rows = np.concatenate([r for _, r in _mine(setup, batch)] or [batch[:0]])
+            _fail(setup, progress, "the gradient is not finite", rows.tolist())
+        progress.skipped += 1
+    return mean, [bool(answer) for answer in sums[1:] > 0]
+
+
+def _mine(setup: Setup, batch: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    ranks = setup.engine.ranks
+    return setup.batches.chunks(batch, ranks.rank, ranks.world)
+
+
+def _fail(setup: Setup, progress: Progress, what: str, rows: list[int]) -> None:
+    """Raise RunFailed, naming the ranks and rows it comes from. Every rank must call it."""
+    found = setup.engine.ranks.gather(rows)
+    where = "; ".join(
+        f"rank {rank}: rows {', '.join(map(str, theirs[:_SHOWN_ROWS]))}"
+        + (f" and {len(theirs) - _SHOWN_ROWS} more" if len(theirs) > _SHOWN_ROWS else "")
+        for rank, theirs in enumerate(found)
+        if theirs
+    )
+    skipped = f", after {progress.skipped} skipped updates" if progress.skipped else ""
+    raise RunFailed.of(
+        "train.learning_rate",
+        setup.spec.train.learning_rate,
+        f"{what} in step {progress.step + 1} (epoch {progress.epoch + 1}){skipped}; {where} of the "
+        "training split: the run was stopped before the weights took it in",
+        "lower train.learning_rate, raise train.warmup, set train.clip, or let "
+        "train.skip_nonfinite updates be skipped",
+    )
 
 
 def _inputs(setup: Setup, split: EncodedSplit, rows: np.ndarray) -> dict[str, torch.Tensor]:
@@ -147,5 +211,10 @@ def _inputs(setup: Setup, split: EncodedSplit, rows: np.ndarray) -> dict[str, to
     return setup.task.collate(ids, setup.pad_id)
 
 
-def _chunk_seed(seed: int, step: int, chunk: int) -> int:
-    return int(np.random.SeedSequence([seed, step, chunk]).generate_state(1, np.uint64)[0] >> 1)
+def _seed(seed: int, step: int, chunk: int) -> None:
+    """Seed every generator that a model may draw from: what it draws depends on where in the run a
+    chunk stands, not on the rank that computes it or on what was computed before."""
+    words = np.random.SeedSequence([seed, step, chunk]).generate_state(3, np.uint64)
+    torch.manual_seed(int(words[0] >> 1))
+    random.seed(int(words[1]))
+    np.random.seed(int(words[2] & 0xFFFFFFFF))

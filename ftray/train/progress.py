@@ -12,10 +12,6 @@ from ftray.spec.schema import TrainSpec
 BEST = "best"
 """Reported after each epoch: the best value of train.metric so far."""
 
-BEST_RANK = "best_rank"
-"""Reported with each checkpoint: the later an improvement, the higher, so that the checkpoint of
-the highest rank is the best one, also among equal metrics."""
-
 
 @dataclass
 class Progress:
@@ -23,15 +19,28 @@ class Progress:
 
     epoch: int = 0
     step: int = 0
+    skipped: int = 0
+    loss_sum: float = 0.0
+    """Of the rows of the epoch that is going on."""
+    rows: int = 0
     best: float | None = None
     best_epoch: int = 0
     waited: int = 0
     stopped_early: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
 
+    def finish_step(self, loss: float, rows: int) -> None:
+        """Take the mean loss over the rows of one more step; one that is not finite was skipped."""
+        self.step += 1
+        if math.isfinite(loss):
+            self.loss_sum += loss * rows
+            self.rows += rows
+
     def finish_epoch(self, spec: TrainSpec, metrics: dict[str, Any]) -> None:
         """Take the validation metrics after one more epoch: is it the best, is it time to stop?"""
         self.epoch += 1
+        metrics = {**metrics, "train_loss": self.loss_sum / max(1, self.rows)}
+        self.loss_sum, self.rows = 0.0, 0
         value = float(metrics[spec.metric])
         gain = self._gain(value, spec)
         stopping = spec.early_stopping
@@ -51,11 +60,14 @@ class Progress:
             return math.inf
         return self.best - value if spec.metric_mode == "min" else value - self.best
 
-    def standing(self) -> dict[str, float]:
-        """What is reported with the metrics of the last epoch."""
-        assert self.best is not None, "no epoch is finished"
-        rank = float(self.epoch) if self.best_epoch == self.epoch else -1.0
-        return {BEST: self.best, BEST_RANK: rank}
+    def rank(self) -> float:
+        """Of a checkpoint made after the last epoch: the later an improvement, the higher, so that
+        the checkpoint of the highest rank is the best one, also among equal metrics."""
+        return float(self.epoch) if self.best_epoch == self.epoch else -1.0
+
+    def epoch_at_hand(self, spec: TrainSpec) -> int:
+        """The epoch that is going on or comes next; of a run that is over, its last."""
+        return min(self.epoch, spec.epochs - 1)
 
     def is_over(self, spec: TrainSpec) -> bool:
         return self.stopped_early or self.epoch >= spec.epochs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,13 @@ class Ranks:
         tensor = torch.from_numpy(np.asarray(values, dtype=np.float64)).to(self.device)
         dist.all_reduce(tensor)
         return tensor.cpu().numpy()
+
+    def gather(self, value: Any) -> list[Any]:
+        """`value` of every rank, by rank. Every rank must call it."""
+        values: list[Any] = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
+        return values
 
     def all_agree(self, answer: bool) -> bool:
         """True when `answer` is true on every rank."""

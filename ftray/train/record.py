@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ftray.errors import Interrupted
 from ftray.spec.schema import Spec
 from ftray.store.root import Root
 from ftray.store.runs import RunFolder, State
@@ -40,7 +41,7 @@ def recorded(root: Root, spec: Spec, run: RunFolder) -> Iterator[Listener]:
     try:
         with run.beating():
             yield record
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, Interrupted) as error:
         end("interrupted", "KILLED", error)
         raise
     except BaseException as error:

@@ -124,8 +124,9 @@ def fit_run(prepared: Prepared, run: RunFolder, listener: Listener) -> Location:
     """Train on the cluster, from where an earlier driver of this run was killed; returns the best
     checkpoint's folder."""
     with listening(listener) as sender:
-        job = Job(prepared.checked.spec, prepared.data, sender)
-        return fit_workers(job, run.location / "checkpoints", job.spec.scale.max_failures)
+        folder = run.location / "checkpoints"
+        job = Job(prepared.checked.spec, prepared.data, folder, sender)
+        return fit_workers(job, run.location / "ray-train", job.spec.scale.max_failures)
 
 
 def export_and_register(

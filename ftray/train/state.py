@@ -1,13 +1,15 @@
-"""The resume state on disk: world-size independent, without a pickle in it.
+"""The resume state: world-size independent, without a pickle in it.
 
-A checkpoint folder holds trainable.safetensors (the parameters that train), optimizer.safetensors
-(AdamW's two moments of each) and progress.json (where the loop stands). DeepSpeed's accessors give
-whole tensors at every ZeRO stage, so that another number of workers can go on.
+In a folder it is trainable.safetensors (all parameters that training has changed, in full
+precision) and optimizer.safetensors (of each parameter that trains, AdamW's two moments and the
+number of updates they stand for). DeepSpeed's accessors give whole tensors at every ZeRO stage, so
+that another number of workers, or another stage, can go on.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,64 +18,90 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ftray.train.engine import Engine
+from ftray.train.optimizer import AGE
 
 PARAMETERS = "trainable.safetensors"
-_MOMENTS = "optimizer.safetensors"
-_PROGRESS = "progress.json"
+MOMENTS = "optimizer.safetensors"
 _KEYS = ("exp_avg", "exp_avg_sq")
+_UPDATES = "updates"
 
 
-def save(engine: Engine, progress: dict[str, Any], folder: Path) -> None:
-    """Write the state into `folder` on rank 0. Every rank must call it: gathering is collective."""
-    parameters: dict[str, torch.Tensor] = {}
-    moments: dict[str, torch.Tensor] = {}
-    writes = engine.ranks.rank == 0
+@dataclass(frozen=True)
+class State:
+    """Whole tensors on the CPU. moments: NAME/exp_avg and NAME/exp_avg_sq of what trains;
+    ages: the updates that each of those has had."""
+
+    parameters: dict[str, torch.Tensor] = field(default_factory=dict)
+    moments: dict[str, torch.Tensor] = field(default_factory=dict)
+    ages: dict[str, int] = field(default_factory=dict)
+
+
+def take(engine: Engine, keeps: bool) -> State:
+    """A copy of the engine's state where `keeps`, else an empty one. Every rank must call it, as
+    gathering is collective."""
+    state = State()
     _link_moments(engine)
     for name, parameter in engine.trainable():
         value = _get(engine, parameter)
-        if writes:
-            parameters[name] = value.detach().to("cpu", copy=True).contiguous()
+        if keeps:
+            state.parameters[name] = _on_cpu(value)
+            state.ages[name] = engine.age(name)
+        if not engine.updates and not engine.age(name):
+            continue  # no moments yet
         for key in _KEYS:
             moment = _get(engine, parameter, key)
-            if writes:
-                moments[f"{name}/{key}"] = moment.detach().to("cpu", copy=True).contiguous()
-    if writes:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(parameters, folder / PARAMETERS)
-        save_file(moments, folder / _MOMENTS)
-        (folder / _PROGRESS).write_text(json.dumps(progress))
+            if keeps:
+                state.moments[f"{name}/{key}"] = _on_cpu(moment)
+    return state
 
 
-def load_parameters(model: nn.Module, folder: Path) -> None:
-    """Put the trained values into `model`; before an engine is built around it."""
-    values = load_file(folder / PARAMETERS)
+def put(engine: Engine, state: State) -> None:
+    """Put a state into a new engine whose ages are those of the state: the values, also where
+    DeepSpeed made its own from rounded ones, and the moments; what has none starts at zero."""
+    inner = _torch_optimizer(engine)
+    for tensor, age in _stepped_tensors(engine):
+        inner.state[tensor] = {
+            "step": torch.tensor(float(age), device=tensor.device),
+            **{key: torch.zeros_like(tensor) for key in _KEYS},
+        }
+    _link_moments(engine)
+    for name, parameter in engine.trainable():
+        if name in state.parameters:
+            _set(engine, parameter, state.parameters[name])
+        for key in _KEYS:
+            if f"{name}/{key}" in state.moments:
+                _set(engine, parameter, state.moments[f"{name}/{key}"], key)
+
+
+def write(state: State, folder: Path) -> None:
+    """Write a whole state into an existing folder."""
+    ages = {f"{name}/{_UPDATES}": torch.tensor(age) for name, age in state.ages.items()}
+    save_file(state.parameters, folder / PARAMETERS)
+    save_file({**state.moments, **ages}, folder / MOMENTS)
+
+
+def read(folder: Path) -> State:
+    moments = load_file(folder / MOMENTS)
+    counts = [name for name in moments if name.endswith(f"/{_UPDATES}")]
+    ages = {name.removesuffix(f"/{_UPDATES}"): int(moments.pop(name)) for name in counts}
+    return State(load_file(folder / PARAMETERS), moments, ages)
+
+
+def load_parameters(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
+    """Put trained values into `model`, which no engine has been built around yet."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, value in values.items():
             parameters[name].copy_(value)
 
 
-def load_progress(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / _PROGRESS).read_text())
+def trained_values(folder: Path) -> dict[str, torch.Tensor]:
+    """The parameters in a state's folder."""
+    return load_file(folder / PARAMETERS)
 
 
-def load_optimizer(engine: Engine, folder: Path, step: int) -> None:
-    """Put the moments, and the values that they belong to, into a new engine around the loaded
-    parameters; `step` is the number of updates made."""
-    values = load_file(folder / PARAMETERS)
-    moments = load_file(folder / _MOMENTS)
-    inner = _torch_optimizer(engine)
-    for tensor in _stepped_tensors(engine):
-        inner.state[tensor] = {
-            "step": torch.tensor(float(step), device=tensor.device),
-            **{key: torch.zeros_like(tensor) for key in _KEYS},
-        }
-    _link_moments(engine)
-    for name, parameter in engine.trainable():
-        # Where DeepSpeed trains in bf16 it made its fp32 copies from values already rounded.
-        _set(engine, parameter, values[name])
-        for key in _KEYS:
-            _set(engine, parameter, moments[f"{name}/{key}"], key)
+def _on_cpu(value: torch.Tensor) -> torch.Tensor:
+    return value.detach().to("cpu", copy=True).contiguous()
 
 
 def _link_moments(engine: Engine) -> None:
@@ -92,12 +120,19 @@ def _link_moments(engine: Engine) -> None:
         lazy_init_hp_params_optimizer_state(lows, flat, engine.zero.optimizer.state)
 
 
-def _stepped_tensors(engine: Engine) -> list[torch.Tensor]:
-    """The tensors that torch's AdamW holds state for: this rank's shards, or the parameters."""
-    for shards in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):
-        if hasattr(engine.zero, shards):
-            return list(getattr(engine.zero, shards))
-    return [parameter for group in engine.zero.param_groups for parameter in group["params"]]
+def _stepped_tensors(engine: Engine) -> list[tuple[torch.Tensor, int]]:
+    """The tensors that torch's AdamW holds state for (this rank's shards, or the parameters), and
+    the age of each."""
+    zero = engine.zero
+    ages = [group[AGE] for group in zero.param_groups]
+    if hasattr(zero, "single_partition_of_fp32_groups"):
+        return list(zip(zero.single_partition_of_fp32_groups, ages, strict=True))
+    if hasattr(zero, "fp32_partitioned_groups_flat"):
+        return [
+            (shard, ages[zero.sub_group_to_group_id[index]])
+            for index, shard in enumerate(zero.fp32_partitioned_groups_flat)
+        ]
+    return [(parameter, group[AGE]) for group in zero.param_groups for parameter in group["params"]]
 
 
 def _get(engine: Engine, parameter: nn.Parameter, key: str | None = None) -> torch.Tensor:

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-import torch.distributed as dist
-from torch import nn
+from ray import train as ray_train
 
 from ftray.cluster import current_group
 from ftray.data.batches import BatchPlan
 from ftray.data.encode import EncodedDataset
-from ftray.errors import FtrayError
-from ftray.models.blocks import FreezePlan, plan_freeze
+from ftray.errors import FtrayError, StorageError
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import ModelSpec, Spec, micro_batch_size
+from ftray.store.location import Location
 from ftray.tasks import get_task
-from ftray.train import loop, state
+from ftray.train import checkpoints, loop, state
 from ftray.train.channel import Sender
-from ftray.train.deepspeed_config import deepspeed_config
-from ftray.train.engine import Engine, TrainedModule, wants_autocast
+from ftray.train.checkpoints import Keeper
+from ftray.train.phased import PhasedEngine
 from ftray.train.process import settle
 from ftray.train.progress import Progress
 from ftray.train.ranks import Ranks, join_group
@@ -39,10 +37,11 @@ GROUP = "group"
 
 @dataclass(frozen=True)
 class Job:
-    """What the driver sends to each worker."""
+    """What the driver sends to each worker. `checkpoints`: the folder to keep them in."""
 
     spec: Spec
     data: EncodedDataset
+    checkpoints: Location
     sender: Sender | None = None
 
 
@@ -52,22 +51,34 @@ def train_worker(config: dict[Any, Any]) -> Any:
     An error that another try would not mend is returned, not raised: Ray Train would start the
     workers again for it. All ranks meet such an error alike, so none is left waiting.
     """
-    import ray.train
-
     job = config["job"]
     settle(job.spec)
-    checkpoint = ray.train.get_checkpoint()
     try:
-        with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
-            ranks = join_group()
-            base = load_base(job.spec.model, job.spec.task, job.spec.seed, job.data.labels)
-            resume = Path(folder) if folder else None
-            setup, progress = build(job.spec, job.data, base, ranks, resume)
-        _announce(job, setup, progress)
-        loop.run(setup, progress, _Reporter(job, setup, progress), _notify(job, ranks))
+        ranks = join_group()
+        observer = _Reporter(job, ranks)
+        base = load_base(job.spec.model, job.spec.task, job.spec.seed, job.data.labels)
+        with _latest(job.checkpoints, ranks, observer) as folder:
+            setup, progress = build(job.spec, job.data, base, ranks, folder)
+        observer.setup = setup
+        keeper = Keeper(job.spec.train.checkpoint, job.checkpoints, writes=ranks.rank == 0)
+        loop.run(setup, progress, keeper, observer)
+    except StorageError:
+        raise  # only the rank that writes meets it
     except FtrayError as error:
         return error
     return None
+
+
+@contextmanager
+def _latest(folder: Location, ranks: Ranks, observer: _Reporter) -> Iterator[Path | None]:
+    """The newest whole checkpoint, as rank 0 sees it, in a local folder; None without one."""
+    found = checkpoints.latest(folder, observer.warn) if ranks.rank == 0 else None
+    name = ranks.gather(found and found.folder.name)[0]
+    if name is None:
+        yield None
+        return
+    with (folder / name).as_local() as local:
+        yield local
 
 
 @dataclass(frozen=True)
@@ -96,21 +107,17 @@ def build(
     """
     task, model = get_task(spec.task), base.model
     train = data.load("train")
-    plan = plan_freeze(model, spec.train.unfreeze, task.collate([train.ids_of(0)], base.pad_id))
-    progress = Progress()
-    if resume is not None:
-        state.load_parameters(model, resume)
-        progress = Progress(**state.load_progress(resume))
     batches = BatchPlan(
         train.lengths, spec.train.batch_size, micro_batch_size(spec, ranks.world), spec.seed
     )
-    engine = _engine(model, plan, spec, batches, ranks)
-    if resume is not None:
-        state.load_optimizer(engine, resume, progress.step)
+    sample = task.collate([train.ids_of(0)], base.pad_id)
+    phased = PhasedEngine(model, spec.train, batches, ranks, sample)
+    progress = checkpoints.read_progress(resume) if resume else Progress()
+    phased.enter(progress.epoch_at_hand(spec.train), state.read(resume) if resume else None)
     setup = loop.Setup(
         spec=spec,
         task=task,
-        engine=engine,
+        phased=phased,
         train=train,
         validation=data.load("validation"),
         labels=data.labels,
@@ -120,68 +127,50 @@ def build(
     return setup, progress
 
 
-def _engine(
-    model: nn.Module, plan: FreezePlan, spec: Spec, batches: BatchPlan, ranks: Ranks
-) -> Engine:
-    module = TrainedModule(model, plan, wants_autocast(spec.train, ranks))
-    accumulation = batches.accumulation_steps(ranks.world)
-    config = deepspeed_config(spec.train, batches.micro_batch_size, accumulation, ranks.world)
-    return Engine(module, spec.train, config, ranks)
+class _Reporter:
+    """Tells the driver how the run goes, and Ray Train of each epoch."""
 
+    def __init__(self, job: Job, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.setup: loop.Setup | None = None
+        self._sender = job.sender if ranks.rank == 0 else None
+        self._started = False
 
-def _announce(job: Job, setup: loop.Setup, progress: Progress) -> None:
-    nodes = _count_nodes(setup.engine.ranks)
-    if setup.engine.ranks.rank or job.sender is None:
-        return
-    plan = setup.engine.module.plan
-    job.sender.send(
-        {
-            "kind": "start",
+    def warn(self, line: str) -> None:
+        self._send({"kind": "warning", "message": line}, now=True)
+
+    def phase(self, progress: Progress) -> None:
+        assert self.setup is not None, "the loop runs what was set up"
+        phased = self.setup.phased
+        event = {
+            "kind": "phase" if self._started else "start",
             "epoch": progress.epoch,
             "step": progress.step,
-            "steps": setup.steps,
-            "workers": setup.engine.ranks.world,
-            "nodes": nodes,
-            "trainable_parameters": plan.trainable_parameters,
-            "total_parameters": plan.total_parameters,
-            "blocks": plan.blocks,
-            "precision": "bf16" if setup.engine.module.autocast else "fp32",
-        },
-        now=True,
-    )
+            "trainable_parameters": phased.plan.trainable_parameters,
+            "total_parameters": phased.plan.total_parameters,
+        }
+        if not self._started:
+            nodes = self.ranks.gather(ray.get_runtime_context().get_node_id())
+            event |= {
+                "steps": self.setup.steps,
+                "workers": self.ranks.world,
+                "nodes": len(set(nodes)),
+                "blocks": phased.plan.blocks,
+                "precision": "bf16" if phased.engine.module.autocast else "fp32",
+            }
+        self._started = True
+        self._send(event, now=True)
 
+    def step(self, event: dict[str, Any]) -> None:
+        self._send({"kind": "step", **event})
 
-def _count_nodes(ranks: Ranks) -> int:
-    """Over how many Ray nodes the ranks are spread."""
-    nodes: list[str | None] = [None] * ranks.world
-    dist.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
-    return len(set(nodes))
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        ray_train.report({**metrics, GROUP: current_group()})
+        self._send({"kind": "epoch", **metrics}, now=True)
 
+    def stopping(self) -> bool:
+        return self._sender is not None and self._sender.stopping()
 
-def _notify(job: Job, ranks: Ranks) -> loop.Notify:
-    def notify(event: dict[str, Any]) -> None:
-        if ranks.rank == 0 and job.sender is not None:
-            job.sender.send({"kind": "step", **event})
-
-    return notify
-
-
-class _Reporter:
-    """`ray.train.report` with what the driver needs to find the best checkpoint again."""
-
-    def __init__(self, job: Job, setup: loop.Setup, progress: Progress) -> None:
-        self.job = job
-        self.setup = setup
-        self.progress = progress
-
-    def __call__(self, metrics: dict[str, Any], save: loop.Save) -> None:
-        import ray.train
-
-        writes = self.setup.engine.ranks.rank == 0
-        with tempfile.TemporaryDirectory(prefix="ftray-checkpoint-") as folder:
-            save(Path(folder))
-            checkpoint = ray.train.Checkpoint.from_directory(folder) if writes else None
-            entry = {**metrics, **self.progress.standing(), GROUP: current_group()}
-            ray.train.report(entry, checkpoint=checkpoint)
-        if writes and self.job.sender is not None:
-            self.job.sender.send({"kind": "epoch", **metrics}, now=True)
+    def _send(self, event: dict[str, Any], now: bool = False) -> None:
+        if self._sender is not None:
+            self._sender.send(event, now)

@@ -11,14 +11,14 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ftray.cluster import release
 from ftray.spec.schema import Spec, TuneSpec
 from ftray.store.location import Location
+from ftray.train import checkpoints
 from ftray.train.channel import Listener
-from ftray.train.fit import best_checkpoint
-from ftray.train.progress import BEST, BEST_RANK
+from ftray.train.progress import BEST
 from ftray.train.scale import worker_resources
 from ftray.train.worker import GROUP
 from ftray.tune.space import most_epochs, param_space
 from ftray.tune.table import Trial, rank, trial_row
-from ftray.tune.trial import Sweep, group_folder, run_trial
+from ftray.tune.trial import Sweep, checkpoint_folder, run_trial
 
 # ASHA keeps one in three trials at each rung; the first rung is one epoch (Li et al. 2020).
 _REDUCTION = 3
@@ -48,7 +48,7 @@ def search(
     trials = tuple(rows[i] for i in order)
     if section.refit or trials[0].status == "failed":
         return trials, None
-    return trials, _checkpoint(results[order[0]], sweep, section, trials[0])
+    return trials, checkpoints.best(checkpoint_folder(sweep.kept, trials[0].id))
 
 
 def _trial_resources(spec: Spec, section: TuneSpec) -> tune.PlacementGroupFactory:
@@ -87,9 +87,6 @@ def _run_config(spec: Spec, folder: Location, announcer: tune.Callback) -> tune.
         storage_filesystem=folder.fs,
         callbacks=[announcer],
         failure_config=tune.FailureConfig(max_failures=spec.scale.max_failures),
-        checkpoint_config=tune.CheckpointConfig(
-            num_to_keep=1, checkpoint_score_attribute=BEST_RANK, checkpoint_score_order="max"
-        ),
         verbose=0,
     )
 
@@ -98,16 +95,6 @@ def _row(result: Any, spec: Spec) -> Trial:
     last = result.metrics or {}
     error = str(result.error) if result.error else ""
     return trial_row(last.get("trial_id", "?"), result.config or {}, last, error, spec)
-
-
-def _checkpoint(result: Any, sweep: Sweep, section: TuneSpec, trial: Trial) -> Location:
-    """The winner's best checkpoint, where the trial or its worker group kept it."""
-    if section.workers == 1:
-        return best_checkpoint(result)
-    from ray.train import Result
-
-    folder = group_folder(sweep.groups, trial.id)
-    return best_checkpoint(Result.from_path(folder.path, folder.fs))
 
 
 class _Announcer(tune.Callback):

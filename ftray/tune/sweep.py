@@ -53,7 +53,7 @@ def tune(
     run = claim_run(checked.root, spec, "tune", say)
     with recorded(checked.root, spec, run) as record:
         told = both(record, listener)
-        sweep = Sweep(spec, prepared.data, run.location / "groups")
+        sweep = Sweep(spec, prepared.data, run.location / "kept")
         say(f"{section.trials} trials, {concurrent} side by side")
         trials, checkpoint = search(sweep, section, run.location / "trials", concurrent, told)
         _check_winner(trials)

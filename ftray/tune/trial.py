@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from ftray.data.encode import EncodedDataset
@@ -19,9 +17,10 @@ from ftray.errors import FtrayError
 from ftray.spec.schema import ModelSpec, Spec
 from ftray.store.location import Location
 from ftray.train import loop
+from ftray.train.checkpoints import Keeper
 from ftray.train.fit import fit_workers
 from ftray.train.process import settle
-from ftray.train.progress import BEST, BEST_RANK
+from ftray.train.progress import BEST, Progress
 from ftray.train.ranks import alone
 from ftray.train.worker import Base, Job, build, load_base
 from ftray.tune.space import trial_spec
@@ -36,8 +35,8 @@ class Sweep:
 
     spec: Spec
     data: EncodedDataset
-    groups: Location
-    """Where trials with several workers keep their checkpoints."""
+    kept: Location
+    """Where trials keep their checkpoints, and their groups of workers what Ray Train keeps."""
 
     @property
     def keeps_checkpoints(self) -> bool:
@@ -62,12 +61,28 @@ def run_trial(config: dict[str, Any], sweep: Sweep) -> None:
             _train_in_group(spec, sweep)
     except FtrayError as error:
         worst = math.inf if spec.train.metric_mode == "min" else -math.inf
-        tune.report({"epoch": 0, BEST: worst, BEST_RANK: -1.0, ERROR: str(error)})
+        tune.report({"epoch": 0, BEST: worst, ERROR: str(error)})
 
 
-def group_folder(groups: Location, trial_id: str) -> Location:
-    """Where the workers of one trial keep their checkpoints."""
-    return groups / trial_id / "checkpoints"
+def checkpoint_folder(kept: Location, trial_id: str) -> Location:
+    """Where a trial keeps its checkpoints."""
+    return kept / trial_id / "checkpoints"
+
+
+class _Reporter:
+    """Tells Tune of each epoch, and of nothing else: a trial has nobody who watches its steps."""
+
+    def phase(self, progress: Progress) -> None: ...
+
+    def step(self, event: dict[str, Any]) -> None: ...
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        from ray import tune
+
+        tune.report(metrics)
+
+    def stopping(self) -> bool:
+        return False
 
 
 def _train_here(spec: Spec, sweep: Sweep) -> None:
@@ -77,30 +92,24 @@ def _train_here(spec: Spec, sweep: Sweep) -> None:
     pristine = _pristine(spec.model, spec.task, spec.seed, sweep.data.labels)
     base = Base(copy.deepcopy(pristine.model), pristine.pad_id)
     setup, progress = build(spec, sweep.data, base, alone(), None)
-
-    def report(metrics: dict[str, Any], save: loop.Save) -> None:
-        entry = {**metrics, **progress.standing()}
-        if not sweep.keeps_checkpoints:
-            tune.report(entry)
-            return
-        with tempfile.TemporaryDirectory(prefix="ftray-checkpoint-") as folder:
-            save(Path(folder))
-            tune.report(entry, checkpoint=tune.Checkpoint.from_directory(folder))
-
+    folder = checkpoint_folder(sweep.kept, tune.get_context().get_trial_id())
+    keeper = Keeper(spec.train.checkpoint, folder if sweep.keeps_checkpoints else None, writes=True)
     try:
-        loop.run(setup, progress, report, lambda event: None)
+        loop.run(setup, progress, keeper, _Reporter())
     finally:
-        setup.engine.close()
+        keeper.wait()
+        setup.phased.close()
 
 
 def _train_in_group(spec: Spec, sweep: Sweep) -> None:
     from ray import tune
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    folder = group_folder(sweep.groups, tune.get_context().get_trial_id())
+    trial = tune.get_context().get_trial_id()
+    job = Job(spec, sweep.data, checkpoint_folder(sweep.kept, trial))
     # Tune starts a trial again whose workers died. If Train did as well, it would do so while Tune
     # is ending the trial.
-    fit_workers(Job(spec, sweep.data), folder, 0, [TuneReportCallback()])
+    fit_workers(job, sweep.kept / trial / "ray-train", 0, [TuneReportCallback()])
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from ftray.spec.load import load
 from ftray.store.location import locate
 from ftray.train import loop
 from ftray.train.check import Checked, check_inputs
+from ftray.train.checkpoints import Keeper, best
 from ftray.train.export import Export, export
 from ftray.train.progress import Progress
 from ftray.train.ranks import alone
@@ -34,7 +34,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.precision = ""
-        self.epochs: dict[int, dict[str, float]] = defaultdict(lambda: {"rows": 0, "seconds": 0.0})
+        self.timed: dict[int, dict[str, float]] = defaultdict(lambda: {"rows": 0, "seconds": 0.0})
 
     def listen(self, event: dict[str, Any]) -> None:
         if event["kind"] == "start":
@@ -43,26 +43,28 @@ class Clock:
             self.step(event)
 
     def step(self, event: dict[str, Any]) -> None:
-        epoch = self.epochs[event["epoch"]]
+        epoch = self.timed[event["epoch"]]
         epoch["rows"] += event["rows"]
         epoch["seconds"] += event["seconds"]
+
+    def phase(self, progress: Progress) -> None: ...
+
+    def epoch(self, metrics: dict[str, Any]) -> None: ...
+
+    def stopping(self) -> bool:
+        return False
 
 
 def in_process(checked: Checked, clock: Clock) -> ModelInfo:
     """Train here, keep the best epoch and export it. The data must be encoded already."""
-    spec, data, best = checked.spec, prepare(checked).data, Path("best").absolute()
+    spec, data = checked.spec, prepare(checked).data
+    kept = locate(str(Path("checkpoints").absolute()))
     base = load_base(spec.model, spec.task, spec.seed, data.labels)
     setup, progress = build(spec, data, base, alone(), None)
     clock.precision = "bf16" if setup.engine.module.autocast else "fp32"
-    loop.run(setup, progress, partial(keep_best, progress, best), clock.step)
+    loop.run(setup, progress, Keeper(spec.train.checkpoint, kept, writes=True), clock)
     target = locate(str(Path("model").absolute()))
-    return export(Export(spec, data, locate(str(best)), target, run="parity"))
-
-
-def keep_best(progress: Progress, folder: Path, _: dict[str, Any], save: loop.Save) -> None:
-    """A loop's report that saves the epoch that is the best so far."""
-    if progress.best_epoch == progress.epoch:
-        save(folder)
+    return export(Export(spec, data, best(kept), target, run="parity"))
 
 
 def on_workers(checked: Checked, clock: Clock) -> ModelInfo:
@@ -81,7 +83,7 @@ def main() -> None:
     result = {
         "precision": clock.precision,
         "metrics": info.metrics,
-        "epochs": list(clock.epochs.values()),
+        "epochs": list(clock.timed.values()),
     }
     print(json.dumps(result))
 

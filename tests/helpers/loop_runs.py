@@ -35,7 +35,11 @@ class Run:
     rows: int = 35
     dropout: float = 0.1
     resume: str = ""
-    """NAME/EPOCH of an earlier run."""
+    """NAME/STEP of an earlier run."""
+    stop_after: int = 0
+    """The step during which the last rank is asked to stop; 0 for never."""
+    every: int = 3
+    """Steps between checkpoints."""
 
 
 @dataclass
@@ -48,11 +52,14 @@ class Seen:
     trainable: list[str] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
     """Parameters that are not, bit for bit, what they were in the base model."""
+    phases: list[int] = field(default_factory=list)
+    """The step at which each phase began."""
     dropping: list[str] = field(default_factory=list)
     """Dropouts that are on while training."""
     digest: str = ""
     """Of all parameters at the end."""
     error: str = ""
+    skipped: int = 0
     touched: bool = False
     """Whether a parameter changed after the last step that was reported."""
 
@@ -84,6 +91,12 @@ class Data:
 
     def load(self, split: str) -> Split:
         return {"train": Split(self.rows, 0), "validation": Split(19, 1)}[split]
+
+
+def checkpoint(root: Path, reference: str) -> Path:
+    """The folder of a checkpoint, by NAME/STEP."""
+    name, _, step = reference.partition("/")
+    return root / name / f"step-{int(step):08d}"
 
 
 def make_spec(run: Run, world: int) -> Any:
@@ -155,44 +168,66 @@ def _main(orders: Path) -> None:
 def _train(run: Run, root: Path, ranks: Any) -> Seen:
     from safetensors.torch import save_file
 
-    from ftray.errors import RunFailed
+    from ftray.errors import FtrayError
+    from ftray.spec.schema import CheckpointSpec
+    from ftray.store.location import locate
     from ftray.train import loop
+    from ftray.train.checkpoints import Keeper
     from ftray.train.worker import Base, build
 
-    found = Seen()
     model = make_model(run)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     folder = root / run.name
     folder.mkdir(exist_ok=True)
-    resume = root / run.resume if run.resume else None
+    resume = checkpoint(root, run.resume) if run.resume else None
     data: Any = Data(run.rows)
     setup, progress = build(make_spec(run, ranks.world), data, Base(model, 0), ranks, resume)
-    latest: dict[str, Any] = {}
-
-    def notify(event: dict[str, Any]) -> None:
-        found.losses.append(event["loss"])
-        found.rates.append(event["learning_rate"])
-        latest.update(_values(model))
-
-    def report(metrics: dict[str, Any], save: loop.Save) -> None:
-        found.metrics.append(metrics)
-        save(folder / str(metrics["epoch"]))
-
+    watcher = Watcher(model, run.stop_after)
+    kept = CheckpointSpec(every_steps=run.every, every_minutes=None, keep=1000)
+    keeper = Keeper(kept, locate(str(folder)), writes=ranks.rank == 0)
+    found = watcher.found
     try:
-        loop.run(setup, progress, report, notify)
-    except RunFailed as error:
+        loop.run(setup, progress, keeper, watcher)
+    except FtrayError as error:
         found.error = str(error)
+    keeper.wait()
     after = _values(model)
-    found.touched = any(after[name].ne(value).any() for name, value in latest.items())
-    found.trainable = sorted(setup.engine.module.plan.trainable)
+    found.touched = any(after[name].ne(value).any() for name, value in watcher.latest.items())
+    found.trainable = sorted(setup.phased.plan.trainable)
+    found.skipped = progress.skipped
     found.dropping = [n for n, m in model.named_modules() if m.training and "dropout" in n]
     found.moved = sorted(name for name in after if after[name].ne(before[name]).any())
     raw = b"".join(after[name].float().numpy().tobytes() for name in sorted(after))
     found.digest = hashlib.sha256(raw).hexdigest()
     if ranks.rank == 0:
         save_file(after, folder / "final.safetensors")
-    setup.engine.close()
+    setup.phased.close()
     return found
+
+
+class Watcher:
+    """Notes down what the loop tells."""
+
+    def __init__(self, model: Any, stop_after: int) -> None:
+        self.model = model
+        self.found = Seen()
+        self.latest: dict[str, Any] = {}
+        self._stop_after = stop_after
+
+    def phase(self, progress: Any) -> None:
+        self.found.phases.append(progress.step)
+
+    def step(self, event: dict[str, Any]) -> None:
+        self.found.losses.append(event["loss"])
+        self.found.rates.append(event["learning_rate"])
+        self.latest.update(_values(self.model))
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        self.found.metrics.append(metrics)
+
+    def stopping(self) -> bool:
+        last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
+        return last and 0 < self._stop_after == len(self.found.losses) + 1
 
 
 def _values(model: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,16 @@ from torch import nn
 
 from ftray.data.batches import BatchPlan
 from ftray.tasks import get_task
-from tests.helpers.loop_runs import Data, Run, Seen, make_model, make_spec, seen, train_group
+from tests.helpers.loop_runs import (
+    Data,
+    Run,
+    Seen,
+    checkpoint,
+    make_model,
+    make_spec,
+    seen,
+    train_group,
+)
 
 STAGES = (0, 1, 2, 3)
 WORLDS = (1, 2)
@@ -34,9 +43,24 @@ TRAIN = {
     "precision": "fp32",
 }
 
+PHASED: dict[str, Any] = {
+    "epochs": 3,
+    "unfreeze": [
+        {"epoch": 0, "blocks": "head", "rate": 2},
+        {"epoch": 1, "blocks": 1},
+        {"epoch": 2, "blocks": "all"},
+    ],
+}
+GROUPS = [{"match": "^classifier", "learning_rate": 0.05, "weight_decay": 0.5}]
+REFROZEN = [{"epoch": 0, "blocks": "all"}, {"epoch": 1, "blocks": ["classifier", r"layer\.1\."]}]
+
 
 def run(name: str, stage: int = 0, **changes: Any) -> Run:
-    fields = {key: changes.pop(key) for key in ("resume", "dropout") if key in changes}
+    fields = {
+        key: changes.pop(key)
+        for key in ("resume", "dropout", "stop_after", "every", "rows")
+        if key in changes
+    }
     return Run(name, {**TRAIN, "deepspeed": {"stage": stage}, **changes}, **fields)
 
 
@@ -44,12 +68,20 @@ def runs(world: int, folder: Path) -> list[Run]:
     made = []
     for stage in STAGES:
         made.append(run(f"{world}-stage-{stage}", stage))
-        made.append(run(f"{world}-stage-{stage}-resumed", stage, resume=f"{world}-stage-{stage}/1"))
+        made.append(run(f"{world}-stage-{stage}-resumed", stage, resume=f"{world}-stage-{stage}/3"))
+        phases = {**PHASED, "dropout": 0.0, "every": 1}
+        made.append(run(f"{world}-phases-{stage}", stage, **phases))
+        for step in (3, 4):
+            name, resume = f"{world}-phases-{stage}-from-{step}", f"{world}-phases-{stage}/{step}"
+            made.append(run(name, stage, **phases, resume=resume))
+        made.append(run(f"{world}-refrozen-{stage}", stage, unfreeze=REFROZEN, every=1))
+        made.append(run(f"{world}-stops-{stage}", stage, stop_after=2))
+        made.append(run(f"{world}-goes-on-{stage}", stage, resume=f"{world}-stops-{stage}/2"))
         if stage < 2:
             continue
         own = {"deepspeed": str(folder / f"bf16-{stage}.json"), "precision": "bf16"}
         made.append(run(f"{world}-bf16-{stage}", **own))
-        made.append(run(f"{world}-bf16-{stage}-resumed", **own, resume=f"{world}-bf16-{stage}/1"))
+        made.append(run(f"{world}-bf16-{stage}-resumed", **own, resume=f"{world}-bf16-{stage}/3"))
     return [
         *made,
         run(f"{world}-two-chunks", micro_batch_size=8),
@@ -58,7 +90,12 @@ def runs(world: int, folder: Path) -> list[Run]:
         run(f"{world}-not-clipped", 2, dropout=0.0, clip=None, schedule="cosine"),
         *(run(f"{world}-unfreeze-{depth}", 2, unfreeze=depth) for depth in (0, "all")),
         run(f"{world}-autocast", 2, precision="bf16"),
-        run(f"{world}-autocast-resumed", 2, precision="bf16", resume=f"{world}-autocast/1"),
+        run(f"{world}-autocast-resumed", 2, precision="bf16", resume=f"{world}-autocast/3"),
+        run(f"{world}-rates", dropout=0.0, layer_decay=0.5, groups=GROUPS),
+        run(f"{world}-rates-resumed", dropout=0.0, layer_decay=0.5, groups=GROUPS,
+            resume=f"{world}-rates/3"),
+        *(run(f"{world}-skips-{stage}", stage, learning_rate=1e30, skip_nonfinite=99)
+          for stage in STAGES),
         *(run(f"{world}-diverges-{stage}", stage, learning_rate=1e30) for stage in (0, 2, 3)),
         run(
             f"{world}-stops-early", 2, epochs=9, learning_rate=1e-12,
@@ -75,8 +112,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         content = {"bf16": {"enabled": True}, "zero_optimization": {"stage": stage}}
         (folder / f"bf16-{stage}.json").write_text(json.dumps(content))
     train_group(folder, 2, runs(2, folder))
-    scaled = [run(f"2-to-1-stage-{stage}", stage, resume=f"2-stage-{stage}/1") for stage in STAGES]
-    crossed = run("1-stage-2-to-3", 3, resume="1-stage-2/1")
+    scaled = [run(f"2-to-1-stage-{stage}", stage, resume=f"2-stage-{stage}/3") for stage in STAGES]
+    crossed = run("1-stage-2-to-3", 3, resume="1-stage-2/3")
     train_group(folder, 1, [*runs(1, folder), *scaled, crossed])
     return folder
 
@@ -176,7 +213,8 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one_to_the_bit(
     assert of(resumed).metrics == of(whole).metrics[1:]
     assert of(resumed).digest == of(whole).digest
     for file in ("trainable.safetensors", "optimizer.safetensors"):
-        one, two = load_file(root / whole / "2" / file), load_file(root / resumed / "2" / file)
+        one = load_file(checkpoint(root, f"{whole}/6") / file)
+        two = load_file(checkpoint(root, f"{resumed}/6") / file)
         assert one.keys() == two.keys()
         assert [key for key in one if not torch.equal(one[key], two[key])] == []
 
@@ -193,14 +231,16 @@ def test_a_run_goes_on_under_another_stage(of: Callable[..., Seen]) -> None:
 
 def test_a_checkpoint_holds_what_trains_and_no_pickle(root: Path, of: Callable[..., Seen]) -> None:
     for stage in STAGES:
-        folder = root / f"2-stage-{stage}" / "1"
+        folder = checkpoint(root, f"2-stage-{stage}/3")
         names = sorted(path.name for path in folder.iterdir())
-        assert names == ["optimizer.safetensors", "progress.json", "trainable.safetensors"]
+        assert names == [
+            "manifest.json", "optimizer.safetensors", "progress.json", "trainable.safetensors",
+        ]  # fmt: skip
         values = load_file(folder / "trainable.safetensors")
         moments = load_file(folder / "optimizer.safetensors")
         assert sorted(values) == of(f"2-stage-{stage}").trainable
         assert sorted(moments) == sorted(
-            f"{n}/{k}" for n in values for k in ("exp_avg", "exp_avg_sq")
+            f"{n}/{k}" for n in values for k in ("exp_avg", "exp_avg_sq", "updates")
         )
         shapes = dict(make_model(run("any")).named_parameters())
         assert all(value.shape == shapes[name].shape for name, value in values.items())
@@ -212,9 +252,9 @@ def test_a_checkpoint_is_the_same_whatever_the_stage_and_the_workers(
     root: Path, stage: int
 ) -> None:
     for file in ("trainable.safetensors", "optimizer.safetensors"):
-        expected = load_file(root / "1-stage-0" / "1" / file)
+        expected = load_file(checkpoint(root, "1-stage-0/3") / file)
         for world in WORLDS:
-            found = load_file(root / f"{world}-stage-{stage}" / "1" / file)
+            found = load_file(checkpoint(root, f"{world}-stage-{stage}/3") / file)
             for name in expected:
                 if "key.bias" not in name:
                     assert torch.allclose(found[name], expected[name], atol=1e-4), name
@@ -230,7 +270,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_weights_untouched(
         step = len(found.losses) + 1
         assert found.losses, "the first steps are sound"
         assert all(math.isfinite(loss) for loss in found.losses)
-        assert f"the loss of step {step} (epoch 1)" in found.error
+        assert f"in step {step} (epoch 1)" in found.error
         assert found.error.startswith("train.learning_rate = 1e+30: ")
         assert "lower train.learning_rate" in found.error.lower()
         assert not found.touched
@@ -243,7 +283,179 @@ def test_a_run_without_progress_stops_early(of: Callable[..., Seen], world: int)
         assert [entry["epoch"] for entry in of(f"{world}-stops-early", rank).metrics] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stopped_run_saves_first_and_goes_on_to_the_bit(
+    of: Callable[..., Seen], world: int, stage: int
+) -> None:
+    for rank in range(world):
+        assert "interrupted after step 2 of 6" in of(f"{world}-stops-{stage}", rank).error
+    whole, resumed = of(f"{world}-stage-{stage}"), of(f"{world}-goes-on-{stage}")
+    assert resumed.losses == whole.losses[2:]
+    assert resumed.metrics == whole.metrics, "the mean loss of an epoch is that of all its rows"
+    assert resumed.digest == whole.digest
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_updates_that_are_not_finite_can_be_skipped(
+    of: Callable[..., Seen], world: int, stage: int
+) -> None:
+    found = of(f"{world}-skips-{stage}")
+    assert len(found.losses) == 6
+    broken = [loss for loss in found.losses if not math.isfinite(loss)]
+    assert 0 < len(broken) <= found.skipped < 6
+    assert not found.error
+
+
+# ---- phases: what trains changes on the way ------------------------------------------------------
+
+
+def held(root: Path, reference: str) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint(root, reference) / "trainable.safetensors")
+
+
+def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name in after if name not in before or before[name].ne(after[name]).any()}
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_in_each_phase_exactly_what_it_names_moves(
+    root: Path, of: Callable[..., Seen], world: int, stage: int
+) -> None:
+    name = f"{world}-phases-{stage}"
+    found = of(name)
+    assert found.phases == [0, 3, 6]
+    base = {n: p.detach() for n, p in make_model(run("any", dropout=0.0)).named_parameters()}
+    head, top, whole = (held(root, f"{name}/{step}") for step in (3, 6, 9))
+    first = {n for n in base if n.startswith(("classifier.", "bert.pooler."))}
+    block = {n for n in base if ".layer.2." in n}
+    assert set(head) == first == {n for n in head if head[n].ne(base[n]).any()}
+    assert set(top) == first | block == moved(head, {n: top[n] for n in top})
+    assert {n for n in block if top[n].equal(base[n])} == set(), "all of the block moved"
+    assert set(whole) == set(base) == moved(top, whole)
+    end = final(root, name)
+    assert all(end[n].equal(whole[n]) for n in whole)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_is_frozen_again_stays_as_it_was_trained(root: Path, world: int, stage: int) -> None:
+    name = f"{world}-refrozen-{stage}"
+    first, last = held(root, f"{name}/3"), held(root, f"{name}/6")
+    again = {n for n in first if n.startswith("classifier.") or ".layer.1." in n}
+    assert moved(first, last) == again
+    moments = load_file(checkpoint(root, f"{name}/6") / "optimizer.safetensors")
+    assert {n.rpartition("/")[0] for n in moments} == again
+    assert all(int(value) == 6 for n, value in moments.items() if n.endswith("/updates"))
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("step", [3, 4])
+def test_a_run_resumed_at_or_within_a_phase_ends_the_same(
+    of: Callable[..., Seen], world: int, stage: int, step: int
+) -> None:
+    whole, resumed = of(f"{world}-phases-{stage}"), of(f"{world}-phases-{stage}-from-{step}")
+    assert resumed.losses == whole.losses[step:]
+    assert resumed.digest == whole.digest
+
+
+def by_hand_in_phases(made: Run) -> tuple[list[float], list[dict[str, Any]], dict[str, Any]]:
+    """PHASED in plain PyTorch, with one optimizer that gets a group more in each phase. Returns
+    losses, the optimizer's state by name after each step, and the parameters."""
+    spec, task = make_spec(made, 1), get_task("text-classification")
+    model = make_model(made)
+    named = dict(model.named_parameters())
+    layers = [
+        [n for n in named if n.startswith(("classifier.", "bert.pooler."))],
+        [n for n in named if ".layer.2." in n],
+        [n for n in named if "embeddings" in n or ".layer.0." in n or ".layer.1." in n],
+    ]
+    for parameter in named.values():
+        parameter.requires_grad_(False)
+    data = Data(made.rows).load("train")
+    batches = BatchPlan(data.lengths, 16, 4, spec.seed)
+    optimizer: Any = None
+    losses, states, step = [], [], 0
+    for epoch, names in enumerate(layers):
+        for matrices in (True, False):
+            members = [named[n].requires_grad_() for n in names if (named[n].ndim > 1) == matrices]
+            group = {"params": members, "weight_decay": 0.01 if matrices else 0.0}
+            if optimizer is None:
+                optimizer = torch.optim.AdamW([group])
+            else:
+                optimizer.add_param_group(group)
+        for rows in batches.batches(epoch):
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-2 * (1 - max(0, step - 1) / 8) * (2 if epoch == 0 else 1)
+            logits = model(**task.collate([data.ids_of(row) for row in rows], 0)).logits
+            loss = nn.functional.cross_entropy(logits, torch.from_numpy(data.targets[rows]))
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_([p for p in named.values() if p.grad is not None], 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+            step += 1
+            states.append(
+                {
+                    n: {k: v.clone() for k, v in optimizer.state[p].items()}
+                    for n, p in named.items()
+                    if p in optimizer.state
+                }
+            )
+    return losses, states, {name: value.detach() for name, value in named.items()}
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_phases_do_what_plain_pytorch_does_by_hand(
+    root: Path, of: Callable[..., Seen], world: int, stage: int
+) -> None:
+    made = {made.name: made for made in runs(world, Path())}[f"{world}-phases-{stage}"]
+    losses, states, parameters = by_hand_in_phases(made)
+    assert of(made.name).losses == pytest.approx(losses, abs=1e-5)
+    found = final(root, made.name)
+    for name, value in parameters.items():
+        if "key.bias" not in name:
+            assert torch.allclose(found[name], value, atol=1e-4), name
+    for step in (4, 7, 9):
+        moments = load_file(checkpoint(root, f"{made.name}/{step}") / "optimizer.safetensors")
+        expected = states[step - 1]
+        assert {n.rpartition("/")[0] for n in moments} == set(expected)
+        for name, state in expected.items():
+            assert int(moments[f"{name}/updates"]) == int(state["step"]), name
+            close = torch.allclose(moments[f"{name}/exp_avg"], state["exp_avg"], atol=1e-5)
+            assert close or "key.bias" in name, name
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_rates_by_depth_and_by_group(root: Path, of: Callable[..., Seen], world: int) -> None:
+    made = {made.name: made for made in runs(world, Path())}[f"{world}-rates"]
+    losses, parameters = by_hand(made)
+    assert of(made.name).losses == pytest.approx(losses, abs=1e-5)
+    found = final(root, made.name)
+    assert of(f"{world}-rates-resumed").digest == of(made.name).digest
+    for parameter, value in parameters.items():
+        if "key.bias" not in parameter:
+            assert torch.allclose(found[parameter], value, atol=1e-4), parameter
+
+
 # ---- against plain PyTorch -----------------------------------------------------------------------
+
+
+def _rates(model: Any, train: dict[str, Any]) -> Iterator[tuple[nn.Parameter, float, float]]:
+    """Each parameter that trains, its weight decay, and its rate over the run's."""
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        block = name.split(".")[3] if ".layer." in name else "3"
+        scale = train.get("layer_decay", 1.0) ** (3 - int(block))
+        decay = 0.01 if parameter.ndim == 2 else 0.0
+        if train.get("groups") and name.startswith("classifier"):
+            decay, scale = 0.5, 5.0
+        yield parameter, decay, scale
 
 
 def by_hand(made: Run) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -256,10 +468,9 @@ def by_hand(made: Run) -> tuple[list[float], dict[str, torch.Tensor]]:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         [
-            {"params": [p for p in trained if p.ndim == 2], "weight_decay": 0.01},
-            {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
-        ],
-        lr=train["learning_rate"],
+            {"params": [p], "weight_decay": decay, "scale": scale}
+            for p, decay, scale in _rates(model, train)
+        ]
     )
     data = Data(made.rows).load("train")
     batches = BatchPlan(data.lengths, train["batch_size"], train["micro_batch_size"], spec.seed)
@@ -271,7 +482,7 @@ def by_hand(made: Run) -> tuple[list[float], dict[str, torch.Tensor]]:
         if train.get("schedule") == "cosine":
             left = (1 + math.cos(math.pi * (1 - left))) / 2
         for group in optimizer.param_groups:
-            group["lr"] = train["learning_rate"] * left
+            group["lr"] = train["learning_rate"] * left * group["scale"]
         logits = model(**task.collate([data.ids_of(row) for row in rows], 0)).logits
         loss = nn.functional.cross_entropy(logits, torch.from_numpy(data.targets[rows]))
         optimizer.zero_grad()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ftray.spec.schema import TrainSpec
-from ftray.train.progress import BEST, BEST_RANK, Progress
+from ftray.train.progress import Progress
 
 NAN, INF = math.nan, math.inf
 
@@ -35,7 +35,7 @@ def ranks(values: list[float], told: TrainSpec) -> list[float]:
     result = []
     for value in values:
         progress.finish_epoch(told, {told.metric: value})
-        result.append(progress.standing()[BEST_RANK])
+        result.append(progress.rank())
     return result
 
 
@@ -84,7 +84,8 @@ def test_the_checkpoint_of_the_highest_rank_is_the_best_epochs(
 def test_a_run_of_nothing_but_nan_keeps_a_checkpoint() -> None:
     progress = after([NAN, NAN, NAN], spec("loss"))
     assert progress.epoch == 3
-    assert math.isnan(progress.standing()[BEST])
+    assert progress.best is not None
+    assert math.isnan(progress.best)
     assert max(ranks([NAN, NAN], spec("loss"))) > 0
 
 
@@ -142,7 +143,7 @@ def test_it_goes_on_from_its_json_as_if_uninterrupted() -> None:
         resumed.finish_epoch(told, {"loss": value})
     whole = after(values, told)
     assert (resumed.best, resumed.best_epoch, resumed.waited) == (0.4, 3, 2)
-    assert resumed.standing() == whole.standing()
+    assert (resumed.best, resumed.rank()) == (whole.best, whole.rank())
     assert resumed.stopped_early
     assert [entry["epoch"] for entry in resumed.history] == [1, 2, 3, 4, 5]
 
@@ -150,4 +151,5 @@ def test_it_goes_on_from_its_json_as_if_uninterrupted() -> None:
 def test_the_history_has_every_metric_of_every_epoch() -> None:
     progress = Progress(step=7)
     progress.finish_epoch(spec(), {"accuracy": 0.5, "loss": 1.0})
-    assert progress.history == [{"epoch": 1, "step": 7, "accuracy": 0.5, "loss": 1.0}]
+    entry = {"epoch": 1, "step": 7, "accuracy": 0.5, "loss": 1.0, "train_loss": 0.0}
+    assert progress.history == [entry]

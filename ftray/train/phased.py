@@ -1,0 +1,166 @@
+"""The engine of each phase: another one wherever something else trains.
+
+DeepSpeed sees what trains when it is initialized and never again: unfreezing in place is silently
+without effect. So each phase has an engine of its own, built around the frozen model, and the
+parameters that train in both phases keep their moments and their number of updates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ftray.data.batches import BatchPlan
+from ftray.errors import RunFailed, SpecError
+from ftray.models.blocks import FreezePlan, count_blocks, layer_depths, plan_freeze
+from ftray.spec.schema import TrainSpec
+from ftray.train import state
+from ftray.train.deepspeed_config import deepspeed_config
+from ftray.train.engine import Engine, TrainedModule, wants_autocast
+from ftray.train.optimizer import parameter_groups
+from ftray.train.phases import Phase, index_at, layer_decay, plan_phases
+from ftray.train.ranks import Ranks
+from ftray.train.state import State
+
+
+class PhasedEngine:
+    """A model through the phases of its training. Nothing is built before `enter`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: TrainSpec,
+        batches: BatchPlan,
+        ranks: Ranks,
+        inputs: Mapping[str, torch.Tensor],
+    ) -> None:
+        """inputs: one small batch, to find out what lies where in the model. Raises ModelError or
+        SpecError when the model has not what the spec names."""
+        _check_groups(model, spec)
+        self.model = model
+        self.ranks = ranks
+        self.phases = plan_phases(spec, count_blocks(model))
+        self._spec = spec
+        self._autocast = wants_autocast(spec, ranks)
+        # In a model that ZeRO 3 has cut to pieces there is nothing to be found out any more.
+        self._plans = [plan_freeze(model, phase.selection, inputs) for phase in self.phases]
+        self._depths = layer_depths(model, inputs) if layer_decay(spec) < 1 else {}
+        accumulation = batches.accumulation_steps(ranks.world)
+        self._config = deepspeed_config(spec, batches.micro_batch_size, accumulation, ranks.world)
+        self._index = -1
+        self._engine: Engine | None = None
+        self._left: dict[str, torch.Tensor] = {}
+        self._unfrozen: dict[str, torch.Tensor] = {}
+
+    @property
+    def engine(self) -> Engine:
+        assert self._engine is not None, "no phase was entered"
+        return self._engine
+
+    @property
+    def plan(self) -> FreezePlan:
+        return self._plans[self._index]
+
+    @property
+    def phase(self) -> Phase:
+        return self.phases[self._index]
+
+    def enter(self, epoch: int, resumed: State | None = None) -> bool:
+        """Make sure that the engine is that of `epoch`; `resumed` is the state to go on from at
+        first. True when the engine is a new one."""
+        index = index_at(self.phases, epoch)
+        if index == self._index:
+            return False
+        before = resumed
+        if self._engine is not None:
+            before = self._take(keeps=True)
+            self._leave()
+        self._index = index
+        self._build(before or State())
+        return True
+
+    def snapshot(self, keeps: bool) -> State:
+        """The state of all that has been trained, where `keeps`. Every rank must call it."""
+        return self._take(keeps)
+
+    def check_moved(self) -> None:
+        """After the first update of a phase: raise RunFailed when none of the parameters that
+        began to train in it has changed."""
+        if not self._unfrozen:
+            return
+        before, self._unfrozen = self._unfrozen, {}
+        now = self._take(keeps=True).parameters
+        if all(torch.equal(now[name], value) for name, value in before.items()):
+            raise RunFailed.of(
+                "train.unfreeze",
+                None,
+                f"{len(before)} parameters were unfrozen and did not move, {next(iter(before))} "
+                "among them",
+                "report this with the spec: it is a fault of ftray or DeepSpeed",
+            )
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+
+    def _take(self, keeps: bool) -> State:
+        taken = state.take(self.engine, keeps)
+        return State({**self._left, **taken.parameters}, taken.moments, taken.ages)
+
+    def _leave(self) -> None:
+        self.engine.close()
+        self._engine = None
+        _make_whole(self.model)
+
+    def _build(self, before: State) -> None:
+        state.load_parameters(self.model, before.parameters)
+        trainable = set(self.plan.trainable)
+        module = TrainedModule(self.model, self.plan, self._autocast)
+        groups = parameter_groups(
+            ((n, p) for n, p in self.model.named_parameters() if n in trainable),
+            self._spec,
+            self._depths,
+            before.ages,
+            self.phase.rate,
+        )
+        first = self._index == 0 or not before.parameters
+        self._unfrozen = {} if first else self._values(trainable - before.parameters.keys())
+        self._left = {n: v for n, v in before.parameters.items() if n not in trainable}
+        self._engine = Engine(module, groups, self._spec, self._config, self.ranks)
+        if before.parameters:
+            state.put(self._engine, before)
+
+    def _values(self, names: set[str]) -> dict[str, torch.Tensor]:
+        parameters = self.model.named_parameters()
+        return {n: p.detach().cpu().float().clone() for n, p in parameters if n in names}
+
+
+def _check_groups(model: nn.Module, spec: TrainSpec) -> None:
+    names = [name for name, _ in model.named_parameters()]
+    for index, group in enumerate(spec.groups):
+        if not any(re.search(group.match, name) for name in names):
+            raise SpecError.of(
+                f"train.groups.{index}.match",
+                group.match,
+                "matches no parameter of the model",
+                f"names are like {names[-1]} or {names[len(names) // 2]}",
+            )
+
+
+def _make_whole(model: nn.Module) -> None:
+    """Put whole parameters in place of those that a ZeRO 3 engine has cut to pieces."""
+    import deepspeed
+
+    parted: list[Any] = [p for p in model.parameters() if hasattr(p, "ds_id")]
+    if not parted:
+        return
+    with deepspeed.zero.GatheredParameters(parted):
+        whole = {id(p): nn.Parameter(p.detach().clone(), p.requires_grad) for p in parted}
+    for module in model.modules():
+        # DeepSpeed has put a dictionary of its own in place of torch's.
+        own = {n: whole.get(id(p), p) for n, p in module._parameters.items()}  # noqa: SLF001
+        module._parameters = own  # noqa: SLF001
