@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from ftray.errors import StorageError
 from ftray.spec.schema import CheckpointSpec
 from ftray.store.location import Location
@@ -145,7 +147,7 @@ class Keeper:
                 manifest = json.dumps({**described, "files": files}, indent=2)
                 _move(part, target, manifest)
             self._delete_old()
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             fix = "free space or restore access; the same command goes on from the last checkpoint"
             self._failure.append(StorageError.of(target.url, None, f"not written: {error}", fix))
 

@@ -152,7 +152,7 @@ def test_bf16_contradicts_fp32_alone(write: Write, precision: str, is_fault: boo
     if is_fault:
         assert problems(spec)[0].key == "train.deepspeed: bf16.enabled"
     else:
-        assert config(spec)["bf16"] == {"enabled": True}
+        assert config(spec)["bf16"] == {"enabled": True, "check_grad_overflow": True}
 
 
 @pytest.mark.parametrize(
