@@ -105,6 +105,7 @@ def stage(rows: int, threads: int, held_out: int | None = None) -> Iterator[Stag
         changes = {
             **{f"data.{split}": file for split, file in files.items()},
             "model.name_or_path": str(find_pretrained(shipped.model).folder),
+            "train.schedule": "linear",  # by its name, for both sides
             "scale.workers": threads,
             "scale.cpus_per_worker": 1,
             "storage": str(folder / "storage"),

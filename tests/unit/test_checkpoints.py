@@ -183,8 +183,8 @@ def test_checkpoints_are_due_by_steps_and_by_the_clock(
 
 
 def test_a_checkpoint_that_cannot_be_written_is_said(folder: Location) -> None:
-    Path(folder.path).write_text("a file is in the way")
     keeper = Keeper(CheckpointSpec(), folder, writes=True)
+    Path(folder.path).write_text("a file is in the way")
     keeper.save(values(2), Progress(step=2), -1.0)
     with pytest.raises(StorageError, match="step-00000002: not written"):
         keeper.wait()
