@@ -79,6 +79,9 @@ class TrainDisplay:
             f"epoch {event['epoch'] + 1} trains {trainable:,} parameters ({trainable / total:.1%})"
         )
 
+    def _hang(self, event: dict[str, Any]) -> None:
+        self.say(f"rank {event['rank']} makes no progress")
+
     def _warning(self, event: dict[str, Any]) -> None:
         self.say(f"warning: {event['message']}")
 

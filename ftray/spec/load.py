@@ -147,7 +147,7 @@ def _trial_faults(spec: Spec, trial: Mapping[str, Any]) -> Iterable[Problem]:
     assert spec.tune is not None
     base = spec.model_dump(mode="json", exclude={"tune"})
     # A trial has its own number of workers, the winner is trained with the spec's.
-    for workers in {spec.tune.workers, spec.scale.workers}:
+    for workers in {spec.tune.workers, spec.scale.most_workers}:
         tree = copy.deepcopy(base)
         tree["scale"]["workers"] = workers
         for path, value in trial.items():

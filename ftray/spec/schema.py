@@ -224,8 +224,25 @@ class TrainSpec(Section):
         return "min" if self.metric == "loss" else "max"
 
 
+class WorkerRange(Section):
+    min: PositiveInt = 1
+    max: PositiveInt
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.min > self.max:
+            raise _contradiction(
+                f"min {self.min} is above max {self.max}", "Raise max or lower min."
+            )
+        return self
+
+
 class ScaleSpec(Section):
-    workers: PositiveInt = Field(1, description="Data-parallel workers.")
+    workers: PositiveInt | WorkerRange = Field(
+        1,
+        description="Data-parallel workers; {min, max}: as many as there is room for, also when "
+        "nodes are lost or join on the way.",
+    )
     gpus_per_worker: FloatFromZero | Auto = Field(
         "auto", description="auto: 1 where the cluster has GPUs, else 0."
     )
@@ -233,6 +250,17 @@ class ScaleSpec(Section):
     max_failures: CountFromZero = Field(
         2, description="How often a run continues after losing a worker."
     )
+    hang_minutes: PositiveFloat = Field(
+        10, description="Minutes without a forward pass on any rank after which a run is ended."
+    )
+
+    @property
+    def fewest_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers.min
+
+    @property
+    def most_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers.max
 
 
 class Domain(Section):
@@ -327,7 +355,7 @@ class Spec(Section):
 
     @model_validator(mode="after")
     def _batch_fits_the_workers(self) -> Self:
-        batch, workers = self.train.batch_size, self.scale.workers
+        batch, workers = self.train.batch_size, self.scale.most_workers
         if workers > batch:
             raise _contradiction(
                 f"gives some of the {workers} scale.workers no rows",

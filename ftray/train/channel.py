@@ -53,6 +53,10 @@ class Sender:
             self._pending = []
             self._sent = time.monotonic()
 
+    def alarm(self, event: Event) -> None:
+        """Send from a thread of its own; what is pending is left to the thread that sends."""
+        self._mailbox.put.remote([event])
+
     def stopping(self) -> bool:
         """Whether the driver asked to stop, as far as is known: nothing is waited for."""
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:

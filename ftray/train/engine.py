@@ -14,6 +14,7 @@ from ftray.spec.schema import TrainSpec
 from ftray.train.deepspeed_config import Config, uses_bf16
 from ftray.train.optimizer import AGE, SCALE, adamw
 from ftray.train.ranks import Ranks
+from ftray.train.shared_mean import open_shared
 
 
 class TrainedModule(nn.Module):
@@ -68,8 +69,10 @@ class Engine:
         self._deepspeed, *_ = deepspeed.initialize(
             model=module, optimizer=adamw(groups, spec), config=config
         )
-        if ranks.world == 1 and self._plain:
-            # Nobody to add gradients up with: DeepSpeed would flatten and copy them all the same.
+        trained = sum(p.numel() for group in groups for p in group["params"])
+        self._shared = open_shared(ranks, trained) if self._plain else None
+        if self._plain and (ranks.world == 1 or self._shared is not None):
+            # DeepSpeed would flatten and copy them, with nobody to add them up or the slow way.
             self._deepspeed.enable_backward_allreduce = False
         self._deepspeed.train()
 
@@ -103,16 +106,20 @@ class Engine:
         weights as they were, when a gradient is not finite."""
         for group in self.zero.param_groups:
             group["lr"] = learning_rate * group[SCALE]
-        finite = self._clip_gradients() if self._plain else True
+        finite = self._finish_gradients() if self._plain else True
         self._deepspeed.step()
         applied = finite and not getattr(self.zero, "overflow", False)
         self.updates += applied
         return applied
 
-    def _clip_gradients(self) -> bool:
-        """As `clip` says; a gradient that is not finite is dropped, and the answer is False."""
+    def _finish_gradients(self) -> bool:
+        """Average over the ranks, where DeepSpeed does not, and clip. A gradient that is not finite
+        is dropped, and the answer is False."""
         parameters = [p for _, p in self.trainable() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if self._shared is not None:
+            self._shared.average(gradients)
+        norm = nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
             for parameter in parameters:
                 parameter.grad = None

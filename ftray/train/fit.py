@@ -12,6 +12,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from ftray.errors import FtrayError
+from ftray.spec.schema import Spec
 from ftray.store.location import Location
 from ftray.train import checkpoints
 from ftray.train.scale import worker_resources
@@ -19,13 +20,19 @@ from ftray.train.worker import Job, train_worker
 
 
 def fit_workers(
-    job: Job, folder: Location, max_failures: int, callbacks: Sequence[Any] = ()
+    job: Job,
+    folder: Location,
+    max_failures: int,
+    callbacks: Sequence[Any] = (),
+    check: Callable[[], None] = lambda: None,
 ) -> Location:
     """Train `job` at its spec's scale; returns the folder of the best checkpoint.
 
     Workers that die are started again, from the last checkpoint, up to `max_failures` times. What
     an earlier, killed call left under job.checkpoints is gone on with. `folder` belongs to Ray
     Train.
+
+    `check` is called a few times a second; what it raises ends the run.
 
     Raises FtrayError; Interrupted after SIGINT or SIGTERM, when the workers have saved where they
     stand. A second signal does not wait for that.
@@ -35,7 +42,7 @@ def fit_workers(
         train_worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
-            num_workers=job.spec.scale.workers,
+            num_workers=_count(job.spec),
             use_gpu=each.gpus > 0,
             resources_per_worker=each.bundle(),
         ),
@@ -48,13 +55,19 @@ def fit_workers(
         ),
     )
     with _stopped_by_signals(job):
-        result: Any = _in_a_thread(trainer.fit)
+        result: Any = _in_a_thread(trainer.fit, check)
     if isinstance(result.return_value, FtrayError):
         raise result.return_value
     return checkpoints.best(job.checkpoints)
 
 
-def _in_a_thread(function: Callable[[], Any]) -> Any:
+def _count(spec: Spec) -> Any:
+    """As Ray Train takes it: a number, or a range of which it takes what there is room for."""
+    fewest, most = spec.scale.fewest_workers, spec.scale.most_workers
+    return fewest if fewest == most else (fewest, most)
+
+
+def _in_a_thread(function: Callable[[], Any], check: Callable[[], None]) -> Any:
     """What `function` returns or raises. Ray Train answers to Ctrl-C by ending its workers where
     they stand, but only when it is called in the main thread."""
     if threading.current_thread() is not threading.main_thread():
@@ -72,6 +85,7 @@ def _in_a_thread(function: Callable[[], Any]) -> Any:
     thread.start()
     while thread.is_alive():
         thread.join(0.2)  # signals are handled in between
+        check()
     if errors:
         raise errors[0]
     return results[0]

@@ -39,6 +39,9 @@ class Observer(Protocol):
     def epoch(self, metrics: dict[str, Any]) -> None:
         """After each evaluation, with its metrics. May be a barrier."""
 
+    def alive(self) -> None:
+        """Before each forward pass, and when a checkpoint was taken."""
+
     def stopping(self) -> bool:
         """Whether this rank was asked to save and end."""
         ...
@@ -78,7 +81,7 @@ def run(setup: Setup, progress: Progress, keeper: Keeper, observer: Observer) ->
         if setup.phased.enter(progress.epoch):
             observer.phase(progress)
         _train_epoch(setup, progress, keeper, observer)
-        metrics = evaluate(setup, setup.validation)
+        metrics = evaluate(setup, setup.validation, observer)
         progress.finish_epoch(setup.spec.train, metrics)
         _save(setup, progress, keeper, progress.rank())
         numbers = {k: v for k, v in progress.history[-1].items() if isinstance(v, (int, float))}
@@ -87,7 +90,7 @@ def run(setup: Setup, progress: Progress, keeper: Keeper, observer: Observer) ->
     return progress
 
 
-def evaluate(setup: Setup, split: EncodedSplit) -> Metrics:
+def evaluate(setup: Setup, split: EncodedSplit, observer: Observer) -> Metrics:
     """Metrics over all rows of `split`, the same on every rank."""
     engine, task, ranks = setup.engine, setup.task, setup.engine.ranks
     engine.eval_mode()
@@ -99,6 +102,7 @@ def evaluate(setup: Setup, split: EncodedSplit) -> Metrics:
     most = math.ceil(math.ceil(len(split.lengths) / size) / ranks.world)
     with torch.no_grad():
         for rows in [*mine, *[split.empty] * (most - len(mine))]:
+            observer.alive()
             logits = engine.logits(_inputs(setup, split, rows))[: len(rows)]
             if len(rows):
                 targets = torch.from_numpy(split.targets[rows]).to(logits.device)
@@ -114,7 +118,7 @@ def _train_epoch(setup: Setup, progress: Progress, keeper: Keeper, observer: Obs
         started = time.perf_counter()
         rate = learning_rate(setup.spec.train, progress.step, setup.steps)
         wishes = (observer.stopping(), keeper.due(progress.step + 1))
-        loss, (stops, saves) = _step(setup, progress, batch, rate, wishes)
+        loss, (stops, saves) = _step(setup, progress, batch, rate, wishes, observer)
         progress.finish_step(loss, len(batch))
         observer.step(
             {
@@ -145,13 +149,19 @@ def _save(setup: Setup, progress: Progress, keeper: Keeper, rank: float = -1.0) 
 
 
 def _step(
-    setup: Setup, progress: Progress, batch: np.ndarray, rate: float, wishes: Sequence[bool]
+    setup: Setup,
+    progress: Progress,
+    batch: np.ndarray,
+    rate: float,
+    wishes: Sequence[bool],
+    observer: Observer,
 ) -> tuple[float, list[bool]]:
     """One optimizer step on a global batch; returns its mean loss over all ranks' rows, and of
     each wish whether any rank has it."""
     engine, ranks = setup.engine, setup.engine.ranks
     total, broken = 0.0, []
     for number, rows in setup.batches.chunks(batch, ranks.rank, ranks.world):
+        observer.alive()
         _seed(setup.spec.seed, progress.step, number)
         logits = engine.logits(_inputs(setup, setup.train, rows))
         if len(rows):

@@ -25,6 +25,7 @@ from ftray.train.export import Export, export
 from ftray.train.fit import fit_workers
 from ftray.train.record import recorded
 from ftray.train.scale import check_scale, worker_resources
+from ftray.train.watchdog import Alarms
 from ftray.train.worker import Job
 
 
@@ -123,10 +124,12 @@ def both(first: Listener, second: Listener) -> Listener:
 def fit_run(prepared: Prepared, run: RunFolder, listener: Listener) -> Location:
     """Train on the cluster, from where an earlier driver of this run was killed; returns the best
     checkpoint's folder."""
-    with listening(listener) as sender:
+    alarms = Alarms()
+    with listening(both(alarms.listen, listener)) as sender:
         folder = run.location / "checkpoints"
         job = Job(prepared.checked.spec, prepared.data, folder, sender)
-        return fit_workers(job, run.location / "ray-train", job.spec.scale.max_failures)
+        failures = job.spec.scale.max_failures
+        return fit_workers(job, run.location / "ray-train", failures, check=alarms.check)
 
 
 def export_and_register(

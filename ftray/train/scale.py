@@ -17,4 +17,4 @@ def worker_resources(spec: Spec) -> Resources:
 
 def check_scale(spec: Spec) -> None:
     """Raise ClusterError when the workers can never all run on this cluster."""
-    cluster.require(spec.scale.workers, worker_resources(spec), "scale.workers")
+    cluster.require(spec.scale.fewest_workers, worker_resources(spec), "scale.workers")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from ftray.train.phased import PhasedEngine
 from ftray.train.process import settle
 from ftray.train.progress import Progress
 from ftray.train.ranks import Ranks, join_group
+from ftray.train.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,7 +64,8 @@ def train_worker(config: dict[Any, Any]) -> Any:
             setup, progress = build(job.spec, job.data, base, ranks, folder)
         observer.setup = setup
         keeper = Keeper(job.spec.train.checkpoint, job.checkpoints, writes=ranks.rank == 0)
-        loop.run(setup, progress, keeper, observer)
+        with observer.watchdog:
+            loop.run(setup, progress, keeper, observer)
     except StorageError:
         raise  # only the rank that writes meets it
     except FtrayError as error:
@@ -107,9 +111,9 @@ def build(
     """
     task, model = get_task(spec.task), base.model
     train = data.load("train")
-    batches = BatchPlan(
-        train.lengths, spec.train.batch_size, micro_batch_size(spec, ranks.world), spec.seed
-    )
+    # Not the workers that there are now: an elastic run cuts its batches at the same places always.
+    micro = micro_batch_size(spec, spec.scale.most_workers)
+    batches = BatchPlan(train.lengths, spec.train.batch_size, micro, spec.seed)
     sample = task.collate([train.ids_of(0)], base.pad_id)
     phased = PhasedEngine(model, spec.train, batches, ranks, sample)
     progress = checkpoints.read_progress(resume) if resume else Progress()
@@ -135,6 +139,18 @@ class _Reporter:
         self.setup: loop.Setup | None = None
         self._sender = job.sender if ranks.rank == 0 else None
         self._started = False
+        self._alarms = job.sender
+        self.watchdog = Watchdog(60 * job.spec.scale.hang_minutes, self._alarm)
+
+    def _alarm(self, stack: str) -> None:
+        """Of any rank: the one that usually sends may be the one that hangs."""
+        if self._alarms is not None:
+            where = f"{socket.gethostname()}, pid {os.getpid()}"
+            event = {"kind": "hang", "rank": self.ranks.rank, "where": where, "stack": stack}
+            self._alarms.alarm(event)
+
+    def alive(self) -> None:
+        self.watchdog.alive()
 
     def warn(self, line: str) -> None:
         self._send({"kind": "warning", "message": line}, now=True)
@@ -148,6 +164,7 @@ class _Reporter:
             "step": progress.step,
             "trainable_parameters": phased.plan.trainable_parameters,
             "total_parameters": phased.plan.total_parameters,
+            GROUP: current_group(),
         }
         if not self._started:
             nodes = self.ranks.gather(ray.get_runtime_context().get_node_id())

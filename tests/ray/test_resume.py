@@ -1,0 +1,149 @@
+"""Runs that are killed, stopped, damaged or stuck: the same command goes on to the same weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+import yaml
+
+from ftray.train.run import Trained
+from tests.helpers.small_runs import losses, train_workers, tree, weights
+
+
+def start(spec: Path) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "FTRAY_STORAGE")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "ftray", "train", str(spec), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+    stdout, stderr = process.communicate(timeout=280)
+    assert process.returncode == code, stderr
+    return stdout, stderr
+
+
+def wait_for(found: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        if result := found():
+            return result
+        time.sleep(0.02)
+    raise AssertionError(f"{what} did not come")
+
+
+def wait_for_step(storage: Path, step: int) -> Path:
+    """The run folder, as soon as that step is on record."""
+
+    def found() -> Path | None:
+        for file in storage.glob("runs/*/*/metrics.jsonl"):
+            if max(losses(file.parent), default=0) >= step:
+                return file.parent
+        return None
+
+    return wait_for(found, f"step {step}")
+
+
+def kill_with_children(process: subprocess.Popen[str]) -> None:
+    """SIGKILL for the driver first, as a lost machine would, then for the Ray inside it."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    for member in family:
+        if member.is_running():
+            member.kill()
+    psutil.wait_procs(family, timeout=20)
+
+
+def write(folder: Path, name: str, **sections: Any) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(tree(folder, storage=str(folder / name), **sections)))
+    return path
+
+
+def status(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / "status.json").read_text())
+
+
+def test_killed_stopped_and_torn_the_same_command_ends_with_the_same_weights(
+    tmp_path: Path, plain: Trained
+) -> None:
+    spec = write(tmp_path, "cut", train={"checkpoint": {"every_steps": 4}})
+    storage = tmp_path / "cut"
+
+    # Killed while a checkpoint is being written, after the first epoch (of 20 steps).
+    process = start(spec)
+    run_dir = wait_for_step(storage, 21)
+    parts = run_dir / "checkpoints"
+    wait_for(lambda: any(parts.glob(".part-*")), "a checkpoint that is being written")
+    kill_with_children(process)
+    assert not (storage / "models").exists()
+
+    # Told to end: it saves first.
+    process = start(spec)
+    wait_for_step(storage, max(losses(run_dir)) + 3)
+    process.send_signal(signal.SIGTERM)
+    _, said = finish(process, code=130)
+    assert f"continuing run {run_dir.name}" in said
+    assert "interrupted after step" in said
+    assert "Traceback" not in said
+    assert status(run_dir)["state"] == "interrupted"
+    saved = sorted(parts.glob("step-*"))[-1]
+    assert int(saved.name.removeprefix("step-")) == max(losses(run_dir))
+
+    # The newest checkpoint is damaged: the one before it will do.
+    torn = saved / "trainable.safetensors"
+    torn.write_bytes(torn.read_bytes()[:-100])
+    stdout, said = finish(start(spec))
+    assert f"{saved.name} is damaged" in said
+    result = json.loads(stdout.splitlines()[-1])
+    assert (result["run"], result["version"]) == (run_dir.name, 1)
+    expected = weights(plain.version.folder.path)
+    for name, value in weights(result["model_dir"]).items():
+        assert torch.equal(value, expected[name]), name
+    assert losses(run_dir) == losses(plain.run.location.path)
+    assert result["metrics"]["test"] == plain.info.metrics["test"]
+
+
+def test_a_rank_that_hangs_ends_the_run_and_every_rank_says_where_it_stands(
+    tmp_path: Path,
+) -> None:
+    spec = write(tmp_path, "stuck", scale={"workers": 2, "hang_minutes": 0.1})
+    process = start(spec)
+    run_dir = wait_for_step(tmp_path / "stuck", 3)
+    stopped = train_workers(psutil.Process(process.pid))[0]
+    stopped.send_signal(signal.SIGSTOP)
+    before = time.monotonic()
+    _, said = finish(process, code=1)
+    assert time.monotonic() - before < 60
+    assert "scale.hang_minutes" in said
+    assert "does not answer at all" in said
+    assert "in _step" in said, "where the other one waits"
+    assert status(run_dir)["state"] == "failed"
+    assert not psutil.pid_exists(stopped.pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT])
+def test_a_run_stopped_twice_does_not_wait(tmp_path: Path, number: int) -> None:
+    process = start(write(tmp_path, "twice"))
+    run_dir = wait_for_step(tmp_path / "twice", 1)
+    process.send_signal(number)
+    time.sleep(0.1)
+    process.send_signal(number)
+    finish(process, code=130)
+    assert status(run_dir)["state"] == "interrupted"
