@@ -49,6 +49,9 @@ ALONE = Contender("ftray, 1 process", "ftray_trainer.py")
 WORKERS = Contender("ftray, Ray workers", "ftray_trainer.py", ("--workers",))
 
 
+BARE = Contender("bare PyTorch loop", "bare_loop.py")
+
+
 @dataclass(frozen=True)
 class Stage:
     """What all runs of one part share: a spec that names the files of the split, and a folder

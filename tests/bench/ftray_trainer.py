@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ftray.cluster import session
 from ftray.models.folder import ModelInfo
-from ftray.spec.load import load
+from ftray.spec.load import load, override
 from ftray.store.location import locate
 from ftray.train import loop
 from ftray.train.check import Checked, check_inputs
 from ftray.train.checkpoints import Keeper, best
 from ftray.train.export import Export, export
+from ftray.train.process import settle
 from ftray.train.progress import Progress
 from ftray.train.ranks import alone
 from ftray.train.run import prepare, train
@@ -32,8 +36,10 @@ from ftray.train.worker import build, load_base
 class Clock:
     """The rows and seconds of each epoch, from the events of a run."""
 
-    def __init__(self) -> None:
+    def __init__(self, remote: bool) -> None:
+        self.remote = remote
         self.precision = ""
+        self._last = 0.0
         self.timed: dict[int, dict[str, float]] = defaultdict(lambda: {"rows": 0, "seconds": 0.0})
 
     def listen(self, event: dict[str, Any]) -> None:
@@ -44,8 +50,12 @@ class Clock:
 
     def step(self, event: dict[str, Any]) -> None:
         epoch = self.timed[event["epoch"]]
+        now = time.perf_counter()
+        # In this process by the clock, so that writing checkpoints between two steps counts.
+        here = now - self._last if self._last and epoch["rows"] else event["seconds"]
+        epoch["seconds"] += event["seconds"] if self.remote else here
         epoch["rows"] += event["rows"]
-        epoch["seconds"] += event["seconds"]
+        self._last = now
 
     def phase(self, progress: Progress) -> None: ...
 
@@ -59,7 +69,10 @@ class Clock:
 
 def in_process(checked: Checked, clock: Clock) -> ModelInfo:
     """Train here, keep the best epoch and export it. The data must be encoded already."""
-    spec, data = checked.spec, prepare(checked).data
+    data = prepare(checked).data
+    alike = {"scale.workers": 1, "scale.cpus_per_worker": torch.get_num_threads()}
+    spec = override(checked.spec, alike)
+    settle(spec)
     kept = locate(str(Path("checkpoints").absolute()))
     base = load_base(spec.model, spec.task, spec.seed, data.labels)
     setup, progress = build(spec, data, base, alone(), None)
@@ -80,7 +93,7 @@ def main() -> None:
     parser.add_argument("spec", type=Path)
     parser.add_argument("--workers", action="store_true", help="through Ray Train workers")
     options = parser.parse_args()
-    checked, clock = check_inputs(load(options.spec)), Clock()
+    checked, clock = check_inputs(load(options.spec)), Clock(options.workers)
     info = (on_workers if options.workers else in_process)(checked, clock)
     result = {
         "precision": clock.precision,

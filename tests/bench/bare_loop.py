@@ -1,0 +1,88 @@
+"""What ftray's step loop is measured against: the same work on the same batches in plain PyTorch.
+
+    python tests/bench/bare_loop.py SPEC
+
+One process. The data must be encoded already. The last line of stdout is one JSON object: the rows
+and seconds of each epoch's optimizer steps.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+from ftray.data.batches import BatchPlan
+from ftray.models.blocks import count_blocks, plan_freeze
+from ftray.spec.load import load, override
+from ftray.spec.schema import Spec
+from ftray.tasks import get_task
+from ftray.train.check import check_inputs
+from ftray.train.engine import wants_autocast
+from ftray.train.phases import plan_phases
+from ftray.train.process import settle
+from ftray.train.ranks import alone
+from ftray.train.run import prepare
+from ftray.train.schedule import learning_rate
+from ftray.train.worker import load_base
+
+
+def main() -> None:
+    checked = check_inputs(load(sys.argv[1]))
+    spec, data, task = checked.spec, prepare(checked).data, get_task(checked.spec.task)
+    settle(override(spec, {"scale.cpus_per_worker": torch.get_num_threads()}))
+    base = load_base(spec.model, spec.task, spec.seed, data.labels)
+    rows = data.load("train")
+    sample = task.collate([rows.ids_of(0)], base.pad_id)
+    (phase,) = plan_phases(spec.train, count_blocks(base.model))
+    plan = plan_freeze(base.model, phase.selection, sample)
+    plan.apply(base.model)
+    plan.set_train_mode(base.model)
+    batches = BatchPlan(rows.lengths, spec.train.batch_size, spec.train.batch_size, spec.seed)
+    epochs = train(base.model, spec, rows, batches, base.pad_id)
+    print(json.dumps({"precision": "bf16", "metrics": {}, "epochs": epochs}))
+
+
+def train(
+    model: nn.Module, spec: Spec, rows: Any, batches: BatchPlan, pad_id: int
+) -> list[dict[str, float]]:
+    """The loop as one writes it by hand, with the same collation, schedule, clipping and AdamW."""
+    collate = get_task(spec.task).collate
+    autocast = wants_autocast(spec.train, alone())
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": spec.train.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        fused=True,
+    )
+    steps = spec.train.epochs * batches.steps_per_epoch
+    step, epochs = 0, []
+    for epoch in range(spec.train.epochs):
+        started, count = time.perf_counter(), 0
+        for batch in batches.batches(epoch):
+            inputs = collate([rows.ids_of(row) for row in batch], pad_id)
+            targets = torch.from_numpy(rows.targets[batch])
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+                logits = model(**inputs).logits
+            loss = nn.functional.cross_entropy(logits.float(), targets)
+            loss.backward()
+            nn.utils.clip_grad_norm_(trained, spec.train.clip or float("inf"))
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(spec.train, step, steps)
+            optimizer.step()
+            optimizer.zero_grad()
+            loss.item()
+            step += 1
+            count += len(batch)
+        epochs.append({"rows": count, "seconds": time.perf_counter() - started})
+    return epochs
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Data-parallel training on this machine: one worker against two, with one thread each.
+
+    python tests/bench/scaling.py [--unfreeze 2 all] [--batch-size 32] [--repeats 3] [--stage 0]
+        [--rows 2500] [--out F.json]
+
+The same global batches, ftray's own loop, without Ray (which is out of the way while steps are
+made). Efficiency is the speed of two workers over twice that of one, run by run. The parts of a
+step are timed inside of the processes, mean over ranks: `waiting` is the time until the other rank
+has its loss, `gradients` the time to add them up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from contest import stage
+from measure import Sample, table
+
+from ftray.spec.load import dump, load, override
+from ftray.train import loop
+from ftray.train.check import check_inputs
+from ftray.train.checkpoints import Keeper
+from ftray.train.engine import Engine
+from ftray.train.process import settle
+from ftray.train.progress import Progress
+from ftray.train.ranks import Ranks, alone, join_group
+from ftray.train.run import prepare
+from ftray.train.shared_mean import SharedMean
+from ftray.train.worker import build, load_base
+
+Parts = dict[str, float]
+PARTS = ("forward", "backward", "waiting", "gradients", "optimizer", "rest")
+
+
+def main() -> None:
+    options = _options()
+    runs: list[dict[str, Any]] = []
+    with stage(options.rows, 1, held_out=64) as here:
+        for turn in range(options.repeats):
+            for unfreeze in options.unfreeze:
+                for world in (1, 2) if turn % 2 == 0 else (2, 1):
+                    changes = {
+                        "train.unfreeze": unfreeze,
+                        "train.epochs": 2,
+                        "train.batch_size": options.batch_size,
+                        "train.micro_batch_size": options.batch_size // 2,
+                        "train.deepspeed": {"stage": options.stage},
+                        "scale.workers": world,
+                        "storage": str(here.folder / "storage"),
+                    }
+                    parts = measure(dump(override(here.spec, changes)), world)
+                    runs.append({"unfreeze": unfreeze, "world": world, "ms": parts})
+                    total = sum(parts.values())
+                    print(f"{unfreeze} blocks, {world}: {total:.1f} ms a step", file=sys.stderr)
+    print(report(runs, options.batch_size))
+    if options.out:
+        Path(options.out).write_text(json.dumps(runs, indent=2) + "\n")
+
+
+def measure(spec: str, world: int) -> Parts:
+    """Milliseconds of each part of a step, in processes of their own."""
+    context = mp.get_context("spawn")
+    results: Any = context.Queue()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = [(rank, world, folder, spec, results) for rank in range(world)]
+        processes = [context.Process(target=work, args=one) for one in arguments]
+        for process in processes:
+            process.start()
+        found = [results.get(timeout=600) for _ in processes]
+        for process in processes:
+            process.join(30)
+    return {part: statistics.fmean(parts[part] for parts in found) for part in PARTS}
+
+
+def work(rank: int, world: int, folder: str, text: str, results: Any) -> None:
+    file = Path(folder) / f"{rank}.yaml"
+    file.write_text(text)
+    checked = check_inputs(load(file))
+    spec, data = checked.spec, prepare(checked).data
+    settle(spec)
+    if world > 1:
+        store = f"file://{folder}/store"
+        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+    ranks = join_group() if world > 1 else alone()
+    base = load_base(spec.model, spec.task, spec.seed, data.labels)
+    setup, progress = build(spec, data, base, ranks, None)
+    clock = Clock()
+    loop.run(setup, progress, Keeper(spec.train.checkpoint, None, writes=False), clock)
+    results.put(clock.means())
+    if world > 1:
+        dist.barrier()
+
+
+class Clock:
+    """Times the parts of the second epoch's steps."""
+
+    def __init__(self) -> None:
+        self._spent: Parts = defaultdict(float)
+        self._steps = 0
+        self._timing = False
+        self._inside = 0.0
+        self._wrap(Engine, "logits", "forward")
+        self._wrap(Engine, "accumulate", "backward")
+        self._wrap(Ranks, "sum", "waiting")
+        self._wrap(SharedMean, "average", "gradients")
+        self._wrap(Engine, "update", "optimizer")
+
+    def means(self) -> Parts:
+        known = {part: 1000 * self._spent[part] / self._steps for part in PARTS}
+        # The gradients are added up within the update.
+        known["optimizer"] -= known["gradients"]
+        known["rest"] -= sum(value for part, value in known.items() if part != "rest")
+        return known
+
+    def step(self, event: dict[str, Any]) -> None:
+        if event["epoch"] == 2:
+            self._steps += 1
+            self._spent["rest"] += event["seconds"]
+        # From the last step of the first epoch to the last of the second, evaluations left out.
+        self._timing = event["steps"] <= 2 * event["step"] < 2 * event["steps"]
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        self._spent = defaultdict(float)  # those of an evaluation
+
+    def phase(self, progress: Progress) -> None: ...
+
+    def alive(self) -> None: ...
+
+    def stopping(self) -> bool:
+        return False
+
+    def _wrap(self, owner: type, name: str, part: str) -> None:
+        original: Callable[..., Any] = getattr(owner, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                if self._timing:
+                    self._spent[part] += time.perf_counter() - started
+
+        setattr(owner, name, timed)
+
+
+def report(runs: list[dict[str, Any]], batch: int) -> str:
+    rows = []
+    for unfreeze in dict.fromkeys(run["unfreeze"] for run in runs):
+        one, two = (
+            [run["ms"] for run in runs if run["unfreeze"] == unfreeze and run["world"] == world]
+            for world in (1, 2)
+        )
+        speeds = [
+            Sample(tuple(1000 * batch / sum(parts.values()) for parts in each))
+            for each in (one, two)
+        ]
+        efficiency = Sample(tuple(value / 2 for value in speeds[1].over(speeds[0]).values))
+        for world, each, speed in zip((1, 2), (one, two), speeds, strict=True):
+            medians = [statistics.median(parts[part] for parts in each) for part in PARTS]
+            shown = efficiency.median_and_range(3) if world == 2 else ""
+            figures = [f"{value:.1f}" for value in medians]
+            rows.append([str(unfreeze), str(world), speed.median_and_range(1), shown, *figures])
+    parts = [f"{part}, ms" for part in PARTS]
+    return table(["blocks trained", "workers", "samples/s", "efficiency", *parts], rows)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="One worker against two.")
+    parser.add_argument(
+        "--unfreeze", nargs="+", type=lambda v: v if v == "all" else int(v), default=[2, "all"]
+    )
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--stage", type=int, choices=(0, 1, 2, 3), default=0)
+    parser.add_argument("--rows", type=int, default=2500)
+    parser.add_argument("--out", help="JSON file for the figures of every run")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
