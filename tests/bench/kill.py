@@ -1,0 +1,225 @@
+"""Killed at random moments, again and again: a run must end as if nothing had happened.
+
+    python tests/bench/kill.py [--kills 50] [--per-run 8] [--seed 0] [--out F.json]
+
+`ftray train` on a Ray cluster of two nodes of this machine, a worker on each. SIGKILL hits a
+worker, the driver, or a whole node; at any time during steps, in an evaluation, or while a
+checkpoint is being written. After each the run goes on, after a driver's death by the same command.
+At its end the weights must be bit for bit those of an uninterrupted run, and so must every loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import psutil
+import torch
+import yaml
+from measure import table
+from ray.cluster_utils import Cluster
+
+from tests.helpers.small_runs import losses, tree, weights
+
+KINDS = ("worker", "driver", "node")
+MOMENTS = ("step", "evaluation", "checkpoint")
+STEPS_AN_EPOCH = 20
+CHANGES: dict[str, Any] = {
+    "train": {"checkpoint": {"every_steps": 4}},
+    "scale": {"workers": 2, "max_failures": 100},
+}
+
+
+@dataclass
+class Victim:
+    """A run that is killed again and again, on a cluster whose second node may die too."""
+
+    folder: Path
+    name: str
+    cluster: Cluster
+    nodes: list[Any]
+    log: Path = field(init=False)
+    driver: subprocess.Popen[str] | None = None
+
+    def __post_init__(self) -> None:
+        spec = tree(self.folder, name=self.name, storage=str(self.folder / self.name), **CHANGES)
+        self.spec = self.folder / f"{self.name}.yaml"
+        self.spec.write_text(yaml.safe_dump(spec))
+        self.log = self.folder / f"{self.name}.log"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "ftray", "train", str(self.spec), "--json"]
+        environment = {**os.environ, "RAY_ADDRESS": self.cluster.address}
+        environment.pop("FTRAY_STORAGE", None)
+        with self.log.open("a") as log:
+            self.driver = subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+
+    @property
+    def run_dir(self) -> Path | None:
+        return next(self.folder.glob(f"{self.name}/runs/*/*/status.json"), Path()).parent
+
+    def seen(self) -> int:
+        """Lines of metrics so far: grows with each step, also one that is made again."""
+        files = list(self.folder.glob(f"{self.name}/runs/*/*/metrics.jsonl"))
+        return len(files[0].read_bytes().splitlines()) if files else 0
+
+    def last_step(self) -> int:
+        files = list(self.folder.glob(f"{self.name}/runs/*/*/metrics.jsonl"))
+        lines = files[0].read_text().splitlines() if files else []
+        steps = [json.loads(line) for line in lines if '"kind": "step"' in line and line[-1] == "}"]
+        return steps[-1]["step"] if steps else 0
+
+    def writing(self) -> bool:
+        return any(self.folder.glob(f"{self.name}/runs/*/*/checkpoints/.part-*"))
+
+    def over(self) -> bool:
+        return self.driver is not None and self.driver.poll() is not None
+
+    def kill(self, kind: str, random_: random.Random) -> bool:
+        """False when there was nothing to kill."""
+        assert self.driver is not None
+        if kind == "driver":
+            self.driver.kill()
+            self.driver.communicate()
+            self.start()
+        elif kind == "node":
+            self.cluster.remove_node(self.nodes.pop(), allow_graceful=False)
+            self.nodes.append(self.cluster.add_node(num_cpus=1))
+        else:
+            found = [p for p in psutil.process_iter(["cmdline"]) if _is_worker(p)]
+            if not found:
+                return False
+            random_.choice(found).kill()
+        return True
+
+    def result(self) -> dict[str, Any]:
+        assert self.driver is not None
+        stdout, _ = self.driver.communicate(timeout=300)
+        if self.driver.returncode:
+            raise SystemExit(f"{self.name} failed:\n{self.log.read_text()[-4000:]}")
+        return json.loads(stdout.splitlines()[-1])
+
+
+def main() -> None:
+    options = _options()
+    random_ = random.Random(options.seed)
+    tally: Counter[tuple[str, str]] = Counter()
+    with tempfile.TemporaryDirectory(prefix="kill-") as name:
+        folder = Path(name)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        nodes = [cluster.add_node(num_cpus=1)]
+        try:
+            whole = Victim(folder, "whole", cluster, nodes)
+            whole.start()
+            expected = whole.result()
+            runs = 0
+            while sum(tally.values()) < options.kills:
+                runs += 1
+                victim = Victim(folder, f"killed-{runs}", cluster, nodes)
+                _torment(victim, options, random_, tally)
+                compare(victim.result(), expected, victim.name)
+                print(f"{sum(tally.values())} kills, {runs} runs, all equal", file=sys.stderr)
+        finally:
+            cluster.shutdown()
+    print(report(tally, runs))
+    if options.out:
+        rows = [{"kind": k, "moment": m, "kills": n} for (k, m), n in tally.items()]
+        Path(options.out).write_text(json.dumps({"runs": runs, "kills": rows}, indent=2) + "\n")
+
+
+def _torment(
+    victim: Victim,
+    options: argparse.Namespace,
+    random_: random.Random,
+    tally: Counter[tuple[str, str]],
+) -> None:
+    victim.start()
+    for _ in range(min(options.per_run, options.kills - sum(tally.values()))):
+        kind, moment = random_.choice(KINDS), random_.choice(MOMENTS)
+        if not _await(victim, moment, random_):
+            return
+        if victim.kill(kind, random_):
+            tally[kind, moment] += 1
+            print(f"{victim.name}: {kind}, {moment}, step {victim.last_step()}", file=sys.stderr)
+
+
+def _await(victim: Victim, moment: str, random_: random.Random) -> bool:
+    """Until the run has moved since the last kill and the moment is there; False at its end."""
+    before, deadline = victim.seen(), time.monotonic() + 240
+    moved_at, delay = 0.0, random_.uniform(0, 2)
+    while not victim.over():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{victim.name} does not go on:\n{victim.log.read_text()[-4000:]}")
+        if not moved_at and victim.seen() > before + 1:
+            moved_at = time.monotonic()
+        if moved_at and _is_there(victim, moment, time.monotonic() - moved_at - delay):
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def _is_there(victim: Victim, moment: str, waited: float) -> bool:
+    if moment == "checkpoint":
+        return victim.writing()
+    if moment == "evaluation":
+        # Steps become known a third of a second late at most: then the evaluation is going on.
+        return victim.last_step() % STEPS_AN_EPOCH == 0
+    return waited > 0
+
+
+def compare(found: dict[str, Any], expected: dict[str, Any], name: str) -> None:
+    """Exit unless weights, losses and test metrics are those of the uninterrupted run."""
+    mine, theirs = weights(found["model_dir"]), weights(expected["model_dir"])
+    differing = [key for key, value in theirs.items() if not torch.equal(value, mine[key])]
+    if differing:
+        gap = max((theirs[key] - mine[key]).abs().max().item() for key in differing)
+        raise SystemExit(f"{name}: {len(differing)} tensors differ, by up to {gap:g}")
+    if losses(found["run_dir"]) != losses(expected["run_dir"]):
+        raise SystemExit(f"{name}: the losses differ")
+    if found["metrics"]["test"] != expected["metrics"]["test"]:
+        raise SystemExit(f"{name}: the test metrics differ")
+
+
+def report(tally: Counter[tuple[str, str]], runs: int) -> str:
+    rows = [
+        [kind, *(str(tally[kind, moment]) for moment in MOMENTS), str(_of(tally, kind))]
+        for kind in KINDS
+    ]
+    total = sum(tally.values())
+    said = f"{total} kills in {runs} runs: all ended with the same weights, losses and metrics"
+    return table(["killed", *(f"in a {m}" for m in MOMENTS), "in all"], rows) + f"\n\n{said}"
+
+
+def _of(tally: Counter[tuple[str, str]], kind: str) -> int:
+    return sum(count for (killed, _), count in tally.items() if killed == kind)
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    return "RayTrainWorker" in " ".join(process.info["cmdline"] or [])
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Kill runs at random moments.")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--per-run", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", help="JSON file for the counts")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
