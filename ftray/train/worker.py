@@ -12,7 +12,7 @@ import ray
 from ray import train as ray_train
 
 from ftray.cluster import current_group
-from ftray.data.batches import BatchPlan
+from ftray.data.batches import BatchPlan, balancing_weights
 from ftray.data.encode import EncodedDataset
 from ftray.errors import FtrayError, StorageError
 from ftray.models.pretrained import find_pretrained
@@ -56,7 +56,9 @@ def train_worker(config: dict[Any, Any]) -> Any:
     try:
         ranks = join_group()
         observer = _Reporter(job, ranks)
-        base = load_base(job.spec.model, job.spec.task, job.spec.seed, job.data.labels)
+        base = load_base(
+            job.spec.model, job.spec.task, job.spec.seed, job.data.labels, job.spec.train.dropout
+        )
         with _latest(job.checkpoints, ranks, observer) as folder:
             setup, progress = build(job.spec, job.data, base, ranks, folder)
         observer.setup = setup
@@ -83,19 +85,24 @@ def _latest(folder: Location, ranks: Ranks, observer: _Reporter) -> Iterator[Pat
 
 @dataclass(frozen=True)
 class Base:
-    """The pretrained model with its new head, before any training; `pad_id` of its tokenizer."""
+    """The pretrained model with its new head, before any training; `pad_id` and `special_ids` of
+    its tokenizer."""
 
     model: PreTrainedModel
     pad_id: int
+    special_ids: frozenset[int] = frozenset()
 
 
-def load_base(spec: ModelSpec, task: str, seed: int, labels: Sequence[str]) -> Base:
-    """The model with its head drawn from `seed`, ready to be trained. Raises ModelError."""
+def load_base(
+    spec: ModelSpec, task: str, seed: int, labels: Sequence[str], dropout: float | None = None
+) -> Base:
+    """The model with its head drawn from `seed`, ready to be trained; `dropout` in place of every
+    dropout that its config names. Raises ModelError."""
     pretrained = find_pretrained(spec)
-    pad_id = pretrained.tokenizer().pad_token_id
-    model = pretrained.model(get_task(task), labels, seed)
-    model.config.pad_token_id = pad_id
-    return Base(model, pad_id)
+    tokenizer = pretrained.tokenizer()
+    model = pretrained.model(get_task(task), labels, seed, dropout)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return Base(model, tokenizer.pad_token_id, frozenset(tokenizer.all_special_ids))
 
 
 def build(
@@ -107,8 +114,13 @@ def build(
     """
     task, model = get_task(spec.task), base.model
     train = data.load("train")
+    weights = balancing_weights(train.targets)
     batches = BatchPlan(
-        train.lengths, spec.train.batch_size, micro_batch_size(spec, ranks.world), spec.seed
+        train.lengths,
+        spec.train.batch_size,
+        micro_batch_size(spec, ranks.world),
+        spec.seed,
+        chances=weights if spec.train.balance == "sampling" else None,
     )
     sample = task.collate([train.ids_of(0)], base.pad_id)
     phased = PhasedEngine(model, spec.train, batches, ranks, sample)
@@ -123,6 +135,8 @@ def build(
         labels=data.labels,
         pad_id=base.pad_id,
         batches=batches,
+        special_ids=base.special_ids,
+        row_weights=weights if spec.train.balance == "weights" else None,
     )
     return setup, progress
 

@@ -51,6 +51,8 @@ class Clock:
 
     def epoch(self, metrics: dict[str, Any]) -> None: ...
 
+    def warn(self, line: str) -> None: ...
+
     def stopping(self) -> bool:
         return False
 
@@ -59,7 +61,7 @@ def in_process(checked: Checked, clock: Clock) -> ModelInfo:
     """Train here, keep the best epoch and export it. The data must be encoded already."""
     spec, data = checked.spec, prepare(checked).data
     kept = locate(str(Path("checkpoints").absolute()))
-    base = load_base(spec.model, spec.task, spec.seed, data.labels)
+    base = load_base(spec.model, spec.task, spec.seed, data.labels, spec.train.dropout)
     setup, progress = build(spec, data, base, alone(), None)
     clock.precision = "bf16" if setup.engine.module.autocast else "fp32"
     loop.run(setup, progress, Keeper(spec.train.checkpoint, kept, writes=True), clock)
