@@ -205,6 +205,11 @@ class TrainSpec(Section):
         0, description="Updates with a loss or gradient that is not finite to skip before the end."
     )
     checkpoint: CheckpointSpec = CheckpointSpec()
+    baselines: bool = Field(
+        True,
+        description="Measure what the commonest label and a linear probe on the base model reach, "
+        "to see what training adds.",
+    )
 
     @model_validator(mode="after")
     def _phases_follow_one_another(self) -> Self:
@@ -246,6 +251,9 @@ class ScaleSpec(Section):
     cpus_per_worker: PositiveFloat = 1
     max_failures: CountFromZero = Field(
         2, description="How often a run continues after losing a worker."
+    )
+    price_per_worker_hour: FloatFromZero | None = Field(
+        None, description="What an hour of one worker costs, in any unit, to tell what a run cost."
     )
 
 

@@ -20,6 +20,7 @@ from ftray.spec.schema import ModelSpec, Spec, micro_batch_size
 from ftray.store.location import Location
 from ftray.tasks import get_task
 from ftray.train import checkpoints, loop, state
+from ftray.train.baselines import Encoder, fit_baselines
 from ftray.train.channel import Sender
 from ftray.train.checkpoints import Keeper
 from ftray.train.phased import PhasedEngine
@@ -37,12 +38,14 @@ GROUP = "group"
 
 @dataclass(frozen=True)
 class Job:
-    """What the driver sends to each worker. `checkpoints`: the folder to keep them in."""
+    """What the driver sends to each worker. checkpoints: the folder to keep them in; baselines:
+    the file to keep them in, None where none are wanted."""
 
     spec: Spec
     data: EncodedDataset
     checkpoints: Location
     sender: Sender | None = None
+    baselines: Location | None = None
 
 
 def train_worker(config: dict[Any, Any]) -> Any:
@@ -59,6 +62,7 @@ def train_worker(config: dict[Any, Any]) -> Any:
         base = load_base(
             job.spec.model, job.spec.task, job.spec.seed, job.data.labels, job.spec.train.dropout
         )
+        _tell_baselines(job, base, ranks, observer)
         with _latest(job.checkpoints, ranks, observer) as folder:
             setup, progress = build(job.spec, job.data, base, ranks, folder)
         observer.setup = setup
@@ -69,6 +73,19 @@ def train_worker(config: dict[Any, Any]) -> Any:
     except FtrayError as error:
         return error
     return None
+
+
+def _tell_baselines(job: Job, base: Base, ranks: Ranks, observer: _Reporter) -> None:
+    """Fit them unless that was done before this run was cut off. Every rank must call it."""
+    file = job.baselines
+    if file is None or ranks.gather(ranks.rank == 0 and file.is_file())[0]:
+        return
+    encoder = Encoder(base.model, get_task(job.spec.task), base.pad_id, ranks)
+    fitted = fit_baselines(encoder, job.data, job.spec.seed)
+    if fitted is not None:
+        baselines, event = fitted
+        baselines.write(file)
+        observer.baseline(event)
 
 
 @contextmanager
@@ -152,6 +169,9 @@ class _Reporter:
 
     def warn(self, line: str) -> None:
         self._send({"kind": "warning", "message": line}, now=True)
+
+    def baseline(self, event: dict[str, Any]) -> None:
+        self._send(event, now=True)
 
     def phase(self, progress: Progress) -> None:
         assert self.setup is not None, "the loop runs what was set up"

@@ -79,6 +79,9 @@ def test_the_same_command_continues_a_killed_run_to_the_same_weights(tmp_path: P
     found = weights(result["model_dir"])
     for name, value in weights(expected["model_dir"]).items():
         assert torch.equal(value, found[name]), name
+    for metrics in (result["metrics"], expected["metrics"]):
+        for key in ("seconds", "worker_hours"):
+            assert metrics["baselines"].pop(key) > 0
     assert result["metrics"] == expected["metrics"]
     (resumed,) = [
         event
