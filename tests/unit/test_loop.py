@@ -105,10 +105,10 @@ def runs(world: int, folder: Path) -> list[Run]:
           for stage in STAGES),
         *(run(f"{world}-diverges-{stage}", stage, learning_rate=1e30) for stage in (0, 2, 3)),
         *(run(f"{world}-{name}", dropout=0.0, **changes) for name, changes in EVENED.items()),
-        run(f"{world}-fewer-tokens", dropout=0.0, token_dropout=0.3),
-        run(f"{world}-fewer-tokens-resumed", dropout=0.0, token_dropout=0.3,
+        run(f"{world}-fewer-tokens", dropout=0.0, token_dropout=0.9),
+        run(f"{world}-fewer-tokens-resumed", dropout=0.0, token_dropout=0.9,
             resume=f"{world}-fewer-tokens/3"),
-        run(f"{world}-by-heart", epochs=5, dropout=0.0, every=99),
+        run(f"{world}-by-heart", epochs=8, dropout=0.0, every=99),
         run(f"{world}-guarded", epochs=1, learning_rate=1e-12, balance="weights",
             label_smoothing=0.5, token_dropout=0.5),
         run(
@@ -332,7 +332,7 @@ def test_two_workers_learn_as_one_does_under_every_guard(
     one, two = of(f"1-{name}"), of(f"2-{name}")
     assert two.losses == pytest.approx(one.losses, abs=1e-5)
     without = of("2-without-dropout").losses
-    assert two.losses != pytest.approx(without, abs=1e-3), "it does something"
+    assert two.losses != pytest.approx(without, abs=3e-5), "it does something"
 
 
 @pytest.mark.parametrize("world", WORLDS)
