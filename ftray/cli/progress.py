@@ -49,7 +49,7 @@ class TrainDisplay:
         self.console.print(line, markup=False, soft_wrap=True)
 
     def listen(self, event: dict[str, Any]) -> None:
-        """Show one event: a trial's end, or a training's start, step or epoch."""
+        """Show one event: a trial's end, the baselines, or a training's start, step or epoch."""
         getattr(self, f"_{event['kind']}")(event)
 
     def _trial(self, event: dict[str, Any]) -> None:
@@ -60,6 +60,16 @@ class TrainDisplay:
         result = event.get("error") or (f"best {found:.4f}" if found is not None else "")
         number, seconds = _number(event["id"]), event["seconds"]
         self.say(f"trial {number}  {config}  {result}  {event['status']}  {seconds:.1f} s")
+
+    def _baseline(self, event: dict[str, Any]) -> None:
+        self.say(
+            f"without training, on {event['rows']:,} validation rows ({event['seconds']:.1f} s):"
+        )
+        for key, name in (("majority", "majority label"), ("probe", "linear probe")):
+            found = event[key]
+            self.say(
+                f"  {name:14}  accuracy {found['accuracy']:.4f}  macro-F1 {found['f1_macro']:.4f}"
+            )
 
     def _start(self, event: dict[str, Any]) -> None:
         trainable, total = event["trainable_parameters"], event["total_parameters"]

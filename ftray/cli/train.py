@@ -30,7 +30,14 @@ def show_trained(result: dict[str, Any], as_json: bool) -> None:
         emit(result)
         return
     reference = f"{result['model']}:{result['version']}"
-    for split, metrics in result["metrics"].items():
+    splits = dict(result["metrics"])
+    baselines = splits.pop("baselines", None)
+    for split, metrics in splits.items():
         say(f"{split:10}  accuracy {metrics['accuracy']:.4f}  macro-F1 {metrics['f1_macro']:.4f}")
+    if baselines is not None:
+        from ftray.models.worth import Worth
+
+        for line in Worth.model_validate(baselines).lines():
+            say(line)
     say(f"{reference} lies in {result['model_dir']}; next: ftray serve {reference}")
     print(reference)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ftray.errors import ModelError
+from ftray.models.worth import Worth
 from ftray.spec.schema import ModelSpec
 from ftray.store.location import Location
 from ftray.store.root import MODEL_MANIFEST
@@ -56,6 +57,8 @@ class ModelInfo(_Format):
     metrics: dict[str, dict[str, Any]]
     golden: tuple[Golden, ...]
     trials: tuple[dict[str, Any], ...] = ()
+    baselines: Worth | None = None
+    """None where none were fitted before the training."""
     ftray_version: str
 
 
@@ -119,7 +122,7 @@ base_model: {info.base.name_or_path}
 rate {train["learning_rate"]:g}). Labels: {", ".join(info.labels)}.
 
 {_table(info.metrics)}
-
+{_worth(info.baselines)}
 Run `{info.run}`, data digest `{info.data_digest}`. The whole spec is in `ftray.json`.
 
 ```python
@@ -138,6 +141,10 @@ def _table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     for split, values in metrics.items():
         lines.append(f"| {split} | " + " | ".join(f"{values[name]:.4f}" for name in names) + " |")
     return "\n".join(lines)
+
+
+def _worth(baselines: Worth | None) -> str:
+    return f"\n{baselines.card()}\n" if baselines else ""
 
 
 def _is_number(value: Any) -> bool:

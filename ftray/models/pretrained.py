@@ -26,6 +26,7 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TOKENIZER_FILES = re.compile(
     r"tokenizer.*|vocab.*|merges\.txt|special_tokens_map\.json|added_tokens\.json|.*\.model"
 )
+_DROPOUT = re.compile(r"dropout|pdrop")
 _KEY = "model.name_or_path"
 
 
@@ -46,9 +47,14 @@ class Pretrained:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return load_tokenizer(self.folder, self.spec.trust_remote_code)
 
-    def model(self, task: Task, labels: Sequence[str], seed: int) -> PreTrainedModel:
-        """The model in fp32, its new head drawn from `seed`. Raises ModelError."""
+    def model(
+        self, task: Task, labels: Sequence[str], seed: int, dropout: float | None = None
+    ) -> PreTrainedModel:
+        """The model in fp32, its new head drawn from `seed`; `dropout` in place of every dropout
+        probability that its config names, where given. Raises ModelError."""
         import torch
+
+        dropouts = {} if dropout is None else dict.fromkeys(self._dropouts(dropout), dropout)
 
         torch.manual_seed(seed)
         try:
@@ -58,6 +64,7 @@ class Pretrained:
                 dtype=torch.float32,
                 trust_remote_code=self.spec.trust_remote_code,
                 local_files_only=True,
+                **dropouts,
             )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ModelError.of(
@@ -67,6 +74,34 @@ class Pretrained:
                 "name a transformers model folder or Hub id that fits the task",
             ) from None
         return model
+
+    def _dropouts(self, wanted: float) -> list[str]:
+        """Names of the dropout probabilities in the model's config that are set. Raises ModelError
+        when there is none."""
+        from transformers import AutoConfig
+
+        try:
+            config = AutoConfig.from_pretrained(
+                str(self.folder),
+                trust_remote_code=self.spec.trust_remote_code,
+                local_files_only=True,
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError.of(
+                _KEY,
+                self.spec.name_or_path,
+                f"its config cannot be loaded: {error}",
+                "name a transformers model folder or Hub id",
+            ) from None
+        names = [name for name, value in config.to_dict().items() if _is_dropout(name, value)]
+        if not names:
+            raise ModelError.of(
+                "train.dropout",
+                wanted,
+                f"the config of {self.spec.name_or_path} names no dropout",
+                "leave train.dropout out, or raise train.label_smoothing or train.token_dropout",
+            )
+        return names
 
 
 def find_pretrained(spec: ModelSpec) -> Pretrained:
@@ -109,6 +144,11 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def _is_dropout(name: str, value: object) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and _DROPOUT.search(name) is not None
 
 
 def _location(spec: ModelSpec) -> Location | None:

@@ -164,6 +164,20 @@ class TrainSpec(Section):
     )
     weight_decay: FloatFromZero = Field(0.01, description="Not applied to norms and biases.")
     clip: PositiveFloat | None = Field(1.0, description="Largest norm of the gradient.")
+    label_smoothing: ShareFromZero = Field(
+        0.0, description="Share of each label's weight spread over all labels, in training only."
+    )
+    dropout: ShareFromZero | None = Field(
+        None, description="In place of every dropout that the model's config names; null: as there."
+    )
+    token_dropout: ShareFromZero = Field(
+        0.0, description="Chance of each token of a training row to be left out."
+    )
+    balance: Literal["weights", "sampling"] | None = Field(
+        None,
+        description="For skewed labels: rows of rare labels weigh more in the loss, or are drawn "
+        "more often, so that each label counts the same.",
+    )
     layer_decay: Annotated[float, Field(gt=0, le=1), _NUMBER] | Auto = Field(
         "auto",
         description="Learning rate of a block over that of the one above it; auto: 1, and 1/2.6 "
@@ -191,6 +205,11 @@ class TrainSpec(Section):
         0, description="Updates with a loss or gradient that is not finite to skip before the end."
     )
     checkpoint: CheckpointSpec = CheckpointSpec()
+    baselines: bool = Field(
+        True,
+        description="Measure what the commonest label and a linear probe on the base model reach, "
+        "to see what training adds.",
+    )
 
     @model_validator(mode="after")
     def _phases_follow_one_another(self) -> Self:
@@ -249,6 +268,9 @@ class ScaleSpec(Section):
     cpus_per_worker: PositiveFloat = 1
     max_failures: CountFromZero = Field(
         2, description="How often a run continues after losing a worker."
+    )
+    price_per_worker_hour: FloatFromZero | None = Field(
+        None, description="What an hour of one worker costs, in any unit, to tell what a run cost."
     )
     hang_minutes: PositiveFloat = Field(
         10, description="Minutes without a forward pass on any rank after which a run is ended."

@@ -67,8 +67,13 @@ class Task(Protocol):
         """The model's inputs, (B, T) int64, padded to the longest of these rows."""
         ...
 
-    def losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Loss of each row, (B,) float32, from logits (B, C) and label indices (B,)."""
+    def losses(
+        self, logits: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0
+    ) -> torch.Tensor:
+        """Loss of each row, (B,) float32, from logits (B, C) and label indices (B,).
+
+        smoothing: share of the target's weight that is spread evenly over all labels (Szegedy et
+        al. 2016)."""
         ...
 
     def tally(self, logits: torch.Tensor, targets: torch.Tensor) -> np.ndarray:

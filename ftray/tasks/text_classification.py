@@ -76,10 +76,14 @@ class TextClassification:
             mask[index, : len(row)] = 1
         return {"input_ids": torch.from_numpy(tokens), "attention_mask": torch.from_numpy(mask)}
 
-    def losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def losses(
+        self, logits: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0
+    ) -> torch.Tensor:
         import torch
 
-        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+        return torch.nn.functional.cross_entropy(
+            logits.float(), targets, reduction="none", label_smoothing=smoothing
+        )
 
     def tally(self, logits: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
         """The confusion matrix (C x C, rows are the true labels) flattened, then the loss sum."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
+
 from ftray import __version__
-from ftray.data.encode import EncodedDataset
+from ftray.data.encode import EncodedDataset, EncodedSplit
 from ftray.models.folder import ModelInfo, publish, staged, write_info
 from ftray.models.predictor import Predictor
 from ftray.models.pretrained import find_pretrained
@@ -15,6 +18,9 @@ from ftray.store.location import Location, locate
 from ftray.tasks import get_task
 from ftray.tasks.base import Metrics
 from ftray.train import state
+from ftray.train.baselines import Baselines, Encoder
+from ftray.train.ranks import Ranks
+from ftray.train.worth import Spent, measure_worth
 
 _GOLDEN = 8
 
@@ -30,6 +36,10 @@ class Export:
     run: str
     trials: tuple[dict[str, Any], ...] = ()
     """The table of the sweep that this model won."""
+    baselines: Location | None = None
+    """The file of what was fitted before the training, to be measured beside the model."""
+    seconds: float = 0.0
+    """That the training took."""
 
 
 def export(order: Export) -> ModelInfo:
@@ -42,6 +52,8 @@ def export(order: Export) -> ModelInfo:
     tokenizer = pretrained.tokenizer()
     model = pretrained.model(get_task(spec.task), order.data.labels, spec.seed)
     model.config.pad_token_id = tokenizer.pad_token_id
+    baselines = Baselines.read(order.baselines) if order.baselines else None
+    probed = _probed(order, baselines, model) if baselines else None
     with order.checkpoint.as_local() as checkpoint:
         state.load_parameters(model, state.trained_values(checkpoint))
     with staged(model, tokenizer) as staging:
@@ -61,17 +73,42 @@ def export(order: Export) -> ModelInfo:
         )
         write_info(staging, info)
         predictor = Predictor(locate(str(staging)))
-        metrics = {
-            split: _measure(predictor, order.data, split) for split in ("validation", "test")
-        }
-        test = order.data.load("test")
+        validation, test = order.data.load("validation"), order.data.load("test")
+        metrics = {"validation": _measure(predictor, validation)[0]}
+        metrics["test"], tuned = _measure(predictor, test)
+        worth = None
+        if baselines is not None and probed is not None:
+            classes, spent = len(order.data.labels), _spent(order)
+            worth = measure_worth(
+                test.targets, baselines.majority, probed, tuned, classes, spent, spec.seed
+            )
         golden = predictor.golden(test.texts(range(min(_GOLDEN, len(test.lengths)))))
-        info = info.model_copy(update={"metrics": metrics, "golden": golden})
+        info = info.model_copy(update={"metrics": metrics, "golden": golden, "baselines": worth})
         publish(staging, info, order.target)
     return info
 
 
-def _measure(predictor: Predictor, data: EncodedDataset, split: str) -> Metrics:
-    rows = data.load(split)
-    texts = rows.texts(range(len(rows.lengths)))
-    return predictor.evaluate(texts, [data.labels[target] for target in rows.targets])
+def _measure(predictor: Predictor, rows: EncodedSplit) -> tuple[Metrics, np.ndarray]:
+    """The metrics of a split, and the label index that is likeliest of each row."""
+    logits = predictor.logits(rows.texts(range(len(rows.lengths))))
+    tally = predictor.task.tally(logits, torch.from_numpy(rows.targets))
+    return predictor.task.metrics(tally, predictor.info.labels), logits.argmax(-1).numpy()
+
+
+def _probed(order: Export, baselines: Baselines, model: Any) -> np.ndarray:
+    """What the probe answers to the test split, on the base model: nothing trained is in it yet."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    task, pad_id = get_task(order.spec.task), model.config.pad_token_id
+    answers = baselines.answers(
+        Encoder(model, task, pad_id, Ranks(0, 1, device)), order.data.load("test")
+    )
+    model.to("cpu")
+    return answers
+
+
+def _spent(order: Export) -> Spent:
+    scale, tune = order.spec.scale, order.spec.tune
+    busy = order.seconds * scale.most_workers
+    if tune is not None:
+        busy += tune.workers * sum(trial["seconds"] for trial in order.trials)
+    return Spent(order.seconds, busy / 3600, scale.price_per_worker_hour)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from ftray.data.augment import drop_tokens
 from ftray.data.batches import BatchPlan, in_order
 from ftray.data.encode import EncodedSplit
 from ftray.errors import Interrupted, RunFailed
@@ -42,6 +43,9 @@ class Observer(Protocol):
     def alive(self) -> None:
         """Before each forward pass, and when a checkpoint was taken."""
 
+    def warn(self, line: str) -> None:
+        """What the user should know of the run, as one sentence."""
+
     def stopping(self) -> bool:
         """Whether this rank was asked to save and end."""
         ...
@@ -59,6 +63,10 @@ class Setup:
     labels: tuple[str, ...]
     pad_id: int
     batches: BatchPlan
+    special_ids: frozenset[int] = frozenset()
+    """Tokens that no augmentation touches."""
+    row_weights: np.ndarray | None = None
+    """(rows,) what each row of `train` weighs in the loss; None where all weigh the same."""
 
     @property
     def engine(self) -> Engine:
@@ -87,6 +95,8 @@ def run(setup: Setup, progress: Progress, keeper: Keeper, observer: Observer) ->
         numbers = {k: v for k, v in progress.history[-1].items() if isinstance(v, (int, float))}
         observer.epoch({**numbers, BEST: progress.best})
     keeper.wait()
+    if line := progress.overfitting():
+        observer.warn(line)
     return progress
 
 
@@ -160,23 +170,21 @@ def _step(
     each wish whether any rank has it."""
     engine, ranks = setup.engine, setup.engine.ranks
     total, broken = 0.0, []
+    # Of the whole batch, which every rank knows: its shares on the ranks may weigh differently.
+    weight = len(batch) if setup.row_weights is None else float(setup.row_weights[batch].sum())
     for number, rows in setup.batches.chunks(batch, ranks.rank, ranks.world):
         observer.alive()
         _seed(setup.spec.seed, progress.step, number)
-        logits = engine.logits(_inputs(setup, setup.train, rows))
-        if len(rows):
-            targets = torch.from_numpy(setup.train.targets[rows]).to(logits.device)
-            loss = setup.task.losses(logits, targets).sum()
-        else:
-            loss = logits.sum() * 0.0
+        logits = engine.logits(_training_inputs(setup, progress.step, number, rows))
+        loss = _loss(setup, logits, rows)
         value = loss.item()
         total += value
         if not math.isfinite(value):
             broken.extend(rows.tolist())
         # DeepSpeed averages gradients over ranks; the mean over the batch's rows is wanted.
-        engine.accumulate(loss * (ranks.world / len(batch)))
+        engine.accumulate(loss * (ranks.world / weight))
     sums = ranks.sum(np.array([total, *wishes], dtype=np.float64))
-    mean = float(sums[0]) / len(batch)
+    mean = float(sums[0]) / weight
     may_skip = progress.skipped < setup.spec.train.skip_nonfinite
     if not math.isfinite(mean) and not may_skip:
         _fail(setup, progress, f"the loss is {mean}", broken)
@@ -188,6 +196,17 @@ def _step(
             _fail(setup, progress, "the gradient is not finite", rows.tolist())
         progress.skipped += 1
     return mean, [bool(answer) for answer in sums[1:] > 0]
+
+
+def _loss(setup: Setup, logits: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+    """The sum of the rows' losses, each times its weight: a scalar, also where there is no row."""
+    if not len(rows):
+        return logits.sum() * 0.0
+    targets = torch.from_numpy(setup.train.targets[rows]).to(logits.device)
+    losses = setup.task.losses(logits, targets, setup.spec.train.label_smoothing)
+    if setup.row_weights is None:
+        return losses.sum()
+    return (losses * torch.from_numpy(setup.row_weights[rows]).to(losses)).sum()
 
 
 def _mine(setup: Setup, batch: np.ndarray) -> list[tuple[int, np.ndarray]]:
@@ -218,6 +237,19 @@ def _fail(setup: Setup, progress: Progress, what: str, rows: list[int]) -> None:
 def _inputs(setup: Setup, split: EncodedSplit, rows: np.ndarray) -> dict[str, torch.Tensor]:
     # A rank without rows still runs its forward pass: one padding token stands in.
     ids = [split.ids_of(row) for row in rows] if len(rows) else [[setup.pad_id]]
+    return setup.task.collate(ids, setup.pad_id)
+
+
+def _training_inputs(
+    setup: Setup, step: int, chunk: int, rows: np.ndarray
+) -> dict[str, torch.Tensor]:
+    """As `_inputs`, with tokens left out where the spec wants it: which ones depends, as in
+    `_seed`, on where in the run the chunk stands."""
+    chance = setup.spec.train.token_dropout
+    if not chance or not len(rows):
+        return _inputs(setup, setup.train, rows)
+    draw = np.random.default_rng([setup.spec.seed, step, chunk])
+    ids = [drop_tokens(setup.train.ids_of(r), chance, setup.special_ids, draw) for r in rows]
     return setup.task.collate(ids, setup.pad_id)
 
 

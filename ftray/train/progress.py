@@ -9,6 +9,9 @@ from typing import Any
 
 from ftray.spec.schema import TrainSpec
 
+# Of the validation loss over its lowest, above which a run counts as overfitted.
+_RISE = 0.1
+
 BEST = "best"
 """Reported after each epoch: the best value of train.metric so far."""
 
@@ -59,6 +62,25 @@ class Progress:
         if self.best is None or (math.isnan(self.best) and not math.isnan(value)):
             return math.inf
         return self.best - value if spec.metric_mode == "min" else value - self.best
+
+    def overfitting(self) -> str | None:
+        """One sentence when validation loss rose again for good: it ends `_RISE` or more above its
+        lowest, while the training loss went on falling. None when it did not."""
+        finite = [entry for entry in self.history if math.isfinite(entry.get("loss", math.nan))]
+        if not finite:
+            return None
+        least, last = min(finite, key=lambda entry: entry["loss"]), finite[-1]
+        rose = last["loss"] > least["loss"] and last["loss"] >= (1 + _RISE) * least["loss"]
+        if not rose or last["train_loss"] >= least["train_loss"]:
+            return None
+        return (
+            f"the run overfits: from epoch {least['epoch']} to epoch {last['epoch']} the "
+            f"validation loss rose from {least['loss']:.4f} to {last['loss']:.4f} while the "
+            f"training loss fell from {least['train_loss']:.4f} to {last['train_loss']:.4f} (the "
+            f"model kept is that of epoch {self.best_epoch}); lower train.epochs or "
+            "train.learning_rate, set train.early_stopping, or raise train.dropout, "
+            "train.label_smoothing or train.token_dropout"
+        )
 
     def rank(self) -> float:
         """Of a checkpoint made after the last epoch: the later an improvement, the higher, so that

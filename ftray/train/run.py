@@ -19,6 +19,7 @@ from ftray.store.location import Location
 from ftray.store.registry import ModelVersion
 from ftray.store.root import MODEL_MANIFEST, Root
 from ftray.store.runs import Kind, RunFolder, new_run_id, unfinished
+from ftray.train.baselines import FILE as BASELINES
 from ftray.train.channel import Event, Listener, listening
 from ftray.train.check import Checked
 from ftray.train.export import Export, export
@@ -45,9 +46,15 @@ class Trained:
             "model": self.version.name,
             "version": self.version.version,
             "model_dir": self.version.folder.url,
-            "metrics": self.info.metrics,
+            "metrics": self._metrics(),
             "seconds": self.seconds,
         }
+
+    def _metrics(self) -> dict[str, Any]:
+        """Of each split, and beside them how the baselines did."""
+        worth = self.info.baselines
+        told = {} if worth is None else {"baselines": worth.model_dump(mode="json")}
+        return {**self.info.metrics, **told}
 
 
 @dataclass(frozen=True)
@@ -94,10 +101,10 @@ def train(
     prepared = prepare(checked)
     run = claim_run(root, spec, "train", say)
     with recorded(root, spec, run) as record:
-        checkpoint = None
+        checkpoint, seconds = None, 0.0
         if not _is_exported(prepared, run):
-            checkpoint = fit_run(prepared, run, both(record, listener))
-        return export_and_register(prepared, run, checkpoint, (), started)
+            checkpoint, seconds = fit_run(prepared, run, both(record, listener))
+        return export_and_register(prepared, run, checkpoint, (), started, seconds)
 
 
 def claim_run(root: Root, spec: Spec, kind: Kind, say: Callable[[str], None]) -> RunFolder:
@@ -121,15 +128,19 @@ def both(first: Listener, second: Listener) -> Listener:
     return tell
 
 
-def fit_run(prepared: Prepared, run: RunFolder, listener: Listener) -> Location:
+def fit_run(prepared: Prepared, run: RunFolder, listener: Listener) -> tuple[Location, float]:
     """Train on the cluster, from where an earlier driver of this run was killed; returns the best
-    checkpoint's folder."""
-    alarms = Alarms()
+    checkpoint's folder and the seconds it took, with those of earlier drivers' steps."""
+    spec = prepared.checked.spec
+    before = sum(record["seconds"] for record in run.metrics() if record.get("kind") == "step")
+    started, alarms = time.perf_counter(), Alarms()
     with listening(both(alarms.listen, listener)) as sender:
         folder = run.location / "checkpoints"
-        job = Job(prepared.checked.spec, prepared.data, folder, sender)
-        failures = job.spec.scale.max_failures
-        return fit_workers(job, run.location / "ray-train", failures, check=alarms.check)
+        baselines = run.location / BASELINES if spec.train.baselines else None
+        job = Job(spec, prepared.data, folder, sender, baselines)
+        failures = spec.scale.max_failures
+        best = fit_workers(job, run.location / "ray-train", failures, check=alarms.check)
+    return best, before + time.perf_counter() - started
 
 
 def export_and_register(
@@ -138,23 +149,28 @@ def export_and_register(
     checkpoint: Location | None,
     trials: tuple[dict[str, Any], ...],
     started: float,
+    seconds: float = 0.0,
 ) -> Trained:
-    """Make the model folder from `checkpoint` (None: it is there already) and register it."""
+    """Make the model folder from `checkpoint` (None: it is there already) and register it.
+    `seconds`: that `fit_run` took."""
     spec = prepared.checked.spec
     target = prepared.checked.root.models(spec.name) / run.run_id
     trained = time.perf_counter()
     if checkpoint is not None:
-        order = Export(spec, prepared.data, checkpoint, target, run.run_id, trials)
+        baselines = run.location / BASELINES
+        order = Export(
+            spec, prepared.data, checkpoint, target, run.run_id, trials, baselines, seconds
+        )
         run_export(order, worker_resources(spec))
     info = read_info(target)
     version = register(prepared.checked, info, target)
     run.set_status(state="done", model=version.name, version=version.version)
-    seconds = {
+    spent = {
         "prepare": round(prepared.seconds, 3),
         "train": round(trained - started - prepared.seconds, 3),
         "total": round(time.perf_counter() - started, 3),
     }
-    return Trained(run, version, info, seconds)
+    return Trained(run, version, info, spent)
 
 
 def _is_exported(prepared: Prepared, run: RunFolder) -> bool:

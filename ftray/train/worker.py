@@ -14,7 +14,7 @@ import ray
 from ray import train as ray_train
 
 from ftray.cluster import current_group
-from ftray.data.batches import BatchPlan
+from ftray.data.batches import BatchPlan, balancing_weights
 from ftray.data.encode import EncodedDataset
 from ftray.errors import FtrayError, StorageError
 from ftray.models.pretrained import find_pretrained
@@ -22,6 +22,7 @@ from ftray.spec.schema import ModelSpec, Spec, micro_batch_size
 from ftray.store.location import Location
 from ftray.tasks import get_task
 from ftray.train import checkpoints, loop, state
+from ftray.train.baselines import Encoder, fit_baselines
 from ftray.train.channel import Sender
 from ftray.train.checkpoints import Keeper
 from ftray.train.phased import PhasedEngine
@@ -40,12 +41,14 @@ GROUP = "group"
 
 @dataclass(frozen=True)
 class Job:
-    """What the driver sends to each worker. `checkpoints`: the folder to keep them in."""
+    """What the driver sends to each worker. checkpoints: the folder to keep them in; baselines:
+    the file to keep them in, None where none are wanted."""
 
     spec: Spec
     data: EncodedDataset
     checkpoints: Location
     sender: Sender | None = None
+    baselines: Location | None = None
 
 
 def train_worker(config: dict[Any, Any]) -> Any:
@@ -59,7 +62,10 @@ def train_worker(config: dict[Any, Any]) -> Any:
     try:
         ranks = join_group()
         observer = _Reporter(job, ranks)
-        base = load_base(job.spec.model, job.spec.task, job.spec.seed, job.data.labels)
+        base = load_base(
+            job.spec.model, job.spec.task, job.spec.seed, job.data.labels, job.spec.train.dropout
+        )
+        _tell_baselines(job, base, ranks, observer)
         with _latest(job.checkpoints, ranks, observer) as folder:
             setup, progress = build(job.spec, job.data, base, ranks, folder)
         observer.setup = setup
@@ -71,6 +77,19 @@ def train_worker(config: dict[Any, Any]) -> Any:
     except FtrayError as error:
         return error
     return None
+
+
+def _tell_baselines(job: Job, base: Base, ranks: Ranks, observer: _Reporter) -> None:
+    """Fit them unless that was done before this run was cut off. Every rank must call it."""
+    file = job.baselines
+    if file is None or ranks.gather(ranks.rank == 0 and file.is_file())[0]:
+        return
+    encoder = Encoder(base.model, get_task(job.spec.task), base.pad_id, ranks)
+    fitted = fit_baselines(encoder, job.data, job.spec.seed)
+    if fitted is not None:
+        baselines, event = fitted
+        baselines.write(file)
+        observer.baseline(event)
 
 
 @contextmanager
@@ -87,19 +106,24 @@ def _latest(folder: Location, ranks: Ranks, observer: _Reporter) -> Iterator[Pat
 
 @dataclass(frozen=True)
 class Base:
-    """The pretrained model with its new head, before any training; `pad_id` of its tokenizer."""
+    """The pretrained model with its new head, before any training; `pad_id` and `special_ids` of
+    its tokenizer."""
 
     model: PreTrainedModel
     pad_id: int
+    special_ids: frozenset[int] = frozenset()
 
 
-def load_base(spec: ModelSpec, task: str, seed: int, labels: Sequence[str]) -> Base:
-    """The model with its head drawn from `seed`, ready to be trained. Raises ModelError."""
+def load_base(
+    spec: ModelSpec, task: str, seed: int, labels: Sequence[str], dropout: float | None = None
+) -> Base:
+    """The model with its head drawn from `seed`, ready to be trained; `dropout` in place of every
+    dropout that its config names. Raises ModelError."""
     pretrained = find_pretrained(spec)
-    pad_id = pretrained.tokenizer().pad_token_id
-    model = pretrained.model(get_task(task), labels, seed)
-    model.config.pad_token_id = pad_id
-    return Base(model, pad_id)
+    tokenizer = pretrained.tokenizer()
+    model = pretrained.model(get_task(task), labels, seed, dropout)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return Base(model, tokenizer.pad_token_id, frozenset(tokenizer.all_special_ids))
 
 
 def build(
@@ -111,9 +135,15 @@ def build(
     """
     task, model = get_task(spec.task), base.model
     train = data.load("train")
-    # Not the workers that there are now: an elastic run cuts its batches at the same places always.
-    micro = micro_batch_size(spec, spec.scale.most_workers)
-    batches = BatchPlan(train.lengths, spec.train.batch_size, micro, spec.seed)
+    weights = balancing_weights(train.targets)
+    batches = BatchPlan(
+        train.lengths,
+        spec.train.batch_size,
+        # Not of the workers there are now: an elastic run cuts its batches the same way always.
+        micro_batch_size(spec, spec.scale.most_workers),
+        spec.seed,
+        chances=weights if spec.train.balance == "sampling" else None,
+    )
     sample = task.collate([train.ids_of(0)], base.pad_id)
     phased = PhasedEngine(model, spec.train, batches, ranks, sample)
     progress = checkpoints.read_progress(resume) if resume else Progress()
@@ -127,6 +157,8 @@ def build(
         labels=data.labels,
         pad_id=base.pad_id,
         batches=batches,
+        special_ids=base.special_ids,
+        row_weights=weights if spec.train.balance == "weights" else None,
     )
     return setup, progress
 
@@ -154,6 +186,9 @@ class _Reporter:
 
     def warn(self, line: str) -> None:
         self._send({"kind": "warning", "message": line}, now=True)
+
+    def baseline(self, event: dict[str, Any]) -> None:
+        self._send(event, now=True)
 
     def phase(self, progress: Progress) -> None:
         assert self.setup is not None, "the loop runs what was set up"

@@ -59,10 +59,12 @@ def tune(
         _check_winner(trials)
         say(f"trial {trials[0].id} wins: {spec.train.metric} {trials[0].metrics[BEST]:.4f}")
         winner = prepared.with_spec(override(spec, trials[0].config))
+        seconds = 0.0
         if section.refit:
-            checkpoint = fit_run(winner, run, told)
+            checkpoint, seconds = fit_run(winner, run, told)
         table = tuple(trial.to_json() for trial in trials)
-        return Tuned(trials, export_and_register(winner, run, checkpoint, table, started))
+        trained = export_and_register(winner, run, checkpoint, table, started, seconds)
+        return Tuned(trials, trained)
 
 
 def _check_room(checked: Checked, section: TuneSpec) -> int:

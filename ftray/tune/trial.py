@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -83,6 +83,8 @@ class _Reporter:
 
         tune.report(metrics)
 
+    def warn(self, line: str) -> None: ...
+
     def stopping(self) -> bool:
         return False
 
@@ -91,8 +93,8 @@ def _train_here(spec: Spec, sweep: Sweep) -> None:
     from ray import tune
 
     settle(spec)
-    pristine = _pristine(spec.model, spec.task, spec.seed, sweep.data.labels)
-    base = Base(copy.deepcopy(pristine.model), pristine.pad_id)
+    pristine = _pristine(spec.model, spec.task, spec.seed, sweep.data.labels, spec.train.dropout)
+    base = replace(pristine, model=copy.deepcopy(pristine.model))
     setup, progress = build(spec, sweep.data, base, alone(), None)
     folder = checkpoint_folder(sweep.kept, tune.get_context().get_trial_id())
     keeper = Keeper(spec.train.checkpoint, folder if sweep.keeps_checkpoints else None, writes=True)
@@ -115,6 +117,8 @@ def _train_in_group(spec: Spec, sweep: Sweep) -> None:
 
 
 @lru_cache(maxsize=1)
-def _pristine(model: ModelSpec, task: str, seed: int, labels: tuple[str, ...]) -> Base:
+def _pristine(
+    model: ModelSpec, task: str, seed: int, labels: tuple[str, ...], dropout: float | None
+) -> Base:
     """The base model, read from disk once for all trials of this process."""
-    return load_base(model, task, seed, labels)
+    return load_base(model, task, seed, labels, dropout)

@@ -63,6 +63,8 @@ class Clock:
 
     def epoch(self, metrics: dict[str, Any]) -> None: ...
 
+    def warn(self, line: str) -> None: ...
+
     def stopping(self) -> bool:
         return False
 
@@ -74,7 +76,7 @@ def in_process(checked: Checked, clock: Clock) -> ModelInfo:
     spec = override(checked.spec, alike)
     settle(spec)
     kept = locate(str(Path("checkpoints").absolute()))
-    base = load_base(spec.model, spec.task, spec.seed, data.labels)
+    base = load_base(spec.model, spec.task, spec.seed, data.labels, spec.train.dropout)
     setup, progress = build(spec, data, base, alone(), None)
     clock.precision = "bf16" if setup.engine.module.autocast else "fp32"
     loop.run(setup, progress, Keeper(spec.train.checkpoint, kept, writes=True), clock)

@@ -143,6 +143,8 @@ class _Silent:
 
     def alive(self) -> None: ...
 
+    def warn(self, line: str) -> None: ...
+
     def stopping(self) -> bool:
         return False
 

@@ -138,6 +138,8 @@ class Clock:
 
     def alive(self) -> None: ...
 
+    def warn(self, line: str) -> None: ...
+
     def stopping(self) -> bool:
         return False
 

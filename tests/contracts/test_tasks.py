@@ -231,6 +231,17 @@ def test_a_better_answer_costs_less(task: Task, sample: Sample) -> None:
     assert (task.losses(9 * right, targets) < task.losses(-9 * right, targets)).all()
 
 
+def test_smoothing_spreads_a_share_of_the_target_over_all_labels(
+    task: Task, sample: Sample
+) -> None:
+    scores, targets = logits(sample)
+    of_each = torch.stack(
+        [task.losses(scores, torch.full_like(targets, i)) for i in range(len(sample.labels))]
+    )
+    expected = 0.7 * task.losses(scores, targets) + 0.3 * of_each.mean(0)
+    assert torch.allclose(task.losses(scores, targets, smoothing=0.3), expected, atol=1e-5)
+
+
 def test_gradients_flow_from_the_losses(task: Task, sample: Sample) -> None:
     scores, targets = logits(sample)
     scores.requires_grad_(True)

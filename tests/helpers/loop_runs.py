@@ -59,6 +59,7 @@ class Seen:
     digest: str = ""
     """Of all parameters at the end."""
     error: str = ""
+    warnings: list[str] = field(default_factory=list)
     skipped: int = 0
     touched: bool = False
     """Whether a parameter changed after the last step that was reported."""
@@ -226,6 +227,9 @@ class Watcher:
         self.found.metrics.append(metrics)
 
     def alive(self) -> None: ...
+
+    def warn(self, line: str) -> None:
+        self.found.warnings.append(line)
 
     def stopping(self) -> bool:
         last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1

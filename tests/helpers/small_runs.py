@@ -54,6 +54,7 @@ def tree(folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:
             "learning_rate": 5e-4,
             "unfreeze": 1,
             "precision": "fp32",
+            "baselines": False,
         },
         "scale": {"workers": 2},
     }

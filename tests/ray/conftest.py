@@ -47,4 +47,5 @@ def plain(
     ray_cluster: None, plain_events: Events, tmp_path_factory: pytest.TempPathFactory
 ) -> Trained:
     """An uninterrupted run with two workers and ZeRO 2, which others are compared with."""
-    return train_here(tree(tmp_path_factory.mktemp("plain")), plain_events)
+    folder = tmp_path_factory.mktemp("plain")
+    return train_here(tree(folder, train={"baselines": True}), plain_events)

@@ -17,7 +17,11 @@ from ftray.models.predictor import Predictor
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.load import parse
 from ftray.store.location import locate
-from ftray.train.run import Trained
+from ftray.train import checkpoints
+from ftray.train.baselines import FILE as BASELINES
+from ftray.train.check import check_inputs
+from ftray.train.export import Export, export
+from ftray.train.run import Trained, prepare
 from tests.helpers.small_runs import Events, losses, train_here, train_workers, tree, weights
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -93,9 +97,52 @@ def test_a_worker_killed_mid_epoch_changes_nothing(plain: Trained, folder: Path)
 
 
 def test_one_worker_gives_the_same_loss_curve(plain: Trained, folder: Path) -> None:
-    other = train_here(tree(folder, name="alone", scale={"workers": 1}))
+    other = train_here(tree(folder, name="alone", train={"baselines": True}, scale={"workers": 1}))
     expected = losses(plain.run.location.path)
     assert losses(other.run.location.path) == pytest.approx(expected, abs=1e-5)
+    found = (other.run.location / BASELINES).read_bytes()
+    assert found == (plain.run.location / BASELINES).read_bytes(), "nor do baselines depend on it"
+
+
+def test_a_run_says_what_training_has_to_beat_and_by_how_much_it_did(
+    plain: Trained, plain_events: Events
+) -> None:
+    events = plain_events
+    kinds = [event["kind"] for event in events]
+    assert kinds[:2] == ["baseline", "start"] and kinds.count("baseline") == 1
+    before = events[0]
+    assert before["probe"]["accuracy"] > before["majority"]["accuracy"] == 0.5
+    kept = [line for line in plain.run.metrics() if line["kind"] == "baseline"]
+    assert kept == [before]
+
+    worth = plain.info.baselines
+    assert worth is not None
+    assert plain.to_json()["metrics"]["baselines"] == json.loads(worth.model_dump_json())
+    test = plain.info.metrics["test"]
+    assert worth.rows == sum(map(sum, test["confusion"]))
+    assert worth.tuned.accuracy.value == pytest.approx(test["accuracy"])
+    assert worth.tuned.f1_macro.value == pytest.approx(test["f1_macro"])
+    assert worth.majority.accuracy.value == 0.5
+    for model in (worth.majority, worth.probe, worth.tuned):
+        assert model.accuracy.low <= model.accuracy.value <= model.accuracy.high
+    assert worth.over_majority.accuracy.low > 0
+    steps = sum(event["seconds"] for event in events if event["kind"] == "step")
+    assert steps < worth.seconds < plain.seconds["train"] + 1
+    assert worth.worker_hours == pytest.approx(2 * worth.seconds / 3600)
+    card = (Path(plain.version.folder.path) / "README.md").read_text()
+    assert worth.card() in card
+
+
+def test_a_run_without_baselines_is_exported_all_the_same(plain: Trained, tmp_path: Path) -> None:
+    checked = check_inputs(parse(plain.info.spec))
+    target, nothing = locate(str(tmp_path / "model")), locate(str(tmp_path / BASELINES))
+    best = checkpoints.best(plain.run.location / "checkpoints")
+    order = Export(checked.spec, prepare(checked).data, best, target, "again", (), nothing)
+    info = export(order)
+    assert info.baselines is None
+    assert info.metrics == plain.info.metrics
+    assert read_info(target) == info
+    assert "linear probe" not in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_what_no_retry_mends_is_said_once_and_intact(folder: Path) -> None:
@@ -105,7 +152,8 @@ def test_what_no_retry_mends_is_said_once_and_intact(folder: Path) -> None:
     (problem,) = caught.value.problems
     assert (problem.key, problem.value) == ("train.unfreeze", "9")
     assert "6 blocks" in problem.problem
-    assert not events
+    assert not events, "nor are there baselines where none are wanted"
+    assert not list(folder.glob(f"storage/runs/too-deep/*/{BASELINES}"))
 
 
 def test_a_diverging_run_stops_and_registers_nothing(folder: Path) -> None:

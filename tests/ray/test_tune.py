@@ -63,7 +63,13 @@ def test_the_winner_is_trained_again_and_registered_with_the_table(
     assert {trial.status for trial in tuned.trials} <= {"done", "stopped"}
     assert len([e for e in events if e["kind"] == "trial"]) == 4
     assert next(e for e in events if e["kind"] == "start")["workers"] == 2, "refit at full scale"
+    assert [e["kind"] for e in events].count("baseline") == 1, "of the winner alone"
     info = read_info(tuned.trained.version.folder)
+    assert info.baselines is not None
+    assert info.baselines.over_majority.accuracy.value > 0
+    searched = sum(trial.seconds for trial in tuned.trials)
+    hours = (searched + 2 * info.baselines.seconds) / 3600
+    assert info.baselines.worker_hours == pytest.approx(hours), "the search included"
     assert [row["id"] for row in info.trials] == [trial.id for trial in tuned.trials]
     winner = tuned.trials[0].config
     assert info.spec["train"]["learning_rate"] == winner["train.learning_rate"]

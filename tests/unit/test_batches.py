@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ftray.data.batches import BatchPlan, in_order
+from ftray.data.batches import BatchPlan, balancing_weights, in_order
 
 SHAPES = [(1, 1, 1), (1, 8, 4), (5, 8, 3), (8, 8, 8), (100, 8, 3), (257, 16, 16), (1000, 7, 2)]
 WORKERS = (1, 2, 3, 4)
@@ -137,3 +137,43 @@ def test_evaluation_sees_every_row_once(rows: int, workers: int) -> None:
     counts = [len(share) for share in shares]
     assert max(counts) - min(counts) <= 1
     assert max(counts) == math.ceil(math.ceil(rows / 8) / workers)
+
+
+SKEWED = np.array([0] * 900 + [1] * 90 + [3] * 10)
+
+
+def test_weights_make_every_label_weigh_the_same() -> None:
+    """As scikit-learn's class_weight="balanced" does."""
+    weights = balancing_weights(SKEWED)
+    assert weights.shape == SKEWED.shape
+    sums = np.bincount(SKEWED, weights)[[0, 1, 3]]
+    assert sums.tolist() == pytest.approx([1000 / 3] * 3)
+    assert weights[0] == pytest.approx(1000 / (3 * 900))
+
+
+def test_even_labels_weigh_one() -> None:
+    assert balancing_weights(np.array([1, 0, 0, 1])).tolist() == [1, 1, 1, 1]
+
+
+def sampled(seed: int = 1) -> BatchPlan:
+    lengths = np.random.default_rng(0).integers(3, 64, len(SKEWED))
+    return BatchPlan(lengths, 16, 4, seed, chances=balancing_weights(SKEWED))
+
+
+def test_sampling_draws_as_many_rows_of_each_label_as_of_the_others() -> None:
+    drawn = np.concatenate([rows for epoch in range(20) for rows in sampled().batches(epoch)])
+    assert len(drawn) == 20 * len(SKEWED)
+    shares = np.bincount(SKEWED[drawn])[[0, 1, 3]] / len(drawn)
+    # Four standard errors of a share of 20,000 draws.
+    assert shares == pytest.approx([1 / 3] * 3, abs=4 * (2 / 9 / 20_000) ** 0.5)
+    assert set(drawn[SKEWED[drawn] == 3]) == set(np.flatnonzero(SKEWED == 3)), "any row of a label"
+
+
+def test_sampling_depends_on_seed_and_epoch_alone() -> None:
+    asked = sampled()
+    first = [rows.tolist() for rows in asked.batches(2)]
+    asked.batches(0)
+    assert [rows.tolist() for rows in sampled().batches(2)] == first
+    assert [rows.tolist() for rows in sampled().batches(1)] != first
+    assert [rows.tolist() for rows in sampled(seed=2).batches(2)] != first
+    assert {len(rows) for rows in first} == {16, len(SKEWED) % 16}

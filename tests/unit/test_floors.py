@@ -81,7 +81,8 @@ def test_the_check_can_fail(importer: str, source: str, allowed: bool) -> None:
     [
         ("ftray.cli.main", {"ray", "torch", "transformers", "pydantic", "pyarrow", "mlflow"}),
         ("ftray.train.check", {"ray", "torch", "transformers", "mlflow", "deepspeed"}),
-        ("ftray.serve.app", {"deepspeed", "ftray.train"}),
+        ("ftray.serve.app", {"deepspeed", "ftray.train", "sklearn"}),
+        ("ftray.serve.replica", {"deepspeed", "ftray.train", "sklearn"}),
     ],
 )
 def test_what_starts_quickly_imports_nothing_heavy(module: str, heavy: set[str]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,6 +21,7 @@ from torch import nn
 from ftray.data.batches import BatchPlan
 from ftray.tasks import get_task
 from tests.helpers.loop_runs import (
+    LABELS,
     Data,
     Run,
     Seen,
@@ -50,6 +52,11 @@ PHASED: dict[str, Any] = {
         {"epoch": 1, "blocks": 1},
         {"epoch": 2, "blocks": "all"},
     ],
+}
+EVENED: dict[str, dict[str, Any]] = {
+    "smoothed": {"label_smoothing": 0.2},
+    "weighted": {"balance": "weights"},
+    "sampled": {"balance": "sampling"},
 }
 GROUPS = [{"match": "^classifier", "learning_rate": 0.05, "weight_decay": 0.5}]
 REFROZEN = [{"epoch": 0, "blocks": "all"}, {"epoch": 1, "blocks": ["classifier", r"layer\.1\."]}]
@@ -97,6 +104,13 @@ def runs(world: int, folder: Path) -> list[Run]:
         *(run(f"{world}-skips-{stage}", stage, learning_rate=1e30, skip_nonfinite=99)
           for stage in STAGES),
         *(run(f"{world}-diverges-{stage}", stage, learning_rate=1e30) for stage in (0, 2, 3)),
+        *(run(f"{world}-{name}", dropout=0.0, **changes) for name, changes in EVENED.items()),
+        run(f"{world}-fewer-tokens", dropout=0.0, token_dropout=0.9),
+        run(f"{world}-fewer-tokens-resumed", dropout=0.0, token_dropout=0.9,
+            resume=f"{world}-fewer-tokens/3"),
+        run(f"{world}-by-heart", epochs=8, dropout=0.0, every=99),
+        run(f"{world}-guarded", epochs=1, learning_rate=1e-12, balance="weights",
+            label_smoothing=0.5, token_dropout=0.5),
         run(
             f"{world}-stops-early", 2, epochs=9, learning_rate=1e-12,
             early_stopping={"patience": 2},
@@ -308,6 +322,44 @@ def test_updates_that_are_not_finite_can_be_skipped(
     assert not found.error
 
 
+# ---- guards against overfitting, and skewed labels -----------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*EVENED, "fewer-tokens"])
+def test_two_workers_learn_as_one_does_under_every_guard(
+    of: Callable[..., Seen], name: str
+) -> None:
+    one, two = of(f"1-{name}"), of(f"2-{name}")
+    assert two.losses == pytest.approx(one.losses, abs=1e-5)
+    without = of("2-without-dropout").losses
+    assert two.losses != pytest.approx(without, abs=3e-5), "it does something"
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_resumed_run_leaves_out_the_same_tokens(of: Callable[..., Seen], world: int) -> None:
+    whole, resumed = of(f"{world}-fewer-tokens"), of(f"{world}-fewer-tokens-resumed")
+    assert resumed.losses == whole.losses[3:]
+    assert resumed.digest == whole.digest
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_guards_leave_evaluation_alone(of: Callable[..., Seen], world: int) -> None:
+    guarded, plain = of(f"{world}-guarded").metrics[0], of(f"{world}-stops-early").metrics[0]
+    assert guarded["loss"] == pytest.approx(plain["loss"], abs=1e-6)
+    assert guarded["f1_macro"] == plain["f1_macro"]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_run_that_overfits_says_so_once_and_on_every_rank(
+    of: Callable[..., Seen], world: int
+) -> None:
+    """Random labels can only be learnt by heart."""
+    for rank in range(world):
+        (line,) = of(f"{world}-by-heart", rank).warnings
+        assert "overfits" in line
+        assert of(f"{world}-stops-early", rank).warnings == []
+
+
 # ---- phases: what trains changes on the way ------------------------------------------------------
 
 
@@ -473,7 +525,11 @@ def by_hand(made: Run) -> tuple[list[float], dict[str, torch.Tensor]]:
         ]
     )
     data = Data(made.rows).load("train")
-    batches = BatchPlan(data.lengths, train["batch_size"], train["micro_batch_size"], spec.seed)
+    # As the documentation puts it: N / (C * n) of each label.
+    weights = len(data) / (len(LABELS) * np.bincount(data.targets)[data.targets])
+    chances = weights if train.get("balance") == "sampling" else None
+    sizes = train["batch_size"], train["micro_batch_size"]
+    batches = BatchPlan(data.lengths, *sizes, spec.seed, chances)
     order = [rows for epoch in range(train["epochs"]) for rows in batches.batches(epoch)]
     losses = []
     for step, rows in enumerate(order):
@@ -484,18 +540,26 @@ def by_hand(made: Run) -> tuple[list[float], dict[str, torch.Tensor]]:
         for group in optimizer.param_groups:
             group["lr"] = train["learning_rate"] * left * group["scale"]
         logits = model(**task.collate([data.ids_of(row) for row in rows], 0)).logits
-        loss = nn.functional.cross_entropy(logits, torch.from_numpy(data.targets[rows]))
+        smoothing = train.get("label_smoothing", 0.0)
+        loss = nn.functional.cross_entropy(
+            logits,
+            torch.from_numpy(data.targets[rows]),
+            label_smoothing=smoothing,
+            reduction="none",
+        )
+        own = torch.from_numpy(weights[rows] if train.get("balance") == "weights" else rows * 0 + 1)
+        loss = (loss * own).sum() / own.sum()
         optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(trained, train.get("clip", 1.0) or math.inf)
-        assert norm > 0.1, "above the limit of the run that is clipped"
+        assert "clip" not in train or norm > 0.1, "above the limit of the run that is clipped"
         optimizer.step()
         losses.append(loss.item())
     return losses, {name: value.detach() for name, value in model.named_parameters()}
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("name", ["without-dropout", "clipped", "not-clipped"])
+@pytest.mark.parametrize("name", ["without-dropout", "clipped", "not-clipped", *EVENED])
 def test_it_does_what_plain_pytorch_does(
     root: Path, of: Callable[..., Seen], world: int, name: str
 ) -> None:

@@ -153,3 +153,49 @@ def test_the_history_has_every_metric_of_every_epoch() -> None:
     progress.finish_epoch(spec(), {"accuracy": 0.5, "loss": 1.0})
     entry = {"epoch": 1, "step": 7, "accuracy": 0.5, "loss": 1.0, "train_loss": 0.0}
     assert progress.history == [entry]
+
+
+# (validation losses, training losses, whether the run overfits)
+COURSES = [
+    ([0.9, 0.5, 0.4], [1.0, 0.5, 0.3], False),
+    ([0.5, 0.4, 0.441], [0.6, 0.4, 0.2], True),
+    ([0.5, 0.4, 0.439], [0.6, 0.4, 0.2], False),
+    ([0.5, 0.4, 0.9, 0.41], [0.6, 0.4, 0.3, 0.2], False),
+    ([0.5, 0.4, 0.9], [0.6, 0.4, 0.4], False),
+    ([0.5, 0.4, 0.9], [0.6, 0.4, 0.5], False),
+    ([0.5], [0.6], False),
+    ([0.0, 0.0], [0.6, 0.5], False),
+    ([NAN, 0.4, 0.9], [0.6, 0.4, 0.2], True),
+    ([0.4, 0.9, NAN], [0.6, 0.4, 0.2], True),
+    ([NAN, NAN], [0.6, 0.5], False),
+    ([0.4, INF], [0.6, 0.5], False),
+]
+
+
+def along(losses: list[float], train_losses: list[float], told: TrainSpec) -> Progress:
+    progress = Progress()
+    for loss, train_loss in zip(losses, train_losses, strict=True):
+        progress.finish_step(train_loss, rows=8)
+        progress.finish_epoch(told, {"loss": loss, "f1_macro": 0.5})
+    return progress
+
+
+@pytest.mark.parametrize(("losses", "train_losses", "expected"), COURSES)
+def test_a_run_overfits_when_only_the_training_loss_goes_on_falling(
+    losses: list[float], train_losses: list[float], expected: bool
+) -> None:
+    assert (along(losses, train_losses, spec("loss")).overfitting() is not None) == expected
+
+
+def test_the_warning_says_where_it_began_and_what_would_do() -> None:
+    line = along([0.5, 0.4, 0.6], [0.61, 0.41, 0.21], spec("f1_macro")).overfitting() or ""
+    assert "from epoch 2 to epoch 3" in line
+    assert "0.4000 to 0.6000" in line and "0.4100 to 0.2100" in line
+    assert "the model kept is that of epoch 1" in line, "by train.metric"
+    for key in ("epochs", "early_stopping", "dropout", "label_smoothing"):
+        assert f"train.{key}" in line
+        assert key in TrainSpec.model_fields
+
+
+def test_a_run_that_has_not_begun_does_not_overfit() -> None:
+    assert Progress().overfitting() is None

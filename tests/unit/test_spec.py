@@ -102,6 +102,17 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
     "empty text": ({"storage": " "}, "storage", "", "at least 1 character", "Storage root"),
     "share above one": ({"data.test": 1.5}, "data.test", "1.5", "less than 1", "share of `train`"),
     "share of nothing": ({"data.test": 0}, "data.test", "0", "greater than 0", "share of `train`"),
+    "smoothing everything away": (
+        {"train.label_smoothing": 1}, "train.label_smoothing", "1", "less than 1", "training only",
+    ),
+    "dropping everything": ({"train.dropout": 1.0}, "train.dropout", "1.0", "less than 1", "null"),
+    "dropping less than nothing": (
+        {"train.token_dropout": -0.1}, "train.token_dropout", "-0.1", "greater than", "left out",
+    ),
+    "no such balance": (
+        {"train.balance": "oversample"}, "train.balance", "oversample", "'weights' or 'sampling'",
+        "rare labels",
+    ),
     "patience missing": (
         {"train.early_stopping": {}}, "train.early_stopping.patience", "", "missing", "Add train.e",
     ),

@@ -1,0 +1,126 @@
+"""Was fine-tuning worth it: the model beside two cheap ones on the test split, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel, ConfigDict
+
+_NAMES = {"majority": "majority label", "probe": "linear probe", "tuned": "fine-tuned"}
+_POINTS = 100
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Estimate(_Frozen):
+    """A number of the test split, and its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether a difference of that size may as well be none."""
+        return self.low <= 0 <= self.high
+
+    def plain(self) -> str:
+        return f"{self.value:.4f} ({self.low:.4f} to {self.high:.4f})"
+
+    def points(self) -> str:
+        """A difference in hundredths."""
+        value, low, high = (_POINTS * part for part in (self.value, self.low, self.high))
+        return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
+
+
+class Scores(_Frozen):
+    """The metrics of one model, or by how much those of two differ."""
+
+    accuracy: Estimate
+    f1_macro: Estimate
+
+
+class Worth(_Frozen):
+    """majority: the commonest label of the training split, always. probe: logistic regression on
+    what the base model makes of a text, untrained. over_majority, over_probe: the gain of the
+    fine-tuned model, paired over the rows."""
+
+    rows: int
+    majority: Scores
+    probe: Scores
+    tuned: Scores
+    over_majority: Scores
+    over_probe: Scores
+    seconds: float
+    """From the start of the workers to their end."""
+    worker_hours: float
+    """With those of the sweep's trials, if there was one."""
+    cost: float | None = None
+    """In the unit of scale.price_per_worker_hour."""
+    cost_per_point: float | None = None
+    """For each hundredth of accuracy gained over the probe, where it was gained."""
+
+    def verdict(self) -> str:
+        """Whether it was worth it, in one sentence."""
+        gain = self.over_probe
+        if gain.accuracy.is_zero and gain.f1_macro.is_zero:
+            return (
+                "the gain over the linear probe is not distinguishable from zero: on these "
+                f"{self.rows:,} rows, fine-tuning has not been shown to be worth its cost"
+            )
+        told = [_judged("accuracy", gain.accuracy), _judged("macro-F1", gain.f1_macro)]
+        return f"against the linear probe, {' and '.join(told)}"
+
+    def lines(self) -> Iterator[str]:
+        """For people, on a terminal."""
+        yield f"on {self.rows:,} test rows, with 95 % intervals:"
+        for field, name in _NAMES.items():
+            scores: Scores = getattr(self, field)
+            yield (
+                f"  {name:14}  accuracy {scores.accuracy.plain()}  "
+                f"macro-F1 {scores.f1_macro.plain()}"
+            )
+        for name, gain in (("majority", self.over_majority), ("probe", self.over_probe)):
+            yield (
+                f"  gain over the {name}: accuracy {gain.accuracy.points()}, "
+                f"macro-F1 {gain.f1_macro.points()}"
+            )
+        yield f"  {self.spent()}"
+        yield self.verdict()
+
+    def card(self) -> str:
+        """A table and a sentence for the model card, in Markdown."""
+        rows = [
+            "| on the test split, 95 % intervals | accuracy | macro-F1 |",
+            "|---|---|---|",
+            *(_row(name, getattr(self, field)) for field, name in _NAMES.items()),
+            _row("gain over the majority label", self.over_majority, gain=True),
+            _row("gain over the linear probe", self.over_probe, gain=True),
+        ]
+        said = f"{self.verdict()[:1].upper()}{self.verdict()[1:]}. Training took {self._took()}."
+        return "\n".join([*rows, "", said])
+
+    def spent(self) -> str:
+        return f"training took {self._took()}"
+
+    def _took(self) -> str:
+        parts = [f"{self.seconds:.0f} s", f"{self.worker_hours:.3g} worker-hours"]
+        if self.cost is not None:
+            parts.append(f"a cost of {self.cost:.3g}")
+        if self.cost_per_point is not None:
+            parts.append(f"{self.cost_per_point:.3g} for each point of accuracy over the probe")
+        return ", ".join(parts)
+
+
+def _judged(name: str, gain: Estimate) -> str:
+    if gain.is_zero:
+        return f"no change of {name} can be told from zero"
+    direction = "gained" if gain.value > 0 else "lost"
+    return f"fine-tuning {direction} {abs(_POINTS * gain.value):.1f} points of {name}"
+
+
+def _row(name: str, scores: Scores, gain: bool = False) -> str:
+    cells = (scores.accuracy, scores.f1_macro)
+    return f"| {name} | " + " | ".join(c.points() if gain else c.plain() for c in cells) + " |"
