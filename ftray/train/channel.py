@@ -53,6 +53,11 @@ class Sender:
             self._pending = []
             self._sent = time.monotonic()
 
+    def flush(self) -> None:
+        """Send what is pending, and wait until it has arrived."""
+        ray.get(self._mailbox.put.remote(self._pending))
+        self._pending = []
+
     def alarm(self, event: Event) -> None:
         """Send from a thread of its own; what is pending is left to the thread that sends."""
         self._mailbox.put.remote([event])

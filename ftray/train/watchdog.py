@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from ftray.errors import RunFailed
 
-_FRAMES = 6  # the innermost ones say where it waits
+_FRAMES = 14  # the innermost ones say where it waits
 _GRACE_S = 5.0  # from the first alarm on, for those of the other ranks
 
 

@@ -59,9 +59,9 @@ def train_worker(config: dict[Any, Any]) -> Any:
     """
     job = config["job"]
     settle(job.spec)
+    ranks = join_group()
+    observer = _Reporter(job, ranks)
     try:
-        ranks = join_group()
-        observer = _Reporter(job, ranks)
         base = load_base(
             job.spec.model, job.spec.task, job.spec.seed, job.data.labels, job.spec.train.dropout
         )
@@ -75,7 +75,9 @@ def train_worker(config: dict[Any, Any]) -> Any:
     except StorageError:
         raise  # only the rank that writes meets it
     except FtrayError as error:
+        observer.close()
         return error
+    observer.close()
     return None
 
 
@@ -222,6 +224,11 @@ class _Reporter:
 
     def stopping(self) -> bool:
         return self._sender is not None and self._sender.stopping()
+
+    def close(self) -> None:
+        """Nothing that was told is still on its way afterwards."""
+        if self._sender is not None:
+            self._sender.flush()
 
     def _send(self, event: dict[str, Any], now: bool = False) -> None:
         if self._sender is not None:
