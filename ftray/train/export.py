@@ -14,7 +14,7 @@ from ftray.spec.schema import Spec
 from ftray.store.location import Location, locate
 from ftray.tasks import get_task
 from ftray.tasks.base import Metrics
-from ftray.train import state
+from ftray.train import lora, state
 
 _GOLDEN = 8
 
@@ -38,13 +38,25 @@ def export(order: Export) -> ModelInfo:
     This is the one place that reads the test split.
     """
     spec = order.spec
-    pretrained = find_pretrained(spec.model)
+    pretrained, task = find_pretrained(spec.model), get_task(spec.task)
     tokenizer = pretrained.tokenizer()
-    model = pretrained.model(get_task(spec.task), order.data.labels, spec.seed)
+    model = pretrained.model(task, order.data.labels, spec.seed)
     model.config.pad_token_id = tokenizer.pad_token_id
     with order.checkpoint.as_local() as checkpoint:
-        state.load_parameters(model, state.trained_values(checkpoint))
+        values = state.trained_values(checkpoint)
+    adapter = None
+    if spec.train.lora:
+        tuner = lora.inject(model, spec)
+        state.load_parameters(model, values)
+        if spec.train.lora.adapter:
+            sample = task.collate([order.data.load("test").ids_of(0)], tokenizer.pad_token_id)
+            adapter = lora.take_adapter(tuner, sample)
+        tuner.merge_and_unload()
+    else:
+        state.load_parameters(model, values)
     with staged(model, tokenizer) as staging:
+        if adapter is not None:
+            adapter.write(staging / lora.ADAPTER)
         info = ModelInfo(
             name=spec.name,
             run=order.run,
