@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dora": {"use_dora": True},
     "biases": {"bias": "all", "lora_bias": True},
     "ranks": {"rank_pattern": {"query": 2}, "alpha_pattern": {r"layer\.2\..*dense": 64}},
-    "less": {"exclude_modules": ["key"]},
+    "less": {"exclude_modules": ["key"], "init_lora_weights": False},
 }
 
 network = lru_cache(tiny_network)
