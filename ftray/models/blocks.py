@@ -74,9 +74,7 @@ def plan_freeze(
         everything = [name for name, parameter in model.named_parameters()]
         return _plan(model, everything, [], count_blocks(model))
     if isinstance(unfreeze, tuple):
-        matching = _matching(model, unfreeze)
-        with _restored(model):
-            return _plan(model, matching, _constant(model, matching, inputs), count_blocks(model))
+        return plan_parameters(model, _matching(model, unfreeze), inputs)
     _, blocks = find_blocks(model)
     if unfreeze > len(blocks):
         raise ModelError.of(
@@ -88,6 +86,14 @@ def plan_freeze(
     probe = _Probe(model, blocks, len(blocks) - unfreeze)
     below, above = probe.run(inputs)
     return _plan(model, above, below, len(blocks))
+
+
+def plan_parameters(
+    model: nn.Module, trainable: list[str], inputs: Mapping[str, torch.Tensor]
+) -> FreezePlan:
+    """The plan in which the named parameters train. `inputs` as in `plan_freeze`."""
+    with _restored(model):
+        return _plan(model, trainable, _constant(model, trainable, inputs), count_blocks(model))
 
 
 def layer_depths(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:

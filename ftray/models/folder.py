@@ -110,6 +110,8 @@ def publish(staging: Path, info: ModelInfo, target: Location) -> None:
 def _card(info: ModelInfo) -> str:
     """A Hugging Face model card."""
     train = info.spec["train"]
+    lora = train.get("lora")
+    adapted = f", LoRA of rank {lora['rank']}" if lora else ""
     return f"""---
 library_name: transformers
 pipeline_tag: {info.task}
@@ -118,8 +120,8 @@ base_model: {info.base.name_or_path}
 # {info.name}
 
 {info.task}, fine-tuned by ftray {info.ftray_version} from `{info.base.name_or_path}`
-(unfreeze: {train["unfreeze"]}, {train["epochs"]} epochs, batch size {train["batch_size"]}, learning
-rate {train["learning_rate"]:g}). Labels: {", ".join(info.labels)}.
+(unfreeze: {train["unfreeze"]}{adapted}, {train["epochs"]} epochs, batch size
+{train["batch_size"]}, learning rate {train["learning_rate"]:g}). Labels: {", ".join(info.labels)}.
 
 {_table(info.metrics)}
 {_worth(info.baselines)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,10 +17,13 @@ from ftray.spec.schema import Spec
 from ftray.store.location import Location, locate
 from ftray.tasks import get_task
 from ftray.tasks.base import Metrics
-from ftray.train import state
+from ftray.train import lora, state
 from ftray.train.baselines import Baselines, Encoder
 from ftray.train.ranks import Ranks
 from ftray.train.worth import Spent, measure_worth
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _GOLDEN = 8
 
@@ -48,15 +51,18 @@ def export(order: Export) -> ModelInfo:
     This is the one place that reads the test split.
     """
     spec = order.spec
-    pretrained = find_pretrained(spec.model)
+    pretrained, task = find_pretrained(spec.model), get_task(spec.task)
     tokenizer = pretrained.tokenizer()
-    model = pretrained.model(get_task(spec.task), order.data.labels, spec.seed)
+    model = pretrained.model(task, order.data.labels, spec.seed)
     model.config.pad_token_id = tokenizer.pad_token_id
     baselines = Baselines.read(order.baselines) if order.baselines else None
     probed = _probed(order, baselines, model) if baselines else None
     with order.checkpoint.as_local() as checkpoint:
-        state.load_parameters(model, state.trained_values(checkpoint))
+        values = state.trained_values(checkpoint)
+    adapter = _load(order, model, values)
     with staged(model, tokenizer) as staging:
+        if adapter is not None:
+            adapter.write(staging / lora.ADAPTER)
         info = ModelInfo(
             name=spec.name,
             run=order.run,
@@ -86,6 +92,26 @@ def export(order: Export) -> ModelInfo:
         info = info.model_copy(update={"metrics": metrics, "golden": golden, "baselines": worth})
         publish(staging, info, order.target)
     return info
+
+
+def _load(
+    order: Export, model: PreTrainedModel, values: dict[str, torch.Tensor]
+) -> lora.Adapter | None:
+    """Put the trained values into the base model, adapters merged; returns them where the folder
+    is to have them beside the model."""
+    spec = order.spec
+    if spec.train.lora is None:
+        state.load_parameters(model, values)
+        return None
+    tuner = lora.inject(model, spec)
+    state.load_parameters(model, values)
+    adapter = None
+    if spec.train.lora.adapter:
+        rows, pad_id = order.data.load("test"), model.config.pad_token_id
+        sample = get_task(spec.task).collate([rows.ids_of(0)], pad_id)
+        adapter = lora.take_adapter(tuner, sample)
+    tuner.merge_and_unload()
+    return adapter
 
 
 def _measure(predictor: Predictor, rows: EncodedSplit) -> tuple[Metrics, np.ndarray]:

@@ -21,6 +21,7 @@ from ftray.spec.schema import TrainSpec
 from ftray.train import state
 from ftray.train.deepspeed_config import deepspeed_config
 from ftray.train.engine import Engine, TrainedModule, wants_autocast
+from ftray.train.lora import plan_adapters
 from ftray.train.optimizer import parameter_groups
 from ftray.train.phases import Phase, index_at, layer_decay, plan_phases
 from ftray.train.ranks import Ranks
@@ -38,8 +39,9 @@ class PhasedEngine:
         ranks: Ranks,
         inputs: Mapping[str, torch.Tensor],
     ) -> None:
-        """inputs: one small batch, to find out what lies where in the model. Raises ModelError or
-        SpecError when the model has not what the spec names."""
+        """model: with its adapters injected, where the spec asks for LoRA. inputs: one small
+        batch, to find out what lies where in the model. Raises ModelError or SpecError when the
+        model has not what the spec names."""
         _check_groups(model, spec)
         self.model = model
         self.ranks = ranks
@@ -47,7 +49,8 @@ class PhasedEngine:
         self._spec = spec
         self._autocast = wants_autocast(spec, ranks)
         # In a model that ZeRO 3 has cut to pieces there is nothing to be found out any more.
-        self._plans = [plan_freeze(model, phase.selection, inputs) for phase in self.phases]
+        plan = plan_adapters if spec.lora else plan_freeze
+        self._plans = [plan(model, phase.selection, inputs) for phase in self.phases]
         self._depths = layer_depths(model, inputs) if layer_decay(spec) < 1 else {}
         accumulation = batches.accumulation_steps(ranks.world)
         self._config = deepspeed_config(spec, batches.micro_batch_size, accumulation, ranks.world)

@@ -21,7 +21,7 @@ from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import ModelSpec, Spec, micro_batch_size
 from ftray.store.location import Location
 from ftray.tasks import get_task
-from ftray.train import checkpoints, loop, state
+from ftray.train import checkpoints, loop, lora, state
 from ftray.train.baselines import Encoder, fit_baselines
 from ftray.train.channel import Sender
 from ftray.train.checkpoints import Keeper
@@ -147,6 +147,8 @@ def build(
         chances=weights if spec.train.balance == "sampling" else None,
     )
     sample = task.collate([train.ids_of(0)], base.pad_id)
+    if spec.train.lora:
+        lora.inject(model, spec)
     phased = PhasedEngine(model, spec.train, batches, ranks, sample)
     progress = checkpoints.read_progress(resume) if resume else Progress()
     phased.enter(progress.epoch_at_hand(spec.train), state.read(resume) if resume else None)

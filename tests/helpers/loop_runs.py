@@ -197,13 +197,19 @@ def _train(run: Run, root: Path, ranks: Any) -> Seen:
     found.trainable = sorted(setup.phased.plan.trainable)
     found.skipped = progress.skipped
     found.dropping = [n for n, m in model.named_modules() if m.training and "dropout" in n]
-    found.moved = sorted(name for name in after if after[name].ne(before[name]).any())
+    found.moved = sorted(name for name in after if not _is_unchanged(name, after[name], before))
     raw = b"".join(after[name].float().numpy().tobytes() for name in sorted(after))
     found.digest = hashlib.sha256(raw).hexdigest()
     if ranks.rank == 0:
         save_file(after, folder / "final.safetensors")
     setup.phased.close()
     return found
+
+
+def _is_unchanged(name: str, value: Any, before: dict[str, Any]) -> bool:
+    """Whether the base model has that parameter, under its name without LoRA, with that value."""
+    old = before.get(name.replace(".base_layer.", "."))
+    return old is not None and bool(value.eq(old).all())
 
 
 class Watcher:

@@ -59,6 +59,9 @@ EVENED: dict[str, dict[str, Any]] = {
     "sampled": {"balance": "sampling"},
 }
 GROUPS = [{"match": "^classifier", "learning_rate": 0.05, "weight_decay": 0.5}]
+LORA: dict[str, Any] = {"lora": {"rank": 4, "dropout": 0.1}}
+DORA: dict[str, Any] = {"lora": {"rank": 4, "options": {"use_dora": True, "bias": "lora_only"}}}
+LORA_PHASES = {**PHASED, **LORA}
 REFROZEN = [{"epoch": 0, "blocks": "all"}, {"epoch": 1, "blocks": ["classifier", r"layer\.1\."]}]
 
 
@@ -84,6 +87,10 @@ def runs(world: int, folder: Path) -> list[Run]:
         made.append(run(f"{world}-refrozen-{stage}", stage, unfreeze=REFROZEN, every=1))
         made.append(run(f"{world}-stops-{stage}", stage, stop_after=2))
         made.append(run(f"{world}-goes-on-{stage}", stage, resume=f"{world}-stops-{stage}/2"))
+        made.append(run(f"{world}-lora-{stage}", stage, **LORA))
+        made.append(
+            run(f"{world}-lora-{stage}-resumed", stage, **LORA, resume=f"{world}-lora-{stage}/3")
+        )
         if stage < 2:
             continue
         own = {"deepspeed": str(folder / f"bf16-{stage}.json"), "precision": "bf16"}
@@ -101,6 +108,11 @@ def runs(world: int, folder: Path) -> list[Run]:
         run(f"{world}-rates", dropout=0.0, layer_decay=0.5, groups=GROUPS),
         run(f"{world}-rates-resumed", dropout=0.0, layer_decay=0.5, groups=GROUPS,
             resume=f"{world}-rates/3"),
+        run(f"{world}-dora", 3, **DORA),
+        run(f"{world}-dora-resumed", 3, **DORA, resume=f"{world}-dora/3"),
+        *(run(f"{world}-lora-phases-{stage}", stage, **LORA_PHASES) for stage in (0, 3)),
+        run(f"{world}-lora-phases-3-resumed", 3, **LORA_PHASES,
+            resume=f"{world}-lora-phases-3/6"),
         *(run(f"{world}-skips-{stage}", stage, learning_rate=1e30, skip_nonfinite=99)
           for stage in STAGES),
         *(run(f"{world}-diverges-{stage}", stage, learning_rate=1e30) for stage in (0, 2, 3)),
@@ -492,6 +504,66 @@ def test_rates_by_depth_and_by_group(root: Path, of: Callable[..., Seen], world:
     for parameter, value in parameters.items():
         if "key.bias" not in parameter:
             assert torch.allclose(found[parameter], value, atol=1e-4), parameter
+
+
+# ---- LoRA: adapters train in place of the blocks' own weights ------------------------------------
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_adapters_learn_alike_however_the_run_is_cut(
+    of: Callable[..., Seen], world: int, stage: int
+) -> None:
+    expected = of("1-lora-0")
+    assert expected.losses[-1] != pytest.approx(of("1-stage-0").losses[-1], abs=1e-4)
+    assert of(f"{world}-lora-{stage}").losses == pytest.approx(expected.losses, abs=1e-5)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize(
+    ("name", "step"), [*((f"lora-{s}", 3) for s in STAGES), ("dora", 3), ("lora-phases-3", 6)]
+)
+def test_a_resumed_run_of_adapters_ends_the_same(
+    root: Path, of: Callable[..., Seen], world: int, name: str, step: int
+) -> None:
+    whole, resumed = of(f"{world}-{name}"), of(f"{world}-{name}-resumed")
+    assert resumed.losses == whole.losses[step:]
+    assert resumed.digest == whole.digest
+    last = len(whole.losses)
+    one, two = held(root, f"{world}-{name}/{last}"), held(root, f"{world}-{name}-resumed/{last}")
+    assert one.keys() == two.keys()
+    assert all(value.equal(two[key]) for key, value in one.items())
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_adapters_and_head_move_and_the_base_stays_as_it_was(
+    root: Path, of: Callable[..., Seen], world: int, stage: int
+) -> None:
+    found, values = of(f"{world}-lora-{stage}"), final(root, f"{world}-lora-{stage}")
+    adapters = {name for name in values if ".lora_" in name}
+    assert {int(name.split(".")[3]) for name in adapters} == {1, 2}
+    head = {n for n in values if n.startswith(("classifier.", "bert.pooler."))}
+    assert set(found.moved) == set(found.trainable) == adapters | head
+    assert all(values[name].any() for name in adapters), "B has left zero"
+    assert set(held(root, f"{world}-lora-{stage}/6")) == adapters | head
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", [0, 3])
+def test_each_phase_trains_the_adapters_of_its_blocks(
+    root: Path, of: Callable[..., Seen], world: int, stage: int
+) -> None:
+    name = f"{world}-lora-phases-{stage}"
+    assert of(name).phases == [0, 3, 6]
+    assert of(name).losses == pytest.approx(of("1-lora-phases-0").losses, abs=1e-5)
+    blocks = []
+    for step in (3, 6, 9):
+        names = held(root, f"{name}/{step}")
+        assert all(".lora_" in n for n in names if ".layer." in n)
+        blocks.append({int(n.split(".")[3]) for n in names if ".layer." in n})
+    assert blocks == [set(), {2}, {0, 1, 2}]
+    assert not any("embeddings" in n for n in of(name).moved)
 
 
 # ---- against plain PyTorch -----------------------------------------------------------------------
