@@ -118,8 +118,7 @@ def _check_database(root: Root) -> None:
     path = Path(root.registry_database.path)
     try:
         if not path.exists():
-            root.check_writable()
-            path.parent.mkdir(parents=True, exist_ok=True)
+            root.probe()
             return
         connection = sqlite3.connect(path.as_uri() + "?mode=ro", uri=True, timeout=20)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from ftray.errors import StorageError
@@ -42,15 +43,18 @@ class Root:
         return self.location / "registry.db"
 
     def check_writable(self) -> None:
-        """Write and delete a small file. Raises StorageError."""
+        """Raises StorageError when nothing can be written here. Leaves nothing behind."""
         existed = self.location.exists()
-        probe = self.location / f".probe-{uuid.uuid4().hex[:8]}"
+        self.probe()
+        if not existed:
+            self._remove_empty()
+
+    def probe(self) -> None:
+        """Write and delete a small file. Raises StorageError."""
+        file = self.location / f".probe-{uuid.uuid4().hex[:8]}"
         try:
-            probe.write_bytes(b"ftray")
-            probe.delete()
-            if not existed:
-                # Checking must leave nothing behind; the first real write makes the folder again.
-                self.location.delete()
+            file.write_bytes(b"ftray")
+            file.delete()
         except OSError as error:
             raise StorageError.of(
                 "storage",
@@ -58,6 +62,14 @@ class Root:
                 f"cannot be written: {error.strerror or error}",
                 "name a folder or URL that you may write to",
             ) from None
+
+    def _remove_empty(self) -> None:
+        """Remove the folder that `probe` made, unless another process has begun to use it."""
+        if self.location.is_local:
+            with suppress(OSError):
+                Path(self.location.path).rmdir()
+        elif not self.location.children():
+            self.location.delete()
 
 
 def open_root(url: str | None) -> Root:

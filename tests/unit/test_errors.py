@@ -10,9 +10,11 @@ from ray.exceptions import RayTaskError
 from ftray import errors
 from ftray.errors import (
     EXIT_FAILED,
+    EXIT_INTERRUPTED,
     EXIT_WRONG_INPUT,
     DataError,
     FtrayError,
+    Interrupted,
     Problem,
     RunFailed,
     SpecError,
@@ -53,8 +55,9 @@ def test_an_error_survives_pickling(kind: type[FtrayError]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_a_failed_run_exits_as_failed(kind: type[FtrayError]) -> None:
-    assert kind.exit_code == (EXIT_FAILED if kind is RunFailed else EXIT_WRONG_INPUT)
+def test_only_runs_that_fail_or_are_stopped_exit_otherwise(kind: type[FtrayError]) -> None:
+    others = {RunFailed: EXIT_FAILED, Interrupted: EXIT_INTERRUPTED}
+    assert kind.exit_code == others.get(kind, EXIT_WRONG_INPUT)
 
 
 def test_a_problem_is_one_line_with_key_value_fault_and_fix() -> None:
