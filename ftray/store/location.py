@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow.fs as pafs
 from pyarrow import ArrowException
@@ -100,10 +100,9 @@ class Location:
                 stream.write(content)
             return
         target = Path(self.path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
         try:
-            with part.open("wb") as file:
+            with _create(part) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -144,6 +143,17 @@ class Location:
             target = Path(temporary) / self.name
             pafs.copy_files(self.path, str(target), source_filesystem=self.fs)
             yield target
+
+
+def _create(path: Path) -> BinaryIO:
+    """A new file, its folder made where there is none: also while another process, which only
+    looked whether one can be made, removes it again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return path.open("wb")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("wb")
 
 
 def locate(url: str) -> Location:
