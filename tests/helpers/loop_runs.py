@@ -121,23 +121,24 @@ def train_group(root: Path, world: int, runs: Sequence[Run]) -> None:
     orders.write_text(json.dumps([asdict(run) for run in runs]))
     # Without these DeepSpeed goes looking for MPI. The processes meet in a file, not at a port.
     where = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    # Into files: whoever fills a pipe that nobody reads would keep the others waiting.
+    logs = [root / f"group-of-{world}-{rank}.log" for rank in range(world)]
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.helpers.loop_runs", str(orders)],
             cwd=ROOT,
             env={**os.environ, **where, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
+            stdout=log.open("w"),
             stderr=subprocess.STDOUT,
-            text=True,
         )
-        for rank in range(world)
+        for rank, log in enumerate(logs)
     ]
     try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
+        codes = [process.wait(timeout=280) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    failed = [out for out, process in zip(outputs, processes, strict=True) if process.returncode]
+    failed = [log.read_text() for log, code in zip(logs, codes, strict=True) if code]
     assert not failed, failed[0][-4000:]
 
 

@@ -34,6 +34,9 @@ from tests.helpers.loop_runs import (
 
 STAGES = (0, 1, 2, 3)
 WORLDS = (1, 2)
+# One worker has nobody to share its state with, and always runs at stage 0.
+CASES = ((1, 0), (2, 0), (2, 1), (2, 2), (2, 3))
+ENDS = ((1, 0), (2, 0), (2, 3))
 TRAIN = {
     "epochs": 2,
     # 35 rows make batches of 16, 16 and 3: of the four chunks of the last one, three are empty,
@@ -58,6 +61,8 @@ EVENED: dict[str, dict[str, Any]] = {
     "weighted": {"balance": "weights"},
     "sampled": {"balance": "sampling"},
 }
+# Where a run in phases is resumed: at the start of one, or within.
+FROM = {0: 4, 1: 3, 2: 4, 3: 3}
 GROUPS = [{"match": "^classifier", "learning_rate": 0.05, "weight_decay": 0.5}]
 LORA: dict[str, Any] = {"lora": {"rank": 4, "dropout": 0.1}}
 DORA: dict[str, Any] = {"lora": {"rank": 4, "options": {"use_dora": True, "bias": "lora_only"}}}
@@ -76,23 +81,23 @@ def run(name: str, stage: int = 0, **changes: Any) -> Run:
 
 def runs(world: int, folder: Path) -> list[Run]:
     made = []
-    for stage in STAGES:
+    stages, ends = ([stage for of, stage in cases if of == world] for cases in (CASES, ENDS))
+    for stage in stages:
         made.append(run(f"{world}-stage-{stage}", stage))
         made.append(run(f"{world}-stage-{stage}-resumed", stage, resume=f"{world}-stage-{stage}/3"))
         phases = {**PHASED, "dropout": 0.0, "every": 1}
         made.append(run(f"{world}-phases-{stage}", stage, **phases))
-        for step in (3, 4):
-            name, resume = f"{world}-phases-{stage}-from-{step}", f"{world}-phases-{stage}/{step}"
-            made.append(run(name, stage, **phases, resume=resume))
+        name, step = f"{world}-phases-{stage}", FROM[stage]
+        made.append(run(f"{name}-resumed", stage, **phases, resume=f"{name}/{step}"))
+        made.append(run(f"{world}-lora-{stage}", stage, **LORA))
+    for stage in ends:
         made.append(run(f"{world}-refrozen-{stage}", stage, unfreeze=REFROZEN, every=1))
         made.append(run(f"{world}-stops-{stage}", stage, stop_after=2))
         made.append(run(f"{world}-goes-on-{stage}", stage, resume=f"{world}-stops-{stage}/2"))
-        made.append(run(f"{world}-lora-{stage}", stage, **LORA))
-        made.append(
-            run(f"{world}-lora-{stage}-resumed", stage, **LORA, resume=f"{world}-lora-{stage}/3")
-        )
-        if stage < 2:
-            continue
+        name = f"{world}-lora-{stage}"
+        made.append(run(f"{name}-resumed", stage, **LORA, resume=f"{name}/3"))
+        made.append(run(f"{world}-skips-{stage}", stage, learning_rate=1e30, skip_nonfinite=99))
+    for stage in (2, 3):
         own = {"deepspeed": str(folder / f"bf16-{stage}.json"), "precision": "bf16"}
         made.append(run(f"{world}-bf16-{stage}", **own))
         made.append(run(f"{world}-bf16-{stage}-resumed", **own, resume=f"{world}-bf16-{stage}/3"))
@@ -110,12 +115,10 @@ def runs(world: int, folder: Path) -> list[Run]:
             resume=f"{world}-rates/3"),
         run(f"{world}-dora", 3, **DORA),
         run(f"{world}-dora-resumed", 3, **DORA, resume=f"{world}-dora/3"),
-        *(run(f"{world}-lora-phases-{stage}", stage, **LORA_PHASES) for stage in (0, 3)),
-        run(f"{world}-lora-phases-3-resumed", 3, **LORA_PHASES,
-            resume=f"{world}-lora-phases-3/6"),
-        *(run(f"{world}-skips-{stage}", stage, learning_rate=1e30, skip_nonfinite=99)
-          for stage in STAGES),
-        *(run(f"{world}-diverges-{stage}", stage, learning_rate=1e30) for stage in (0, 2, 3)),
+        *(run(f"{world}-lora-phases-{stage}", stage, **LORA_PHASES) for stage in ends),
+        run(f"{world}-lora-phases-{ends[-1]}-resumed", ends[-1], **LORA_PHASES,
+            resume=f"{world}-lora-phases-{ends[-1]}/6"),
+        *(run(f"{world}-diverges-{stage}", stage, learning_rate=1e30) for stage in ends),
         *(run(f"{world}-{name}", dropout=0.0, **changes) for name, changes in EVENED.items()),
         run(f"{world}-fewer-tokens", dropout=0.0, token_dropout=0.9),
         run(f"{world}-fewer-tokens-resumed", dropout=0.0, token_dropout=0.9,
@@ -137,10 +140,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for stage in STAGES:
         content = {"bf16": {"enabled": True}, "zero_optimization": {"stage": stage}}
         (folder / f"bf16-{stage}.json").write_text(json.dumps(content))
-    train_group(folder, 2, runs(2, folder))
+    crossed = run("2-stage-2-to-3", 3, resume="2-stage-2/3")
+    train_group(folder, 2, [*runs(2, folder), crossed])
     scaled = [run(f"2-to-1-stage-{stage}", stage, resume=f"2-stage-{stage}/3") for stage in STAGES]
-    crossed = run("1-stage-2-to-3", 3, resume="1-stage-2/3")
-    train_group(folder, 1, [*runs(1, folder), *scaled, crossed])
+    train_group(folder, 1, [*runs(1, folder), *scaled])
     return folder
 
 
@@ -170,7 +173,7 @@ def test_two_workers_learn_as_one_does_to_the_bit(root: Path, of: Callable[..., 
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_workers_learn_as_one_does(of: Callable[..., Seen], stage: int) -> None:
     """Four chunks are added up in another order: within rounding."""
-    one, two = of(f"1-stage-{stage}"), of(f"2-stage-{stage}")
+    one, two = of("1-stage-0"), of(f"2-stage-{stage}")
     assert two.losses == pytest.approx(one.losses, abs=1e-5)
     assert two.rates == one.rates
     for mine, theirs in zip(one.metrics, two.metrics, strict=True):
@@ -179,8 +182,7 @@ def test_two_workers_learn_as_one_does(of: Callable[..., Seen], stage: int) -> N
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("stage", STAGES[1:])
+@pytest.mark.parametrize(("world", "stage"), CASES[2:])
 def test_every_stage_learns_as_stage_0_does(
     of: Callable[..., Seen], world: int, stage: int
 ) -> None:
@@ -195,10 +197,12 @@ def test_ranks_agree_on_everything(of: Callable[..., Seen], stage: int) -> None:
     assert len(first.metrics) == TRAIN["epochs"]
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("name", [*(f"stage-{s}" for s in STAGES), "unfreeze-0", "unfreeze-all"])
-def test_what_is_frozen_stays_bit_identical(of: Callable[..., Seen], world: int, name: str) -> None:
-    found = of(f"{world}-{name}")
+DEPTHS = [f"{world}-unfreeze-{depth}" for world in WORLDS for depth in (0, "all")]
+
+
+@pytest.mark.parametrize("name", [*(f"{world}-stage-{stage}" for world, stage in CASES), *DEPTHS])
+def test_what_is_frozen_stays_bit_identical(of: Callable[..., Seen], name: str) -> None:
+    found, name = of(name), name[2:]
     assert found.moved == found.trainable
     base = {parameter for parameter, _ in make_model(run("any")).named_parameters()}
     frozen = base - set(found.trainable)
@@ -212,7 +216,7 @@ def test_what_is_frozen_stays_bit_identical(of: Callable[..., Seen], world: int,
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize(
-    ("name", "expected"), [("stage-2", [1, 2]), ("unfreeze-0", []), ("unfreeze-all", [0, 1, 2])]
+    ("name", "expected"), [("stage-0", [1, 2]), ("unfreeze-0", []), ("unfreeze-all", [0, 1, 2])]
 )
 def test_dropout_is_on_where_the_model_trains_and_off_below(
     of: Callable[..., Seen], world: int, name: str, expected: list[int]
@@ -225,15 +229,17 @@ def test_dropout_is_on_where_the_model_trains_and_off_below(
     assert ("bert.embeddings.dropout" in dropping) == (name == "unfreeze-all")
 
 
-CUT = [*(f"stage-{stage}" for stage in STAGES), "autocast", "bf16-2", "bf16-3"]
+CUT = [
+    *(f"{world}-stage-{stage}" for world, stage in CASES),
+    *(f"{world}-{name}" for world in WORLDS for name in ("autocast", "bf16-2", "bf16-3")),
+]
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("name", CUT)
+@pytest.mark.parametrize("whole", CUT)
 def test_a_resumed_run_ends_as_an_uninterrupted_one_to_the_bit(
-    root: Path, of: Callable[..., Seen], world: int, name: str
+    root: Path, of: Callable[..., Seen], whole: str
 ) -> None:
-    whole, resumed = f"{world}-{name}", f"{world}-{name}-resumed"
+    resumed = f"{whole}-resumed"
     assert of(resumed).losses == of(whole).losses[3:]
     assert of(resumed).rates == of(whole).rates[3:]
     assert of(resumed).metrics == of(whole).metrics[1:]
@@ -252,7 +258,7 @@ def test_a_run_of_two_workers_goes_on_with_one(of: Callable[..., Seen], stage: i
 
 
 def test_a_run_goes_on_under_another_stage(of: Callable[..., Seen]) -> None:
-    assert of("1-stage-2-to-3").losses == pytest.approx(of("1-stage-2").losses[3:], abs=1e-5)
+    assert of("2-stage-2-to-3").losses == pytest.approx(of("2-stage-2").losses[3:], abs=1e-5)
 
 
 def test_a_checkpoint_holds_what_trains_and_no_pickle(root: Path, of: Callable[..., Seen]) -> None:
@@ -279,15 +285,13 @@ def test_a_checkpoint_is_the_same_whatever_the_stage_and_the_workers(
 ) -> None:
     for file in ("trainable.safetensors", "optimizer.safetensors"):
         expected = load_file(checkpoint(root, "1-stage-0/3") / file)
-        for world in WORLDS:
-            found = load_file(checkpoint(root, f"{world}-stage-{stage}/3") / file)
-            for name in expected:
-                if "key.bias" not in name:
-                    assert torch.allclose(found[name], expected[name], atol=1e-4), name
+        found = load_file(checkpoint(root, f"2-stage-{stage}/3") / file)
+        for name in expected:
+            if "key.bias" not in name:
+                assert torch.allclose(found[name], expected[name], atol=1e-4), name
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize(("world", "stage"), ENDS)
 def test_a_loss_that_is_no_number_ends_the_run_with_its_weights_untouched(
     of: Callable[..., Seen], world: int, stage: int
 ) -> None:
@@ -309,8 +313,7 @@ def test_a_run_without_progress_stops_early(of: Callable[..., Seen], world: int)
         assert [entry["epoch"] for entry in of(f"{world}-stops-early", rank).metrics] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("world", "stage"), ENDS)
 def test_a_stopped_run_saves_first_and_goes_on_to_the_bit(
     of: Callable[..., Seen], world: int, stage: int
 ) -> None:
@@ -322,8 +325,7 @@ def test_a_stopped_run_saves_first_and_goes_on_to_the_bit(
     assert resumed.digest == whole.digest
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("world", "stage"), ENDS)
 def test_updates_that_are_not_finite_can_be_skipped(
     of: Callable[..., Seen], world: int, stage: int
 ) -> None:
@@ -383,8 +385,7 @@ def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> se
     return {name for name in after if name not in before or before[name].ne(after[name]).any()}
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("world", "stage"), CASES)
 def test_in_each_phase_exactly_what_it_names_moves(
     root: Path, of: Callable[..., Seen], world: int, stage: int
 ) -> None:
@@ -403,8 +404,7 @@ def test_in_each_phase_exactly_what_it_names_moves(
     assert all(end[n].equal(whole[n]) for n in whole)
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("world", "stage"), ENDS)
 def test_what_is_frozen_again_stays_as_it_was_trained(root: Path, world: int, stage: int) -> None:
     name = f"{world}-refrozen-{stage}"
     first, last = held(root, f"{name}/3"), held(root, f"{name}/6")
@@ -415,14 +415,12 @@ def test_what_is_frozen_again_stays_as_it_was_trained(root: Path, world: int, st
     assert all(int(value) == 6 for n, value in moments.items() if n.endswith("/updates"))
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("step", [3, 4])
+@pytest.mark.parametrize(("world", "stage"), CASES)
 def test_a_run_resumed_at_or_within_a_phase_ends_the_same(
-    of: Callable[..., Seen], world: int, stage: int, step: int
+    of: Callable[..., Seen], world: int, stage: int
 ) -> None:
-    whole, resumed = of(f"{world}-phases-{stage}"), of(f"{world}-phases-{stage}-from-{step}")
-    assert resumed.losses == whole.losses[step:]
+    whole, resumed = of(f"{world}-phases-{stage}"), of(f"{world}-phases-{stage}-resumed")
+    assert resumed.losses == whole.losses[FROM[stage] :]
     assert resumed.digest == whole.digest
 
 
@@ -472,8 +470,7 @@ def by_hand_in_phases(made: Run) -> tuple[list[float], list[dict[str, Any]], dic
     return losses, states, {name: value.detach() for name, value in named.items()}
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("world", "stage"), CASES)
 def test_phases_do_what_plain_pytorch_does_by_hand(
     root: Path, of: Callable[..., Seen], world: int, stage: int
 ) -> None:
@@ -509,8 +506,7 @@ def test_rates_by_depth_and_by_group(root: Path, of: Callable[..., Seen], world:
 # ---- LoRA: adapters train in place of the blocks' own weights ------------------------------------
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("world", "stage"), CASES)
 def test_adapters_learn_alike_however_the_run_is_cut(
     of: Callable[..., Seen], world: int, stage: int
 ) -> None:
@@ -519,24 +515,28 @@ def test_adapters_learn_alike_however_the_run_is_cut(
     assert of(f"{world}-lora-{stage}").losses == pytest.approx(expected.losses, abs=1e-5)
 
 
-@pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize(
-    ("name", "step"), [*((f"lora-{s}", 3) for s in STAGES), ("dora", 3), ("lora-phases-3", 6)]
+    ("name", "step"),
+    [
+        *((f"{world}-lora-{stage}", 3) for world, stage in ENDS),
+        *((f"{world}-dora", 3) for world in WORLDS),
+        ("1-lora-phases-0", 6),
+        ("2-lora-phases-3", 6),
+    ],
 )
 def test_a_resumed_run_of_adapters_ends_the_same(
-    root: Path, of: Callable[..., Seen], world: int, name: str, step: int
+    root: Path, of: Callable[..., Seen], name: str, step: int
 ) -> None:
-    whole, resumed = of(f"{world}-{name}"), of(f"{world}-{name}-resumed")
+    whole, resumed = of(name), of(f"{name}-resumed")
     assert resumed.losses == whole.losses[step:]
     assert resumed.digest == whole.digest
     last = len(whole.losses)
-    one, two = held(root, f"{world}-{name}/{last}"), held(root, f"{world}-{name}-resumed/{last}")
+    one, two = held(root, f"{name}/{last}"), held(root, f"{name}-resumed/{last}")
     assert one.keys() == two.keys()
     assert all(value.equal(two[key]) for key, value in one.items())
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("world", "stage"), CASES)
 def test_adapters_and_head_move_and_the_base_stays_as_it_was(
     root: Path, of: Callable[..., Seen], world: int, stage: int
 ) -> None:
@@ -549,8 +549,7 @@ def test_adapters_and_head_move_and_the_base_stays_as_it_was(
     assert set(held(root, f"{world}-lora-{stage}/6")) == adapters | head
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize(("world", "stage"), ENDS)
 def test_each_phase_trains_the_adapters_of_its_blocks(
     root: Path, of: Callable[..., Seen], world: int, stage: int
 ) -> None:
