@@ -32,9 +32,7 @@ def deepspeed_config(
         "gradient_clipping": spec.clip or 0.0,
     }
     if isinstance(spec.deepspeed, DeepSpeedSpec):
-        # One worker has nobody to share the state with: sharding would only copy it about.
-        stage = spec.deepspeed.stage if workers > 1 else 0
-        config: Config = {"zero_optimization": {"stage": stage}}
+        config: Config = {"zero_optimization": _zero(spec.deepspeed, workers)}
     else:
         config = read_json(spec.deepspeed)
         problems = _contradictions(spec, config, ours)
@@ -84,6 +82,19 @@ def uses_bf16(spec: TrainSpec) -> bool:
     if isinstance(spec.deepspeed, DeepSpeedSpec):
         return False
     return read_json(spec.deepspeed).get("bf16", {}).get("enabled") is True
+
+
+def _zero(spec: DeepSpeedSpec, workers: int) -> Config:
+    if spec.offload == "none":
+        # One worker has nobody to share the state with: sharding would only copy it about.
+        return {"stage": spec.stage if workers > 1 else 0}
+    where: Config = {"device": spec.offload}
+    if spec.nvme_path is not None:
+        where["nvme_path"] = spec.nvme_path
+    zero: Config = {"stage": spec.stage, "offload_optimizer": where}
+    if spec.stage == 3:
+        zero["offload_param"] = where
+    return zero
 
 
 def _contradictions(spec: TrainSpec, config: Config, ours: Config) -> list[Problem]:

@@ -19,6 +19,7 @@ from ftray.errors import RunFailed, SpecError
 from ftray.models.blocks import FreezePlan, count_blocks, layer_depths, plan_freeze
 from ftray.spec.schema import TrainSpec
 from ftray.train import state
+from ftray.train.checkpointing import enable_checkpointing
 from ftray.train.deepspeed_config import deepspeed_config
 from ftray.train.engine import Engine, TrainedModule, wants_autocast
 from ftray.train.optimizer import parameter_groups
@@ -50,6 +51,8 @@ class PhasedEngine:
         self._plans = [plan_freeze(model, phase.selection, inputs) for phase in self.phases]
         self._depths = layer_depths(model, inputs) if layer_decay(spec) < 1 else {}
         accumulation = batches.accumulation_steps(ranks.world)
+        if spec.gradient_checkpointing:
+            enable_checkpointing(model)
         self._config = deepspeed_config(spec, batches.micro_batch_size, accumulation, ranks.world)
         self._index = -1
         self._engine: Engine | None = None

@@ -49,6 +49,26 @@ def test_the_spec_alone_makes_a_whole_configuration(stage: int) -> None:
     assert made["gradient_clipping"] == 0.5
 
 
+def test_an_offload_is_deepspeeds_own(tmp_path: Path) -> None:
+    made = config(TrainSpec.model_validate({"deepspeed": {"stage": 2, "offload": "cpu"}}))
+    assert made["zero_optimization"] == {"stage": 2, "offload_optimizer": {"device": "cpu"}}
+    disk = {"stage": 3, "offload": "nvme", "nvme_path": str(tmp_path)}
+    made = config(TrainSpec.model_validate({"deepspeed": disk}))
+    where = {"device": "nvme", "nvme_path": str(tmp_path)}
+    assert made["zero_optimization"] == {
+        "stage": 3,
+        "offload_optimizer": where,
+        "offload_param": where,
+    }
+
+
+@pytest.mark.parametrize(("offload", "stage"), [("none", 0), ("cpu", 2)])
+def test_one_worker_shards_only_to_offload(offload: str, stage: int) -> None:
+    spec = TrainSpec.model_validate({"deepspeed": {"stage": 2, "offload": offload}})
+    made = deepspeed_config(spec, micro_batch_size=8, accumulation=4, workers=1)
+    assert made["zero_optimization"]["stage"] == stage
+
+
 def test_no_clip_is_none_in_deepspeed_too() -> None:
     assert config(TrainSpec(clip=None))["gradient_clipping"] == 0.0
 

@@ -94,6 +94,12 @@ def runs(world: int, folder: Path) -> list[Run]:
         run(f"{world}-rates", dropout=0.0, layer_decay=0.5, groups=GROUPS),
         run(f"{world}-rates-resumed", dropout=0.0, layer_decay=0.5, groups=GROUPS,
             resume=f"{world}-rates/3"),
+        *(run(f"{world}-recomputes-{stage}", stage, gradient_checkpointing=True)
+          for stage in (0, 2, 3)),
+        *(run(f"{world}-offload-{stage}", deepspeed={"stage": stage, "offload": "cpu"})
+          for stage in (1, 2, 3)),
+        *(run(f"{world}-offload-{stage}-resumed", deepspeed={"stage": stage, "offload": "cpu"},
+              resume=f"{world}-offload-{stage}/3") for stage in (1, 2, 3)),
         *(run(f"{world}-skips-{stage}", stage, learning_rate=1e30, skip_nonfinite=99)
           for stage in STAGES),
         *(run(f"{world}-diverges-{stage}", stage, learning_rate=1e30) for stage in (0, 2, 3)),
@@ -306,6 +312,29 @@ def test_updates_that_are_not_finite_can_be_skipped(
     broken = [loss for loss in found.losses if not math.isfinite(loss)]
     assert 0 < len(broken) <= found.skipped < 6
     assert not found.error
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_activations_computed_again_are_the_same(
+    of: Callable[..., Seen], world: int, stage: int
+) -> None:
+    """Dropout included, and with frozen blocks below."""
+    again, kept = of(f"{world}-recomputes-{stage}"), of(f"{world}-stage-{stage}")
+    assert again.losses == pytest.approx(kept.losses, abs=1e-6)
+    assert again.trainable == again.moved == kept.moved
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_an_offloaded_optimizer_takes_the_same_steps(
+    root: Path, of: Callable[..., Seen], world: int, stage: int
+) -> None:
+    whole, resumed = of(f"{world}-offload-{stage}"), of(f"{world}-offload-{stage}-resumed")
+    assert whole.losses == pytest.approx(of(f"{world}-stage-{stage}").losses, abs=1e-5)
+    assert whole.moved == whole.trainable
+    assert resumed.losses == whole.losses[3:]
+    assert resumed.digest == whole.digest
 
 
 # ---- phases: what trains changes on the way ------------------------------------------------------
