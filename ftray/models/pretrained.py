@@ -68,6 +68,25 @@ class Pretrained:
             ) from None
         return model
 
+    def empty_model(self, task: Task, labels: Sequence[str]) -> PreTrainedModel:
+        """The model in fp32 as its config describes it; no weight is read. Raises ModelError."""
+        import torch
+
+        try:
+            return task.empty_model(
+                str(self.folder),
+                labels,
+                dtype=torch.float32,
+                trust_remote_code=self.spec.trust_remote_code,
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError.of(
+                _KEY,
+                self.spec.name_or_path,
+                f"its config cannot be used for {task.name}: {error}",
+                "name a transformers model folder or Hub id that fits the task",
+            ) from None
+
 
 def find_pretrained(spec: ModelSpec) -> Pretrained:
     """The model's files on this machine, fetched first where they lie elsewhere.

@@ -1,0 +1,194 @@
+"""The memory that one worker needs at its highest, by part, under every ZeRO stage and offload.
+
+The sizes of DeepSpeed's buffers are those of its own source (runtime/engine.py, runtime/zero/
+stage_1_and_2.py and stage3.py); the stages are those of Rajbhandari et al. 2020. P parameters, of
+which T train, W workers, moments of AdamW in full precision:
+
+stage 0     gradients 4T and moments 8T whole; to add gradients up, a flat copy of them
+stages 1, 2 the weights in one flat buffer; the master copy and the moments 12T/W; a bucket that all
+            gradients are copied to, its flat copy for the reduction, and the reduced part
+stage 3     weights, moments and gradients in parts; the weights that are in use gathered; the
+            bucket and its copy
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ftray.spec.schema import TrainSpec
+from ftray.train.deepspeed_config import deepspeed_config
+from ftray.train.simulate import Trace
+
+FULL = 4
+"""Bytes of a number in full precision: master weights, moments, reduced gradients."""
+
+PROCESS = 650 * 2**20
+"""Resident in a worker that has imported torch, transformers, DeepSpeed and Ray, before a model."""
+
+CONTEXT = 500 * 2**20
+"""What CUDA itself takes of a GPU for one process."""
+
+_BUCKET = 500_000_000
+"""DeepSpeed's default for reduce_bucket_size, in elements."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Bytes by what they are for, at the moment when they add up to most."""
+
+    process: int = 0
+    weights: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
+    buffers: int = 0
+    checkpoint: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(asdict(self).values())
+
+    def __add__(self, other: Parts) -> Parts:
+        names = [field.name for field in fields(self)]
+        return Parts(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+    def to_json(self) -> dict[str, int]:
+        return {**asdict(self), "total": self.total}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of one worker: its process in the host's memory and, where it has one, its GPU."""
+
+    host: Parts
+    device: Parts | None = None
+
+    @property
+    def decisive(self) -> Parts:
+        """Where it gets tight: the GPU's where there is one."""
+        return self.device or self.host
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "host": self.host.to_json(),
+            "device": self.device.to_json() if self.device else None,
+        }
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How DeepSpeed lays out the state, from its configuration."""
+
+    stage: int
+    workers: int
+    accumulation: int
+    low: int
+    """Bytes of a weight as the model computes with it."""
+    offloads_optimizer: str
+    offloads_weights: str
+    bucket: int
+    """Elements of the bucket that gradients are reduced in."""
+
+    @classmethod
+    def of(cls, spec: TrainSpec, micro_batch_size: int, workers: int) -> Layout:
+        """Raises SpecError where a DeepSpeed JSON contradicts the spec."""
+        chunks = -(-spec.batch_size // micro_batch_size)
+        accumulation = -(-chunks // workers)
+        config = deepspeed_config(spec, micro_batch_size, accumulation, workers)
+        zero = config.get("zero_optimization", {})
+        return cls(
+            stage=zero.get("stage", 0),
+            workers=workers,
+            accumulation=accumulation,
+            low=2 if config.get("bf16", {}).get("enabled") is True else FULL,
+            offloads_optimizer=zero.get("offload_optimizer", {}).get("device", "none"),
+            offloads_weights=zero.get("offload_param", {}).get("device", "none"),
+            bucket=int(zero.get("reduce_bucket_size", _BUCKET)),
+        )
+
+    def share(self, elements: int) -> int:
+        """Of what is split among the workers, the largest part."""
+        return -(-elements // self.workers)
+
+
+def worker_memory(traces: list[Trace], layout: Layout, on_gpu: bool, keeps: bool = True) -> Memory:
+    """The need of the phase that needs most. `keeps`: whether the worker writes checkpoints, as
+    the first one does."""
+    found = [_of_phase(trace, layout, on_gpu, keeps) for trace in traces]
+    return max(found, key=lambda memory: memory.decisive.total)
+
+
+def _of_phase(trace: Trace, layout: Layout, on_gpu: bool, keeps: bool) -> Memory:
+    on_device, offloaded = _state(trace, layout)
+    working = max(_moments(trace, layout, on_gpu), key=lambda parts: parts.total)
+    # Whole parameters and both moments, copied from the workers, while the next steps are made.
+    checkpoint = Parts(checkpoint=3 * FULL * trace.trainable if keeps else 0)
+    if not on_gpu:
+        return Memory(Parts(process=PROCESS) + on_device + offloaded + working + checkpoint)
+    loaded = Parts(process=PROCESS, weights=FULL * trace.parameters)
+    return Memory(loaded + offloaded + checkpoint, Parts(process=CONTEXT) + on_device + working)
+
+
+def _state(trace: Trace, layout: Layout) -> tuple[Parts, Parts]:
+    """What is always there: on the device, and what an offload puts in the host's memory."""
+    whole, part = trace.trainable, layout.share(trace.trainable)
+    if layout.stage == 0:
+        weights = layout.low * trace.parameters
+        return Parts(weights=weights, optimizer=2 * FULL * whole), Parts()
+    master = FULL if layout.stage < 3 or layout.low != FULL else 0
+    optimizer = (master + 2 * FULL) * part
+    if layout.stage < 3:
+        weights = Parts(weights=layout.low * trace.parameters)
+    else:
+        weights = Parts(weights=layout.low * layout.share(trace.parameters))
+    device, host = Parts(), Parts()
+    if layout.offloads_weights == "none":
+        device += weights
+    elif layout.offloads_weights == "cpu":
+        host += weights
+    if layout.offloads_optimizer == "none":
+        device += Parts(optimizer=optimizer, gradients=FULL * part if layout.stage == 3 else 0)
+    else:
+        # The gradient of the part, and the part in the weights' own precision on its way back.
+        moving = Parts(gradients=FULL * part, buffers=layout.low * part)
+        resident = Parts(optimizer=(FULL + 2 * FULL) * part)
+        host += moving + (resident if layout.offloads_optimizer == "cpu" else Parts())
+    return device, host
+
+
+def _moments(trace: Trace, layout: Layout, on_gpu: bool) -> list[Parts]:
+    """What a step takes on top of that, at its end of the backward pass and in the reduction."""
+    gradients = layout.low * trace.trainable
+    part = FULL * layout.share(trace.trainable)
+    alone = layout.workers == 1
+    if layout.stage == 0:
+        held = gradients if layout.accumulation > 1 else 0
+        peak = trace.peak if held else trace.peak_with_gradients
+        flat = 0 if alone else min(gradients, layout.low * (layout.bucket + trace.largest))
+        return [
+            Parts(gradients=held, activations=peak),
+            Parts(gradients=gradients, buffers=flat),
+        ]
+    # On a GPU the bucket is taken whole; of the host's memory only what is written to counts.
+    filled = min(gradients, layout.low * layout.bucket)
+    bucket = layout.low * layout.bucket if on_gpu else filled
+    if layout.stage == 1:
+        # Its gradients are moved to the bucket in the end; the host's allocator keeps their room.
+        held = gradients if layout.accumulation > 1 else 0
+        peak = trace.peak if held else trace.peak_with_gradients
+        return [
+            Parts(gradients=held, activations=peak, buffers=0 if on_gpu else bucket),
+            Parts(gradients=gradients + part, buffers=bucket + filled),
+        ]
+    if layout.stage == 2:
+        held = part if layout.accumulation > 1 else 0
+        return [
+            Parts(gradients=held, activations=trace.peak, buffers=bucket),
+            Parts(gradients=2 * part, buffers=bucket + filled),
+        ]
+    gathered = layout.low * trace.parameters
+    return [
+        Parts(weights=gathered, activations=trace.peak, buffers=bucket),
+        Parts(weights=gathered, gradients=part, buffers=bucket + filled),
+    ]
