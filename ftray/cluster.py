@@ -106,6 +106,15 @@ def has_gpus() -> bool:
     return ray.cluster_resources().get("GPU", 0) > 0
 
 
+def node_memory() -> list[int]:
+    """Bytes of memory of each live node, as Ray found it: for processes and for objects."""
+    import ray
+
+    kinds = ("memory", "object_store_memory")
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [int(sum(node.get(kind, 0) for kind in kinds)) for node in nodes if node.get("CPU")]
+
+
 def slots(each: Resources) -> int:
     """How many processes of that size the live nodes hold when nothing else runs."""
     import ray

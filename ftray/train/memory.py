@@ -23,8 +23,9 @@ from ftray.train.simulate import Trace
 FULL = 4
 """Bytes of a number in full precision: master weights, moments, reduced gradients."""
 
-PROCESS = 650 * 2**20
-"""Resident in a worker that has imported torch, transformers, DeepSpeed and Ray, before a model."""
+PROCESS = 640_000_000
+"""Resident in a worker that trains next to nothing: torch, transformers, DeepSpeed, Ray and the
+operators' own buffers (tests/bench/memory.py with a model of a few thousand weights)."""
 
 CONTEXT = 500 * 2**20
 """What CUDA itself takes of a GPU for one process."""
@@ -52,6 +53,10 @@ class Parts:
     def __add__(self, other: Parts) -> Parts:
         names = [field.name for field in fields(self)]
         return Parts(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+    def shown(self) -> dict[str, int]:
+        """Those that there are, largest first."""
+        return dict(sorted(((n, c) for n, c in asdict(self).items() if c), key=lambda p: -p[1]))
 
     def to_json(self) -> dict[str, int]:
         return {**asdict(self), "total": self.total}
@@ -119,6 +124,14 @@ def worker_memory(traces: list[Trace], layout: Layout, on_gpu: bool, keeps: bool
     return max(found, key=lambda memory: memory.decisive.total)
 
 
+def reserve(parameters: int, trainable: int, largest: int, layout: Layout) -> int:
+    """Bytes of a GPU that training takes beside weights, gradients and activations."""
+    trace = Trace(0, parameters, trainable, largest, 0, 0, 0)
+    state, _ = _state(trace, layout)
+    buffers = max(parts.buffers for parts in _moments(trace, layout, on_gpu=True))
+    return state.total - state.weights + buffers
+
+
 def _of_phase(trace: Trace, layout: Layout, on_gpu: bool, keeps: bool) -> Memory:
     on_device, offloaded = _state(trace, layout)
     working = max(_moments(trace, layout, on_gpu), key=lambda parts: parts.total)
@@ -134,26 +147,24 @@ def _state(trace: Trace, layout: Layout) -> tuple[Parts, Parts]:
     """What is always there: on the device, and what an offload puts in the host's memory."""
     whole, part = trace.trainable, layout.share(trace.trainable)
     if layout.stage == 0:
-        weights = layout.low * trace.parameters
-        return Parts(weights=weights, optimizer=2 * FULL * whole), Parts()
-    master = FULL if layout.stage < 3 or layout.low != FULL else 0
-    optimizer = (master + 2 * FULL) * part
-    if layout.stage < 3:
-        weights = Parts(weights=layout.low * trace.parameters)
-    else:
-        weights = Parts(weights=layout.low * layout.share(trace.parameters))
+        return Parts(weights=layout.low * trace.parameters, optimizer=2 * FULL * whole), Parts()
+    parted = layout.stage == 3
+    # Stage 3 updates the model's own weights where these are in full precision.
+    master = 0 if parted and layout.low == FULL else FULL
+    kept = layout.share(trace.parameters) if parted else trace.parameters
     device, host = Parts(), Parts()
     if layout.offloads_weights == "none":
-        device += weights
+        device += Parts(weights=layout.low * kept)
     elif layout.offloads_weights == "cpu":
-        host += weights
+        host += Parts(weights=layout.low * kept)
     if layout.offloads_optimizer == "none":
-        device += Parts(optimizer=optimizer, gradients=FULL * part if layout.stage == 3 else 0)
+        gradients = FULL * part if parted else 0
+        device += Parts(optimizer=(master + 2 * FULL) * part, gradients=gradients)
     else:
         # The gradient of the part, and the part in the weights' own precision on its way back.
-        moving = Parts(gradients=FULL * part, buffers=layout.low * part)
-        resident = Parts(optimizer=(FULL + 2 * FULL) * part)
-        host += moving + (resident if layout.offloads_optimizer == "cpu" else Parts())
+        host += Parts(gradients=FULL * part, buffers=layout.low * part)
+        if layout.offloads_optimizer == "cpu":
+            host += Parts(optimizer=3 * FULL * part)
     return device, host
 
 

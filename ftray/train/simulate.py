@@ -35,6 +35,7 @@ class Trace:
     gradients; peak_with_gradients: the same while gradients stay where autograd puts them.
     """
 
+    blocks: int
     parameters: int
     trainable: int
     largest: int
@@ -99,6 +100,7 @@ def _trace(
     for handle in handles:
         handle.remove()
     return Trace(
+        blocks=plan.blocks,
         parameters=plan.total_parameters,
         trainable=plan.trainable_parameters,
         largest=max(parameter.numel() for parameter in model.parameters()),

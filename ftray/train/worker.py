@@ -16,12 +16,13 @@ from ftray.data.batches import BatchPlan
 from ftray.data.encode import EncodedDataset
 from ftray.errors import FtrayError, StorageError
 from ftray.models.pretrained import find_pretrained
-from ftray.spec.schema import ModelSpec, Spec, micro_batch_size
+from ftray.spec.schema import ModelSpec, Spec
 from ftray.store.location import Location
 from ftray.tasks import get_task
 from ftray.train import checkpoints, loop, state
 from ftray.train.channel import Sender
 from ftray.train.checkpoints import Keeper
+from ftray.train.fitting import choose_micro_batch_size
 from ftray.train.phased import PhasedEngine
 from ftray.train.process import settle
 from ftray.train.progress import Progress
@@ -107,12 +108,13 @@ def build(
     """
     task, model = get_task(spec.task), base.model
     train = data.load("train")
-    batches = BatchPlan(
-        train.lengths, spec.train.batch_size, micro_batch_size(spec, ranks.world), spec.seed
+    progress = checkpoints.read_progress(resume) if resume else Progress()
+    progress.micro_batch_size = choose_micro_batch_size(
+        spec, model, ranks, base.pad_id, int(train.lengths.max()), progress.micro_batch_size
     )
+    batches = BatchPlan(train.lengths, spec.train.batch_size, progress.micro_batch_size, spec.seed)
     sample = task.collate([train.ids_of(0)], base.pad_id)
     phased = PhasedEngine(model, spec.train, batches, ranks, sample)
-    progress = checkpoints.read_progress(resume) if resume else Progress()
     phased.enter(progress.epoch_at_hand(spec.train), state.read(resume) if resume else None)
     setup = loop.Setup(
         spec=spec,
