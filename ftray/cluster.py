@@ -106,13 +106,27 @@ def has_gpus() -> bool:
     return ray.cluster_resources().get("GPU", 0) > 0
 
 
-def node_memory() -> list[int]:
-    """Bytes of memory of each live node, as Ray found it: for processes and for objects."""
+@dataclass(frozen=True)
+class Node:
+    """What a live node offers; memory in bytes, for processes and for Ray's objects."""
+
+    address: str
+    cpus: float
+    gpus: float
+    memory: int
+
+
+def nodes() -> list[Node]:
+    """The live nodes that run anything."""
     import ray
 
-    kinds = ("memory", "object_store_memory")
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [int(sum(node.get(kind, 0) for kind in kinds)) for node in nodes if node.get("CPU")]
+    found = []
+    for node in ray.nodes():
+        has = node["Resources"]
+        if node["Alive"] and has.get("CPU"):
+            memory = int(has.get("memory", 0) + has.get("object_store_memory", 0))
+            found.append(Node(node["NodeManagerAddress"], has["CPU"], has.get("GPU", 0), memory))
+    return found
 
 
 def slots(each: Resources) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from ctypes.util import find_library
 from pathlib import Path
 
 _CGROUP = (
@@ -27,3 +28,16 @@ def cores() -> int:
 def room(folder: str) -> int | None:
     """Free bytes in `folder`; None where there is no such folder."""
     return shutil.disk_usage(folder).free if Path(folder).is_dir() else None
+
+
+def lacks_for_nvme() -> list[str]:
+    """What DeepSpeed would need here to swap to a disk, and does not find: it compiles the
+    operator at first use."""
+    lacking = [] if has_libaio() else ["libaio"]
+    return lacking if shutil.which("g++") else [*lacking, "g++"]
+
+
+def has_libaio() -> bool:
+    """Whether libaio is here to be compiled against."""
+    headers = (Path("/usr/include/libaio.h"), Path("/usr/local/include/libaio.h"))
+    return any(header.is_file() for header in headers) and bool(find_library("aio"))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ftray.errors import Problem, SpecError, StorageError, shorten
+from ftray.errors import ClusterError, Problem, SpecError, StorageError, shorten
+from ftray.machine import lacks_for_nvme
 from ftray.spec.schema import DeepSpeedSpec, TrainSpec
 from ftray.store.location import locate
+
+if TYPE_CHECKING:
+    from ftray.train.ranks import Ranks
 
 Config = dict[str, Any]
 _KEY = "train.deepspeed"
@@ -49,6 +53,24 @@ def deepspeed_config(
         # A gradient that is not finite must not reach the weights.
         quiet["bf16"] = {"check_grad_overflow": True, **config["bf16"]}
     return {**config, **quiet, **ours}
+
+
+def require_disk(config: Config, ranks: Ranks) -> None:
+    """Raise ClusterError, on every rank alike, where a configuration swaps to disk and a node lacks
+    what that takes."""
+    zero = config.get("zero_optimization", {})
+    devices = {zero.get(name, {}).get("device") for name in ("offload_optimizer", "offload_param")}
+    if "nvme" not in devices:
+        return
+    lacking = sorted({name for found in ranks.gather(lacks_for_nvme()) for name in found})
+    if lacking:
+        raise ClusterError.of(
+            f"{_KEY}.offload",
+            "nvme",
+            f"a node lacks {' and '.join(lacking)}, which DeepSpeed swaps to disk with",
+            "install libaio-dev and g++ on every node (apt-get install libaio-dev g++), or set "
+            "offload to cpu",
+        )
 
 
 def check_deepspeed(spec: TrainSpec) -> None:

@@ -128,13 +128,12 @@ def reserve(parameters: int, trainable: int, largest: int, layout: Layout) -> in
     """Bytes of a GPU that training takes beside weights, gradients and activations."""
     trace = Trace(0, parameters, trainable, largest, 0, 0, 0)
     state, _ = _state(trace, layout)
-    buffers = max(parts.buffers for parts in _moments(trace, layout, on_gpu=True))
-    return state.total - state.weights + buffers
+    return state.total - state.weights + _working(trace, layout, on_gpu=True).buffers
 
 
 def _of_phase(trace: Trace, layout: Layout, on_gpu: bool, keeps: bool) -> Memory:
     on_device, offloaded = _state(trace, layout)
-    working = max(_moments(trace, layout, on_gpu), key=lambda parts: parts.total)
+    working = _working(trace, layout, on_gpu)
     # Whole parameters and both moments, copied from the workers, while the next steps are made.
     checkpoint = Parts(checkpoint=3 * FULL * trace.trainable if keeps else 0)
     if not on_gpu:
@@ -168,38 +167,41 @@ def _state(trace: Trace, layout: Layout) -> tuple[Parts, Parts]:
     return device, host
 
 
-def _moments(trace: Trace, layout: Layout, on_gpu: bool) -> list[Parts]:
-    """What a step takes on top of that, at its end of the backward pass and in the reduction."""
+def _working(trace: Trace, layout: Layout, on_gpu: bool) -> Parts:
+    """What a step takes on top of that."""
+    gradients = layout.low * trace.trainable
+    flat = 0 if layout.workers == 1 else min(gradients, layout.low * layout.bucket)
+    bucket = 0
+    if layout.stage > 0:
+        # Of the host's memory only what is written to counts; on a GPU the bucket is taken whole.
+        bucket = layout.low * layout.bucket if on_gpu else flat
+    gathered = layout.low * trace.parameters if layout.stage == 3 else 0
+    if on_gpu:
+        return _at_once(trace, layout, Parts(weights=gathered, buffers=bucket), flat)
+    # glibc's heap, which `settle` has told to keep what it has, is too scattered after the backward
+    # pass to find room for another kind of tensor: each kind takes its own.
+    copies = 0 if layout.stage == 0 or layout.workers == 1 else gradients
+    return Parts(
+        weights=gathered,
+        gradients=gradients,
+        activations=trace.peak,
+        # Gloo reduces and gathers in a copy of its own.
+        buffers=bucket + flat + copies,
+    )
+
+
+def _at_once(trace: Trace, layout: Layout, always: Parts, flat: int) -> Parts:
+    """The fuller of two moments: forward and backward, and the reduction; torch's allocator on a
+    GPU gives the memory of the one to the other."""
     gradients = layout.low * trace.trainable
     part = FULL * layout.share(trace.trainable)
-    alone = layout.workers == 1
-    if layout.stage == 0:
-        held = gradients if layout.accumulation > 1 else 0
-        peak = trace.peak if held else trace.peak_with_gradients
-        flat = 0 if alone else min(gradients, layout.low * (layout.bucket + trace.largest))
-        return [
-            Parts(gradients=held, activations=peak),
-            Parts(gradients=gradients, buffers=flat),
-        ]
-    # On a GPU the bucket is taken whole; of the host's memory only what is written to counts.
-    filled = min(gradients, layout.low * layout.bucket)
-    bucket = layout.low * layout.bucket if on_gpu else filled
-    if layout.stage == 1:
-        # Its gradients are moved to the bucket in the end; the host's allocator keeps their room.
-        held = gradients if layout.accumulation > 1 else 0
-        peak = trace.peak if held else trace.peak_with_gradients
-        return [
-            Parts(gradients=held, activations=peak, buffers=0 if on_gpu else bucket),
-            Parts(gradients=gradients + part, buffers=bucket + filled),
-        ]
-    if layout.stage == 2:
-        held = part if layout.accumulation > 1 else 0
-        return [
-            Parts(gradients=held, activations=trace.peak, buffers=bucket),
-            Parts(gradients=2 * part, buffers=bucket + filled),
-        ]
-    gathered = layout.low * trace.parameters
-    return [
-        Parts(weights=gathered, activations=trace.peak, buffers=bucket),
-        Parts(weights=gathered, gradients=part, buffers=bucket + filled),
-    ]
+    if layout.stage < 2:
+        accumulates = layout.accumulation > 1
+        peak = trace.peak if accumulates else trace.peak_with_gradients
+        passing = Parts(gradients=gradients if accumulates else 0, activations=peak)
+        reducing = Parts(gradients=gradients + (part if layout.stage else 0), buffers=flat)
+    else:
+        held = part if layout.accumulation > 1 and layout.stage == 2 else 0
+        passing = Parts(gradients=held, activations=trace.peak)
+        reducing = Parts(gradients=2 * part, buffers=flat)
+    return always + max(passing, reducing, key=lambda parts: parts.total)

@@ -20,7 +20,7 @@ from ftray.models.blocks import FreezePlan, count_blocks, layer_depths, plan_fre
 from ftray.spec.schema import TrainSpec
 from ftray.train import state
 from ftray.train.checkpointing import enable_checkpointing
-from ftray.train.deepspeed_config import deepspeed_config
+from ftray.train.deepspeed_config import deepspeed_config, require_disk
 from ftray.train.engine import Engine, TrainedModule, wants_autocast
 from ftray.train.optimizer import parameter_groups
 from ftray.train.phases import Phase, index_at, layer_decay, plan_phases
@@ -54,6 +54,7 @@ class PhasedEngine:
         if spec.gradient_checkpointing:
             enable_checkpointing(model)
         self._config = deepspeed_config(spec, batches.micro_batch_size, accumulation, ranks.world)
+        require_disk(self._config, ranks)
         self._index = -1
         self._engine: Engine | None = None
         self._left: dict[str, torch.Tensor] = {}

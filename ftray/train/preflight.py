@@ -103,7 +103,7 @@ def find_room(spec: Spec) -> Room:
     workers = spec.scale.workers
     if os.environ.get("RAY_ADDRESS", "local") != "local":
         with cluster.session():
-            sizes = cluster.node_memory()
+            sizes = [node.memory for node in cluster.nodes()]
             gpus = cluster.has_gpus()
         each = -(-workers // len(sizes))
         return Room(int(_USABLE * min(sizes) / each), None, _uses_gpu(spec, gpus))

@@ -16,7 +16,7 @@ FLOORS = {
     "store": 3, "models": 3, "data": 3,
     "train": 4, "serve": 4,
     "tune": 5,
-    "submit": 5,
+    "submit": 5, "doctor": 5,
     "cli": 6,
 }  # fmt: skip
 # Floor 3 is one floor with an order of its own: where things lie, models, the rows for them.
