@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from ftray.errors import FtrayError
 from ftray.models.pretrained import described
 from ftray.spec.schema import DeepSpeedSpec, Spec, micro_batch_size
 from ftray.train.engine import wants_autocast
-from ftray.train.fitting import largest_that_fits
 from ftray.train.memory import Layout, Memory, worker_memory
 from ftray.train.ranks import Ranks
 from ftray.train.simulate import Trace, trace_phases
@@ -149,8 +149,7 @@ class Planner:
         return self._traces[key]
 
     def _options(self, spec: Spec, size: int) -> Iterator[Option]:
-        """Single changes by which the spec fits, the cheapest in time and quality first; else all
-        that keep the quality at once."""
+        """Single changes by which the spec fits, else all of them that keep the quality at once."""
         found = list(self._single(spec, size))
         if found:
             yield from found
@@ -161,12 +160,8 @@ class Planner:
         yield from self._try(spec, changes)
 
     def _single(self, spec: Spec, size: int) -> Iterator[Option]:
-        def fits(value: int) -> bool:
-            return bool(list(self._try(spec, {"micro_batch_size": value})))
-
-        smaller = largest_that_fits(size // 2, fits) if size > 1 else 0
-        if smaller:
-            yield from self._try(spec, {"micro_batch_size": smaller})
+        halves = size.bit_length() - 1
+        yield from self._last(spec, "micro_batch_size", [size >> n for n in range(halves, 0, -1)])
         if isinstance(spec.train.deepspeed, DeepSpeedSpec):
             if spec.scale.workers > 1:
                 for stage in range(spec.train.deepspeed.stage + 1, 4):
@@ -176,18 +171,18 @@ class Planner:
                 yield from self._try(spec, {"deepspeed": _deepspeed(spec, stage, True)})
         if not spec.train.gradient_checkpointing:
             yield from self._try(spec, {"gradient_checkpointing": True})
-        yield from self._fewer_blocks(spec)
-
-    def _fewer_blocks(self, spec: Spec) -> Iterator[Option]:
         unfreeze = spec.train.unfreeze
-        if unfreeze != "all" and not isinstance(unfreeze, int):
-            return
-        most = unfreeze - 1 if isinstance(unfreeze, int) else self._blocks(spec)
-        for depth in range(most, -1, -1):
-            found = list(self._try(spec, {"unfreeze": depth}))
-            if found:
-                yield from found
-                return
+        if unfreeze == "all" or isinstance(unfreeze, int):
+            depths = unfreeze if isinstance(unfreeze, int) else self._blocks(spec) + 1
+            yield from self._last(spec, "unfreeze", list(range(depths)))
+
+    def _last(self, spec: Spec, key: str, values: list[int]) -> Iterator[Option]:
+        """The option of the largest of the rising `values` that fits."""
+        count = bisect.bisect_left(
+            values, True, key=lambda value: not any(self._try(spec, {key: value}))
+        )
+        if count:
+            yield from self._try(spec, {key: values[count - 1]})
 
     def _blocks(self, spec: Spec) -> int:
         return self._trace(spec, micro_batch_size(spec, spec.scale.workers))[0].blocks

@@ -7,12 +7,13 @@ Three models under ZeRO 0 to 3, a few steps each, all in fresh processes. The go
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,35 +29,28 @@ MADE: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Case:
-    model: str
-    stage: int
-    train: dict[str, Any]
-
-
 def main() -> None:
-    only = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="*", default=["minilm", *MADE])
+    parser.add_argument("--stages", nargs="*", type=int, default=STAGES)
+    parser.add_argument("--unfreeze", nargs="*", default=["all"])
+    chosen = parser.parse_args()
+    print(f"{'model':12}{'stage':>6}{'unfreeze':>10}{'estimate':>10}{'measured':>10}{'ratio':>7}")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        models = {"minilm": MINILM, **{f: str(_make(f, folder)) for f in MADE}}
-        print(
-            f"{'model':12}{'stage':>6}{'unfreeze':>10}{'estimate':>10}{'measured':>10}{'ratio':>7}"
-        )
-        for model, path in models.items():
-            if only and model not in only:
-                continue
-            for unfreeze in ("all", 2):
-                for stage in STAGES:
-                    train = {"deepspeed": {"stage": stage}, "unfreeze": unfreeze, "epochs": 2}
-                    order = {"model": path, "train": {**train, "batch_size": 16}}
-                    measured = max(_measure(order, folder))
-                    expected = _estimate(order)
-                    print(
-                        f"{model:12}{stage:6}{unfreeze:>10}{expected / 1e6:10.0f}"
-                        f"{measured / 1e6:10.0f}{expected / measured:7.2f}",
-                        flush=True,
-                    )
+        for model, unfreeze, stage in product(chosen.models, chosen.unfreeze, chosen.stages):
+            path = MINILM if model == "minilm" else str(_make(model, Path(name)))
+            train = {"deepspeed": {"stage": stage}, "unfreeze": _depth(unfreeze), "epochs": 2}
+            order = {"model": path, "train": {**train, "batch_size": 16}}
+            measured, expected = max(_measure(order, Path(name))), _estimate(order)
+            print(
+                f"{model:12}{stage:6}{unfreeze:>10}{expected / 1e6:10.0f}{measured / 1e6:10.0f}"
+                f"{expected / measured:7.2f}",
+                flush=True,
+            )
+
+
+def _depth(unfreeze: str) -> str | int:
+    return int(unfreeze) if unfreeze.isdigit() else unfreeze
 
 
 def _make(family: str, folder: Path) -> Path:
@@ -64,6 +58,8 @@ def _make(family: str, folder: Path) -> Path:
     from tests.helpers.tiny_networks import tiny_network
 
     target = folder / family
+    if target.exists():
+        return target
     tiny_network(family, vocab_size=30522, **MADE[family]).save_pretrained(target)
     return target
 
@@ -102,11 +98,12 @@ def _measure(order: dict[str, Any], folder: Path) -> list[int]:
                 cwd=ROOT,
                 env={**os.environ, **where, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
                 text=True,
             )
             for rank in range(WORLD)
         ]
-        outputs = [process.communicate(timeout=300)[0] for process in processes]
+        outputs = [process.communicate(timeout=900)[0] for process in processes]
         return [int(output.split()[-1]) for output in outputs]
 
 
@@ -163,17 +160,12 @@ def _worker(order: dict[str, Any], work: str) -> None:
     settle(spec)
     rank = int(os.environ["RANK"])
     dist.init_process_group("gloo", init_method=f"file://{work}/meet", rank=rank, world_size=WORLD)
-    import deepspeed  # noqa: F401
-
-    before = high_water()
     model = find_pretrained(spec.model).model(get_task(spec.task), LABELS, spec.seed)
     model.config.pad_token_id = 0
     data: Any = Data()
     setup, progress = build(spec, data, Base(model, 0), join_group(), None)
-    ready = high_water()
     keeper = Keeper(spec.train.checkpoint, locate(f"{work}/kept"), writes=rank == 0)
     loop.run(setup, progress, keeper, Silent())
-    print(f"rank {rank}: {before / 1e6:.0f} {ready / 1e6:.0f} MB", file=sys.stderr)
     print(high_water())
 
 
