@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ftray.errors import ClusterError, Problem, SpecError, StorageError, shorten
@@ -149,7 +150,30 @@ def _contradictions(spec: TrainSpec, config: Config, ours: Config) -> list[Probl
                 "set zero_optimization.stage to 1, 2 or 3, or train.precision to bf16 instead",
             )
         )
-    return problems
+    return [*problems, *_offload_problems(config.get("zero_optimization", {}), stage)]
+
+
+def _offload_problems(zero: Config, stage: Any) -> Iterator[Problem]:
+    """Of the offload sections of a JSON: DeepSpeed itself passes over some of these in silence."""
+    for name, lowest in (("offload_optimizer", 1), ("offload_param", 3)):
+        key, section = f"zero_optimization.{name}", zero.get(name, "auto")
+        if section == "auto":
+            continue
+        if not isinstance(section, dict):
+            yield _problem(key, section, "not an object", 'write {"device": "cpu"} or leave it out')
+            continue
+        device = section.get("device", "auto")
+        if device not in ("auto", "none", "cpu", "nvme"):
+            yield _problem(f"{key}.device", device, "no such device", "none, cpu or nvme")
+        if device not in ("cpu", "nvme"):
+            continue
+        needed = 3 if device == "nvme" else lowest
+        if stage == "auto" or (stage in (0, 1, 2, 3) and stage < needed):
+            fix = f"set zero_optimization.stage to {needed} or more"
+            yield _problem(f"{key}.device", device, f"needs ZeRO stage {needed}", fix)
+        if device == "nvme" and section.get("nvme_path", "auto") == "auto":
+            fix = "name a folder on a fast local disk"
+            yield _problem(f"{key}.nvme_path", None, "nvme needs a path", fix)
 
 
 def _problem(key: str, value: Any, problem: str, fix: str) -> Problem:

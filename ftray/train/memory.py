@@ -27,6 +27,9 @@ PROCESS = 640_000_000
 """Resident in a worker that trains next to nothing: torch, transformers, DeepSpeed, Ray and the
 operators' own buffers (tests/bench/memory.py with a model of a few thousand weights)."""
 
+SHARDED = 55_000_000
+"""What stage 3 adds to that with the same model."""
+
 CONTEXT = 500 * 2**20
 """What CUDA itself takes of a GPU for one process."""
 
@@ -135,10 +138,16 @@ def _of_phase(trace: Trace, layout: Layout, on_gpu: bool, keeps: bool) -> Memory
     on_device, offloaded = _state(trace, layout)
     working = _working(trace, layout, on_gpu)
     # Whole parameters and both moments, copied from the workers, while the next steps are made.
-    checkpoint = Parts(checkpoint=3 * FULL * trace.trainable if keeps else 0)
+    copied = 3 * FULL * trace.trainable if keeps else 0
+    process = PROCESS + (SHARDED if layout.stage == 3 else 0)
     if not on_gpu:
-        return Memory(Parts(process=PROCESS) + on_device + offloaded + working + checkpoint)
-    loaded = Parts(process=PROCESS, weights=FULL * trace.parameters)
+        if layout.stage == 0:
+            # What is there is copied to where activations were; to be gathered it takes more room.
+            copied = max(0, copied - trace.peak)
+        taken = on_device + offloaded + working
+        return Memory(Parts(process=process, checkpoint=copied) + taken)
+    checkpoint = Parts(checkpoint=copied)
+    loaded = Parts(process=process, weights=FULL * trace.parameters)
     return Memory(loaded + offloaded + checkpoint, Parts(process=CONTEXT) + on_device + working)
 
 
@@ -181,9 +190,13 @@ def _working(trace: Trace, layout: Layout, on_gpu: bool) -> Parts:
     # glibc's heap, which `settle` has told to keep what it has, is too scattered after the backward
     # pass to find room for another kind of tensor: each kind takes its own.
     copies = 0 if layout.stage == 0 or layout.workers == 1 else gradients
+    # As loaded, before stage 3 cuts them up.
+    whole = FULL * trace.parameters if layout.stage == 3 else 0
+    # From stage 2 on gradients go to the bucket as they come, and a part of them comes back.
+    kept = gradients if layout.stage < 2 else FULL * layout.share(trace.trainable)
     return Parts(
-        weights=gathered,
-        gradients=gradients,
+        weights=gathered + whole,
+        gradients=kept,
         activations=trace.peak,
         # Gloo reduces and gathers in a copy of its own.
         buffers=bucket + flat + copies,
