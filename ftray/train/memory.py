@@ -142,8 +142,9 @@ def _of_phase(trace: Trace, layout: Layout, on_gpu: bool, keeps: bool) -> Memory
     process = PROCESS + (SHARDED if layout.stage == 3 else 0)
     if not on_gpu:
         if layout.stage == 0:
-            # What is there is copied to where activations were; to be gathered it takes more room.
-            copied = max(0, copied - trace.peak)
+            # Copied to where activations were, if these are not back before it is written: that is
+            # up to the disk, so half of their room counts. Gathering scatters copies everywhere.
+            copied = max(0, copied - trace.peak // 2)
         taken = on_device + offloaded + working
         return Memory(Parts(process=process, checkpoint=copied) + taken)
     checkpoint = Parts(checkpoint=copied)
