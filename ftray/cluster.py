@@ -106,6 +106,29 @@ def has_gpus() -> bool:
     return ray.cluster_resources().get("GPU", 0) > 0
 
 
+@dataclass(frozen=True)
+class Node:
+    """What a live node offers; memory in bytes, for processes and for Ray's objects."""
+
+    address: str
+    cpus: float
+    gpus: float
+    memory: int
+
+
+def nodes() -> list[Node]:
+    """The live nodes that run anything."""
+    import ray
+
+    found = []
+    for node in ray.nodes():
+        has = node["Resources"]
+        if node["Alive"] and has.get("CPU"):
+            memory = int(has.get("memory", 0) + has.get("object_store_memory", 0))
+            found.append(Node(node["NodeManagerAddress"], has["CPU"], has.get("GPU", 0), memory))
+    return found
+
+
 def slots(each: Resources) -> int:
     """How many processes of that size the live nodes hold when nothing else runs."""
     import ray

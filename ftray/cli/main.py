@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from ftray.cli import models, runs
+from ftray.cli.doctor import doctor
 from ftray.cli.evaluate import evaluate
 from ftray.cli.init import init
 from ftray.cli.predict import predict
@@ -23,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-for command in (init, schema, validate, train, tune, evaluate, predict, serve, submit):
+for command in (init, schema, validate, train, tune, evaluate, predict, serve, submit, doctor):
     app.command()(command)
 app.add_typer(models.app, name="models")
 app.add_typer(runs.app, name="runs")

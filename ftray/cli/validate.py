@@ -23,12 +23,15 @@ def validate(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> 
         emit({"ok": False, "problems": problems})
         raise typer.Exit(error.exit_code) from None
     estimate = _estimate(checked)
+    if not as_json:
+        for line in checked.dataset.report.lines():
+            say(line)
+        say(f"{estimate['steps']:,} optimizer steps of {checked.spec.train.batch_size} rows")
+    # Last, as it needs torch and the model's code.
+    memory = _memory(checked)
     if as_json:
-        emit({"ok": True, "problems": [], "estimate": estimate})
+        emit({"ok": True, "problems": [], "estimate": {**estimate, "memory": memory}})
         return
-    for line in checked.dataset.report.lines():
-        say(line)
-    say(f"{estimate['steps']:,} optimizer steps of {checked.spec.train.batch_size} rows")
     print("ok")
 
 
@@ -37,6 +40,21 @@ def _check(path: str, overrides: list[str]) -> Any:
     from ftray.train.check import check_inputs
 
     return check_inputs(load(path, overrides))
+
+
+def _memory(checked: Any) -> dict[str, Any] | None:
+    """What a worker needs, told and as JSON; None where that cannot be foreseen."""
+    from ftray.errors import FtrayError
+    from ftray.train.preflight import forecast
+
+    try:
+        found = forecast(checked.spec, checked.dataset.labels)
+    except FtrayError as error:
+        say(f"memory not estimated: {error}")
+        return None
+    for line in found.lines():
+        say(line)
+    return found.to_json()
 
 
 def _estimate(checked: Any) -> dict[str, int]:

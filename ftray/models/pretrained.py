@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ _TOKENIZER_FILES = re.compile(
     r"tokenizer.*|vocab.*|merges\.txt|special_tokens_map\.json|added_tokens\.json|.*\.model"
 )
 _DROPOUT = re.compile(r"dropout|pdrop")
+_SMALL_FILES = ("*.json",)
+_ALL_FILES = (*_SMALL_FILES, "*.safetensors", "*.txt", "*.model", "*.jinja")
 _KEY = "model.name_or_path"
 
 
@@ -75,6 +78,25 @@ class Pretrained:
             ) from None
         return model
 
+    def empty_model(self, task: Task, labels: Sequence[str]) -> PreTrainedModel:
+        """The model in fp32 as its config describes it; no weight is read. Raises ModelError."""
+        import torch
+
+        try:
+            return task.empty_model(
+                str(self.folder),
+                labels,
+                dtype=torch.float32,
+                trust_remote_code=self.spec.trust_remote_code,
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError.of(
+                _KEY,
+                self.spec.name_or_path,
+                f"its config cannot be used for {task.name}: {error}",
+                "name a transformers model folder or Hub id that fits the task",
+            ) from None
+
     def _dropouts(self, wanted: float) -> list[str]:
         """Names of the dropout probabilities in the model's config that are set. Raises ModelError
         when there is none."""
@@ -110,6 +132,27 @@ def find_pretrained(spec: ModelSpec) -> Pretrained:
     Raises ModelError when there is no such model or the folder is not one.
     """
     return Pretrained(spec, _fetch(spec))
+
+
+@contextmanager
+def described(spec: ModelSpec) -> Iterator[Pretrained]:
+    """The model as its config describes it: of what lies elsewhere the weights are not fetched.
+
+    Raises ModelError when there is no such model or the folder is not one.
+    """
+    location = _location(spec)
+    if location is None:
+        yield Pretrained(spec, _download(spec, _SMALL_FILES))
+        return
+    _read_config(spec, location)
+    if location.is_local:
+        yield Pretrained(spec, Path(location.path))
+        return
+    with tempfile.TemporaryDirectory(prefix="ftray-config-") as name:
+        for file in location.children():
+            if file.name.endswith((".json", ".py")):
+                (Path(name) / file.name).write_bytes(file.read_bytes())
+        yield Pretrained(spec, Path(name))
 
 
 def check_pretrained(spec: ModelSpec, max_length: int) -> None:
@@ -184,7 +227,7 @@ def _read_config(spec: ModelSpec, location: Location) -> dict:
 def _fetch(spec: ModelSpec) -> Path:
     location = _location(spec)
     if location is None:
-        return _download(spec)
+        return _download(spec, _ALL_FILES)
     _read_config(spec, location)
     if location.is_local:
         return Path(location.path)
@@ -200,16 +243,14 @@ def _fetch(spec: ModelSpec) -> Path:
     return target
 
 
-def _download(spec: ModelSpec) -> Path:
+def _download(spec: ModelSpec, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-    if spec.trust_remote_code:
-        patterns.append("*.py")
+    code = ["*.py"] if spec.trust_remote_code else []
     try:
         folder = snapshot_download(
-            spec.name_or_path, revision=spec.revision, allow_patterns=patterns
+            spec.name_or_path, revision=spec.revision, allow_patterns=[*patterns, *code]
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError.of(

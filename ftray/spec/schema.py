@@ -118,6 +118,32 @@ class DataSpec(Section):
 
 class DeepSpeedSpec(Section):
     stage: Literal[0, 1, 2, 3] = Field(2, description="ZeRO stage.")
+    offload: Literal["none", "cpu", "nvme"] = Field(
+        "none",
+        description="Where the optimizer's state lies, and at stage 3 the weights: on the device, "
+        "in the host's memory, or on a disk.",
+    )
+    nvme_path: Text | None = Field(None, description="A folder of each node, for offload: nvme.")
+
+    @model_validator(mode="after")
+    def _offload_has_what_it_needs(self) -> Self:
+        needed = {"none": 0, "cpu": 1, "nvme": 3}[self.offload]
+        if self.stage < needed:
+            raise _contradiction(
+                f"offload: {self.offload} needs ZeRO stage {needed} or more",
+                f"Set train.deepspeed.stage to {needed}, or train.deepspeed.offload to none.",
+                key="train.deepspeed.stage",
+                value=self.stage,
+            )
+        if (self.offload == "nvme") != (self.nvme_path is not None):
+            raise _contradiction(
+                "train.deepspeed.offload: nvme and train.deepspeed.nvme_path go together",
+                "Name a folder on a fast local disk as train.deepspeed.nvme_path, or leave out "
+                "both.",
+                key="train.deepspeed.offload",
+                value=self.offload,
+            )
+        return self
 
 
 class EarlyStopping(Section):
@@ -227,6 +253,11 @@ class TrainSpec(Section):
     micro_batch_size: PositiveInt | Auto = Field(
         "auto", description="Examples per forward pass of one worker."
     )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Compute activations again in the backward pass instead of keeping them: a "
+        "third more time, a fraction of the memory.",
+    )
     learning_rate: PositiveFloat = 2e-5
     schedule: Auto | Literal["linear", "cosine", "constant", "slanted"] = Field(
         "auto", description="auto: linear; slanted triangular where unfreeze is gradual."
@@ -273,7 +304,8 @@ class TrainSpec(Section):
         "auto", description="auto: bf16 where the hardware has it."
     )
     deepspeed: DeepSpeedSpec | Text = Field(
-        DeepSpeedSpec(), description='{stage: 0-3}, or a DeepSpeed JSON; "auto" is filled in.'
+        DeepSpeedSpec(),
+        description='{stage: 0-3}, also with an offload, or a DeepSpeed JSON; "auto" is filled in.',
     )
     metric: Literal["accuracy", "f1_macro", "loss"] = Field(
         "f1_macro", description="The validation metric that picks the best checkpoint and trial."

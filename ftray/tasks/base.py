@@ -55,6 +55,10 @@ class Task(Protocol):
         """The pretrained model in folder or Hub id `path`, its head replaced to fit `labels`."""
         ...
 
+    def empty_model(self, path: str, labels: Sequence[str], **options: Any) -> PreTrainedModel:
+        """As `load_model`, from the config alone: no weight is read, and all are arbitrary."""
+        ...
+
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
     ) -> list[list[int]]:

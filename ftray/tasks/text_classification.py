@@ -41,14 +41,14 @@ class TextClassification:
         from transformers import AutoModelForSequenceClassification
 
         return AutoModelForSequenceClassification.from_pretrained(
-            path,
-            num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={label: index for index, label in enumerate(labels)},
-            problem_type="single_label_classification",
-            ignore_mismatched_sizes=True,
-            **options,
+            path, ignore_mismatched_sizes=True, **_head(labels), **options
         )
+
+    def empty_model(self, path: str, labels: Sequence[str], **options: Any) -> PreTrainedModel:
+        from transformers import AutoConfig, AutoModelForSequenceClassification
+
+        config = AutoConfig.from_pretrained(path, **_head(labels), **options)
+        return AutoModelForSequenceClassification.from_config(config, **options)
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
@@ -124,6 +124,16 @@ class TextClassification:
             for row_scores, row_indices in zip(scores.tolist(), indices.tolist(), strict=True)
         ]
         return ranked if top_k else [row[0] for row in ranked]
+
+
+def _head(labels: Sequence[str]) -> dict[str, Any]:
+    """What a model's config says of its head."""
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+        "problem_type": "single_label_classification",
+    }
 
 
 def _is_missing(value: Any) -> bool:

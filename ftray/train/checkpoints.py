@@ -171,9 +171,16 @@ def _local_folder(folder: Location) -> str | None:
     return folder.path
 
 
+_BLOCK = 1 << 20
+"""Bytes read at once: a checkpoint must not be in memory a second time."""
+
+
 def _checksum(file: Path) -> list[int]:
-    content = file.read_bytes()
-    return [len(content), zlib.crc32(content)]
+    crc, size = 0, 0
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            crc, size = zlib.crc32(block, crc), size + len(block)
+    return [size, crc]
 
 
 def _move(part: Path, target: Location, manifest: str) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from ftray.errors import Problem, SpecError, StorageError, shorten
+from ftray.errors import ClusterError, Problem, SpecError, StorageError, shorten
+from ftray.machine import lacks_for_nvme
 from ftray.spec.schema import DeepSpeedSpec, TrainSpec
 from ftray.store.location import locate
+
+if TYPE_CHECKING:
+    from ftray.train.ranks import Ranks
 
 Config = dict[str, Any]
 _KEY = "train.deepspeed"
@@ -32,9 +37,7 @@ def deepspeed_config(
         "gradient_clipping": spec.clip or 0.0,
     }
     if isinstance(spec.deepspeed, DeepSpeedSpec):
-        # One worker has nobody to share the state with: sharding would only copy it about.
-        stage = spec.deepspeed.stage if workers > 1 else 0
-        config: Config = {"zero_optimization": {"stage": stage}}
+        config: Config = {"zero_optimization": _zero(spec.deepspeed, workers)}
     else:
         config = read_json(spec.deepspeed)
         problems = _contradictions(spec, config, ours)
@@ -51,6 +54,24 @@ def deepspeed_config(
         # A gradient that is not finite must not reach the weights.
         quiet["bf16"] = {"check_grad_overflow": True, **config["bf16"]}
     return {**config, **quiet, **ours}
+
+
+def require_disk(config: Config, ranks: Ranks) -> None:
+    """Raise ClusterError, on every rank alike, where a configuration swaps to disk and a node lacks
+    what that takes."""
+    zero = config.get("zero_optimization", {})
+    devices = {zero.get(name, {}).get("device") for name in ("offload_optimizer", "offload_param")}
+    if "nvme" not in devices:
+        return
+    lacking = sorted({name for found in ranks.gather(lacks_for_nvme()) for name in found})
+    if lacking:
+        raise ClusterError.of(
+            f"{_KEY}.offload",
+            "nvme",
+            f"a node lacks {' and '.join(lacking)}, which DeepSpeed swaps to disk with",
+            "install libaio-dev and g++ on every node (apt-get install libaio-dev g++), or set "
+            "offload to cpu",
+        )
 
 
 def check_deepspeed(spec: TrainSpec) -> None:
@@ -86,6 +107,19 @@ def uses_bf16(spec: TrainSpec) -> bool:
     return read_json(spec.deepspeed).get("bf16", {}).get("enabled") is True
 
 
+def _zero(spec: DeepSpeedSpec, workers: int) -> Config:
+    if spec.offload == "none":
+        # One worker has nobody to share the state with: sharding would only copy it about.
+        return {"stage": spec.stage if workers > 1 else 0}
+    where: Config = {"device": spec.offload}
+    if spec.nvme_path is not None:
+        where["nvme_path"] = spec.nvme_path
+    zero: Config = {"stage": spec.stage, "offload_optimizer": where}
+    if spec.stage == 3:
+        zero["offload_param"] = where
+    return zero
+
+
 def _contradictions(spec: TrainSpec, config: Config, ours: Config) -> list[Problem]:
     problems = []
     for key, value in ours.items():
@@ -116,7 +150,30 @@ def _contradictions(spec: TrainSpec, config: Config, ours: Config) -> list[Probl
                 "set zero_optimization.stage to 1, 2 or 3, or train.precision to bf16 instead",
             )
         )
-    return problems
+    return [*problems, *_offload_problems(config.get("zero_optimization", {}), stage)]
+
+
+def _offload_problems(zero: Config, stage: Any) -> Iterator[Problem]:
+    """Of the offload sections of a JSON: DeepSpeed itself passes over some of these in silence."""
+    for name, lowest in (("offload_optimizer", 1), ("offload_param", 3)):
+        key, section = f"zero_optimization.{name}", zero.get(name, "auto")
+        if section == "auto":
+            continue
+        if not isinstance(section, dict):
+            yield _problem(key, section, "not an object", 'write {"device": "cpu"} or leave it out')
+            continue
+        device = section.get("device", "auto")
+        if device not in ("auto", "none", "cpu", "nvme"):
+            yield _problem(f"{key}.device", device, "no such device", "none, cpu or nvme")
+        if device not in ("cpu", "nvme"):
+            continue
+        needed = 3 if device == "nvme" else lowest
+        if stage == "auto" or (stage in (0, 1, 2, 3) and stage < needed):
+            fix = f"set zero_optimization.stage to {needed} or more"
+            yield _problem(f"{key}.device", device, f"needs ZeRO stage {needed}", fix)
+        if device == "nvme" and section.get("nvme_path", "auto") == "auto":
+            fix = "name a folder on a fast local disk"
+            yield _problem(f"{key}.nvme_path", None, "nvme needs a path", fix)
 
 
 def _problem(key: str, value: Any, problem: str, fix: str) -> Problem:

@@ -19,7 +19,8 @@ from ftray.errors import RunFailed, SpecError
 from ftray.models.blocks import FreezePlan, count_blocks, layer_depths, plan_freeze
 from ftray.spec.schema import TrainSpec
 from ftray.train import state
-from ftray.train.deepspeed_config import deepspeed_config
+from ftray.train.checkpointing import enable_checkpointing
+from ftray.train.deepspeed_config import deepspeed_config, require_disk
 from ftray.train.engine import Engine, TrainedModule, wants_autocast
 from ftray.train.lora import plan_adapters
 from ftray.train.optimizer import parameter_groups
@@ -53,7 +54,10 @@ class PhasedEngine:
         self._plans = [plan(model, phase.selection, inputs) for phase in self.phases]
         self._depths = layer_depths(model, inputs) if layer_decay(spec) < 1 else {}
         accumulation = batches.accumulation_steps(ranks.world)
+        if spec.gradient_checkpointing:
+            enable_checkpointing(model)
         self._config = deepspeed_config(spec, batches.micro_batch_size, accumulation, ranks.world)
+        require_disk(self._config, ranks)
         self._index = -1
         self._engine: Engine | None = None
         self._left: dict[str, torch.Tensor] = {}

@@ -30,6 +30,8 @@ class Progress:
     best_epoch: int = 0
     waited: int = 0
     stopped_early: bool = False
+    micro_batch_size: int = 0
+    """At which the run began, and which it keeps when it is resumed."""
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def finish_step(self, loss: float, rows: int) -> None:

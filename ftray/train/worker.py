@@ -18,13 +18,14 @@ from ftray.data.batches import BatchPlan, balancing_weights
 from ftray.data.encode import EncodedDataset
 from ftray.errors import FtrayError, StorageError
 from ftray.models.pretrained import find_pretrained
-from ftray.spec.schema import ModelSpec, Spec, micro_batch_size
+from ftray.spec.schema import ModelSpec, Spec
 from ftray.store.location import Location
 from ftray.tasks import get_task
 from ftray.train import checkpoints, loop, lora, state
 from ftray.train.baselines import Encoder, fit_baselines
 from ftray.train.channel import Sender
 from ftray.train.checkpoints import Keeper
+from ftray.train.fitting import choose_micro_batch_size
 from ftray.train.phased import PhasedEngine
 from ftray.train.process import settle
 from ftray.train.progress import Progress
@@ -137,12 +138,15 @@ def build(
     """
     task, model = get_task(spec.task), base.model
     train = data.load("train")
+    progress = checkpoints.read_progress(resume) if resume else Progress()
+    progress.micro_batch_size = choose_micro_batch_size(
+        spec, model, ranks, base.pad_id, int(train.lengths.max()), progress.micro_batch_size
+    )
     weights = balancing_weights(train.targets)
     batches = BatchPlan(
         train.lengths,
         spec.train.batch_size,
-        # Not of the workers there are now: an elastic run cuts its batches the same way always.
-        micro_batch_size(spec, spec.scale.most_workers),
+        progress.micro_batch_size,
         spec.seed,
         chances=weights if spec.train.balance == "sampling" else None,
     )
@@ -150,7 +154,6 @@ def build(
     if spec.train.lora:
         lora.inject(model, spec)
     phased = PhasedEngine(model, spec.train, batches, ranks, sample)
-    progress = checkpoints.read_progress(resume) if resume else Progress()
     phased.enter(progress.epoch_at_hand(spec.train), state.read(resume) if resume else None)
     setup = loop.Setup(
         spec=spec,

@@ -10,9 +10,14 @@ from typing import Any
 
 import pytest
 
-from ftray.errors import Problem, SpecError
+from ftray.errors import ClusterError, Problem, SpecError
 from ftray.spec.schema import TrainSpec
-from ftray.train.deepspeed_config import check_deepspeed, deepspeed_config, uses_bf16
+from ftray.train.deepspeed_config import (
+    check_deepspeed,
+    deepspeed_config,
+    require_disk,
+    uses_bf16,
+)
 
 Write = Callable[..., TrainSpec]
 
@@ -47,6 +52,26 @@ def test_the_spec_alone_makes_a_whole_configuration(stage: int) -> None:
     assert made["gradient_accumulation_steps"] == 2
     assert made["train_batch_size"] == 32
     assert made["gradient_clipping"] == 0.5
+
+
+def test_an_offload_is_deepspeeds_own(tmp_path: Path) -> None:
+    made = config(TrainSpec.model_validate({"deepspeed": {"stage": 2, "offload": "cpu"}}))
+    assert made["zero_optimization"] == {"stage": 2, "offload_optimizer": {"device": "cpu"}}
+    disk = {"stage": 3, "offload": "nvme", "nvme_path": str(tmp_path)}
+    made = config(TrainSpec.model_validate({"deepspeed": disk}))
+    where = {"device": "nvme", "nvme_path": str(tmp_path)}
+    assert made["zero_optimization"] == {
+        "stage": 3,
+        "offload_optimizer": where,
+        "offload_param": where,
+    }
+
+
+@pytest.mark.parametrize(("offload", "stage"), [("none", 0), ("cpu", 2)])
+def test_one_worker_shards_only_to_offload(offload: str, stage: int) -> None:
+    spec = TrainSpec.model_validate({"deepspeed": {"stage": 2, "offload": offload}})
+    made = deepspeed_config(spec, micro_batch_size=8, accumulation=4, workers=1)
+    assert made["zero_optimization"]["stage"] == stage
 
 
 def test_no_clip_is_none_in_deepspeed_too() -> None:
@@ -93,6 +118,36 @@ def test_what_agrees_with_the_spec_and_what_it_does_not_say_is_kept(write: Write
     assert made["wall_clock_breakdown"] is True
 
 
+def test_auto_in_an_offload_is_deepspeeds_default(write: Write) -> None:
+    optimizer = {"device": "cpu", "pin_memory": "auto", "buffer_count": "auto"}
+    content = {"stage": 2, "offload_optimizer": optimizer, "offload_param": "auto"}
+    made = config(write({"zero_optimization": content}))
+    assert made["zero_optimization"] == {"stage": 2, "offload_optimizer": {"device": "cpu"}}
+
+
+class Ranks:
+    """Two ranks: gather returns what each of them has."""
+
+    def __init__(self, *found: list[str]) -> None:
+        self._found = list(found)
+
+    def gather(self, value: Any) -> list[Any]:
+        return self._found
+
+
+def test_an_offload_to_disk_names_what_a_node_lacks(write: Write, tmp_path: Path) -> None:
+    nvme = {"stage": 3, "offload": "nvme", "nvme_path": str(tmp_path)}
+    made = config(TrainSpec.model_validate({"deepspeed": nvme}))
+    require_disk(made, Ranks([], []))
+    with pytest.raises(ClusterError) as caught:
+        require_disk(made, Ranks([], ["libaio"]))
+    (found,) = caught.value.problems
+    assert (found.key, found.value) == ("train.deepspeed.offload", "nvme")
+    assert "libaio" in found.problem
+    assert "apt-get install libaio-dev" in found.fix
+    require_disk(config(TrainSpec()), Ranks([], ["libaio"]))
+
+
 def test_an_empty_json_will_do(write: Write) -> None:
     assert config(write({}))["train_batch_size"] == 32
 
@@ -109,6 +164,22 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "scheduler": ({"scheduler": {"type": "WarmupLR"}}, "train.schedule"),
     "fp16.enabled": ({"fp16": {"enabled": True}}, "fp16 is not offered"),
     "zero_optimization.stage": ({"zero_optimization": {"stage": 4}}, "no such stage"),
+    "zero_optimization.offload_optimizer": (
+        {"zero_optimization": {"stage": 2, "offload_optimizer": True}},
+        "not an object",
+    ),
+    "zero_optimization.offload_optimizer.device": (
+        {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
+        "needs ZeRO stage 1",
+    ),
+    "zero_optimization.offload_param.device": (
+        {"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}},
+        "needs ZeRO stage 3",
+    ),
+    "zero_optimization.offload_optimizer.nvme_path": (
+        {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}},
+        "needs a path",
+    ),
     "bf16.enabled": ({"bf16": {"enabled": True}}, "need ZeRO"),
     "fp16": ({"fp16": True}, "not an object"),
     "bf16": ({"bf16": None}, "not an object"),

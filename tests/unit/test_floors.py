@@ -10,13 +10,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "ftray"
 FLOORS = {
-    "errors": 0, "logs": 0, "digest": 0, "cluster": 0,
+    "errors": 0, "logs": 0, "digest": 0, "cluster": 0, "machine": 0,
     "spec": 1,
     "tasks": 2,
     "store": 3, "models": 3, "data": 3,
     "train": 4, "serve": 4,
     "tune": 5,
-    "submit": 5,
+    "submit": 5, "doctor": 5,
     "cli": 6,
 }  # fmt: skip
 # Floor 3 is one floor with an order of its own: where things lie, models, the rows for them.

@@ -61,6 +61,7 @@ EVENED: dict[str, dict[str, Any]] = {
     "weighted": {"balance": "weights"},
     "sampled": {"balance": "sampling"},
 }
+OFFLOADED = (2, 3)
 # Where a run in phases is resumed: at the start of one, or within.
 FROM = {0: 4, 1: 3, 2: 4, 3: 3}
 GROUPS = [{"match": "^classifier", "learning_rate": 0.05, "weight_decay": 0.5}]
@@ -126,6 +127,12 @@ def runs(world: int, folder: Path) -> list[Run]:
         run(f"{world}-by-heart", epochs=8, dropout=0.0, every=99),
         run(f"{world}-guarded", epochs=1, learning_rate=1e-12, balance="weights",
             label_smoothing=0.5, token_dropout=0.5),
+        *(run(f"{world}-recomputes-{stage}", stage, gradient_checkpointing=True)
+          for stage in ends),
+        *(run(f"{world}-offload-{stage}", deepspeed={"stage": stage, "offload": "cpu"})
+          for stage in OFFLOADED),
+        *(run(f"{world}-offload-{stage}-resumed", deepspeed={"stage": stage, "offload": "cpu"},
+              resume=f"{world}-offload-{stage}/3") for stage in OFFLOADED),
         run(
             f"{world}-stops-early", 2, epochs=9, learning_rate=1e-12,
             early_stopping={"patience": 2},
@@ -334,6 +341,28 @@ def test_updates_that_are_not_finite_can_be_skipped(
     broken = [loss for loss in found.losses if not math.isfinite(loss)]
     assert 0 < len(broken) <= found.skipped < 6
     assert not found.error
+
+
+@pytest.mark.parametrize(("world", "stage"), ENDS)
+def test_activations_computed_again_are_the_same(
+    of: Callable[..., Seen], world: int, stage: int
+) -> None:
+    """Dropout included, and with frozen blocks below."""
+    again, kept = of(f"{world}-recomputes-{stage}"), of(f"{world}-stage-{stage}")
+    assert again.losses == pytest.approx(kept.losses, abs=1e-6)
+    assert again.trainable == again.moved == kept.moved
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", OFFLOADED)
+def test_an_offloaded_optimizer_takes_the_same_steps(
+    root: Path, of: Callable[..., Seen], world: int, stage: int
+) -> None:
+    whole, resumed = of(f"{world}-offload-{stage}"), of(f"{world}-offload-{stage}-resumed")
+    assert whole.losses == pytest.approx(of("1-stage-0").losses, abs=1e-5)
+    assert whole.moved == whole.trainable
+    assert resumed.losses == whole.losses[3:]
+    assert resumed.digest == whole.digest
 
 
 # ---- guards against overfitting, and skewed labels -----------------------------------------------

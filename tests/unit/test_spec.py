@@ -134,6 +134,26 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
         {"train.micro_batch_size": 20, "scale.workers": 2}, "train.micro_batch_size", "20",
         "above train.batch_size 32", "or write auto",
     ),
+    "offload without sharding": (
+        {"train.deepspeed": {"stage": 0, "offload": "cpu"}}, "train.deepspeed.stage", "0",
+        "offload: cpu needs ZeRO stage 1", "train.deepspeed.offload to none",
+    ),
+    "offload to disk below stage 3": (
+        {"train.deepspeed": {"offload": "nvme", "nvme_path": "/x"}}, "train.deepspeed.stage", "2",
+        "offload: nvme needs ZeRO stage 3", "train.deepspeed.stage to 3",
+    ),
+    "offload to no disk": (
+        {"train.deepspeed": {"stage": 3, "offload": "nvme"}}, "train.deepspeed.offload", "nvme",
+        "train.deepspeed.nvme_path go together", "Name a folder",
+    ),
+    "a disk and no offload": (
+        {"train.deepspeed": {"nvme_path": "/x"}}, "train.deepspeed.offload", "none",
+        "train.deepspeed.nvme_path go together", "leave out both",
+    ),
+    "checkpointing that is a word": (
+        {"train.gradient_checkpointing": "blocks"}, "train.gradient_checkpointing", "blocks",
+        "boolean", "",
+    ),
     "fewest replicas above most": (
         {"serve.replicas": {"min": 4, "max": 1}}, "serve.replicas", "",
         "min 4 is above max 1", "Raise max",

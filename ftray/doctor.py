@@ -1,0 +1,150 @@
+"""What this machine and the cluster can do, what is missing, and what that costs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+from ftray import cluster, machine
+from ftray.errors import FtrayError
+from ftray.spec.schema import TrainSpec
+from ftray.store.registry import Registry
+from ftray.store.root import open_root
+
+_LITTLE = 2_000_000_000
+"""Free bytes below which a disk is likely to fill up during a run."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """missing: something cannot be done, or is slow; broken: nothing much can."""
+
+    what: str
+    state: Literal["ok", "missing", "broken"]
+    value: str
+    cost: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def examine(storage: str | None) -> list[Finding]:
+    """All findings; nothing is left behind. `storage`: as open_root takes it."""
+    parts: list[Callable[[], Iterator[Finding]]] = [
+        _python, _torch, _training, _machine, _tools, lambda: _store(storage), _cluster,
+    ]  # fmt: skip
+    return [finding for part in parts for finding in part()]
+
+
+def _python() -> Iterator[Finding]:
+    yield Finding("Python", "ok", platform.python_version())
+
+
+def _torch() -> Iterator[Finding]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Finding("torch", "broken", str(error), "nothing trains and nothing is served")
+        return
+    yield Finding("torch", "ok", torch.__version__)
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            device = torch.cuda.get_device_properties(number)
+            yield Finding(f"GPU {number}", "ok", f"{device.name}, {_size(device.total_memory)}")
+    else:
+        built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else ""
+        yield Finding("GPU", "missing", built or "torch is built without", "training is on CPUs")
+
+
+def _training() -> Iterator[Finding]:
+    try:
+        found = version("deepspeed")
+    except PackageNotFoundError:
+        cost = "no training here: pip install 'ftray[train]'"
+        yield Finding("DeepSpeed", "missing", "not installed", cost)
+        return
+    yield Finding("DeepSpeed", "ok", found)
+    import torch
+
+    from ftray.train.engine import wants_autocast
+    from ftray.train.ranks import Ranks
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wants_autocast(TrainSpec(), Ranks(0, 1, device)):
+        yield Finding("bf16", "ok", f"in the hardware ({device.type})")
+    else:
+        cost = "train.precision: auto is fp32, in about twice the memory and time"
+        yield Finding("bf16", "missing", f"not in the hardware ({device.type})", cost)
+
+
+def _machine() -> Iterator[Finding]:
+    yield Finding("memory", "ok", _size(machine.memory()))
+    yield Finding("cores", "ok", str(machine.cores()))
+    for folder, cost in (
+        ("/tmp", "Ray's logs and spilled objects have no room"),
+        ("/dev/shm", "Ray keeps objects on disk instead, which is slow"),
+    ):
+        room = machine.room(folder)
+        if room is None:
+            yield Finding(folder, "missing", "no such folder", cost)
+        else:
+            state: Literal["ok", "missing"] = "ok" if room >= _LITTLE else "missing"
+            yield Finding(folder, state, f"{_size(room)} free", "" if state == "ok" else cost)
+
+
+def _tools() -> Iterator[Finding]:
+    compiler = shutil.which("g++")
+    cost = "operators of DeepSpeed's own are not compiled; ftray needs one for offload: nvme alone"
+    yield (
+        Finding("compiler", "ok", compiler)
+        if compiler
+        else Finding("compiler", "missing", "no g++", cost)
+    )
+    if machine.has_libaio():
+        yield Finding("libaio", "ok", "found")
+    else:
+        cost = "no train.deepspeed.offload: nvme; apt-get install libaio-dev"
+        yield Finding("libaio", "missing", "not found", cost)
+
+
+def _store(storage: str | None) -> Iterator[Finding]:
+    try:
+        root = open_root(storage)
+        root.check_writable()
+    except FtrayError as error:
+        yield Finding("storage", "broken", str(error), "nothing can be kept")
+        return
+    yield Finding("storage", "ok", f"{root} can be written")
+    try:
+        Registry.open(root).check()
+    except FtrayError as error:
+        yield Finding("MLflow", "broken", str(error), "no model is registered or found by name")
+        return
+    server = os.environ.get("MLFLOW_TRACKING_URI")
+    yield Finding("MLflow", "ok", f"{server} answers" if server else "SQLite in the storage root")
+
+
+def _cluster() -> Iterator[Finding]:
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None or address == "local":
+        yield Finding("Ray", "ok", f"{version('ray')}, started here when it is needed")
+        return
+    try:
+        with cluster.session():
+            nodes = cluster.nodes()
+    except FtrayError as error:
+        yield Finding("Ray", "broken", str(error), "nothing runs until the cluster answers")
+        return
+    yield Finding("Ray", "ok", f"{version('ray')}, {len(nodes)} nodes at {address}")
+    for node in nodes:
+        has = f"{node.cpus:g} CPUs, {node.gpus:g} GPUs, {_size(node.memory)}"
+        yield Finding(f"node {node.address}", "ok", has)
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"

