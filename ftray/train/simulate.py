@@ -52,6 +52,13 @@ def trace_phases(
 
     Operators are those of a CPU, which keep at least what those of a GPU do. Raises ModelError.
     """
+    if spec.train.lora is not None:
+        raise ModelError.of(
+            "train.lora",
+            f"rank {spec.train.lora.rank}",
+            "memory cannot be foreseen with adapters, which peft makes around real weights",
+            "without train.lora the figure is an upper bound",
+        )
     with _without_numbers(spec):
         model = pretrained.empty_model(get_task(spec.task), labels)
         model.config.pad_token_id = model.config.pad_token_id or 0
