@@ -66,6 +66,7 @@ class Engine:
         if self._plain:
             # Clipped here: the one norm also tells whether the gradient is finite.
             config = {**config, "gradient_clipping": 0.0}
+        self._linear = nn.functional.linear
         self._deepspeed, *_ = deepspeed.initialize(
             model=module, optimizer=adamw(groups, spec), config=config
         )
@@ -144,6 +145,8 @@ class Engine:
         # Else it does so once more when it is collected, and takes the parameters' links to the
         # next engine's state with it.
         self._deepspeed.optimizer = None
+        # ZeRO 3 puts one of its own in its place, which rounds otherwise, and leaves it there.
+        nn.functional.linear = self._linear
 
 
 def wants_autocast(spec: TrainSpec, ranks: Ranks) -> bool:
