@@ -74,6 +74,21 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+class Range(Section):
+    """From `min` to `max`, both included."""
+
+    min: PositiveInt = 1
+    max: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.min > self.max:
+            raise _contradiction(
+                f"min {self.min} is above max {self.max}", "Raise max or lower min."
+            )
+        return self
+
+
 class ModelSpec(Section):
     name_or_path: Text = Field(
         description="A Hub id, a folder, a URL of a folder, or package://MODULE/PATH."
@@ -365,17 +380,8 @@ class TrainSpec(Section):
         return "min" if self.metric == "loss" else "max"
 
 
-class WorkerRange(Section):
-    min: PositiveInt = 1
+class WorkerRange(Range):
     max: PositiveInt
-
-    @model_validator(mode="after")
-    def _rises(self) -> Self:
-        if self.min > self.max:
-            raise _contradiction(
-                f"min {self.min} is above max {self.max}", "Raise max or lower min."
-            )
-        return self
 
 
 class ScaleSpec(Section):
@@ -452,19 +458,6 @@ class TuneSpec(Section):
     refit: bool = Field(True, description="Train the winner again at `scale`.")
 
 
-class Replicas(Section):
-    min: PositiveInt = 1
-    max: PositiveInt = 1
-
-    @model_validator(mode="after")
-    def _rises(self) -> Self:
-        if self.min > self.max:
-            raise _contradiction(
-                f"min {self.min} is above max {self.max}", "Raise max or lower min."
-            )
-        return self
-
-
 class Batching(Section):
     max_size: PositiveInt = Field(32, description="Rows of one forward pass.")
     wait_ms: FloatFromZero = Field(
@@ -473,7 +466,7 @@ class Batching(Section):
 
 
 class ServeSpec(Section):
-    replicas: Replicas = Replicas()
+    replicas: Range = Range()
     batch: Batching = Batching()
     cpus_per_replica: PositiveFloat = 1
     gpus_per_replica: FloatFromZero = 0
