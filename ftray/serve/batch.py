@@ -76,10 +76,11 @@ def predict(model: ServedModel, texts: Sequence[str]) -> tuple[list[str], list[f
         with quiet_ray_data():
             return _gathered(_scored(model, texts, each), len(texts))
     except RayError as error:
-        if known := find(error) or read_refusal(str(error)):
-            raise known from None
         last = str(error).strip().splitlines()[-1]
-        raise RunFailed.of(model.name, None, last, "see the logs of Ray Data") from error
+        known = find(error) or read_refusal(str(error))
+        failure = known or RunFailed.of(model.name, None, last, "see the logs of Ray Data")
+    # Out here, where nothing holds on to Ray's error any more: its frames keep the actors alive.
+    raise failure
 
 
 def _scored(model: ServedModel, texts: Sequence[str], each: Resources) -> Any:
