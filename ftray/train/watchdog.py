@@ -12,12 +12,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from ftray.errors import RunFailed
 
-_FRAMES = 14  # the innermost ones say where it waits
 _GRACE_S = 5.0  # from the first alarm on, for those of the other ranks
 
 
@@ -95,8 +95,10 @@ class Watchdog:
 
 
 def stack_of(thread: int) -> str:
-    """The innermost frames of a thread of this process, the last line first to be reached last."""
+    """Where a thread of this process stands: its frames from the first one of this package on."""
     frame = sys._current_frames().get(thread)  # noqa: SLF001
     if frame is None:
         return "  its training thread has ended"
-    return "".join(traceback.format_stack(frame)[-_FRAMES:]).rstrip()
+    frames = traceback.extract_stack(frame)
+    ours = [Path(f.filename).parent == Path(__file__).parent for f in frames]
+    return "".join(traceback.format_list(frames[ours.index(True) if any(ours) else 0 :])).rstrip()

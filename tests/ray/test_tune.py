@@ -51,7 +51,7 @@ def events() -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def tuned(ray_cluster: None, folder: Path, events: list[dict[str, Any]]) -> Tuned:
     """A sweep of four trials, with its winner trained again."""
-    return sweep(folder, events)
+    return sweep(folder, events, train={"baselines": True})
 
 
 def test_the_winner_is_trained_again_and_registered_with_the_table(
