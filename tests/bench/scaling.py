@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -54,6 +55,7 @@ def main() -> None:
                     changes = {
                         "train.unfreeze": unfreeze,
                         "train.epochs": 2,
+                        "tune": None,
                         "train.batch_size": options.batch_size,
                         "train.micro_batch_size": options.batch_size // 2,
                         "train.deepspeed": {"stage": options.stage},
@@ -91,6 +93,10 @@ def work(rank: int, world: int, folder: str, text: str, results: Any) -> None:
     spec, data = checked.spec, prepare(checked).data
     settle(spec)
     if world > 1:
+        # Without these DeepSpeed goes looking for MPI.
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": 0}
+        os.environ.update({name: str(value) for name, value in names.items()})
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
         store = f"file://{folder}/store"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     ranks = join_group() if world > 1 else alone()
@@ -132,7 +138,8 @@ class Clock:
         self._timing = event["steps"] <= 2 * event["step"] < 2 * event["steps"]
 
     def epoch(self, metrics: dict[str, Any]) -> None:
-        self._spent = defaultdict(float)  # those of an evaluation
+        if not self._steps:
+            self._spent = defaultdict(float)  # those of the evaluation before
 
     def phase(self, progress: Progress) -> None: ...
 
