@@ -104,7 +104,8 @@ def layer_depths(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[s
     _, above = _Probe(model, blocks, 0).run(inputs)
     depths = {}
     for name, _parameter in model.named_parameters():
-        block = name.removeprefix(f"{prefix}.").split(".")[0] if name.startswith(prefix) else ""
+        inside = name.startswith(f"{prefix}.")
+        block = name.removeprefix(f"{prefix}.").split(".")[0] if inside else ""
         outside = 0 if name in above else count + 1
         depths[name] = count - int(block) if block.isdigit() else outside
     return depths

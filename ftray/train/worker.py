@@ -206,7 +206,6 @@ class _Reporter:
             "step": progress.step,
             "trainable_parameters": phased.plan.trainable_parameters,
             "total_parameters": phased.plan.total_parameters,
-            GROUP: current_group(),
         }
         if not self._started:
             nodes = self.ranks.gather(ray.get_runtime_context().get_node_id())
