@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +16,8 @@ from ftray.data import cleaning
 from ftray.data.quiet import quiet_ray_data
 from ftray.data.rows import Source
 from ftray.data.sources import rows_of
-from ftray.errors import DataError, FtrayError, RunFailed, find
+from ftray.errors import DataError, FtrayError, RunFailed
 from ftray.serve.output import OUTCOME
-from ftray.serve.refusal import read_refusal, refusal
 from ftray.serve.settings import ServedModel
 from ftray.store.location import locate
 from ftray.tasks import get_task
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 BLOCK_ROWS = 512
 """Rows that an actor takes at a time; it sorts them by length and cuts them into batches."""
+_REFUSED = "refused"
+"""The column of a block that says why there are no answers."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,7 @@ def predict(model: ServedModel, texts: Sequence[str]) -> tuple[list[str], list[f
             return _gathered(_scored(model, texts, each), len(texts))
     except RayError as error:
         last = str(error).strip().splitlines()[-1]
-        known = find(error) or read_refusal(str(error))
-        failure = known or RunFailed.of(model.name, None, last, "see the logs of Ray Data")
-    # Out here, where nothing holds on to Ray's error any more: its frames keep the actors alive.
-    raise failure
+        raise RunFailed.of(model.name, None, last, "see the logs of Ray Data") from error
 
 
 def _scored(model: ServedModel, texts: Sequence[str], each: Resources) -> Any:
@@ -110,17 +109,27 @@ def _scored(model: ServedModel, texts: Sequence[str], each: Resources) -> Any:
 def _gathered(scored: Any, rows: int) -> tuple[list[str], list[float]]:
     predictions, scores = [""] * rows, [math.nan] * rows
     seen = 0
+    refused: FtrayError | None = None
     for batch in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
+        if _REFUSED in batch.column_names:
+            refused = pickle.loads(batch[_REFUSED][0].as_py())
+            continue
         for row, prediction, score in zip(*(column.to_pylist() for column in batch), strict=True):
             predictions[row], scores[row] = prediction, score
         seen += batch.num_rows
+    if refused:
+        raise refused
     assert seen == rows, f"Ray Data answered {seen} of {rows} rows"
     return predictions, scores
 
 
 class _Scorer:
-    """The model in one actor. It is loaded for the first block: what goes wrong in a constructor
-    is tried again, and told at length on the user's terminal."""
+    """The model in one actor.
+
+    It is loaded for the first block: what goes wrong in a constructor is tried again, and told at
+    length on the user's terminal. An FtrayError is given back as a block of its own, not raised:
+    what Ray Data raises keeps its actors, and the CPUs they hold, for as long as it is referred to.
+    """
 
     def __init__(self, folder: str, threads: int) -> None:
         self._folder = folder
@@ -133,15 +142,15 @@ class _Scorer:
         from ftray.models.predictor import Predictor
 
         torch.set_num_threads(self._threads)
-        try:
-            predictor = Predictor(locate(self._folder))
-            predictor.check_golden()
-        except FtrayError as error:
-            raise refusal(error) from error
+        predictor = Predictor(locate(self._folder))
+        predictor.check_golden()
         return predictor
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        answers = self._predictor.answers(block["text"].to_pylist())
+        try:
+            answers = self._predictor.answers(block["text"].to_pylist())
+        except FtrayError as error:
+            return pa.table({_REFUSED: [pickle.dumps(error)]})
         columns = {"row": block["row"]}
         for name, key in zip(OUTCOME, ("label", "score"), strict=True):
             columns[name] = pa.array([answer[key] for answer in answers])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ray
+from ray._private.state import actors
 
 from ftray.train.run import Trained
 from tests.helpers.small_runs import Events, train_here, tree
@@ -34,6 +36,18 @@ def ray_cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left(ray_cluster: None) -> Iterator[None]:
+    """What a file of tests leaves behind on the CPUs fails that file, not one that comes after."""
+    yield
+    for _ in range(60):
+        if ray.available_resources().get("CPU") == 2:
+            return
+        time.sleep(0.5)
+    alive = [a for a in actors().values() if a["State"] != "DEAD"]
+    raise AssertionError(f"still holding CPUs: {alive}")
 
 
 @pytest.fixture(scope="session")
