@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -52,11 +53,7 @@ class Engine:
         ranks: Ranks,
     ) -> None:
         """groups: those of `parameter_groups`, over the parameters of `module` that train."""
-        import deepspeed
-
-        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-        # An operator for inference on CPUs that would be compiled here and never called.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed = _import_deepspeed()
         module.to(ranks.device)
         self.ranks = ranks
         self.updates = 0
@@ -147,6 +144,22 @@ class Engine:
         self._deepspeed.optimizer = None
         # ZeRO 3 puts one of its own in its place, which rounds otherwise, and leaves it there.
         nn.functional.linear = self._linear
+
+
+def _import_deepspeed() -> Any:
+    # Its autotuner, which is not used here, imports MLflow where that is installed: a second.
+    missing: Any = None
+    without = {"mlflow": missing} if "mlflow" not in sys.modules else {}
+    sys.modules.update(without)
+    try:
+        import deepspeed
+    finally:
+        for name in without:
+            del sys.modules[name]
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # An operator for inference on CPUs that would be compiled here and never called.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
 
 
 def wants_autocast(spec: TrainSpec, ranks: Ranks) -> bool:

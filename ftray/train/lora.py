@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from peft import LoraConfig, LoraModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -24,6 +24,9 @@ from ftray.errors import ModelError, SpecError
 from ftray.models.blocks import FreezePlan, Selection, find_blocks, plan_freeze, plan_parameters
 from ftray.spec.schema import LoraSpec, Spec, TrainSpec
 from ftray.train.phases import plan_phases
+
+if TYPE_CHECKING:  # it takes seconds to import, and most runs adapt nothing
+    from peft import LoraConfig, LoraModel
 
 ADAPTER = "adapter"
 """The folder within a model folder that holds what peft opens on the base model."""
@@ -41,6 +44,8 @@ def inject(model: nn.Module, spec: Spec) -> LoraModel:
 
     Raises ModelError or SpecError where the model has no blocks, or no such layers in them.
     """
+    from peft import LoraConfig, LoraModel
+
     lora = spec.train.lora
     assert lora is not None, "called for a spec with train.lora"
     targets = _targets(model, spec.train, lora)
@@ -106,6 +111,8 @@ class Adapter:
 def take_adapter(tuner: LoraModel, inputs: Mapping[str, torch.Tensor]) -> Adapter:
     """A copy of the adapters and of the modules above the blocks, before they are merged.
     `inputs` is one small batch."""
+    from peft import LoraConfig, get_peft_model_state_dict
+
     model, config = tuner.model, tuner.peft_config[_NAME]
     assert isinstance(config, LoraConfig)
     above = plan_freeze(model, 0, inputs).trainable

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ray
-from ray._private.state import actors
 
 from ftray.train.run import Trained
+from tests.helpers.free_cpus import wait_for_free_cpus
 from tests.helpers.small_runs import Events, train_here, tree
 from tests.helpers.tiny_model import make_model
 
@@ -42,12 +41,7 @@ def ray_cluster() -> Iterator[None]:
 def _nothing_left(ray_cluster: None) -> Iterator[None]:
     """What a file of tests leaves behind on the CPUs fails that file, not one that comes after."""
     yield
-    for _ in range(60):
-        if ray.available_resources().get("CPU") == 2:
-            return
-        time.sleep(0.5)
-    alive = [a for a in actors().values() if a["State"] != "DEAD"]
-    raise AssertionError(f"still holding CPUs: {alive}")
+    wait_for_free_cpus(2)
 
 
 @pytest.fixture(scope="session")

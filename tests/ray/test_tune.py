@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from ray.util import placement_group_table
 
 from ftray.errors import ClusterError, RunFailed
@@ -14,6 +13,7 @@ from ftray.models.folder import read_info
 from ftray.spec.load import parse
 from ftray.train.check import check_inputs
 from ftray.tune.sweep import Tuned, tune
+from tests.helpers.free_cpus import wait_for_free_cpus
 from tests.helpers.small_runs import tree
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -116,4 +116,4 @@ def test_trials_of_two_workers_leak_nothing(tmp_path: Path) -> None:
     assert tuned.trained.info.metrics["test"]["accuracy"] > 0.5
     alive = [g for g in placement_group_table().values() if g["state"] != "REMOVED"]
     assert not alive
-    assert ray.available_resources()["CPU"] == 2
+    wait_for_free_cpus(2)
