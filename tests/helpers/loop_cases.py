@@ -1,0 +1,134 @@
+"""The runs of the training loop that its tests look at: made once, by one process and by two.
+
+All is in fp32 unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from tests.helpers.loop_runs import Run, checkpoint
+
+STAGES = (0, 1, 2, 3)
+WORLDS = (1, 2)
+# One worker has nobody to share its state with, and always runs at stage 0.
+CASES = ((1, 0), (2, 0), (2, 1), (2, 2), (2, 3))
+ENDS = ((1, 0), (2, 0), (2, 3))
+
+TRAIN = {
+    "epochs": 2,
+    # 35 rows make batches of 16, 16 and 3: of the four chunks of the last one, three are empty,
+    # and of two workers one has no row at all.
+    "batch_size": 16,
+    "micro_batch_size": 4,
+    "learning_rate": 1e-2,
+    "unfreeze": 2,
+    "precision": "fp32",
+}
+
+PHASED: dict[str, Any] = {
+    "epochs": 3,
+    "unfreeze": [
+        {"epoch": 0, "blocks": "head", "rate": 2},
+        {"epoch": 1, "blocks": 1},
+        {"epoch": 2, "blocks": "all"},
+    ],
+}
+EVENED: dict[str, dict[str, Any]] = {
+    "smoothed": {"label_smoothing": 0.2},
+    "weighted": {"balance": "weights"},
+    "sampled": {"balance": "sampling"},
+}
+OFFLOADED = (2, 3)
+# Where a run in phases is resumed: at the start of one, or within.
+FROM = {0: 4, 1: 3, 2: 4, 3: 3}
+GROUPS = [{"match": "^classifier", "learning_rate": 0.05, "weight_decay": 0.5}]
+LORA: dict[str, Any] = {"lora": {"rank": 4, "dropout": 0.1}}
+DORA: dict[str, Any] = {"lora": {"rank": 4, "options": {"use_dora": True, "bias": "lora_only"}}}
+LORA_PHASES = {**PHASED, **LORA}
+REFROZEN = [{"epoch": 0, "blocks": "all"}, {"epoch": 1, "blocks": ["classifier", r"layer\.1\."]}]
+
+
+def run(name: str, stage: int = 0, **changes: Any) -> Run:
+    fields = {
+        key: changes.pop(key)
+        for key in ("resume", "dropout", "stop_after", "every", "rows")
+        if key in changes
+    }
+    return Run(name, {**TRAIN, "deepspeed": {"stage": stage}, **changes}, **fields)
+
+
+def runs(world: int, folder: Path) -> list[Run]:
+    made = []
+    stages, ends = ([stage for of, stage in cases if of == world] for cases in (CASES, ENDS))
+    for stage in stages:
+        made.append(run(f"{world}-stage-{stage}", stage))
+        made.append(run(f"{world}-stage-{stage}-resumed", stage, resume=f"{world}-stage-{stage}/3"))
+        phases = {**PHASED, "dropout": 0.0, "every": 1}
+        made.append(run(f"{world}-phases-{stage}", stage, **phases))
+        name, step = f"{world}-phases-{stage}", FROM[stage]
+        made.append(run(f"{name}-resumed", stage, **phases, resume=f"{name}/{step}"))
+        made.append(run(f"{world}-lora-{stage}", stage, **LORA))
+    for stage in ends:
+        made.append(run(f"{world}-refrozen-{stage}", stage, unfreeze=REFROZEN, every=1))
+        made.append(run(f"{world}-stops-{stage}", stage, stop_after=2))
+        made.append(run(f"{world}-goes-on-{stage}", stage, resume=f"{world}-stops-{stage}/2"))
+        name = f"{world}-lora-{stage}"
+        made.append(run(f"{name}-resumed", stage, **LORA, resume=f"{name}/3"))
+        made.append(run(f"{world}-skips-{stage}", stage, learning_rate=1e30, skip_nonfinite=99))
+    for stage in (2, 3):
+        own = {"deepspeed": str(folder / f"bf16-{stage}.json"), "precision": "bf16"}
+        made.append(run(f"{world}-bf16-{stage}", **own))
+        made.append(run(f"{world}-bf16-{stage}-resumed", **own, resume=f"{world}-bf16-{stage}/3"))
+    return [
+        *made,
+        run(f"{world}-two-chunks", micro_batch_size=8),
+        run(f"{world}-without-dropout", dropout=0.0),
+        run(f"{world}-clipped", dropout=0.0, clip=0.1),
+        run(f"{world}-not-clipped", 2, dropout=0.0, clip=None, schedule="cosine"),
+        *(run(f"{world}-unfreeze-{depth}", 2, unfreeze=depth) for depth in (0, "all")),
+        run(f"{world}-autocast", 2, precision="bf16"),
+        run(f"{world}-autocast-resumed", 2, precision="bf16", resume=f"{world}-autocast/3"),
+        run(f"{world}-rates", dropout=0.0, layer_decay=0.5, groups=GROUPS),
+        run(f"{world}-rates-resumed", dropout=0.0, layer_decay=0.5, groups=GROUPS,
+            resume=f"{world}-rates/3"),
+        run(f"{world}-dora", 3, **DORA),
+        run(f"{world}-dora-resumed", 3, **DORA, resume=f"{world}-dora/3"),
+        *(run(f"{world}-lora-phases-{stage}", stage, **LORA_PHASES) for stage in ends),
+        run(f"{world}-lora-phases-{ends[-1]}-resumed", ends[-1], **LORA_PHASES,
+            resume=f"{world}-lora-phases-{ends[-1]}/6"),
+        *(run(f"{world}-diverges-{stage}", stage, learning_rate=1e30) for stage in ends),
+        *(run(f"{world}-{name}", dropout=0.0, **changes) for name, changes in EVENED.items()),
+        run(f"{world}-fewer-tokens", dropout=0.0, token_dropout=0.9),
+        run(f"{world}-fewer-tokens-resumed", dropout=0.0, token_dropout=0.9,
+            resume=f"{world}-fewer-tokens/3"),
+        run(f"{world}-by-heart", epochs=8, dropout=0.0, every=99),
+        run(f"{world}-guarded", epochs=1, learning_rate=1e-12, balance="weights",
+            label_smoothing=0.5, token_dropout=0.5),
+        *(run(f"{world}-recomputes-{stage}", stage, gradient_checkpointing=True)
+          for stage in ends),
+        *(run(f"{world}-offload-{stage}", deepspeed={"stage": stage, "offload": "cpu"})
+          for stage in OFFLOADED),
+        *(run(f"{world}-offload-{stage}-resumed", deepspeed={"stage": stage, "offload": "cpu"},
+              resume=f"{world}-offload-{stage}/3") for stage in OFFLOADED),
+        run(
+            f"{world}-stops-early", 2, epochs=9, learning_rate=1e-12,
+            early_stopping={"patience": 2},
+        ),
+    ]  # fmt: skip
+
+
+def final(root: Path, name: str) -> dict[str, torch.Tensor]:
+    return load_file(root / name / "final.safetensors")
+
+
+def held(root: Path, reference: str) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint(root, reference) / "trainable.safetensors")
+
+
+def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name in after if name not in before or before[name].ne(after[name]).any()}
