@@ -31,16 +31,25 @@ class Resources:
         return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
 
 
+def configure() -> None:
+    """Set what Ray reads from the environment when it is imported or started; a user's own setting
+    wins."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # How long Ray Train may go without noticing that its workers are done; 2 s unless set.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # An actor a run, for notices that ftray's workers do not read.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+
+
 def connect() -> None:
     """Connect to $RAY_ADDRESS, else start Ray inside this process. Raises ClusterError."""
     import ray
 
     if ray.is_initialized():
         return
-    # Ray reads these when it is imported or started; a user's own setting wins.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    configure()
     address = os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None or address == "local":

@@ -2,6 +2,6 @@
 
 import sys
 
-from ftray.cli.main import app
+from ftray.cli.main import main
 
-app(["train", *sys.argv[1:]])
+main("train", *sys.argv[1:])

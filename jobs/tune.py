@@ -2,6 +2,6 @@
 
 import sys
 
-from ftray.cli.main import app
+from ftray.cli.main import main
 
-app(["tune", *sys.argv[1:]])
+main("tune", *sys.argv[1:])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from ftray.cluster import configure
 from ftray.train.run import Trained
 from tests.helpers.free_cpus import wait_for_free_cpus
 from tests.helpers.small_runs import Events, train_here, tree
@@ -26,6 +27,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ray_cluster() -> Iterator[None]:
     """A Ray of two CPUs."""
     os.environ.pop("RAY_ADDRESS", None)
+    configure()
     ray.init(
         address="local",
         num_cpus=2,
