@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
@@ -80,7 +81,9 @@ def listening(listener: Listener) -> Iterator[Sender]:
 
     An exception of the listener is raised at the end of the block.
     """
-    mailbox = _Mailbox.remote()  # type: ignore[attr-defined]
+    # Where the driver is: the run outlives any other node.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox = _Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     done = threading.Event()
     failures: list[Exception] = []
 

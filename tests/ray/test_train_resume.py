@@ -16,13 +16,15 @@ import psutil
 import pytest
 import torch
 import yaml
+from ray.cluster_utils import Cluster
 
 from ftray.train.run import Trained
 from tests.helpers.small_runs import losses, train_workers, tree, weights
 
 
-def start(spec: Path) -> subprocess.Popen[str]:
+def start(spec: Path, **variables: str) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "FTRAY_STORAGE")}
+    environment |= variables
     return subprocess.Popen(
         [sys.executable, "-m", "ftray", "train", str(spec), "--json"],
         stdout=subprocess.PIPE,
@@ -140,6 +142,34 @@ def test_a_rank_that_hangs_ends_the_run_and_every_rank_says_where_it_stands(
     assert "ftray/train/loop.py" in said, "where the other one waits"
     assert status(run_dir)["state"] == "failed"
     assert not psutil.pid_exists(stopped.pid)
+
+
+def test_a_run_that_loses_a_node_goes_on_with_what_is_left(tmp_path: Path, plain: Trained) -> None:
+    elastic = {"workers": {"min": 1, "max": 2}}
+    spec = write(tmp_path, "fewer", scale=elastic, train={"checkpoint": {"every_steps": 4}})
+    noticed_soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 2}
+    head = {"num_cpus": 1, "_system_config": noticed_soon}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        node = cluster.add_node(num_cpus=1)
+        # Ray Train asks for the node that is gone until it has noticed; for a minute unless told.
+        patience = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8"}
+        process = start(spec, RAY_ADDRESS=cluster.address, **patience)
+        run_dir = wait_for_step(tmp_path / "fewer", 21)
+        cluster.remove_node(node, allow_graceful=False)
+        stdout, said = finish(process)
+    finally:
+        cluster.shutdown()
+    assert "workers: 2, nodes: 2" in said
+    assert "workers: 1, nodes: 1" in said
+    assert "resumed after step" in said
+    result = json.loads(stdout.splitlines()[-1])
+    curve, found = losses(plain.run.location.path), losses(run_dir)
+    assert found == pytest.approx({step: curve[step] for step in found}, abs=1e-5)
+    assert max(found) == max(curve)
+    expected = weights(plain.version.folder.path)
+    for name, value in weights(result["model_dir"]).items():
+        assert torch.allclose(value, expected[name], atol=1e-4), name
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT])
