@@ -12,7 +12,7 @@ from typing import Literal
 
 from ftray import cluster, machine
 from ftray.errors import FtrayError
-from ftray.spec.schema import TrainSpec
+from ftray.spec.training import TrainSpec
 from ftray.store.registry import Registry
 from ftray.store.root import open_root
 

@@ -12,7 +12,8 @@ from pydantic_core import ErrorDetails
 
 from ftray.errors import Problem, ServeError, shorten
 from ftray.models.folder import ModelInfo, read_info
-from ftray.spec.schema import ServeSpec, Text
+from ftray.spec.fields import Text
+from ftray.spec.schema import ServeSpec
 from ftray.store.location import Location
 from ftray.store.registry import find_model
 

@@ -20,7 +20,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ftray.errors import StorageError
-from ftray.spec.schema import CheckpointSpec
+from ftray.spec.training import CheckpointSpec
 from ftray.store.location import Location
 from ftray.train import state
 from ftray.train.progress import Progress

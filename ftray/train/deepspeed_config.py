@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftray.errors import ClusterError, Problem, SpecError, StorageError, shorten
 from ftray.machine import lacks_for_nvme
-from ftray.spec.schema import DeepSpeedSpec, TrainSpec
+from ftray.spec.training import DeepSpeedSpec, TrainSpec
 from ftray.store.location import locate
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ftray.models.blocks import FreezePlan
-from ftray.spec.schema import TrainSpec
+from ftray.spec.training import TrainSpec
 from ftray.train.deepspeed_config import Config, uses_bf16
 from ftray.train.optimizer import AGE, SCALE, adamw
 from ftray.train.ranks import Ranks

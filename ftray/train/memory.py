@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ftray.spec.schema import TrainSpec
+from ftray.spec.training import TrainSpec
 from ftray.train.deepspeed_config import deepspeed_config
 from ftray.train.simulate import Trace
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ftray.spec.schema import TrainSpec
+from ftray.spec.training import TrainSpec
 from ftray.train.phases import layer_decay
 
 SCALE = "scale"

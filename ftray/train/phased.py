@@ -17,7 +17,7 @@ from torch import nn
 from ftray.data.batches import BatchPlan
 from ftray.errors import RunFailed, SpecError
 from ftray.models.blocks import FreezePlan, count_blocks, layer_depths, plan_freeze
-from ftray.spec.schema import TrainSpec
+from ftray.spec.training import TrainSpec
 from ftray.train import state
 from ftray.train.checkpointing import enable_checkpointing
 from ftray.train.deepspeed_config import deepspeed_config, require_disk

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 
 from ftray.models.blocks import Selection
-from ftray.spec.schema import TrainSpec
+from ftray.spec.training import TrainSpec
 
 GRADUAL_DECAY = 1 / 2.6
 _PROBE_RATE = 10.0

@@ -13,7 +13,8 @@ import torch
 from ftray import cluster, machine
 from ftray.errors import FtrayError
 from ftray.models.pretrained import described
-from ftray.spec.schema import DeepSpeedSpec, Spec, micro_batch_size
+from ftray.spec.schema import Spec, micro_batch_size
+from ftray.spec.training import DeepSpeedSpec
 from ftray.train.engine import wants_autocast
 from ftray.train.memory import Layout, Memory, worker_memory
 from ftray.train.ranks import Ranks

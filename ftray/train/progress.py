@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ftray.spec.schema import TrainSpec
+from ftray.spec.training import TrainSpec
 
 # Of the validation loss over its lowest, above which a run counts as overfitted.
 _RISE = 0.1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ftray.spec.schema import TrainSpec
+from ftray.spec.training import TrainSpec
 
 _SLANT = 32
 

@@ -171,7 +171,7 @@ def _train(run: Run, root: Path, ranks: Any) -> Seen:
     from safetensors.torch import save_file
 
     from ftray.errors import FtrayError
-    from ftray.spec.schema import CheckpointSpec
+    from ftray.spec.training import CheckpointSpec
     from ftray.store.location import locate
     from ftray.train import loop
     from ftray.train.checkpoints import Keeper

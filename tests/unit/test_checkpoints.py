@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ftray.errors import StorageError
-from ftray.spec.schema import CheckpointSpec
+from ftray.spec.training import CheckpointSpec
 from ftray.store.location import Location, locate
 from ftray.train import checkpoints, state
 from ftray.train.checkpoints import Keeper

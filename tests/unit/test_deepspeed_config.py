@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ftray.errors import ClusterError, Problem, SpecError
-from ftray.spec.schema import TrainSpec
+from ftray.spec.training import TrainSpec
 from ftray.train.deepspeed_config import (
     check_deepspeed,
     deepspeed_config,

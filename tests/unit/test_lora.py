@@ -24,7 +24,8 @@ from ftray.models.blocks import find_blocks, plan_freeze
 from ftray.models.predictor import Predictor
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.load import override, parse
-from ftray.spec.schema import LoraOptions, Spec
+from ftray.spec.schema import Spec
+from ftray.spec.training import LoraOptions
 from ftray.store.location import locate
 from ftray.tasks import get_task
 from ftray.train import lora, state

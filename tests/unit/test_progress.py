@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ftray.spec.schema import TrainSpec
+from ftray.spec.training import TrainSpec
 from ftray.train.progress import Progress
 
 NAN, INF = math.nan, math.inf

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ftray.spec.schema import TrainSpec
+from ftray.spec.training import TrainSpec
 from ftray.train.schedule import learning_rate
 
 PEAK = 2e-4
