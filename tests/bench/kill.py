@@ -1,12 +1,13 @@
 """Killed at random moments, again and again: a run must end as if nothing had happened.
 
-    python tests/bench/kill.py [--kills 50] [--per-run 8] [--seed 0] [--out F.json]
+    python tests/bench/kill.py [--kills 50] [--per-run 8] [--seed 0] [--elastic] [--out F.json]
 
 `ftray train` on a Ray cluster of two nodes of this machine, a worker on each. SIGKILL hits a
 worker, the driver, or a whole node; at any time during steps, in an evaluation, or while a
 checkpoint is being written. After each the run goes on, after a driver's death by the same command.
 At its end the weights must be bit for bit those of an uninterrupted run, and so must every loss
-that is on record.
+that is on record. With --elastic the run goes on with one worker while a node is away, and ends
+within rounding: 1e-4 of a weight, 1e-5 of a loss.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import psutil
-import torch
 import yaml
 from measure import table
 from ray.cluster_utils import Cluster
@@ -41,6 +41,11 @@ CHANGES: dict[str, Any] = {
     "train": {"checkpoint": {"every_steps": 4}},
     "scale": {"workers": 2, "max_failures": 100},
 }
+ELASTIC = {**CHANGES, "scale": {"workers": {"min": 1, "max": 2}, "max_failures": 100}}
+TOLERANCE = {"weights": 1e-4, "losses": 1e-5}
+# Ray takes half a minute to miss a node, and asks for it for a minute more, unless told otherwise.
+NOTICED_SOON = {"health_check_period_ms": 1000, "health_check_failure_threshold": 2}
+PATIENCE = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8"}
 
 
 @dataclass
@@ -51,18 +56,20 @@ class Victim:
     name: str
     cluster: Cluster
     nodes: list[Any]
+    elastic: bool = False
     log: Path = field(init=False)
     driver: subprocess.Popen[str] | None = None
 
     def __post_init__(self) -> None:
-        spec = tree(self.folder, name=self.name, storage=str(self.folder / self.name), **CHANGES)
+        changes = ELASTIC if self.elastic else CHANGES
+        spec = tree(self.folder, name=self.name, storage=str(self.folder / self.name), **changes)
         self.spec = self.folder / f"{self.name}.yaml"
         self.spec.write_text(yaml.safe_dump(spec))
         self.log = self.folder / f"{self.name}.log"
 
     def start(self) -> None:
         command = [sys.executable, "-m", "ftray", "train", str(self.spec), "--json"]
-        environment = {**os.environ, "RAY_ADDRESS": self.cluster.address}
+        environment = {**os.environ, "RAY_ADDRESS": self.cluster.address, **PATIENCE}
         environment.pop("FTRAY_STORAGE", None)
         with self.log.open("a") as log:
             self.driver = subprocess.Popen(
@@ -93,13 +100,16 @@ class Victim:
     def kill(self, kind: str, random_: random.Random) -> bool:
         """False when there was nothing to kill."""
         assert self.driver is not None
+        if not self.nodes:
+            self.nodes.append(self.cluster.add_node(num_cpus=1))
         if kind == "driver":
             self.driver.kill()
             self.driver.communicate()
             self.start()
         elif kind == "node":
             self.cluster.remove_node(self.nodes.pop(), allow_graceful=False)
-            self.nodes.append(self.cluster.add_node(num_cpus=1))
+            if not self.elastic:
+                self.nodes.append(self.cluster.add_node(num_cpus=1))
         else:
             found = [p for p in psutil.process_iter(["cmdline"]) if _is_worker(p)]
             if not found:
@@ -121,7 +131,8 @@ def main() -> None:
     tally: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory(prefix="kill-") as name:
         folder = Path(name)
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        head = {"num_cpus": 1, "_system_config": NOTICED_SOON}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
         nodes = [cluster.add_node(num_cpus=1)]
         try:
             whole = Victim(folder, "whole", cluster, nodes)
@@ -130,10 +141,11 @@ def main() -> None:
             runs = 0
             while sum(tally.values()) < options.kills:
                 runs += 1
-                victim = Victim(folder, f"killed-{runs}", cluster, nodes)
+                victim = Victim(folder, f"killed-{runs}", cluster, nodes, options.elastic)
                 _torment(victim, options, random_, tally)
-                compare(victim.result(), expected, victim.name)
-                print(f"{sum(tally.values())} kills, {runs} runs, all equal", file=sys.stderr)
+                gaps = compare(victim.result(), expected, options.elastic)
+                said = f"{sum(tally.values())} kills, {runs} runs, the last one off by {gaps}"
+                print(said, file=sys.stderr)
         finally:
             cluster.shutdown()
     print(report(tally, runs))
@@ -182,18 +194,20 @@ def _is_there(victim: Victim, moment: str, waited: float) -> bool:
     return waited > 0
 
 
-def compare(found: dict[str, Any], expected: dict[str, Any], name: str) -> None:
-    """Exit unless weights, losses and test metrics are those of the uninterrupted run."""
+def compare(found: dict[str, Any], expected: dict[str, Any], elastic: bool) -> dict[str, float]:
+    """The largest differences from the uninterrupted run; exits where there may be none."""
     mine, theirs = weights(found["model_dir"]), weights(expected["model_dir"])
-    differing = [key for key, value in theirs.items() if not torch.equal(value, mine[key])]
-    if differing:
-        gap = max((theirs[key] - mine[key]).abs().max().item() for key in differing)
-        raise SystemExit(f"{name}: {len(differing)} tensors differ, by up to {gap:g}")
-    known = losses(expected["run_dir"])
-    if any(known[step] != loss for step, loss in losses(found["run_dir"]).items()):
-        raise SystemExit(f"{name}: the losses differ")
-    if found["metrics"]["test"] != expected["metrics"]["test"]:
-        raise SystemExit(f"{name}: the test metrics differ")
+    known, made = losses(expected["run_dir"]), losses(found["run_dir"])
+    gaps = {
+        "weights": max((mine[key] - theirs[key]).abs().max().item() for key in theirs),
+        "losses": max(abs(known[step] - loss) for step, loss in made.items()),
+    }
+    allowed = TOLERANCE if elastic else dict.fromkeys(TOLERANCE, 0.0)
+    if any(not gap <= allowed[what] for what, gap in gaps.items()):  # NaN is no gap of zero
+        raise SystemExit(f"{found['run']} differs from the uninterrupted run: {gaps}")
+    if not elastic and found["metrics"]["test"] != expected["metrics"]["test"]:
+        raise SystemExit(f"{found['run']}: the test metrics differ")
+    return gaps
 
 
 def report(tally: Counter[tuple[str, str]], runs: int) -> str:
@@ -202,7 +216,7 @@ def report(tally: Counter[tuple[str, str]], runs: int) -> str:
         for kind in KINDS
     ]
     total = sum(tally.values())
-    said = f"{total} kills in {runs} runs: all ended with the same weights, losses and metrics"
+    said = f"{total} kills in {runs} runs: all ended as the uninterrupted run did"
     return table(["killed", *(f"in a {m}" for m in MOMENTS), "in all"], rows) + f"\n\n{said}"
 
 
@@ -219,6 +233,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--per-run", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--elastic", action="store_true", help="go on without a lost node")
     parser.add_argument("--out", help="JSON file for the counts")
     return parser.parse_args()
 
