@@ -47,7 +47,8 @@ class FreezePlan:
         model.train()
         modules = dict(model.named_modules())
         for name in self.frozen_modules:
-            modules[name].training = False
+            if name in modules:  # blocks may have been cut off since
+                modules[name].training = False
 
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:

@@ -47,6 +47,12 @@ class Pretrained:
         )
         return digest.of_chunks((self.folder / name).read_bytes() for name in names)
 
+    def weights_digest(self) -> str:
+        """Depends on the files that decide what the model computes: all but the tokenizer's."""
+        files = sorted(path for path in self.folder.iterdir() if path.is_file())
+        kept = [f for f in files if not _TOKENIZER_FILES.fullmatch(f.name)]
+        return digest.of_chunks(chunk for file in kept for chunk in _chunks(file))
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return load_tokenizer(self.folder, self.spec.trust_remote_code)
 
@@ -187,6 +193,13 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    yield file.name.encode()
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            yield chunk
 
 
 def _is_dropout(name: str, value: object) -> bool:

@@ -171,6 +171,14 @@ class TrainSpec(Section):
         description="Compute activations again in the backward pass instead of keeping them: a "
         "third more time, a fraction of the memory.",
     )
+    trunk_cache: Auto | Literal["on", "off"] = Field(
+        "auto",
+        description="Compute what frozen blocks make of each row once, and train from there; auto: "
+        "where that saves time.",
+    )
+    trunk_precision: Literal["bf16", "fp32"] = Field(
+        "bf16", description="Of the numbers that the trunk cache keeps."
+    )
     learning_rate: PositiveFloat = 2e-5
     schedule: Auto | Literal["linear", "cosine", "constant", "slanted"] = Field(
         "auto", description="auto: linear; slanted triangular where unfreeze is gradual."

@@ -38,6 +38,9 @@ class Root:
     def data_cache(self, digest: str) -> Location:
         return self.location / "cache" / "data" / digest
 
+    def trunk_cache(self, digest: str) -> Location:
+        return self.location / "cache" / "trunk" / digest
+
     @property
     def registry_database(self) -> Location:
         return self.location / "registry.db"

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ftray.models.blocks import FreezePlan
+from ftray.models.trunk import Replay
 from ftray.spec.training import TrainSpec
 from ftray.train.deepspeed_config import Config, uses_bf16
 from ftray.train.optimizer import AGE, SCALE, adamw
@@ -21,9 +22,13 @@ from ftray.train.shared_mean import open_shared
 class TrainedModule(nn.Module):
     """The model as DeepSpeed sees it: frozen below, in train mode above, autocast where asked."""
 
-    def __init__(self, model: nn.Module, plan: FreezePlan, autocast: bool) -> None:
+    def __init__(
+        self, model: nn.Module, plan: FreezePlan, autocast: bool, replay: Replay | None = None
+    ) -> None:
+        """replay: that of a `model` whose lowest blocks were cut off."""
         super().__init__()
         self.model = model
+        self.replay = replay
         self.plan = plan
         self.autocast = autocast
         plan.apply(model)
@@ -34,9 +39,13 @@ class TrainedModule(nn.Module):
             self.plan.set_train_mode(self.model)
         return self
 
-    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
-        """Logits of a batch, in the model's own shape."""
+    def forward(self, states: torch.Tensor | None = None, **inputs: torch.Tensor) -> torch.Tensor:
+        """Logits of a batch, in the model's own shape. states: (B, T, D), what the lowest blocks
+        give, where these were cut off."""
         device = next(iter(inputs.values())).device.type
+        if self.replay is not None:
+            assert states is not None, "a batch without states for a model that was cut"
+            self.replay.feed(states.to(next(self.model.parameters()).dtype))
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.autocast):
             return self.model(**inputs).logits
 

@@ -24,6 +24,7 @@ from ftray.train.engine import Engine
 from ftray.train.phased import PhasedEngine
 from ftray.train.progress import BEST, Progress
 from ftray.train.schedule import learning_rate
+from ftray.train.trunk import STATES, Trunk
 
 _SHOWN_ROWS = 8
 
@@ -67,6 +68,8 @@ class Setup:
     """Tokens that no augmentation touches."""
     row_weights: np.ndarray | None = None
     """(rows,) what each row of `train` weighs in the loss; None where all weigh the same."""
+    trunk: Trunk | None = None
+    """What the frozen blocks give, where the model was cut above them."""
 
     @property
     def engine(self) -> Engine:
@@ -236,8 +239,13 @@ def _fail(setup: Setup, progress: Progress, what: str, rows: list[int]) -> None:
 
 def _inputs(setup: Setup, split: EncodedSplit, rows: np.ndarray) -> dict[str, torch.Tensor]:
     # A rank without rows still runs its forward pass: one padding token stands in.
-    ids = [split.ids_of(row) for row in rows] if len(rows) else [[setup.pad_id]]
-    return setup.task.collate(ids, setup.pad_id)
+    stand_in = [np.array([setup.pad_id])]
+    ids = [split.ids_of(row) for row in rows]
+    if setup.trunk is None:
+        return setup.task.collate(ids or stand_in, setup.pad_id)
+    batch = setup.task.collate(setup.trunk.tokens(ids) or stand_in, setup.pad_id)
+    batch[STATES] = setup.trunk.states(ids, *batch["input_ids"].shape)
+    return batch
 
 
 def _training_inputs(

@@ -17,6 +17,7 @@ from torch import nn
 from ftray.data.batches import BatchPlan
 from ftray.errors import RunFailed, SpecError
 from ftray.models.blocks import FreezePlan, count_blocks, layer_depths, plan_freeze
+from ftray.models.trunk import Cut, Replay, cut_off, frozen_blocks
 from ftray.spec.training import TrainSpec
 from ftray.train import state
 from ftray.train.checkpointing import enable_checkpointing
@@ -48,7 +49,7 @@ class PhasedEngine:
         self.ranks = ranks
         self.phases = plan_phases(spec, count_blocks(model))
         self._spec = spec
-        self._autocast = wants_autocast(spec, ranks)
+        self.autocast = wants_autocast(spec, ranks)
         # In a model that ZeRO 3 has cut to pieces there is nothing to be found out any more.
         plan = plan_adapters if spec.lora else plan_freeze
         self._plans = [plan(model, phase.selection, inputs) for phase in self.phases]
@@ -58,6 +59,8 @@ class PhasedEngine:
             enable_checkpointing(model)
         self._config = deepspeed_config(spec, batches.micro_batch_size, accumulation, ranks.world)
         require_disk(self._config, ranks)
+        self.frozen = min(frozen_blocks(model, plan) for plan in self._plans)
+        self._replay: Replay | None = None
         self._index = -1
         self._engine: Engine | None = None
         self._left: dict[str, torch.Tensor] = {}
@@ -75,6 +78,12 @@ class PhasedEngine:
     @property
     def phase(self) -> Phase:
         return self.phases[self._index]
+
+    def cut(self, cut: Cut) -> None:
+        """Train without the lowest blocks, which stay frozen: batches bring states along. Before
+        the first phase."""
+        assert self._engine is None and cut.blocks <= self.frozen
+        self._replay = cut_off(self.model, cut)
 
     def enter(self, epoch: int, resumed: State | None = None) -> bool:
         """Make sure that the engine is that of `epoch`; `resumed` is the state to go on from at
@@ -126,7 +135,7 @@ class PhasedEngine:
     def _build(self, before: State) -> None:
         state.load_parameters(self.model, before.parameters)
         trainable = set(self.plan.trainable)
-        module = TrainedModule(self.model, self.plan, self._autocast)
+        module = TrainedModule(self.model, self.plan, self.autocast, self._replay)
         groups = parameter_groups(
             ((n, p) for n, p in self.model.named_parameters() if n in trainable),
             self._spec,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,8 @@ from ftray.train.export import Export, export
 from ftray.train.fit import fit_workers
 from ftray.train.record import recorded
 from ftray.train.scale import check_scale, worker_resources
+from ftray.train.trunk import TrunkCache
+from ftray.train.trunk_build import TrunkOrder, prepare_trunk
 from ftray.train.watchdog import Alarms
 from ftray.train.worker import Job
 
@@ -65,6 +67,20 @@ class Prepared:
     data: EncodedDataset
     seconds: float
 
+    def for_trunk(self, variants: Sequence[Spec] = (), passes: int = 0) -> TrunkOrder:
+        """Of the trunk cache, for runs that differ as `variants` do in what they unfreeze and read
+        each row `passes` times in all; for a run of the spec itself unless given."""
+        spec = self.checked.spec
+        each = worker_resources(spec)
+        return TrunkOrder(
+            spec,
+            tuple(variants) or (spec,),
+            passes or spec.train.epochs,
+            self.data,
+            self.checked.root,
+            each,
+        )
+
     def with_spec(self, spec: Spec) -> Prepared:
         """The same data for another spec that differs in how it trains only."""
         return replace(self, checked=replace(self.checked, spec=spec))
@@ -103,7 +119,8 @@ def train(
     with recorded(root, spec, run) as record:
         checkpoint, seconds = None, 0.0
         if not _is_exported(prepared, run):
-            checkpoint, seconds = fit_run(prepared, run, both(record, listener))
+            trunks = prepare_trunk(prepared.for_trunk(), say)
+            checkpoint, seconds = fit_run(prepared, run, trunks, both(record, listener))
         return export_and_register(prepared, run, checkpoint, (), started, seconds)
 
 
@@ -128,7 +145,9 @@ def both(first: Listener, second: Listener) -> Listener:
     return tell
 
 
-def fit_run(prepared: Prepared, run: RunFolder, listener: Listener) -> tuple[Location, float]:
+def fit_run(
+    prepared: Prepared, run: RunFolder, trunks: tuple[TrunkCache, ...], listener: Listener
+) -> tuple[Location, float]:
     """Train on the cluster, from where an earlier driver of this run was killed; returns the best
     checkpoint's folder and the seconds it took, with those of earlier drivers' steps."""
     spec = prepared.checked.spec
@@ -137,7 +156,7 @@ def fit_run(prepared: Prepared, run: RunFolder, listener: Listener) -> tuple[Loc
     with listening(both(alarms.listen, listener)) as sender:
         folder = run.location / "checkpoints"
         baselines = run.location / BASELINES if spec.train.baselines else None
-        job = Job(spec, prepared.data, folder, sender, baselines)
+        job = Job(spec, prepared.data, folder, sender, baselines, trunks)
         failures = spec.scale.max_failures
         best = fit_workers(job, run.location / "ray-train", failures, check=alarms.check)
     return best, before + time.perf_counter() - started

@@ -15,12 +15,12 @@ from ray import train as ray_train
 
 from ftray.cluster import current_group
 from ftray.data.batches import BatchPlan, balancing_weights
-from ftray.data.encode import EncodedDataset
+from ftray.data.encoded import EncodedDataset, EncodedSplit
 from ftray.errors import FtrayError, StorageError
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import ModelSpec, Spec
 from ftray.store.location import Location
-from ftray.tasks import get_task
+from ftray.tasks import Task, get_task
 from ftray.train import checkpoints, loop, lora, state
 from ftray.train.baselines import Encoder, fit_baselines
 from ftray.train.channel import Sender
@@ -30,6 +30,7 @@ from ftray.train.phased import PhasedEngine
 from ftray.train.process import settle
 from ftray.train.progress import Progress
 from ftray.train.ranks import Ranks, join_group
+from ftray.train.trunk import SAMPLE, Trunk, TrunkCache, best_cache
 from ftray.train.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Job:
     checkpoints: Location
     sender: Sender | None = None
     baselines: Location | None = None
+    trunks: tuple[TrunkCache, ...] = ()
 
 
 def train_worker(config: dict[Any, Any]) -> Any:
@@ -68,7 +70,7 @@ def train_worker(config: dict[Any, Any]) -> Any:
         )
         _tell_baselines(job, base, ranks, observer)
         with _latest(job.checkpoints, ranks, observer) as folder:
-            setup, progress = build(job.spec, job.data, base, ranks, folder)
+            setup, progress = build(job.spec, job.data, base, ranks, folder, job.trunks)
         observer.setup = setup
         keeper = Keeper(job.spec.train.checkpoint, job.checkpoints, writes=ranks.rank == 0)
         with observer.watchdog:
@@ -130,7 +132,12 @@ def load_base(
 
 
 def build(
-    spec: Spec, data: EncodedDataset, base: Base, ranks: Ranks, resume: Path | None
+    spec: Spec,
+    data: EncodedDataset,
+    base: Base,
+    ranks: Ranks,
+    resume: Path | None,
+    trunks: Sequence[TrunkCache] = (),
 ) -> tuple[loop.Setup, Progress]:
     """The run as the spec says, standing where the checkpoint folder `resume` left off.
 
@@ -154,6 +161,7 @@ def build(
     if spec.train.lora:
         lora.inject(model, spec)
     phased = PhasedEngine(model, spec.train, batches, ranks, sample)
+    trunk = _cut(phased, trunks, base, task, train)
     phased.enter(progress.epoch_at_hand(spec.train), state.read(resume) if resume else None)
     setup = loop.Setup(
         spec=spec,
@@ -166,8 +174,24 @@ def build(
         batches=batches,
         special_ids=base.special_ids,
         row_weights=weights if spec.train.balance == "weights" else None,
+        trunk=trunk,
     )
     return setup, progress
+
+
+def _cut(
+    phased: PhasedEngine, trunks: Sequence[TrunkCache], base: Base, task: Task, train: EncodedSplit
+) -> Trunk | None:
+    """Cut the model at the highest boundary that a cache was made for and that stays frozen."""
+    fitting = [trunk for trunk in trunks if trunk.autocast == phased.autocast]
+    cache = best_cache(fitting, phased.frozen)
+    if cache is None:
+        return None
+    trunk = Trunk(cache)
+    ids = [train.ids_of(row) for row in range(min(len(train), SAMPLE))]
+    trunk.check(phased.model, task, ids, base.pad_id)
+    phased.cut(cache.cut)
+    return trunk
 
 
 class _Reporter:

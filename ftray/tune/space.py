@@ -26,6 +26,18 @@ def most_epochs(spec: Spec) -> int:
     return max(domain.values) if domain else spec.train.epochs
 
 
+def depth_variants(spec: Spec) -> tuple[Spec, ...]:
+    """The spec with each value of train.unfreeze that a trial may have."""
+    assert spec.tune is not None
+    domain = spec.tune.space.get("train.unfreeze")
+    if domain is None:
+        return (spec,)
+    values = domain.values
+    if domain.kind == "randint":
+        values = tuple(range(values[0], values[1] + 1))
+    return tuple(override(spec, {"train.unfreeze": value}) for value in values)
+
+
 def _domain(domain: Domain) -> Any:
     from ray import tune
 

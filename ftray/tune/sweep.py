@@ -17,7 +17,9 @@ from ftray.train.progress import BEST
 from ftray.train.record import recorded
 from ftray.train.run import Trained, both, claim_run, export_and_register, fit_run, prepare
 from ftray.train.scale import check_scale, worker_resources
+from ftray.train.trunk_build import prepare_trunk
 from ftray.tune.search import search
+from ftray.tune.space import depth_variants, most_epochs
 from ftray.tune.table import Trial
 from ftray.tune.trial import Sweep
 
@@ -53,7 +55,9 @@ def tune(
     run = claim_run(checked.root, spec, "tune", say)
     with recorded(checked.root, spec, run) as record:
         told = both(record, listener)
-        sweep = Sweep(spec, prepared.data, run.location / "kept")
+        passes = (section.trials + section.refit) * most_epochs(spec)
+        trunks = prepare_trunk(prepared.for_trunk(depth_variants(spec), passes), say)
+        sweep = Sweep(spec, prepared.data, run.location / "kept", trunks)
         say(f"{section.trials} trials, {concurrent} side by side")
         trials, checkpoint = search(sweep, section, run.location / "trials", concurrent, told)
         _check_winner(trials)
@@ -61,7 +65,7 @@ def tune(
         winner = prepared.with_spec(override(spec, trials[0].config))
         seconds = 0.0
         if section.refit:
-            checkpoint, seconds = fit_run(winner, run, told)
+            checkpoint, seconds = fit_run(winner, run, trunks, told)
         table = tuple(trial.to_json() for trial in trials)
         trained = export_and_register(winner, run, checkpoint, table, started, seconds)
         return Tuned(trials, trained)

@@ -22,6 +22,7 @@ from ftray.train.fit import fit_workers
 from ftray.train.process import settle
 from ftray.train.progress import BEST, Progress
 from ftray.train.ranks import alone
+from ftray.train.trunk import TrunkCache
 from ftray.train.worker import Base, Job, build, load_base
 from ftray.tune.space import trial_spec
 
@@ -37,6 +38,7 @@ class Sweep:
     data: EncodedDataset
     kept: Location
     """Where trials keep their checkpoints, and their groups of workers what Ray Train keeps."""
+    trunks: tuple[TrunkCache, ...] = ()
 
     @property
     def keeps_checkpoints(self) -> bool:
@@ -95,7 +97,7 @@ def _train_here(spec: Spec, sweep: Sweep) -> None:
     settle(spec)
     pristine = _pristine(spec.model, spec.task, spec.seed, sweep.data.labels, spec.train.dropout)
     base = replace(pristine, model=copy.deepcopy(pristine.model))
-    setup, progress = build(spec, sweep.data, base, alone(), None)
+    setup, progress = build(spec, sweep.data, base, alone(), None, sweep.trunks)
     folder = checkpoint_folder(sweep.kept, tune.get_context().get_trial_id())
     keeper = Keeper(spec.train.checkpoint, folder if sweep.keeps_checkpoints else None, writes=True)
     try:
@@ -110,7 +112,7 @@ def _train_in_group(spec: Spec, sweep: Sweep) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     trial = tune.get_context().get_trial_id()
-    job = Job(spec, sweep.data, checkpoint_folder(sweep.kept, trial))
+    job = Job(spec, sweep.data, checkpoint_folder(sweep.kept, trial), trunks=sweep.trunks)
     # Tune starts a trial again whose workers died. If Train did as well, it would do so while Tune
     # is ending the trial.
     fit_workers(job, sweep.kept / trial / "ray-train", 0, [TuneReportCallback()])

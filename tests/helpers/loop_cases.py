@@ -56,7 +56,7 @@ REFROZEN = [{"epoch": 0, "blocks": "all"}, {"epoch": 1, "blocks": ["classifier",
 def run(name: str, stage: int = 0, **changes: Any) -> Run:
     fields = {
         key: changes.pop(key)
-        for key in ("resume", "dropout", "stop_after", "every", "rows")
+        for key in ("resume", "dropout", "stop_after", "every", "rows", "trunk")
         if key in changes
     }
     return Run(name, {**TRAIN, "deepspeed": {"stage": stage}, **changes}, **fields)
@@ -79,6 +79,10 @@ def runs(world: int, folder: Path) -> list[Run]:
         made.append(run(f"{world}-goes-on-{stage}", stage, resume=f"{world}-stops-{stage}/2"))
         name = f"{world}-lora-{stage}"
         made.append(run(f"{name}-resumed", stage, **LORA, resume=f"{name}/3"))
+        name = f"{world}-cached-{stage}"
+        made.append(run(name, stage, trunk="fp32"))
+        made.append(run(f"{name}-resumed", stage, trunk="fp32", resume=f"{name}/3"))
+        made.append(run(f"{world}-cached-low-{stage}", stage, trunk="bf16"))
         made.append(run(f"{world}-skips-{stage}", stage, learning_rate=1e30, skip_nonfinite=99))
     for stage in (2, 3):
         own = {"deepspeed": str(folder / f"bf16-{stage}.json"), "precision": "bf16"}
@@ -86,6 +90,7 @@ def runs(world: int, folder: Path) -> list[Run]:
         made.append(run(f"{world}-bf16-{stage}-resumed", **own, resume=f"{world}-bf16-{stage}/3"))
     return [
         *made,
+        run(f"{world}-cached-head", 2, unfreeze=0, trunk="fp32"),
         run(f"{world}-two-chunks", micro_batch_size=8),
         run(f"{world}-without-dropout", dropout=0.0),
         run(f"{world}-clipped", dropout=0.0, clip=0.1),

@@ -40,6 +40,8 @@ class Run:
     """The step during which the last rank is asked to stop; 0 for never."""
     every: int = 3
     """Steps between checkpoints."""
+    trunk: str = ""
+    """bf16 or fp32: the frozen blocks are cut off, and what they give is kept in that precision."""
 
 
 @dataclass
@@ -104,7 +106,8 @@ def make_spec(run: Run, world: int) -> Any:
     from ftray.spec.load import parse
 
     base = {"name": "run", "model": {"name_or_path": "unused"}, "data": {"train": "unused"}}
-    return parse({**base, "train": run.train, "scale": {"workers": world}})
+    train = {**run.train, "trunk_precision": run.trunk or "bf16"}
+    return parse({**base, "train": train, "scale": {"workers": world}})
 
 
 def make_model(run: Run) -> Any:
@@ -183,7 +186,9 @@ def _train(run: Run, root: Path, ranks: Any) -> Seen:
     folder.mkdir(exist_ok=True)
     resume = checkpoint(root, run.resume) if run.resume else None
     data: Any = Data(run.rows)
-    setup, progress = build(make_spec(run, ranks.world), data, Base(model, 0), ranks, resume)
+    spec = make_spec(run, ranks.world)
+    trunks = [keep_states(model, spec, data, folder / "states", ranks)] if run.trunk else []
+    setup, progress = build(spec, data, Base(model, 0), ranks, resume, trunks)
     watcher = Watcher(model, run.stop_after)
     kept = CheckpointSpec(every_steps=run.every, every_minutes=None, keep=1000)
     keeper = Keeper(kept, locate(str(folder)), writes=ranks.rank == 0)
@@ -205,6 +210,35 @@ def _train(run: Run, root: Path, ranks: Any) -> Seen:
         save_file(after, folder / "final.safetensors")
     setup.phased.close()
     return found
+
+
+def keep_states(model: Any, spec: Any, data: Data, folder: Path, ranks: Any) -> Any:
+    """A trunk cache of all rows, computed one by one, for a spec without phases."""
+    import torch
+    import torch.distributed as dist
+
+    from ftray.models.blocks import plan_freeze
+    from ftray.models.trunk import capture, find_cut, frozen_blocks
+    from ftray.store.location import locate
+    from ftray.store.states import row_digest, write_shard
+    from ftray.tasks import get_task
+    from ftray.train.trunk import DTYPES, TrunkCache
+
+    train, task = data.load("train"), get_task("text-classification")
+    model.eval()
+    some = task.collate([train.ids_of(row) for row in range(4)], 0)
+    blocks = frozen_blocks(model, plan_freeze(model, spec.train.unfreeze, some))
+    cut, precision, kept = find_cut(model, blocks, some), spec.train.trunk_precision, {}
+    for split in (train, data.load("validation")):
+        for row in range(len(split)):
+            (states,) = capture(model, [cut], task.collate([split.ids_of(row)], 0))
+            own = cut.kept(states[0]).to(DTYPES[precision]).contiguous()
+            kept[row_digest(split.ids_of(row))] = own.view(torch.uint8).numpy().tobytes()
+    if ranks.rank == 0:
+        folder.mkdir(exist_ok=True)
+        write_shard(locate(str(folder)), list(kept), list(kept.values()))
+    dist.barrier()
+    return TrunkCache(locate(str(folder)), cut, precision, states.shape[-1], False, {})
 
 
 def _is_unchanged(name: str, value: Any, before: dict[str, Any]) -> bool:

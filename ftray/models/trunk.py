@@ -1,0 +1,218 @@
+"""The frozen blocks of a model, cut off: what they make of a row is a constant.
+
+`capture` runs a model up to the boundary, where the first block that trains begins, and gives the
+hidden states there. `cut_off` makes pass-throughs of the blocks below, for good; each forward pass
+is then fed states that were kept, while the model's own code still makes masks and positions. Where
+nothing but the head trains, only the state of the one token that the head reads need be kept.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ftray.errors import ModelError
+from ftray.models.blocks import FreezePlan, find_blocks
+
+Position = Literal["first", "last"]
+Inputs = Mapping[str, torch.Tensor]
+"""input_ids and attention_mask, (B, T) each; padding on the right."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a model is cut, and what of a row is kept there."""
+
+    blocks: int
+    """How many of the lower blocks are left out: at least one."""
+    returns: int
+    """Length of the tuple that a block returns; 0 for a tensor alone."""
+    reads: Position | None = None
+    """The one token of a row whose state is kept; None for all of them."""
+
+    def kept(self, row: Any) -> Any:
+        """Of what a row has for each token, (T, ...), that of the tokens whose states are kept."""
+        return {None: row, "first": row[:1], "last": row[-1:]}[self.reads]
+
+
+class _Reached(Exception):
+    """The boundary: what lies above need not run."""
+
+
+def frozen_blocks(model: nn.Module, plan: FreezePlan) -> int:
+    """How many blocks, from the lowest on, no parameter that trains has a part in."""
+    prefix, blocks = find_blocks(model)
+    frozen = set(plan.frozen_modules)
+    thawed = (i for i in range(len(blocks)) if f"{prefix}.{i}" not in frozen)
+    return next(thawed, len(blocks))
+
+
+def find_cut(model: nn.Module, blocks: int, inputs: Inputs) -> Cut:
+    """How to cut off the lowest `blocks` of a model in eval mode. `inputs`: a few rows of different
+    lengths.
+
+    Raises ModelError where the model that is cut so does not give the whole one's logits.
+    """
+    _, stack = find_blocks(model)
+    returns: list[int] = []
+    handle = stack[0].register_forward_hook(
+        lambda _module, _args, output: returns.append(
+            0 if isinstance(output, torch.Tensor) else len(output)
+        )
+    )
+    try:
+        with torch.no_grad():
+            whole = model(**inputs).logits
+    finally:
+        handle.remove()
+    reads = _position_read(model, stack, inputs) if blocks == len(stack) else None
+    cut = Cut(blocks, returns[0], reads)
+    replay = cut_off(copy.deepcopy(model), cut)
+    (states,) = capture(model, [cut], inputs)
+    replay.feed(gathered(cut, states, inputs["attention_mask"]))
+    with torch.no_grad():
+        logits = replay.model(**shortened(cut, inputs)).logits
+    # Other shapes may round otherwise where one token of a row is all that is left of it.
+    if not torch.allclose(whole, logits, rtol=1e-4, atol=1e-5):
+        raise ModelError.of(
+            "train.trunk_cache",
+            type(model).__name__,
+            f"without its lowest {blocks} blocks the model answers otherwise",
+            "set train.trunk_cache to off",
+        )
+    return cut
+
+
+def capture(model: nn.Module, cuts: Sequence[Cut], inputs: Inputs) -> list[torch.Tensor]:
+    """The hidden states at each cut, (B, T, D), also of padding. `model` is whole and in eval
+    mode; what lies above the last cut does not run."""
+    _, blocks = find_blocks(model)
+    found: dict[int, torch.Tensor] = {}
+    highest = max(cut.blocks for cut in cuts)
+
+    def keep(boundary: int, states: torch.Tensor) -> None:
+        found[boundary] = states
+        if boundary == highest:
+            raise _Reached
+
+    def entering(boundary: int) -> Any:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            keep(boundary, args[0] if args else kwargs["hidden_states"])
+
+        return hook
+
+    def leave(_module: nn.Module, _args: Any, output: Any) -> None:
+        keep(len(blocks), output if isinstance(output, torch.Tensor) else output[0])
+
+    handles = [
+        blocks[cut.blocks].register_forward_pre_hook(entering(cut.blocks), with_kwargs=True)
+        if cut.blocks < len(blocks)
+        else blocks[-1].register_forward_hook(leave)
+        for cut in cuts
+    ]
+    with suppress(_Reached), torch.no_grad():
+        model(**inputs)
+    for handle in handles:
+        handle.remove()
+    return [found[cut.blocks] for cut in cuts]
+
+
+class Replay:
+    """A model without its lowest blocks, and the states that its next forward pass starts from.
+    Made by `cut_off`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._states: torch.Tensor | None = None
+
+    def feed(self, states: torch.Tensor) -> None:
+        """states: (B, T, D), for inputs of (B, T); used until the next ones come."""
+        self._states = states
+
+    def fed(self) -> torch.Tensor:
+        assert self._states is not None, "a forward pass without states"
+        return self._states
+
+
+def cut_off(model: nn.Module, cut: Cut) -> Replay:
+    """Make pass-throughs of the lowest blocks of `model`, for good."""
+    _, blocks = find_blocks(model)
+    replay = Replay(model)
+    for index in range(cut.blocks):
+        blocks[index] = _PassThrough(blocks[index], cut.returns)
+    if cut.blocks == len(blocks):
+        vars(blocks[-1])["source"] = replay
+        return replay
+
+    def enter(
+        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (replay.fed(), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": replay.fed()}
+
+    blocks[cut.blocks].register_forward_pre_hook(enter, with_kwargs=True)
+    return replay
+
+
+class _PassThrough(nn.Module):
+    """Stands for a block: has its plain attributes, which some models look at, and returns what it
+    is given, or the states of `source`, in the form that the block does."""
+
+    source: Replay | None
+
+    def __init__(self, block: nn.Module, returns: int) -> None:
+        super().__init__()
+        own = {k: v for k, v in vars(block).items() if not k.startswith("_") and k != "training"}
+        vars(self).update(own)
+        vars(self)["source"] = None
+        self._returns = returns
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        states = self.source.fed() if self.source else hidden_states
+        return (states, *[None] * (self._returns - 1)) if self._returns else states
+
+
+def shortened(cut: Cut, inputs: Inputs) -> dict[str, torch.Tensor]:
+    """The inputs that go with the states that a cut keeps: of the tokens that it keeps."""
+    mask = inputs["attention_mask"]
+    return {name: gathered(cut, value, mask) for name, value in inputs.items()}
+
+
+def gathered(cut: Cut, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Of values (B, T, ...) those of the tokens that a cut keeps: (B, 1, ...) or all of them."""
+    if cut.reads is None:
+        return values
+    place = torch.zeros_like(mask[:, 0]) if cut.reads == "first" else mask.sum(1) - 1
+    return values[torch.arange(len(values)), place][:, None]
+
+
+def _position_read(model: nn.Module, stack: nn.ModuleList, inputs: Inputs) -> Position | None:
+    """The one token of each row whose state above the last block the logits depend on."""
+    leaf: list[torch.Tensor] = []
+
+    def replace(_module: nn.Module, _args: Any, output: Any) -> Any:
+        hidden = output if isinstance(output, torch.Tensor) else output[0]
+        leaf.append(hidden.detach().requires_grad_())
+        return leaf[0] if isinstance(output, torch.Tensor) else (leaf[0], *output[1:])
+
+    handle = stack[-1].register_forward_hook(replace)
+    try:
+        with torch.enable_grad():
+            logits = model(**inputs).logits
+    finally:
+        handle.remove()
+    (gradient,) = torch.autograd.grad(logits.float().sum(), leaf)
+    read = gradient.ne(0).any(-1)
+    mask = inputs["attention_mask"]
+    for position in ("first", "last"):
+        place = torch.zeros_like(mask[:, 0]) if position == "first" else mask.sum(1) - 1
+        if torch.equal(read, nn.functional.one_hot(place, mask.shape[1]).bool()):
+            return position
+    return None

@@ -1,0 +1,95 @@
+"""The trunk cache as a worker uses it: it opens the one that reaches highest into what is frozen,
+computes a few rows anew to see that they are what was kept, and trains without the blocks below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from ftray.errors import StorageError
+from ftray.models.trunk import Cut, capture
+from ftray.store.location import Location
+from ftray.store.states import KeptStates
+from ftray.tasks import Task
+
+Precision = Literal["bf16", "fp32"]
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+STATES = "states"
+"""Beside a batch's token ids: what the model starts from, (B, T, D)."""
+
+SAMPLE = 4
+"""Rows that are computed anew."""
+# Of the largest state: kernels round otherwise for another shape, and bf16 keeps 8 bits.
+_TOLERANCE = {"bf16": 2**-7, "fp32": 1e-4}
+
+
+@dataclass(frozen=True)
+class TrunkCache:
+    """A handle on states in the cache: pickles small, so that it can be sent to any worker.
+
+    autocast: whether the blocks ran in bf16; key: what the numbers depend on, by name.
+    """
+
+    folder: Location
+    cut: Cut
+    precision: Precision
+    width: int
+    autocast: bool
+    key: Mapping[str, Any]
+
+
+class Trunk:
+    """The states of a cache, as batches. Raises StorageError for a folder that is not whole."""
+
+    def __init__(self, cache: TrunkCache) -> None:
+        self.cache = cache
+        self._kept = KeptStates(cache.folder)
+
+    def tokens(self, ids: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Of each row's token ids, those that its states belong to."""
+        return [self.cache.cut.kept(row) for row in ids]
+
+    def states(self, ids: Sequence[np.ndarray], rows: int, length: int) -> torch.Tensor:
+        """The states of rows of whole token ids, padded with zeros to (rows, length, D)."""
+        dtype = DTYPES[self.cache.precision]
+        states = torch.zeros(rows, length, self.cache.width, dtype=dtype)
+        for target, row in zip(states, ids, strict=False):
+            # Only read: torch has no view that says so.
+            values = torch.frombuffer(self._kept.of(row), dtype=dtype)
+            values = values.view(-1, self.cache.width)
+            target[: len(values)] = values
+        return states
+
+    def check(self, model: nn.Module, task: Task, ids: Sequence[np.ndarray], pad_id: int) -> None:
+        """Compute the states of rows of token ids anew. Raises StorageError where they are
+        not those that were kept."""
+        batch = task.collate(list(ids), pad_id)
+        device = next(model.parameters()).device
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.cache.autocast):
+            (found,) = capture(
+                model.eval(), [self.cache.cut], {n: t.to(device) for n, t in batch.items()}
+            )
+        for row, states in zip(ids, found.float().cpu(), strict=True):
+            expected = self.states([row], 1, len(row))[0].float()
+            computed = self.cache.cut.kept(states[: len(row)])
+            expected = expected[: len(computed)]
+            gap = (computed - expected).abs().max()
+            if not gap <= _TOLERANCE[self.cache.precision] * computed.abs().max():
+                raise StorageError.of(
+                    str(self.cache.folder),
+                    None,
+                    f"holds states that the model does not give (off by {float(gap):.3g})",
+                    "delete the folder: it is made anew",
+                )
+
+
+def best_cache(caches: Sequence[TrunkCache], frozen: int) -> TrunkCache | None:
+    """The highest cache that a run can start from of whose blocks the lowest `frozen` never
+    train."""
+    fitting = [cache for cache in caches if cache.cut.blocks <= frozen]
+    return max(fitting, key=lambda cache: cache.cut.blocks, default=None)

@@ -1,0 +1,107 @@
+"""Models without their lowest blocks: the same logits and gradients to the bit, by family."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from ftray.errors import ModelError
+from ftray.models import trunk
+from ftray.models.blocks import plan_freeze
+from ftray.models.trunk import capture, cut_off, find_cut, frozen_blocks, gathered, shortened
+from tests.helpers.tiny_networks import BLOCKS, STACKED, UNSTACKED, tiny_batch, tiny_network
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def rows(*lengths: int) -> dict[str, torch.Tensor]:
+    """A batch of rows of those lengths, padded."""
+    batch = tiny_batch(len(lengths), max(lengths))
+    for row, length in enumerate(lengths):
+        for values in batch.values():
+            values[row, length:] = 0
+    return batch
+
+
+def gradients(model: Any, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2]))
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(loss, list(named.values()))
+    return dict(zip(named, found, strict=True))
+
+
+@pytest.mark.parametrize("unfreeze", range(BLOCKS))
+@pytest.mark.parametrize("family", STACKED)
+def test_logits_and_gradients_are_those_of_the_whole_model(family: str, unfreeze: int) -> None:
+    whole, batch = tiny_network(family), rows(9, 5, 3)
+    plan = plan_freeze(whole, unfreeze, batch)
+    blocks = frozen_blocks(whole, plan)
+    assert blocks == BLOCKS - unfreeze
+    cut = find_cut(whole, blocks, batch)
+    assert (cut.reads is not None) == (unfreeze == 0)
+    (states,) = capture(whole, [cut], batch)
+    replay = cut_off(copy.deepcopy(whole), cut)
+    outcomes = []
+    for model in (whole, replay.model):
+        plan.apply(model)
+        model.train()
+        plan.set_train_mode(model)
+        inputs = batch
+        if model is replay.model:
+            replay.feed(gathered(cut, states, batch["attention_mask"]))
+            inputs = shortened(cut, batch)
+        torch.manual_seed(1)  # of the dropout above the cut
+        logits = model(**inputs).logits
+        outcomes.append((logits, gradients(model, logits)))
+    (expected, wanted), (logits, found) = outcomes
+    assert torch.equal(logits, expected)
+    assert wanted.keys() == found.keys()
+    # Of one token a row, gradients of a final norm are added up over fewer zeros.
+    alike = torch.equal if cut.reads is None else torch.allclose
+    assert all(alike(found[name], wanted[name]) for name in wanted)
+    assert not any(f".{i}." in n for i in range(blocks) for n, _ in replay.model.named_parameters())
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_one_pass_gives_the_states_of_every_cut(family: str) -> None:
+    model, batch = tiny_network(family), rows(7, 4)
+    cuts = [find_cut(model, blocks, batch) for blocks in (1, 2, 3)]
+    together = capture(model, cuts, batch)
+    for cut, states in zip(cuts, together, strict=True):
+        assert torch.equal(states, capture(model, [cut], batch)[0])
+
+
+def test_what_trains_below_moves_the_boundary() -> None:
+    model, batch = tiny_network("bert"), rows(6, 4)
+    for wanted, blocks in (
+        ("all", 0),
+        (("classifier", r"layer\.1\."), 1),
+        (("embeddings",), 0),
+        (("classifier",), BLOCKS),
+    ):
+        assert frozen_blocks(model, plan_freeze(model, wanted, batch)) == blocks
+
+
+def test_a_model_that_cannot_be_cut_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = tiny_network("bert"), rows(6, 4)
+    # A model whose upper blocks look at more than what enters them.
+    real = trunk.gathered
+    monkeypatch.setattr(trunk, "gathered", lambda cut, values, mask: real(cut, values, mask) * 0)
+    with pytest.raises(ModelError, match=r"train\.trunk_cache"):
+        find_cut(model, 2, batch)
+
+
+@pytest.mark.parametrize("family", UNSTACKED)
+def test_without_one_list_of_blocks_there_is_no_cut(family: str) -> None:
+    with pytest.raises(ModelError, match="blocks|stacks|list"):
+        find_cut(tiny_network(family), 1, rows(6, 4))
