@@ -77,6 +77,8 @@ class TrainDisplay:
             f"training {trainable:,} of {total:,} parameters ({trainable / total:.1%}) "
             f"in {event['precision']}; workers: {event['workers']}, nodes: {event['nodes']}"
         )
+        if event["trunk"]:
+            self.say(f"the lowest {event['trunk']} blocks are read from the trunk cache")
         if event["step"]:
             self.say(f"resumed after step {event['step']}, in epoch {event['epoch'] + 1}")
         if self._task is None:

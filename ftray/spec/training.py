@@ -179,6 +179,11 @@ class TrainSpec(Section):
     trunk_precision: Literal["bf16", "fp32"] = Field(
         "bf16", description="Of the numbers that the trunk cache keeps."
     )
+    trunk_gb: PositiveFloat = Field(
+        50.0,
+        description="GB that the trunk cache may take under the storage root: what was not used "
+        "for longest makes room.",
+    )
     learning_rate: PositiveFloat = 2e-5
     schedule: Auto | Literal["linear", "cosine", "constant", "slanted"] = Field(
         "auto", description="auto: linear; slanted triangular where unfreeze is gradual."

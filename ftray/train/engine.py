@@ -16,7 +16,7 @@ from ftray.spec.training import TrainSpec
 from ftray.train.deepspeed_config import Config, uses_bf16
 from ftray.train.optimizer import AGE, SCALE, adamw
 from ftray.train.ranks import Ranks
-from ftray.train.shared_mean import open_shared
+from ftray.train.shared import open_shared
 
 
 class TrainedModule(nn.Module):
@@ -73,11 +73,13 @@ class Engine:
             # Clipped here: the one norm also tells whether the gradient is finite.
             config = {**config, "gradient_clipping": 0.0}
         self._linear = nn.functional.linear
-        self._deepspeed, *_ = deepspeed.initialize(
-            model=module, optimizer=adamw(groups, spec), config=config
-        )
-        trained = sum(p.numel() for group in groups for p in group["params"])
-        self._shared = open_shared(ranks, trained) if self._plain else None
+        trained = [p for p in module.model.parameters() if p.requires_grad]
+        shares = self._plain and not uses_bf16(spec)
+        self._shared = open_shared(ranks, trained) if shares else None
+        optimizer = adamw(self._shared.owned(groups) if self._shared else groups, spec)
+        if self._shared is not None:
+            self._shared.attach(optimizer)
+        self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
         if self._plain and (ranks.world == 1 or self._shared is not None):
             # DeepSpeed would flatten and copy them, with nobody to add them up or the slow way.
             self._deepspeed.enable_backward_allreduce = False
@@ -115,6 +117,8 @@ class Engine:
             group["lr"] = learning_rate * group[SCALE]
         finite = self._finish_gradients() if self._plain else True
         self._deepspeed.step()
+        if self._shared is not None:
+            self._shared.settle()
         applied = finite and not getattr(self.zero, "overflow", False)
         self.updates += applied
         return applied
@@ -122,11 +126,10 @@ class Engine:
     def _finish_gradients(self) -> bool:
         """Average over the ranks, where DeepSpeed does not, and clip. A gradient that is not finite
         is dropped, and the answer is False."""
+        norm = self._shared.add_up() if self._shared is not None else None
         parameters = [p for _, p in self.trainable() if p.grad is not None]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if self._shared is not None:
-            self._shared.average(gradients)
-        norm = nn.utils.get_total_norm(gradients)
+        if norm is None:
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not torch.isfinite(norm):
             for parameter in parameters:
                 parameter.grad = None
@@ -134,6 +137,11 @@ class Engine:
         if self._clip is not None:
             nn.utils.clip_grads_with_norm_(parameters, self._clip, norm)
         return True
+
+    def moments(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
+        """exp_avg and exp_avg_sq of a parameter at stage 0, in place."""
+        shared = self._shared and self._shared.moments(parameter)
+        return shared or self.zero.state[parameter]
 
     def age(self, name: str) -> int:
         """Updates that a trainable parameter has had, also before this engine."""

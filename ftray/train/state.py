@@ -60,10 +60,9 @@ def put(engine: Engine, state: State) -> None:
     DeepSpeed made its own from rounded ones, and the moments; what has none starts at zero."""
     inner = _torch_optimizer(engine)
     for tensor, age in _stepped_tensors(engine):
-        inner.state[tensor] = {
-            "step": torch.tensor(float(age), device=tensor.device),
-            **{key: torch.zeros_like(tensor) for key in _KEYS},
-        }
+        moments = inner.state.get(tensor) or {key: torch.zeros_like(tensor) for key in _KEYS}
+        step = torch.tensor(float(age), device=tensor.device)
+        inner.state[tensor] = {**moments, "step": step}
     _link_moments(engine)
     for name, parameter in engine.trainable():
         if name in state.parameters:
@@ -140,7 +139,7 @@ def _get(engine: Engine, parameter: nn.Parameter, key: str | None = None) -> tor
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     if not _is_sharded(parameter):
-        return parameter if key is None else _torch_optimizer(engine).state[parameter][key]
+        return parameter if key is None else engine.moments(parameter)[key]
     if key is None:
         return safe_get_full_fp32_param(parameter)
     return safe_get_full_optimizer_state(parameter, key)

@@ -56,14 +56,12 @@ class Trunk:
 
     def states(self, ids: Sequence[np.ndarray], rows: int, length: int) -> torch.Tensor:
         """The states of rows of whole token ids, padded with zeros to (rows, length, D)."""
-        dtype = DTYPES[self.cache.precision]
-        states = torch.zeros(rows, length, self.cache.width, dtype=dtype)
+        bits = np.dtype(f"i{DTYPES[self.cache.precision].itemsize}")  # numpy has no bf16
+        states = np.zeros((rows, length, self.cache.width), bits)
         for target, row in zip(states, ids, strict=False):
-            # Only read: torch has no view that says so.
-            values = torch.frombuffer(self._kept.of(row), dtype=dtype)
-            values = values.view(-1, self.cache.width)
+            values = np.frombuffer(self._kept.of(row), bits).reshape(-1, self.cache.width)
             target[: len(values)] = values
-        return states
+        return torch.from_numpy(states).view(DTYPES[self.cache.precision])
 
     def check(self, model: nn.Module, task: Task, ids: Sequence[np.ndarray], pad_id: int) -> None:
         """Compute the states of rows of token ids anew. Raises StorageError where they are

@@ -27,6 +27,7 @@ from ftray.models.blocks import count_blocks, plan_freeze
 from ftray.models.pretrained import find_pretrained
 from ftray.models.trunk import Cut, capture, find_cut, frozen_blocks
 from ftray.spec.schema import Spec
+from ftray.store.evict import make_room
 from ftray.store.location import Location
 from ftray.store.root import Root
 from ftray.store.states import drop_damaged, known_rows, row_digest, write_key, write_shard
@@ -67,15 +68,20 @@ class TrunkOrder:
 
 
 @dataclass(frozen=True)
-class _Survey:
+class Survey:
     """caches: what can be used; lacking: the rows that some of them lack, (N, 3) int64 of split
-    number, row and a bit for each cache that lacks it, longest first; row_seconds: what the blocks
-    below the highest cut take for a row; notes: for the user."""
+    number, row and a bit for each cache that lacks it, longest first; bytes: what these will take;
+    row_seconds: what the blocks below the highest cut take for a row; notes: for the user."""
 
     caches: tuple[TrunkCache, ...]
     lacking: np.ndarray
+    bytes: int
     row_seconds: float
     notes: tuple[str, ...]
+
+    def table(self) -> pa.Table:
+        """The rows that are lacking, as a `Filler` takes them."""
+        return pa.table(list(self.lacking.T), names=["split", "row", "lacks"])
 
 
 def prepare_trunk(order: TrunkOrder, say: Callable[[str], None]) -> tuple[TrunkCache, ...]:
@@ -104,36 +110,42 @@ def _prepared(order: TrunkOrder, say: Callable[[str], None]) -> tuple[TrunkCache
     forced = train.trunk_cache == "on"
     if not forced and order.passes * order.rows < _WORTH_ROWS:
         return ()  # not even worth loading the model
-    survey = _ask_survey(order)
-    for note in survey.notes:
+    found = _ask(order)
+    for note in found.notes:
         say(note)
-    if not survey.caches:
+    if not found.caches:
+        if forced:
+            fix = "set train.trunk_cache to auto, or train.unfreeze to fewer blocks"
+            raise SpecError.of("train.trunk_cache", "on", "no block stays frozen throughout", fix)
         return ()
-    saved = (order.passes * order.rows - len(survey.lacking)) * survey.row_seconds
+    saved = (order.passes * order.rows - len(found.lacking)) * found.row_seconds
     if not forced and saved < _WORTH_SECONDS:
         say(f"no trunk cache: it would save {saved:.0f} s")
         return ()
-    depths = ", ".join(str(cache.cut.blocks) for cache in survey.caches)
+    depths = ", ".join(str(cache.cut.blocks) for cache in found.caches)
     say(
         f"trunk cache: what the lowest blocks ({depths}) give is kept, to save some {saved:.0f} s; "
-        f"{len(survey.lacking):,} of {order.rows:,} rows are to be computed"
+        f"{len(found.lacking):,} of {order.rows:,} rows are to be computed"
     )
-    if len(survey.lacking):
-        _fill(order, survey)
-    for cache in survey.caches:
+    if len(found.lacking):
+        keep = {cache.folder.name for cache in found.caches}
+        for name in make_room(order.root, found.bytes, 1e9 * train.trunk_gb, keep):
+            say(f"trunk cache: {name}, which was not used for longest, made room")
+        _fill(order, found)
+    for cache in found.caches:
         write_key(cache.folder, dict(cache.key))
-    return survey.caches
+    return found.caches
 
 
-def _ask_survey(order: TrunkOrder) -> _Survey:
-    task = ray.remote(num_cpus=order.each.cpus, num_gpus=order.each.gpus)(_survey)
+def _ask(order: TrunkOrder) -> Survey:
+    task = ray.remote(num_cpus=order.each.cpus, num_gpus=order.each.gpus)(survey)
     found = ray.get(task.remote(order))
     if isinstance(found, FtrayError):
         raise found
     return found
 
 
-def _survey(order: TrunkOrder) -> _Survey | FtrayError:
+def survey(order: TrunkOrder) -> Survey | FtrayError:
     """In a process of the cluster. What is the user's fault is returned, as a task that raises is
     tried again."""
     try:
@@ -147,7 +159,9 @@ def _survey(order: TrunkOrder) -> _Survey | FtrayError:
         damaged = [name for cache in caches for name in drop_damaged(cache.folder)]
         notes += [f"{name} of the trunk cache was damaged and is made anew" for name in damaged]
         seconds = model.row_seconds(caches) if caches else 0.0
-        return _Survey(tuple(caches), _lacking(caches, order.data), seconds, tuple(notes))
+        lacking = _lacking(caches, order.data)
+        size = _bytes_of(caches, lacking, order.data)
+        return Survey(tuple(caches), lacking, size, seconds, tuple(notes))
     except FtrayError as error:
         return error
 
@@ -248,7 +262,7 @@ def _bytes(states: torch.Tensor) -> bytes:
 
 
 def _lacking(caches: Sequence[TrunkCache], data: EncodedDataset) -> np.ndarray:
-    """See _Survey.lacking."""
+    """See Survey.lacking."""
     known = [known_rows(cache.folder) for cache in caches]
     seen: set[bytes] = set()
     rows = []
@@ -264,13 +278,25 @@ def _lacking(caches: Sequence[TrunkCache], data: EncodedDataset) -> np.ndarray:
     return table[:, :3]
 
 
-def _fill(order: TrunkOrder, survey: _Survey) -> None:
+def _bytes_of(caches: Sequence[TrunkCache], lacking: np.ndarray, data: EncodedDataset) -> int:
+    """What the states of these rows take, in all of the caches that lack them."""
+    lengths = [data.load(split).lengths for split in _SPLITS]
+    tokens = np.array([lengths[split][row] for split, row, _ in lacking], np.int64)
+    total = 0
+    for number, cache in enumerate(caches):
+        own = tokens[(lacking[:, 2] >> number & 1).astype(bool)]
+        kept = len(own) if cache.cut.reads else int(own.sum())
+        total += kept * cache.width * DTYPES[cache.precision].itemsize
+    return total
+
+
+def _fill(order: TrunkOrder, found: Survey) -> None:
     """Compute what is lacking, by Ray Data on all of the cluster. Raises FtrayError."""
     import ray.data
     from ray.exceptions import RayError
 
-    each, caches = order.each, survey.caches
-    rows = pa.table(list(survey.lacking.T), names=["split", "row", "lacks"])
+    each, caches = order.each, found.caches
+    rows = found.table()
     numbers = order.spec.data.max_length * sum(cache.width for cache in caches)
     row_bytes = numbers * DTYPES[caches[0].precision].itemsize
     size = max(_BATCH, min(_SHARD_ROWS, _SHARD_BYTES // row_bytes))
@@ -279,7 +305,7 @@ def _fill(order: TrunkOrder, survey: _Survey) -> None:
     with quiet_ray_data():
         try:
             filled = ray.data.from_arrow(blocks).map_batches(
-                _Filler,
+                Filler,
                 fn_constructor_args=(order.spec, order.data, caches),
                 batch_size=None,
                 batch_format="pyarrow",
@@ -295,7 +321,7 @@ def _fill(order: TrunkOrder, survey: _Survey) -> None:
         raise pickle.loads(failures[0])
 
 
-class _Filler:
+class Filler:
     """An actor: block of rows in, a shard in each cache out."""
 
     def __init__(self, spec: Spec, data: EncodedDataset, caches: tuple[TrunkCache, ...]) -> None:

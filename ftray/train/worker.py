@@ -238,6 +238,7 @@ class _Reporter:
                 "workers": self.ranks.world,
                 "nodes": len(set(nodes)),
                 "blocks": phased.plan.blocks,
+                "trunk": self.setup.trunk.cache.cut.blocks if self.setup.trunk else 0,
                 "precision": "bf16" if phased.engine.module.autocast else "fp32",
             }
         self._started = True

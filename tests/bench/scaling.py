@@ -38,7 +38,7 @@ from ftray.train.process import settle
 from ftray.train.progress import Progress
 from ftray.train.ranks import Ranks, alone, join_group
 from ftray.train.run import prepare
-from ftray.train.shared_mean import SharedMean
+from ftray.train.shared import SharedState
 from ftray.train.worker import build, load_base
 
 Parts = dict[str, float]
@@ -120,7 +120,8 @@ class Clock:
         self._wrap(Engine, "logits", "forward")
         self._wrap(Engine, "accumulate", "backward")
         self._wrap(Ranks, "sum", "waiting")
-        self._wrap(SharedMean, "average", "gradients")
+        self._wrap(SharedState, "add_up", "gradients")
+        self._wrap(SharedState, "settle", "gradients")
         self._wrap(Engine, "update", "optimizer")
 
     def means(self) -> Parts:

@@ -50,6 +50,7 @@ GROUPS = [{"match": "^classifier", "learning_rate": 0.05, "weight_decay": 0.5}]
 LORA: dict[str, Any] = {"lora": {"rank": 4, "dropout": 0.1}}
 DORA: dict[str, Any] = {"lora": {"rank": 4, "options": {"use_dora": True, "bias": "lora_only"}}}
 LORA_PHASES = {**PHASED, **LORA}
+RISING = [{"epoch": 0, "blocks": "head"}, {"epoch": 1, "blocks": 1}]
 REFROZEN = [{"epoch": 0, "blocks": "all"}, {"epoch": 1, "blocks": ["classifier", r"layer\.1\."]}]
 
 
@@ -91,6 +92,9 @@ def runs(world: int, folder: Path) -> list[Run]:
     return [
         *made,
         run(f"{world}-cached-head", 2, unfreeze=0, trunk="fp32"),
+        run(f"{world}-cached-lora", **LORA, trunk="fp32"),
+        run(f"{world}-rising", unfreeze=RISING),
+        run(f"{world}-cached-rising", unfreeze=RISING, trunk="fp32"),
         run(f"{world}-two-chunks", micro_batch_size=8),
         run(f"{world}-without-dropout", dropout=0.0),
         run(f"{world}-clipped", dropout=0.0, clip=0.1),

@@ -213,21 +213,24 @@ def _train(run: Run, root: Path, ranks: Any) -> Seen:
 
 
 def keep_states(model: Any, spec: Any, data: Data, folder: Path, ranks: Any) -> Any:
-    """A trunk cache of all rows, computed one by one, for a spec without phases."""
+    """A trunk cache of all rows, computed one by one."""
     import torch
     import torch.distributed as dist
 
-    from ftray.models.blocks import plan_freeze
+    from ftray.models.blocks import count_blocks, plan_freeze
     from ftray.models.trunk import capture, find_cut, frozen_blocks
     from ftray.store.location import locate
     from ftray.store.states import row_digest, write_shard
     from ftray.tasks import get_task
+    from ftray.train.phases import plan_phases
     from ftray.train.trunk import DTYPES, TrunkCache
 
     train, task = data.load("train"), get_task("text-classification")
     model.eval()
     some = task.collate([train.ids_of(row) for row in range(4)], 0)
-    blocks = frozen_blocks(model, plan_freeze(model, spec.train.unfreeze, some))
+    phases = plan_phases(spec.train, count_blocks(model))
+    plans = [plan_freeze(model, phase.selection, some) for phase in phases]
+    blocks = min(frozen_blocks(model, plan) for plan in plans)
     cut, precision, kept = find_cut(model, blocks, some), spec.train.trunk_precision, {}
     for split in (train, data.load("validation")):
         for row in range(len(split)):

@@ -75,6 +75,20 @@ def test_blocks_below_the_boundary_are_the_base_models_bit_by_bit(plain: Trained
     assert any(name.startswith("embeddings.") for name in kept)
 
 
+def test_a_run_from_the_trunk_cache_learns_as_one_without(plain: Trained, tmp_path: Path) -> None:
+    events: Events = []
+    kept = {"trunk_cache": "on", "trunk_precision": "fp32"}
+    trained = train_here(tree(tmp_path, train=kept), events)
+    assert next(event["trunk"] for event in events if event["kind"] == "start") == 5
+    (folder,) = (tmp_path / "storage" / "cache" / "trunk").iterdir()
+    assert (folder / "manifest.json").is_file()
+    expected = losses(plain.run.location.path)
+    assert losses(trained.run.location.path) == pytest.approx(expected, abs=1e-5)
+    wanted = weights(plain.version.folder.path)
+    for name, value in weights(trained.version.folder.path).items():
+        assert torch.allclose(value, wanted[name], atol=1e-4), name
+
+
 def test_a_worker_killed_mid_epoch_changes_nothing(plain: Trained, folder: Path) -> None:
     killed: list[int] = []
 

@@ -87,6 +87,19 @@ def test_the_same_seed_draws_the_same_trials_and_refit_can_be_left_out(
     assert validation["f1_macro"] == pytest.approx(best, abs=1e-6), "the trial's very model"
 
 
+def test_trials_start_from_the_trunk_cache(tmp_path: Path) -> None:
+    space = {"train.unfreeze": {"choice": [0, 1, 2]}, "train.epochs": {"choice": [2]}}
+    found = []
+    for wish in ("on", "off"):
+        train = {"trunk_cache": wish, "precision": "fp32"}
+        tuned = sweep(tmp_path, trials=4, refit=False, space=space, train=train, scheduler="fifo")
+        found.append({t.id.split("_")[-1]: t.metrics["loss"] for t in tuned.trials})
+    assert len(list((tmp_path / "storage" / "cache" / "trunk").iterdir())) > 1, "one a depth"
+    kept, plain = found
+    assert kept == pytest.approx(plain, abs=0.02)
+    assert kept != plain, "bf16 states round"
+
+
 def test_a_trial_that_cannot_train_does_not_end_the_sweep(tmp_path: Path) -> None:
     tuned = sweep(
         tmp_path,

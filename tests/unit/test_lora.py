@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import peft
-import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from ftray.data.encoded import EncodedDataset, Shard
 from ftray.errors import FtrayError, ModelError, Problem, SpecError
 from ftray.models.blocks import find_blocks, plan_freeze
 from ftray.models.predictor import Predictor
@@ -30,6 +28,7 @@ from ftray.store.location import locate
 from ftray.tasks import get_task
 from ftray.train import lora, state
 from ftray.train.export import Export, export
+from tests.helpers.encoded import write_encoded
 from tests.helpers.tiny_model import BASE, GOLDEN
 from tests.helpers.tiny_networks import BLOCKS, STACKED, tiny_batch, tiny_network
 
@@ -320,28 +319,12 @@ def write_base(folder: Path) -> str:
     return str(folder)
 
 
-def write_data(folder: Path, spec: Spec) -> EncodedDataset:
-    """Both splits that an export reads, of GOLDEN's texts, as Arrow shards."""
-    task, labels = get_task(spec.task), ("bad", "good", "mixed")
-    ids = task.encode(find_pretrained(spec.model).tokenizer(), GOLDEN, spec.data.max_length)
-    table = pa.table(
-        {"text": list(GOLDEN), "target": [1, 0, 2], "ids": pa.array(ids, pa.list_(pa.int32()))}
-    )
-    shards = {}
-    for split in ("validation", "test"):
-        file = folder / f"{split}.arrow"
-        with pa.ipc.new_file(str(file), table.schema) as writer:
-            writer.write_table(table)
-        shards[split] = (Shard(file.name, len(GOLDEN), file.stat().st_size),)
-    return EncodedDataset(locate(str(folder)), "0" * 16, labels, shards, {})
-
-
 @pytest.mark.parametrize("adapter", [False, True])
 def test_an_exported_folder_is_a_plain_one(adapter: bool, tmp_path: Path) -> None:
     spec = make_spec(adapter=adapter, targets=["query", "value"])
     base_folder = write_base(tmp_path / "base")
     spec = override(spec, {"model.name_or_path": base_folder, "data.max_length": 32})
-    data = write_data(tmp_path, spec)
+    data = write_encoded(tmp_path, spec, {"validation": GOLDEN, "test": GOLDEN})
     task, pretrained = get_task(spec.task), find_pretrained(spec.model)
     model = pretrained.model(task, data.labels, spec.seed).eval()
     base = copy.deepcopy(model)

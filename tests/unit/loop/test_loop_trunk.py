@@ -43,6 +43,17 @@ def test_half_the_bits_change_little(of: Callable[..., Seen], world: int, stage:
 
 
 @pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize(("cached", "without"), [("lora", "lora-0"), ("rising", "rising")])
+def test_adapters_and_phases_start_from_what_is_always_frozen(
+    of: Callable[..., Seen], world: int, cached: str, without: str
+) -> None:
+    found, expected = of(f"{world}-cached-{cached}"), of(f"{world}-{without}")
+    assert found.losses == pytest.approx(expected.losses, abs=1e-6)
+    assert found.phases == expected.phases
+    assert found.trainable == expected.trainable
+
+
+@pytest.mark.parametrize("world", WORLDS)
 def test_a_head_needs_one_token_of_a_row(of: Callable[..., Seen], world: int) -> None:
     cached, whole = of(f"{world}-cached-head"), of(f"{world}-unfreeze-0")
     assert cached.losses == pytest.approx(whole.losses, abs=1e-6)

@@ -1,0 +1,159 @@
+"""One set of weights, gradients and moments for all processes of a machine, in shared memory.
+
+Between processes of one machine the way through the network stack is the expensive part of adding
+up gradients on CPUs: each byte is copied several times, by the cores that compute; and each process
+then makes the same update. Here the weights that train and the moments of AdamW lie in memory that
+all ranks map. Each rank owns some of the tensors: it adds up their gradients, which every rank puts
+where all can read them, and updates them for all. That is ZeRO 1 (Rajbhandari et al. 2020) without
+a copy to send.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ftray.train.ranks import Ranks
+
+_FOLDER = Path("/dev/shm")
+_FLOAT = 4  # bytes
+_KINDS = 3  # of tensors that all ranks share one of: weights and two moments
+Moments = dict[str, torch.Tensor]
+
+
+class SharedState:
+    """The weights of `parameters`, float32, and what AdamW keeps of them. Made by `open_shared`."""
+
+    def __init__(self, ranks: Ranks, parameters: Sequence[nn.Parameter], memory: mmap.mmap) -> None:
+        self._ranks = ranks
+        self._memory = memory  # the tensors below are views of it
+        self._parameters = list(parameters)
+        sizes = [p.numel() for p in parameters]
+        flat = torch.frombuffer(memory, dtype=torch.float32)
+        rows = flat[: (_KINDS + ranks.world) * sum(sizes)].view(_KINDS + ranks.world, -1)
+        weights, first, second, *slots = (self._cut(row, sizes) for row in rows)
+        self._norms = flat[-len(sizes) :]  # of the mean gradients
+        self._slots = slots  # gradients of each rank; in those of the first one goes the mean
+        self._moments = {
+            p: {"exp_avg": one, "exp_avg_sq": two}
+            for p, one, two in zip(parameters, first, second, strict=True)
+        }
+        owner = _spread(sizes, ranks.world)
+        self._mine = {index for index, rank in enumerate(owner) if rank == ranks.rank}
+        self._share(weights)
+
+    def _cut(self, row: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
+        pieces = row.split(sizes)
+        return [piece.view(p.shape) for piece, p in zip(pieces, self._parameters, strict=True)]
+
+    def _share(self, weights: list[torch.Tensor]) -> None:
+        if self._ranks.rank == 0:
+            torch._foreach_copy_(weights, [p.data for p in self._parameters])  # noqa: SLF001
+        dist.barrier()
+        for parameter, weight in zip(self._parameters, weights, strict=True):
+            parameter.data = weight
+
+    def owned(self, groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The optimizer's groups with the parameters that this rank updates. One that updates none
+        gets one without elements: an optimizer must have something."""
+        mine = {id(self._parameters[index]) for index in self._mine}
+        found = [{**g, "params": [p for p in g["params"] if id(p) in mine]} for g in groups]
+        found = [group for group in found if group["params"]]
+        return found or [{**groups[0], "params": [nn.Parameter(torch.empty(0))]}]
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Have the optimizer of the owned groups keep its moments here. They are zero."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if moments := self.moments(parameter):
+                    optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
+
+    def moments(self, parameter: nn.Parameter) -> Moments | None:
+        """exp_avg and exp_avg_sq, to be read and written in place; None for no such parameter."""
+        return self._moments.get(parameter)
+
+    def add_up(self) -> torch.Tensor:
+        """Give the parameters that this rank updates the mean of all ranks' gradients, and the
+        others none; returns the norm of all of them, the same on every rank.
+
+        Every rank must call it, with gradients of the same parameters, and `settle` afterwards.
+        """
+        gradients = {i: p.grad for i, p in enumerate(self._parameters) if p.grad is not None}
+        present = list(gradients)
+        mine = sorted(self._mine.intersection(present))
+        own = self._slots[self._ranks.rank]
+        torch._foreach_copy_([own[i] for i in present], list(gradients.values()))  # noqa: SLF001
+        dist.barrier()
+        means = [self._slots[0][i] for i in mine]
+        if means:
+            # Always in the order of the ranks: the rounding must not depend on who adds up.
+            for slot in self._slots[1:]:
+                torch._foreach_add_(means, [slot[i] for i in mine])  # noqa: SLF001
+            torch._foreach_div_(means, self._ranks.world)  # noqa: SLF001
+            self._norms[mine] = torch.stack(torch._foreach_norm(means))  # noqa: SLF001
+        for parameter in self._parameters:
+            parameter.grad = None
+        for index, mean in zip(mine, means, strict=True):
+            self._parameters[index].grad = mean
+        dist.barrier()
+        return torch.linalg.vector_norm(self._norms[present])
+
+    def settle(self) -> None:
+        """After the update: nobody may compute with weights that another rank still changes, nor
+        write gradients where another still reads. Every rank must call it."""
+        dist.barrier()
+
+
+def _spread(sizes: Sequence[int], world: int) -> list[int]:
+    """The rank that owns each tensor: the largest first, to whom has least."""
+    load = [0] * world
+    owner = [0] * len(sizes)
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        owner[index] = load.index(min(load))
+        load[owner[index]] += sizes[index]
+    return owner
+
+
+def open_shared(ranks: Ranks, parameters: Sequence[nn.Parameter]) -> SharedState | None:
+    """Shared memory for such parameters; None, on all ranks, when these are not on one machine, or
+    it has no room for it, or the parameters are not float32 on CPUs. Every rank must call it."""
+    if ranks.world == 1 or any(p.dtype != torch.float32 or p.is_cuda for p in parameters):
+        return None
+    elements = sum(p.numel() for p in parameters)
+    size = _FLOAT * ((_KINDS + ranks.world) * elements + len(parameters))
+    path = _FOLDER / ranks.gather(f"ftray-{uuid.uuid4().hex}")[0]
+    try:
+        memory = _map(path, size) if ranks.rank == 0 else None
+        dist.barrier()
+        if ranks.rank > 0:
+            memory = _map(path, size, exists=True)
+        found = ranks.all_agree(memory is not None)
+    finally:
+        if ranks.rank == 0:
+            path.unlink(missing_ok=True)  # the memory stays for as long as somebody maps it
+    return SharedState(ranks, parameters, memory) if found and memory is not None else None
+
+
+def _map(path: Path, size: int, exists: bool = False) -> mmap.mmap | None:
+    try:
+        descriptor = os.open(
+            path, os.O_RDWR if exists else os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600
+        )
+    except OSError:
+        return None  # no such folder, or that of another machine
+    try:
+        # Memory that is only promised would be missed when it is written, by a signal that kills.
+        os.posix_fallocate(descriptor, 0, size)
+        return mmap.mmap(descriptor, size)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
