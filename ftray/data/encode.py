@@ -139,16 +139,22 @@ def _write_shards(
     with quiet_ray_data(raise_original=True):
         try:
             source = ray.data.from_arrow(blocks)
-            rows = source.map_batches(write, batch_format="pyarrow", batch_size=None).take_all()
+            # To start a process for each small split takes longer than to encode them all in one.
+            few = sum(block.num_rows for block in blocks) <= SHARD_ROWS
+            pool = ray.data.TaskPoolStrategy(size=1 if few else None)
+            written = source.map_batches(
+                write, batch_format="pyarrow", batch_size=None, compute=pool
+            )
+            rows = written.take_all()
         except RayError as error:
             if known := find(error):
                 raise known from None
             problem = f"encoding failed: {error}"
             raise RunFailed.of("data", None, problem, "see the log of the Ray task") from error
-    written = sorted((Shard(**row) for row in rows), key=lambda shard: shard.file)
-    _check_written(work, written, blocks)
+    shards = sorted((Shard(**row) for row in rows), key=lambda shard: shard.file)
+    _check_written(work, shards, blocks)
     return {
-        split: [shard for shard in written if shard.file.rpartition("-")[0] == split]
+        split: [shard for shard in shards if shard.file.rpartition("-")[0] == split]
         for split in dataset.splits
     }
 
