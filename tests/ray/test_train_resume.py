@@ -170,14 +170,3 @@ def test_a_run_that_loses_a_node_goes_on_with_what_is_left(tmp_path: Path, plain
     expected = weights(plain.version.folder.path)
     for name, value in weights(result["model_dir"]).items():
         assert torch.allclose(value, expected[name], atol=1e-4), name
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT])
-def test_a_run_stopped_twice_does_not_wait(tmp_path: Path, number: int) -> None:
-    process = start(write(tmp_path, "twice"))
-    run_dir = wait_for_step(tmp_path / "twice", 1)
-    process.send_signal(number)
-    time.sleep(0.1)
-    process.send_signal(number)
-    finish(process, code=130)
-    assert status(run_dir)["state"] == "interrupted"

@@ -124,7 +124,8 @@ def test_a_trial_larger_than_the_cluster_is_refused_at_once(tmp_path: Path) -> N
 
 
 def test_trials_of_two_workers_leak_nothing(tmp_path: Path) -> None:
-    tuned = sweep(tmp_path, trials=2, workers=2, refit=False)
+    space = {**SPACE, "train.epochs": {"choice": [1]}}
+    tuned = sweep(tmp_path, trials=2, workers=2, refit=False, space=space)
     assert {trial.status for trial in tuned.trials} <= {"done", "stopped"}
     assert tuned.trained.info.metrics["test"]["accuracy"] > 0.5
     alive = [g for g in placement_group_table().values() if g["state"] != "REMOVED"]
