@@ -20,7 +20,7 @@ demo: install
 	$(BIN)/python jobs/demo.py
 
 test: lint types
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest
 
 lint: install
 	$(BIN)/ruff check .
