@@ -8,14 +8,14 @@ nothing but the head trains, only the state of the one token that the head reads
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from ftray.errors import ModelError
 from ftray.models.blocks import FreezePlan, find_blocks
@@ -73,11 +73,10 @@ def find_cut(model: nn.Module, blocks: int, inputs: Inputs) -> Cut:
         handle.remove()
     reads = _position_read(model, stack, inputs) if blocks == len(stack) else None
     cut = Cut(blocks, returns[0], reads)
-    replay = cut_off(copy.deepcopy(model), cut)
     (states,) = capture(model, [cut], inputs)
-    replay.feed(gathered(cut, states, inputs["attention_mask"]))
-    with torch.no_grad():
-        logits = replay.model(**shortened(cut, inputs)).logits
+    with _cut_for_now(model, cut) as replay, torch.no_grad():
+        replay.feed(gathered(cut, states, inputs["attention_mask"]))
+        logits = model(**shortened(cut, inputs)).logits
     # Other shapes may round otherwise where one token of a row is all that is left of it.
     if not torch.allclose(whole, logits, rtol=1e-4, atol=1e-5):
         raise ModelError.of(
@@ -116,10 +115,12 @@ def capture(model: nn.Module, cuts: Sequence[Cut], inputs: Inputs) -> list[torch
         else blocks[-1].register_forward_hook(leave)
         for cut in cuts
     ]
-    with suppress(_Reached), torch.no_grad():
-        model(**inputs)
-    for handle in handles:
-        handle.remove()
+    try:
+        with suppress(_Reached), torch.no_grad():
+            model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
     return [found[cut.blocks] for cut in cuts]
 
 
@@ -129,6 +130,7 @@ class Replay:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self.hook: RemovableHandle | None = None
         self._states: torch.Tensor | None = None
 
     def feed(self, states: torch.Tensor) -> None:
@@ -157,8 +159,24 @@ def cut_off(model: nn.Module, cut: Cut) -> Replay:
             return (replay.fed(), *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": replay.fed()}
 
-    blocks[cut.blocks].register_forward_pre_hook(enter, with_kwargs=True)
+    hook = blocks[cut.blocks].register_forward_pre_hook(enter, with_kwargs=True)
+    replay.hook = hook
     return replay
+
+
+@contextmanager
+def _cut_for_now(model: nn.Module, cut: Cut) -> Iterator[Replay]:
+    """As `cut_off`, but the model is whole again afterwards: there may be no room for two."""
+    _, blocks = find_blocks(model)
+    whole = list(blocks)
+    replay = cut_off(model, cut)
+    try:
+        yield replay
+    finally:
+        for index, block in enumerate(whole):
+            blocks[index] = block
+        if replay.hook is not None:
+            replay.hook.remove()
 
 
 class _PassThrough(nn.Module):
