@@ -312,6 +312,7 @@ def _fill(order: TrunkOrder, found: Survey) -> None:
                 compute=pool,
                 num_cpus=each.cpus,
                 num_gpus=each.gpus,
+                max_restarts=0,  # what a dead actor wrote is kept, and the rest made the next time
             )
             failures = [row["failure"] for row in filled.iter_rows() if row["failure"]]
         except RayError as error:
