@@ -48,6 +48,14 @@ Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Auto = Literal["auto"]
 
 
+def _switch(value: Any) -> Any:
+    # YAML reads `on` and `off` as true and false.
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)]
+
+
 def _compiles(pattern: str) -> str:
     try:
         re.compile(pattern)

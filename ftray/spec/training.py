@@ -17,6 +17,7 @@ from ftray.spec.fields import (
     PositiveInt,
     Section,
     ShareFromZero,
+    Switch,
     Text,
     contradiction,
 )
@@ -171,7 +172,7 @@ class TrainSpec(Section):
         description="Compute activations again in the backward pass instead of keeping them: a "
         "third more time, a fraction of the memory.",
     )
-    trunk_cache: Auto | Literal["on", "off"] = Field(
+    trunk_cache: Switch = Field(
         "auto",
         description="Compute what frozen blocks make of each row once, and train from there; auto: "
         "where that saves time.",

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 
 from ftray.errors import SpecError
 from ftray.models.blocks import Selection
 from ftray.spec.load import dump, parse
 from ftray.spec.schema import Spec
+from ftray.spec.training import TrainSpec
 from ftray.train.phases import Phase, index_at, layer_decay, plan_phases
 from ftray.train.schedule import learning_rate
 
@@ -120,3 +122,10 @@ def test_a_fault_is_told_by_its_key(
     found = {problem.key: str(problem) for problem in caught.value.problems}
     assert key in found
     assert said in found[key]
+
+
+@pytest.mark.parametrize(("written", "meant"), [("on", "on"), ("off", "off"), ("auto", "auto")])
+def test_on_and_off_are_what_they_say_in_yaml(written: str, meant: str) -> None:
+    assert yaml.safe_load("on") is True
+    tree = yaml.safe_load(f"trunk_cache: {written}")
+    assert TrainSpec.model_validate(tree).trunk_cache == meant
