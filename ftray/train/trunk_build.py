@@ -312,7 +312,8 @@ def _fill(order: TrunkOrder, found: Survey) -> None:
                 compute=pool,
                 num_cpus=each.cpus,
                 num_gpus=each.gpus,
-                max_restarts=0,  # what a dead actor wrote is kept, and the rest made the next time
+                # What an actor that dies has written is kept, and the rest is made the next time.
+                ray_remote_args_fn=lambda: {"max_restarts": 0},
             )
             failures = [row["failure"] for row in filled.iter_rows() if row["failure"]]
         except RayError as error:
