@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ def quiet_ray_data(raise_original: bool = False) -> Iterator[None]:
     """No progress bars and no log lines inside the block; with `raise_original`, errors of the
     mapped function come as they were raised instead of wrapped by Ray."""
     from ray.data import DataContext
+    from ray.util.annotations import RayDeprecationWarning
 
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
@@ -22,7 +24,9 @@ def quiet_ray_data(raise_original: bool = False) -> Iterator[None]:
     # Its warnings are about the bars being off, its errors are raised as well.
     logger.setLevel(logging.CRITICAL)
     try:
-        with DataContext.current(context):
+        with DataContext.current(context), warnings.catch_warnings():
+            # Of keywords that Ray means to take otherwise one day, and takes no other way yet.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
             yield
     finally:
         logger.setLevel(level)

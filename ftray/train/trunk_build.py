@@ -313,7 +313,7 @@ def _fill(order: TrunkOrder, found: Survey) -> None:
                 num_cpus=each.cpus,
                 num_gpus=each.gpus,
                 # What an actor that dies has written is kept, and the rest is made the next time.
-                ray_remote_args_fn=lambda: {"max_restarts": 0},
+                max_restarts=0,
             )
             failures = [row["failure"] for row in filled.iter_rows() if row["failure"]]
         except RayError as error:
