@@ -74,18 +74,23 @@ def find_cut(model: nn.Module, blocks: int, inputs: Inputs) -> Cut:
     reads = _position_read(model, stack, inputs) if blocks == len(stack) else None
     cut = Cut(blocks, returns[0], reads)
     (states,) = capture(model, [cut], inputs)
-    with _cut_for_now(model, cut) as replay, torch.no_grad():
-        replay.feed(gathered(cut, states, inputs["attention_mask"]))
-        logits = model(**shortened(cut, inputs)).logits
+    try:
+        with _cut_for_now(model, cut) as replay, torch.no_grad():
+            replay.feed(gathered(cut, states, inputs["attention_mask"]))
+            logits = model(**shortened(cut, inputs)).logits
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+        # What a model asks of its blocks beside their hidden states is its own affair.
+        problem = f"does not run without its lowest {blocks} blocks: {error}"
+        raise _uncuttable(model, problem) from error
     # Other shapes may round otherwise where one token of a row is all that is left of it.
     if not torch.allclose(whole, logits, rtol=1e-4, atol=1e-5):
-        raise ModelError.of(
-            "train.trunk_cache",
-            type(model).__name__,
-            f"without its lowest {blocks} blocks the model answers otherwise",
-            "set train.trunk_cache to off",
-        )
+        raise _uncuttable(model, f"answers otherwise without its lowest {blocks} blocks")
     return cut
+
+
+def _uncuttable(model: nn.Module, problem: str) -> ModelError:
+    fix = "set train.trunk_cache to off"
+    return ModelError.of("train.trunk_cache", type(model).__name__, problem, fix)
 
 
 def capture(model: nn.Module, cuts: Sequence[Cut], inputs: Inputs) -> list[torch.Tensor]:

@@ -52,12 +52,6 @@ def write_key(folder: Location, key: dict[str, Any]) -> None:
     (folder / CACHE_MANIFEST).write_json(key)
 
 
-def read_key(folder: Location) -> dict[str, Any] | None:
-    """None where there is no such folder yet."""
-    manifest = folder / CACHE_MANIFEST
-    return manifest.read_json() if manifest.is_file() else None
-
-
 def drop_damaged(folder: Location) -> list[str]:
     """Delete shards that are not what was written, and say which."""
     damaged = [file for file in _shards(folder) if not _is_whole(file)]

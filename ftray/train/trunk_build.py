@@ -155,6 +155,8 @@ def survey(order: TrunkOrder) -> Survey | FtrayError:
             try:
                 caches.append(model.cache(blocks, order.root))
             except ModelError as error:
+                if order.spec.train.trunk_cache == "on":
+                    raise
                 notes.append(f"no trunk cache: {error}")
         damaged = [name for cache in caches for name in drop_damaged(cache.folder)]
         notes += [f"{name} of the trunk cache was damaged and is made anew" for name in damaged]

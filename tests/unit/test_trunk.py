@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from ftray.errors import ModelError
 from ftray.models import trunk
@@ -99,6 +101,39 @@ def test_a_model_that_cannot_be_cut_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(trunk, "gathered", lambda cut, values, mask: real(cut, values, mask) * 0)
     with pytest.raises(ModelError, match=r"train\.trunk_cache"):
         find_cut(model, 2, batch)
+
+
+class Biased(nn.Module):
+    """A model that looks at more of its lowest block than the hidden states it returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(97, 8)
+        self.layers = nn.ModuleList(Block() for _ in range(3))
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        hidden, bias = self.layers[0](self.table(input_ids))
+        for layer in self.layers[1:]:
+            hidden = layer(hidden)[0] + bias
+        return SimpleNamespace(logits=hidden[:, 0])
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.linear(hidden_states), self.linear.bias
+
+
+def test_a_model_that_needs_more_of_its_blocks_is_refused_and_left_whole() -> None:
+    model, batch = Biased().eval(), rows(6, 4)
+    whole = list(model.layers)
+    with pytest.raises(ModelError, match="does not run without its lowest 2 blocks"):
+        find_cut(model, 2, batch)
+    assert list(model.layers) == whole
+    assert not any(block._forward_pre_hooks for block in whole)
 
 
 @pytest.mark.parametrize("family", UNSTACKED)
