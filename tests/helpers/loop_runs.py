@@ -10,6 +10,7 @@ sweep do in one process, and leaves below the root folder
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -161,6 +162,8 @@ def _main(orders: Path) -> None:
         "gloo", init_method=f"file://{orders}.store", rank=rank, world_size=world
     )
     ranks = join_group()
+    # ZeRO 3 collects garbage each time it starts: it need not go through all that was imported.
+    gc.freeze()
     for order in json.loads(orders.read_text()):
         run = Run(**order)
         print(f"run {run.name}", flush=True)

@@ -29,7 +29,7 @@ def write_rows(path: Path, rows: int, seed: int = 0) -> Path:
     random_ = random.Random(seed)
     with path.open("w") as file:
         for row in range(rows):
-            words = random_.choices(FILLER, k=random_.randint(4, 24))
+            words = random_.choices(FILLER, k=random_.randint(2, 9))
             words += random_.choices(GOOD if row % 2 else BAD, k=2)
             random_.shuffle(words)
             label = "positive" if row % 2 else "negative"

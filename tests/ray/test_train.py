@@ -26,6 +26,8 @@ from tests.helpers.small_runs import Events, losses, train_here, train_workers, 
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
+ALONE: dict[str, Any] = {"scale": {"workers": 1}}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -75,20 +77,6 @@ def test_blocks_below_the_boundary_are_the_base_models_bit_by_bit(plain: Trained
     assert any(name.startswith("embeddings.") for name in kept)
 
 
-def test_a_run_from_the_trunk_cache_learns_as_one_without(plain: Trained, tmp_path: Path) -> None:
-    events: Events = []
-    kept = {"trunk_cache": "on", "trunk_precision": "fp32"}
-    trained = train_here(tree(tmp_path, train=kept), events)
-    assert next(event["trunk"] for event in events if event["kind"] == "start") == 5
-    (folder,) = (tmp_path / "storage" / "cache" / "trunk").iterdir()
-    assert (folder / "manifest.json").is_file()
-    expected = losses(plain.run.location.path)
-    assert losses(trained.run.location.path) == pytest.approx(expected, abs=1e-5)
-    wanted = weights(plain.version.folder.path)
-    for name, value in weights(trained.version.folder.path).items():
-        assert torch.allclose(value, wanted[name], atol=1e-4), name
-
-
 def test_a_worker_killed_mid_epoch_changes_nothing(plain: Trained, folder: Path) -> None:
     killed: list[int] = []
 
@@ -110,10 +98,21 @@ def test_a_worker_killed_mid_epoch_changes_nothing(plain: Trained, folder: Path)
         assert torch.equal(value, expected[name]), name
 
 
-def test_one_worker_gives_the_same_loss_curve(plain: Trained, folder: Path) -> None:
-    other = train_here(tree(folder, name="alone", train={"baselines": True}, scale={"workers": 1}))
+def test_one_worker_with_the_trunk_cache_learns_as_two_without(
+    plain: Trained, tmp_path: Path
+) -> None:
+    kept = {"trunk_cache": "on", "trunk_precision": "fp32", "baselines": True}
+    events: Events = []
+    other = train_here(tree(tmp_path, train=kept, **ALONE), events)
+    assert next(event["trunk"] for event in events if event["kind"] == "start") == 5
+    (folder,) = (tmp_path / "storage" / "cache" / "trunk").iterdir()
+    assert (folder / "manifest.json").is_file()
     expected = losses(plain.run.location.path)
     assert losses(other.run.location.path) == pytest.approx(expected, abs=1e-5)
+    wanted = weights(plain.version.folder.path)
+    for name, value in weights(other.version.folder.path).items():
+        # A key's bias has no effect: its gradient is rounding, which Adam makes steps of.
+        assert name.endswith("key.bias") or torch.allclose(value, wanted[name], atol=1e-4), name
     found = (other.run.location / BASELINES).read_bytes()
     assert found == (plain.run.location / BASELINES).read_bytes(), "nor do baselines depend on it"
 
@@ -162,7 +161,7 @@ def test_a_run_without_baselines_is_exported_all_the_same(plain: Trained, tmp_pa
 def test_what_no_retry_mends_is_said_once_and_intact(folder: Path) -> None:
     events: Events = []
     with pytest.raises(ModelError) as caught:
-        train_here(tree(folder, name="too-deep", train={"unfreeze": 9}), events)
+        train_here(tree(folder, name="too-deep", train={"unfreeze": 9}, **ALONE), events)
     (problem,) = caught.value.problems
     assert (problem.key, problem.value) == ("train.unfreeze", "9")
     assert "6 blocks" in problem.problem
@@ -172,7 +171,8 @@ def test_what_no_retry_mends_is_said_once_and_intact(folder: Path) -> None:
 
 def test_a_diverging_run_stops_and_registers_nothing(folder: Path) -> None:
     with pytest.raises(RunFailed, match="learning_rate"):
-        train_here(tree(folder, name="diverged", train={"learning_rate": 1e30, "clip": None}))
+        wild = {"learning_rate": 1e30, "clip": None}
+        train_here(tree(folder, name="diverged", train=wild, **ALONE))
     storage = folder / "storage"
     assert not (storage / "models" / "diverged").exists()
     (status,) = (storage / "runs" / "diverged").glob("*/status.json")
