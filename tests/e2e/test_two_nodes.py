@@ -67,43 +67,32 @@ def write_spec(folder: Path, **sections: object) -> Path:
     return path
 
 
-def test_ray_job_submit_trains_over_both_nodes(cluster: Environment, tmp_path: Path) -> None:
-    spec = write_spec(tmp_path)
-    job = run(
-        *("ray", "job", "submit", "--working-dir", ".", "--"),
-        *("python", "jobs/train.py", str(spec), "--json"),
-        cwd=REPOSITORY,
-        env=cluster,
-    )
+def test_ftray_submit_carries_what_the_spec_names_and_trains_over_both_nodes(
+    cluster: Environment, tmp_path: Path
+) -> None:
+    spec = yaml.safe_load(write_spec(tmp_path, name="carried").read_text())
+    spec["data"]["train"] = "rows.jsonl"
+    (tmp_path / "here.yaml").write_text(yaml.safe_dump(spec))
+    ftray = (sys.executable, "-m", "ftray", "submit", "train", "here.yaml", "--json")
+    job = run(*ftray, "--set", "train.epochs=1", cwd=tmp_path, env=cluster)
     assert job.returncode == 0, job.stdout + job.stderr
     assert "workers: 2, nodes: 2" in job.stdout + job.stderr
     (result,) = re.findall(r'^\{"run".*\}$', job.stdout, re.MULTILINE)
+    assert json.loads(result)["model"] == "carried"
     folder = Path(json.loads(result)["model_dir"])
     assert folder.is_relative_to(cluster["FTRAY_STORAGE"])
     assert weights(folder)
 
 
-def test_ftray_submit_carries_what_the_spec_names(cluster: Environment, tmp_path: Path) -> None:
-    shutil.copy(write_spec(tmp_path, name="carried", scale={"workers": 1}), tmp_path / "here.yaml")
-    spec = yaml.safe_load((tmp_path / "here.yaml").read_text())
-    spec["data"]["train"] = "rows.jsonl"
-    spec["train"]["epochs"] = 1
-    (tmp_path / "here.yaml").write_text(yaml.safe_dump(spec))
-    ftray = (sys.executable, "-m", "ftray", "submit", "train", "here.yaml")
-    job = run(*ftray, "--json", cwd=tmp_path, env=cluster)
-    assert job.returncode == 0, job.stdout + job.stderr
-    (result,) = re.findall(r'^\{"run".*\}$', job.stdout, re.MULTILINE)
-    assert json.loads(result)["model"] == "carried"
-
-
-def test_a_job_with_a_wrong_spec_exits_as_the_command_does(
+def test_a_job_of_the_repository_exits_as_the_command_does(
     cluster: Environment, tmp_path: Path
 ) -> None:
-    spec = write_spec(tmp_path, scale={"workers": 16})
-    ftray = (sys.executable, "-m", "ftray", "submit", "train", str(spec))
-    job = run(*ftray, "--set", "train.micro_batch_size=1", cwd=tmp_path, env=cluster)
-    assert job.returncode == 2, job.stdout + job.stderr
+    spec = write_spec(tmp_path, scale={"workers": 16}, train={"micro_batch_size": 1})
+    submit = ("ray", "job", "submit", "--working-dir", ".", "--")
+    job = run(*submit, "python", "jobs/train.py", str(spec), cwd=REPOSITORY, env=cluster)
+    assert job.returncode == 1, "as Ray says it"
     assert "scale.workers = 16" in job.stdout
+    assert "exit code 2" in job.stdout + job.stderr
 
 
 def test_without_the_token_the_cluster_says_what_is_missing(
