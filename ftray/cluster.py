@@ -41,6 +41,8 @@ def configure() -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # An actor a run, for notices that ftray's workers do not read.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # Files in three formats for every trial: what ftray keeps of a sweep is in its run folder.
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 
 
 def connect() -> None:
@@ -91,22 +93,6 @@ def session() -> Iterator[None]:
         finally:
             if not was_connected:
                 ray.shutdown()
-
-
-def current_group() -> str | None:
-    """The id of the placement group that this worker process is part of."""
-    from ray.util import get_current_placement_group
-
-    group = get_current_placement_group()
-    return group.id.hex() if group else None
-
-
-def release(group: str) -> None:
-    """Give back what the placement group of that id holds, and end the processes in it."""
-    from ray._raylet import PlacementGroupID
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
-
-    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
 
 def has_gpus() -> bool:

@@ -53,13 +53,18 @@ class TrainDisplay:
         getattr(self, f"_{event['kind']}")(event)
 
     def _trial(self, event: dict[str, Any]) -> None:
+        if event["status"] == "running":
+            return
         config = "  ".join(
             f"{key.split('.')[-1]} {_short(v)}" for key, v in event["config"].items()
         )
         found = event["metrics"].get("best")
         result = event.get("error") or (f"best {found:.4f}" if found is not None else "")
-        number, seconds = _number(event["id"]), event["seconds"]
-        self.say(f"trial {number}  {config}  {result}  {event['status']}  {seconds:.1f} s")
+        epochs = f"{len(event['values'])} epochs" if event["values"] else ""
+        self.say(
+            f"trial {event['id']}  {config}  {epochs}  {result}  {event['status']}  "
+            f"{event['seconds']:.1f} s"
+        )
 
     def _baseline(self, event: dict[str, Any]) -> None:
         self.say(
@@ -117,11 +122,6 @@ class TrainDisplay:
         return sum(rows for rows, _ in self._recent) / seconds if seconds else 0.0
 
 
-def _number(trial_id: str) -> str:
-    """Within one sweep the number is enough."""
-    return trial_id.rpartition("_")[2]
-
-
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
@@ -135,7 +135,7 @@ def show_trials(console: Console, trials: Sequence[Trial]) -> None:
     for trial in trials:
         best = trial.metrics.get("best")
         table.add_row(
-            _number(trial.id),
+            trial.id,
             *(_short(trial.config[key]) for key in keys),
             "-" if best is None else f"{best:.4f}",
             trial.status,

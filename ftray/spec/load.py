@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ftray.errors import Problem, SpecError, shorten
-from ftray.spec.schema import Domain, Spec
+from ftray.spec.schema import Spec
+from ftray.spec.tuning import Domain
 
 Tree = dict[str, Any]
 

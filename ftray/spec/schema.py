@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from ftray.spec.fields import (
     Auto,
     CountFromZero,
-    Float,
     FloatFromZero,
-    Int,
     PositiveFloat,
     PositiveInt,
     Range,
@@ -22,6 +20,7 @@ from ftray.spec.fields import (
     contradiction,
 )
 from ftray.spec.training import TrainSpec
+from ftray.spec.tuning import TuneSpec
 
 
 class ModelSpec(Section):
@@ -99,51 +98,6 @@ class ScaleSpec(Section):
         return self.workers if isinstance(self.workers, int) else self.workers.max
 
 
-class Domain(Section):
-    """The values that one key takes over the trials: exactly one of the four kinds."""
-
-    choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
-    uniform: tuple[Float, Float] | None = None
-    loguniform: tuple[PositiveFloat, PositiveFloat] | None = None
-    randint: tuple[Int, Int] | None = Field(None, description="Both ends included.")
-
-    @model_validator(mode="after")
-    def _is_one_rising_kind(self) -> Self:
-        given = [kind for kind, values in self if values is not None]
-        if len(given) != 1:
-            raise contradiction(
-                f"{len(given)} kinds of domain in one",
-                "Give exactly one of choice, uniform, loguniform, randint.",
-            )
-        if self.kind != "choice" and self.values[0] >= self.values[1]:
-            raise contradiction(
-                f"the first bound {self.values[0]} is not below the second {self.values[1]}",
-                "Write the bounds in rising order.",
-            )
-        return self
-
-    @property
-    def kind(self) -> str:
-        return next(kind for kind, values in self if values is not None)
-
-    @property
-    def values(self) -> tuple[Any, ...]:
-        """The choices, or the two bounds."""
-        return getattr(self, self.kind)
-
-
-class TuneSpec(Section):
-    trials: PositiveInt = 8
-    space: Annotated[dict[str, Domain], Field(min_length=1)] = Field(
-        description="Dotted path of a key of train, or seed -> "
-        "{choice | uniform | loguniform | randint: ...}."
-    )
-    scheduler: Literal["asha", "fifo"] = "asha"
-    searcher: Literal["random"] = "random"
-    workers: PositiveInt = Field(1, description="Workers of one trial.")
-    refit: bool = Field(True, description="Train the winner again at `scale`.")
-
-
 class Batching(Section):
     max_size: PositiveInt = Field(32, description="Rows of one forward pass.")
     wait_ms: FloatFromZero = Field(
@@ -175,6 +129,18 @@ class Spec(Section):
     scale: ScaleSpec = ScaleSpec()
     tune: TuneSpec | None = None
     serve: ServeSpec = ServeSpec()
+
+    @model_validator(mode="after")
+    def _cost_has_a_price(self) -> Self:
+        wanted = self.tune.budget.cost if self.tune else None
+        if wanted is not None and self.scale.price_per_worker_hour is None:
+            raise contradiction(
+                "nothing says what a worker costs",
+                "Set scale.price_per_worker_hour.",
+                key="tune.budget.cost",
+                value=wanted,
+            )
+        return self
 
     @model_validator(mode="after")
     def _batch_fits_the_workers(self) -> Self:

@@ -81,14 +81,21 @@ class Setup:
         return self.spec.train.epochs * self.batches.steps_per_epoch
 
 
-def run(setup: Setup, progress: Progress, keeper: Keeper, observer: Observer) -> Progress:
-    """Train from where `progress` stands to the last epoch or an early stop.
+def run(
+    setup: Setup,
+    progress: Progress,
+    keeper: Keeper,
+    observer: Observer,
+    until: int | None = None,
+) -> Progress:
+    """Train from where `progress` stands to the last epoch, an early stop, or the end of epoch
+    `until`, counted from 1: from the checkpoint left there it goes on as if it had not stopped.
 
     Raises, on every rank alike, RunFailed when a loss or a gradient is not finite, before the
     weights take it in, and Interrupted when a rank was asked to stop, after a last checkpoint.
     """
     observer.phase(progress)
-    while not progress.is_over(setup.spec.train):
+    while not progress.is_over(setup.spec.train, until):
         if setup.phased.enter(progress.epoch):
             observer.phase(progress)
         _train_epoch(setup, progress, keeper, observer)
@@ -98,7 +105,7 @@ def run(setup: Setup, progress: Progress, keeper: Keeper, observer: Observer) ->
         numbers = {k: v for k, v in progress.history[-1].items() if isinstance(v, (int, float))}
         observer.epoch({**numbers, BEST: progress.best})
     keeper.wait()
-    if line := progress.overfitting():
+    if progress.is_over(setup.spec.train) and (line := progress.overfitting()):
         observer.warn(line)
     return progress
 

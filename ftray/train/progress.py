@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from ftray.spec.training import TrainSpec
@@ -93,8 +94,17 @@ class Progress:
         """The epoch that is going on or comes next; of a run that is over, its last."""
         return min(self.epoch, spec.epochs - 1)
 
-    def is_over(self, spec: TrainSpec) -> bool:
-        return self.stopped_early or self.epoch >= spec.epochs
+    def is_over(self, spec: TrainSpec, until: int | None = None) -> bool:
+        """Whether nothing is left to train, or nothing up to the end of epoch `until`."""
+        return self.stopped_early or self.epoch >= min(spec.epochs, until or spec.epochs)
+
+    def bests(self, spec: TrainSpec) -> tuple[float, ...]:
+        """After each epoch the best value of spec.metric so far, the higher the better: a loss
+        with its sign changed."""
+        sign = -1.0 if spec.metric_mode == "min" else 1.0
+        values = (sign * float(entry[spec.metric]) for entry in self.history)
+        known = (-math.inf if math.isnan(value) else value for value in values)
+        return tuple(accumulate(known, max))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import train as ray_train
 
-from ftray.cluster import current_group
 from ftray.data.batches import BatchPlan, balancing_weights
 from ftray.data.encoded import EncodedDataset, EncodedSplit
 from ftray.errors import FtrayError, StorageError
@@ -37,14 +36,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-GROUP = "group"
-"""Reported beside the metrics: the id of the workers' placement group."""
-
-
 @dataclass(frozen=True)
 class Job:
     """What the driver sends to each worker. checkpoints: the folder to keep them in; baselines:
-    the file to keep them in, None where none are wanted."""
+    the file to keep them in, None where none are wanted; until: the epoch to stop after."""
 
     spec: Spec
     data: EncodedDataset
@@ -52,6 +47,7 @@ class Job:
     sender: Sender | None = None
     baselines: Location | None = None
     trunks: tuple[TrunkCache, ...] = ()
+    until: int | None = None
 
 
 def train_worker(config: dict[Any, Any]) -> Any:
@@ -69,12 +65,12 @@ def train_worker(config: dict[Any, Any]) -> Any:
             job.spec.model, job.spec.task, job.spec.seed, job.data.labels, job.spec.train.dropout
         )
         _tell_baselines(job, base, ranks, observer)
-        with _latest(job.checkpoints, ranks, observer) as folder:
+        with latest(job.checkpoints, ranks, observer.warn) as folder:
             setup, progress = build(job.spec, job.data, base, ranks, folder, job.trunks)
         observer.setup = setup
         keeper = Keeper(job.spec.train.checkpoint, job.checkpoints, writes=ranks.rank == 0)
         with observer.watchdog:
-            loop.run(setup, progress, keeper, observer)
+            loop.run(setup, progress, keeper, observer, job.until)
     except StorageError:
         raise  # only the rank that writes meets it
     except FtrayError as error:
@@ -98,9 +94,9 @@ def _tell_baselines(job: Job, base: Base, ranks: Ranks, observer: _Reporter) -> 
 
 
 @contextmanager
-def _latest(folder: Location, ranks: Ranks, observer: _Reporter) -> Iterator[Path | None]:
+def latest(folder: Location, ranks: Ranks, warn: Callable[[str], None]) -> Iterator[Path | None]:
     """The newest whole checkpoint, as rank 0 sees it, in a local folder; None without one."""
-    found = checkpoints.latest(folder, observer.warn) if ranks.rank == 0 else None
+    found = checkpoints.latest(folder, warn) if ranks.rank == 0 else None
     name = ranks.gather(found and found.folder.name)[0]
     if name is None:
         yield None
@@ -248,7 +244,7 @@ class _Reporter:
         self._send({"kind": "step", **event})
 
     def epoch(self, metrics: dict[str, Any]) -> None:
-        ray_train.report({**metrics, GROUP: current_group()})
+        ray_train.report(metrics)
         self._send({"kind": "epoch", **metrics}, now=True)
 
     def stopping(self) -> bool:

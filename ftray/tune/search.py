@@ -1,122 +1,120 @@
-"""The search as Ray Tune runs it: its configuration, and its results as the sweep's table."""
+"""The course of a sweep, carried out by Ray Tune: each segment of a trial is a trial to it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.search.basic_variant import BasicVariantGenerator
+from ray.tune.search import Searcher
 
-from ftray.cluster import release
-from ftray.spec.schema import Spec, TuneSpec
+from ftray.spec.schema import Spec
 from ftray.store.location import Location
-from ftray.train import checkpoints
-from ftray.train.channel import Listener
-from ftray.train.progress import BEST
+from ftray.train.channel import Event, Listener
 from ftray.train.scale import worker_resources
-from ftray.train.worker import GROUP
-from ftray.tune.space import most_epochs, param_space
-from ftray.tune.table import Trial, rank, trial_row
-from ftray.tune.trial import Sweep, checkpoint_folder, run_trial
-
-# ASHA keeps one in three trials at each rung; the first rung is one epoch (Li et al. 2020).
-_REDUCTION = 3
+from ftray.tune.course import Course, Segment, Standing
+from ftray.tune.table import row
+from ftray.tune.trial import Sweep, outcome, run_segment
 
 
 def search(
-    sweep: Sweep, section: TuneSpec, folder: Location, concurrent: int, listener: Listener
-) -> tuple[tuple[Trial, ...], Location | None]:
-    """Run all trials, `concurrent` side by side; what Ray Tune keeps goes below `folder`.
+    sweep: Sweep, course: Course, folder: Location, concurrent: int, listener: Listener
+) -> None:
+    """Carry `course` to its end, `concurrent` segments side by side; what Ray Tune keeps goes below
+    `folder`.
 
-    Returns the table, best first, and the winner's checkpoint if trials keep theirs. The listener
-    gets {"kind": "trial", ...} when a trial ends.
+    The listener gets {"kind": "trial", ...} when a trial begins and when a segment of it ends:
+    what `recall` makes a course of.
     """
-    spec = sweep.spec
+    if course.over:
+        return
+    section = course.section
     tuner = tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(run_trial, sweep=sweep), _trial_resources(spec, section)
+            tune.with_parameters(run_segment, sweep=sweep), _resources(course.spec)
         ),
-        param_space=param_space(section),
-        tune_config=_tune_config(spec, section, concurrent),
-        run_config=_run_config(spec, folder, _Announcer(spec, listener)),
+        tune_config=tune.TuneConfig(
+            num_samples=-1,
+            search_alg=_Feed(course, listener),
+            max_concurrent_trials=concurrent,
+            # A process that has run a trial has imported everything for the next one.
+            reuse_actors=section.workers == 1,
+        ),
+        run_config=tune.RunConfig(
+            name=folder.name,
+            storage_path=folder.parent.path,
+            storage_filesystem=folder.fs,
+            failure_config=tune.FailureConfig(max_failures=course.spec.scale.max_failures),
+            verbose=0,
+        ),
     )
-    grid = tuner.fit()
-    results = [grid[i] for i in range(len(grid))]
-    rows = [_row(result, spec) for result in results]
-    order = sorted(range(len(rows)), key=lambda i: rank(rows[i], spec))
-    trials = tuple(rows[i] for i in order)
-    if section.refit or trials[0].status == "failed":
-        return trials, None
-    return trials, checkpoints.best(checkpoint_folder(sweep.kept, trials[0].id))
+    tuner.fit()
 
 
-def _trial_resources(spec: Spec, section: TuneSpec) -> tune.PlacementGroupFactory:
+def recall(course: Course, events: Iterable[Event]) -> None:
+    """Take in what an earlier driver of this sweep, which was killed, told its listener."""
+    for event in events:
+        if event.get("kind") == "trial":
+            trial = course.trials.get(event["id"]) or course.standing(event["id"], event["config"])
+            course.trials[trial.trial] = replace(
+                trial,
+                values=tuple(event["values"]),
+                metrics=event["metrics"],
+                seconds=event["seconds"],
+                over=event["status"] == "done",
+                error=event.get("error", ""),
+            )
+            course.spent_before = event["elapsed"]
+
+
+def _resources(spec: Spec) -> tune.PlacementGroupFactory:
     """Of the trial's own process: all that its one worker needs, or next to nothing (Ray refuses
     nothing at all) beside its group of workers."""
-    if section.workers == 1:
+    assert spec.tune is not None
+    if spec.tune.workers == 1:
         return tune.PlacementGroupFactory([worker_resources(spec).bundle()])
     return tune.PlacementGroupFactory([{"memory": 1}])
 
 
-def _tune_config(spec: Spec, section: TuneSpec, concurrent: int) -> tune.TuneConfig:
-    return tune.TuneConfig(
-        metric=BEST,
-        mode=spec.train.metric_mode,
-        num_samples=section.trials,
-        search_alg=BasicVariantGenerator(random_state=spec.seed, max_concurrent=concurrent),
-        scheduler=_scheduler(spec, section),
-        # A process that has run a trial has imported everything for the next one.
-        reuse_actors=section.workers == 1,
-    )
+class _Feed(Searcher):
+    """Hands the segments of a course to Ray Tune, and their outcomes back."""
 
-
-def _scheduler(spec: Spec, section: TuneSpec) -> TrialScheduler:
-    epochs = most_epochs(spec)
-    if section.scheduler == "fifo" or epochs == 1:
-        return FIFOScheduler()
-    return ASHAScheduler(
-        time_attr="epoch", max_t=epochs, grace_period=1, reduction_factor=_REDUCTION
-    )
-
-
-def _run_config(spec: Spec, folder: Location, announcer: tune.Callback) -> tune.RunConfig:
-    return tune.RunConfig(
-        name=folder.name,
-        storage_path=folder.parent.path,
-        storage_filesystem=folder.fs,
-        callbacks=[announcer],
-        failure_config=tune.FailureConfig(max_failures=spec.scale.max_failures),
-        verbose=0,
-    )
-
-
-def _row(result: Any, spec: Spec) -> Trial:
-    last = result.metrics or {}
-    error = str(result.error) if result.error else ""
-    return trial_row(last.get("trial_id", "?"), result.config or {}, last, error, spec)
-
-
-class _Announcer(tune.Callback):
-    """Tells the listener of each trial that ends."""
-
-    def __init__(self, spec: Spec, listener: Listener) -> None:
-        self.spec = spec
+    def __init__(self, course: Course, listener: Listener) -> None:
+        super().__init__()
+        self.course = course
         self.listener = listener
+        self.segments: dict[str, Segment] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune keeps its callbacks on disk; the listener belongs to this process.
-        return {"spec": self.spec, "listener": None}
+        # Tune keeps its searcher on disk; ftray keeps the course itself, in the run's folder.
+        return {}
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if group := (trial.last_result or {}).get(GROUP):
-            # Tune ends the trial's process, and with it Train's controller, before that could.
-            release(group)
-        self._tell(trial, "")
+    def save(self, checkpoint_path: str) -> None: ...
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell(trial, "its process died")
+    def restore(self, checkpoint_path: str) -> None: ...
 
-    def _tell(self, trial: Any, error: str) -> None:
-        row = trial_row(trial.trial_id, trial.config, trial.last_result or {}, error, self.spec)
-        self.listener({"kind": "trial", **row.to_json()})
+    def suggest(self, trial_id: str) -> Any:
+        segment = self.course.next()
+        if segment is None:
+            return None if self.course.running else Searcher.FINISHED
+        new = segment.trial not in self.course.trials
+        self.course.begin(segment)
+        self.segments[trial_id] = segment
+        if new:
+            self._tell(self.course.trials[segment.trial])
+        return {"segment": asdict(segment)}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        segment = self.segments.pop(trial_id)
+        self.course.end(segment, outcome(result, error))
+        self._tell(self.course.trials[segment.trial])
+
+    def _tell(self, trial: Standing) -> None:
+        told = row(trial).to_json()
+        if not trial.error and not trial.over:
+            told["status"] = "running" if trial.running else "waiting"
+        more = {"values": trial.values, "elapsed": round(self.course.elapsed, 3)}
+        self.listener({"kind": "trial", **told, **more})

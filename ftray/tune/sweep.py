@@ -10,7 +10,8 @@ from typing import Any
 from ftray import cluster
 from ftray.errors import RunFailed
 from ftray.spec.load import override
-from ftray.spec.schema import TuneSpec
+from ftray.spec.tuning import TuneSpec
+from ftray.train import checkpoints
 from ftray.train.channel import Listener
 from ftray.train.check import Checked
 from ftray.train.progress import BEST
@@ -18,9 +19,10 @@ from ftray.train.record import recorded
 from ftray.train.run import Trained, both, claim_run, export_and_register, fit_run, prepare
 from ftray.train.scale import check_scale, worker_resources
 from ftray.train.trunk_build import prepare_trunk
-from ftray.tune.search import search
-from ftray.tune.space import depth_variants, most_epochs
-from ftray.tune.table import Trial
+from ftray.tune.course import Course, Standing
+from ftray.tune.search import recall, search
+from ftray.tune.space import depth_variants
+from ftray.tune.table import Trial, rows
 from ftray.tune.trial import Sweep
 
 
@@ -55,20 +57,30 @@ def tune(
     run = claim_run(checked.root, spec, "tune", say)
     with recorded(checked.root, spec, run) as record:
         told = both(record, listener)
-        passes = (section.trials + section.refit) * most_epochs(spec)
+        course = Course(spec)
+        recall(course, run.metrics())
+        passes = (section.count + section.refit) * course.most_epochs
         trunks = prepare_trunk(prepared.for_trunk(depth_variants(spec), passes), say)
         sweep = Sweep(spec, prepared.data, run.location / "kept", trunks)
-        say(f"{section.trials} trials, {concurrent} side by side")
-        trials, checkpoint = search(sweep, section, run.location / "trials", concurrent, told)
-        _check_winner(trials)
-        say(f"trial {trials[0].id} wins: {spec.train.metric} {trials[0].metrics[BEST]:.4f}")
-        winner = prepared.with_spec(override(spec, trials[0].config))
-        seconds = 0.0
+        say(_plan(course, concurrent))
+        search(sweep, course, run.location / "trials", concurrent, told)
+        best = _winner(course, say)
+        winner = prepared.with_spec(override(spec, best.config))
         if section.refit:
             checkpoint, seconds = fit_run(winner, run, trunks, told)
-        table = tuple(trial.to_json() for trial in trials)
-        trained = export_and_register(winner, run, checkpoint, table, started, seconds)
-        return Tuned(trials, trained)
+        else:
+            checkpoint, seconds = checkpoints.best(sweep.checkpoints(best.trial)), 0.0
+        table = rows(course)
+        told_rows = tuple(trial.to_json() for trial in table)
+        trained = export_and_register(winner, run, checkpoint, told_rows, started, seconds)
+        sweep.kept.delete()
+        return Tuned(table, trained)
+
+
+def _plan(course: Course, concurrent: int) -> str:
+    known = sum(trial.over or bool(trial.error) for trial in course.drawn)
+    ended = f", {known} of them ended before" if known else ""
+    return f"{course.section.count} trials{ended}, {concurrent} side by side"
 
 
 def _check_room(checked: Checked, section: TuneSpec) -> int:
@@ -77,14 +89,24 @@ def _check_room(checked: Checked, section: TuneSpec) -> int:
     cluster.require(section.workers, each, "tune.workers")
     if section.refit:
         check_scale(checked.spec)
-    return max(1, min(section.trials, cluster.slots(each) // section.workers))
+    return max(1, min(section.count, cluster.slots(each) // section.workers))
 
 
-def _check_winner(trials: tuple[Trial, ...]) -> None:
-    if trials[0].status == "failed":
+def _winner(course: Course, say: Callable[[str], None]) -> Standing:
+    """The best trial. Raises RunFailed when none could train."""
+    if spent := course.spent:
+        say(f"{spent} is used up: {len(course.drawn)} of {course.section.count} trials began")
+    ranking = course.ranking()
+    if not ranking or ranking[0].value is None:
+        first = f"; the first said: {ranking[0].error}" if ranking else ""
         raise RunFailed.of(
             "tune",
-            f"{len(trials)} trials",
-            f"none could train; the first said: {trials[0].error}",
-            "mend that, or narrow tune.space",
+            f"{len(ranking)} trials",
+            f"none could train{first}",
+            "mend that, or narrow tune.space" if first else "raise tune.budget",
         )
+    best, metric = ranking[0], course.spec.train.metric
+    seeds = len(course.seeds_of(best))
+    over = f", {abs(course.mean(best)):.4f} over {seeds} seeds" if seeds > 1 else ""
+    say(f"trial {best.trial} wins: {metric} {best.metrics[BEST]:.4f}{over}")
+    return best

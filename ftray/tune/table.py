@@ -1,17 +1,11 @@
-"""The sweep's table: one row a trial, and which row is the best."""
+"""The sweep's table: one row a trial."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ftray.spec.schema import Spec
-from ftray.train.progress import BEST
-from ftray.tune.trial import ERROR
-
-_SHOWN = (BEST, "epoch", "accuracy", "f1_macro", "loss", "train_loss")
+from ftray.tune.course import Course, Standing
 
 
 @dataclass(frozen=True)
@@ -22,7 +16,7 @@ class Trial:
     config: dict[str, Any]
     metrics: dict[str, float]
     status: str
-    """done, stopped (by the scheduler) or failed."""
+    """done, stopped (by the scheduler, or a budget) or failed."""
     seconds: float
     error: str = ""
 
@@ -37,25 +31,17 @@ class Trial:
         return {**row, "error": self.error} if self.error else row
 
 
-def trial_row(
-    trial_id: str, config: Mapping[str, Any], last: Mapping[str, Any], error: str, spec: Spec
-) -> Trial:
-    """The row of a trial whose last report was `last`; `error` is how its process ended."""
-    problem = last.get(ERROR) or error
-    epochs = config.get("train.epochs", spec.train.epochs)
-    over = last.get("epoch", 0) >= epochs or spec.train.early_stopping is not None
+def rows(course: Course) -> tuple[Trial, ...]:
+    """Best first; under a finalist itself with other seeds."""
+    return tuple(row(seed) for trial in course.ranking() for seed in course.seeds_of(trial))
+
+
+def row(trial: Standing) -> Trial:
     return Trial(
-        id=trial_id,
-        config=dict(config),
-        metrics={} if problem else {name: last[name] for name in _SHOWN if name in last},
-        status="failed" if problem else "done" if over else "stopped",
-        seconds=round(last.get("time_total_s", 0.0), 3),
-        error=problem,
+        id=trial.trial,
+        config=trial.config,
+        metrics={} if trial.error else trial.metrics,
+        status="failed" if trial.error else "done" if trial.over else "stopped",
+        seconds=round(trial.seconds, 3),
+        error=trial.error,
     )
-
-
-def rank(trial: Trial, spec: Spec) -> tuple[bool, float]:
-    """Sorts the best trial first and failed ones last."""
-    value = trial.metrics.get(BEST, math.inf)
-    failed = trial.status == "failed" or not math.isfinite(value)
-    return failed, value if spec.train.metric_mode == "min" else -value

@@ -1,4 +1,4 @@
-"""One trial, in a process that runs one trial after the other.
+"""A segment of a trial, in a process that trains one after the other.
 
 A trial with one worker calls the training loop right here, so that it costs its steps and not the
 start of a worker group. A trial with several workers starts a group of its own.
@@ -7,7 +7,7 @@ start of a worker group. A trial with several workers starts a group of its own.
 from __future__ import annotations
 
 import copy
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -16,18 +16,19 @@ from ftray.data.encode import EncodedDataset
 from ftray.errors import FtrayError
 from ftray.spec.schema import ModelSpec, Spec
 from ftray.store.location import Location
-from ftray.train import loop
+from ftray.train import checkpoints, loop
 from ftray.train.checkpoints import Keeper
 from ftray.train.fit import fit_workers
 from ftray.train.process import settle
 from ftray.train.progress import BEST, Progress
 from ftray.train.ranks import alone
 from ftray.train.trunk import TrunkCache
-from ftray.train.worker import Base, Job, build, load_base
+from ftray.train.worker import Base, Job, build, latest, load_base
+from ftray.tune.course import Outcome, Segment
 from ftray.tune.space import trial_spec
 
-ERROR = "error"
-"""Reported instead of metrics by a trial that could not train: why."""
+# What a segment reports.
+_VALUES, _METRICS, _OVER, _ERROR = "values", "metrics", "over", "error"
 
 
 @dataclass(frozen=True)
@@ -40,39 +41,50 @@ class Sweep:
     """Where trials keep their checkpoints, and their groups of workers what Ray Train keeps."""
     trunks: tuple[TrunkCache, ...] = ()
 
-    @property
-    def keeps_checkpoints(self) -> bool:
-        """Needed only where the winner is not trained again."""
-        assert self.spec.tune is not None
-        return not self.spec.tune.refit
+    def checkpoints(self, trial: str) -> Location:
+        """Where a trial keeps its checkpoints."""
+        return self.kept / trial / "checkpoints"
 
 
-def run_trial(config: dict[str, Any], sweep: Sweep) -> None:
-    """Train with the values of `config` (dotted path -> value), reporting each epoch to Tune.
+def run_segment(config: dict[str, Any], sweep: Sweep) -> None:
+    """Train the segment of `config` and report to Tune what it came to.
 
     A trial that cannot train (it diverged, its values do not fit the model) reports why and ends;
     the sweep goes on.
     """
     from ray import tune
 
-    spec = trial_spec(sweep.spec, config)
+    segment = Segment(**config["segment"])
     try:
-        if spec.scale.workers == 1:
-            _train_here(spec, sweep)
-        else:
-            _train_in_group(spec, sweep)
+        spec = trial_spec(sweep.spec, segment.config)
+        run = _train_here if spec.scale.workers == 1 else _train_in_group
+        progress = run(spec, segment, sweep)
     except FtrayError as error:
-        worst = math.inf if spec.train.metric_mode == "min" else -math.inf
-        tune.report({"epoch": 0, BEST: worst, ERROR: str(error)})
+        tune.report({_ERROR: str(error)})
+        return
+    last = {k: v for k, v in progress.history[-1].items() if isinstance(v, (int, float))}
+    found = {
+        _VALUES: progress.bests(spec.train),
+        _METRICS: [*last.items(), (BEST, progress.best)],  # of a mapping Tune would make keys
+        _OVER: progress.is_over(spec.train),
+    }
+    tune.report(found)
 
 
-def checkpoint_folder(kept: Location, trial_id: str) -> Location:
-    """Where a trial keeps its checkpoints."""
-    return kept / trial_id / "checkpoints"
+def outcome(reported: Mapping[str, Any] | None, died: bool) -> Outcome:
+    """Of a segment that reported this, or whose process `died` as often as it may."""
+    told = reported or {}
+    return Outcome(
+        values=tuple(told.get(_VALUES, ())),
+        metrics=dict(told.get(_METRICS, ())),
+        seconds=told.get("time_total_s", 0.0),
+        over=told.get(_OVER, False),
+        error=told.get(_ERROR, "") or ("its process died" if died or not told else ""),
+    )
 
 
-class _Reporter:
-    """Tells Tune of each epoch, and of nothing else: a trial has nobody who watches its steps."""
+class _Silent:
+    """A trial has nobody who watches its steps."""
 
     def phase(self, progress: Progress) -> None: ...
 
@@ -80,10 +92,7 @@ class _Reporter:
 
     def step(self, event: dict[str, Any]) -> None: ...
 
-    def epoch(self, metrics: dict[str, Any]) -> None:
-        from ray import tune
-
-        tune.report(metrics)
+    def epoch(self, metrics: dict[str, Any]) -> None: ...
 
     def warn(self, line: str) -> None: ...
 
@@ -91,31 +100,36 @@ class _Reporter:
         return False
 
 
-def _train_here(spec: Spec, sweep: Sweep) -> None:
-    from ray import tune
-
+def _train_here(spec: Spec, segment: Segment, sweep: Sweep) -> Progress:
     settle(spec)
     pristine = _pristine(spec.model, spec.task, spec.seed, sweep.data.labels, spec.train.dropout)
     base = replace(pristine, model=copy.deepcopy(pristine.model))
-    setup, progress = build(spec, sweep.data, base, alone(), None, sweep.trunks)
-    folder = checkpoint_folder(sweep.kept, tune.get_context().get_trial_id())
-    keeper = Keeper(spec.train.checkpoint, folder if sweep.keeps_checkpoints else None, writes=True)
+    folder, observer = sweep.checkpoints(segment.trial), _Silent()
+    with latest(folder, alone(), observer.warn) as found:
+        setup, progress = build(spec, sweep.data, base, alone(), found, sweep.trunks)
+    # A trial that ends here, and whose winner is trained again, leaves nothing that is read.
+    needed = segment.until < spec.train.epochs or not _refits(sweep.spec)
+    keeper = Keeper(spec.train.checkpoint, folder if needed else None, writes=True)
     try:
-        loop.run(setup, progress, keeper, _Reporter())
+        return loop.run(setup, progress, keeper, observer, segment.until)
     finally:
         keeper.wait()
         setup.phased.close()
 
 
-def _train_in_group(spec: Spec, sweep: Sweep) -> None:
-    from ray import tune
-    from ray.tune.integration.ray_train import TuneReportCallback
+def _refits(spec: Spec) -> bool:
+    assert spec.tune is not None
+    return spec.tune.refit
 
-    trial = tune.get_context().get_trial_id()
-    job = Job(spec, sweep.data, checkpoint_folder(sweep.kept, trial), trunks=sweep.trunks)
-    # Tune starts a trial again whose workers died. If Train did as well, it would do so while Tune
-    # is ending the trial.
-    fit_workers(job, sweep.kept / trial / "ray-train", 0, [TuneReportCallback()])
+
+def _train_in_group(spec: Spec, segment: Segment, sweep: Sweep) -> Progress:
+    folder = sweep.checkpoints(segment.trial)
+    job = Job(spec, sweep.data, folder, trunks=sweep.trunks, until=segment.until)
+    fit_workers(job, sweep.kept / segment.trial / "ray-train", spec.scale.max_failures)
+    newest = checkpoints.latest(folder)
+    assert newest is not None, "a group that ended well has written a checkpoint"
+    with newest.folder.as_local() as local:
+        return checkpoints.read_progress(local)
 
 
 @lru_cache(maxsize=1)

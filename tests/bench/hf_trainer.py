@@ -105,12 +105,8 @@ class Clock(TrainerCallback):
         self.mark = now
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Fine-tune with the Hugging Face Trainer.")
-    parser.add_argument("spec", type=Path)
-    parser.add_argument("--group-by-length", action="store_true")
-    options = parser.parse_args()
-    spec = yaml.safe_load(options.spec.read_text())
+def fine_tune(spec: dict[str, Any], group_by_length: bool) -> tuple[Trainer, DatasetDict, Clock]:
+    """Train as the spec says; the trainer is left with the best epoch's model."""
     set_seed(spec["seed"])
     folder = spec["model"]["name_or_path"]
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -123,7 +119,7 @@ def main() -> None:
     clock = Clock()
     trainer = Trainer(
         model=model,
-        args=arguments(spec, options.group_by_length),
+        args=arguments(spec, group_by_length),
         train_dataset=rows["train"],
         eval_dataset=rows["validation"],
         processing_class=tokenizer,
@@ -132,16 +128,24 @@ def main() -> None:
         callbacks=[clock],
     )
     trainer.train()
-    metrics = {
-        split: trainer.evaluate(rows[split], metric_key_prefix=split)
-        for split in ("validation", "test")
-    }
+    return trainer, rows, clock
+
+
+def measure(trainer: Trainer, rows: DatasetDict, split: str) -> dict[str, float]:
+    found = trainer.evaluate(rows[split], metric_key_prefix=split)
+    return {name: found[f"{split}_{name}"] for name in ("accuracy", "f1_macro", "loss")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Fine-tune with the Hugging Face Trainer.")
+    parser.add_argument("spec", type=Path)
+    parser.add_argument("--group-by-length", action="store_true")
+    options = parser.parse_args()
+    spec = yaml.safe_load(options.spec.read_text())
+    trainer, rows, clock = fine_tune(spec, options.group_by_length)
     result = {
         "precision": "bf16" if trainer.args.bf16 else "fp32",
-        "metrics": {
-            split: {name: found[f"{split}_{name}"] for name in ("accuracy", "f1_macro", "loss")}
-            for split, found in metrics.items()
-        },
+        "metrics": {split: measure(trainer, rows, split) for split in ("validation", "test")},
         "epochs": [{"rows": len(rows["train"]), "seconds": spent} for spent in clock.epochs],
     }
     print(json.dumps(result))

@@ -1,0 +1,130 @@
+"""The section `tune`: what the trials differ in, how they are drawn, which go on, and how long."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ftray.spec.fields import (
+    Float,
+    Int,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    contradiction,
+)
+
+_TRIALS = 8
+
+
+class Domain(Section):
+    """The values that one key takes over the trials: exactly one of the four kinds."""
+
+    choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
+    uniform: tuple[Float, Float] | None = None
+    loguniform: tuple[PositiveFloat, PositiveFloat] | None = None
+    randint: tuple[Int, Int] | None = Field(None, description="Both ends included.")
+
+    @model_validator(mode="after")
+    def _is_one_rising_kind(self) -> Self:
+        given = [kind for kind, values in self if values is not None]
+        if len(given) != 1:
+            raise contradiction(
+                f"{len(given)} kinds of domain in one",
+                "Give exactly one of choice, uniform, loguniform, randint.",
+            )
+        if self.kind != "choice" and self.values[0] >= self.values[1]:
+            raise contradiction(
+                f"the first bound {self.values[0]} is not below the second {self.values[1]}",
+                "Write the bounds in rising order.",
+            )
+        return self
+
+    @property
+    def kind(self) -> str:
+        return next(kind for kind, values in self if values is not None)
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The choices, or the two bounds."""
+        return getattr(self, self.kind)
+
+    @property
+    def grid(self) -> tuple[Any, ...]:
+        """Every value of a domain that is not continuous."""
+        if self.kind == "randint":
+            return tuple(range(self.values[0], self.values[1] + 1))
+        return self.values
+
+
+class Budget(Section):
+    """What a sweep may spend: no trial begins once one of them is used up."""
+
+    minutes: PositiveFloat | None = Field(None, description="Since the search began.")
+    worker_hours: PositiveFloat | None = Field(None, description="Of all trials' workers.")
+    cost: PositiveFloat | None = Field(
+        None, description="worker_hours times scale.price_per_worker_hour."
+    )
+
+
+class Finalists(Section):
+    """The best trials, trained again with other seeds before one is named the winner."""
+
+    trials: Annotated[int, Field(ge=2)] = 3
+    seeds: Annotated[int, Field(ge=2)] = Field(3, description="Of each, its first one included.")
+
+
+class TuneSpec(Section):
+    trials: PositiveInt | None = Field(
+        None, description=f"Else {_TRIALS}; with `searcher: grid` every point of the space."
+    )
+    space: Annotated[dict[str, Domain], Field(min_length=1)] = Field(
+        description="Dotted path of a key of train, or seed -> "
+        "{choice | uniform | loguniform | randint: ...}."
+    )
+    searcher: Literal["random", "grid", "tpe"] = Field(
+        "random", description="tpe: Optuna's, which learns from the trials that have ended."
+    )
+    scheduler: Literal["asha", "hyperband", "median", "fifo"] = Field(
+        "asha",
+        description="Which trials go on after an epoch. asha: the best of all that came as far; "
+        "hyperband: so too, but some begin with more epochs; median: those that are not below the "
+        "others' median; fifo: all.",
+    )
+    workers: PositiveInt = Field(1, description="Workers of one trial.")
+    budget: Budget = Budget()
+    finalists: Finalists | None = None
+    refit: bool = Field(True, description="Train the winner again at `scale`.")
+
+    @property
+    def count(self) -> int:
+        """The trials that are drawn."""
+        return self.trials or (self.points if self.searcher == "grid" else _TRIALS)
+
+    @property
+    def points(self) -> int:
+        """Of a space without continuous domains: its size."""
+        return math.prod(len(domain.grid) for domain in self.space.values())
+
+    @model_validator(mode="after")
+    def _grid_is_finite(self) -> Self:
+        if self.searcher != "grid":
+            return self
+        for path, domain in self.space.items():
+            if domain.kind in ("uniform", "loguniform"):
+                raise contradiction(
+                    f"{domain.kind} has no end of values, which tune.searcher grid would try",
+                    "Write choice, or another tune.searcher.",
+                    key=f"tune.space.{path}",
+                    value=list(domain.values),
+                )
+        if self.trials is not None and self.trials > self.points:
+            raise contradiction(
+                f"the space has {self.points} points",
+                "Leave tune.trials out, or add values to the space.",
+                key="tune.trials",
+                value=self.trials,
+            )
+        return self

@@ -1,0 +1,103 @@
+"""Searchers: which values a trial gets.
+
+Each is a function of the trial's number and of what the trials before it came to, and keeps
+nothing: a sweep that was killed draws the same trials when it goes on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ftray.spec.tuning import Domain, TuneSpec
+
+Config = dict[str, Any]
+"""Dotted path -> value."""
+Tried = tuple[Config, float | None]
+"""A trial's values and, once it has one, its metric, the higher the better."""
+Searcher = Callable[[TuneSpec, int, int, Sequence[Tried]], Config]
+"""(section, seed, number of the trial from 0, trials before it) -> its values."""
+
+
+def draw_random(section: TuneSpec, seed: int, number: int, tried: Sequence[Tried]) -> Config:
+    """Independent draws (Bergstra & Bengio 2012)."""
+    source = random.Random(f"{seed}/{number}")
+    return {path: _draw(domain, source) for path, domain in section.space.items()}
+
+
+def draw_grid(section: TuneSpec, seed: int, number: int, tried: Sequence[Tried]) -> Config:
+    """The points of the space, shuffled: a sweep that ends early has seen all of it alike."""
+    points = list(itertools.product(*(domain.grid for domain in section.space.values())))
+    random.Random(seed).shuffle(points)
+    return dict(zip(section.space, points[number], strict=True))
+
+
+def draw_tpe(section: TuneSpec, seed: int, number: int, tried: Sequence[Tried]) -> Config:
+    """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011); trials that are still
+    going on count as bad ones, so that those side by side differ."""
+    import optuna
+    from optuna.trial import TrialState, create_trial
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions = {path: _distribution(domain) for path, domain in section.space.items()}
+    source = random.Random(f"{seed}/{number}").getrandbits(32)
+    sampler = optuna.samplers.TPESampler(seed=source, constant_liar=True, multivariate=True)
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    for config, value in tried:
+        params = {path: _to_optuna(section.space[path], config[path]) for path in section.space}
+        known = value is not None and math.isfinite(value)
+        state = TrialState.COMPLETE if known else TrialState.RUNNING
+        study.add_trial(
+            create_trial(
+                state=state,
+                params=params,
+                distributions=distributions,
+                value=value if known else None,
+            )
+        )
+    asked = study.ask(distributions)
+    return {
+        path: _from_optuna(domain, asked.params[path]) for path, domain in section.space.items()
+    }
+
+
+SEARCHERS: dict[str, Searcher] = {"random": draw_random, "grid": draw_grid, "tpe": draw_tpe}
+
+
+def _draw(domain: Domain, source: random.Random) -> Any:
+    low, high = domain.values[0], domain.values[-1]
+    if domain.kind == "choice":
+        return source.choice(domain.values)
+    if domain.kind == "randint":
+        return source.randint(low, high)
+    if domain.kind == "uniform":
+        return source.uniform(low, high)
+    drawn = math.exp(source.uniform(math.log(low), math.log(high)))
+    return min(max(drawn, low), high)  # which rounding may pass
+
+
+def _distribution(domain: Domain) -> Any:
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    if domain.kind == "choice":
+        return CategoricalDistribution(range(len(domain.values)))
+    if domain.kind == "randint":
+        return IntDistribution(*domain.values)
+    low, high = domain.values
+    return FloatDistribution(low, high, log=domain.kind == "loguniform")
+
+
+def _to_optuna(domain: Domain, value: Any) -> Any:
+    # Of choices the place: Optuna takes no lists and no mappings.
+    return domain.values.index(value) if domain.kind == "choice" else value
+
+
+def _from_optuna(domain: Domain, value: Any) -> Any:
+    return domain.values[value] if domain.kind == "choice" else value

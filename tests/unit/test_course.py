@@ -1,0 +1,224 @@
+"""Which trial goes on: searchers, schedulers, budgets and finalists, on made-up metrics."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ftray.errors import SpecError
+from ftray.train.progress import BEST, Progress
+from ftray.tune.course import Course, Segment
+from ftray.tune.searchers import draw_grid, draw_random, draw_tpe
+from ftray.tune.space import depth_variants, trial_spec
+from ftray.tune.table import row, rows
+from tests.helpers.played import Player, by_batch_and_rate, spec
+
+SPACE = {
+    "train.learning_rate": {"loguniform": [1e-5, 1e-3]},
+    "train.warmup": {"uniform": [0.0, 0.5]},
+    "train.batch_size": {"randint": [8, 10]},
+    "train.unfreeze": {"choice": [0, 2, "all"]},
+}
+
+
+def random_draws(count: int) -> list[dict[str, Any]]:
+    section = spec(SPACE).tune
+    assert section is not None
+    return [draw_random(section, 0, number, ()) for number in range(count)]
+
+
+def test_random_draws_cover_each_domain() -> None:
+    drawn = random_draws(400)
+    rates = [config["train.learning_rate"] for config in drawn]
+    assert all(1e-5 <= rate <= 1e-3 for rate in rates)
+    below = sum(rate < 1e-4 for rate in rates) / len(rates)
+    assert 0.4 < below < 0.6, "each magnitude has its share"
+    assert {config["train.batch_size"] for config in drawn} == {8, 9, 10}, "both ends included"
+    assert {config["train.unfreeze"] for config in drawn} == {0, 2, "all"}
+
+
+def test_a_grid_has_every_point_once() -> None:
+    space = {"train.batch_size": {"randint": [8, 10]}, "train.unfreeze": {"choice": [0, "all"]}}
+    made = spec(space, tune={"searcher": "grid"})
+    section = made.tune
+    assert section is not None and section.count == 6
+    points = [tuple(draw_grid(section, 0, number, ()).values()) for number in range(6)]
+    assert set(points) == {(size, depth) for size in (8, 9, 10) for depth in (0, "all")}
+    assert points != sorted(points, key=str), "in no order that a budget would cut unevenly"
+
+
+def test_tpe_learns_from_what_was_tried() -> None:
+    section = spec({"train.learning_rate": {"uniform": [0.0001, 1.0]}}).tune
+    assert section is not None
+    tried: list[tuple[dict[str, Any], float | None]] = []
+    for number in range(40):
+        config = draw_tpe(section, 0, number, tried)
+        tried.append((config, -abs(config["train.learning_rate"] - 0.7)))
+    late = [abs(config["train.learning_rate"] - 0.7) for config, _ in tried[-12:]]
+    assert np.median(late) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ({"searcher": "grid", "space": SPACE}, "tune.space.train.learning_rate"),
+        (
+            {"searcher": "grid", "trials": 3, "space": {"train.epochs": {"choice": [1, 2]}}},
+            "tune.trials",
+        ),
+        ({"budget": {"cost": 5}}, "tune.budget.cost"),
+        ({"finalists": {"trials": 1}}, "tune.finalists.trials"),
+    ],
+)
+def test_what_contradicts_itself_is_told_by_key(section: dict[str, Any], key: str) -> None:
+    section = {**section}
+    with pytest.raises(SpecError) as caught:
+        spec(section.pop("space", None), tune=section)
+    assert caught.value.problems[0].key == key
+
+
+def test_a_trial_has_the_values_at_their_paths_and_the_scale_of_a_trial() -> None:
+    made = spec(SPACE, scale={"workers": 2})
+    trial = trial_spec(made, {"train.learning_rate": np.float64(1e-4), "train.batch_size": 9})
+    assert trial.scale.workers == 1
+    assert (trial.train.learning_rate, trial.train.batch_size) == (1e-4, 9)
+    assert (trial.train.epochs, trial.data) == (made.train.epochs, made.data)
+
+
+def test_values_that_contradict_one_another_are_told_by_key() -> None:
+    space = {"train.batch_size": {"choice": [32, 8]}, "train.micro_batch_size": {"choice": [4, 16]}}
+    made = spec(space, train={"batch_size": 16})
+    with pytest.raises(SpecError) as caught:
+        trial_spec(made, {"train.batch_size": 8, "train.micro_batch_size": 16})
+    assert caught.value.problems[0].key == "train.micro_batch_size"
+
+
+def test_every_depth_that_a_trial_may_have_is_known() -> None:
+    depths = {"train.unfreeze": {"randint": [1, 3]}}
+    assert [one.train.unfreeze for one in depth_variants(spec(depths))] == [1, 2, 3]
+    assert depth_variants(made := spec()) == (made,)
+
+
+@pytest.mark.parametrize(
+    ("domain", "most"), [({"choice": [1, 5, 3]}, 5), ({"randint": [1, 4]}, 4), (None, 3)]
+)
+def test_the_longest_trial_is_known(domain: dict[str, Any] | None, most: int) -> None:
+    space = {"train.epochs": domain} if domain else SPACE
+    assert Course(spec(space, train={"epochs": 3})).most_epochs == most
+
+
+def epochs_trained(section: dict[str, Any], epochs: int, slots: int = 1) -> list[int]:
+    player = Player(Course(spec(tune=section, train={"epochs": epochs})), by_batch_and_rate, slots)
+    player.play()
+    return sorted((len(trial.values) for trial in player.course.drawn), reverse=True)
+
+
+def test_asha_promotes_a_third_at_each_rung_even_with_one_slot() -> None:
+    trained = epochs_trained({"scheduler": "asha", "trials": 27}, 9)
+    assert trained.count(1) >= 16, "those below the best third of all wait after one epoch"
+    assert trained.count(9) >= 3
+    assert sum(trained) < 27 * 9 / 2
+
+
+def test_hyperband_lets_some_begin_with_more_epochs() -> None:
+    trained = epochs_trained({"scheduler": "hyperband", "trials": 12}, 9)
+    assert trained.count(1) < 12 / 2 and trained.count(3) >= 3
+
+
+def test_the_median_rule_stops_about_half() -> None:
+    trained = epochs_trained({"scheduler": "median", "trials": 20}, 4)
+    assert 5 <= trained.count(4) <= 15
+    assert set(trained) > {4}
+
+
+def test_a_trial_with_fewer_epochs_than_the_next_rung_is_trained_to_its_own_end() -> None:
+    space = {**SPACE, "train.epochs": {"choice": [2, 9]}}
+    made = spec(space, tune={"trials": 18, "scheduler": "asha"})
+    player = Player(Course(made), by_batch_and_rate)
+    player.play()
+    short = [t for t in player.course.drawn if t.epochs == 2 and len(t.values) > 1]
+    assert short and all(trial.over and len(trial.values) == 2 for trial in short)
+
+
+def test_a_budget_of_minutes_counts_those_of_earlier_drivers() -> None:
+    now = [100.0]
+    made = spec(tune={"trials": 9, "budget": {"minutes": 2}, "scheduler": "fifo"})
+    course = Course(made, clock=lambda: now[0])
+    course.spent_before = 60.0
+    assert course.next() is not None
+    now[0] += 60
+    assert course.next() is None
+    assert course.spent == "tune.budget.minutes = 2"
+
+
+def test_a_budget_of_money_needs_and_uses_the_price() -> None:
+    made = spec(
+        tune={"trials": 9, "workers": 2, "budget": {"cost": 3.0}, "scheduler": "fifo"},
+        scale={"workers": 2, "price_per_worker_hour": 6.0},
+        train={"epochs": 5},
+    )
+    player = Player(Course(made), by_batch_and_rate)
+    player.play()
+    # Two workers for five minutes are a sixth of an hour: one unit a trial.
+    assert len(player.course.drawn) == 3
+
+
+def lucky(segment: Segment, epoch: int) -> float:
+    """Its first seed flatters trial 2."""
+    number = int(segment.trial.partition(".")[0])
+    luck = 5.0 if segment.trial == "2" else 0.0
+    return number / 10 + luck
+
+
+def test_finalists_are_trained_with_other_seeds_and_win_by_their_mean() -> None:
+    finals = {"trials": 3, "seeds": 4}
+    made = spec(tune={"trials": 6, "scheduler": "asha", "finalists": finals}, train={"epochs": 3})
+    player = Player(Course(made), lucky, slots=2)
+    player.play()
+    course = player.course
+    assert len(course.drawn) == 6
+    again = [trial for trial in course.trials.values() if "." in trial.trial]
+    assert {trial.trial for trial in again} == {f"{n}.{s}" for n in (2, 6, 5) for s in (2, 3, 4)}
+    assert all(trial.over for trial in again), "whole, whatever the scheduler thought of the first"
+    assert {trial.config["seed"] for trial in again} == {43, 44, 45}
+    assert [trial.trial for trial in course.ranking()[:3]] == ["2", "6", "5"]
+    assert course.mean(course.trials["2"]) == pytest.approx((5.2 + 3 * 0.2) / 4)
+    table = [trial.id for trial in rows(course)]
+    assert table[:5] == ["2", "2.2", "2.3", "2.4", "6"]
+
+
+def test_a_row_says_what_was_tried_and_what_it_reached() -> None:
+    player = Player(Course(spec(tune={"trials": 5, "scheduler": "asha"})), by_batch_and_rate)
+    player.play()
+    for trial in player.course.drawn:
+        found = row(trial)
+        assert found.config == trial.config
+        assert found.status == ("done" if len(trial.values) == 3 else "stopped")
+        assert found.metrics[BEST] == trial.values[-1]
+        assert found.seconds == 60 * len(trial.values)
+        assert "error" not in found.to_json()
+
+
+def test_a_trial_that_failed_says_why_and_has_no_metrics() -> None:
+    player = Player(Course(spec(tune={"trials": 1})), lambda segment, epoch: None)
+    player.play()
+    (found,) = rows(player.course)
+    assert (found.status, found.metrics, found.to_json()["error"]) == ("failed", {}, "it diverged")
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "bests"),
+    [
+        ("accuracy", [0.5, 0.7, 0.6], (0.5, 0.7, 0.7)),
+        ("loss", [0.5, 0.7, 0.4], (-0.5, -0.5, -0.4)),
+        ("accuracy", [math.nan, 0.7, math.nan], (-math.inf, 0.7, 0.7)),
+    ],
+)
+def test_values_never_fall_and_the_higher_is_the_better(
+    metric: str, values: list[float], bests: tuple[float, ...]
+) -> None:
+    progress = Progress(history=[{"epoch": n, metric: value} for n, value in enumerate(values)])
+    assert progress.bests(spec(train={"metric": metric}).train) == bests
