@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from ctypes.util import find_library
 from pathlib import Path
 
@@ -28,6 +29,21 @@ def cores() -> int:
 def room(folder: str) -> int | None:
     """Free bytes in `folder`; None where there is no such folder."""
     return shutil.disk_usage(folder).free if Path(folder).is_dir() else None
+
+
+def forget_peak_memory() -> None:
+    """Begin anew to watch how much memory this process takes; where the system does not let it,
+    `peak_memory` is of its whole life."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int | None:
+    """Bytes of memory that this process held at most; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    peaks = [int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")]
+    return peaks[0] if peaks else None
 
 
 def lacks_for_nvme() -> list[str]:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from ftray.tune.depth import Depth
     from ftray.tune.table import Trial
 
 _RATE_STEPS = 20  # samples/s is the mean over this many steps
@@ -124,6 +125,22 @@ class TrainDisplay:
 
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def show_depths(console: Console, metric: str, depths: Sequence[Depth]) -> None:
+    """What each depth of a sweep bought and cost, and which to take."""
+    from ftray.tune.report import advice, depth_cells
+
+    if not depths:
+        return
+    table = Table(box=None, header_style="bold", padding=(0, 1))
+    rows = [depth_cells(depth) for depth in depths]
+    for heading in rows[0]:
+        table.add_column(heading, justify="left" if heading in ("trains", "") else "right")
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(table)
+    console.print(advice(metric, depths), markup=False, soft_wrap=True)
 
 
 def show_trials(console: Console, trials: Sequence[Trial]) -> None:

@@ -19,10 +19,11 @@ def tune(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> None
         raise SpecError.of("tune", None, "missing", "add a tune section; `ftray init` shows one")
     checked = check_inputs(loaded)
     with session():
-        from ftray.cli.progress import TrainDisplay, show_trials
+        from ftray.cli.progress import TrainDisplay, show_depths, show_trials
         from ftray.tune.sweep import tune as run
 
         with TrainDisplay() as display:
             tuned = run(checked, display.say, display.listen)
         show_trials(display.console, tuned.trials)
+        show_depths(display.console, loaded.train.metric, tuned.depths)
     show_trained(tuned.to_json(), as_json)

@@ -1,4 +1,5 @@
-"""How a training process uses its machine: its share of the cores, and memory that it keeps."""
+"""How a training process uses its machine: its share of the cores, memory that it keeps, and how
+much it took."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import platform
 
 import torch
 
+from ftray import machine
 from ftray.spec.schema import Spec
 
 # glibc's mallopt(3): from which size memory is mapped, and from which it is given back.
@@ -23,3 +25,15 @@ def settle(spec: Spec) -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def forget_peak_memory() -> None:
+    """Begin anew to watch how much memory this process takes."""
+    machine.forget_peak_memory()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> int | None:
+    """Bytes that this process held at most: of its GPU where it has one, else of the machine."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else machine.peak_memory()

@@ -15,6 +15,8 @@ _RISE = 0.1
 
 BEST = "best"
 """Reported after each epoch: the best value of train.metric so far."""
+MEMORY = "memory"
+"""Bytes that a trial's process held at most."""
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
+from ftray.errors import Interrupted
 from ftray.spec.schema import Spec
 from ftray.store.location import Location
 from ftray.train.channel import Event, Listener
@@ -25,7 +26,7 @@ def search(
     `folder`.
 
     The listener gets {"kind": "trial", ...} when a trial begins and when a segment of it ends:
-    what `recall` makes a course of.
+    what `recall` makes a course of. Raises Interrupted after Ctrl-C.
     """
     if course.over:
         return
@@ -50,6 +51,14 @@ def search(
         ),
     )
     tuner.fit()
+    if not course.over:  # Tune took Ctrl-C for itself
+        ended = sum(not trial.running for trial in course.trials.values())
+        raise Interrupted.of(
+            "run",
+            course.spec.name,
+            f"interrupted: {ended} of {section.count} trials have stopped or ended",
+            "the same command goes on from there",
+        )
 
 
 def recall(course: Course, events: Iterable[Event]) -> None:

@@ -20,6 +20,8 @@ from ftray.train.run import Trained, both, claim_run, export_and_register, fit_r
 from ftray.train.scale import check_scale, worker_resources
 from ftray.train.trunk_build import prepare_trunk
 from ftray.tune.course import Course, Standing
+from ftray.tune.depth import Depth, depths
+from ftray.tune.report import FILE, page
 from ftray.tune.search import recall, search
 from ftray.tune.space import depth_variants
 from ftray.tune.table import Trial, rows
@@ -28,13 +30,19 @@ from ftray.tune.trial import Sweep
 
 @dataclass(frozen=True)
 class Tuned:
-    """A finished sweep: its table, best first, and the model that the winner became."""
+    """A finished sweep: its table, best first, the model that the winner became, and what depth
+    bought."""
 
     trials: tuple[Trial, ...]
     trained: Trained
+    depths: tuple[Depth, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.trained.to_json(), "trials": [trial.to_json() for trial in self.trials]}
+        return {
+            **self.trained.to_json(),
+            "trials": [trial.to_json() for trial in self.trials],
+            "depths": [depth.to_json() for depth in self.depths],
+        }
 
 
 def tune(
@@ -71,10 +79,12 @@ def tune(
         else:
             checkpoint, seconds = checkpoints.best(sweep.checkpoints(best.trial)), 0.0
         table = rows(course)
+        found = depths(course, len(prepared.data.load("validation")))
+        (run.location / FILE).write_text(page(spec.name, spec.train.metric, table, found))
         told_rows = tuple(trial.to_json() for trial in table)
         trained = export_and_register(winner, run, checkpoint, told_rows, started, seconds)
         sweep.kept.delete()
-        return Tuned(table, trained)
+        return Tuned(table, trained, found)
 
 
 def _plan(course: Course, concurrent: int) -> str:

@@ -19,8 +19,8 @@ from ftray.store.location import Location
 from ftray.train import checkpoints, loop
 from ftray.train.checkpoints import Keeper
 from ftray.train.fit import fit_workers
-from ftray.train.process import settle
-from ftray.train.progress import BEST, Progress
+from ftray.train.process import forget_peak_memory, peak_memory, settle
+from ftray.train.progress import BEST, MEMORY, Progress
 from ftray.train.ranks import alone
 from ftray.train.trunk import TrunkCache
 from ftray.train.worker import Base, Job, build, latest, load_base
@@ -55,6 +55,7 @@ def run_segment(config: dict[str, Any], sweep: Sweep) -> None:
     from ray import tune
 
     segment = Segment(**config["segment"])
+    forget_peak_memory()
     try:
         spec = trial_spec(sweep.spec, segment.config)
         run = _train_here if spec.scale.workers == 1 else _train_in_group
@@ -63,6 +64,8 @@ def run_segment(config: dict[str, Any], sweep: Sweep) -> None:
         tune.report({_ERROR: str(error)})
         return
     last = {k: v for k, v in progress.history[-1].items() if isinstance(v, (int, float))}
+    if spec.scale.workers == 1 and (held := peak_memory()) is not None:
+        last[MEMORY] = held
     found = {
         _VALUES: progress.bests(spec.train),
         _METRICS: [*last.items(), (BEST, progress.best)],  # of a mapping Tune would make keys

@@ -1,0 +1,153 @@
+"""A sweep whose driver is killed at random moments: the same trials, the same results, none twice.
+
+    python tests/bench/kill_sweep.py [--kills 10] [--trials 12] [--scheduler fifo] [--seed 0]
+
+`ftray tune` with a Ray of its own. SIGKILL hits the driver and the Ray inside it between half a
+second and six seconds after a trial began or ended; the same command goes on. At the end every
+trial must have the values, to the bit the metrics, and the status that it has in a sweep that was
+left alone, and no trial that had ended may have begun again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import psutil
+import yaml
+
+from tests.helpers.small_runs import tree
+
+# What a trial's end says of how long it took, and where.
+TIMES = ("seconds", "memory")
+
+
+def main() -> None:
+    options = _options()
+    source = random.Random(options.seed)
+    with tempfile.TemporaryDirectory(prefix="kill-sweep-") as name:
+        folder = Path(name)
+        left_alone = finish(start(spec(folder, "whole", options), folder / "whole.log"))
+        log, killed = folder / "killed.log", 0
+        path = spec(folder, "killed", options)
+        process = start(path, log)
+        while killed < options.kills and await_moment(folder / "killed", process, source):
+            kill(process)
+            killed += 1
+            ended = [t["id"] for t in ends(journal(folder / "killed"))]
+            print(f"kill {killed}: {len(ended)} trials had ended", file=sys.stderr, flush=True)
+            process = start(path, log)
+        found = finish(process)
+        compare(found, left_alone)
+        twice = begun_again(journal(folder / "killed"))
+    if twice:
+        raise SystemExit(f"trials that had ended began again: {twice}")
+    print(f"{killed} kills: {len(found)} trials as if there had been none")
+
+
+def spec(folder: Path, name: str, options: argparse.Namespace) -> Path:
+    space = {
+        "train.learning_rate": {"loguniform": [1e-4, 1e-3]},
+        "train.unfreeze": {"choice": [0, 1, 2]},
+        "train.epochs": {"choice": [1, 2, 3]},
+    }
+    section = {"trials": options.trials, "space": space, "scheduler": options.scheduler}
+    made = tree(
+        folder, name=name, storage=str(folder / name), tune=section, train={"trunk_cache": "on"}
+    )
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(made))
+    return path
+
+
+def start(path: Path, log: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "ftray", "tune", str(path), "--json"]
+    with log.open("a") as file:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> dict[str, dict[str, Any]]:
+    """The trials by id."""
+    stdout, _ = process.communicate(timeout=900)
+    if process.returncode:
+        raise SystemExit(f"the sweep failed with {process.returncode}")
+    return {trial["id"]: trial for trial in json.loads(stdout.splitlines()[-1])["trials"]}
+
+
+def journal(storage: Path) -> list[dict[str, Any]]:
+    """What is on record of the trials."""
+    events = []
+    for file in storage.glob("runs/*/*/metrics.jsonl"):
+        lines = [line for line in file.read_text().splitlines() if line.endswith("}")]
+        events += [event for event in map(json.loads, lines) if event["kind"] == "trial"]
+    return events
+
+
+def ends(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [event for event in events if event["status"] in ("done", "failed")]
+
+
+def begun_again(events: list[dict[str, Any]]) -> list[str]:
+    over: set[str] = set()
+    again = []
+    for event in events:
+        if event["id"] in over:
+            again.append(event["id"])
+        if event["status"] in ("done", "failed"):
+            over.add(event["id"])
+    return again
+
+
+def await_moment(storage: Path, process: subprocess.Popen[str], source: random.Random) -> bool:
+    """Until a moment after one more event; False when the sweep ended before."""
+    before = len(journal(storage))
+    while len(journal(storage)) <= before:
+        if process.poll() is not None:
+            return False
+        time.sleep(0.05)
+    time.sleep(source.uniform(0.5, 6))
+    return process.poll() is None
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    for member in family:
+        if member.is_running():
+            member.kill()
+    psutil.wait_procs(family, timeout=20)
+
+
+def compare(found: dict[str, dict[str, Any]], expected: dict[str, dict[str, Any]]) -> None:
+    if found.keys() != expected.keys():
+        raise SystemExit(f"other trials: {sorted(found)} for {sorted(expected)}")
+    for name, trial in expected.items():
+        for told in (trial, found[name]):
+            for key in TIMES:
+                told.pop(key, None)
+                told["metrics"].pop(key, None)
+        if found[name] != trial:
+            raise SystemExit(f"trial {name} differs:\n{found[name]}\n{trial}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Kill a sweep's driver at random moments.")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--scheduler", default="fifo")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
