@@ -72,17 +72,17 @@ def tune(
         sweep = Sweep(spec, prepared.data, run.location / "kept", trunks)
         say(_plan(course, concurrent))
         search(sweep, course, run.location / "trials", concurrent, told)
-        best = _winner(course, say)
-        winner = prepared.with_spec(override(spec, best.config))
+        best = winner(course, say)
+        whole = prepared.with_spec(override(spec, best.config))
         if section.refit:
-            checkpoint, seconds = fit_run(winner, run, trunks, told)
+            checkpoint, seconds = fit_run(whole, run, trunks, told)
         else:
             checkpoint, seconds = checkpoints.best(sweep.checkpoints(best.trial)), 0.0
         table = rows(course)
         found = depths(course, len(prepared.data.load("validation")))
         (run.location / FILE).write_text(page(spec.name, spec.train.metric, table, found))
         told_rows = tuple(trial.to_json() for trial in table)
-        trained = export_and_register(winner, run, checkpoint, told_rows, started, seconds)
+        trained = export_and_register(whole, run, checkpoint, told_rows, started, seconds)
         sweep.kept.delete()
         return Tuned(table, trained, found)
 
@@ -102,7 +102,7 @@ def _check_room(checked: Checked, section: TuneSpec) -> int:
     return max(1, min(section.count, cluster.slots(each) // section.workers))
 
 
-def _winner(course: Course, say: Callable[[str], None]) -> Standing:
+def winner(course: Course, say: Callable[[str], None]) -> Standing:
     """The best trial. Raises RunFailed when none could train."""
     if spent := course.spent:
         say(f"{spent} is used up: {len(course.drawn)} of {course.section.count} trials began")

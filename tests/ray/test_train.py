@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,7 +21,7 @@ from ftray.train.baselines import FILE as BASELINES
 from ftray.train.check import check_inputs
 from ftray.train.export import Export, export
 from ftray.train.run import Trained, prepare
-from tests.helpers.small_runs import Events, losses, train_here, train_workers, tree, weights
+from tests.helpers.small_runs import Events, losses, train_here, tree, weights
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -75,27 +74,6 @@ def test_blocks_below_the_boundary_are_the_base_models_bit_by_bit(plain: Trained
     assert all(name.startswith(("encoder.layer.5.", "pooler.")) for name in moved)
     assert any(name.startswith("encoder.layer.5.") for name in moved)
     assert any(name.startswith("embeddings.") for name in kept)
-
-
-def test_a_worker_killed_mid_epoch_changes_nothing(plain: Trained, folder: Path) -> None:
-    killed: list[int] = []
-
-    def kill_one(event: dict[str, Any]) -> None:
-        if event["kind"] == "step" and event["epoch"] == 3 and not killed:
-            worker = train_workers(psutil.Process())[0]
-            killed.append(event["step"])
-            worker.kill()
-
-    events: Events = []
-    again = train_here(tree(folder, name="killed-worker"), events, kill_one)
-    starts = [event for event in events if event["kind"] == "start"]
-    assert killed, "the last epoch was over before a worker was killed"
-    # Ray Train may not have taken note of the very last checkpoint when the worker died.
-    assert [start["epoch"] for start in starts] in ([0, 1], [0, 2])
-    assert losses(again.run.location.path) == losses(plain.run.location.path)
-    expected = weights(plain.version.folder.path)
-    for name, value in weights(again.version.folder.path).items():
-        assert torch.equal(value, expected[name]), name
 
 
 def test_one_worker_with_the_trunk_cache_learns_as_two_without(

@@ -61,6 +61,12 @@ def wait_for_step(storage: Path, step: int) -> Path:
     return wait_for(found, f"step {step}")
 
 
+def starts(run_dir: Path) -> list[dict[str, Any]]:
+    """What was told each time that workers began."""
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [e for e in map(json.loads, lines[:-1]) if e["kind"] == "start"]
+
+
 def kill_with_children(process: subprocess.Popen[str]) -> None:
     """SIGKILL for the driver first, as a lost machine would, then for the Ray inside it."""
     family = psutil.Process(process.pid).children(recursive=True)
@@ -82,15 +88,21 @@ def status(run_dir: Path) -> dict[str, Any]:
     return json.loads((run_dir / "status.json").read_text())
 
 
-def test_killed_stopped_and_torn_the_same_command_ends_with_the_same_weights(
+def test_whatever_is_killed_stopped_or_torn_the_weights_are_the_same_at_the_end(
     tmp_path: Path, plain: Trained
 ) -> None:
     spec = write(tmp_path, "cut", train={"checkpoint": {"every_steps": 4}})
     storage = tmp_path / "cut"
 
-    # Killed while a checkpoint is being written, after the first epoch (of 20 steps).
+    # A worker is killed in the middle of the first epoch (of 20 steps): others take over.
     process = start(spec)
-    run_dir = wait_for_step(storage, 21)
+    run_dir = wait_for_step(storage, 7)
+    train_workers(psutil.Process(process.pid))[0].kill()
+    wait_for(lambda: len(starts(run_dir)) == 2, "the workers that take over")
+    assert starts(run_dir)[1]["step"] > 0, "from a checkpoint"
+
+    # The driver is killed while a checkpoint is being written, after the first epoch.
+    wait_for_step(storage, 21)
     parts = run_dir / "checkpoints"
     wait_for(lambda: any(parts.glob(".part-*")), "a checkpoint that is being written")
     kill_with_children(process)

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ftray.errors import SpecError
+from ftray.errors import RunFailed, SpecError
 from ftray.train.progress import BEST, Progress
 from ftray.tune.course import Course, Segment
 from ftray.tune.searchers import draw_grid, draw_random, draw_tpe
 from ftray.tune.space import depth_variants, trial_spec
+from ftray.tune.sweep import winner
 from ftray.tune.table import row, rows
 from tests.helpers.played import Player, by_batch_and_rate, spec
 
@@ -207,6 +208,16 @@ def test_a_trial_that_failed_says_why_and_has_no_metrics() -> None:
     player.play()
     (found,) = rows(player.course)
     assert (found.status, found.metrics, found.to_json()["error"]) == ("failed", {}, "it diverged")
+
+
+@pytest.mark.parametrize(
+    ("trials", "said"), [(0, "Raise tune.budget"), (3, "the first said: it diverged")]
+)
+def test_a_sweep_in_which_nothing_trained_says_why(trials: int, said: str) -> None:
+    player = Player(Course(spec(tune={"trials": 3})), lambda segment, epoch: None)
+    player.play(ends=trials)
+    with pytest.raises(RunFailed, match=said):
+        winner(player.course, lambda line: None)
 
 
 @pytest.mark.parametrize(
