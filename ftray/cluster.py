@@ -95,6 +95,14 @@ def session() -> Iterator[None]:
                 ray.shutdown()
 
 
+def is_this_machine() -> bool:
+    """Whether the cluster is the node alone that this process runs on."""
+    import ray
+
+    alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    return alive == [ray.get_runtime_context().get_node_id()]
+
+
 def has_gpus() -> bool:
     import ray
 

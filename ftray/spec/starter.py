@@ -41,7 +41,8 @@ tune:                          # `ftray tune` tries these and keeps the best
     train.batch_size: {choice: [16, 32]}
     train.epochs: {choice: [2, 3]}
     train.unfreeze: {choice: [0, 1, 2, 4]}
-  scheduler: asha
+  searcher: random             # or grid, tpe
+  scheduler: asha              # or hyperband, median, fifo
   refit: true                  # train the winner again at `scale`
 
 serve:

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from ftray import digest
-from ftray.cluster import Resources
+from ftray.cluster import Resources, is_this_machine
 from ftray.data.encode import EncodedDataset, encode_dataset
 from ftray.models.folder import ModelInfo, read_info
 from ftray.models.pretrained import find_pretrained
@@ -198,7 +198,10 @@ def _is_exported(prepared: Prepared, run: RunFolder) -> bool:
 
 
 def run_export(order: Export, each: Resources) -> ModelInfo:
-    """`export` in a process on the cluster that has what a training worker has."""
+    """`export` in a process on the cluster that has what a training worker has; right here where
+    that is this machine, which spares the start of another."""
+    if is_this_machine() and not each.gpus:
+        return export(order)
     task = ray.remote(num_cpus=each.cpus, num_gpus=each.gpus)(export)
     return ray.get(task.remote(order))
 

@@ -26,18 +26,18 @@ def search(
     `folder`.
 
     The listener gets {"kind": "trial", ...} when a trial begins and when a segment of it ends:
-    what `recall` makes a course of. Raises Interrupted after Ctrl-C.
+    what `recall` makes a course of. Raises what it raises, and Interrupted after Ctrl-C.
     """
     if course.over:
         return
-    section = course.section
+    section, feed = course.section, _Feed(course, listener)
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(run_segment, sweep=sweep), _resources(course.spec)
         ),
         tune_config=tune.TuneConfig(
             num_samples=-1,
-            search_alg=_Feed(course, listener),
+            search_alg=feed,
             max_concurrent_trials=concurrent,
             # A process that has run a trial has imported everything for the next one.
             reuse_actors=section.workers == 1,
@@ -51,6 +51,8 @@ def search(
         ),
     )
     tuner.fit()
+    if feed.error is not None:
+        raise feed.error
     if not course.over:  # Tune took Ctrl-C for itself
         ended = sum(not trial.running for trial in course.trials.values())
         raise Interrupted.of(
@@ -94,6 +96,8 @@ class _Feed(Searcher):
         self.course = course
         self.listener = listener
         self.segments: dict[str, Segment] = {}
+        self.error: Exception | None = None
+        """Of the listener: Tune would make a failed trial of it. Nothing more begins."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune keeps its searcher on disk; ftray keeps the course itself, in the run's folder.
@@ -104,7 +108,7 @@ class _Feed(Searcher):
     def restore(self, checkpoint_path: str) -> None: ...
 
     def suggest(self, trial_id: str) -> Any:
-        segment = self.course.next()
+        segment = self.course.next() if self.error is None else None
         if segment is None:
             return None if self.course.running else Searcher.FINISHED
         new = segment.trial not in self.course.trials
@@ -126,4 +130,7 @@ class _Feed(Searcher):
         if not trial.error and not trial.over:
             told["status"] = "running" if trial.running else "waiting"
         more = {"values": trial.values, "elapsed": round(self.course.elapsed, 3)}
-        self.listener({"kind": "trial", **told, **more})
+        try:
+            self.listener({"kind": "trial", **told, **more})
+        except Exception as error:  # noqa: BLE001 - raised by `search`
+            self.error = error
