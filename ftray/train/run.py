@@ -27,7 +27,8 @@ from ftray.train.fit import fit_workers
 from ftray.train.record import recorded
 from ftray.train.scale import check_scale, worker_resources
 from ftray.train.trunk import TrunkCache
-from ftray.train.trunk_build import TrunkOrder, prepare_trunk
+from ftray.train.trunk_build import prepare_trunk
+from ftray.train.trunk_survey import TrunkOrder
 from ftray.train.watchdog import Alarms
 from ftray.train.worker import Job
 

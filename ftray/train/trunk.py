@@ -3,6 +3,7 @@ computes a few rows anew to see that they are what was kept, and trains without 
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,11 +13,16 @@ import torch
 from torch import nn
 
 from ftray.errors import StorageError
+from ftray.models.pretrained import find_pretrained
 from ftray.models.trunk import Cut, capture
+from ftray.spec.schema import Spec
 from ftray.store.location import Location
 from ftray.store.states import KeptStates
 from ftray.tasks import Task
 
+VERSION = 1
+"""Part of the key: raise it when states change in what they hold."""
+_PACKAGES = ("torch", "transformers")
 Precision = Literal["bf16", "fp32"]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 STATES = "states"
@@ -41,6 +47,22 @@ class TrunkCache:
     width: int
     autocast: bool
     key: Mapping[str, Any]
+
+
+def trunk_key(
+    spec: Spec, model: nn.Module, cut: Cut, precision: Precision, autocast: bool
+) -> dict[str, Any]:
+    """What the states of a cache depend on, by name, as it is in this process."""
+    return {
+        "version": VERSION,
+        "model": find_pretrained(spec.model).weights_digest(),
+        "attention": getattr(model.config, "_attn_implementation", None),
+        "autocast": autocast,
+        "device": next(model.parameters()).device.type,
+        "cut": vars(cut),
+        "precision": precision,
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
 
 
 class Trunk:
@@ -68,9 +90,11 @@ class Trunk:
         exact = self.cache.precision == "fp32" and not self.cache.autocast
         return _TOLERANCE if exact else _LOW_TOLERANCE
 
-    def check(self, model: nn.Module, task: Task, ids: Sequence[np.ndarray], pad_id: int) -> None:
+    def check(
+        self, spec: Spec, model: nn.Module, task: Task, ids: Sequence[np.ndarray], pad_id: int
+    ) -> None:
         """Compute the states of rows of token ids anew. Raises StorageError where they are
-        not those that were kept."""
+        not those that were kept, and says what of the cache's key is not so here."""
         batch = task.collate(list(ids), pad_id)
         device = next(model.parameters()).device
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.cache.autocast):
@@ -86,9 +110,21 @@ class Trunk:
                 raise StorageError.of(
                     str(self.cache.folder),
                     None,
-                    f"holds states that the model does not give (off by {float(gap):.3g})",
+                    f"holds states that the model does not give here (off by {float(gap):.3g}): "
+                    + self._lies(spec, model),
                     "delete the folder: it is made anew",
                 )
+
+    def _lies(self, spec: Spec, model: nn.Module) -> str:
+        """Which parts of the cache's key are not what they are in this process."""
+        cache = self.cache
+        here = trunk_key(spec, model, cache.cut, cache.precision, cache.autocast)
+        lies = [
+            f"{name} is {value} and was {cache.key.get(name)} where it was filled"
+            for name, value in here.items()
+            if cache.key.get(name) != value
+        ]
+        return "; ".join(lies) or "all that its key names is the same, so its files were changed"
 
 
 def best_cache(caches: Sequence[TrunkCache], frozen: int) -> TrunkCache | None:

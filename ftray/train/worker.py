@@ -157,7 +157,7 @@ def build(
     if spec.train.lora:
         lora.inject(model, spec)
     phased = PhasedEngine(model, spec.train, batches, ranks, sample)
-    trunk = _cut(phased, trunks, base, task, train)
+    trunk = _cut(spec, phased, trunks, base, task, train)
     phased.enter(progress.epoch_at_hand(spec.train), state.read(resume) if resume else None)
     setup = loop.Setup(
         spec=spec,
@@ -176,7 +176,12 @@ def build(
 
 
 def _cut(
-    phased: PhasedEngine, trunks: Sequence[TrunkCache], base: Base, task: Task, train: EncodedSplit
+    spec: Spec,
+    phased: PhasedEngine,
+    trunks: Sequence[TrunkCache],
+    base: Base,
+    task: Task,
+    train: EncodedSplit,
 ) -> Trunk | None:
     """Cut the model at the highest boundary that a cache was made for and that stays frozen."""
     fitting = [trunk for trunk in trunks if trunk.autocast == phased.autocast]
@@ -185,7 +190,7 @@ def _cut(
         return None
     trunk = Trunk(cache)
     ids = [train.ids_of(row) for row in range(min(len(train), SAMPLE))]
-    trunk.check(phased.model, task, ids, base.pad_id)
+    trunk.check(spec, phased.model, task, ids, base.pad_id)
     phased.cut(cache.cut)
     return trunk
 

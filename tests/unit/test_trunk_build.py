@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from ftray.spec.load import override, parse
 from ftray.store.root import open_root
 from ftray.store.states import KeptStates, write_key
 from ftray.tasks import get_task
-from ftray.train import trunk_build
+from ftray.train import trunk, trunk_build
 from ftray.train.trunk import Trunk, best_cache
-from ftray.train.trunk_build import Filler, Survey, TrunkOrder, prepare_trunk, survey
+from ftray.train.trunk_build import Filler, prepare_trunk
+from ftray.train.trunk_survey import Survey, TrunkOrder, survey
 from tests.helpers.encoded import write_encoded
 from tests.helpers.tiny_networks import BLOCKS, tiny_network
 
@@ -109,16 +111,16 @@ def test_what_is_kept_is_what_the_model_gives(base: Path, precision: str) -> Non
     ids = [train.ids_of(row) for row in range(4)]
     batch = task.collate(ids, 0)
     for cache in caches:
-        trunk = Trunk(cache)
+        kept = Trunk(cache)
         (expected,) = capture(model, [cache.cut], batch)
-        shape = (len(ids), max(len(tokens) for tokens in trunk.tokens(ids)))
-        found = trunk.states(ids, *shape).float()
+        shape = (len(ids), max(len(tokens) for tokens in kept.tokens(ids)))
+        found = kept.states(ids, *shape).float()
         for row, own, mine in zip(expected, ids, found, strict=True):
-            kept = cache.cut.kept(row[: len(own)])
-            tolerance = 1e-6 if precision == "fp32" else 2**-8 * float(kept.abs().max())
-            assert torch.allclose(mine[: len(kept)], kept, atol=tolerance)
-            assert not mine[len(kept) :].any()
-        trunk.check(model, task, ids, 0)
+            wanted_row = cache.cut.kept(row[: len(own)])
+            tolerance = 1e-6 if precision == "fp32" else 2**-8 * float(wanted_row.abs().max())
+            assert torch.allclose(mine[: len(wanted_row)], wanted_row, atol=tolerance)
+            assert not mine[len(wanted_row) :].any()
+        kept.check(wanted.spec, model, task, ids, 0)
 
 
 def test_a_run_starts_from_the_highest_cache_below_what_it_trains(base: Path) -> None:
@@ -158,7 +160,7 @@ def test_so_has_all_that_changes_numbers(
         config.write_text(config.read_text().replace("{", '{"attn_implementation": "eager",', 1))
         after = surveyed(order(base))
     else:
-        monkeypatch.setattr(trunk_build.importlib.metadata, "version", lambda name: value)
+        monkeypatch.setattr(trunk.importlib.metadata, "version", lambda name: value)
         after = surveyed(order(base))
     assert after.caches[0].folder.path != before.folder.path
     assert after.caches[0].key[key] != before.key[key]
@@ -211,19 +213,25 @@ def test_states_of_another_model_are_refused(base: Path) -> None:
     """Whatever the key says: a few rows are computed anew."""
     wanted = order(base)
     cache = fill(wanted).caches[0]
-    change_weight(base)
     task, train = get_task(wanted.spec.task), wanted.data.load("train")
     model = find_pretrained(wanted.spec.model).model(task, wanted.data.labels, 42)
+    ids = [train.ids_of(row) for row in range(4)]
     with torch.no_grad():
         model.bert.embeddings.word_embeddings.weight.mul_(-1)
-    with pytest.raises(StorageError, match="does not give"):
-        Trunk(cache).check(model, task, [train.ids_of(row) for row in range(4)], 0)
+    with pytest.raises(StorageError, match="does not give here.*its files were changed"):
+        Trunk(cache).check(wanted.spec, model, task, ids, 0)
+    change_weight(base)
+    with pytest.raises(StorageError, match=f"model is .* and was {cache.key['model']}"):
+        Trunk(cache).check(wanted.spec, model, task, ids, 0)
+    other = replace(cache, key={**cache.key, "torch": "0.1"})
+    with pytest.raises(StorageError, match="torch is .* and was 0.1"):
+        Trunk(other).check(wanted.spec, model, task, ids, 0)
 
 
 def test_a_row_without_states_is_named(base: Path) -> None:
-    trunk = Trunk(fill(order(base)).caches[0])
+    kept = Trunk(fill(order(base)).caches[0])
     with pytest.raises(StorageError, match="no states of a row"):
-        trunk.states([np.array([5, 6, 7], np.int32)], 1, 3)
+        kept.states([np.array([5, 6, 7], np.int32)], 1, 3)
 
 
 def test_a_full_disk_is_said_and_the_run_goes_on(
