@@ -22,7 +22,8 @@ from ftray.models.blocks import FreezePlan, find_blocks
 
 Position = Literal["first", "last"]
 Inputs = Mapping[str, torch.Tensor]
-"""input_ids and attention_mask, (B, T) each; padding on the right."""
+"""input_ids and attention_mask, (B, T) each, with padding on the right; or pixel_values,
+(B, C, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def find_cut(model: nn.Module, blocks: int, inputs: Inputs) -> Cut:
     (states,) = capture(model, [cut], inputs)
     try:
         with _cut_for_now(model, cut) as replay, torch.no_grad():
-            replay.feed(gathered(cut, states, inputs["attention_mask"]))
+            replay.feed(gathered(cut, states, inputs.get("attention_mask")))
             logits = model(**shortened(cut, inputs)).logits
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         # What a model asks of its blocks beside their hidden states is its own affair.
@@ -203,17 +204,28 @@ class _PassThrough(nn.Module):
 
 
 def shortened(cut: Cut, inputs: Inputs) -> dict[str, torch.Tensor]:
-    """The inputs that go with the states that a cut keeps: of the tokens that it keeps."""
-    mask = inputs["attention_mask"]
+    """The inputs that go with the states that a cut keeps: of the tokens that it keeps, where the
+    inputs are tokens."""
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return dict(inputs)
     return {name: gathered(cut, value, mask) for name, value in inputs.items()}
 
 
-def gathered(cut: Cut, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def gathered(cut: Cut, values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Of values (B, T, ...) those of the tokens that a cut keeps: (B, 1, ...) or all of them."""
     if cut.reads is None:
         return values
-    place = torch.zeros_like(mask[:, 0]) if cut.reads == "first" else mask.sum(1) - 1
+    place = _places(cut.reads, values, mask)
     return values[torch.arange(len(values)), place][:, None]
+
+
+def _places(position: Position, values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Of values (B, T, ...) where in each row that token is, (B,); without a mask rows are full."""
+    rows, tokens = values.shape[:2]
+    if position == "first":
+        return torch.zeros(rows, dtype=torch.long, device=values.device)
+    return torch.full((rows,), tokens - 1) if mask is None else mask.sum(1) - 1
 
 
 def _position_read(model: nn.Module, stack: nn.ModuleList, inputs: Inputs) -> Position | None:
@@ -233,9 +245,9 @@ def _position_read(model: nn.Module, stack: nn.ModuleList, inputs: Inputs) -> Po
         handle.remove()
     (gradient,) = torch.autograd.grad(logits.float().sum(), leaf)
     read = gradient.ne(0).any(-1)
-    mask = inputs["attention_mask"]
-    for position in ("first", "last"):
-        place = torch.zeros_like(mask[:, 0]) if position == "first" else mask.sum(1) - 1
-        if torch.equal(read, nn.functional.one_hot(place, mask.shape[1]).bool()):
+    positions: tuple[Position, ...] = ("first", "last")
+    for position in positions:
+        place = _places(position, gradient, inputs.get("attention_mask"))
+        if torch.equal(read, nn.functional.one_hot(place, gradient.shape[1]).bool()):
             return position
     return None

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
 
 BLOCKS = 3
 LABELS = 3
@@ -45,6 +50,23 @@ STACKED: dict[str, dict[str, Any]] = {
     "phi3": _DECODER,
 }
 
+_IMAGES = {
+    "hidden_size": 16,
+    "num_hidden_layers": BLOCKS,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "image_size": 16,
+    "patch_size": 8,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+}
+# Of these images go in.
+SEEING: dict[str, dict[str, Any]] = {
+    "vit": _IMAGES,
+    "dinov2": _IMAGES,
+    "beit": {**_IMAGES, "use_mean_pooling": True, "use_relative_position_bias": True},
+}
+
 # What has no single list of blocks: shared weights, or an encoder and a decoder.
 UNSTACKED: dict[str, dict[str, Any]] = {
     "albert": {**_ENCODER, "embedding_size": 12},
@@ -64,6 +86,10 @@ UNSTACKED: dict[str, dict[str, Any]] = {
 
 def tiny_network(family: str, seed: int = 0, **options: Any) -> PreTrainedModel:
     """A classifier of that family in eval mode, its weights drawn from `seed`."""
+    if family in SEEING:
+        config = AutoConfig.for_model(family, **SEEING[family], num_labels=LABELS, **options)
+        torch.manual_seed(seed)
+        return AutoModelForImageClassification.from_config(config).float().eval()
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     shape = {**STACKED, **UNSTACKED}[family]
     config = AutoConfig.for_model(
@@ -79,3 +105,9 @@ def tiny_batch(rows: int = 1, tokens: int = 6, seed: int = 0) -> dict[str, torch
     ids = torch.randint(5, VOCABULARY, (rows, tokens), generator=random)
     ids[:, -1] = 2
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def tiny_images(rows: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random images for a family of `SEEING`: (rows, 3, 16, 16)."""
+    random = torch.Generator().manual_seed(seed)
+    return {"pixel_values": torch.randn(rows, 3, 16, 16, generator=random)}
