@@ -217,7 +217,7 @@ def report(tally: Counter[tuple[str, str]], runs: int) -> str:
     ]
     total = sum(tally.values())
     said = f"{total} kills in {runs} runs: all ended as the uninterrupted run did"
-    return table(["killed", *(f"in a {m}" for m in MOMENTS), "in all"], rows) + f"\n\n{said}"
+    return table(["killed", *(f"during {m}" for m in MOMENTS), "in all"], rows) + f"\n\n{said}"
 
 
 def _of(tally: Counter[tuple[str, str]], kind: str) -> int:
