@@ -94,7 +94,7 @@ def in_processes(world: int, folder: Path, memory: str = "") -> dict[int, Any]:
     return dict(found)
 
 
-@pytest.mark.parametrize("world", [2, 5])  # with five ranks one owns nothing
+@pytest.mark.parametrize("world", [5])  # of which one owns nothing
 def test_all_ranks_end_with_what_one_process_makes_of_the_mean(world: int, tmp_path: Path) -> None:
     memory = tmp_path / "memory"
     memory.mkdir()
