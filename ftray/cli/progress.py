@@ -61,7 +61,8 @@ class TrainDisplay:
         )
         found = event["metrics"].get("best")
         result = event.get("error") or (f"best {found:.4f}" if found is not None else "")
-        epochs = f"{len(event['values'])} epochs" if event["values"] else ""
+        done = len(event["values"])
+        epochs = f"{done} epoch{'' if done == 1 else 's'}" if done else ""
         self.say(
             f"trial {event['id']}  {config}  {epochs}  {result}  {event['status']}  "
             f"{event['seconds']:.1f} s"

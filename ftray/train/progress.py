@@ -17,6 +17,8 @@ BEST = "best"
 """Reported after each epoch: the best value of train.metric so far."""
 MEMORY = "memory"
 """Bytes that a trial's process held at most."""
+EPOCH_SECONDS = "epoch_seconds"
+"""Of a trial: the training loop's, its evaluations included."""
 
 
 @dataclass

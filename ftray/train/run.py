@@ -14,6 +14,7 @@ from ftray.cluster import Resources, is_this_machine
 from ftray.data.encode import EncodedDataset, encode_dataset
 from ftray.models.folder import ModelInfo, read_info
 from ftray.models.pretrained import find_pretrained
+from ftray.models.quiet import quiet_transformers
 from ftray.spec.schema import Spec
 from ftray.store.location import Location
 from ftray.store.registry import ModelVersion
@@ -202,7 +203,8 @@ def run_export(order: Export, each: Resources) -> ModelInfo:
     """`export` in a process on the cluster that has what a training worker has; right here where
     that is this machine, which spares the start of another."""
     if is_this_machine() and not each.gpus:
-        return export(order)
+        with quiet_transformers():
+            return export(order)
     task = ray.remote(num_cpus=each.cpus, num_gpus=each.gpus)(export)
     return ray.get(task.remote(order))
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ftray.train.progress import BEST, MEMORY
+from ftray.train.progress import BEST, EPOCH_SECONDS, MEMORY
 from ftray.tune.course import Course, Standing
 
 KEY = "train.unfreeze"
@@ -56,7 +56,7 @@ def depths(course: Course, validation_rows: int) -> tuple[Depth, ...]:
     found.sort(key=lambda depth: depth.epoch_seconds)
     sign = _sign(course)
     best = max(found, key=lambda depth: sign * depth.metric)
-    error = (best.high - best.metric) / _NORMAL if best.high is not None else 0.0
+    error = (best.metric - best.low) / _NORMAL if best.low is not None else 0.0
     close = [depth for depth in found if sign * (best.metric - depth.metric) <= error]
     return tuple(
         replace(depth, pareto=_is_pareto(depth, found, sign), recommended=depth is close[0])
@@ -68,7 +68,7 @@ def _depth(course: Course, trials: Sequence[Standing], rows: int) -> Depth:
     best = trials[0]
     seeds = course.seeds_of(best)
     metric = _sign(course) * course.mean(best)
-    half = _half_width([t.metrics[BEST] for t in seeds if t.value is not None], rows, course)
+    low, high = _interval([t.metrics[BEST] for t in seeds if t.value is not None], rows, course)
     everything = [seed for trial in trials for seed in course.seeds_of(trial)]
     hours = course.section.workers * sum(trial.seconds for trial in everything) / 3600
     price = course.spec.scale.price_per_worker_hour
@@ -77,22 +77,36 @@ def _depth(course: Course, trials: Sequence[Standing], rows: int) -> Depth:
         unfreeze=best.config[KEY],
         trials=len(trials),
         metric=metric,
-        low=None if half is None else metric - half,
-        high=None if half is None else metric + half,
-        epoch_seconds=statistics.median(t.seconds / len(t.values) for t in trials),
+        low=low,
+        high=high,
+        epoch_seconds=statistics.median(map(_epoch_seconds, trials)),
         memory=max(held, default=None),
         worker_hours=hours,
         cost=None if price is None else hours * price,
     )
 
 
-def _half_width(values: Sequence[float], rows: int, course: Course) -> float | None:
+def _epoch_seconds(trial: Standing) -> float:
+    """Of its training loop, where that is known: trials with workers of their own tell only how
+    long they took in all."""
+    return trial.metrics.get(EPOCH_SECONDS, trial.seconds / len(trial.values))
+
+
+def _interval(
+    values: Sequence[float], rows: int, course: Course
+) -> tuple[float | None, float | None]:
+    """Of several seeds by Student's t; of one, as a share of the rows, by Wilson (1927)."""
+    mean = statistics.fmean(values)
     if len(values) > 1:
         quantile = _T.get(len(values) - 1, _NORMAL)
-        return quantile * statistics.stdev(values) / math.sqrt(len(values))
+        half = quantile * statistics.stdev(values) / math.sqrt(len(values))
+        return mean - half, mean + half
     if course.spec.train.metric_mode == "min":
-        return None
-    return _NORMAL * math.sqrt(values[0] * (1 - values[0]) / rows)
+        return None, None
+    square = _NORMAL**2 / rows
+    centre, scale = mean + square / 2, 1 + square
+    half = math.sqrt(square * (mean * (1 - mean) + square / 4))
+    return (centre - half) / scale, (centre + half) / scale
 
 
 def _is_pareto(depth: Depth, others: Sequence[Depth], sign: float) -> bool:

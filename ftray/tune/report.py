@@ -81,7 +81,7 @@ def note(depths: Sequence[Depth]) -> str:
     over = "of the trial with that metric, over its seeds or as a share of the validation rows"
     return (
         f"Intervals: 95 %, {over}. The choice: the fastest depth within one standard error of the "
-        "best. Seconds include what a trial costs beside its steps."
+        "best."
     )
 
 

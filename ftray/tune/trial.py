@@ -7,6 +7,7 @@ start of a worker group. A trial with several workers starts a group of its own.
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,7 +21,7 @@ from ftray.train import checkpoints, loop
 from ftray.train.checkpoints import Keeper
 from ftray.train.fit import fit_workers
 from ftray.train.process import forget_peak_memory, peak_memory, settle
-from ftray.train.progress import BEST, MEMORY, Progress
+from ftray.train.progress import BEST, EPOCH_SECONDS, MEMORY, Progress
 from ftray.train.ranks import alone
 from ftray.train.trunk import TrunkCache
 from ftray.train.worker import Base, Job, build, latest, load_base
@@ -113,11 +114,15 @@ def _train_here(spec: Spec, segment: Segment, sweep: Sweep) -> Progress:
     # A trial that ends here, and whose winner is trained again, leaves nothing that is read.
     needed = segment.until < spec.train.epochs or not _refits(sweep.spec)
     keeper = Keeper(spec.train.checkpoint, folder if needed else None, writes=True)
+    epoch, started = progress.epoch, time.perf_counter()
     try:
-        return loop.run(setup, progress, keeper, observer, segment.until)
+        loop.run(setup, progress, keeper, observer, segment.until)
     finally:
         keeper.wait()
         setup.phased.close()
+    seconds = time.perf_counter() - started
+    progress.history[-1][EPOCH_SECONDS] = seconds / max(1, progress.epoch - epoch)
+    return progress
 
 
 def _refits(spec: Spec) -> bool:

@@ -47,7 +47,8 @@ def test_each_depth_has_its_best_trial_its_time_and_what_it_cost() -> None:
     assert one.cost == pytest.approx(0.12)
     assert one.memory == 3e9
     assert one.low is not None and one.high is not None
-    assert one.high - one.metric == pytest.approx(1.96 * (0.84 * 0.16 / ROWS) ** 0.5)
+    assert one.high - one.low == pytest.approx(2 * 1.96 * (0.84 * 0.16 / ROWS) ** 0.5, rel=0.02)
+    assert one.metric - one.low > one.high - one.metric > 0, "Wilson's leans towards a half"
 
 
 def test_the_fastest_within_a_standard_error_of_the_best_is_recommended() -> None:
@@ -142,3 +143,15 @@ def test_advice_names_what_more_time_would_buy() -> None:
     assert "the top 2 blocks reaches 0.8500" in advice("accuracy", found)
     alone = Depth(0, 1, 0.9, None, None, 1.0, None, 0.1, None, True, True)
     assert "nothing that trains longer does better" in advice("accuracy", (alone,))
+
+
+def test_what_a_trial_costs_beside_its_epochs_does_not_count() -> None:
+    made = course([(0, [0.7], 9.0), (1, [0.8], 2.0)])
+    for trial, seconds in (("1", 0.1), ("2", 0.5)):
+        made.trials[trial].metrics["epoch_seconds"] = seconds
+    assert [depth.unfreeze for depth in depths(made, ROWS)] == [0, 1]
+
+
+def test_a_perfect_score_is_no_certainty() -> None:
+    found = depths(course([(0, [0.9], 1.0), (1, [1.0], 2.0)]), 40)
+    assert found[1].low is not None and found[1].low < 0.95
