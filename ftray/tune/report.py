@@ -63,9 +63,8 @@ def summary(metric: str, trials: Sequence[Trial]) -> str:
 def advice(metric: str, depths: Sequence[Depth]) -> str:
     """Which depth to take, in one sentence."""
     chosen = next(depth for depth in depths if depth.recommended)
-    better = [
-        d for d in depths if d.metric != chosen.metric and d.epoch_seconds > chosen.epoch_seconds
-    ]
+    slower = [depth for depth in depths if depth.epoch_seconds > chosen.epoch_seconds]
+    better = [depth for depth in slower if depth.pareto]
     lead = f"Train {named(chosen.unfreeze)}: {metric} {chosen.metric:.4f}"
     if not better:
         return f"{lead}, and nothing that trains longer does better."
