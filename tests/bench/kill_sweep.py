@@ -28,7 +28,7 @@ import yaml
 from tests.helpers.small_runs import tree
 
 # What a trial's end says of how long it took, and where.
-TIMES = ("seconds", "memory")
+TIMES = ("seconds", "memory", "epoch_seconds")
 
 
 def main() -> None:
