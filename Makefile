@@ -14,7 +14,8 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
-# On all cores, which pip does not do; some files of torch are written for a newer Python.
+# On all cores, which pip does not do. It only saves time, and some files that torch never imports
+# here are written for a newer Python.
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib ftray tests > /dev/null || true
 	touch $@
 

@@ -94,7 +94,7 @@ class Course:
         is over."""
         if not self.spent and (found := SCHEDULERS[self.section.scheduler](self)):
             return found
-        return None if self.running else self._rerun()
+        return self._rerun()
 
     @property
     def most_epochs(self) -> int:
@@ -195,11 +195,15 @@ class Course:
         return [*finalists, *sorted(rest, key=_badness)]
 
     def _rerun(self) -> Segment | None:
-        """A finalist with another seed, when the search is over."""
+        """A finalist to its end, or with another seed, when it is known who the finalists are: a
+        trial that goes on can only become better, so those among them may still be running."""
         if self.section.finalists is None or self.spent:
             return None
-        for trial in self.finalists():
-            if not trial.over:
+        finalists = self.finalists()
+        if any(trial.running for trial in self.drawn if trial not in finalists):
+            return None
+        for trial in finalists:
+            if trial.waits:
                 return Segment(trial.trial, trial.config, trial.epochs)
             for number in range(2, self.section.finalists.seeds + 1):
                 name = f"{trial.trial}.{number}"

@@ -48,7 +48,7 @@ def depths(course: Course, validation_rows: int) -> tuple[Depth, ...]:
     et al. 1984 for the size of a tree)."""
     by_depth: dict[str, list[Standing]] = {}
     for trial in course.ranking():
-        if KEY in trial.config and trial.value is not None:
+        if KEY in trial.config and math.isfinite(course.mean(trial)):
             by_depth.setdefault(str(trial.config[KEY]), []).append(trial)
     if len(by_depth) < 2:
         return ()

@@ -22,9 +22,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import psutil
 import yaml
 
+from tests.helpers.processes import kill_with_children
 from tests.helpers.small_runs import tree
 
 # What a trial's end says of how long it took, and where.
@@ -41,7 +41,7 @@ def main() -> None:
         path = spec(folder, "killed", options)
         process = start(path, log)
         while killed < options.kills and await_moment(folder / "killed", process, source):
-            kill(process)
+            kill_with_children(process)
             killed += 1
             ended = [t["id"] for t in ends(journal(folder / "killed"))]
             print(f"kill {killed}: {len(ended)} trials had ended", file=sys.stderr, flush=True)
@@ -116,16 +116,6 @@ def await_moment(storage: Path, process: subprocess.Popen[str], source: random.R
         time.sleep(0.05)
     time.sleep(source.uniform(0.5, 6))
     return process.poll() is None
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.communicate()
-    for member in family:
-        if member.is_running():
-            member.kill()
-    psutil.wait_procs(family, timeout=20)
 
 
 def compare(found: dict[str, dict[str, Any]], expected: dict[str, dict[str, Any]]) -> None:

@@ -42,6 +42,8 @@ class Player:
         self.running: list[Segment] = []
         self.played: list[Segment] = []
         self.events: list[dict[str, Any]] = []
+        self.busy: list[int] = []
+        """How many slots were, whenever a segment ended."""
 
     def play(self, ends: int | None = None) -> None:
         """To the end, or until so many segments have ended: then the driver is killed."""
@@ -53,6 +55,7 @@ class Player:
             if not self.running:
                 assert self.course.over
                 return
+            self.busy.append(len(self.running))
             self._end(self.running.pop(self.random.randrange(len(self.running))))
 
     def _end(self, segment: Segment) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from safetensors.torch import load_file
 
@@ -88,15 +87,3 @@ def losses(run_dir: Path | str) -> dict[int, float]:
 def weights(folder: Path | str) -> dict[str, torch.Tensor]:
     """The exported weights of a model folder."""
     return load_file(Path(folder) / "model.safetensors")
-
-
-def train_workers(driver: psutil.Process) -> list[psutil.Process]:
-    """The Ray Train workers of a Ray that runs inside `driver`."""
-    found = []
-    for process in driver.children(recursive=True):
-        try:
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found

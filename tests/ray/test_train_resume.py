@@ -19,7 +19,8 @@ import yaml
 from ray.cluster_utils import Cluster
 
 from ftray.train.run import Trained
-from tests.helpers.small_runs import losses, train_workers, tree, weights
+from tests.helpers.processes import kill_with_children, train_workers
+from tests.helpers.small_runs import losses, tree, weights
 
 
 def start(spec: Path, **variables: str) -> subprocess.Popen[str]:
@@ -65,17 +66,6 @@ def starts(run_dir: Path) -> list[dict[str, Any]]:
     """What was told each time that workers began."""
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     return [e for e in map(json.loads, lines[:-1]) if e["kind"] == "start"]
-
-
-def kill_with_children(process: subprocess.Popen[str]) -> None:
-    """SIGKILL for the driver first, as a lost machine would, then for the Ray inside it."""
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.communicate()
-    for member in family:
-        if member.is_running():
-            member.kill()
-    psutil.wait_procs(family, timeout=20)
 
 
 def write(folder: Path, name: str, **sections: Any) -> Path:

@@ -181,6 +181,7 @@ def test_finalists_are_trained_with_other_seeds_and_win_by_their_mean() -> None:
     player.play()
     course = player.course
     assert len(course.drawn) == 6
+    assert player.busy[-9:] == [2] * 8 + [1], "no slot is idle while there is another seed"
     again = [trial for trial in course.trials.values() if "." in trial.trial]
     assert {trial.trial for trial in again} == {f"{n}.{s}" for n in (2, 6, 5) for s in (2, 3, 4)}
     assert all(trial.over for trial in again), "whole, whatever the scheduler thought of the first"
