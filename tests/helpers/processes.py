@@ -1,0 +1,30 @@
+"""The processes of a command: which are there, and what it takes to kill them."""
+
+from __future__ import annotations
+
+import subprocess
+
+import psutil
+
+
+def train_workers(driver: psutil.Process) -> list[psutil.Process]:
+    """The Ray Train workers of a Ray that runs inside `driver`."""
+    found = []
+    for process in driver.children(recursive=True):
+        try:
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def kill_with_children(process: subprocess.Popen[str]) -> None:
+    """SIGKILL for the driver first, as a lost machine would, then for the Ray inside it."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    for member in family:
+        if member.is_running():
+            member.kill()
+    psutil.wait_procs(family, timeout=20)
