@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 # On all cores, which pip does not do. It only saves time, and some files that torch never imports
 # here are written for a newer Python.
-	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib ftray tests > /dev/null || true
+	$(BIN)/python -m compileall -q -j 0 -x /tests/ $(VENV)/lib ftray > /dev/null || true
 	touch $@
 
 demo: install

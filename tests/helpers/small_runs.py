@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,24 @@ def losses(run_dir: Path | str) -> dict[int, float]:
 def weights(folder: Path | str) -> dict[str, torch.Tensor]:
     """The exported weights of a model folder."""
     return load_file(Path(folder) / "model.safetensors")
+
+
+def wait_for(found: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        if result := found():
+            return result
+        time.sleep(0.02)
+    raise AssertionError(f"{what} did not come")
+
+
+def wait_for_step(storage: Path, step: int) -> Path:
+    """The run folder, as soon as that step is on record."""
+
+    def found() -> Path | None:
+        for file in storage.glob("runs/*/*/metrics.jsonl"):
+            if max(losses(file.parent), default=0) >= step:
+                return file.parent
+        return None
+
+    return wait_for(found, f"step {step}")

@@ -8,24 +8,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 import torch
 import yaml
-from ray.cluster_utils import Cluster
 
 from ftray.train.run import Trained
 from tests.helpers.processes import kill_with_children, train_workers
-from tests.helpers.small_runs import losses, tree, weights
+from tests.helpers.small_runs import losses, tree, wait_for, wait_for_step, weights
 
 
-def start(spec: Path, **variables: str) -> subprocess.Popen[str]:
+def start(spec: Path) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "FTRAY_STORAGE")}
-    environment |= variables
     return subprocess.Popen(
         [sys.executable, "-m", "ftray", "train", str(spec), "--json"],
         stdout=subprocess.PIPE,
@@ -39,27 +35,6 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
     stdout, stderr = process.communicate(timeout=280)
     assert process.returncode == code, stderr
     return stdout, stderr
-
-
-def wait_for(found: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        if result := found():
-            return result
-        time.sleep(0.02)
-    raise AssertionError(f"{what} did not come")
-
-
-def wait_for_step(storage: Path, step: int) -> Path:
-    """The run folder, as soon as that step is on record."""
-
-    def found() -> Path | None:
-        for file in storage.glob("runs/*/*/metrics.jsonl"):
-            if max(losses(file.parent), default=0) >= step:
-                return file.parent
-        return None
-
-    return wait_for(found, f"step {step}")
 
 
 def starts(run_dir: Path) -> list[dict[str, Any]]:
@@ -144,31 +119,3 @@ def test_a_rank_that_hangs_ends_the_run_and_every_rank_says_where_it_stands(
     assert "ftray/train/loop.py" in said, "where the other one waits"
     assert status(run_dir)["state"] == "failed"
     assert not stopped.is_running() or stopped.status() == psutil.STATUS_ZOMBIE
-
-
-def test_a_run_that_loses_a_node_goes_on_with_what_is_left(tmp_path: Path, plain: Trained) -> None:
-    elastic = {"workers": {"min": 1, "max": 2}}
-    spec = write(tmp_path, "fewer", scale=elastic, train={"checkpoint": {"every_steps": 4}})
-    noticed_soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 2}
-    head = {"num_cpus": 1, "_system_config": noticed_soon}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        node = cluster.add_node(num_cpus=1)
-        # Ray Train asks for the node that is gone until it has noticed; for a minute unless told.
-        patience = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8"}
-        process = start(spec, RAY_ADDRESS=cluster.address, **patience)
-        run_dir = wait_for_step(tmp_path / "fewer", 21)
-        cluster.remove_node(node, allow_graceful=False)
-        stdout, said = finish(process)
-    finally:
-        cluster.shutdown()
-    assert "workers: 2, nodes: 2" in said
-    assert "workers: 1, nodes: 1" in said
-    assert "resumed after step" in said
-    result = json.loads(stdout.splitlines()[-1])
-    curve, found = losses(plain.run.location.path), losses(run_dir)
-    assert found == pytest.approx({step: curve[step] for step in found}, abs=1e-5)
-    assert max(found) == max(curve)
-    expected = weights(plain.version.folder.path)
-    for name, value in weights(result["model_dir"]).items():
-        assert torch.allclose(value, expected[name], atol=1e-4), name

@@ -11,11 +11,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+import torch
 import yaml
 
-from tests.helpers.small_runs import tree, weights
+from ftray.train.run import Trained
+from tests.helpers.small_runs import losses, tree, wait_for_step, weights
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "cluster" / "two-nodes.sh"
@@ -45,6 +49,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
         "CLIENT_PORT": client,
         "START_TIMEOUT": "150",
         "STOP_TIMEOUT": "3",
+        # A lost node is noticed within seconds; Ray Train asks for it until then, and for a minute
+        # unless told.
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_failure_threshold": "2",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8",
         "FTRAY_STORAGE": str(tmp_path_factory.mktemp("storage")),
     }
     said = subprocess.run([SCRIPT, "start"], env=environment, capture_output=True, text=True)
@@ -55,33 +64,30 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def start(*command: str, cwd: Path, env: Environment) -> subprocess.Popen[str]:
+    out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, cwd=cwd, env=env, text=True, **out)
+
+
 def run(*command: str, cwd: Path, env: Environment) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
 
 
-def write_spec(folder: Path, **sections: object) -> Path:
-    spec = tree(folder, **sections)  # type: ignore[arg-type]
+def raylet(cluster: Environment, node: str) -> psutil.Process:
+    """What a node lives and dies with."""
+    folder = str(Path(cluster["CLUSTER_DIR"]) / node)
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if process.info["name"] == "raylet" and any(folder in a for a in process.info["cmdline"]):
+            return process
+    raise AssertionError(f"no raylet of {node}")
+
+
+def write_spec(folder: Path, **sections: Any) -> Path:
+    spec = tree(folder, **sections)
     del spec["storage"]
     path = folder / "spec.yaml"
     path.write_text(yaml.safe_dump(spec))
     return path
-
-
-def test_ftray_submit_carries_what_the_spec_names_and_trains_over_both_nodes(
-    cluster: Environment, tmp_path: Path
-) -> None:
-    spec = yaml.safe_load(write_spec(tmp_path, name="carried").read_text())
-    spec["data"]["train"] = "rows.jsonl"
-    (tmp_path / "here.yaml").write_text(yaml.safe_dump(spec))
-    ftray = (sys.executable, "-m", "ftray", "submit", "train", "here.yaml", "--json")
-    job = run(*ftray, "--set", "train.epochs=1", cwd=tmp_path, env=cluster)
-    assert job.returncode == 0, job.stdout + job.stderr
-    assert "workers: 2, nodes: 2" in job.stdout + job.stderr
-    (result,) = re.findall(r'^\{"run".*\}$', job.stdout, re.MULTILINE)
-    assert json.loads(result)["model"] == "carried"
-    folder = Path(json.loads(result)["model_dir"])
-    assert folder.is_relative_to(cluster["FTRAY_STORAGE"])
-    assert weights(folder)
 
 
 def test_a_job_of_the_repository_exits_as_the_command_does(
@@ -104,3 +110,29 @@ def test_without_the_token_the_cluster_says_what_is_missing(
     assert job.returncode == 2
     assert "Traceback" not in job.stderr
     assert "RAY_AUTH_MODE=token" in job.stderr
+
+
+def test_ftray_submit_trains_over_both_nodes_and_goes_on_when_one_is_lost(
+    cluster: Environment, tmp_path: Path, plain: Trained
+) -> None:
+    elastic = {"workers": {"min": 1, "max": 2}}
+    data = {"train": "rows.jsonl"}
+    write_spec(tmp_path, data=data, scale=elastic, train={"checkpoint": {"every_steps": 4}})
+    ftray = (sys.executable, "-m", "ftray", "submit", "train", "spec.yaml", "--json")
+    job = start(*ftray, cwd=tmp_path, env=cluster)
+    run_dir = wait_for_step(Path(cluster["FTRAY_STORAGE"]), 21)
+    raylet(cluster, "n2").kill()
+    said, _ = job.communicate(timeout=280)
+    assert job.returncode == 0, said
+    assert "workers: 2, nodes: 2" in said
+    assert "workers: 1, nodes: 1" in said
+    assert "resumed after step" in said
+    curve, found = losses(plain.run.location.path), losses(run_dir)
+    assert found == pytest.approx({step: curve[step] for step in found}, abs=1e-5)
+    assert max(found) == max(curve)
+    (result,) = re.findall(r'^\{"run".*\}$', said, re.MULTILINE)
+    folder = Path(json.loads(result)["model_dir"])
+    assert folder.is_relative_to(cluster["FTRAY_STORAGE"])
+    expected = weights(plain.version.folder.path)
+    for name, value in weights(folder).items():
+        assert torch.allclose(value, expected[name], atol=1e-4), name
