@@ -18,6 +18,7 @@ from ftray.data.batches import BatchPlan
 from ftray.errors import RunFailed, SpecError
 from ftray.models.blocks import FreezePlan, count_blocks, layer_depths, plan_freeze
 from ftray.models.trunk import Cut, Replay, cut_off, frozen_blocks
+from ftray.models.twin import own
 from ftray.spec.training import TrainSpec
 from ftray.train import state
 from ftray.train.checkpointing import enable_checkpointing
@@ -53,6 +54,7 @@ class PhasedEngine:
         # In a model that ZeRO 3 has cut to pieces there is nothing to be found out any more.
         plan = plan_adapters if spec.lora else plan_freeze
         self._plans = [plan(model, phase.selection, inputs) for phase in self.phases]
+        own(model, {name for plan in self._plans for name in plan.trainable})
         self._depths = layer_depths(model, inputs) if layer_decay(spec) < 1 else {}
         accumulation = batches.accumulation_steps(ranks.world)
         if spec.gradient_checkpointing:

@@ -6,7 +6,6 @@ start of a worker group. A trial with several workers starts a group of its own.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any
 
 from ftray.data.encode import EncodedDataset
 from ftray.errors import FtrayError
+from ftray.models.twin import twin
 from ftray.spec.schema import ModelSpec, Spec
 from ftray.store.location import Location
 from ftray.train import checkpoints, loop
@@ -107,7 +107,7 @@ class _Silent:
 def _train_here(spec: Spec, segment: Segment, sweep: Sweep) -> Progress:
     settle(spec)
     pristine = _pristine(spec.model, spec.task, spec.seed, sweep.data.labels, spec.train.dropout)
-    base = replace(pristine, model=copy.deepcopy(pristine.model))
+    base = replace(pristine, model=twin(pristine.model))
     folder, observer = sweep.checkpoints(segment.trial), _Silent()
     with latest(folder, alone(), observer.warn) as found:
         setup, progress = build(spec, sweep.data, base, alone(), found, sweep.trunks)
