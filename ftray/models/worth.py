@@ -71,7 +71,7 @@ class Worth(_Frozen):
                 f"{self.rows:,} rows, fine-tuning has not been shown to be worth its cost"
             )
         told = [_judged("accuracy", gain.accuracy), _judged("macro-F1", gain.f1_macro)]
-        return f"against the linear probe, {' and '.join(told)}"
+        return f"against the linear probe, fine-tuning {' and '.join(told)}"
 
     def lines(self) -> Iterator[str]:
         """For people, on a terminal."""
@@ -116,9 +116,9 @@ class Worth(_Frozen):
 
 def _judged(name: str, gain: Estimate) -> str:
     if gain.is_zero:
-        return f"no change of {name} can be told from zero"
+        return f"shows no change of {name} that can be told from zero"
     direction = "gained" if gain.value > 0 else "lost"
-    return f"fine-tuning {direction} {abs(_POINTS * gain.value):.1f} points of {name}"
+    return f"{direction} {abs(_POINTS * gain.value):.1f} points of {name}"
 
 
 def _row(name: str, scores: Scores, gain: bool = False) -> str:
