@@ -52,6 +52,10 @@ class Domain(Section):
         return getattr(self, self.kind)
 
     @property
+    def is_continuous(self) -> bool:
+        return self.kind in ("uniform", "loguniform")
+
+    @property
     def grid(self) -> tuple[Any, ...]:
         """Every value of a domain that is not continuous."""
         if self.kind == "randint":
@@ -87,11 +91,12 @@ class TuneSpec(Section):
     searcher: Literal["random", "grid", "tpe"] = Field(
         "random", description="tpe: Optuna's, which learns from the trials that have ended."
     )
-    scheduler: Literal["asha", "hyperband", "median", "fifo"] = Field(
+    scheduler: Literal["asha", "hyperband", "median", "fifo", "pbt"] = Field(
         "asha",
         description="Which trials go on after an epoch. asha: the best of all that came as far; "
         "hyperband: so too, but some begin with more epochs; median: those that are not below the "
-        "others' median; fifo: all.",
+        "others' median; fifo: all; pbt: all, but after each epoch the worst quarter goes on as "
+        "the best one, with other values.",
     )
     workers: PositiveInt = Field(1, description="Workers of one trial.")
     budget: Budget = Budget()
@@ -113,7 +118,7 @@ class TuneSpec(Section):
         if self.searcher != "grid":
             return self
         for path, domain in self.space.items():
-            if domain.kind in ("uniform", "loguniform"):
+            if domain.is_continuous:
                 raise contradiction(
                     f"{domain.kind} has no end of values, which tune.searcher grid would try",
                     "Write choice, or another tune.searcher.",
@@ -126,5 +131,31 @@ class TuneSpec(Section):
                 "Leave tune.trials out, or add values to the space.",
                 key="tune.trials",
                 value=self.trials,
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _population_can_be_cloned(self) -> Self:
+        if self.scheduler != "pbt":
+            return self
+        if "train.epochs" in self.space:
+            raise contradiction(
+                "with tune.scheduler pbt trials change places after each epoch, and all have as "
+                "many",
+                "Set train.epochs itself.",
+                key="tune.space.train.epochs",
+            )
+        if not any(domain.is_continuous for domain in self.space.values()):
+            raise contradiction(
+                "tune.scheduler pbt changes values by a fifth, and the space has none to change",
+                "Give a key uniform or loguniform, or choose another scheduler.",
+                key="tune.space",
+            )
+        if self.refit or self.finalists is not None:
+            raise contradiction(
+                "the winner of tune.scheduler pbt had several values on its way: training with "
+                "its last ones would make another model",
+                "Set tune.refit to false and leave tune.finalists out.",
+                key="tune.refit" if self.refit else "tune.finalists",
             )
         return self

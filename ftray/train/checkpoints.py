@@ -77,6 +77,19 @@ def best(folder: Location) -> Location:
     return checkpoint.folder
 
 
+def copy(source: Location, target: Location) -> None:
+    """Put the checkpoints under `source` in place of those under `target`. Raises StorageError."""
+    try:
+        for old in _listed(target):
+            _drop(old)
+        for checkpoint in _listed(source):
+            with checkpoint.folder.as_local() as local:
+                (target / checkpoint.folder.name).upload(local, last=MANIFEST)
+    except OSError as error:
+        fix = "free space or restore access; the same command goes on from there"
+        raise StorageError.of(target.url, None, f"not written: {error}", fix) from None
+
+
 def read_progress(folder: Path) -> Progress:
     return Progress(**json.loads((folder / PROGRESS).read_text()))
 
@@ -158,9 +171,13 @@ class Keeper:
         best_one = max(found, key=lambda c: (c.rank, c.step))
         for checkpoint in found:
             if checkpoint not in newest and checkpoint is not best_one:
-                # The manifest goes first: a folder without it does not exist.
-                (checkpoint.folder / MANIFEST).delete()
-                checkpoint.folder.delete()
+                _drop(checkpoint)
+
+
+def _drop(checkpoint: Checkpoint) -> None:
+    # The manifest goes first: a folder without it does not exist.
+    (checkpoint.folder / MANIFEST).delete()
+    checkpoint.folder.delete()
 
 
 def _local_folder(folder: Location) -> str | None:

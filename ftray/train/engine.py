@@ -104,8 +104,10 @@ class Engine:
         return self._deepspeed(**{name: t.to(self.ranks.device) for name, t in batch.items()})
 
     def accumulate(self, loss: torch.Tensor) -> None:
-        """Add the gradient of `loss`; every rank, accumulation_steps times before each update."""
-        # The loss is already a share of the whole batch's mean.
+        """Add the gradient of `loss`, a share of the mean over the whole batch; every rank,
+        accumulation_steps times before each update."""
+        if self._shared is None:
+            loss = loss * self.ranks.world  # DeepSpeed averages over the ranks
         self._deepspeed.backward(loss, scale_wrt_gas=False)
         if not self._deepspeed.is_gradient_accumulation_boundary():
             self._deepspeed.step()
@@ -124,7 +126,7 @@ class Engine:
         return applied
 
     def _finish_gradients(self) -> bool:
-        """Average over the ranks, where DeepSpeed does not, and clip. A gradient that is not finite
+        """Add up over the ranks, where DeepSpeed does not, and clip. A gradient that is not finite
         is dropped, and the answer is False."""
         norm = self._shared.add_up() if self._shared is not None else None
         parameters = [p for _, p in self.trainable() if p.grad is not None]
@@ -134,7 +136,7 @@ class Engine:
             for parameter in parameters:
                 parameter.grad = None
             return False
-        if self._clip is not None:
+        if self._clip is not None and norm > self._clip:
             nn.utils.clip_grads_with_norm_(parameters, self._clip, norm)
         return True
 

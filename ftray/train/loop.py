@@ -191,8 +191,7 @@ def _step(
         total += value
         if not math.isfinite(value):
             broken.extend(rows.tolist())
-        # DeepSpeed averages gradients over ranks; the mean over the batch's rows is wanted.
-        engine.accumulate(loss * (ranks.world / weight))
+        engine.accumulate(loss / weight)
     sums = ranks.sum(np.array([total, *wishes], dtype=np.float64))
     mean = float(sums[0]) / weight
     may_skip = progress.skipped < setup.spec.train.skip_nonfinite

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from ftray.train.meeting import Meeting, open_meeting
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -18,12 +20,24 @@ class Ranks:
     rank: int
     world: int
     device: torch.device
+    meeting: Meeting | None = None
+    """Where the ranks meet when they are all on one machine, without GPUs."""
+
+    def wait(self) -> None:
+        """Until all ranks are here. Every rank must call it."""
+        if self.meeting is not None:
+            self.meeting.wait()
+        elif self.world > 1:
+            dist.barrier()
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """Elementwise sum of a float64 array over all ranks. Every rank must call it."""
         if self.world == 1:
             return values
-        tensor = torch.from_numpy(np.asarray(values, dtype=np.float64)).to(self.device)
+        values = np.asarray(values, dtype=np.float64)
+        if self.meeting is not None and (found := self.meeting.sum(values)) is not None:
+            return found
+        tensor = torch.from_numpy(values).to(self.device)
         dist.all_reduce(tensor)
         return tensor.cpu().numpy()
 
@@ -43,7 +57,8 @@ def join_group() -> Ranks:
     """The ranks of the process group that Ray Train has set up in this worker."""
     rank, world = dist.get_rank(), dist.get_world_size()
     if not torch.cuda.is_available():
-        return Ranks(rank, world, torch.device("cpu"))
+        meeting = open_meeting() if world > 1 else None
+        return Ranks(rank, world, torch.device("cpu"), meeting)
     device = torch.device(
         "cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
     )

@@ -11,19 +11,15 @@ a copy to send.
 from __future__ import annotations
 
 import mmap
-import os
-import uuid
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
+from ftray.train.meeting import map_together
 from ftray.train.ranks import Ranks
 
-_FOLDER = Path("/dev/shm")
 _FLOAT = 4  # bytes
 _KINDS = 3  # of tensors that all ranks share one of: weights and two moments
 Moments = dict[str, torch.Tensor]
@@ -40,8 +36,8 @@ class SharedState:
         flat = torch.frombuffer(memory, dtype=torch.float32)
         rows = flat[: (_KINDS + ranks.world) * sum(sizes)].view(_KINDS + ranks.world, -1)
         weights, first, second, *slots = (self._cut(row, sizes) for row in rows)
-        self._norms = flat[-len(sizes) :]  # of the mean gradients
-        self._slots = slots  # gradients of each rank; in those of the first one goes the mean
+        self._norms = flat[-len(sizes) :]  # of the summed gradients
+        self._slots = slots  # gradients of each rank, of what others update
         self._moments = {
             p: {"exp_avg": one, "exp_avg_sq": two}
             for p, one, two in zip(parameters, first, second, strict=True)
@@ -57,7 +53,7 @@ class SharedState:
     def _share(self, weights: list[torch.Tensor]) -> None:
         if self._ranks.rank == 0:
             torch._foreach_copy_(weights, [p.data for p in self._parameters])  # noqa: SLF001
-        dist.barrier()
+        self._ranks.wait()
         for parameter, weight in zip(self._parameters, weights, strict=True):
             parameter.data = weight
 
@@ -81,35 +77,43 @@ class SharedState:
         return self._moments.get(parameter)
 
     def add_up(self) -> torch.Tensor:
-        """Give the parameters that this rank updates the mean of all ranks' gradients, and the
+        """Give the parameters that this rank updates the sum of all ranks' gradients, and the
         others none; returns the norm of all of them, the same on every rank.
 
         Every rank must call it, with gradients of the same parameters, and `settle` afterwards.
         """
         gradients = {i: p.grad for i, p in enumerate(self._parameters) if p.grad is not None}
-        present = list(gradients)
-        mine = sorted(self._mine.intersection(present))
+        mine = [i for i in gradients if i in self._mine]
+        others = [i for i in gradients if i not in self._mine]
         own = self._slots[self._ranks.rank]
-        torch._foreach_copy_([own[i] for i in present], list(gradients.values()))  # noqa: SLF001
-        dist.barrier()
-        means = [self._slots[0][i] for i in mine]
-        if means:
-            # Always in the order of the ranks: the rounding must not depend on who adds up.
-            for slot in self._slots[1:]:
-                torch._foreach_add_(means, [slot[i] for i in mine])  # noqa: SLF001
-            torch._foreach_div_(means, self._ranks.world)  # noqa: SLF001
-            self._norms[mine] = torch.stack(torch._foreach_norm(means))  # noqa: SLF001
-        for parameter in self._parameters:
-            parameter.grad = None
-        for index, mean in zip(mine, means, strict=True):
-            self._parameters[index].grad = mean
-        dist.barrier()
-        return torch.linalg.vector_norm(self._norms[present])
+        if others:
+            torch._foreach_copy_([own[i] for i in others], [gradients[i] for i in others])  # noqa: SLF001
+        self._ranks.wait()
+        if mine:
+            sums = self._sums(mine, [gradients[i] for i in mine])
+            self._norms[mine] = torch.stack(torch._foreach_norm(sums))  # noqa: SLF001
+        for index in others:
+            self._parameters[index].grad = None
+        self._ranks.wait()
+        return torch.linalg.vector_norm(self._norms[list(gradients)])
+
+    def _sums(self, mine: list[int], own: list[torch.Tensor]) -> list[torch.Tensor]:
+        """`own` with the other ranks' gradients of the same tensors added, in place."""
+        # Always in the order of the ranks: the rounding must not depend on who adds up.
+        slots = [[slot[i] for i in mine] for slot in self._slots]
+        before, after = slots[: self._ranks.rank], slots[self._ranks.rank + 1 :]
+        if before:
+            for slot in before[1:]:
+                torch._foreach_add_(before[0], slot)  # noqa: SLF001
+            torch._foreach_add_(own, before[0])  # noqa: SLF001
+        for slot in after:
+            torch._foreach_add_(own, slot)  # noqa: SLF001
+        return own
 
     def settle(self) -> None:
         """After the update: nobody may compute with weights that another rank still changes, nor
         write gradients where another still reads. Every rank must call it."""
-        dist.barrier()
+        self._ranks.wait()
 
 
 def _spread(sizes: Sequence[int], world: int) -> list[int]:
@@ -128,32 +132,5 @@ def open_shared(ranks: Ranks, parameters: Sequence[nn.Parameter]) -> SharedState
     if ranks.world == 1 or any(p.dtype != torch.float32 or p.is_cuda for p in parameters):
         return None
     elements = sum(p.numel() for p in parameters)
-    size = _FLOAT * ((_KINDS + ranks.world) * elements + len(parameters))
-    path = _FOLDER / ranks.gather(f"ftray-{uuid.uuid4().hex}")[0]
-    try:
-        memory = _map(path, size) if ranks.rank == 0 else None
-        dist.barrier()
-        if ranks.rank > 0:
-            memory = _map(path, size, exists=True)
-        found = ranks.all_agree(memory is not None)
-    finally:
-        if ranks.rank == 0:
-            path.unlink(missing_ok=True)  # the memory stays for as long as somebody maps it
-    return SharedState(ranks, parameters, memory) if found and memory is not None else None
-
-
-def _map(path: Path, size: int, exists: bool = False) -> mmap.mmap | None:
-    try:
-        descriptor = os.open(
-            path, os.O_RDWR if exists else os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600
-        )
-    except OSError:
-        return None  # no such folder, or that of another machine
-    try:
-        # Memory that is only promised would be missed when it is written, by a signal that kills.
-        os.posix_fallocate(descriptor, 0, size)
-        return mmap.mmap(descriptor, size)
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
+    memory = map_together(_FLOAT * ((_KINDS + ranks.world) * elements + len(parameters)))
+    return None if memory is None else SharedState(ranks, parameters, memory)

@@ -9,69 +9,14 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from ftray.spec.schema import Spec
 from ftray.spec.tuning import TuneSpec
+from ftray.tune.schedulers import SCHEDULERS
 from ftray.tune.searchers import SEARCHERS, Config
-
-REDUCTION = 3
-"""One in so many goes on at each rung, and the next rung is so many times as high (Li et al.
-2020)."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Train `trial` with `config` up to the end of epoch `until`, counted from 1."""
-
-    trial: str
-    config: Config
-    until: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a trial came to with a segment. values: after each epoch the best metric so far, the
-    higher the better; metrics: of the last epoch; over: there is nothing left to train."""
-
-    values: tuple[float, ...]
-    metrics: dict[str, float]
-    seconds: float
-    over: bool
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a trial stands. epochs: of the whole trial."""
-
-    trial: str
-    config: Config
-    epochs: int
-    values: tuple[float, ...] = ()
-    metrics: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    running: bool = False
-    over: bool = False
-    error: str = ""
-
-    @property
-    def value(self) -> float | None:
-        """The best metric so far; None for a trial that failed or was never evaluated."""
-        return self.values[-1] if self.values and not self.error else None
-
-    @property
-    def waits(self) -> bool:
-        """Whether it could go on."""
-        return not (self.running or self.over or self.error)
-
-    def reached(self, epoch: int) -> bool:
-        return not self.error and (len(self.values) >= epoch or self.over)
-
-    def at(self, epoch: int) -> float:
-        """The best metric after `epoch` epochs, for a trial that came that far or was over."""
-        return self.values[min(epoch, len(self.values)) - 1]
+from ftray.tune.standing import Outcome, Segment, Standing
 
 
 @dataclass
@@ -112,7 +57,10 @@ class Course:
 
     def begin(self, segment: Segment) -> None:
         trial = self.trials.get(segment.trial) or self.standing(segment.trial, segment.config)
-        self.trials[segment.trial] = replace(trial, running=True)
+        cloned = len(trial.values) if segment.donor else trial.cloned
+        self.trials[segment.trial] = replace(
+            trial, config=segment.config, running=True, cloned=cloned
+        )
 
     def standing(self, trial: str, config: Config) -> Standing:
         """Of a trial that has not begun."""
@@ -122,7 +70,8 @@ class Course:
         trial = self.trials[segment.trial]
         self.trials[segment.trial] = replace(
             trial,
-            values=outcome.values,
+            # Up to where it went on from another one's checkpoint its own.
+            values=trial.values[: trial.cloned] + outcome.values[trial.cloned :],
             metrics=outcome.metrics,
             seconds=trial.seconds + outcome.seconds,
             running=False,
@@ -212,68 +161,6 @@ class Course:
                     seed = trial.config.get("seed", self.spec.seed) + number - 1
                     return Segment(name, {**trial.config, "seed": seed}, trial.epochs)
         return None
-
-
-def fifo(course: Course) -> Segment | None:
-    """Every trial to its end, one after the other."""
-    return course.new()
-
-
-def asha(course: Course) -> Segment | None:
-    """Asynchronous successive halving (Li et al. 2020, algorithm 2): promote a trial that is among
-    the best third of those that reached its rung, from the highest rung down; else begin a new
-    one."""
-    return _promotable(course.drawn, 1) or course.new(lambda number: 1)
-
-
-def hyperband(course: Course) -> Segment | None:
-    """Successive halving in brackets that differ in their first rung (Li et al. 2018), trials
-    dealt out in turn, so that slow starters have a chance."""
-    graces = list(_rungs(1, course.most_epochs)) or [1]
-    for number, grace in enumerate(graces):
-        if promoted := _promotable(course.drawn[number :: len(graces)], grace):
-            return promoted
-    return course.new(lambda number: graces[number % len(graces)])
-
-
-def median(course: Course) -> Segment | None:
-    """Median stopping (Golovin et al. 2017): after each epoch a trial goes on unless its best is
-    below the median of what the others had reached by then."""
-    for trial in course.drawn:
-        if trial.waits and trial.values:
-            epoch = len(trial.values)
-            others = [t.at(epoch) for t in course.drawn if t is not trial and t.reached(epoch)]
-            if len(others) < 2 or trial.values[-1] >= statistics.median(others):
-                return Segment(trial.trial, trial.config, epoch + 1)
-    return course.new(lambda number: 1)
-
-
-SCHEDULERS: dict[str, Callable[[Course], Segment | None]] = {
-    "fifo": fifo,
-    "asha": asha,
-    "hyperband": hyperband,
-    "median": median,
-}
-
-
-def _promotable(trials: list[Standing], grace: int) -> Segment | None:
-    most = max((trial.epochs for trial in trials), default=0)
-    rungs = list(_rungs(grace, most))
-    for number in reversed(range(len(rungs))):
-        rung = rungs[number]
-        above = rungs[number + 1] if number + 1 < len(rungs) else most
-        reached = sorted((t for t in trials if t.reached(rung)), key=lambda t: -t.at(rung))
-        for trial in reached[: len(reached) // REDUCTION]:
-            if trial.waits and len(trial.values) == rung:
-                return Segment(trial.trial, trial.config, min(above, trial.epochs))
-    return None
-
-
-def _rungs(grace: int, most: int) -> Iterator[int]:
-    """The epochs after which trials are compared."""
-    while grace < most:
-        yield grace
-        grace *= REDUCTION
 
 
 def _badness(trial: Standing) -> float:

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ftray.train.progress import BEST, EPOCH_SECONDS, MEMORY
-from ftray.tune.course import Course, Standing
+from ftray.tune.course import Course
+from ftray.tune.standing import Standing
 
 KEY = "train.unfreeze"
 # Two-sided 95 % quantiles of Student's t by degrees of freedom, and of the normal distribution.

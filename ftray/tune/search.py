@@ -9,12 +9,14 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
-from ftray.errors import Interrupted
+from ftray.errors import FtrayError, Interrupted
 from ftray.spec.schema import Spec
 from ftray.store.location import Location
+from ftray.train import checkpoints
 from ftray.train.channel import Event, Listener
 from ftray.train.scale import worker_resources
-from ftray.tune.course import Course, Segment, Standing
+from ftray.tune.course import Course
+from ftray.tune.standing import Segment, Standing
 from ftray.tune.table import row
 from ftray.tune.trial import Sweep, outcome, run_segment
 
@@ -30,7 +32,7 @@ def search(
     """
     if course.over:
         return
-    section, feed = course.section, _Feed(course, listener)
+    section, feed = course.section, _Feed(course, sweep, listener)
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(run_segment, sweep=sweep), _resources(course.spec)
@@ -75,6 +77,8 @@ def recall(course: Course, events: Iterable[Event]) -> None:
                 seconds=event["seconds"],
                 over=event["status"] == "done",
                 error=event.get("error", ""),
+                config=event["config"],
+                cloned=event.get("cloned", 0),
             )
             course.spent_before = event["elapsed"]
 
@@ -91,13 +95,15 @@ def _resources(spec: Spec) -> tune.PlacementGroupFactory:
 class _Feed(Searcher):
     """Hands the segments of a course to Ray Tune, and their outcomes back."""
 
-    def __init__(self, course: Course, listener: Listener) -> None:
+    def __init__(self, course: Course, sweep: Sweep, listener: Listener) -> None:
         super().__init__()
         self.course = course
+        self.sweep = sweep
         self.listener = listener
         self.segments: dict[str, Segment] = {}
         self.error: Exception | None = None
-        """Of the listener: Tune would make a failed trial of it. Nothing more begins."""
+        """Of the listener or of the storage: Tune would make a failed trial of it. Nothing more
+        begins."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune keeps its searcher on disk; ftray keeps the course itself, in the run's folder.
@@ -111,10 +117,12 @@ class _Feed(Searcher):
         segment = self.course.next() if self.error is None else None
         if segment is None:
             return None if self.course.running else Searcher.FINISHED
-        new = segment.trial not in self.course.trials
+        if segment.donor:
+            self._clone(segment.donor, segment.trial)
+        news = segment.donor or segment.trial not in self.course.trials
         self.course.begin(segment)
         self.segments[trial_id] = segment
-        if new:
+        if news:
             self._tell(self.course.trials[segment.trial])
         return {"segment": asdict(segment)}
 
@@ -125,11 +133,21 @@ class _Feed(Searcher):
         self.course.end(segment, outcome(result, error))
         self._tell(self.course.trials[segment.trial])
 
+    def _clone(self, donor: str, trial: str) -> None:
+        try:
+            checkpoints.copy(self.sweep.checkpoints(donor), self.sweep.checkpoints(trial))
+        except FtrayError as error:
+            self.error = error
+
     def _tell(self, trial: Standing) -> None:
         told = row(trial).to_json()
         if not trial.error and not trial.over:
             told["status"] = "running" if trial.running else "waiting"
-        more = {"values": trial.values, "elapsed": round(self.course.elapsed, 3)}
+        more = {
+            "values": trial.values,
+            "cloned": trial.cloned,
+            "elapsed": round(self.course.elapsed, 3),
+        }
         try:
             self.listener({"kind": "trial", **told, **more})
         except Exception as error:  # noqa: BLE001 - raised by `search`

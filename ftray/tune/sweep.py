@@ -19,11 +19,12 @@ from ftray.train.record import recorded
 from ftray.train.run import Trained, both, claim_run, export_and_register, fit_run, prepare
 from ftray.train.scale import check_scale, worker_resources
 from ftray.train.trunk_build import prepare_trunk
-from ftray.tune.course import Course, Standing
+from ftray.tune.course import Course
 from ftray.tune.depth import Depth, depths
 from ftray.tune.report import FILE, page
 from ftray.tune.search import recall, search
 from ftray.tune.space import depth_variants
+from ftray.tune.standing import Standing
 from ftray.tune.table import Trial, rows
 from ftray.tune.trial import Sweep
 

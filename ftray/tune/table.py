@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ftray.tune.course import Course, Standing
+from ftray.tune.course import Course
+from ftray.tune.standing import Standing
 
 
 @dataclass(frozen=True)

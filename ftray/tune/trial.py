@@ -25,8 +25,8 @@ from ftray.train.progress import BEST, EPOCH_SECONDS, MEMORY, Progress
 from ftray.train.ranks import alone
 from ftray.train.trunk import TrunkCache
 from ftray.train.worker import Base, Job, build, latest, load_base
-from ftray.tune.course import Outcome, Segment
 from ftray.tune.space import trial_spec
+from ftray.tune.standing import Outcome, Segment
 
 # What a segment reports.
 _VALUES, _METRICS, _OVER, _ERROR = "values", "metrics", "over", "error"

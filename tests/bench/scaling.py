@@ -4,9 +4,10 @@
         [--rows 2500] [--out F.json]
 
 The same global batches, ftray's own loop, without Ray (which is out of the way while steps are
-made). Efficiency is the speed of two workers over twice that of one, run by run. The parts of a
-step are timed inside of the processes, mean over ranks: `waiting` is the time until the other rank
-has its loss, `gradients` the time to add them up.
+made). Efficiency is the speed of two workers over twice that of one, run by run. `2 apart` are two
+that know nothing of each other and train with half the batch each: what the machine gives to two
+processes at all. The parts of a step are timed inside of the processes, mean over ranks: `waiting`
+is the time until the other rank has its loss, `gradients` the time to add them up.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from ftray.train.shared import SharedState
 from ftray.train.worker import build, load_base
 
 Parts = dict[str, float]
+WORKERS = ("1", "2", "2 apart")
 PARTS = ("forward", "backward", "waiting", "gradients", "optimizer", "rest")
 
 
@@ -51,32 +53,34 @@ def main() -> None:
     with stage(options.rows, 1, held_out=64) as here:
         for turn in range(options.repeats):
             for unfreeze in options.unfreeze:
-                for world in (1, 2) if turn % 2 == 0 else (2, 1):
+                for workers in WORKERS if turn % 2 == 0 else WORKERS[::-1]:
+                    apart = workers == "2 apart"
                     changes = {
                         "train.unfreeze": unfreeze,
                         "train.epochs": 2,
                         "tune": None,
-                        "train.batch_size": options.batch_size,
+                        "train.batch_size": options.batch_size // (2 if apart else 1),
                         "train.micro_batch_size": options.batch_size // 2,
                         "train.deepspeed": {"stage": options.stage},
-                        "scale.workers": world,
+                        "scale.workers": 2 if workers == "2" else 1,
                         "storage": str(here.folder / "storage"),
                     }
-                    parts = measure(dump(override(here.spec, changes)), world)
-                    runs.append({"unfreeze": unfreeze, "world": world, "ms": parts})
+                    parts = measure(dump(override(here.spec, changes)), int(workers[0]), apart)
+                    runs.append({"unfreeze": unfreeze, "workers": workers, "ms": parts})
                     total = sum(parts.values())
-                    print(f"{unfreeze} blocks, {world}: {total:.1f} ms a step", file=sys.stderr)
+                    print(f"{unfreeze} blocks, {workers}: {total:.1f} ms a step", file=sys.stderr)
     print(report(runs, options.batch_size))
     if options.out:
         Path(options.out).write_text(json.dumps(runs, indent=2) + "\n")
 
 
-def measure(spec: str, world: int) -> Parts:
+def measure(spec: str, count: int, apart: bool) -> Parts:
     """Milliseconds of each part of a step, in processes of their own."""
     context = mp.get_context("spawn")
     results: Any = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = [(rank, world, folder, spec, results) for rank in range(world)]
+        world = 1 if apart else count
+        arguments = [(rank, world, folder, spec, results) for rank in range(count)]
         processes = [context.Process(target=work, args=one) for one in arguments]
         for process in processes:
             process.start()
@@ -168,20 +172,19 @@ class Clock:
 def report(runs: list[dict[str, Any]], batch: int) -> str:
     rows = []
     for unfreeze in dict.fromkeys(run["unfreeze"] for run in runs):
-        one, two = (
-            [run["ms"] for run in runs if run["unfreeze"] == unfreeze and run["world"] == world]
-            for world in (1, 2)
-        )
-        speeds = [
-            Sample(tuple(1000 * batch / sum(parts.values()) for parts in each))
-            for each in (one, two)
-        ]
-        efficiency = Sample(tuple(value / 2 for value in speeds[1].over(speeds[0]).values))
-        for world, each, speed in zip((1, 2), (one, two), speeds, strict=True):
+        here = [run for run in runs if run["unfreeze"] == unfreeze]
+        times = {w: [run["ms"] for run in here if run["workers"] == w] for w in WORKERS}
+        speeds = {
+            workers: Sample(tuple(1000 * batch / sum(parts.values()) for parts in each))
+            for workers, each in times.items()
+        }
+        for workers, each in times.items():
             medians = [statistics.median(parts[part] for parts in each) for part in PARTS]
-            shown = efficiency.median_and_range(3) if world == 2 else ""
+            ratios = Sample(tuple(v / 2 for v in speeds[workers].over(speeds["1"]).values))
+            efficiency = "" if workers == "1" else ratios.median_and_range(3)
             figures = [f"{value:.1f}" for value in medians]
-            rows.append([str(unfreeze), str(world), speed.median_and_range(1), shown, *figures])
+            speed = speeds[workers].median_and_range(1)
+            rows.append([str(unfreeze), workers, speed, efficiency, *figures])
     parts = [f"{part}, ms" for part in PARTS]
     return table(["blocks trained", "workers", "samples/s", "efficiency", *parts], rows)
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from ftray.tune.course import SCHEDULERS, Course, Segment
+from ftray.tune.course import Course
+from ftray.tune.schedulers import SCHEDULERS
 from ftray.tune.search import recall
+from ftray.tune.standing import Segment
 from tests.helpers.played import Player, by_batch_and_rate, spec
 
 TRIALS = 20
@@ -15,7 +17,7 @@ TRIALS = 20
 
 @pytest.fixture(params=sorted(SCHEDULERS))
 def section(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return {"scheduler": request.param, "trials": TRIALS}
+    return {"scheduler": request.param, "trials": TRIALS, "refit": False}
 
 
 def course(section: dict[str, Any], epochs: int = 9) -> Course:

@@ -11,7 +11,8 @@ from typing import Any
 from ftray.spec.load import parse
 from ftray.spec.schema import Spec
 from ftray.train.progress import BEST
-from ftray.tune.course import Course, Outcome, Segment
+from ftray.tune.course import Course
+from ftray.tune.standing import Outcome, Segment
 
 SPACE: dict[str, Any] = {
     "train.learning_rate": {"loguniform": [1e-5, 1e-3]},

@@ -150,6 +150,20 @@ def test_a_torn_checkpoint_is_written_again_by_the_resumed_run(folder: Location)
     assert steps(folder) == [1, 2]
 
 
+def test_checkpoints_are_copied_in_place_of_others(folder: Location) -> None:
+    keep(folder, {4: 0.9, 7: 0.1, 8: 0.2}, keep=1)
+    other = folder.parent / "other"
+    keep(other, {7: 0.5, 9: 0.6})
+    checkpoints.copy(folder, other)
+    assert steps(other) == steps(folder) == [4, 8]
+    newest = checkpoints.latest(other)
+    assert newest is not None and newest.step == 8
+    assert torch.equal(
+        state.read(Path(newest.folder.path)).parameters["w"], values(8).parameters["w"]
+    )
+    assert checkpoints.best(other).name == checkpoints.best(folder).name
+
+
 def test_only_one_rank_writes(folder: Location) -> None:
     keeper = Keeper(CheckpointSpec(), folder, writes=False)
     assert keeper.keeps

@@ -10,9 +10,10 @@ import pytest
 
 from ftray.errors import RunFailed, SpecError
 from ftray.train.progress import BEST, Progress
-from ftray.tune.course import Course, Segment
+from ftray.tune.course import Course
 from ftray.tune.searchers import draw_grid, draw_random, draw_tpe
 from ftray.tune.space import depth_variants, trial_spec
+from ftray.tune.standing import Segment
 from ftray.tune.sweep import winner
 from ftray.tune.table import row, rows
 from tests.helpers.played import Player, by_batch_and_rate, spec
@@ -72,6 +73,20 @@ def test_tpe_learns_from_what_was_tried() -> None:
         ),
         ({"budget": {"cost": 5}}, "tune.budget.cost"),
         ({"finalists": {"trials": 1}}, "tune.finalists.trials"),
+        ({"scheduler": "pbt"}, "tune.refit"),
+        ({"scheduler": "pbt", "refit": False, "finalists": {}}, "tune.finalists"),
+        (
+            {"scheduler": "pbt", "refit": False, "space": {"train.unfreeze": {"choice": [0, 1]}}},
+            "tune.space",
+        ),
+        (
+            {
+                "scheduler": "pbt",
+                "refit": False,
+                "space": {**SPACE, "train.epochs": {"choice": [1, 2]}},
+            },
+            "tune.space.train.epochs",
+        ),
     ],
 )
 def test_what_contradicts_itself_is_told_by_key(section: dict[str, Any], key: str) -> None:
@@ -190,6 +205,47 @@ def test_finalists_are_trained_with_other_seeds_and_win_by_their_mean() -> None:
     assert course.mean(course.trials["2"]) == pytest.approx((5.2 + 3 * 0.2) / 4)
     table = [trial.id for trial in rows(course)]
     assert table[:5] == ["2", "2.2", "2.3", "2.4", "6"]
+
+
+@pytest.mark.parametrize("slots", [1, 3, 8])
+def test_of_a_population_the_worst_go_on_as_the_best_with_other_values(slots: int) -> None:
+    section = {"trials": 8, "scheduler": "pbt", "refit": False}
+    made = spec(SPACE, tune=section, train={"epochs": 4})
+
+    def steady(segment: Segment, epoch: int) -> float:
+        """Of the depth alone, and then of the trial's own number."""
+        return epoch + {0: 0.1, 2: 0.2, "all": 0.3}[segment.config["train.unfreeze"]]
+
+    player = Player(Course(made), steady, slots)
+    player.play()
+    cloned = [segment for segment in player.played if segment.donor]
+    assert len(cloned) == 2 * 3, "a quarter of eight, after each epoch but the last"
+    for segment in cloned:
+        before = [s for s in player.played if s.trial == segment.donor and s.until < segment.until]
+        theirs = before[-1].config
+        assert before[-1].until == segment.until - 1, "from the end of the same epoch"
+        assert segment.config["train.unfreeze"] == theirs["train.unfreeze"] == "all"
+        ratio = segment.config["train.learning_rate"] / theirs["train.learning_rate"]
+        clipped = segment.config["train.learning_rate"] in (1e-5, 1e-3)
+        assert clipped or ratio == pytest.approx(0.8) or ratio == pytest.approx(1.2)
+    assert all(trial.over and len(trial.values) == 4 for trial in player.course.drawn)
+    best = player.course.ranking()[0]
+    assert best.config["train.unfreeze"] == "all"
+
+
+def test_no_trial_is_cloned_while_it_trains() -> None:
+    section = {"trials": 9, "scheduler": "pbt", "refit": False}
+    for seed in range(20):
+        course = Course(spec(SPACE, tune=section, train={"epochs": 5}))
+        player = Player(course, by_batch_and_rate, slots=4, seed=seed)
+        begun = course.begin
+
+        def begin(segment: Segment, course: Course = course, begun: Any = begun) -> None:
+            assert segment.donor is None or course.trials[segment.donor].waits
+            begun(segment)
+
+        course.begin = begin  # type: ignore[method-assign]
+        player.play()
 
 
 def test_a_row_says_what_was_tried_and_what_it_reached() -> None:

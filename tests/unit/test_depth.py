@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from ftray.tune.course import Course, Outcome, Segment
+from ftray.tune.course import Course
 from ftray.tune.depth import Depth, depths
 from ftray.tune.report import advice, page
+from ftray.tune.standing import Outcome, Segment
 from ftray.tune.table import rows
 from tests.helpers.played import spec
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from ftray.train import shared
+from ftray.train import meeting
 from ftray.train.ranks import join_group
 from ftray.train.shared import open_shared
 
@@ -55,7 +55,7 @@ def work(rank: int, world: int, folder: str, memory: str, results: Any) -> None:
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world
     )
     if memory:
-        shared._FOLDER = Path(memory)
+        meeting._FOLDER = Path(memory)
     mine = parameters()
     if rank:  # what another rank has in its place does not count
         for parameter in mine:
@@ -95,7 +95,7 @@ def in_processes(world: int, folder: Path, memory: str = "") -> dict[int, Any]:
 
 
 @pytest.mark.parametrize("world", [5])  # of which one owns nothing
-def test_all_ranks_end_with_what_one_process_makes_of_the_mean(world: int, tmp_path: Path) -> None:
+def test_all_ranks_end_with_what_one_process_makes_of_the_sum(world: int, tmp_path: Path) -> None:
     memory = tmp_path / "memory"
     memory.mkdir()
     found = in_processes(world, tmp_path, str(memory))
@@ -106,7 +106,7 @@ def test_all_ranks_end_with_what_one_process_makes_of_the_mean(world: int, tmp_p
         for parameter, parts in zip(
             mine, zip(*(gradients(rank, step) for rank in range(world)), strict=True), strict=True
         ):
-            parameter.grad = sum(parts[1:], parts[0]) / world
+            parameter.grad = sum(parts[1:], parts[0])
         norms.append(nn.utils.get_total_norm([p.grad for p in mine if p.grad is not None]))
         update(mine, norms[-1], optimizer)
     expected = [float(norm) for norm in norms]

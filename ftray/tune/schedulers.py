@@ -1,0 +1,117 @@
+"""Schedulers: which trial of a sweep goes on. Each is a function of where all trials stand."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from ftray.spec.tuning import Domain
+from ftray.tune.searchers import Config
+from ftray.tune.standing import Segment, Standing
+
+if TYPE_CHECKING:
+    from ftray.tune.course import Course
+
+REDUCTION = 3
+"""One in so many goes on at each rung, and the next rung is so many times as high (Li et al.
+2020)."""
+QUARTER = 4
+"""One in so many of a population is given up, and as many are cloned."""
+
+
+def fifo(course: Course) -> Segment | None:
+    """Every trial to its end, one after the other."""
+    return course.new()
+
+
+def asha(course: Course) -> Segment | None:
+    """Asynchronous successive halving (Li et al. 2020, algorithm 2): promote a trial that is among
+    the best third of those that reached its rung, from the highest rung down; else begin a new
+    one."""
+    return _promotable(course.drawn, 1) or course.new(lambda number: 1)
+
+
+def hyperband(course: Course) -> Segment | None:
+    """Successive halving in brackets that differ in their first rung (Li et al. 2018), trials
+    dealt out in turn, so that slow starters have a chance."""
+    graces = list(_rungs(1, course.most_epochs)) or [1]
+    for number, grace in enumerate(graces):
+        if promoted := _promotable(course.drawn[number :: len(graces)], grace):
+            return promoted
+    return course.new(lambda number: graces[number % len(graces)])
+
+
+def median(course: Course) -> Segment | None:
+    """Median stopping (Golovin et al. 2017): after each epoch a trial goes on unless its best is
+    below the median of what the others had reached by then."""
+    for trial in course.drawn:
+        if trial.waits and trial.values:
+            epoch = len(trial.values)
+            others = [t.at(epoch) for t in course.drawn if t is not trial and t.reached(epoch)]
+            if len(others) < 2 or trial.values[-1] >= statistics.median(others):
+                return Segment(trial.trial, trial.config, epoch + 1)
+    return course.new(lambda number: 1)
+
+
+def pbt(course: Course) -> Segment | None:
+    """Population-based training (Jaderberg et al. 2017): all trials train side by side, and after
+    each epoch the worst quarter goes on from checkpoints of the best one, with values that differ
+    a little from theirs."""
+    if begun := course.new(lambda number: 1):
+        return begun
+    everyone = [trial for trial in course.drawn if not trial.error]
+    epoch = min((len(trial.values) for trial in everyone if not trial.over), default=0)
+    ready = [trial for trial in everyone if trial.waits and len(trial.values) == epoch]
+    ranked = sorted(everyone, key=lambda trial: -trial.at(epoch)) if ready else []
+    quarter = max(1, len(ranked) // QUARTER) if len(ranked) > 1 else 0
+    best, worst = ranked[:quarter], ranked[len(ranked) - quarter :]
+    donors = [trial for trial in best if trial in ready]
+    for trial in ready:
+        # Before any of the best goes on, and its checkpoint is another one.
+        if trial in worst and trial.cloned < epoch and donors:
+            source = random.Random(f"{course.spec.seed}/{trial.trial}/{epoch}")
+            donor = source.choice(donors)
+            config = _explored(donor.config, course.section.space, source)
+            return Segment(trial.trial, config, epoch + 1, donor.trial)
+    return Segment(ready[0].trial, ready[0].config, epoch + 1) if ready else None
+
+
+SCHEDULERS: dict[str, Callable[[Course], Segment | None]] = {
+    "fifo": fifo,
+    "asha": asha,
+    "hyperband": hyperband,
+    "median": median,
+    "pbt": pbt,
+}
+
+
+def _explored(config: Config, space: Mapping[str, Domain], source: random.Random) -> Config:
+    """`config` with every value of a continuous domain a fifth larger or smaller."""
+    changed = dict(config)
+    for path, domain in space.items():
+        if domain.is_continuous:
+            low, high = domain.values
+            changed[path] = min(max(config[path] * source.choice((0.8, 1.2)), low), high)
+    return changed
+
+
+def _promotable(trials: list[Standing], grace: int) -> Segment | None:
+    most = max((trial.epochs for trial in trials), default=0)
+    rungs = list(_rungs(grace, most))
+    for number in reversed(range(len(rungs))):
+        rung = rungs[number]
+        above = rungs[number + 1] if number + 1 < len(rungs) else most
+        reached = sorted((t for t in trials if t.reached(rung)), key=lambda t: -t.at(rung))
+        for trial in reached[: len(reached) // REDUCTION]:
+            if trial.waits and len(trial.values) == rung:
+                return Segment(trial.trial, trial.config, min(above, trial.epochs))
+    return None
+
+
+def _rungs(grace: int, most: int) -> Iterator[int]:
+    """The epochs after which trials are compared."""
+    while grace < most:
+        yield grace
+        grace *= REDUCTION
