@@ -76,6 +76,7 @@ class Engine:
         trained = [p for p in module.model.parameters() if p.requires_grad]
         shares = self._plain and not uses_bf16(spec)
         self._shared = open_shared(ranks, trained) if shares else None
+        self._trained = trained
         optimizer = adamw(self._shared.owned(groups) if self._shared else groups, spec)
         if self._shared is not None:
             self._shared.attach(optimizer)
@@ -129,7 +130,7 @@ class Engine:
         """Add up over the ranks, where DeepSpeed does not, and clip. A gradient that is not finite
         is dropped, and the answer is False."""
         norm = self._shared.add_up() if self._shared is not None else None
-        parameters = [p for _, p in self.trainable() if p.grad is not None]
+        parameters = [p for p in self._trained if p.grad is not None]
         if norm is None:
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not torch.isfinite(norm):
