@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from ftray.cli import models, runs
+from ftray.cli import keys, models, runs
 from ftray.cli.doctor import doctor
 from ftray.cli.evaluate import evaluate
 from ftray.cli.init import init
@@ -33,6 +33,7 @@ app = typer.Typer(
 for command in (init, schema, validate, train, tune, evaluate, predict, serve, submit, doctor):
     app.command()(command)
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
 app.add_typer(runs.app, name="runs")
 
 

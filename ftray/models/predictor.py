@@ -19,15 +19,19 @@ from ftray.tasks.base import Metrics
 
 GOLDEN_TOLERANCE = 1e-4
 """Largest difference of a probability from its golden answer: rounding differs between machines."""
+BF16_TOLERANCE = 3e-2
+"""The same in bf16, which has eight bits for a number's digits."""
 
 
 class Predictor:
-    """The model in one folder, in fp32 and eval mode, on the GPU if there is one."""
+    """The model in one folder, in eval mode, on the GPU if there is one."""
 
-    def __init__(self, folder: Location, batch_size: int = 32) -> None:
-        """Raises ModelError when `folder` is not a model folder."""
+    def __init__(self, folder: Location, batch_size: int = 32, bf16: bool = False) -> None:
+        """bf16: compute in it where that is safe (autocast), else in fp32. Raises ModelError when
+        `folder` is not a model folder."""
         self.info: ModelInfo = read_info(folder)
         self.batch_size = batch_size
+        self.bf16 = bf16
         self.task = get_task(self.info.task)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         with folder.as_local() as local:
@@ -50,22 +54,32 @@ class Predictor:
             ) from None
         return model.to(self.device).eval(), tokenizer
 
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, as the model reads it."""
+        return self.task.encode(self.tokenizer, texts, self.info.max_length)
+
     def logits(self, texts: Sequence[str]) -> torch.Tensor:
-        """(len(texts), C) float32 on the CPU, in the order of `texts`.
+        """(len(texts), C) float32 on the CPU, in the order of `texts`."""
+        return self.logits_of(self.encode(texts))
+
+    def logits_of(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        """(len(ids), C) float32 on the CPU, in the order of `ids`.
 
         Rows of like length share a forward pass; the order of arrival does not change an answer
         beyond rounding.
         """
-        ids = self.task.encode(self.tokenizer, texts, self.info.max_length)
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         result = torch.empty(len(ids), len(self.info.labels))
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             batch = self.task.collate([ids[i] for i in chosen], self.tokenizer.pad_token_id)
-            with torch.inference_mode():
+            with torch.inference_mode(), self._autocast():
                 inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
                 result[chosen] = self.model(**inputs).logits.float().cpu()
         return result
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.bf16)
 
     def answers(self, texts: Sequence[str], top_k: int | None = None) -> list[Any]:
         """One answer a text, in the shape of the Hugging Face pipeline of the task."""
@@ -89,15 +103,15 @@ class Predictor:
 
     def check_golden(self) -> None:
         """Replay the golden answers. Raises ModelError when the model no longer gives them."""
-        golden = self.info.golden
+        golden, tolerance = self.info.golden, BF16_TOLERANCE if self.bf16 else GOLDEN_TOLERANCE
         found = self._probabilities([item.input for item in golden])
         for item, row in zip(golden, found, strict=True):
             gap = max(abs(a - b) for a, b in zip(item.probabilities, row, strict=True))
-            if not gap <= GOLDEN_TOLERANCE:
+            if not gap <= tolerance:
                 raise ModelError.of(
                     "golden answers",
                     item.input,
-                    f"a probability is off by {gap:.2g}, and {GOLDEN_TOLERANCE:g} is rounding: "
+                    f"a probability is off by {gap:.2g}, and {tolerance:g} is rounding: "
                     "the folder was changed, or the libraries compute something else here",
                     "export the model again, or serve with the library versions it was made with",
                 )

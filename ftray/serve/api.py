@@ -1,12 +1,9 @@
-"""The HTTP interface of a served model: its paths, and the one shape of its errors.
+"""The HTTP interface of a served model: its paths, and the shapes of its errors.
 
-A protocol is a router of its own over the same `Backend`, so that others can stand beside this one.
+A protocol is a router of its own over the same `Backend`, so that others can stand beside it.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -14,40 +11,24 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ftray import __version__
-from ftray.serve.gate import PREDICT, Gate
-from ftray.serve.messages import (
-    MAX_BODY,
-    Fault,
-    Health,
-    Prediction,
-    PredictRequest,
-    fault,
-    fault_of,
-)
+from ftray.serve import v2
+from ftray.serve.access import Keyring
+from ftray.serve.backend import Backend
+from ftray.serve.batcher import Overloaded
+from ftray.serve.faults import fault, fault_of
+from ftray.serve.gate import Gate
+from ftray.serve.messages import MAX_BODY, Health
 from ftray.serve.metrics import CONTENT_TYPE, Metrics
+from ftray.serve.page import page_routes
+from ftray.serve.v1 import MODEL, PREDICT, v1_routes
 
 HEALTH, METRICS, OPENAPI = "/healthz", "/metrics", "/openapi.json"
-_FAULTS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Fault, "description": "The body is not JSON."},
-    413: {"model": Fault, "description": "The body is too long."},
-    415: {"model": Fault, "description": "The body is not announced as JSON."},
-    422: {"model": Fault, "description": "A field is missing, unknown or wrong."},
-}
+PATHS = ("/", PREDICT, MODEL, HEALTH, METRICS, OPENAPI)
 
 
-class Backend(Protocol):
-    """What answers the requests."""
-
-    name: str
-    version: int | None
-
-    async def answer(self, texts: Sequence[str], top_k: int | None) -> list[Any]: ...
-
-    async def metrics_page(self) -> bytes: ...
-
-
-def create_api(backend: Backend, metrics: Metrics) -> FastAPI:
-    """The application of one replica. It exists only after the golden answers were replayed."""
+def create_api(backend: Backend, metrics: Metrics, keys: Keyring | None = None) -> FastAPI:
+    """The application of one replica, for everybody or for those who bear one of `keys`. It exists
+    only after the golden answers were replayed."""
     # The usual documentation pages load their scripts from outside.
     api = FastAPI(
         title=f"ftray: {backend.name}",
@@ -56,15 +37,20 @@ def create_api(backend: Backend, metrics: Metrics) -> FastAPI:
         redoc_url=None,
         openapi_url=OPENAPI,
     )
-    _add_paths(api, backend)
+    for routes in (v1_routes(backend), v2.v2_routes(backend), page_routes()):
+        api.include_router(routes)
+    _add_operations(api, backend)
     _add_faults(api)
     identity = {"model": backend.name, "version": backend.version}
     api.add_middleware(
         Gate,
         headers={f"x-ftray-{key}": ascii_only(value) for key, value in identity.items()},
         metrics=metrics,
-        paths={PREDICT, HEALTH, METRICS, OPENAPI},
+        paths=PATHS,
+        prefixes=(v2.PREFIX,),
         max_body=MAX_BODY,
+        keys=keys,
+        open_paths={"/", HEALTH, *v2.HEALTH},
     )
     return api
 
@@ -74,14 +60,8 @@ def ascii_only(value: object) -> str:
     return "" if value is None else str(value).encode("ascii", "backslashreplace").decode()
 
 
-def _add_paths(api: FastAPI, backend: Backend) -> None:
+def _add_operations(api: FastAPI, backend: Backend) -> None:
     identity = {"model": backend.name, "version": backend.version}
-
-    @api.post(PREDICT, response_model=Prediction, responses=_FAULTS)
-    async def predict(request: PredictRequest) -> Response:
-        """One output an input, in the shape of the Hugging Face pipeline of the model's task."""
-        outputs = await backend.answer(request.inputs, request.top_k)
-        return JSONResponse({**identity, "outputs": outputs})
 
     @api.get(HEALTH, response_model=Health)
     async def health() -> Response:
@@ -98,16 +78,22 @@ def _add_faults(api: FastAPI) -> None:
     @api.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> Response:
         announced = request.headers.get("content-type", "")
-        status, message, field = fault_of(error.errors(), announced)
-        return fault(status, message, field)
+        return fault(request.url.path, *fault_of(error.errors(), announced))
 
     @api.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
         message = str(error.detail)
-        if error.status_code == 404:
-            message = f"no such path; there are {PREDICT}, {HEALTH}, {METRICS}, {OPENAPI}"
-        return fault(error.status_code, message, None, error.headers)
+        if error.status_code == 404 and message == "Not Found":
+            message = f"no such path; there are {', '.join((*PATHS, v2.PREFIX))}"
+        return fault(request.url.path, error.status_code, message, None, error.headers)
+
+    @api.exception_handler(Overloaded)
+    async def overloaded(request: Request, error: Overloaded) -> Response:
+        headers = {"retry-after": str(error.retry_after_s)}
+        message = f"too much to do: {error}; try again in {error.retry_after_s} s"
+        return fault(request.url.path, 503, message, None, headers)
 
     @api.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
-        return fault(500, "the model could not answer; the log of the service says why", None)
+        message = "the model could not answer; the log of the service says why"
+        return fault(request.url.path, 500, message)

@@ -11,6 +11,7 @@ from ray.serve import Application, deployment
 from ftray.serve.replica import Replica
 from ftray.serve.settings import ServedModel, find, parse
 from ftray.spec.schema import ServeSpec
+from ftray.store.location import locate
 
 # The access log would cost a line a request; ftray's own metrics count them.
 LOGGING = {"log_level": "WARNING", "enable_access_log": False}
@@ -34,8 +35,9 @@ def application(model: ServedModel, spec: ServeSpec) -> Application:
             "num_cpus": spec.cpus_per_replica,
             "num_gpus": spec.gpus_per_replica,
         },
-        # While one batch is computed the next one fills.
-        "max_ongoing_requests": max(2 * spec.batch.max_size, 16),
+        # How many rows may wait is the replica's own affair: what it refuses, it refuses at once,
+        # and says when to come back.
+        "max_ongoing_requests": spec.batch.max_waiting + spec.batch.max_size,
         "logging_config": LOGGING,
         **_replicas(spec),
     }
@@ -46,6 +48,8 @@ def application(model: ServedModel, spec: ServeSpec) -> Application:
         batching=spec.batch,
         threads=threads,
         on_gpu=spec.gpus_per_replica > 0,
+        bf16=spec.precision == "bf16",
+        api_keys=None if spec.api_keys is None else locate(spec.api_keys).url,
     )
 
 

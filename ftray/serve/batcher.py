@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+_SMOOTHING = 0.2  # of the newest call in the speed that is told
+
+
+class Overloaded(Exception):
+    """More came than can be answered in time; another try makes sense after `retry_after_s`."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True)
+class Limits:
+    """max_rows: of one call; wait_s: how long a row waits for others to join it; max_waiting: rows
+    that may wait before more are refused; timeout_s: after so long a row is no longer computed."""
+
+    max_rows: int
+    wait_s: float
+    max_waiting: float = math.inf
+    timeout_s: float = math.inf
 
 
 @dataclass
@@ -26,42 +48,53 @@ class _Request(Generic[Answer]):
         if len(self.answers) == self.missing and not self.done.done():
             self.done.set_result([self.answers[place] for place in range(self.missing)])
 
+    def fail(self, error: BaseException) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
 
-@dataclass(frozen=True)
-class _Row(Generic[Answer]):
-    text: str
+
+@dataclass(frozen=True, eq=False)
+class _Row(Generic[Item, Answer]):
+    item: Item
     place: int
     request: _Request[Answer]
 
 
-class Batcher(Generic[Answer]):
-    """Calls `run` in a thread of its own, with at most `max_rows` rows at a time.
+class Batcher(Generic[Item, Answer]):
+    """Calls `run` in a thread of its own, with items of like `size` where there is a choice.
 
-    A row waits `wait_s` seconds at most for others to join it, and as long as the call before it
-    takes. Belongs to the event loop on which `submit` is first called.
+    A row waits as long as its limits say for others to join it, and as long as the calls before it
+    take. Belongs to the event loop on which `submit` is first called.
     """
 
     def __init__(
-        self, run: Callable[[list[str]], Sequence[Answer]], max_rows: int, wait_s: float
+        self,
+        run: Callable[[list[Item]], Sequence[Answer]],
+        limits: Limits,
+        size: Callable[[Item], int] = lambda item: 0,
     ) -> None:
         self._run = run
-        self._max_rows = max_rows
-        self._wait_s = wait_s
-        self._rows: deque[_Row[Answer]] = deque()
+        self._limits = limits
+        self._size = size
+        self._rows: list[_Row[Item, Answer]] = []  # by arrival
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._arrival = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
+        self._speed = 0.0  # rows a second
 
-    async def submit(self, texts: Sequence[str]) -> list[Answer]:
-        """The answers to `texts`, in their order. Raises what `run` raised for any of them.
+    async def submit(self, items: Sequence[Item]) -> list[Answer]:
+        """The answers to `items`, in their order. Raises what `run` raised for any of them, and
+        Overloaded.
 
         When the caller is cancelled, its rows that still wait are not computed.
         """
         loop = asyncio.get_running_loop()
         if self._worker is None:
             self._worker = loop.create_task(self._work())
-        request: _Request[Answer] = _Request(loop.create_future(), len(texts), loop.time())
-        self._rows.extend(_Row(text, place, request) for place, text in enumerate(texts))
+        if len(self._rows) >= self._limits.max_waiting:
+            raise self._overloaded(f"{len(self._rows):,} rows are waiting already")
+        request: _Request[Answer] = _Request(loop.create_future(), len(items), loop.time())
+        self._rows.extend(_Row(item, place, request) for place, item in enumerate(items))
         self._arrival.set()
         return await request.done
 
@@ -77,8 +110,8 @@ class Batcher(Generic[Answer]):
         while not self._rows:
             self._arrival.clear()
             await self._arrival.wait()
-        end = self._rows[0].request.arrived + self._wait_s
-        while len(self._rows) < self._max_rows and loop.time() < end:
+        end = self._rows[0].request.arrived + self._limits.wait_s
+        while len(self._rows) < self._limits.max_rows and loop.time() < end:
             self._arrival.clear()
             try:
                 async with asyncio.timeout_at(end):
@@ -86,23 +119,44 @@ class Batcher(Generic[Answer]):
             except TimeoutError:
                 return
 
-    def _take(self) -> list[_Row[Answer]]:
-        batch: list[_Row[Answer]] = []
-        while self._rows and len(batch) < self._max_rows:
-            row = self._rows.popleft()
-            # Done already: its caller went away, or another of its rows failed.
-            if not row.request.done.done():
-                batch.append(row)
-        return batch
+    def _take(self) -> list[_Row[Item, Answer]]:
+        """The row that waits longest and those most like it in size, by arrival."""
+        latest = asyncio.get_running_loop().time() - self._limits.timeout_s
+        for row in self._rows:
+            if row.request.arrived < latest:
+                waited = f"no answer within {self._limits.timeout_s:g} s"
+                row.request.fail(self._overloaded(waited))
+        # Done already: its caller went away, it waited too long, or another of its rows failed.
+        rows = [row for row in self._rows if not row.request.done.done()]
+        chosen = set(_alike([self._size(row.item) for row in rows], self._limits.max_rows))
+        self._rows = [row for place, row in enumerate(rows) if place not in chosen]
+        return [row for place, row in enumerate(rows) if place in chosen]
 
-    async def _answer(self, batch: list[_Row[Answer]]) -> None:
+    async def _answer(self, batch: list[_Row[Item, Answer]]) -> None:
         loop = asyncio.get_running_loop()
-        call = loop.run_in_executor(self._thread, self._run, [row.text for row in batch])
+        began = loop.time()
+        call = loop.run_in_executor(self._thread, self._run, [row.item for row in batch])
         await asyncio.wait([call])
+        speed = len(batch) / max(loop.time() - began, 1e-6)
+        self._speed += (_SMOOTHING if self._speed else 1.0) * (speed - self._speed)
         if error := call.exception():
             for row in batch:
-                if not row.request.done.done():
-                    row.request.done.set_exception(error)
+                row.request.fail(error)
             return
         for row, answer in zip(batch, call.result(), strict=True):
             row.request.put(row.place, answer)
+
+    def _overloaded(self, message: str) -> Overloaded:
+        seconds = len(self._rows) / self._speed if self._speed else 1.0
+        return Overloaded(message, max(1, math.ceil(seconds)))
+
+
+def _alike(sizes: Sequence[int], count: int) -> list[int]:
+    """Places of `count` sizes, the first one among them, that lie closest together."""
+    order = sorted(range(len(sizes)), key=lambda place: sizes[place])
+    if len(order) <= count:
+        return order
+    first = order.index(0)
+    starts = range(max(0, first - count + 1), min(first, len(order) - count) + 1)
+    start = min(starts, key=lambda s: sizes[order[s + count - 1]] - sizes[order[s]])
+    return order[start : start + count]

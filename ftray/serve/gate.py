@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import time
+import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from fastapi.responses import JSONResponse as Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ftray.serve.access import Keyring
+from ftray.serve.faults import fault
 from ftray.serve.metrics import Metrics
+from ftray.serve.v1 import PREDICT
+from ftray.serve.v2 import INFER
 
-PREDICT = "/v1/predict"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 @dataclass
@@ -23,16 +30,23 @@ class Gate:
     """Added to every answer."""
     metrics: Metrics
     paths: Collection[str]
-    """Those that are counted by name; any other is counted as `other`."""
+    """Those that are counted by name."""
+    prefixes: Collection[str]
+    """Paths that begin so are counted together; any other is counted as `other`."""
     max_body: int
     """Bytes."""
+    keys: Keyring | None
+    """None: everybody may ask."""
+    open_paths: Collection[str]
+    """Those that need no key."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         start, status = time.perf_counter(), 500
-        extra = [(name.encode(), value.encode()) for name, value in self.headers.items()]
+        headers = {**self.headers, "x-request-id": _request_id(scope)}
+        extra = [(name.encode(), value.encode()) for name, value in headers.items()]
 
         async def send_named(message: Message) -> None:
             nonlocal status
@@ -41,13 +55,23 @@ class Gate:
                 message["headers"] = [*message.get("headers", ()), *extra]
             await send(message)
 
+        app = self.app if self._admits(scope) else _stranger(scope["path"])
         try:
-            await self.app(scope, self._limited(scope, receive), send_named)
+            await app(scope, self._limited(scope, receive), send_named)
         finally:
             path = scope["path"]
-            self.metrics.count_request(path if path in self.paths else "other", status)
-            if path == PREDICT and status == 200:
+            known = path if path in self.paths else self._family(path)
+            self.metrics.count_request(known, status)
+            if status == 200 and (path == PREDICT or path.endswith(INFER)):
                 self.metrics.count_prediction(time.perf_counter() - start)
+
+    def _admits(self, scope: Scope) -> bool:
+        if self.keys is None or scope["path"] in self.open_paths:
+            return True
+        return self.keys.admits(dict(scope["headers"]).get(b"authorization", b"").decode("latin-1"))
+
+    def _family(self, path: str) -> str:
+        return next((prefix for prefix in self.prefixes if path.startswith(prefix)), "other")
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
         """`receive`, which raises an HTTP error 413 once the body is longer than allowed, or says
@@ -66,3 +90,14 @@ class Gate:
             return message
 
         return limited
+
+
+def _request_id(scope: Scope) -> str:
+    """The caller's own, where it is one; by it an answer is found again in logs."""
+    given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _stranger(path: str) -> Response:
+    message = "no valid API key; send the header Authorization: Bearer KEY"
+    return fault(path, 401, message, None, {"www-authenticate": "Bearer"})

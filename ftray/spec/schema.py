@@ -103,6 +103,12 @@ class Batching(Section):
     wait_ms: FloatFromZero = Field(
         5, description="How long a row waits for others to share its forward pass."
     )
+    max_waiting: PositiveInt = Field(
+        1024, description="Rows that wait at a replica before it answers 503 to more of them."
+    )
+    timeout_seconds: PositiveFloat = Field(
+        30, description="A row that has waited so long is answered 503, and not computed."
+    )
 
 
 class ServeSpec(Section):
@@ -110,6 +116,12 @@ class ServeSpec(Section):
     batch: Batching = Batching()
     cpus_per_replica: PositiveFloat = 1
     gpus_per_replica: FloatFromZero = 0
+    api_keys: Text | None = Field(
+        None, description="File of hashed keys that requests must bear one of; see `ftray keys`."
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16: faster where the hardware has it; probabilities move a little."
+    )
 
 
 class Spec(Section):

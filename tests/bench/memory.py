@@ -104,6 +104,8 @@ def _measure(order: dict[str, Any], folder: Path) -> list[int]:
             for rank in range(WORLD)
         ]
         outputs = [process.communicate(timeout=900)[0] for process in processes]
+        if any(process.returncode for process in processes):
+            raise SystemExit(f"a worker of {order} failed")
         return [int(output.split()[-1]) for output in outputs]
 
 
@@ -135,6 +137,10 @@ class Silent:
     """An observer that hears nothing."""
 
     def phase(self, progress: Any) -> None: ...
+
+    def alive(self) -> None: ...
+
+    def warn(self, line: str) -> None: ...
 
     def step(self, event: Any) -> None: ...
 

@@ -207,7 +207,9 @@ def test_the_largest_request_is_answered(client: httpx.Client) -> None:
 
 def test_the_document_describes_what_is_answered(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
-    assert set(document["paths"]) == {"/v1/predict", "/healthz", "/metrics"}
+    own = {path for path in document["paths"] if not path.startswith("/v2")}
+    assert own == {"/v1/predict", "/v1/model", "/healthz", "/metrics"}
+    assert "/v2/models/{name}/infer" in document["paths"]
     answers = document["paths"]["/v1/predict"]["post"]["responses"]
-    assert set(answers) == {"200", "400", "413", "415", "422"}
+    assert set(answers) == {"200", "400", "413", "415", "422", "503"}
     assert "HTTPValidationError" not in json.dumps(document)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,3 +142,32 @@ def test_trials_of_two_workers_leak_nothing(tmp_path: Path) -> None:
     alive = [g for g in placement_group_table().values() if g["state"] != "REMOVED"]
     assert not alive
     wait_for_free_cpus(2)
+
+
+def test_the_worse_of_two_goes_on_from_the_better_ones_checkpoint(tmp_path: Path) -> None:
+    events: list[dict[str, Any]] = []
+    histories: dict[str, list[dict[str, Any]]] = {}
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["kind"] == "trial":
+            events.append(event)
+            kept = tmp_path.glob(f"storage/runs/sweep/*/kept/{event['id']}/checkpoints/step-*")
+            if event["status"] == "done":
+                newest = max(kept, key=lambda folder: folder.name)
+                histories[event["id"]] = json.loads((newest / "progress.json").read_text())[
+                    "history"
+                ]
+
+    space = {"train.learning_rate": {"loguniform": [1e-5, 1e-3]}}
+    section = {"scheduler": "pbt", "trials": 2, "refit": False, "space": space}
+    tuned = sweep(tmp_path, listen, train={"epochs": 2}, **section)
+    assert [trial.status for trial in tuned.trials] == ["done", "done"]
+    first = {e["id"]: e for e in events if len(e["values"]) == 1 and e["status"] == "waiting"}
+    worse, better = sorted(first, key=lambda trial: first[trial]["values"])
+    (moved,) = {e["id"] for e in events if e["cloned"]}
+    assert moved == worse
+    assert histories[worse][0]["loss"] == first[better]["metrics"]["loss"]
+    rates = {trial.id: trial.config["train.learning_rate"] for trial in tuned.trials}
+    assert rates[worse] / rates[better] == pytest.approx(0.8) or (
+        rates[worse] == pytest.approx(min(1.2 * rates[better], 1e-3))
+    )

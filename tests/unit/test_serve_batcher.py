@@ -6,10 +6,11 @@ import asyncio
 import random
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from ftray.serve.batcher import Batcher
+from ftray.serve.batcher import Batcher, Limits, Overloaded
 
 
 class Model:
@@ -38,7 +39,7 @@ def test_every_caller_gets_its_own_answers_in_order(seed: int) -> None:
     requests = [[f"r{i}-{j}" for j in range(rng.randint(1, 20))] for i in range(50)]
 
     async def run() -> list[list[str]]:
-        batcher = Batcher(model, max_rows=8, wait_s=0.002)
+        batcher = Batcher(model, Limits(8, 0.002))
 
         async def late(texts: list[str]) -> list[str]:
             await asyncio.sleep(rng.random() / 50)
@@ -55,7 +56,7 @@ def test_rows_of_several_requests_share_a_call_and_a_long_request_is_cut() -> No
     model = Model()
 
     async def run() -> None:
-        batcher = Batcher(model, max_rows=4, wait_s=0.05)
+        batcher = Batcher(model, Limits(4, 0.05))
         await asyncio.gather(batcher.submit(["a", "b", "c", "d", "e", "f"]), batcher.submit(["g"]))
 
     asyncio.run(run())
@@ -64,7 +65,7 @@ def test_rows_of_several_requests_share_a_call_and_a_long_request_is_cut() -> No
 
 def test_a_full_batch_does_not_wait() -> None:
     async def run() -> float:
-        batcher = Batcher(Model(), max_rows=2, wait_s=30)
+        batcher = Batcher(Model(), Limits(2, 30))
         start = asyncio.get_running_loop().time()
         await asyncio.gather(batcher.submit(["a"]), batcher.submit(["b"]))
         return asyncio.get_running_loop().time() - start
@@ -76,7 +77,7 @@ def test_rows_that_arrive_during_a_call_go_together_in_the_next() -> None:
     model = Model()
 
     async def run() -> None:
-        batcher = Batcher(model, max_rows=8, wait_s=0)
+        batcher = Batcher(model, Limits(8, 0))
         model.free.clear()
         first = asyncio.create_task(batcher.submit(["a"]))
         while not model.calls:
@@ -92,7 +93,7 @@ def test_rows_that_arrive_during_a_call_go_together_in_the_next() -> None:
 
 def test_a_failure_reaches_those_who_shared_the_call_and_nobody_else() -> None:
     async def run() -> list:
-        batcher = Batcher(Model(), max_rows=2, wait_s=0.05)
+        batcher = Batcher(Model(), Limits(2, 0.05))
         together = [batcher.submit(texts) for texts in (["a", "b"], ["c"], ["boom", "d", "e"])]
         results = await asyncio.gather(*together, return_exceptions=True)
         return [*results, await batcher.submit(["f"])]
@@ -108,7 +109,7 @@ def test_the_waiting_rows_of_a_caller_who_left_are_not_computed() -> None:
     model = Model()
 
     async def run() -> None:
-        batcher = Batcher(model, max_rows=2, wait_s=0)
+        batcher = Batcher(model, Limits(2, 0))
         model.free.clear()
         busy = asyncio.create_task(batcher.submit(["a", "b"]))
         while not model.calls:
@@ -122,3 +123,78 @@ def test_the_waiting_rows_of_a_caller_who_left_are_not_computed() -> None:
 
     asyncio.run(run())
     assert model.calls == [["a", "b"], ["c"]]
+
+
+def busy_with(model: Model, limits: Limits, size: Any = lambda item: 0) -> Any:
+    """A batcher whose model computes one row until it is set free."""
+
+    async def start() -> tuple[Batcher[str, str], asyncio.Task[list[str]]]:
+        batcher: Batcher[str, str] = Batcher(model, limits, size)
+        model.free.clear()
+        first = asyncio.create_task(batcher.submit(["first"]))
+        while not model.calls:
+            await asyncio.sleep(0.001)
+        return batcher, first
+
+    return start()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_rows_of_like_length_go_together_and_none_waits_for_ever(seed: int) -> None:
+    model, rng = Model(), random.Random(seed)
+    texts = ["x" * length for length in rng.sample(range(1, 400), 60)]
+
+    async def run() -> None:
+        batcher, first = await busy_with(model, Limits(4, 0), len)
+        others = [asyncio.create_task(batcher.submit([text])) for text in texts]
+        await asyncio.sleep(0.01)
+        model.free.set()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(run())
+    left = list(texts)
+    for call in model.calls[1:]:
+        assert left[0] in call, "who waits longest is in the next call"
+        for text in call:
+            left.remove(text)
+    assert not left
+    padding = [sum(max(map(len, call)) - len(t) for t in call) for call in model.calls[1:]]
+    in_order = [texts[at : at + 4] for at in range(0, 60, 4)]
+    without = [sum(max(map(len, call)) - len(t) for t in call) for call in in_order]
+    assert sum(padding) < 0.5 * sum(without)
+
+
+def test_what_is_too_much_is_refused_at_once_and_told_when_to_come_back() -> None:
+    model = Model()
+
+    async def run() -> Overloaded:
+        batcher, first = await busy_with(model, Limits(2, 0, max_waiting=3))
+        waiting = asyncio.create_task(batcher.submit(["a", "b", "c"]))
+        await asyncio.sleep(0.01)
+        with pytest.raises(Overloaded) as caught:
+            await batcher.submit(["d"])
+        model.free.set()
+        assert await waiting == ["A", "B", "C"]
+        assert await first == ["FIRST"]
+        assert await batcher.submit(["e"]) == ["E"]
+        return caught.value
+
+    error = asyncio.run(run())
+    assert "3 rows" in str(error)
+    assert error.retry_after_s >= 1
+
+
+def test_a_row_that_waited_too_long_is_not_computed() -> None:
+    model = Model()
+
+    async def run() -> None:
+        batcher, first = await busy_with(model, Limits(2, 0, timeout_s=0.05))
+        late = asyncio.create_task(batcher.submit(["late"]))
+        await asyncio.sleep(0.1)
+        model.free.set()
+        with pytest.raises(Overloaded, match="0.05 s"):
+            await late
+        assert await first == ["FIRST"]
+
+    asyncio.run(run())
+    assert model.calls == [["first"]]

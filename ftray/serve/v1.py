@@ -1,0 +1,49 @@
+"""ftray's own protocol: predictions, and what is known of the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+
+from ftray.serve.backend import Backend
+from ftray.serve.faults import Fault
+from ftray.serve.messages import ModelCard, Prediction, PredictRequest
+
+PREDICT, MODEL = "/v1/predict", "/v1/model"
+_FAULTS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Fault, "description": "The body is not JSON."},
+    413: {"model": Fault, "description": "The body is too long."},
+    415: {"model": Fault, "description": "The body is not announced as JSON."},
+    422: {"model": Fault, "description": "A field is missing, unknown or wrong."},
+    503: {"model": Fault, "description": "Too many rows wait; Retry-After says for how long."},
+}
+
+
+def v1_routes(backend: Backend) -> APIRouter:
+    routes = APIRouter()
+    identity = {"model": backend.name, "version": backend.version}
+
+    @routes.post(PREDICT, response_model=Prediction, responses=_FAULTS)
+    async def predict(request: PredictRequest) -> Response:
+        """One output an input, in the shape of the Hugging Face pipeline of the model's task."""
+        outputs = await backend.answer(request.inputs, request.top_k)
+        return JSONResponse({**identity, "outputs": outputs})
+
+    @routes.get(MODEL, response_model=ModelCard)
+    async def model() -> Response:
+        """What the model is, where it came from and how good it was."""
+        info = backend.info
+        card = ModelCard(
+            **identity,
+            task=info.task,
+            labels=list(info.labels),
+            max_length=info.max_length,
+            base=info.base.name_or_path,
+            run=info.run,
+            metrics=info.metrics,
+        )
+        return JSONResponse(card.model_dump(mode="json"))
+
+    return routes

@@ -1,0 +1,218 @@
+"""The protocols of a served model, and its page, on a made-up model in this process."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from ftray.models.folder import ModelInfo
+from ftray.serve.api import create_api
+from ftray.serve.messages import MAX_ROWS, MAX_TEXT
+from ftray.serve.metrics import Metrics
+
+LABELS = ("bad", "good", "mixed")
+INFO = ModelInfo.model_validate(
+    {
+        "name": "reviews",
+        "run": "20260101-000000-abcdef",
+        "task": "text-classification",
+        "labels": LABELS,
+        "max_length": 64,
+        "base": {"name_or_path": "some/base"},
+        "data_digest": "d",
+        "spec": {},
+        "metrics": {"test": {"accuracy": 0.9, "confusion": [[1, 2], [3, 4]]}},
+        "golden": [],
+        "ftray_version": "0",
+    }
+)
+
+
+def scores(text: str) -> dict[str, float]:
+    """The longer the text the better."""
+    good = min(len(text), 10) / 20
+    return {"bad": 0.5 - good, "good": 0.25 + good, "mixed": 0.25}
+
+
+class Backend:
+    name, version, info = "reviews", 3, INFO
+
+    async def answer(self, texts: Sequence[str], top_k: int | None) -> list[Any]:
+        ranked = [sorted(scores(t).items(), key=lambda item: -item[1]) for t in texts]
+        rows = [[{"label": label, "score": score} for label, score in row] for row in ranked]
+        return [row[0] for row in rows] if top_k is None else [row[:top_k] for row in rows]
+
+    async def metrics_page(self) -> bytes:
+        return b""
+
+
+@pytest.fixture(scope="module")
+def metrics() -> Metrics:
+    return Metrics("reviews", "3", "one")
+
+
+@pytest.fixture(scope="module")
+def client(metrics: Metrics) -> Iterator[TestClient]:
+    with TestClient(create_api(Backend(), metrics)) as client:
+        yield client
+
+
+INFER = "/v2/models/reviews/infer"
+TEXTS = ["dull", "a wonderful film", "naïve 🎬"]
+
+
+def tensor(data: Any, **changes: Any) -> dict[str, Any]:
+    shape = [len(data) if isinstance(data, list) else 1]
+    return {"name": "text", "shape": shape, "datatype": "BYTES", "data": data, **changes}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("path", [INFER, "/v2/models/reviews/versions/3/infer"])
+def test_v2_gives_label_score_and_probabilities(
+    client: TestClient, path: str, nested: bool
+) -> None:
+    data: list[Any] = [[text] for text in TEXTS] if nested else TEXTS
+    asked = tensor(data, shape=[3, 1]) if nested else tensor(data)
+    answer = client.post(path, json={"id": "seven", "inputs": [asked]}).json()
+    assert (answer["model_name"], answer["model_version"], answer["id"]) == (
+        "reviews",
+        "3",
+        "seven",
+    )
+    found = {output["name"]: output for output in answer["outputs"]}
+    assert found["label"]["data"] == ["good", "good", "good"]
+    assert (found["label"]["datatype"], found["label"]["shape"]) == ("BYTES", [3])
+    assert found["score"]["data"] == [scores(text)["good"] for text in TEXTS]
+    assert found["probabilities"]["shape"] == [3, 3]
+    expected = [scores(text)[label] for text in TEXTS for label in LABELS]
+    assert found["probabilities"]["data"] == expected
+
+
+def test_v2_gives_the_outputs_that_are_asked_for_in_that_order(client: TestClient) -> None:
+    wanted = [{"name": "score"}, {"name": "label", "parameters": {"binary_data": False}}]
+    answer = client.post(INFER, json={"inputs": [tensor(["dull"])], "outputs": wanted}).json()
+    assert [output["name"] for output in answer["outputs"]] == ["score", "label"]
+
+
+def binary(texts: Sequence[bytes], **changes: Any) -> tuple[bytes, dict[str, str]]:
+    """A request as Triton's client writes it: the texts behind the JSON."""
+    blob = b"".join(struct.pack("<I", len(text)) + text for text in texts)
+    asked = tensor(None, shape=[len(texts)], parameters={"binary_data_size": len(blob)}) | changes
+    del asked["data"]
+    head = json.dumps({"inputs": [asked]}).encode()
+    return head + blob, {"inference-header-content-length": str(len(head))}
+
+
+def test_v2_takes_binary_tensors(client: TestClient) -> None:
+    body, headers = binary([text.encode() for text in TEXTS])
+    headers["content-type"] = "application/octet-stream"
+    answer = client.post(INFER, content=body, headers=headers).json()
+    assert answer["outputs"][1]["data"] == [scores(text)["good"] for text in TEXTS]
+
+
+def test_v2_says_what_it_serves(client: TestClient) -> None:
+    assert client.get("/v2").json()["name"] == "ftray"
+    assert client.get("/v2/health/live").json() == {"live": True}
+    assert client.get("/v2/health/ready").status_code == 200
+    for path in ("/v2/models/reviews", "/v2/models/reviews/versions/3"):
+        about = client.get(path).json()
+        assert (about["name"], about["versions"]) == ("reviews", ["3"])
+        assert about["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
+        assert about["outputs"][2]["shape"] == [-1, 3]
+        assert about["parameters"]["labels"] == list(LABELS)
+        assert client.get(f"{path}/ready").json()["ready"] is True
+
+
+WRONG: list[tuple[str, Any, str]] = [
+    ("no json", b"{inputs", "body"),
+    ("no object", ["a"], "body"),
+    ("no inputs", {}, "inputs"),
+    ("no tensor", {"inputs": []}, "inputs"),
+    ("another name", {"inputs": [tensor(["a"], name="image")]}, "image"),
+    ("two tensors", {"inputs": [tensor(["a"]), tensor(["b"])]}, "one tensor"),
+    ("another type", {"inputs": [tensor([1.0], datatype="FP32")]}, "FP32"),
+    ("no data", {"inputs": [tensor(None)]}, "data"),
+    ("numbers", {"inputs": [tensor(["a", 2])]}, "inputs.0.data.1"),
+    ("rows of two", {"inputs": [tensor([["a", "b"]])]}, "inputs.0.data.0"),
+    ("a shape of three", {"inputs": [tensor(["a"], shape=[1, 1, 1])]}, "shape"),
+    ("a shape of two columns", {"inputs": [tensor(["a", "b"], shape=[1, 2])]}, "shape"),
+    ("another shape", {"inputs": [tensor(["a"], shape=[2])]}, "2 texts, the data 1"),
+    ("a negative shape", {"inputs": [tensor(["a"], shape=[-1])]}, "shape"),
+    ("no texts", {"inputs": [tensor([])]}, "0 texts"),
+    ("too many", {"inputs": [tensor(["a"] * (MAX_ROWS + 1))]}, "1,025 texts"),
+    ("too long", {"inputs": [tensor(["a" * (MAX_TEXT + 1)])]}, "characters"),
+    ("an unknown output", {"inputs": [tensor(["a"])], "outputs": [{"name": "x"}]}, "no output x"),
+    ("half a character", b'{"inputs": [{"name": "\\ud800"}]}', "JSON"),
+]
+
+
+@pytest.mark.parametrize(("body", "said"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
+def test_v2_says_in_one_message_what_is_wrong(client: TestClient, body: Any, said: str) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    response = client.post(INFER, content=content)
+    assert response.status_code == 400, response.text
+    assert set(response.json()) == {"error"}
+    assert said in response.json()["error"]
+    assert len(response.json()["error"]) < 400
+
+
+@pytest.mark.parametrize(
+    ("body", "length", "said"),
+    [
+        (binary([b"ab"])[0][:-1], None, "came"),
+        (binary([b"ab"], parameters={"binary_data_size": 5})[0], None, "5 bytes, and 6 came"),
+        (binary([b"\xff"])[0], None, "UTF-8"),
+        (binary([b"ab"])[0], "100000", "100000"),
+        (binary([b"ab"])[0], "-1", "-1"),
+        (binary([b"ab"], shape=[4])[0], None, "4 texts"),
+    ],
+)
+def test_v2_refuses_torn_binary_tensors(
+    client: TestClient, body: bytes, length: str | None, said: str
+) -> None:
+    head = body.index(b"]}") + 2 if length is None else 0
+    found = body.rindex(b"}]}") + 3 if length is None else head
+    headers = {"inference-header-content-length": length or str(found)}
+    response = client.post(INFER, content=body, headers=headers)
+    assert (response.status_code, said in response.json()["error"]) == (400, True), response.text
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/models/other", "/v2/models/reviews/versions/4", "/v2/models/other/ready", "/v2/x"]
+)
+def test_v2_knows_no_other_model(client: TestClient, path: str) -> None:
+    response = client.get(path)
+    assert response.status_code == 404
+    assert isinstance(response.json()["error"], str)
+
+
+def test_the_model_says_where_it_came_from(client: TestClient) -> None:
+    card = client.get("/v1/model").json()
+    assert (card["model"], card["version"], card["base"]) == ("reviews", 3, "some/base")
+    assert card["labels"] == list(LABELS)
+    assert card["metrics"] == INFO.metrics
+
+
+def test_the_page_loads_nothing_from_outside(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert not re.findall(r"https?://|src=|@import", page.text)
+
+
+def test_requests_are_counted_by_protocol(client: TestClient, metrics: Metrics) -> None:
+    client.post(INFER, json={"inputs": [tensor(["dull"])]})
+    client.get("/nothing/at/all")
+    counted = {
+        (sample.labels["path"], sample.labels["status"])
+        for family in metrics.snapshot()
+        for sample in family.samples
+        if sample.name == "ftray_requests_total"
+    }
+    assert {("/v2", "200"), ("other", "404")} <= counted
