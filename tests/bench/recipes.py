@@ -1,6 +1,6 @@
 """Which way of freezing helps with few examples: 50 a class of the movie reviews.
 
-    python tests/bench/recipes.py [--examples 50] [--seeds 5] [--epochs 10] [--out F.json]
+    python tests/bench/recipes.py [--examples 50] [--seeds 5] [--first 1] [--epochs 10] [--out F.json]
 
 Each seed draws its own training and validation rows, as many of each, the head and the order. Each
 method takes the learning rate, of the same three, and the epoch that do best on the validation
@@ -56,13 +56,16 @@ def main() -> None:
     options = _options()
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="recipes-") as name:
-        for seed in range(1, options.seeds + 1):
+        for seed in range(options.first, options.first + options.seeds):
             spec = _spec(Path(name), seed, options)
             with session():
                 data = prepare(check_inputs(spec)).data
             for method, changes in METHODS.items():
-                chosen = max((_train(spec, data, changes, rate) for rate in RATES), key=_validation)
+                tried = [_train(spec, data, changes, rate) for rate in RATES]
+                chosen = max(tried, key=_validation)
                 chosen["test"] = _test(data, chosen)
+                for one in tried:
+                    one["kept"].delete()
                 results.append({"seed": seed, "method": method, **_plain(chosen)})
                 print(json.dumps(results[-1]), file=sys.stderr, flush=True)
     print(report(results))
@@ -177,6 +180,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Ways of freezing, with few examples.")
     parser.add_argument("--examples", type=int, default=50, help="of each label")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=1, help="The first of the seeds.")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--out", help="JSON file for the figures of every run")
     return parser.parse_args()
