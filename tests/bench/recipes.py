@@ -1,6 +1,7 @@
 """Which way of freezing helps with few examples: 50 a class of the movie reviews.
 
-    python tests/bench/recipes.py [--examples 50] [--seeds 5] [--first 1] [--epochs 10] [--out F.json]
+    python tests/bench/recipes.py [--examples 50] [--seeds 5] [--first 1] [--epochs 10]
+        [--out F.json]
 
 Each seed draws its own training and validation rows, as many of each, the head and the order. Each
 method takes the learning rate, of the same three, and the epoch that do best on the validation
