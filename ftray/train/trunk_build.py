@@ -1,22 +1,27 @@
 """Filling the trunk cache: on the driver, before anything trains.
 
 A process of the cluster looks where the model can be cut and which rows have no states yet; Ray
-Data computes those, rows of like length side by side, a shard for each block of rows.
+Data computes those, rows of like length side by side, a shard for each block of rows. Where the
+cluster is the driver's own machine the driver looks itself, and computes what takes less time than
+starting others.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import pyarrow as pa
 import ray
 
-from ftray.cluster import slots
+from ftray.cluster import is_this_machine, nodes, slots
 from ftray.data.encoded import EncodedDataset, EncodedSplit
 from ftray.data.quiet import quiet_ray_data
 from ftray.errors import FtrayError, RunFailed, SpecError, StorageError
+from ftray.models.quiet import quiet_transformers
+from ftray.spec.load import override
 from ftray.spec.schema import Spec
 from ftray.store.evict import make_room
 from ftray.store.location import Location
@@ -27,6 +32,8 @@ from ftray.train.trunk_survey import BATCH, SPLITS, Survey, TrunkModel, TrunkOrd
 _SHARD_ROWS, _SHARD_BYTES = 1024, 128 << 20
 # Below these a cache costs more than it saves: it takes the start of one process or two.
 _WORTH_ROWS, _WORTH_SECONDS = 20_000, 15.0
+_HERE_SECONDS = 30.0
+"""What takes the driver less, it computes itself."""
 
 
 def prepare_trunk(order: TrunkOrder, say: Callable[[str], None]) -> tuple[TrunkCache, ...]:
@@ -83,28 +90,63 @@ def _prepared(order: TrunkOrder, say: Callable[[str], None]) -> tuple[TrunkCache
 
 
 def _ask(order: TrunkOrder) -> Survey:
-    task = ray.remote(num_cpus=order.each.cpus, num_gpus=order.each.gpus)(survey)
-    found = ray.get(task.remote(order))
+    if _is_here(order):
+        with quiet_transformers():
+            found = survey(_with_all_cores(order))
+    else:
+        task = ray.remote(num_cpus=order.each.cpus, num_gpus=order.each.gpus)(survey)
+        found = ray.get(task.remote(order))
     if isinstance(found, FtrayError):
         raise found
     return found
 
 
-def _fill(order: TrunkOrder, found: Survey) -> None:
-    """Compute what is lacking, by Ray Data on all of the cluster. Raises FtrayError."""
-    import ray.data
-    from ray.exceptions import RayError
+def _is_here(order: TrunkOrder) -> bool:
+    """Whether this process can do as well as any other one of the cluster."""
+    return is_this_machine() and not order.each.gpus
 
-    each, caches = order.each, found.caches
-    rows = found.table()
+
+def _with_all_cores(order: TrunkOrder) -> TrunkOrder:
+    cores = sum(node.cpus for node in nodes())
+    return replace(order, spec=override(order.spec, {"scale.cpus_per_worker": cores}))
+
+
+def _fill(order: TrunkOrder, found: Survey) -> None:
+    """Compute what is lacking. Raises FtrayError."""
+    caches, rows = found.caches, found.table()
     numbers = order.spec.data.max_length * sum(cache.width for cache in caches)
     row_bytes = numbers * DTYPES[caches[0].precision].itemsize
     size = max(BATCH, min(_SHARD_ROWS, _SHARD_BYTES // row_bytes))
     blocks = [rows.slice(start, size) for start in range(0, rows.num_rows, size)]
+    if _is_here(order) and found.row_seconds * rows.num_rows < _HERE_SECONDS:
+        with quiet_transformers():
+            failures = _fill_here(_with_all_cores(order), caches, blocks)
+    else:
+        failures = _fill_everywhere(order, caches, blocks)
+    if failures:
+        raise pickle.loads(failures[0])
+
+
+def _fill_here(
+    order: TrunkOrder, caches: tuple[TrunkCache, ...], blocks: Sequence[pa.Table]
+) -> list[bytes]:
+    filler = Filler(order.spec, order.data, caches)
+    failures = [filler(block)["failure"][0].as_py() for block in blocks]
+    return [failure for failure in failures if failure]
+
+
+def _fill_everywhere(
+    order: TrunkOrder, caches: tuple[TrunkCache, ...], blocks: Sequence[pa.Table]
+) -> list[bytes]:
+    """By Ray Data, on all of the cluster."""
+    import ray.data
+    from ray.exceptions import RayError
+
+    each = order.each
     pool = ray.data.ActorPoolStrategy(size=min(slots(each), len(blocks)))
     with quiet_ray_data():
         try:
-            filled = ray.data.from_arrow(blocks).map_batches(
+            filled = ray.data.from_arrow(list(blocks)).map_batches(
                 Filler,
                 fn_constructor_args=(order.spec, order.data, caches),
                 batch_size=None,
@@ -115,16 +157,14 @@ def _fill(order: TrunkOrder, found: Survey) -> None:
                 # What an actor that dies has written is kept, and the rest is made the next time.
                 max_restarts=0,
             )
-            failures = [row["failure"] for row in filled.iter_rows() if row["failure"]]
+            return [row["failure"] for row in filled.iter_rows() if row["failure"]]
         except RayError as error:
             last = str(error).strip().splitlines()[-1]
             raise RunFailed.of("trunk cache", None, last, "see the logs of Ray Data") from error
-    if failures:
-        raise pickle.loads(failures[0])
 
 
 class Filler:
-    """An actor: block of rows in, a shard in each cache out."""
+    """In an actor or right here: block of rows in, a shard in each cache out."""
 
     def __init__(self, spec: Spec, data: EncodedDataset, caches: tuple[TrunkCache, ...]) -> None:
         self._order = (spec, data)
