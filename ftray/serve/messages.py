@@ -34,6 +34,11 @@ def _as_list(inputs: Any) -> Any:
     return [inputs] if isinstance(inputs, str) else inputs
 
 
+def _as_int(number: Any) -> Any:
+    """JSON knows no difference between 2 and 2.0."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
 class PredictRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
     inputs: Annotated[
@@ -42,7 +47,7 @@ class PredictRequest(BaseModel):
         BeforeValidator(_as_list),
         WithJsonSchema(_INPUTS_SCHEMA),
     ]
-    top_k: Annotated[int, Field(ge=1, strict=True)] | None = Field(
+    top_k: Annotated[int, Field(ge=1, strict=True), BeforeValidator(_as_int)] | None = Field(
         None, description="Answer with that many labels, best first."
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
@@ -70,10 +70,24 @@ _FAULTS: dict[int | str, dict[str, Any]] = {
     422: {"model": ProtocolFault, "description": "The path is malformed."},
     503: {"model": ProtocolFault, "description": "Too many rows wait: see Retry-After."},
 }
+
+
+def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """`schema` with what it refers to in place: its definitions would be in another document."""
+    if isinstance(schema, list):
+        return [_inlined(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if name := str(schema.get("$ref", "")).rpartition("/")[2]:
+        return _inlined(definitions[name], definitions)
+    return {key: _inlined(part, definitions) for key, part in schema.items() if key != "$defs"}
+
+
+_SCHEMA = InferRequest.model_json_schema()
 _BODY = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": InferRequest.model_json_schema()}},
+        "content": {"application/json": {"schema": _inlined(_SCHEMA, _SCHEMA["$defs"])}},
     }
 }
 

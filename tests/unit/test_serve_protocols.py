@@ -192,6 +192,22 @@ def test_v2_knows_no_other_model(client: TestClient, path: str) -> None:
     assert isinstance(response.json()["error"], str)
 
 
+def test_the_document_refers_to_nothing_that_it_lacks(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    found = re.findall(r'"\$ref": "(.*?)"', json.dumps(document))
+    assert found
+    for reference in found:
+        part: Any = document
+        for name in reference.removeprefix("#/").split("/"):
+            part = part[name]
+
+
+def test_a_whole_number_may_have_a_point(client: TestClient) -> None:
+    answer = client.post("/v1/predict", json={"inputs": "dull", "top_k": 2.0})
+    assert len(answer.json()["outputs"][0]) == 2
+    assert client.post("/v1/predict", json={"inputs": "dull", "top_k": 2.5}).status_code == 422
+
+
 def test_the_model_says_where_it_came_from(client: TestClient) -> None:
     card = client.get("/v1/model").json()
     assert (card["model"], card["version"], card["base"]) == ("reviews", 3, "some/base")
