@@ -72,7 +72,8 @@ def tune(
         trunks = prepare_trunk(prepared.for_trunk(depth_variants(spec), passes), say)
         sweep = Sweep(spec, prepared.data, run.location / "kept", trunks)
         say(_plan(course, concurrent))
-        search(sweep, course, run.location / "trials", concurrent, told)
+        of_ray_tune = run.location / "trials"
+        search(sweep, course, of_ray_tune, concurrent, told)
         best = winner(course, say)
         whole = prepared.with_spec(override(spec, best.config))
         if section.refit:
@@ -84,7 +85,8 @@ def tune(
         (run.location / FILE).write_text(page(spec.name, spec.train.metric, table, found))
         told_rows = tuple(trial.to_json() for trial in table)
         trained = export_and_register(whole, run, checkpoint, told_rows, started, seconds)
-        sweep.kept.delete()
+        for folder in (sweep.kept, of_ray_tune):
+            folder.delete()
         return Tuned(table, trained, found)
 
 
