@@ -93,7 +93,7 @@ def _left(run: Path, cpus: int) -> list[str]:
         if group["state"] != "REMOVED":
             found.append(f"placement group {group['placement_group_id']}: {group['state']}")
     for actor in actors().values():
-        # Ray Data keeps one or two of its own, which hold nothing, for as long as the cluster lives.
+        # Ray Data keeps some of its own, which hold nothing, for as long as the cluster lives.
         if actor["State"] != "DEAD" and actor["ActorClassName"] not in OF_RAY_DATA:
             found.append(f"actor {actor['ActorClassName']}: {actor['State']}")
     expected = {"spec.yaml", "status.json", "metrics.jsonl", "report.html"}
