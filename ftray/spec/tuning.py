@@ -89,7 +89,9 @@ class TuneSpec(Section):
         "{choice | uniform | loguniform | randint: ...}."
     )
     searcher: Literal["random", "grid", "tpe"] = Field(
-        "random", description="tpe: Optuna's, which learns from the trials that have ended."
+        "random",
+        description="random: each key evenly over its values (a Latin hypercube); grid: every "
+        "point; tpe: Optuna's, which learns from the trials that have ended.",
     )
     scheduler: Literal["asha", "hyperband", "median", "fifo", "pbt"] = Field(
         "asha",

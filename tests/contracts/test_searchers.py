@@ -27,14 +27,17 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+COUNT = 12
+
+
 def section(name: str) -> TuneSpec:
     space = FINITE if name == "grid" else {**FINITE, **CONTINUOUS}
-    made = spec(space, tune={"searcher": name}).tune
+    made = spec(space, tune={"searcher": name, "trials": COUNT}).tune
     assert made is not None
     return made
 
 
-def draws(name: str, count: int = 12, seed: int = 1) -> list[Config]:
+def draws(name: str, count: int = COUNT, seed: int = 1) -> list[Config]:
     tried: list[tuple[Config, float | None]] = []
     for number in range(count):
         config = SEARCHERS[name](section(name), seed, number, tried)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -27,19 +28,20 @@ SPACE = {
 
 
 def random_draws(count: int) -> list[dict[str, Any]]:
-    section = spec(SPACE).tune
+    section = spec(SPACE, tune={"trials": count}).tune
     assert section is not None
     return [draw_random(section, 0, number, ()) for number in range(count)]
 
 
-def test_random_draws_cover_each_domain() -> None:
-    drawn = random_draws(400)
-    rates = [config["train.learning_rate"] for config in drawn]
-    assert all(1e-5 <= rate <= 1e-3 for rate in rates)
-    below = sum(rate < 1e-4 for rate in rates) / len(rates)
-    assert 0.4 < below < 0.6, "each magnitude has its share"
-    assert {config["train.batch_size"] for config in drawn} == {8, 9, 10}, "both ends included"
-    assert {config["train.unfreeze"] for config in drawn} == {0, 2, "all"}
+def test_random_draws_cover_each_domain_evenly() -> None:
+    drawn = random_draws(12)
+    rates = sorted(math.log10(config["train.learning_rate"]) for config in drawn)
+    parts = [int((rate + 5) * 6) for rate in rates]
+    assert parts == list(range(12)), "one in each twelfth of the magnitudes"
+    for path, values in (("train.batch_size", [8, 9, 10]), ("train.unfreeze", [0, 2, "all"])):
+        assert Counter(config[path] for config in drawn) == dict.fromkeys(values, 4), path
+    pairs = {(config["train.batch_size"], config["train.unfreeze"]) for config in drawn}
+    assert len(pairs) > 3, "and one key is drawn apart from another"
 
 
 def test_a_grid_has_every_point_once() -> None:
