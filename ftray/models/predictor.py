@@ -113,7 +113,8 @@ class Predictor:
                     item.input,
                     f"a probability is off by {gap:.2g}, and {tolerance:g} is rounding: "
                     "the folder was changed, or the libraries compute something else here",
-                    "export the model again, or serve with the library versions it was made with",
+                    "export the model again, or serve with the library versions it was made with"
+                    + (", or set serve.precision to fp32" if self.bf16 else ""),
                 )
 
     def _probabilities(self, texts: Sequence[str]) -> list[list[float]]:

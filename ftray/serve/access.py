@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import re
 import secrets
 import time
@@ -19,6 +20,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _LINE = re.compile(rf"({NAME.pattern}) sha256:([0-9a-f]{{64}})")
 _PREFIX = "ftray-"  # so that scanners for secrets can tell what they have found
 _FRESH_S = 5.0
+_log = logging.getLogger(__name__)
 
 
 def read_keys(file: Location) -> dict[str, str]:
@@ -88,9 +90,10 @@ class Keyring:
         self._read = time.monotonic()
         try:
             self._hashes = list(read_keys(self._file).values())
-        except ServeError:
-            # A file that is gone or torn revokes nothing by accident, and admits nobody new.
-            return
+        except (ServeError, OSError) as error:
+            # A file that is gone or torn, or a storage that does not answer, revokes nothing by
+            # accident, and admits nobody new.
+            _log.warning("the API keys stay as they were: %s", error)
 
 
 def _hash(key: str) -> str:

@@ -27,6 +27,11 @@ class ProtocolFault(BaseModel):
     error: str
 
 
+def documented(shape: type[BaseModel], faults: Mapping[int, str]) -> dict[int | str, Any]:
+    """`responses` of a route: status -> what it means, with bodies of this shape."""
+    return {status: {"model": shape, "description": text} for status, text in faults.items()}
+
+
 def fault(
     path: str,
     status: int,

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from ftray.serve.backend import Backend
-from ftray.serve.faults import Fault
+from ftray.serve.faults import Fault, documented
 from ftray.serve.messages import ModelCard, Prediction, PredictRequest
 
 PREDICT, MODEL = "/v1/predict", "/v1/model"
-_FAULTS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Fault, "description": "The body is not JSON."},
-    413: {"model": Fault, "description": "The body is too long."},
-    415: {"model": Fault, "description": "The body is not announced as JSON."},
-    422: {"model": Fault, "description": "A field is missing, unknown or wrong."},
-    503: {"model": Fault, "description": "Too many rows wait; Retry-After says for how long."},
-}
+_FAULTS = documented(
+    Fault,
+    {
+        400: "The body is not JSON.",
+        413: "The body is too long.",
+        415: "The body is not announced as JSON.",
+        422: "A field is missing, unknown or wrong.",
+        503: "Too many rows wait; Retry-After says for how long.",
+    },
+)
 
 
 def v1_routes(backend: Backend) -> APIRouter:

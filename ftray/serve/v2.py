@@ -7,69 +7,42 @@ One input, `text`, BYTES of shape [n] or [n, 1]. Three outputs: `label`, BYTES [
 
 from __future__ import annotations
 
-import json
-import math
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field, ValidationError
 
 from ftray import __version__
 from ftray.serve.backend import Backend
-from ftray.serve.faults import V2, ProtocolFault
-from ftray.serve.messages import MAX_ROWS, MAX_TEXT
+from ftray.serve.faults import V2, ProtocolFault, documented
+from ftray.serve.v2_tensors import (
+    HEADER_LENGTH,
+    INPUT,
+    OUTPUTS,
+    InferRequest,
+    InferResponse,
+    output_tensors,
+    read_request,
+)
 
 PREFIX, INFER = V2, "/infer"
 HEALTH = (f"{PREFIX}/health/live", f"{PREFIX}/health/ready")
 PLATFORM = "ftray"
-INPUT, OUTPUTS = "text", ("label", "score", "probabilities")
-_HEADER_LENGTH = "inference-header-content-length"
-_SIZE = "binary_data_size"
-_BLOB = struct.Struct("<I")  # before each element of a BYTES tensor: its length
-
-
-class Tensor(BaseModel):
-    name: str
-    shape: list[int]
-    datatype: str
-    parameters: dict[str, Any] = {}
-    data: Any = None
-
-
-class WantedOutput(BaseModel):
-    name: str
-
-
-class InferRequest(BaseModel):
-    id: str | None = None
-    inputs: list[Tensor] = Field(min_length=1)
-    outputs: list[WantedOutput] = []
-
-
-class OutputTensor(BaseModel):
-    name: str
-    datatype: str
-    shape: list[int]
-    data: list[str] | list[float]
-
-
-class InferResponse(BaseModel):
-    model_name: str
-    model_version: str
-    id: str | None = None
-    outputs: list[OutputTensor]
-
-
-_FAULTS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ProtocolFault, "description": "The request is wrong."},
-    404: {"model": ProtocolFault, "description": "Another model or version is served here."},
-    413: {"model": ProtocolFault, "description": "The body is too long."},
-    422: {"model": ProtocolFault, "description": "The path is malformed."},
-    503: {"model": ProtocolFault, "description": "Too many rows wait: see Retry-After."},
-}
+_MODEL = "/models/{name}"
+_VERSIONED = _MODEL + "/versions/{version}"
+_ADDRESSED = documented(
+    ProtocolFault,
+    {404: "Another model or version is served here.", 422: "The path is malformed."},
+)
+_FAULTS = documented(
+    ProtocolFault,
+    {
+        400: "The request is wrong.",
+        413: "The body is too long.",
+        503: "Too many rows wait: see Retry-After.",
+    },
+)
 
 
 def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
@@ -94,18 +67,29 @@ _BODY = {
 
 def v2_routes(backend: Backend) -> APIRouter:
     """The protocol's paths for the one model of `backend`."""
-    routes = APIRouter(prefix=PREFIX, responses={code: _FAULTS[code] for code in (404, 422)})
-    version = str(backend.version or 1)
-    model = "/models/{name}"
-    versioned = model + "/versions/{version}"
+    routes = APIRouter(prefix=PREFIX)
+    _add_server(routes)
+    model = APIRouter(responses=_ADDRESSED, dependencies=[Depends(_only(backend))])
+    _add_model(model, backend)
+    _add_infer(model, backend)
+    routes.include_router(model)
+    return routes
 
-    def check(name: str, asked: str | None) -> None:
-        if name != backend.name or asked not in (None, version):
-            found = name if asked is None else f"{name} version {asked}"
-            here = f"here is {backend.name}, version {version}"
+
+def _only(backend: Backend) -> Any:
+    """A dependency that lets no request for another model pass."""
+
+    async def check(name: str, version: str | None = None) -> None:
+        if name != backend.name or version not in (None, _version(backend)):
+            found = name if version is None else f"{name} version {version}"
+            here = f"here is {backend.name}, version {_version(backend)}"
             raise HTTPException(404, f"no model {found}; {here}")
 
-    @routes.get("", responses={})
+    return check
+
+
+def _add_server(routes: APIRouter) -> None:
+    @routes.get("")
     async def server() -> Any:
         """The server."""
         return {"name": PLATFORM, "version": __version__, "extensions": ["binary_tensor_data"]}
@@ -120,44 +104,46 @@ def v2_routes(backend: Backend) -> APIRouter:
         """Whether the model answers: a replica exists only after its golden answers."""
         return {"ready": True}
 
-    @routes.get(model)
-    @routes.get(versioned)
-    async def metadata(name: str, version: str | None = None) -> Any:
+
+def _add_model(routes: APIRouter, backend: Backend) -> None:
+    @routes.get(_MODEL)
+    @routes.get(_VERSIONED)
+    async def metadata() -> Any:
         """Inputs and outputs of the model."""
-        check(name, version)
         return _metadata(backend)
 
-    @routes.get(model + "/ready")
-    @routes.get(versioned + "/ready")
-    async def model_ready(name: str, version: str | None = None) -> Any:
+    @routes.get(_MODEL + "/ready")
+    @routes.get(_VERSIONED + "/ready")
+    async def model_ready() -> Any:
         """Whether the model answers."""
-        check(name, version)
-        return {"name": name, "ready": True}
+        return {"name": backend.name, "ready": True}
 
+
+def _add_infer(routes: APIRouter, backend: Backend) -> None:
     options: dict[str, Any] = {
         "response_model": InferResponse,
         "response_model_exclude_none": True,
         "responses": _FAULTS,
         "openapi_extra": _BODY,
     }
+    labels = backend.info.labels
 
-    @routes.post(model + INFER, **options)
-    @routes.post(versioned + INFER, **options)
-    async def infer(http: Request, name: str, version: str | None = None) -> Any:
+    @routes.post(_MODEL + INFER, **options)
+    @routes.post(_VERSIONED + INFER, **options)
+    async def infer(http: Request) -> Any:
         """One label, score and row of probabilities for each text."""
-        check(name, version)
-        request, texts = _parse(await http.body(), http.headers.get(_HEADER_LENGTH))
-        wanted = [output.name for output in request.outputs] or list(OUTPUTS)
-        if unknown := [name for name in wanted if name not in OUTPUTS]:
-            raise _wrong(f"no output {unknown[0]}; there are {', '.join(OUTPUTS)}")
-        answers = await backend.answer(texts, len(backend.info.labels))
-        tensors = _outputs(answers, backend.info.labels)
-        body = {"model_name": backend.name, "model_version": str(backend.version or 1)}
+        request, texts = read_request(await http.body(), http.headers.get(HEADER_LENGTH))
+        tensors = output_tensors(await backend.answer(texts, len(labels)), labels)
+        wanted = [output.name for output in request.outputs] or OUTPUTS
+        body = {"model_name": backend.name, "model_version": _version(backend)}
         if request.id is not None:
             body["id"] = request.id
         return JSONResponse({**body, "outputs": [tensors[name] for name in wanted]})
 
-    return routes
+
+def _version(backend: Backend) -> str:
+    # The protocol wants one; a folder that was never registered has none.
+    return str(backend.version or 1)
 
 
 def _metadata(backend: Backend) -> dict[str, Any]:
@@ -166,7 +152,7 @@ def _metadata(backend: Backend) -> dict[str, Any]:
     shapes["probabilities"] = ("FP32", [-1, len(labels)])
     return {
         "name": backend.name,
-        "versions": [str(backend.version or 1)],
+        "versions": [_version(backend)],
         "platform": PLATFORM,
         "inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}],
         "outputs": [
@@ -175,89 +161,3 @@ def _metadata(backend: Backend) -> dict[str, Any]:
         ],
         "parameters": {"labels": list(labels)},
     }
-
-
-def _outputs(answers: Sequence[Any], labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`answers`: of each row all labels with their scores, best first."""
-    rows = [{item["label"]: item["score"] for item in row} for row in answers]
-    best = [row[0] for row in answers]
-    count = len(rows)
-
-    def tensor(name: str, kind: str, shape: list[int], data: list[Any]) -> dict[str, Any]:
-        return {"name": name, "datatype": kind, "shape": shape, "data": data}
-
-    probabilities = [row[label] for row in rows for label in labels]
-    return {
-        "label": tensor("label", "BYTES", [count], [item["label"] for item in best]),
-        "score": tensor("score", "FP32", [count], [item["score"] for item in best]),
-        "probabilities": tensor("probabilities", "FP32", [count, len(labels)], probabilities),
-    }
-
-
-def _parse(body: bytes, announced: str | None) -> tuple[InferRequest, list[str]]:
-    """The request and its texts. Raises HTTPException 400."""
-    end = len(body)
-    if announced is not None:
-        if not announced.isdigit() or int(announced) > len(body):
-            raise _wrong(f"{_HEADER_LENGTH}: {announced} is no length of a part of the body")
-        end = int(announced)
-    try:
-        request = InferRequest.model_validate_json(body[:end])
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise _wrong(f"{where or 'the body'}: {first['msg']}"[:300]) from None
-    if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
-        names = ", ".join(tensor.name for tensor in request.inputs)[:80]
-        raise _wrong(f"inputs: one tensor with the name {INPUT} is wanted, and here are: {names}")
-    tensor = request.inputs[0]
-    if tensor.datatype != "BYTES":
-        raise _wrong(f"inputs.0.datatype: BYTES is wanted, not {tensor.datatype[:40]}")
-    size = tensor.parameters.get(_SIZE)
-    texts = list(_flat(tensor.data)) if size is None else _unpacked(body[end:], size)
-    _check_texts(tensor, texts)
-    return request, texts
-
-
-def _check_texts(tensor: Tensor, texts: Sequence[Any]) -> None:
-    if len(tensor.shape) not in (1, 2) or tensor.shape[1:] not in ([], [1]):
-        raise _wrong(f"inputs.0.shape: [n] or [n, 1] is wanted, not {str(tensor.shape)[:80]}")
-    if math.prod(tensor.shape) != len(texts):
-        raise _wrong(f"inputs.0: the shape says {tensor.shape[0]} texts, the data {len(texts)}")
-    if not 1 <= len(texts) <= MAX_ROWS:
-        raise _wrong(f"inputs.0: {len(texts):,} texts; 1 to {MAX_ROWS:,} a request are taken")
-    for place, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise _wrong(f"inputs.0.data.{place}: a text is wanted, not {json.dumps(text)[:40]}")
-        if len(text) > MAX_TEXT:
-            raise _wrong(f"inputs.0.data.{place}: {MAX_TEXT:,} characters are the limit")
-
-
-def _flat(data: Any) -> Iterator[Any]:
-    """Of rows, or of rows of one element."""
-    if not isinstance(data, list):
-        raise _wrong("inputs.0.data: a list of texts is wanted")
-    for row in data:
-        yield row[0] if isinstance(row, list) and len(row) == 1 else row
-
-
-def _unpacked(blob: bytes, size: Any) -> list[str]:
-    if size != len(blob):
-        raise _wrong(f"inputs.0.parameters.{_SIZE}: {size!s:.40} bytes, and {len(blob)} came")
-    texts: list[str] = []
-    at = 0
-    while at < len(blob):
-        start = at + _BLOB.size
-        (length,) = _BLOB.unpack_from(blob, at) if start <= len(blob) else (len(blob),)
-        if start + length > len(blob):
-            raise _wrong(f"inputs.0: text {len(texts)} ends behind the data")
-        try:
-            texts.append(blob[start : start + length].decode())
-        except UnicodeDecodeError:
-            raise _wrong(f"inputs.0: text {len(texts)} is not UTF-8") from None
-        at = start + length
-    return texts
-
-
-def _wrong(message: str) -> HTTPException:
-    return HTTPException(400, message)

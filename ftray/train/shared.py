@@ -20,6 +20,8 @@ from torch import nn
 from ftray.train.meeting import map_together
 from ftray.train.ranks import Ranks
 
+# One call for many tensors, as torch's own optimizers make it; there is no public name for it.
+_add, _copy, _norm = torch._foreach_add_, torch._foreach_copy_, torch._foreach_norm  # noqa: SLF001
 _FLOAT = 4  # bytes
 _KINDS = 3  # of tensors that all ranks share one of: weights and two moments
 Moments = dict[str, torch.Tensor]
@@ -52,7 +54,7 @@ class SharedState:
 
     def _share(self, weights: list[torch.Tensor]) -> None:
         if self._ranks.rank == 0:
-            torch._foreach_copy_(weights, [p.data for p in self._parameters])  # noqa: SLF001
+            _copy(weights, [p.data for p in self._parameters])
         self._ranks.wait()
         for parameter, weight in zip(self._parameters, weights, strict=True):
             parameter.data = weight
@@ -87,11 +89,11 @@ class SharedState:
         others = [i for i in gradients if i not in self._mine]
         own = self._slots[self._ranks.rank]
         if others:
-            torch._foreach_copy_([own[i] for i in others], [gradients[i] for i in others])  # noqa: SLF001
+            _copy([own[i] for i in others], [gradients[i] for i in others])
         self._ranks.wait()
         if mine:
             sums = self._sums(mine, [gradients[i] for i in mine])
-            self._norms[mine] = torch.stack(torch._foreach_norm(sums))  # noqa: SLF001
+            self._norms[mine] = torch.stack(_norm(sums))
         for index in others:
             self._parameters[index].grad = None
         self._ranks.wait()
@@ -104,10 +106,10 @@ class SharedState:
         before, after = slots[: self._ranks.rank], slots[self._ranks.rank + 1 :]
         if before:
             for slot in before[1:]:
-                torch._foreach_add_(before[0], slot)  # noqa: SLF001
-            torch._foreach_add_(own, before[0])  # noqa: SLF001
+                _add(before[0], slot)
+            _add(own, before[0])
         for slot in after:
-            torch._foreach_add_(own, slot)  # noqa: SLF001
+            _add(own, slot)
         return own
 
     def settle(self) -> None:

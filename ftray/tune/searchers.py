@@ -18,6 +18,8 @@ Config = dict[str, Any]
 """Dotted path -> value."""
 Tried = tuple[Config, float | None]
 """A trial's values and, once it has one, its metric, the higher the better."""
+_SWAPS = 20
+"""How often values of trials that are the same change places with others."""
 Searcher = Callable[[TuneSpec, int, int, Sequence[Tried]], Config]
 """(section, seed, number of the trial from 0, trials before it) -> its values."""
 
@@ -25,11 +27,19 @@ Searcher = Callable[[TuneSpec, int, int, Sequence[Tried]], Config]
 def draw_random(section: TuneSpec, seed: int, number: int, tried: Sequence[Tried]) -> Config:
     """A Latin hypercube (McKay, Beckman & Conover 1979): each key is drawn once from every one of
     `section.count` equal parts of its domain, in random order. Of four choices twelve trials get
-    three each, where independent draws may leave one out."""
-    return {
-        path: _draw(domain, _share(f"{seed}/{path}", section.count, number))
-        for path, domain in section.space.items()
-    }
+    three each, where independent draws may leave one out. No two trials are the same, as far as
+    the space has room."""
+    count, source = section.count, random.Random(seed)
+    columns = []
+    for domain in section.space.values():
+        drawn = [_value(domain, (part + source.random()) / count) for part in range(count)]
+        source.shuffle(drawn)
+        columns.append(drawn)
+    for _ in range(_SWAPS):
+        for twice in _repeated(list(zip(*columns, strict=True))):
+            column, other = source.choice(columns), source.randrange(count)
+            column[twice], column[other] = column[other], column[twice]
+    return {path: column[number] for path, column in zip(section.space, columns, strict=True)}
 
 
 def draw_grid(section: TuneSpec, seed: int, number: int, tried: Sequence[Tried]) -> Config:
@@ -71,16 +81,9 @@ def draw_tpe(section: TuneSpec, seed: int, number: int, tried: Sequence[Tried]) 
 SEARCHERS: dict[str, Searcher] = {"random": draw_random, "grid": draw_grid, "tpe": draw_tpe}
 
 
-def _share(seed: str, count: int, number: int) -> float:
-    """Where in [0, 1) the draw of this number lies: no two of `count` in the same part."""
-    parts = list(range(count))
-    random.Random(seed).shuffle(parts)
-    share = (parts[number] + random.Random(f"{seed}/{number}").random()) / count
-    return min(share, math.nextafter(1, 0))  # which rounding may reach
-
-
-def _draw(domain: Domain, share: float) -> Any:
-    """The value below which this share of the domain lies."""
+def _value(domain: Domain, share: float) -> Any:
+    """The value below which this share of the domain, in [0, 1], lies."""
+    share = min(share, math.nextafter(1, 0))
     if domain.kind == "choice":
         return domain.values[int(share * len(domain.values))]
     low, high = domain.values
@@ -90,6 +93,14 @@ def _draw(domain: Domain, share: float) -> Any:
         return low + share * (high - low)
     drawn = math.exp(math.log(low) + share * math.log(high / low))
     return min(max(drawn, low), high)  # which rounding may pass
+
+
+def _repeated(points: Sequence[Any]) -> list[int]:
+    """Places of those that an earlier one equals."""
+    first: dict[str, int] = {}
+    return [
+        place for place, point in enumerate(points) if first.setdefault(repr(point), place) != place
+    ]
 
 
 def _distribution(domain: Domain) -> Any:

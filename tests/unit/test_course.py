@@ -40,8 +40,16 @@ def test_random_draws_cover_each_domain_evenly() -> None:
     assert parts == list(range(12)), "one in each twelfth of the magnitudes"
     for path, values in (("train.batch_size", [8, 9, 10]), ("train.unfreeze", [0, 2, "all"])):
         assert Counter(config[path] for config in drawn) == dict.fromkeys(values, 4), path
-    pairs = {(config["train.batch_size"], config["train.unfreeze"]) for config in drawn}
-    assert len(pairs) > 3, "and one key is drawn apart from another"
+
+
+def test_no_two_random_trials_are_the_same_where_there_is_room() -> None:
+    space = {"train.batch_size": {"randint": [8, 10]}, "train.unfreeze": {"choice": [0, 2, "all"]}}
+    for seed in range(20):
+        for trials, different in ((6, 6), (20, 7)):
+            section = spec(space, tune={"trials": trials}).tune
+            assert section is not None
+            points = [tuple(draw_random(section, seed, n, ()).values()) for n in range(trials)]
+            assert len(set(points)) >= different
 
 
 def test_a_grid_has_every_point_once() -> None:
@@ -235,19 +243,19 @@ def test_of_a_population_the_worst_go_on_as_the_best_with_other_values(slots: in
     assert best.config["train.unfreeze"] == "all"
 
 
+class CarefulCourse(Course):
+    """Looks at each clone when it is made."""
+
+    def begin(self, segment: Segment) -> None:
+        assert segment.donor is None or self.trials[segment.donor].waits
+        super().begin(segment)
+
+
 def test_no_trial_is_cloned_while_it_trains() -> None:
     section = {"trials": 9, "scheduler": "pbt", "refit": False}
     for seed in range(20):
-        course = Course(spec(SPACE, tune=section, train={"epochs": 5}))
-        player = Player(course, by_batch_and_rate, slots=4, seed=seed)
-        begun = course.begin
-
-        def begin(segment: Segment, course: Course = course, begun: Any = begun) -> None:
-            assert segment.donor is None or course.trials[segment.donor].waits
-            begun(segment)
-
-        course.begin = begin  # type: ignore[method-assign]
-        player.play()
+        course = CarefulCourse(spec(SPACE, tune=section, train={"epochs": 5}))
+        Player(course, by_batch_and_rate, slots=4, seed=seed).play()
 
 
 def test_a_row_says_what_was_tried_and_what_it_reached() -> None:

@@ -11,45 +11,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from ftray.models.folder import ModelInfo
 from ftray.serve.api import create_api
 from ftray.serve.messages import MAX_ROWS, MAX_TEXT
 from ftray.serve.metrics import Metrics
-
-LABELS = ("bad", "good", "mixed")
-INFO = ModelInfo.model_validate(
-    {
-        "name": "reviews",
-        "run": "20260101-000000-abcdef",
-        "task": "text-classification",
-        "labels": LABELS,
-        "max_length": 64,
-        "base": {"name_or_path": "some/base"},
-        "data_digest": "d",
-        "spec": {},
-        "metrics": {"test": {"accuracy": 0.9, "confusion": [[1, 2], [3, 4]]}},
-        "golden": [],
-        "ftray_version": "0",
-    }
-)
-
-
-def scores(text: str) -> dict[str, float]:
-    """The longer the text the better."""
-    good = min(len(text), 10) / 20
-    return {"bad": 0.5 - good, "good": 0.25 + good, "mixed": 0.25}
-
-
-class Backend:
-    name, version, info = "reviews", 3, INFO
-
-    async def answer(self, texts: Sequence[str], top_k: int | None) -> list[Any]:
-        ranked = [sorted(scores(t).items(), key=lambda item: -item[1]) for t in texts]
-        rows = [[{"label": label, "score": score} for label, score in row] for row in ranked]
-        return [row[0] for row in rows] if top_k is None else [row[:top_k] for row in rows]
-
-    async def metrics_page(self) -> bytes:
-        return b""
+from tests.helpers.fake_backend import INFO, LABELS, FakeBackend, scores
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +24,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture(scope="module")
 def client(metrics: Metrics) -> Iterator[TestClient]:
-    with TestClient(create_api(Backend(), metrics)) as client:
+    with TestClient(create_api(FakeBackend(), metrics)) as client:
         yield client
 
 
