@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -77,8 +79,9 @@ def _knock(address: str) -> None:
 
 
 @contextmanager
-def session() -> Iterator[None]:
-    """Connected inside the block; a Ray that was started for it ends with it.
+def session(*ahead: str) -> Iterator[None]:
+    """Connected inside the block; a Ray that was started for it ends with it. `ahead`: modules that
+    are needed then, imported while Ray starts.
 
     Nothing reaches stdout from inside: Ray tells there what goes wrong within itself, also where
     it mends it, and stdout belongs to the caller's result. What concerns the caller is raised.
@@ -87,12 +90,18 @@ def session() -> Iterator[None]:
 
     was_connected = ray.is_initialized()
     with redirect_stdout(None):
+        threading.Thread(target=_import, args=ahead, daemon=True).start()
         connect()
         try:
             yield
         finally:
             if not was_connected:
                 ray.shutdown()
+
+
+def _import(*names: str) -> None:
+    for name in names:
+        importlib.import_module(name)
 
 
 def is_this_machine() -> bool:

@@ -13,13 +13,22 @@ if TYPE_CHECKING:
     from ftray.store.location import Location
 
 app = typer.Typer(
-    help="List, show, promote and export registered models.",
+    help="List, show, promote, roll back and export registered models.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only this model's versions.")]
 Alias = Annotated[str, typer.Option(help="A word for this version, such as production.")]
+Share = Annotated[
+    str | None,
+    typer.Option(
+        help="Only try it out: on such a part of the requests, as 10%.", show_default=False
+    ),
+]
+Shadow = Annotated[
+    bool, typer.Option("--shadow", help="Try it out on copies: the current version answers all.")
+]
 Out = Annotated[str, typer.Option(help="A new or empty folder, or a URL.")]
 
 
@@ -82,16 +91,64 @@ def show(model: ModelName, storage: Storage = None, as_json: AsJson = False) -> 
 @app.command()
 @verb
 def promote(
-    model: ModelName, alias: Alias, storage: Storage = None, as_json: AsJson = False
+    model: ModelName,
+    alias: Alias,
+    share: Share = None,
+    shadow: Shadow = False,
+    storage: Storage = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Give a version an alias, taking it from the version that had it."""
+    """Give a version an alias, taking it from the version that had it; or try it out beside that
+    one. What serves the alias follows within seconds, without losing a request."""
+    from ftray.store.promotion import promote as point
+    from ftray.store.promotion import try_out
     from ftray.store.registry import Registry
     from ftray.store.root import open_root
 
-    version = Registry.open(open_root(storage)).promote(model, alias)
-    say(f"{version.name}@{alias} is now version {version.version}")
+    registry = Registry.open(open_root(storage))
+    if share is None and not shadow:
+        version = point(registry, model, alias)
+        say(f"{version.name}@{alias} is now version {version.version}")
+    else:
+        part = _fraction(share)
+        version = try_out(registry, model, alias, part, shadow)
+        what = "copies of " if shadow else ""
+        say(f"version {version.version} gets {what}{part:.0%} of the requests to {alias}")
     if as_json:
         emit(version.to_json())
+
+
+@app.command()
+@verb
+def rollback(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    alias: Alias,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """End the trial of an alias or, where there is none, point it to the version before."""
+    from ftray.store.promotion import roll_back
+    from ftray.store.registry import Registry
+    from ftray.store.root import open_root
+
+    version = roll_back(Registry.open(open_root(storage)), name, alias)
+    say(f"{name}@{alias} is version {version.version} again, and nothing is on trial")
+    if as_json:
+        emit(version.to_json())
+
+
+def _fraction(share: str | None) -> float:
+    """Of `10%` or `0.1`; all where nothing is said. Raises RegistryError."""
+    from ftray.errors import RegistryError
+
+    text = (share or "100%").strip()
+    try:
+        part = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        part = 0.0
+    if not 0 < part <= 1:
+        raise RegistryError.of("--share", share, "is no share", "such as 10% or 0.1, up to 100%")
+    return part
 
 
 @app.command()

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from types import FrameType
 from typing import Annotated, Any
 
@@ -31,18 +31,24 @@ def serve(
     import os
 
     from ftray.cluster import Resources, require, session
+    from ftray.serve.access import read_keys
+    from ftray.serve.ingress import fast_ingress
     from ftray.serve.port import check_port
     from ftray.serve.settings import find, parse
+    from ftray.store.location import locate
 
     given: dict[str, Any] = {"model": model, "storage": storage}
     if replicas is not None:
         given["replicas"] = {"min": replicas, "max": replicas}
     served, spec = find(parse(given))
-    if "RAY_ADDRESS" not in os.environ:
-        # On a cluster the port is the head node's, and asked for there.
+    here = "RAY_ADDRESS" not in os.environ
+    if here:
+        # On a cluster the port is the head node's, and asked for there; so is the file of keys.
         check_port(host, port)
+        if spec.api_keys is not None:
+            read_keys(locate(spec.api_keys))
     stdout = sys.stdout
-    with session(), _interrupts() as stop:
+    with fast_ingress() if here else nullcontext(), session(), _interrupts() as stop:
         from ftray.serve.launch import endpoint
 
         each = Resources(spec.cpus_per_replica, spec.gpus_per_replica)

@@ -18,7 +18,7 @@ def tune(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> None
     if loaded.tune is None:
         raise SpecError.of("tune", None, "missing", "add a tune section; `ftray init` shows one")
     checked = check_inputs(loaded)
-    with session():
+    with session("transformers.modeling_utils", "ftray.tune.sweep"):
         from ftray.cli.progress import TrainDisplay, show_depths, show_trials
         from ftray.tune.sweep import tune as run
 

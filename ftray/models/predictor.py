@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from ftray.errors import ModelError
 from ftray.models.folder import Golden, ModelInfo, read_info
@@ -36,6 +38,8 @@ class Predictor:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         with folder.as_local() as local:
             self.model, self.tokenizer = self._load(local)
+        if bf16:
+            _round_matrices(self.model)
 
     def _load(self, local: Path) -> tuple[Any, Any]:
         model: Any
@@ -119,3 +123,11 @@ class Predictor:
 
     def _probabilities(self, texts: Sequence[str]) -> list[list[float]]:
         return torch.softmax(self.logits(texts), -1).tolist() if texts else []
+
+
+def _round_matrices(model: nn.Module) -> None:
+    """Keep in bf16 what autocast would round to it in every forward pass; the answers are the same,
+    bit by bit."""
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, Conv1D)):
+            module.to(torch.bfloat16)

@@ -41,10 +41,9 @@ def create_api(backend: Backend, metrics: Metrics, keys: Keyring | None = None) 
         api.include_router(routes)
     _add_operations(api, backend)
     _add_faults(api)
-    identity = {"model": backend.name, "version": backend.version}
     api.add_middleware(
         Gate,
-        headers={f"x-ftray-{key}": ascii_only(value) for key, value in identity.items()},
+        backend=backend,
         metrics=metrics,
         paths=PATHS,
         prefixes=(v2.PREFIX,),
@@ -55,18 +54,11 @@ def create_api(backend: Backend, metrics: Metrics, keys: Keyring | None = None) 
     return api
 
 
-def ascii_only(value: object) -> str:
-    """`value` as a header may carry it; nothing for None."""
-    return "" if value is None else str(value).encode("ascii", "backslashreplace").decode()
-
-
 def _add_operations(api: FastAPI, backend: Backend) -> None:
-    identity = {"model": backend.name, "version": backend.version}
-
     @api.get(HEALTH, response_model=Health)
     async def health() -> Response:
         """Answers once a replica has given the golden answers again, and not before."""
-        return JSONResponse({"status": "ok", **identity})
+        return JSONResponse({"status": "ok", "model": backend.name, "version": backend.version})
 
     @api.get(METRICS, response_class=Response)
     async def metrics_page() -> Response:

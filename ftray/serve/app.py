@@ -45,6 +45,7 @@ def application(model: ServedModel, spec: ServeSpec) -> Application:
         model.folder.url,
         model.name,
         model.version,
+        model.alias,
         batching=spec.batch,
         threads=threads,
         on_gpu=spec.gpus_per_replica > 0,

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-_SMOOTHING = 0.2  # of the newest call in the speed that is told
+_SMOOTHING = 0.2  # of the newest call in the speed that is told, and in the crowd's dwindling
 
 
 class Overloaded(Exception):
@@ -25,8 +25,9 @@ class Overloaded(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """max_rows: of one call; wait_s: how long a row waits for others to join it; max_waiting: rows
-    that may wait before more are refused; timeout_s: after so long a row is no longer computed."""
+    """max_rows: of one call; wait_s: how long a row waits for others to join it at most;
+    max_waiting: rows that may wait before more are refused; timeout_s: after so long a row is no
+    longer computed."""
 
     max_rows: int
     wait_s: float
@@ -63,8 +64,9 @@ class _Row(Generic[Item, Answer]):
 class Batcher(Generic[Item, Answer]):
     """Calls `run` in a thread of its own, with items of like `size` where there is a choice.
 
-    A row waits as long as its limits say for others to join it, and as long as the calls before it
-    take. Belongs to the event loop on which `submit` is first called.
+    A row waits for the calls before it, and then for others to join it: as many as there were
+    lately, so that who comes alone does not wait. Belongs to the event loop on which `submit` is
+    first called.
     """
 
     def __init__(
@@ -81,6 +83,9 @@ class Batcher(Generic[Item, Answer]):
         self._arrival = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self._speed = 0.0  # rows a second
+        self._computing = 0  # rows of the call that runs
+        self._crowd = 0.0  # rows that were here at once lately, whether waiting or computed
+        self._closed = False
 
     async def submit(self, items: Sequence[Item]) -> list[Answer]:
         """The answers to `items`, in their order. Raises what `run` raised for any of them, and
@@ -89,29 +94,41 @@ class Batcher(Generic[Item, Answer]):
         When the caller is cancelled, its rows that still wait are not computed.
         """
         loop = asyncio.get_running_loop()
-        if self._worker is None:
+        if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
         if len(self._rows) >= self._limits.max_waiting:
             raise self._overloaded(f"{len(self._rows):,} rows are waiting already")
         request: _Request[Answer] = _Request(loop.create_future(), len(items), loop.time())
         self._rows.extend(_Row(item, place, request) for place, item in enumerate(items))
+        self._crowd = max(self._crowd, len(self._rows) + self._computing)
         self._arrival.set()
         return await request.done
 
+    def close(self) -> None:
+        """Let go of the event loop once no row waits; rows that come later are still answered. May
+        be called from any thread."""
+        self._closed = True
+        if self._worker is not None:
+            self._worker.get_loop().call_soon_threadsafe(self._arrival.set)
+
     async def _work(self) -> None:
-        while True:
+        while self._rows or not self._closed:
             await self._gather()
             if batch := self._take():
                 await self._answer(batch)
 
     async def _gather(self) -> None:
-        """Until a batch is full, or its first row has waited long enough."""
+        """Until a batch is full, or nobody more is likely to come, or its first row has waited long
+        enough."""
         loop = asyncio.get_running_loop()
         while not self._rows:
+            if self._closed:
+                return
             self._arrival.clear()
             await self._arrival.wait()
         end = self._rows[0].request.arrived + self._limits.wait_s
-        while len(self._rows) < self._limits.max_rows and loop.time() < end:
+        expected = min(self._limits.max_rows, int(self._crowd))
+        while len(self._rows) < expected and loop.time() < end:
             self._arrival.clear()
             try:
                 async with asyncio.timeout_at(end):
@@ -136,7 +153,10 @@ class Batcher(Generic[Item, Answer]):
         loop = asyncio.get_running_loop()
         began = loop.time()
         call = loop.run_in_executor(self._thread, self._run, [row.item for row in batch])
+        self._computing = len(batch)
         await asyncio.wait([call])
+        self._computing = 0
+        self._crowd -= _SMOOTHING * max(0.0, self._crowd - len(batch) - len(self._rows))
         speed = len(batch) / max(loop.time() - began, 1e-6)
         self._speed += (_SMOOTHING if self._speed else 1.0) * (speed - self._speed)
         if error := call.exception():

@@ -13,11 +13,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ftray.serve.access import Keyring
+from ftray.serve.backend import VERSION_HEADER, Backend, version_header
 from ftray.serve.faults import fault
 from ftray.serve.metrics import Metrics
 from ftray.serve.v1 import PREDICT
 from ftray.serve.v2 import INFER
 
+_VERSION = VERSION_HEADER.encode()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -26,8 +28,8 @@ class Gate:
     """ASGI middleware around the application."""
 
     app: ASGIApp
-    headers: dict[str, str]
-    """Added to every answer."""
+    backend: Backend
+    """Whose name and version are on every answer."""
     metrics: Metrics
     paths: Collection[str]
     """Those that are counted by name."""
@@ -45,14 +47,17 @@ class Gate:
             await self.app(scope, receive, send)
             return
         start, status = time.perf_counter(), 500
-        headers = {**self.headers, "x-request-id": _request_id(scope)}
-        extra = [(name.encode(), value.encode()) for name, value in headers.items()]
+        current = version_header(self.backend.version)[VERSION_HEADER]
+        named = {b"x-ftray-model": self._name, b"x-request-id": _request_id(scope).encode()}
 
         async def send_named(message: Message) -> None:
-            nonlocal status
+            nonlocal status, current
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *extra]
+                # Where another version than the current one answered, it says so itself.
+                known = {_VERSION: current.encode(), **dict(message.get("headers", ()))}
+                current = known[_VERSION].decode()
+                message["headers"] = [*known.items(), *named.items()]
             await send(message)
 
         app = self.app if self._admits(scope) else _stranger(scope["path"])
@@ -61,9 +66,13 @@ class Gate:
         finally:
             path = scope["path"]
             known = path if path in self.paths else self._family(path)
-            self.metrics.count_request(known, status)
+            self.metrics.count_request(current, known, status)
             if status == 200 and (path == PREDICT or path.endswith(INFER)):
-                self.metrics.count_prediction(time.perf_counter() - start)
+                self.metrics.count_prediction(current, time.perf_counter() - start)
+
+    @property
+    def _name(self) -> bytes:
+        return self.backend.name.encode("ascii", "backslashreplace")
 
     def _admits(self, scope: Scope) -> bool:
         if self.keys is None or scope["path"] in self.open_paths:

@@ -24,47 +24,59 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 class Metrics:
     """The counts of one replica."""
 
-    def __init__(self, model: str, version: str, replica: str) -> None:
+    def __init__(self, model: str, replica: str) -> None:
         self._registry = CollectorRegistry()
-        labels = {"model": model, "version": version, "replica": replica}
+        self._labels = {"model": model, "replica": replica}
         self._requests = Counter(
             "ftray_requests",
             "HTTP requests answered, by path and status.",
             (*_LABELS, "path", "status"),
             registry=self._registry,
         )
-        seconds = Histogram(
+        self._seconds = Histogram(
             "ftray_predict_seconds",
             "Seconds from a prediction request's arrival at the replica to its answer.",
             _LABELS,
             buckets=_SECONDS,
             registry=self._registry,
         )
-        batches = Histogram(
+        self._batches = Histogram(
             "ftray_batch_rows",
             "Rows that shared a forward pass.",
             _LABELS,
             buckets=_ROWS,
             registry=self._registry,
         )
-        up = Gauge("ftray_replica_up", "1 a replica.", _LABELS, registry=self._registry)
-        self._labels = labels
-        self._seconds = seconds.labels(**labels)
-        self._batches = batches.labels(**labels)
-        up.labels(**labels).set(1)
+        self._shadowed = Counter(
+            "ftray_shadow_rows",
+            "Rows that a version in the shadow answered, by whether the label was the same.",
+            (*_LABELS, "agrees"),
+            registry=self._registry,
+        )
+        self._up = Gauge("ftray_replica_up", "1 a replica.", _LABELS, registry=self._registry)
 
-    def count_request(self, path: str, status: int) -> None:
-        self._requests.labels(**self._labels, path=path, status=str(status)).inc()
+    def count_request(self, version: str, path: str, status: int) -> None:
+        labels = self._of(version)
+        self._requests.labels(**labels, path=path, status=str(status)).inc()
 
-    def count_prediction(self, seconds: float) -> None:
-        self._seconds.observe(seconds)
+    def count_prediction(self, version: str, seconds: float) -> None:
+        self._seconds.labels(**self._of(version)).observe(seconds)
 
-    def count_batch(self, rows: int) -> None:
-        self._batches.observe(rows)
+    def count_batch(self, version: int | None, rows: int) -> None:
+        self._batches.labels(**self._of(version)).observe(rows)
 
-    def snapshot(self) -> Snapshot:
-        """All counts as they are now; can be sent to another process."""
+    def count_shadow(self, version: int | None, agrees: bool) -> None:
+        self._shadowed.labels(**self._of(version), agrees=str(agrees).lower()).inc()
+
+    def snapshot(self, version: int | None) -> Snapshot:
+        """All counts of the replica, whose current version that is, as they are now; can be sent to
+        another process."""
+        self._up.clear()
+        self._up.labels(**self._of(version)).set(1)
         return list(self._registry.collect())
+
+    def _of(self, version: int | str | None) -> dict[str, str]:
+        return {**self._labels, "version": "" if version is None else str(version)}
 
 
 def page(snapshots: Iterable[Snapshot]) -> bytes:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from fastapi import FastAPI
 from ray import serve
 
-from ftray.errors import FtrayError
-from ftray.models.predictor import Predictor
+from ftray.errors import FtrayError, ModelError
+from ftray.models.folder import ModelInfo
 from ftray.serve import metrics
 from ftray.serve.access import Keyring
+from ftray.serve.alias import Alias, follow
 from ftray.serve.api import create_api
-from ftray.serve.batcher import Batcher, Limits
+from ftray.serve.backend import Answers
+from ftray.serve.live import LiveModel
 from ftray.serve.refusal import refusal
+from ftray.serve.shelf import Shelf
 from ftray.spec.schema import Batching
-from ftray.store.location import locate
+from ftray.store.location import Location, locate
+from ftray.store.routes import Stop
 
 _PAGE_SECONDS = 5.0
+_log = logging.getLogger(__name__)
 
 
 @serve.ingress()
@@ -34,48 +38,75 @@ class Replica:
         folder: str,
         name: str,
         version: int | None,
+        alias: Alias | None,
         batching: Batching,
         threads: int,
         on_gpu: bool,
         bf16: bool,
         api_keys: str | None,
     ) -> None:
-        """Load the model and replay its golden answers. When it raises, Ray Serve sends this
-        replica no traffic."""
+        """Load the model, or what `alias` means by now, and replay its golden answers. When it
+        raises, Ray Serve sends this replica no traffic."""
         if not on_gpu:
             # Ray shows a process that asked for no GPU all of them.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         torch.set_num_threads(threads)
         context = serve.get_replica_context()
         self._handle_of = (context.deployment, context.app_name)
-        self.name, self.version = name, version
-        self._metrics = metrics.Metrics(name, str(version or ""), context.replica_id.unique_id)
+        self.name = name
+        self._batching, self._bf16 = batching, bf16
+        self._metrics = metrics.Metrics(name, context.replica_id.unique_id)
         try:
-            self._predictor = Predictor(locate(folder), batching.max_size, bf16)
-            self._predictor.check_golden()
             self._keys = None if api_keys is None else Keyring(locate(api_keys))
+            if alias is None:
+                self._shelf = self._shelf_of(self._load(locate(folder), version))
+            else:
+                self._shelf = self._followed(alias, locate(folder), version)
         except FtrayError as error:
             raise refusal(error) from error
-        self.info = self._predictor.info
-        limits = Limits(
-            batching.max_size,
-            batching.wait_ms / 1000,
-            batching.max_waiting,
-            batching.timeout_seconds,
-        )
-        self._batcher = Batcher(self._forward, limits, len)
-        # The event loop goes on taking requests while texts become tokens.
-        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+
+    def _followed(self, alias: Alias, folder: Location, version: int | None) -> Shelf:
+        """Begins with what the alias means, or with the version that was deployed where that does
+        not prove itself: the other replicas stay with it too."""
+        route = alias.route()
+        try:
+            stop = None if route is None else route.current
+            first = self._load(alias.folder(stop), stop.version) if stop else None
+        except ModelError as error:
+            _log.error("version %s answers: %s", version, error)
+            first = None
+        shelf = self._shelf_of(first or self._load(folder, version), alias)
+        if route is not None:
+            shelf.update(route)
+        follow(alias, shelf.update)
+        return shelf
+
+    def _shelf_of(self, first: LiveModel, alias: Alias | None = None) -> Shelf:
+        def load(stop: Stop) -> LiveModel:
+            assert alias is not None, "without one nothing changes"
+            return self._load(alias.folder(stop), stop.version)
+
+        end_trial = (lambda trial, why: None) if alias is None else alias.end_trial
+        return Shelf(first, load, end_trial, self._metrics.count_shadow)
+
+    def _load(self, folder: Location, version: int | None) -> LiveModel:
+        count = self._metrics.count_batch
+        return LiveModel(folder, version, self._batching, self._bf16, count)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_api(self, self._metrics, self._keys)
 
-    async def answer(self, texts: Sequence[str], top_k: int | None) -> list[Any]:
-        """One answer a text; the texts share forward passes with those of other requests."""
-        loop = asyncio.get_running_loop()
-        ids = await loop.run_in_executor(self._tokenizing, self._predictor.encode, texts)
-        logits = torch.stack(await self._batcher.submit(ids))
-        return self._predictor.task.answers(logits, self._predictor.info.labels, top_k)
+    @property
+    def version(self) -> int | None:
+        return self._shelf.current.version
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._shelf.current.info
+
+    async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
+        """One output a text, all by the same version."""
+        return await self._shelf.answer(texts, top_k)
 
     async def metrics_page(self) -> bytes:
         """The counts of all replicas of this deployment, without those that do not answer."""
@@ -83,11 +114,6 @@ class Replica:
         answers = await everyone.results_async(timeout_s=_PAGE_SECONDS, return_exceptions=True)
         return metrics.page(answer for answer in answers if isinstance(answer, list))
 
-    def snapshot(self) -> metrics.Snapshot:
+    def snapshot(self) -> Any:
         """The counts of this replica."""
-        return self._metrics.snapshot()
-
-    def _forward(self, ids: list[list[int]]) -> Sequence[torch.Tensor]:
-        """Logits of each row, (C,) float32. Runs in the batcher's thread."""
-        self._metrics.count_batch(len(ids))
-        return self._predictor.logits_of(ids).unbind()
+        return self._metrics.snapshot(self.version)

@@ -12,10 +12,13 @@ from pydantic_core import ErrorDetails
 
 from ftray.errors import Problem, ServeError, shorten
 from ftray.models.folder import ModelInfo, read_info
+from ftray.serve.alias import Alias
 from ftray.spec.fields import Text
 from ftray.spec.schema import ServeSpec
 from ftray.store.location import Location
-from ftray.store.registry import find_model
+from ftray.store.promotion import find_route
+from ftray.store.registry import Registry, alias_in, find_model
+from ftray.store.root import open_root
 
 
 class Settings(ServeSpec):
@@ -27,12 +30,14 @@ class Settings(ServeSpec):
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The one version that every replica serves: the reference was resolved once."""
+    """The version that every replica begins with, and the alias that they follow from there;
+    without one the reference was resolved once and for all."""
 
     folder: Location
     name: str
     version: int | None
     info: ModelInfo
+    alias: Alias | None = None
 
     @property
     def reference(self) -> str:
@@ -58,7 +63,18 @@ def find(settings: Settings) -> tuple[ServedModel, ServeSpec]:
     given = settings.model_dump(exclude_unset=True, exclude={"model", "storage"})
     section = {**info.spec.get("serve", {}), **given}
     whole = parse({**section, "model": settings.model}).model_dump(exclude={"model", "storage"})
-    return ServedModel(found.folder, found.name, found.version, info), ServeSpec(**whole)
+    served = ServedModel(found.folder, found.name, found.version, info, _alias(settings))
+    return served, ServeSpec(**whole)
+
+
+def _alias(settings: Settings) -> Alias | None:
+    """What the reference says, where it is NAME@alias and not NAME@latest."""
+    root = open_root(settings.storage)
+    if (alias := alias_in(settings.model)) is None:
+        return None
+    # The registry may have been changed by other tools than ftray: replicas look at the route.
+    find_route(Registry.open(root), *alias)
+    return Alias(str(root), *alias)
 
 
 def _problem(detail: ErrorDetails) -> Problem:

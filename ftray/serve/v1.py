@@ -24,20 +24,21 @@ _FAULTS = documented(
 
 def v1_routes(backend: Backend) -> APIRouter:
     routes = APIRouter()
-    identity = {"model": backend.name, "version": backend.version}
 
     @routes.post(PREDICT, response_model=Prediction, responses=_FAULTS)
     async def predict(request: PredictRequest) -> Response:
         """One output an input, in the shape of the Hugging Face pipeline of the model's task."""
-        outputs = await backend.answer(request.inputs, request.top_k)
-        return JSONResponse({**identity, "outputs": outputs})
+        answers = await backend.answer(request.inputs, request.top_k)
+        body = {"model": backend.name, "version": answers.version, "outputs": answers.outputs}
+        return JSONResponse(body, headers=answers.headers)
 
     @routes.get(MODEL, response_model=ModelCard)
     async def model() -> Response:
         """What the model is, where it came from and how good it was."""
         info = backend.info
         card = ModelCard(
-            **identity,
+            model=backend.name,
+            version=backend.version,
             task=info.task,
             labels=list(info.labels),
             max_length=info.max_length,

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import JSONResponse
 
 from ftray import __version__
-from ftray.serve.backend import Backend
+from ftray.serve.backend import Answers, Backend
 from ftray.serve.faults import V2, ProtocolFault, documented
 from ftray.serve.v2_tensors import (
     HEADER_LENGTH,
@@ -29,6 +29,7 @@ from ftray.serve.v2_tensors import (
 PREFIX, INFER = V2, "/infer"
 HEALTH = (f"{PREFIX}/health/live", f"{PREFIX}/health/ready")
 PLATFORM = "ftray"
+_ALL = 1 << 30  # labels of a text, as far as there are
 _MODEL = "/models/{name}"
 _VERSIONED = _MODEL + "/versions/{version}"
 _ADDRESSED = documented(
@@ -126,24 +127,25 @@ def _add_infer(routes: APIRouter, backend: Backend) -> None:
         "responses": _FAULTS,
         "openapi_extra": _BODY,
     }
-    labels = backend.info.labels
 
     @routes.post(_MODEL + INFER, **options)
     @routes.post(_VERSIONED + INFER, **options)
     async def infer(http: Request) -> Any:
         """One label, score and row of probabilities for each text."""
         request, texts = read_request(await http.body(), http.headers.get(HEADER_LENGTH))
-        tensors = output_tensors(await backend.answer(texts, len(labels)), labels)
+        answers = await backend.answer(texts, _ALL)
+        tensors = output_tensors(answers.outputs, answers.labels)
         wanted = [output.name for output in request.outputs] or OUTPUTS
-        body = {"model_name": backend.name, "model_version": _version(backend)}
+        body = {"model_name": backend.name, "model_version": _version(answers)}
         if request.id is not None:
             body["id"] = request.id
-        return JSONResponse({**body, "outputs": [tensors[name] for name in wanted]})
+        outputs = [tensors[name] for name in wanted]
+        return JSONResponse({**body, "outputs": outputs}, headers=answers.headers)
 
 
-def _version(backend: Backend) -> str:
+def _version(of: Backend | Answers) -> str:
     # The protocol wants one; a folder that was never registered has none.
-    return str(backend.version or 1)
+    return str(of.version or 1)
 
 
 def _metadata(backend: Backend) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ftray.errors import ModelError, RegistryError
 from ftray.store.database import exclusive, open_client, server, tracking_uri, translated
 from ftray.store.location import Location, locate
 from ftray.store.root import MODEL_MANIFEST, Root, open_root
-from ftray.store.versions import ModelVersion, Reference, check_alias, from_mlflow, metric_tags
+from ftray.store.versions import NEWEST, ModelVersion, Reference, from_mlflow, metric_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -106,17 +106,10 @@ class Registry:
         self._check_folder(wanted, chosen)
         return chosen
 
-    def promote(self, reference: str, alias: str) -> ModelVersion:
-        """Point `alias` to that version; it leaves the version that had it. Raises RegistryError
-        for an alias that is no word, or that MLflow reserves."""
-        check_alias(alias)
-        chosen = self.resolve(reference)
-        self._ask(
-            lambda: self._client().set_registered_model_alias(
-                chosen.name, alias, str(chosen.version)
-            )
-        )
-        return self.resolve(chosen.reference)
+    def point(self, alias: str, chosen: ModelVersion) -> None:
+        """Have `alias` mean that version, and no other any more."""
+        version = str(chosen.version)
+        self._ask(lambda: self._client().set_registered_model_alias(chosen.name, alias, version))
 
     def versions(self, name: str) -> list[ModelVersion]:
         """All versions of `name`, oldest first; none for an unknown name."""
@@ -195,11 +188,25 @@ def find_model(reference: str, storage: str | None) -> FoundModel:
 
     Raises RegistryError for a name that is not registered, ModelError for a folder that is none.
     """
-    if "/" in reference or reference.startswith(".") or _is_model_folder(reference):
+    if _is_path(reference):
         folder = locate(reference)
         return FoundModel(folder, _name_in(folder), None)
     found = Registry.open(open_root(storage)).resolve(reference)
     return FoundModel(found.folder, found.name, found.version)
+
+
+def alias_in(reference: str) -> tuple[str, str] | None:
+    """Name and alias of a MODEL argument that is NAME@alias; None for any other. NAME@latest is
+    none: what it means changes with every training."""
+    if "@" not in reference or _is_path(reference):
+        return None
+    wanted = Reference.parse(reference)
+    assert wanted.alias is not None, "nothing else has an @"
+    return None if wanted.alias == NEWEST else (wanted.name, wanted.alias)
+
+
+def _is_path(reference: str) -> bool:
+    return "/" in reference or reference.startswith(".") or _is_model_folder(reference)
 
 
 def _is_model_folder(reference: str) -> bool:

@@ -35,6 +35,10 @@ class Root:
     def models(self, name: str = "") -> Location:
         return _below(self.location / "models", name)
 
+    def routes(self, name: str) -> Location:
+        """The file that says where the aliases of a model lead."""
+        return self.location / "routes" / f"{name}.json"
+
     def data_cache(self, digest: str) -> Location:
         return self.location / "cache" / "data" / digest
 

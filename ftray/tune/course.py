@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from ftray.spec.schema import Spec
 from ftray.spec.tuning import TuneSpec
 from ftray.tune.schedulers import SCHEDULERS
 from ftray.tune.searchers import SEARCHERS, Config
+from ftray.tune.space import work
 from ftray.tune.standing import Outcome, Segment, Standing
 
 
@@ -116,7 +118,22 @@ class Course:
     def _draw(self, number: int) -> Standing:
         tried = [(trial.config, trial.value) for trial in self.drawn]
         draw = SEARCHERS[self.section.searcher]
-        return self.standing(str(number + 1), draw(self.section, self.spec.seed, number, tried))
+        place = self._order[number]
+        return self.standing(str(number + 1), draw(self.section, self.spec.seed, place, tried))
+
+    @cached_property
+    def _order(self) -> Sequence[int]:
+        """Of the draws: the longest trials first, so that at the end no slot waits for one that
+        began late. As they are drawn where one depends on those before, or where a budget may end
+        the sweep: it should have seen all of the space alike."""
+        numbers = range(self.section.count)
+        if self.section.searcher == "tpe" or any(
+            limit is not None for _, limit in self.section.budget
+        ):
+            return numbers
+        draw = SEARCHERS[self.section.searcher]
+        drawn = [draw(self.section, self.spec.seed, number, ()) for number in numbers]
+        return sorted(numbers, key=lambda number: -work(self.spec, drawn[number]))
 
     def finalists(self) -> list[Standing]:
         """Those of the search that are trained with other seeds too, best first."""

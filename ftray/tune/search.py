@@ -115,10 +115,10 @@ class _Feed(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         segment = self.course.next() if self.error is None else None
-        if segment is None:
-            return None if self.course.running else Searcher.FINISHED
-        if segment.donor:
+        if segment is not None and segment.donor:
             self._clone(segment.donor, segment.trial)
+        if segment is None or self.error is not None:
+            return None if self.course.running else Searcher.FINISHED
         news = segment.donor or segment.trial not in self.course.trials
         self.course.begin(segment)
         self.segments[trial_id] = segment

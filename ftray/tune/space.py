@@ -7,11 +7,21 @@ from typing import Any
 from ftray.spec.load import override
 from ftray.spec.schema import Spec
 
+_MANY_BLOCKS = 1000
+
 
 def trial_spec(spec: Spec, config: dict[str, Any]) -> Spec:
     """The spec of one trial: the values at their paths, at the scale of a trial."""
     assert spec.tune is not None
     return override(spec, {**config, "scale.workers": spec.tune.workers})
+
+
+def work(spec: Spec, config: dict[str, Any]) -> float:
+    """How long a trial takes, as far as its values tell, beside others of the same sweep: epochs
+    times blocks that train. What names no number of blocks counts as more than any number."""
+    blocks = config.get("train.unfreeze", 0)
+    epochs: int = config.get("train.epochs", spec.train.epochs)
+    return epochs * (1 + (blocks if isinstance(blocks, int) else _MANY_BLOCKS))
 
 
 def depth_variants(spec: Spec) -> tuple[Spec, ...]:

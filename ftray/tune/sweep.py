@@ -16,7 +16,14 @@ from ftray.train.channel import Listener
 from ftray.train.check import Checked
 from ftray.train.progress import BEST
 from ftray.train.record import recorded
-from ftray.train.run import Trained, both, claim_run, export_and_register, fit_run, prepare
+from ftray.train.run import (
+    Trained,
+    both,
+    claim_run,
+    export_and_register,
+    fit_run,
+    prepare,
+)
 from ftray.train.scale import check_scale, worker_resources
 from ftray.train.trunk_build import prepare_trunk
 from ftray.tune.course import Course

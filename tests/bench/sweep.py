@@ -192,6 +192,7 @@ def _against_the_formula(
     busy = {
         r["contender"]: sum(trial["seconds"] for trial in r["trials"]) / (os.cpu_count() or 1)
         for r in results
+        if "seconds" in r["trials"][0]
     }
     found = walls[UNCACHED.name] / walls[CACHED.name]
     return (

@@ -18,6 +18,7 @@ from ftray.cli import models, runs
 from ftray.models.folder import ModelInfo, publish
 from ftray.spec.load import override, parse
 from ftray.store.location import locate
+from ftray.store.promotion import promote
 from ftray.store.registry import Registry
 from ftray.store.root import Root
 from ftray.store.runs import RunFolder
@@ -67,7 +68,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Root:
             "reviews", target, run_id, {"accuracy": metrics["accuracy"]}, {"spec_digest": "s1"}
         )
         run.set_status(state="done", model=version.name, version=version.version)
-    Registry.open(root).promote("reviews:1", "production")
+    promote(Registry.open(root), "reviews:1", "production")
     return root
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from ftray.models.folder import ModelInfo
+from ftray.serve.backend import Answers
 
 LABELS = ("bad", "good", "mixed")
 INFO = ModelInfo.model_validate(
@@ -34,10 +34,11 @@ def scores(text: str) -> dict[str, float]:
 class FakeBackend:
     name, version, info = "reviews", 3, INFO
 
-    async def answer(self, texts: Sequence[str], top_k: int | None) -> list[Any]:
+    async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
         ranked = [sorted(scores(t).items(), key=lambda item: -item[1]) for t in texts]
         rows = [[{"label": label, "score": score} for label, score in row] for row in ranked]
-        return [row[0] for row in rows] if top_k is None else [row[:top_k] for row in rows]
+        chosen = [row[0] for row in rows] if top_k is None else [row[:top_k] for row in rows]
+        return Answers(self.version, LABELS, chosen)
 
     async def metrics_page(self) -> bytes:
         return b""

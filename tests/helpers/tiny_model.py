@@ -21,7 +21,9 @@ LABELS = ("bad", "good", "mixed")
 GOLDEN = ("A wonderful film.", "", "Dull, and far too long for what little happens in it.")
 
 
-def make_model(target: Path, name: str = "tiny", labels: Sequence[str] = LABELS) -> Location:
+def make_model(
+    target: Path, name: str = "tiny", labels: Sequence[str] = LABELS, seed: int = 7
+) -> Location:
     """The folder `target` as `ftray train` writes it, with golden answers; a second to make."""
     tree = {
         "name": name,
@@ -30,7 +32,7 @@ def make_model(target: Path, name: str = "tiny", labels: Sequence[str] = LABELS)
     }
     spec = parse(tree)
     base = find_pretrained(spec.model)
-    model = base.model(get_task(spec.task), labels, seed=7)
+    model = base.model(get_task(spec.task), labels, seed=seed)
     with torch.no_grad():
         # A fresh head answers nearly the same to everything.
         model.classifier.weight.mul_(40)

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from ftray.errors import ModelError
 from ftray.models.folder import FORMAT, ModelInfo, publish, read_info
-from ftray.models.predictor import GOLDEN_TOLERANCE, Predictor
+from ftray.models.predictor import BF16_TOLERANCE, GOLDEN_TOLERANCE, Predictor
 from ftray.store.location import Location, locate
 from ftray.store.root import MODEL_MANIFEST
 from tests.helpers.tiny_model import BASE, GOLDEN, LABELS, make_model
@@ -178,6 +178,30 @@ def test_rounding_does_not_break_the_golden_answers(copy: Path) -> None:
         item["probabilities"] = [p + GOLDEN_TOLERANCE / 2 for p in item["probabilities"]]
     change(copy, golden=golden)
     Predictor(locate(str(copy))).check_golden()
+
+
+def test_bf16_answers_nearly_the_same_and_holds_the_golden_answers(
+    copy: Path, predictor: Predictor
+) -> None:
+    halved = Predictor(locate(str(copy)), bf16=True)
+    halved.check_golden()
+    exact, rounded = predictor.logits(GOLDEN), halved.logits(GOLDEN)
+    assert rounded.dtype == torch.float32
+    gap = (exact.softmax(-1) - rounded.softmax(-1)).abs().max()
+    assert 0 < gap < BF16_TOLERANCE
+    plain = Predictor(locate(str(copy)))
+    plain.bf16 = True
+    assert torch.equal(rounded, plain.logits(GOLDEN)), "as autocast alone has it"
+
+
+def test_a_model_that_bf16_changes_says_how_to_serve_it(copy: Path) -> None:
+    golden = json.loads((copy / MODEL_MANIFEST).read_text())["golden"]
+    for item in golden:
+        item["probabilities"] = item["probabilities"][::-1]
+    change(copy, golden=golden)
+    wrong = problem(copy, lambda it: Predictor(it, bf16=True).check_golden())
+    assert "serve.precision to fp32" in wrong.fix
+    assert "serve.precision" not in problem(copy, lambda it: Predictor(it).check_golden()).fix
 
 
 def test_a_folder_without_its_manifest_is_no_model(copy: Path) -> None:

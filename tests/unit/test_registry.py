@@ -16,6 +16,7 @@ import pytest
 from ftray.errors import ModelError, RegistryError, StorageError
 from ftray.store.database import open_client
 from ftray.store.location import Location, locate
+from ftray.store.promotion import promote
 from ftray.store.registry import Registry, find_model
 from ftray.store.root import Root
 
@@ -65,7 +66,7 @@ def test_versions_aliases_and_lineage(root: Root) -> None:
     first, second = register(root, "reviews", 1), register(root, "reviews", 2)
     assert (first.version, second.version) == (1, 2)
     registry = Registry.open(root)
-    registry.promote("reviews:1", "production")
+    promote(registry, "reviews:1", "production")
     assert registry.resolve("reviews").version == 2
     assert registry.resolve("reviews@latest").version == 2
     found = registry.resolve("reviews@production")
@@ -77,7 +78,7 @@ def test_versions_aliases_and_lineage(root: Root) -> None:
     assert found.lineage["base_model"] == "bert"
     assert (found.folder / "ftray.json").is_file()
     # An alias moves: it never points to two versions.
-    registry.promote("reviews", "production")
+    promote(registry, "reviews", "production")
     assert registry.resolve("reviews@production").version == 2
     assert [v.aliases for v in registry.versions("reviews")] == [(), ("production",)]
     register(root, "other")
@@ -92,7 +93,7 @@ def test_registering_a_folder_again_gives_its_version(root: Root) -> None:
 
 def test_a_copied_root_answers_from_its_own_folders(root: Root, tmp_path: Path) -> None:
     register(root, "m")
-    Registry.open(root).promote("m", "best")
+    promote(Registry.open(root), "m", "best")
     copy = tmp_path / "elsewhere"
     shutil.copytree(root.location.path, copy)
     shutil.rmtree(root.location.path)
@@ -104,7 +105,7 @@ def test_a_copied_root_answers_from_its_own_folders(root: Root, tmp_path: Path) 
 def test_a_wrong_reference_says_what_there_is(root: Root) -> None:
     register(root, "reviews", 1)
     register(root, "reviews", 2)
-    Registry.open(root).promote("reviews:1", "best")
+    promote(Registry.open(root), "reviews:1", "best")
     hints = {
         "revews": "Did you mean reviews?",
         "reviews:7": "Versions of reviews: 1@best, 2",
@@ -125,7 +126,7 @@ def test_a_wrong_reference_says_what_there_is(root: Root) -> None:
 @pytest.mark.parametrize("alias", ["latest", "v3", "two words", "", "1st", "a@b"])
 def test_an_alias_is_a_word_that_mlflow_does_not_reserve(root: Root, alias: str) -> None:
     with pytest.raises(RegistryError, match="not a name for an alias"):
-        Registry.open(root).promote("m", alias)
+        promote(Registry.open(root), "m", alias)
 
 
 def test_a_version_whose_folder_is_gone_is_named(root: Root) -> None:

@@ -73,6 +73,31 @@ def test_a_full_batch_does_not_wait() -> None:
     assert asyncio.run(run()) < 5
 
 
+def test_who_comes_alone_does_not_wait_and_who_was_among_many_waits_for_them() -> None:
+    model = Model()
+
+    async def run() -> tuple[float, float]:
+        batcher = Batcher(model, Limits(8, 0.2))
+        clock = asyncio.get_running_loop().time
+        start = clock()
+        await batcher.submit(["a"])
+        await batcher.submit(["b"])
+        alone = clock() - start
+        await asyncio.gather(*(batcher.submit([name]) for name in "cdef"))
+        first = asyncio.create_task(batcher.submit(["g"]))
+        await asyncio.sleep(0.05)
+        await asyncio.gather(first, *(batcher.submit([name]) for name in "hij"))
+        for _ in range(20):  # the others have gone
+            await batcher.submit(["k"])
+        start = clock()
+        await batcher.submit(["l"])
+        return alone, clock() - start
+
+    alone, again = asyncio.run(run())
+    assert alone < 0.1 and again < 0.1
+    assert model.sizes[:4] == [1, 1, 4, 4]
+
+
 def test_rows_that_arrive_during_a_call_go_together_in_the_next() -> None:
     model = Model()
 

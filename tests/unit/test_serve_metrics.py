@@ -10,19 +10,20 @@ from ftray.serve.metrics import Metrics, page
 
 
 def test_the_page_has_each_replicas_counts_once() -> None:
-    replicas = [Metrics("reviews", "3", name) for name in ("one", "two")]
+    replicas = [Metrics("reviews", name) for name in ("one", "two")]
     for number, replica in enumerate(replicas, 1):
         for _ in range(number):
-            replica.count_request("/v1/predict", 200)
-            replica.count_prediction(0.015)
-            replica.count_batch(8)
+            replica.count_request("3", "/v1/predict", 200)
+            replica.count_prediction("3", 0.015)
+            replica.count_batch(3, 8)
     # As they come from other processes.
-    snapshots = [pickle.loads(pickle.dumps(replica.snapshot())) for replica in replicas]
+    snapshots = [pickle.loads(pickle.dumps(replica.snapshot(3))) for replica in replicas]
     families = {f.name: f for f in text_string_to_metric_families(page(snapshots).decode())}
     assert set(families) == {
         "ftray_requests",
         "ftray_predict_seconds",
         "ftray_batch_rows",
+        "ftray_shadow_rows",
         "ftray_replica_up",
     }
     counted = {s.labels["replica"]: s for s in families["ftray_requests"].samples}

@@ -19,7 +19,7 @@ from tests.helpers.fake_backend import INFO, LABELS, FakeBackend, scores
 
 @pytest.fixture(scope="module")
 def metrics() -> Metrics:
-    return Metrics("reviews", "3", "one")
+    return Metrics("reviews", "one")
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def test_requests_are_counted_by_protocol(client: TestClient, metrics: Metrics) 
     client.get("/nothing/at/all")
     counted = {
         (sample.labels["path"], sample.labels["status"])
-        for family in metrics.snapshot()
+        for family in metrics.snapshot(3)
         for sample in family.samples
         if sample.name == "ftray_requests_total"
     }

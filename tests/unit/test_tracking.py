@@ -20,6 +20,7 @@ import pytest
 from ftray.store import tracking
 from ftray.store.database import import_quietly
 from ftray.store.location import locate
+from ftray.store.promotion import promote
 from ftray.store.registry import Registry
 from ftray.store.root import Root
 from ftray.store.tracking import Tracker, flatten
@@ -233,7 +234,7 @@ def _register_and_find(root: Root, server: Server) -> None:
         folder = root.models("reviews") / f"20260101-000000-aaaaa{number}"
         (folder / "ftray.json").write_json({"name": "reviews"})
         registry.register("reviews", folder, folder.name, {"accuracy": 0.5}, {"data_digest": "d"})
-    assert registry.promote("reviews:1", "production").aliases == ("production",)
+    assert promote(registry, "reviews:1", "production").aliases == ("production",)
     found = registry.resolve("reviews@production")
     assert (found.version, found.metrics, found.lineage["data_digest"]) == (
         1,

@@ -1,0 +1,149 @@
+"""The versions that a replica holds: the current one, and one on trial beside it.
+
+A change of the route loads the new version while the old one answers; the two change places once
+the new one has given its golden answers. Requests that have begun end where they began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ftray.errors import FtrayError
+from ftray.serve.backend import Answers
+from ftray.serve.batcher import Overloaded
+from ftray.serve.judge import Judge
+from ftray.serve.live import LiveModel
+from ftray.store.routes import Route, Stop, Trial
+
+_log = logging.getLogger(__name__)
+
+Load = Callable[[Stop], LiveModel]
+"""Raises ModelError when the version does not prove itself."""
+
+
+@dataclass
+class _OnTrial:
+    trial: Trial
+    model: LiveModel
+    judge: Judge = field(default_factory=Judge)
+
+
+class Shelf:
+    """Follows a route: `update` is called by one thread at a time, `answer` on the event loop."""
+
+    def __init__(
+        self,
+        current: LiveModel,
+        load: Load,
+        end_trial: Callable[[Trial, str], None],
+        count_shadow: Callable[[int | None, bool], None],
+    ) -> None:
+        """end_trial: told of a trial that ends badly, and why; count_shadow: told of each text
+        that a version in the shadow answered, and whether its label was the current version's."""
+        self.current = current
+        self._load = load
+        self._end_trial = end_trial
+        self._count_shadow = count_shadow
+        self._trial: _OnTrial | None = None
+        self._refused: Stop | Trial | None = None  # not to be loaded again and again
+        self._shadows: set[asyncio.Task[None]] = set()
+
+    async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
+        """By one version. Raises what its model raises."""
+        on_trial = self._trial
+        if on_trial is None:
+            return await self.current.answer(texts, top_k)
+        chosen = random.random() < on_trial.trial.share
+        if on_trial.trial.shadow:
+            answers = await self._judged(on_trial, False, texts, top_k)
+            if chosen:
+                self._start_shadow(on_trial, texts, answers)
+            return answers
+        return await self._judged(on_trial, chosen, texts, top_k)
+
+    async def _judged(
+        self, on_trial: _OnTrial, tried: bool, texts: Sequence[str], top_k: int | None
+    ) -> Answers:
+        model = on_trial.model if tried else self.current
+        began = time.perf_counter()
+        try:
+            answers = await model.answer(texts, top_k)
+        except (Overloaded, asyncio.CancelledError):
+            raise
+        except Exception:
+            on_trial.judge.failed(tried)
+            raise
+        on_trial.judge.answered(tried, time.perf_counter() - began)
+        return answers
+
+    def _start_shadow(self, on_trial: _OnTrial, texts: Sequence[str], told: Answers) -> None:
+        task = asyncio.get_running_loop().create_task(self._shadow(on_trial, texts, told))
+        self._shadows.add(task)  # the loop itself keeps no task alive
+        task.add_done_callback(self._shadows.discard)
+
+    async def _shadow(self, on_trial: _OnTrial, texts: Sequence[str], told: Answers) -> None:
+        try:
+            shadow = await self._judged(on_trial, True, texts, 1)
+        except Overloaded:
+            return
+        except Exception:  # noqa: BLE001 - counted, and nobody waits for it
+            _log.warning("version %s failed in the shadow", on_trial.model.version, exc_info=True)
+            return
+        for ours, theirs in zip(told.outputs, shadow.outputs, strict=True):
+            self._count_shadow(on_trial.model.version, _label(ours) == _label(theirs))
+
+    def update(self, route: Route) -> None:
+        """Hold what `route` says, as far as it proves itself."""
+        self._judge()
+        if route.current.version != self.current.version and route.current != self._refused:
+            self._advance(route.current)
+        known = None if self._trial is None else self._trial.trial
+        if route.trial != known and (route.trial is None or route.trial != self._refused):
+            self._try(route.trial)
+
+    def _advance(self, stop: Stop) -> None:
+        on_trial, old = self._trial, self.current
+        if on_trial is not None and on_trial.trial.stop == stop:
+            self.current, self._trial = on_trial.model, None
+        else:
+            try:
+                self.current = self._load(stop)
+            except FtrayError as error:
+                self._refused = stop
+                _log.error("version %s goes on: %s", old.version, error)
+                return
+        old.close()
+        _log.warning("version %s answers in place of %s", self.current.version, old.version)
+
+    def _try(self, trial: Trial | None) -> None:
+        if self._trial is not None:
+            self._trial.model.close()
+            self._trial = None
+        if trial is None or trial.stop.version == self.current.version:
+            return
+        try:
+            self._trial = _OnTrial(trial, self._load(trial.stop))
+        except FtrayError as error:
+            self._fail(trial, str(error))
+
+    def _judge(self) -> None:
+        if self._trial is not None and (why := self._trial.judge.verdict()):
+            trial = self._trial.trial
+            self._try(None)
+            self._fail(trial, why)
+
+    def _fail(self, trial: Trial, why: str) -> None:
+        self._refused = trial
+        _log.error("the trial of version %s ends: %s", trial.stop.version, why)
+        self._end_trial(trial, why)
+
+
+def _label(output: Any) -> Any:
+    """The likeliest one, of either shape of an output."""
+    return (output[0] if isinstance(output, list) else output)["label"]

@@ -1,0 +1,250 @@
+"""Requests a second and latency of a served model, side by side with LitServe, with a FastAPI
+application around a `pipeline`, and with the bare forward pass.
+
+    python tests/bench/serving.py [--clients 1 8 64] [--seconds 10] [--turns 2] [--out F.json]
+
+Needs `wrk`, and installs LitServe for itself. All answer the same reviews with the same MiniLM in
+the same precision, one thread for the model; client and server share the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contest import HERE, Result, Stage, stage
+from measure import Sample, table
+
+from ftray.spec.load import dump, override
+
+LITSERVE = "litserve==0.2.19"
+BATCH = 32
+TEXTS = 512
+START_SECONDS = 120.0
+WARM_UP_SECONDS = 3
+
+
+@dataclass(frozen=True)
+class Contender:
+    """command: with MODEL and PORT to be filled in; path and key: where texts go, and as what."""
+
+    name: str
+    command: tuple[str, ...]
+    path: str = "/predict"
+    key: str = "text"
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+_FTRAY = ("-m", "ftray", "serve", "MODEL", "--port", "PORT")
+FTRAY = Contender("ftray", _FTRAY, "/v1/predict", "inputs")
+OWN_PROXY = Contender(
+    "ftray, Ray's own proxy",
+    _FTRAY,
+    "/v1/predict",
+    "inputs",
+    (("RAY_SERVE_ENABLE_HA_PROXY", "0"),),
+)
+LIT = Contender("LitServe", (str(HERE / "serve_litserve.py"), "MODEL", "PORT"))
+FASTAPI = Contender("FastAPI + pipeline", (str(HERE / "serve_fastapi.py"), "MODEL", "PORT"))
+CONTENDERS = (FTRAY, OWN_PROXY, LIT, FASTAPI)
+BARE = "bare forward"
+
+
+def main() -> None:
+    options = _options()
+    if shutil.which("wrk") is None:
+        raise SystemExit("wrk is missing: it is a package of Debian and Homebrew")
+    os.environ.pop("RAY_ADDRESS", None)
+    contenders = [c for c in CONTENDERS if not options.only or c.name in options.only]
+    results: list[Result] = []
+    with stage(600, 1, held_out=TEXTS) as here:
+        model = _trained(here)
+        peers = here.folder / "peers"
+        _run("-m", "pip", "install", "--quiet", "--target", str(peers), LITSERVE)
+        texts = _texts(here, TEXTS)
+        for turn in range(options.turns):
+            bare = json.loads(_run(str(HERE / "serve_bare.py"), model, str(here.folder / "texts")))
+            results.append({"turn": turn, "contender": BARE, **bare})
+            for contender in contenders[:: 1 if turn % 2 == 0 else -1]:
+                with running(contender, model, peers, here.folder) as url:
+                    for clients in options.clients:
+                        found = load(contender, url, texts, here.folder, clients, options.seconds)
+                        results.append({"turn": turn, "contender": contender.name, **found})
+                        _say(results[-1])
+    print(report(results, [c.name for c in contenders], options.clients), flush=True)
+    if options.out:
+        Path(options.out).write_text(json.dumps(results, indent=2))
+
+
+def _trained(here: Stage) -> str:
+    """The folder of a model whose head alone was trained: what it answers does not matter."""
+    changes = {
+        "train.unfreeze": 0,
+        "train.epochs": 1,
+        "train.baselines": False,
+        "scale.workers": 1,
+        "serve.precision": "bf16",
+        "serve.batch.max_size": BATCH,
+    }
+    spec = here.folder / "spec.yaml"
+    spec.write_text(dump(override(here.spec, changes)))
+    folder: str = json.loads(_run("-m", "ftray", "train", str(spec), "--json"))["model_dir"]
+    return folder
+
+
+def _run(*command: str) -> str:
+    """The last line that a Python command prints."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr.decode()[-4000:]}")
+    return (done.stdout.decode().splitlines() or [""])[-1]
+
+
+def _texts(here: Stage, count: int) -> list[str]:
+    """Reviews of the test split, also written as JSON lines to the file `texts`."""
+    lines = Path(str(here.spec.data.test)).read_text(encoding="utf-8").splitlines()[:count]
+    texts = [json.loads(line)["text"] for line in lines]
+    (here.folder / "texts").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    return texts
+
+
+@contextmanager
+def running(contender: Contender, model: str, peers: Path, folder: Path) -> Iterator[str]:
+    """The URL of the contender's server, once it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    places = {"MODEL": model, "PORT": port}
+    environment = {
+        **os.environ,
+        **dict(contender.environment),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        **({"PYTHONPATH": str(peers)} if contender is LIT else {}),
+    }
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, *(places.get(word, word) for word in contender.command)],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _await(contender, url, server, folder / "server.log")
+            yield url
+        finally:
+            server.send_signal(signal.SIGINT)
+            try:
+                server.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, signal.SIGKILL)
+
+
+def _await(contender: Contender, url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    body = json.dumps({contender.key: "a film"}).encode()
+    headers = {"content-type": "application/json"}
+    while server.poll() is None and time.monotonic() < end:
+        try:
+            request = urllib.request.Request(url + contender.path, body, headers)
+            urllib.request.urlopen(request, timeout=5).close()
+            return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.2)
+    raise SystemExit(f"{contender.name} does not answer:\n{log.read_text()[-4000:]}")
+
+
+def load(
+    contender: Contender, url: str, texts: Sequence[str], folder: Path, clients: int, seconds: int
+) -> Result:
+    """What so many clients got, each of which asks again as soon as it has its answer."""
+    bodies = folder / "bodies"
+    bodies.write_text("".join(json.dumps({contender.key: text}) + "\n" for text in texts))
+    command = ["wrk", "-t1", f"-c{clients}", "--timeout", "30s", "-s", str(HERE / "post.lua")]
+    environment = {**os.environ, "BODIES": str(bodies)}
+    for duration in (WARM_UP_SECONDS, seconds):
+        done = subprocess.run(
+            [*command, f"-d{duration}s", url + contender.path],
+            env=environment,
+            capture_output=True,
+            check=True,
+        )
+    found: dict[str, Any] = json.loads(done.stdout.decode().splitlines()[-1])
+    if found["errors"]:
+        raise SystemExit(f"{contender.name}: {found['errors']} requests failed")
+    return {"clients": clients, **found}
+
+
+def report(results: Sequence[Result], names: Sequence[str], clients: Sequence[int]) -> str:
+    """Requests a second and milliseconds by contender and number of clients, medians of the
+    turns, and the ratios that matter, turn by turn."""
+
+    def sample(name: str, count: int, key: str) -> Sample:
+        found = [r for r in results if r["contender"] == name and r["clients"] == count]
+        return Sample(tuple(r[key] for r in found))
+
+    def bare(key: str) -> Sample:
+        return Sample(tuple(r[key] for r in results if r["contender"] == BARE))
+
+    rows = []
+    for count in clients:
+        for name in names:
+            rate = sample(name, count, "rate")
+            times = [f"{sample(name, count, key).median:.1f}" for key in ("p50", "p95", "p99")]
+            ratio = sample(FTRAY.name, count, "rate").over(rate) if FTRAY.name in names else rate
+            over = "" if name == FTRAY.name else ratio.median_and_range(2)
+            rows.append([str(count), name, rate.median_and_range(0), *times, over])
+    header = ["clients", "", "requests/s", "p50 ms", "p95 ms", "p99 ms", "ftray over it"]
+    lines = [table(header, rows), "", "bare forward, rows/s: "]
+    kinds = {"single": "one by one", "batched": f"batches of {BATCH}", "sorted": "of like length"}
+    lines[-1] += ", ".join(f"{text} {bare(k).median_and_range(0)}" for k, text in kinds.items())
+    if FTRAY.name in names:
+        most = sample(FTRAY.name, max(clients), "rate").over(bare("batched"))
+        lines.append(
+            f"ftray at {max(clients)} clients over the batches: {most.median_and_range(2)}"
+        )
+        if 1 in clients:
+            alone = [1000 / rate for rate in bare("single").values]
+            p50 = sample(FTRAY.name, 1, "p50").values
+            more = Sample(tuple(a - b for a, b in zip(p50, alone, strict=True)))
+            lines.append(f"ftray's p50 for one client, beyond the forward: {more.median:.1f} ms")
+    return "\n".join(lines)
+
+
+def _say(result: Result) -> None:
+    line = f"{result['contender']}, {result['clients']}: {result['rate']:.0f}/s"
+    print(f"{line}, p50 {result['p50']:.1f} ms", file=sys.stderr, flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Serving, side by side.")
+    parser.add_argument("--clients", nargs="+", type=int, default=[1, 8, 64])
+    parser.add_argument("--seconds", type=int, default=10, help="of each measurement")
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of the contenders")
+    parser.add_argument("--out", help="JSON file for the figures of every run")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

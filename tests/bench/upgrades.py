@@ -1,0 +1,101 @@
+"""A service under constant load: promoted, rolled back, its replicas and its proxy killed.
+
+    python -m tests.bench.upgrades [--callers 16] [--changes 10] [--kills 2]
+
+Every answer is compared with that of the version which it names. A request fails when it gets no
+answer, another status than 200, or the answer of another version; callers try once more where the
+proxy was killed under their connection, as HTTP clients do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+
+from ftray.store.promotion import promote, roll_back
+from ftray.store.registry import Registry
+from tests.helpers.upgrades import ALIAS, NAME, Callers, answers_of, register_versions
+
+VERSIONS = (1, 2, 3)
+
+
+def main() -> None:
+    options = _options()
+    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
+        os.environ.pop(name, None)
+    with tempfile.TemporaryDirectory(prefix="upgrades-") as folder:
+        registry = register_versions(Path(folder), len(VERSIONS))
+        promote(registry, f"{NAME}:1", ALIAS)
+        command = ["serve", f"{NAME}@{ALIAS}", "--storage", folder, "--replicas", "2", "--json"]
+        server = subprocess.Popen(
+            [sys.executable, "-m", "ftray", *command, "--port", "8123"], stdout=subprocess.PIPE
+        )
+        try:
+            assert server.stdout is not None
+            url = json.loads(server.stdout.readline())["url"]
+            callers = Callers(url, answers_of(registry, VERSIONS))
+            with callers.asking(options.callers):
+                _upset(registry, callers, server.pid, options)
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(60)
+    _report(callers)
+
+
+def _upset(registry: Registry, callers: Callers, server: int, options: argparse.Namespace) -> None:
+    current = 1
+    kills = ["ray::ServeReplica"] * options.kills + ["haproxy"]
+    for number in range(options.changes):
+        if number % 3 == 2:
+            current = roll_back(registry, NAME, ALIAS).version
+        else:
+            current = random.choice([v for v in VERSIONS if v != current])
+            promote(registry, f"{NAME}:{current}", ALIAS)
+        began = time.monotonic()
+        callers.wait_for({current})
+        print(f"version {current} answers after {time.monotonic() - began:.1f} s", flush=True)
+        if kills and number >= 2:
+            _kill(server, kills.pop(0))
+            time.sleep(15)  # until it is there again
+
+
+def _kill(server: int, name: str) -> None:
+    family = psutil.Process(server).children(recursive=True)
+    found = [p for p in family if name in " ".join(p.cmdline()) or name in p.name()]
+    chosen = random.choice(found)
+    print(f"SIGKILL to {chosen.name()}, one of {len(found)}", flush=True)
+    chosen.kill()
+
+
+def _report(callers: Callers) -> None:
+    answered = Counter(version for _, version in callers.seen)
+    gaps = sorted(when for when, _ in callers.seen)
+    longest = max(b - a for a, b in zip(gaps, gaps[1:], strict=False))
+    print(f"answered: {answered.total()} ({dict(answered)}), failed: {len(callers.wrong)}")
+    print(f"longest time without any answer: {longest:.2f} s")
+    for line, count in Counter(callers.wrong).most_common(5):
+        print(f"  {count} x {line}")
+    raise SystemExit(1 if callers.wrong else 0)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="A service that is upset, under load.")
+    parser.add_argument("--callers", type=int, default=16)
+    parser.add_argument("--changes", type=int, default=10, help="promotions and rollbacks")
+    parser.add_argument("--kills", type=int, default=2, help="of replicas; the proxy's comes after")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Versions of one model that tell themselves apart, and callers that never stop asking."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from ftray.models.predictor import Predictor
+from ftray.store.registry import Registry
+from ftray.store.root import open_root
+from tests.helpers.tiny_model import make_model, tamper
+
+NAME, ALIAS = "tiny", "live"
+TEXTS = ("A wonderful film.", "Dull.", "It is neither good nor bad, only long.", "naïve 🎬")
+CLOSE = 1e-4
+
+
+def register_versions(storage: Path, count: int, broken: tuple[int, ...] = ()) -> Registry:
+    """So many versions of `tiny`, each with a head of its own; those in `broken` do not give their
+    golden answers."""
+    root = open_root(str(storage))
+    registry = Registry.open(root)
+    for number in range(1, count + 1):
+        folder = make_model(Path(root.models(NAME).path) / f"run-{number}", seed=number)
+        registry.register(NAME, folder, f"run-{number}", {"accuracy": 0.5})
+        if number in broken:
+            tamper(Path(folder.path))
+    return registry
+
+
+def answers_of(registry: Registry, versions: tuple[int, ...]) -> dict[int, list[dict[str, float]]]:
+    """What each version says to TEXTS: label -> probability."""
+    found = {}
+    for version in versions:
+        predictor = Predictor(registry.resolve(f"{NAME}:{version}").folder)
+        rows = predictor.answers(TEXTS, len(predictor.info.labels))
+        found[version] = [{item["label"]: item["score"] for item in row} for row in rows]
+    return found
+
+
+class Callers:
+    """Ask on and on; what they got is looked at afterwards."""
+
+    def __init__(self, url: str, expected: dict[int, list[dict[str, float]]]) -> None:
+        self.url = url
+        self.expected = expected
+        self.seen: list[tuple[float, int]] = []
+        """When an answer came, and of which version."""
+        self.wrong: list[str] = []
+        self._over = threading.Event()
+
+    @contextmanager
+    def asking(self, count: int) -> Iterator[None]:
+        threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(count)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            for thread in threads:
+                thread.join()
+
+    def versions_since(self, moment: float) -> set[int]:
+        return {version for when, version in self.seen if when >= moment}
+
+    def wait_for(self, versions: set[int], seconds: float = 30.0) -> None:
+        """Until only these answer, as far as 40 answers tell."""
+        end = time.monotonic() + seconds
+        while {version for _, version in self.seen[-40:]} != versions:
+            assert time.monotonic() < end, f"{self.seen[-5:]} and not {versions}; {self.wrong[:3]}"
+            time.sleep(0.05)
+
+    def _ask(self, number: int) -> None:
+        with httpx.Client(base_url=self.url, timeout=30) as client:
+            while not self._over.is_set():
+                place = number % len(TEXTS)
+                number += 1
+                try:
+                    self._look(client.post("/v1/predict", json=_body(place)), place)
+                except httpx.HTTPError as error:
+                    self.wrong.append(f"{type(error).__name__}: {error}")
+
+    def _look(self, response: httpx.Response, place: int) -> None:
+        if response.status_code != 200:
+            self.wrong.append(f"{response.status_code}: {response.text[:200]}")
+            return
+        body = response.json()
+        version = body["version"]
+        self.seen.append((time.monotonic(), version))
+        (row,) = body["outputs"]
+        told = {item["label"]: item["score"] for item in row}
+        known = self.expected[version][place]
+        gap = max(abs(told[label] - known[label]) for label in known)
+        if gap > CLOSE or response.headers["x-ftray-version"] != str(version):
+            self.wrong.append(f"version {version} is off by {gap}: {response.headers}")
+
+
+def _body(place: int) -> dict[str, Any]:
+    return {"inputs": [TEXTS[place]], "top_k": 9}
