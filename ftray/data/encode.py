@@ -1,25 +1,27 @@
 """From clean rows to token ids in the cache: made once by Ray Data, found again by later runs.
 
-A split is cut into shards of `SHARD_ROWS` rows. A Ray task encodes a shard and writes it itself, so
-rows pass through the driver once and their order is that of the file names. On a local root all is
-written beside the final folder and renamed into place; on an object store the manifest is written
-last. Either way two runs that encode the same rows at once both end with the same folder.
+A split is cut into shards of `SHARD_ROWS` rows. Many are encoded by Ray tasks, each of which writes
+its shard itself: rows pass through the driver once, and their order is that of the file names. On a
+local root all is written beside the final folder and renamed into place; on an object store the
+manifest is written last. Either way two runs that encode the same rows at once both end with the
+same folder.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from ftray import digest
+from ftray.cluster import is_this_machine
 from ftray.data.dataset import Dataset
 from ftray.data.encoded import (
     QUARANTINE,
@@ -46,6 +48,8 @@ __all__ = ["EncodedDataset", "EncodedSplit", "encode_dataset", "open_encoded"]
 ENCODING_VERSION = 1
 """Part of the digest: raise it when shards change in what they hold."""
 SHARD_ROWS = 4096
+_ROWS_HERE = 4 * SHARD_ROWS
+"""Which the driver encodes itself where it is the cluster: to start a process takes longer."""
 
 
 def encode_dataset(
@@ -123,10 +127,7 @@ def _unwritable(folder: Location, error: OSError) -> FtrayError:
 def _write_shards(
     dataset: Dataset, work: Location, tokenizer_path: str, spec: Spec
 ) -> dict[str, list[Shard]]:
-    """Encode and write all splits in one Ray Data run; the shards of each, in order."""
-    import ray.data
-    from ray.exceptions import RayError
-
+    """Encode and write all splits; the shards of each, in order."""
     blocks = [block for split in dataset.splits for block in _blocks(dataset, split)]
     write = partial(
         _write_shard,
@@ -136,27 +137,40 @@ def _write_shards(
         model=spec.model,
         folder=work,
     )
-    with quiet_ray_data(raise_original=True):
-        try:
-            source = ray.data.from_arrow(blocks)
-            # To start a process for each small split takes longer than to encode them all in one.
-            few = sum(block.num_rows for block in blocks) <= SHARD_ROWS
-            pool = ray.data.TaskPoolStrategy(size=1 if few else None)
-            written = source.map_batches(
-                write, batch_format="pyarrow", batch_size=None, compute=pool
-            )
-            rows = written.take_all()
-        except RayError as error:
-            if known := find(error):
-                raise known from None
-            problem = f"encoding failed: {error}"
-            raise RunFailed.of("data", None, problem, "see the log of the Ray task") from error
+    count = sum(block.num_rows for block in blocks)
+    if count <= _ROWS_HERE and is_this_machine():
+        rows = [row for block in blocks for row in write(block).to_pylist()]
+    else:
+        # To start a process for each small split takes longer than to encode them all in one.
+        rows = _write_everywhere(write, blocks, processes=1 if count <= SHARD_ROWS else None)
     shards = sorted((Shard(**row) for row in rows), key=lambda shard: shard.file)
     _check_written(work, shards, blocks)
     return {
         split: [shard for shard in shards if shard.file.rpartition("-")[0] == split]
         for split in dataset.splits
     }
+
+
+def _write_everywhere(
+    write: Callable[[pa.Table], pa.Table], blocks: list[pa.Table], processes: int | None
+) -> list[dict[str, Any]]:
+    """By Ray Data, in so many processes of the cluster, or as many as it has room for."""
+    import ray.data
+    from ray.exceptions import RayError
+
+    with quiet_ray_data(raise_original=True):
+        try:
+            pool = ray.data.TaskPoolStrategy(size=processes)
+            written = ray.data.from_arrow(blocks).map_batches(
+                write, batch_format="pyarrow", batch_size=None, compute=pool
+            )
+            rows: list[dict[str, Any]] = written.take_all()
+        except RayError as error:
+            if known := find(error):
+                raise known from None
+            problem = f"encoding failed: {error}"
+            raise RunFailed.of("data", None, problem, "see the log of the Ray task") from error
+    return rows
 
 
 def _blocks(dataset: Dataset, split: str) -> Iterator[pa.Table]:
@@ -180,7 +194,7 @@ def _write_shard(
     model: ModelSpec,
     folder: Location,
 ) -> pa.Table:
-    """Runs in a Ray worker: encode the rows of one shard, write it, and say what was written."""
+    """Encode the rows of one shard, write it, and say what was written."""
     (name,) = set(block["file"].to_pylist())
     tokenizer = _tokenizer(tokenizer_path, model)
     ids = get_task(task).encode(tokenizer, block["text"].to_pylist(), max_length)

@@ -235,18 +235,19 @@ class _Probe:
 
 
 def _depends_on(output: torch.Tensor, parameters: dict[str, Any]) -> dict[str, None]:
-    import torch
-
-    if output.grad_fn is None:
-        return {}
-    gradients = torch.autograd.grad(
-        output.float().sum(), list(parameters.values()), retain_graph=True, allow_unused=True
-    )
-    return {
-        name: None
-        for name, gradient in zip(parameters, gradients, strict=True)
-        if gradient is not None
-    }
+    """Names of the parameters at the ends of the graph that a backward pass from `output` would
+    walk; no gradient is computed."""
+    found: set[int] = set()
+    seen: set[Any] = set()
+    waiting = [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        found.add(id(getattr(node, "variable", None)))
+        waiting.extend(before for before, _ in node.next_functions)
+    return {name: None for name, parameter in parameters.items() if id(parameter) in found}
 
 
 def _plan(model: nn.Module, trainable: list[str], frozen: list[str], blocks: int) -> FreezePlan:

@@ -24,6 +24,8 @@ def fast_ingress() -> Iterator[None]:
         settings = {
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            # HAProxy hears at once which replica goes; Ray would wait for slower balancers.
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
             "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
             "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(_CLIENT_S),
             # A prediction changes nothing: a request whose replica died goes to another one.

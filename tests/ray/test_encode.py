@@ -37,6 +37,7 @@ LABELS = ("neg", "pos")
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(encode, "SHARD_ROWS", 7)
+    monkeypatch.setattr(encode, "_ROWS_HERE", 0)
 
 
 @pytest.fixture
@@ -255,3 +256,15 @@ def test_a_root_that_the_nodes_do_not_share_is_named(spec, tmp_path):
     elsewhere = [encode.Shard("test-00000.arrow", 4, 1000)]
     with pytest.raises(StorageError, match="other nodes"):
         encode._check_written(locate(str(tmp_path)), elsewhere, blocks)
+
+
+def test_few_rows_are_encoded_alike_in_the_driver(
+    spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_ray = run(spec, root_at(tmp_path / "ray"))
+    monkeypatch.setattr(encode, "_ROWS_HERE", 1000)
+    here = run(spec, root_at(tmp_path / "here"))
+    files = by_ray.location.files()
+    assert files == here.location.files()
+    for file in files:
+        assert (by_ray.location / file).read_bytes() == (here.location / file).read_bytes(), file
