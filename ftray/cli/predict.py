@@ -25,19 +25,25 @@ def predict(
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """The prediction and its score for every row, in order, beside the row's own columns."""
+    """The prediction and its score for every row, in order, beside the row's own columns. A run
+    that was killed goes on with the same command."""
     from ftray.cluster import session
     from ftray.serve import batch, output
+    from ftray.serve.parts import Parts, run_key
     from ftray.serve.settings import find, parse
 
     target = output.open_output(out, overwrite)
-    served, _ = find(parse({"model": model, "storage": storage}))
+    served, spec = find(parse({"model": model, "storage": storage}))
     rows = batch.read_rows(served, data, text, encoding)
-    if rows.left_out:
-        say(f"{rows.left_out:,} rows of {data} cannot be read and are left out")
+    bf16 = spec.precision == "bf16"
+    parts = Parts(target, run_key(served.info, bf16, rows.texts))
     with session(), _silence():
-        predictions, scores = batch.predict(served, rows.texts)
+        predictions, scores = batch.predict(served, rows.texts, bf16, parts)
     output.write(target, rows.values, predictions, scores)
+    parts.delete()
+    if rows.left_out:
+        file = output.write_left_out(target, rows.left_out)
+        say(f"{len(rows.left_out):,} rows of {data} cannot be read and are left out: see {file}")
     if as_json:
         done = {"model": served.name, "version": served.version, "rows": len(rows.texts)}
         emit({**done, "out": target.url})

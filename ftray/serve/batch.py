@@ -18,6 +18,7 @@ from ftray.data.rows import Source
 from ftray.data.sources import rows_of
 from ftray.errors import DataError, FtrayError, RunFailed
 from ftray.serve.output import OUTCOME
+from ftray.serve.parts import COLUMNS, Parts
 from ftray.serve.settings import ServedModel
 from ftray.store.location import locate
 from ftray.tasks import get_task
@@ -39,8 +40,8 @@ class Rows:
     """Column -> value, as found."""
     texts: list[str]
     """What the model reads of each row."""
-    left_out: int
-    """Rows that cannot be read, where the model's spec says to skip those."""
+    left_out: list[dict[str, Any]]
+    """Rows that cannot be read and why, where the model's spec says to skip those."""
 
 
 def read_rows(model: ServedModel, source: str, text: str | None, encoding: str | None) -> Rows:
@@ -61,43 +62,56 @@ def read_rows(model: ServedModel, source: str, text: str | None, encoding: str |
     for name in OUTCOME:
         if any(name in row for row in values):
             raise DataError.of("--data", source, f"has a column {name} already", "rename it")
-    return Rows(values, [item.row["text"] for item in part.kept], len(part.dropped))
+    left_out = [row.to_json() for row in part.dropped]
+    return Rows(values, [item.row["text"] for item in part.kept], left_out)
 
 
-def predict(model: ServedModel, texts: Sequence[str]) -> tuple[list[str], list[float]]:
-    """The likeliest label of each text and its probability, in the order of `texts`.
+def predict(
+    model: ServedModel, texts: Sequence[str], bf16: bool, parts: Parts
+) -> tuple[list[str], list[float]]:
+    """The likeliest label of each text and its probability, in the order of `texts`; what `parts`
+    holds already is not computed again.
 
     Needs a connection to Ray. Raises ModelError when the model no longer gives its golden answers,
-    ClusterError when not one actor fits, RunFailed when Ray Data fails.
+    ClusterError when not one actor fits, DataError where parts cannot be written, RunFailed when
+    Ray Data fails.
     """
     from ray.exceptions import RayError
 
     each = Resources(1, 1 if has_gpus() else 0)
     require(1, each, "ftray predict")
-    try:
-        with quiet_ray_data():
-            return _gathered(_scored(model, texts, each), len(texts))
-    except RayError as error:
-        last = str(error).strip().splitlines()[-1]
-        raise RunFailed.of(model.name, None, last, "see the logs of Ray Data") from error
+    known = set(parts.read()["row"].to_pylist())
+    missing = [row for row in range(len(texts)) if row not in known]
+    if missing:
+        try:
+            with quiet_ray_data():
+                _keep(_scored(model, texts, missing, bf16, each), parts)
+        except RayError as error:
+            last = str(error).strip().splitlines()[-1]
+            raise RunFailed.of(model.name, None, last, "see the logs of Ray Data") from error
+    answers = parts.read()
+    assert answers["row"].to_pylist() == list(range(len(texts))), "Ray Data lost rows"
+    return answers["prediction"].to_pylist(), answers["score"].to_pylist()
 
 
-def _scored(model: ServedModel, texts: Sequence[str], each: Resources) -> Any:
+def _scored(
+    model: ServedModel, texts: Sequence[str], rows: Sequence[int], bf16: bool, each: Resources
+) -> Any:
     """A Ray data set of (row, prediction, score), in any order."""
     import ray.data
 
     # Rows of like length side by side: little padding. The longest first: no straggler at the end.
-    order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
-    rows = pa.table(
+    order = sorted(rows, key=lambda index: -len(texts[index]))
+    table = pa.table(
         {
             "row": pa.array(order, pa.int64()),
             "text": pa.array([texts[i] for i in order], pa.large_string()),
         }
     )
-    blocks = [rows.slice(start, BLOCK_ROWS) for start in range(0, len(texts), BLOCK_ROWS)]
+    blocks = [table.slice(start, BLOCK_ROWS) for start in range(0, len(order), BLOCK_ROWS)]
     return ray.data.from_arrow(blocks).map_batches(
         _Scorer,
-        fn_constructor_args=(model.folder.url, math.floor(each.cpus)),
+        fn_constructor_args=(model.folder.url, math.floor(each.cpus), bf16),
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(slots(each), len(blocks))),
@@ -106,21 +120,15 @@ def _scored(model: ServedModel, texts: Sequence[str], each: Resources) -> Any:
     )
 
 
-def _gathered(scored: Any, rows: int) -> tuple[list[str], list[float]]:
-    predictions, scores = [""] * rows, [math.nan] * rows
-    seen = 0
+def _keep(scored: Any, parts: Parts) -> None:
     refused: FtrayError | None = None
     for batch in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
         if _REFUSED in batch.column_names:
             refused = pickle.loads(batch[_REFUSED][0].as_py())
             continue
-        for row, prediction, score in zip(*(column.to_pylist() for column in batch), strict=True):
-            predictions[row], scores[row] = prediction, score
-        seen += batch.num_rows
+        parts.add(batch.select(list(COLUMNS)))
     if refused:
         raise refused
-    assert seen == rows, f"Ray Data answered {seen} of {rows} rows"
-    return predictions, scores
 
 
 class _Scorer:
@@ -131,9 +139,10 @@ class _Scorer:
     what Ray Data raises keeps its actors, and the CPUs they hold, for as long as it is referred to.
     """
 
-    def __init__(self, folder: str, threads: int) -> None:
+    def __init__(self, folder: str, threads: int, bf16: bool) -> None:
         self._folder = folder
         self._threads = threads
+        self._bf16 = bf16
 
     @cached_property
     def _predictor(self) -> Predictor:
@@ -142,7 +151,7 @@ class _Scorer:
         from ftray.models.predictor import Predictor
 
         torch.set_num_threads(self._threads)
-        predictor = Predictor(locate(self._folder))
+        predictor = Predictor(locate(self._folder), bf16=self._bf16)
         predictor.check_golden()
         return predictor
 

@@ -86,16 +86,20 @@ class Gate:
         """`receive`, which raises an HTTP error 413 once the body is longer than allowed, or says
         beforehand that it will be."""
         announced = dict(scope["headers"]).get(b"content-length", b"")
-        size = int(announced) if announced.isdigit() else 0
+        size_told = int(announced) if announced.isdigit() else 0
         received = 0
+
+        def check(size: int) -> None:
+            if size > self.max_body:
+                limit = f"{self.max_body:,} bytes a request is the limit"
+                raise HTTPException(413, f"the body is too long: {limit}")
 
         async def limited() -> Message:
             nonlocal received
+            check(size_told)  # who announces too much may never send it
             message = await receive()
             received += len(message.get("body", b""))
-            if max(size, received) > self.max_body:
-                limit = f"{self.max_body:,} bytes a request is the limit"
-                raise HTTPException(413, f"the body is too long: {limit}")
+            check(received)
             return message
 
         return limited

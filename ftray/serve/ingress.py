@@ -26,6 +26,8 @@ def fast_ingress() -> Iterator[None]:
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
             # HAProxy hears at once which replica goes; Ray would wait for slower balancers.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+            # A proxy that died is noticed after three of these.
+            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
             "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
             "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(_CLIENT_S),
             # A prediction changes nothing: a request whose replica died goes to another one.

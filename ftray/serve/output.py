@@ -58,6 +58,13 @@ def write(
         raise DataError.of("--out", target.url, f"cannot be written: {error}", fix) from None
 
 
+def write_left_out(target: Location, rows: Sequence[Row]) -> Location:
+    """The rows that have no answer, with the reason, as JSON lines beside the output; where."""
+    file = target.parent / f"{target.name}.quarantine.jsonl"
+    file.write_bytes(_jsonl([{name: _plain(v) for name, v in row.items()} for row in rows], []))
+    return file
+
+
 def _nearest(folder: Path) -> Path:
     """The folder itself, or the one that it would be made in."""
     return folder if folder.exists() or folder == folder.parent else _nearest(folder.parent)

@@ -72,7 +72,7 @@ def main() -> None:
     contenders = [c for c in CONTENDERS if not options.only or c.name in options.only]
     results: list[Result] = []
     with stage(600, 1, held_out=TEXTS) as here:
-        model = _trained(here)
+        model = trained(here)
         peers = here.folder / "peers"
         _run("-m", "pip", "install", "--quiet", "--target", str(peers), LITSERVE)
         texts = _texts(here, TEXTS)
@@ -90,7 +90,7 @@ def main() -> None:
         Path(options.out).write_text(json.dumps(results, indent=2))
 
 
-def _trained(here: Stage) -> str:
+def trained(here: Stage) -> str:
     """The folder of a model whose head alone was trained: what it answers does not matter."""
     changes = {
         "train.unfreeze": 0,

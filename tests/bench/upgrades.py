@@ -3,19 +3,15 @@
     python -m tests.bench.upgrades [--callers 16] [--changes 10] [--kills 2]
 
 Every answer is compared with that of the version which it names. A request fails when it gets no
-answer, another status than 200, or the answer of another version; callers try once more where the
-proxy was killed under their connection, as HTTP clients do.
+answer, another status than 200, or the answer of another version. Where nobody takes or keeps a
+connection, as while the proxy comes back, callers try again for up to 30 seconds; that is counted.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -25,9 +21,11 @@ import psutil
 
 from ftray.store.promotion import promote, roll_back
 from ftray.store.registry import Registry
+from tests.helpers.served import served
 from tests.helpers.upgrades import ALIAS, NAME, Callers, answers_of, register_versions
 
 VERSIONS = (1, 2, 3)
+PATIENCE_S = 30.0
 
 
 def main() -> None:
@@ -37,19 +35,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="upgrades-") as folder:
         registry = register_versions(Path(folder), len(VERSIONS))
         promote(registry, f"{NAME}:1", ALIAS)
-        command = ["serve", f"{NAME}@{ALIAS}", "--storage", folder, "--replicas", "2", "--json"]
-        server = subprocess.Popen(
-            [sys.executable, "-m", "ftray", *command, "--port", "8123"], stdout=subprocess.PIPE
-        )
-        try:
-            assert server.stdout is not None
-            url = json.loads(server.stdout.readline())["url"]
-            callers = Callers(url, answers_of(registry, VERSIONS))
+        with served(f"{NAME}@{ALIAS}", f"--storage={folder}", "--replicas=2") as (url, server):
+            callers = Callers(url, answers_of(registry, VERSIONS), PATIENCE_S)
             with callers.asking(options.callers):
-                _upset(registry, callers, server.pid, options)
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(60)
+                _upset(registry, callers, server, options)
     _report(callers)
 
 
@@ -71,8 +60,9 @@ def _upset(registry: Registry, callers: Callers, server: int, options: argparse.
 
 
 def _kill(server: int, name: str) -> None:
+    """SIGKILL for one of the processes of that name."""
     family = psutil.Process(server).children(recursive=True)
-    found = [p for p in family if name in " ".join(p.cmdline()) or name in p.name()]
+    found = [p for p in family if any(name in part for part in (p.name(), *p.cmdline()[:1]))]
     chosen = random.choice(found)
     print(f"SIGKILL to {chosen.name()}, one of {len(found)}", flush=True)
     chosen.kill()
@@ -83,6 +73,7 @@ def _report(callers: Callers) -> None:
     gaps = sorted(when for when, _ in callers.seen)
     longest = max(b - a for a, b in zip(gaps, gaps[1:], strict=False))
     print(f"answered: {answered.total()} ({dict(answered)}), failed: {len(callers.wrong)}")
+    print(f"tried again: {callers.tried_again}")
     print(f"longest time without any answer: {longest:.2f} s")
     for line, count in Counter(callers.wrong).most_common(5):
         print(f"  {count} x {line}")

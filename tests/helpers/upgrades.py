@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from tests.helpers.tiny_model import make_model, tamper
 NAME, ALIAS = "tiny", "live"
 TEXTS = ("A wonderful film.", "Dull.", "It is neither good nor bad, only long.", "naïve 🎬")
 CLOSE = 1e-4
+Expected = Mapping[int | None, list[dict[str, float]]]
+"""Version -> what it says to each of TEXTS: label -> probability."""
 
 
 def register_versions(storage: Path, count: int, broken: tuple[int, ...] = ()) -> Registry:
@@ -34,9 +36,8 @@ def register_versions(storage: Path, count: int, broken: tuple[int, ...] = ()) -
     return registry
 
 
-def answers_of(registry: Registry, versions: tuple[int, ...]) -> dict[int, list[dict[str, float]]]:
-    """What each version says to TEXTS: label -> probability."""
-    found = {}
+def answers_of(registry: Registry, versions: tuple[int, ...]) -> Expected:
+    found: dict[int | None, list[dict[str, float]]] = {}
     for version in versions:
         predictor = Predictor(registry.resolve(f"{NAME}:{version}").folder)
         rows = predictor.answers(TEXTS, len(predictor.info.labels))
@@ -45,12 +46,18 @@ def answers_of(registry: Registry, versions: tuple[int, ...]) -> dict[int, list[
 
 
 class Callers:
-    """Ask on and on; what they got is looked at afterwards."""
+    """Ask on and on; what they got is looked at afterwards.
 
-    def __init__(self, url: str, expected: dict[int, list[dict[str, float]]]) -> None:
+    patience_s: how long they try again where nobody takes or keeps their connection, which is no
+    answer; without it one such moment is a fault.
+    """
+
+    def __init__(self, url: str, expected: Expected, patience_s: float = 0.0) -> None:
         self.url = url
         self.expected = expected
-        self.seen: list[tuple[float, int]] = []
+        self.patience_s = patience_s
+        self.tried_again = 0
+        self.seen: list[tuple[float, int | None]] = []
         """When an answer came, and of which version."""
         self.wrong: list[str] = []
         self._over = threading.Event()
@@ -67,10 +74,10 @@ class Callers:
             for thread in threads:
                 thread.join()
 
-    def versions_since(self, moment: float) -> set[int]:
+    def versions_since(self, moment: float) -> set[int | None]:
         return {version for when, version in self.seen if when >= moment}
 
-    def wait_for(self, versions: set[int], seconds: float = 30.0) -> None:
+    def wait_for(self, versions: set[int | None], seconds: float = 30.0) -> None:
         """Until only these answer, as far as 40 answers tell."""
         end = time.monotonic() + seconds
         while {version for _, version in self.seen[-40:]} != versions:
@@ -83,9 +90,20 @@ class Callers:
                 place = number % len(TEXTS)
                 number += 1
                 try:
-                    self._look(client.post("/v1/predict", json=_body(place)), place)
+                    self._look(self._post(client, place), place)
                 except httpx.HTTPError as error:
                     self.wrong.append(f"{type(error).__name__}: {error}")
+
+    def _post(self, client: httpx.Client, place: int) -> httpx.Response:
+        end = time.monotonic() + self.patience_s
+        while True:
+            try:
+                return client.post("/v1/predict", json=_body(place))
+            except httpx.TransportError:
+                if time.monotonic() >= end:
+                    raise
+                self.tried_again += 1
+                time.sleep(0.1)
 
     def _look(self, response: httpx.Response, place: int) -> None:
         if response.status_code != 200:
@@ -98,7 +116,7 @@ class Callers:
         told = {item["label"]: item["score"] for item in row}
         known = self.expected[version][place]
         gap = max(abs(told[label] - known[label]) for label in known)
-        if gap > CLOSE or response.headers["x-ftray-version"] != str(version):
+        if gap > CLOSE or response.headers["x-ftray-version"] != str(version or ""):
             self.wrong.append(f"version {version} is off by {gap}: {response.headers}")
 
 

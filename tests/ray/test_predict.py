@@ -18,6 +18,7 @@ from ftray.errors import DataError
 from ftray.models.folder import read_info, write_info
 from ftray.models.predictor import Predictor
 from ftray.serve import batch
+from ftray.serve.parts import Parts, run_key
 from ftray.serve.settings import find, parse
 from ftray.store.location import locate
 from tests.helpers.tiny_model import tamper
@@ -78,6 +79,62 @@ def test_every_row_in_order_with_its_own_columns(
     assert table["score"].to_pylist() == pytest.approx(scores, abs=1e-5)
 
 
+def test_a_run_that_was_killed_goes_on(
+    ray_cluster: None,
+    model_folder: Path,
+    predictor: Predictor,
+    source: str,
+    texts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batch, "BLOCK_ROWS", 32)
+    out, add = tmp_path / "out.jsonl", Parts.add
+    added: list[list[int]] = []
+
+    def add_two(self: Parts, answers: pa.Table) -> None:
+        if len(added) == 2:
+            raise KeyboardInterrupt
+        added.append(answers["row"].to_pylist())
+        add(self, answers)
+
+    monkeypatch.setattr(Parts, "add", add_two)
+    command = ("predict", str(model_folder), "--data", source, "--out", str(out))
+    assert run(*command).exit_code == 130
+    assert not out.exists() and (tmp_path / ".out.jsonl.parts").is_dir()
+    (tmp_path / ".out.jsonl.parts" / "torn.arrow").write_bytes(b"ARROW1")
+    before = {row for rows in added for row in rows}
+
+    def add_rest(self: Parts, answers: pa.Table) -> None:
+        assert not before & set(answers["row"].to_pylist()), "answered already"
+        add(self, answers)
+
+    monkeypatch.setattr(Parts, "add", add_rest)
+    assert result(*command)["rows"] == ROWS
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["id"] for row in rows] == [str(i) for i in range(ROWS)]
+    expected = predictor.answers(texts)
+    assert [row["prediction"] for row in rows] == [answer["label"] for answer in expected]
+    assert list(tmp_path.iterdir()) == [out], "nothing is left beside it"
+
+
+def test_parts_of_another_run_are_not_used(model_folder: Path, tmp_path: Path) -> None:
+    info, out = read_info(locate(str(model_folder))), locate(str(tmp_path / "out.csv"))
+    keys = [
+        run_key(info, False, ["a", "bc"]),
+        run_key(info, False, ["ab", "c"]),
+        run_key(info, True, ["a", "bc"]),
+        run_key(info.model_copy(update={"run": "other"}), False, ["a", "bc"]),
+    ]
+    assert len(set(keys)) == 4
+    answers = pa.table({"row": [1], "prediction": ["good"], "score": [0.5]})
+    Parts(out, keys[0]).add(answers)
+    assert Parts(out, keys[0]).read().to_pylist() == answers.to_pylist()
+    assert Parts(out, keys[1]).read().num_rows == 0
+    Parts(out, keys[1]).add(answers)
+    assert Parts(out, keys[0]).read().num_rows == 0, "they made room"
+
+
 def test_a_model_that_answers_otherwise_is_refused(
     ray_cluster: None, model_folder: Path, tmp_path: Path
 ) -> None:
@@ -88,7 +145,7 @@ def test_a_model_that_answers_otherwise_is_refused(
     done = run("predict", str(changed), "--data", str(data), "--out", str(out))
     assert done.exit_code == 2
     assert done.stderr.startswith("golden answers = A wonderful film.")
-    assert not out.exists()
+    assert sorted(tmp_path.iterdir()) == [changed, data]
 
 
 def test_wrong_input_is_said_before_anything_starts(model_folder: Path, tmp_path: Path) -> None:
@@ -118,7 +175,9 @@ def test_rows_that_cannot_be_read_are_left_out_only_where_the_spec_says_so(
         batch.read_rows(model, str(data), None, None)
     model.info.spec["data"]["on_bad_row"] = "skip"
     rows = batch.read_rows(model, str(data), None, None)
-    assert rows == batch.Rows([{"text": "a"}, {"text": "b", "more": 1}], ["a", "b"], left_out=1)
+    assert (rows.values, rows.texts) == ([{"text": "a"}, {"text": "b", "more": 1}], ["a", "b"])
+    (left,) = rows.left_out
+    assert left["kind"] == "empty_text"
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ from ray import serve
 from typer.testing import CliRunner
 
 from ftray.cli.main import app
+from tests.helpers.served import free_port, ftray_serve
 from tests.helpers.tiny_model import tamper
 
 Process = subprocess.Popen[str]
@@ -27,9 +26,7 @@ Process = subprocess.Popen[str]
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_port()
 
 
 @pytest.fixture
@@ -43,23 +40,15 @@ def started(tmp_path: Path) -> Iterator[list[Process]]:
             process.wait(30)
 
 
-def ftray_serve(started: list[Process], folder: Path, port: int) -> Process:
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ftray", "serve", str(folder), f"--port={port}", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    started.append(process)
-    return process
+def start(started: list[Process], folder: Path, port: int) -> Process:
+    started.append(ftray_serve(folder, port))
+    return started[-1]
 
 
 def test_serves_until_sigterm_and_leaves_nothing(
     started: list[Process], model_folder: Path, port: int
 ) -> None:
-    process = ftray_serve(started, model_folder, port)
+    process = start(started, model_folder, port)
     assert process.stdout is not None
     announced = json.loads(process.stdout.readline())
     assert announced == {"url": f"http://127.0.0.1:{port}", "model": "tiny", "version": None}
@@ -103,7 +92,7 @@ def test_a_port_in_use_is_said_at_once(
         taken.listen()
         port = taken.getsockname()[1]
         start = time.monotonic()
-        process = ftray_serve(started, model_folder, port)
+        process = start(started, model_folder, port)
         stdout, stderr = process.communicate(timeout=30)
     assert time.monotonic() - start < 2
     assert (process.returncode, stdout) == (2, "")
@@ -117,7 +106,7 @@ def test_a_folder_that_is_no_model_is_said_at_once(
     started: list[Process], port: int, tmp_path: Path
 ) -> None:
     start = time.monotonic()
-    process = ftray_serve(started, tmp_path, port)
+    process = start(started, tmp_path, port)
     _, stderr = process.communicate(timeout=30)
     assert time.monotonic() - start < 2
     assert process.returncode == 2

@@ -1,0 +1,166 @@
+"""The page at `/`, in a headless Chromium where the machine has one: typed into and read."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from websockets.sync.client import ClientConnection, connect
+
+from ftray.serve.access import Keyring, add_key
+from ftray.serve.api import create_api
+from ftray.serve.metrics import Metrics
+from ftray.store.location import locate
+from tests.helpers.fake_backend import FakeBackend
+from tests.helpers.served import free_port
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+DESKTOP, PHONE = (1280, 900), (390, 844)
+TEXT = "a wonderful film"
+PATIENCE_S = 20.0
+
+
+@contextmanager
+def serving(keys: Keyring | None = None) -> Iterator[str]:
+    """The URL of the made-up model's endpoint, in this process."""
+    api = create_api(FakeBackend(), Metrics("reviews", "one"), keys)
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+class Page:
+    """A page in a browser, over the DevTools protocol."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        self._calls = 0
+        self.complaints: list[str] = []
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> Any:
+        self._calls += 1
+        message = {"id": self._calls, "method": method, "params": parameters}
+        self._socket.send(json.dumps(message))
+        while True:
+            told = json.loads(self._socket.recv(timeout=PATIENCE_S))
+            if told.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+                self.complaints.append(json.dumps(told["params"])[:300])
+            if told.get("id") == self._calls:
+                assert "error" not in told, told
+                return told["result"]
+
+    def value(self, expression: str) -> Any:
+        return self.call("Runtime.evaluate", expression=expression)["result"].get("value")
+
+    def text_of(self, element: str) -> str:
+        return str(self.value(f"document.getElementById('{element}').innerText"))
+
+    def wait_for(self, element: str, pattern: str) -> str:
+        end = time.monotonic() + PATIENCE_S
+        while not re.search(pattern, text := self.text_of(element)):
+            assert time.monotonic() < end, f"{element} says {text!r}; {self.complaints}"
+            time.sleep(0.05)
+        return text
+
+    def type(self, text: str) -> None:
+        self.call("Input.insertText", text=text)
+
+    def press(self, key: str, code: int, modifiers: int = 0) -> None:
+        for kind in ("keyDown", "keyUp"):
+            self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=code,
+                modifiers=modifiers,
+            )
+
+
+@contextmanager
+def browsing(url: str, size: tuple[int, int], folder: Path) -> Iterator[Page]:
+    assert CHROMIUM is not None
+    browser = subprocess.Popen(
+        [
+            CHROMIUM,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--remote-debugging-port=0",
+            f"--user-data-dir={folder}",
+            "--window-size={},{}".format(*size),
+            "about:blank",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert browser.stderr is not None
+        lines = iter(browser.stderr.readline, "")
+        port = next(found[1] for line in lines if (found := re.search(r"ws://[^/]*:(\d+)/", line)))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
+            tabs = json.load(answer)
+        address = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
+        with connect(address, max_size=None) as socket:
+            page = Page(socket)
+            width, height = size
+            page.call(
+                "Emulation.setDeviceMetricsOverride",
+                width=width,
+                height=height,
+                deviceScaleFactor=1,
+                mobile=size == PHONE,
+            )
+            page.call("Page.navigate", url=url)
+            yield page
+    finally:
+        browser.kill()
+        browser.communicate()
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_a_text_is_typed_and_its_answer_read(size: tuple[int, int], tmp_path: Path) -> None:
+    with serving() as url, browsing(url, size, tmp_path) as page:
+        page.wait_for("name", "reviews")
+        page.type(TEXT)  # the field has the focus
+        page.press("Enter", 13, modifiers=2)
+        answer = page.wait_for("result", "good")
+        assert "75" in answer and "bad" in answer and "mixed" in answer
+        assert page.value("document.documentElement.scrollWidth <= window.innerWidth")
+        assert not page.complaints
+
+
+def test_a_page_that_needs_a_key_asks_for_it(tmp_path: Path) -> None:
+    file = locate(str(tmp_path / "keys"))
+    key = add_key(file, "me")
+    with serving(Keyring(file)) as url, browsing(url, PHONE, tmp_path / "browser") as page:
+        page.wait_for("form", "[Kk]ey")
+        page.value("document.getElementById('key').focus()")
+        page.type(key)
+        page.value("document.getElementById('text').focus()")
+        page.type(TEXT)
+        page.press("Enter", 13, modifiers=2)
+        page.wait_for("result", "good")
