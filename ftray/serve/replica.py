@@ -90,8 +90,7 @@ class Replica:
         return Shelf(first, load, end_trial, self._metrics.count_shadow)
 
     def _load(self, folder: Location, version: int | None) -> LiveModel:
-        count = self._metrics.count_batch
-        return LiveModel(folder, version, self._batching, self._bf16, count)
+        return LiveModel(folder, version, self._batching, self._bf16, self._metrics)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_api(self, self._metrics, self._keys)
@@ -116,4 +115,4 @@ class Replica:
 
     def snapshot(self) -> Any:
         """The counts of this replica."""
-        return self._metrics.snapshot(self.version)
+        return self._metrics.snapshot(self.version, self._shelf.current.waiting)

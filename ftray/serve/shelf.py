@@ -12,7 +12,6 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from ftray.errors import FtrayError
 from ftray.serve.backend import Answers
@@ -95,8 +94,8 @@ class Shelf:
         except Exception:  # noqa: BLE001 - counted, and nobody waits for it
             _log.warning("version %s failed in the shadow", on_trial.model.version, exc_info=True)
             return
-        for ours, theirs in zip(told.outputs, shadow.outputs, strict=True):
-            self._count_shadow(on_trial.model.version, _label(ours) == _label(theirs))
+        for ours, theirs in zip(told.best, shadow.best, strict=True):
+            self._count_shadow(on_trial.model.version, ours == theirs)
 
     def update(self, route: Route) -> None:
         """Hold what `route` says, as far as it proves itself."""
@@ -142,8 +141,3 @@ class Shelf:
         self._refused = trial
         _log.error("the trial of version %s ends: %s", trial.stop.version, why)
         self._end_trial(trial, why)
-
-
-def _label(output: Any) -> Any:
-    """The likeliest one, of either shape of an output."""
-    return (output[0] if isinstance(output, list) else output)["label"]

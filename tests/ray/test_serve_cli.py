@@ -40,7 +40,7 @@ def started(tmp_path: Path) -> Iterator[list[Process]]:
             process.wait(30)
 
 
-def start(started: list[Process], folder: Path, port: int) -> Process:
+def begin(started: list[Process], folder: Path, port: int) -> Process:
     started.append(ftray_serve(folder, port))
     return started[-1]
 
@@ -48,7 +48,7 @@ def start(started: list[Process], folder: Path, port: int) -> Process:
 def test_serves_until_sigterm_and_leaves_nothing(
     started: list[Process], model_folder: Path, port: int
 ) -> None:
-    process = start(started, model_folder, port)
+    process = begin(started, model_folder, port)
     assert process.stdout is not None
     announced = json.loads(process.stdout.readline())
     assert announced == {"url": f"http://127.0.0.1:{port}", "model": "tiny", "version": None}
@@ -56,6 +56,9 @@ def test_serves_until_sigterm_and_leaves_nothing(
     assert answer.json()["model"] == "tiny"
     family = psutil.Process(process.pid).children(recursive=True)
     assert family, "Ray runs in processes of its own"
+    (proxy,) = [member for member in family if member.name() == "haproxy"]
+    heard = {c.laddr.ip for c in proxy.net_connections() if c.status == psutil.CONN_LISTEN}
+    assert heard == {"127.0.0.1"}, "nobody else reaches its pages of figures"
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 0
@@ -92,7 +95,7 @@ def test_a_port_in_use_is_said_at_once(
         taken.listen()
         port = taken.getsockname()[1]
         start = time.monotonic()
-        process = start(started, model_folder, port)
+        process = begin(started, model_folder, port)
         stdout, stderr = process.communicate(timeout=30)
     assert time.monotonic() - start < 2
     assert (process.returncode, stdout) == (2, "")
@@ -106,7 +109,7 @@ def test_a_folder_that_is_no_model_is_said_at_once(
     started: list[Process], port: int, tmp_path: Path
 ) -> None:
     start = time.monotonic()
-    process = start(started, tmp_path, port)
+    process = begin(started, tmp_path, port)
     _, stderr = process.communicate(timeout=30)
     assert time.monotonic() - start < 2
     assert process.returncode == 2

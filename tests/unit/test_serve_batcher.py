@@ -209,6 +209,25 @@ def test_what_is_too_much_is_refused_at_once_and_told_when_to_come_back() -> Non
     assert error.retry_after_s >= 1
 
 
+def test_who_leaves_makes_room_at_once() -> None:
+    model = Model()
+
+    async def run() -> None:
+        batcher, first = await busy_with(model, Limits(2, 0, max_waiting=3))
+        gone = asyncio.create_task(batcher.submit(["a", "b", "c"]))
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        await asyncio.sleep(0.01)
+        stays = asyncio.create_task(batcher.submit(["d"]))
+        await asyncio.sleep(0.01)
+        assert batcher.waiting == 1
+        model.free.set()
+        assert await stays == ["D"]
+        assert await first == ["FIRST"]
+
+    asyncio.run(run())
+
+
 def test_a_row_that_waited_too_long_is_not_computed() -> None:
     model = Model()
 

@@ -192,7 +192,7 @@ def test_requests_are_counted_by_protocol(client: TestClient, metrics: Metrics) 
     client.get("/nothing/at/all")
     counted = {
         (sample.labels["path"], sample.labels["status"])
-        for family in metrics.snapshot(3)
+        for family in metrics.snapshot(3, 0)
         for sample in family.samples
         if sample.name == "ftray_requests_total"
     }
