@@ -1,6 +1,6 @@
 """A sweep whose driver is killed at random moments: the same trials, the same results, none twice.
 
-    python tests/bench/kill_sweep.py [--kills 10] [--trials 12] [--scheduler fifo] [--seed 0]
+    python tests/bench/kill_sweep.py [--kills 10] [--trials 48] [--scheduler fifo] [--seed 0]
 
 `ftray tune` with a Ray of its own. SIGKILL hits the driver and the Ray inside it between half a
 second and six seconds after a trial began or ended; the same command goes on. At the end every
@@ -133,7 +133,7 @@ def compare(found: dict[str, dict[str, Any]], expected: dict[str, dict[str, Any]
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Kill a sweep's driver at random moments.")
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--trials", type=int, default=48)
     parser.add_argument("--scheduler", default="fifo")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

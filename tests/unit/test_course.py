@@ -52,6 +52,28 @@ def test_no_two_random_trials_are_the_same_where_there_is_room() -> None:
             assert len(set(points)) >= different
 
 
+def test_the_longest_trials_begin_first_unless_a_budget_may_end_the_sweep() -> None:
+    space = {"train.epochs": {"choice": [1, 4]}, "train.unfreeze": {"choice": [0, 2, "all"]}}
+
+    def begun(**more: Any) -> list[dict[str, Any]]:
+        made = spec(space, tune={"trials": 6, "scheduler": "fifo", **more})
+        player = Player(Course(made), lambda segment, epoch: 0.5)
+        player.play()
+        return [segment.config for segment in player.played]
+
+    def work(config: dict[str, Any]) -> int:
+        return config["train.epochs"] * {0: 1, 2: 3, "all": 1001}[config["train.unfreeze"]]
+
+    for searcher in ("random", "grid"):
+        found = [work(config) for config in begun(searcher=searcher)]
+        assert found == sorted(found, reverse=True)
+    section = spec(space, tune={"trials": 6}).tune
+    assert section is not None
+    drawn = [draw_random(section, 42, number, ()) for number in range(6)]
+    assert begun(budget={"minutes": 1e6}) == drawn
+    assert begun() != drawn and sorted(map(str, begun())) == sorted(map(str, drawn))
+
+
 def test_a_grid_has_every_point_once() -> None:
     space = {"train.batch_size": {"randint": [8, 10]}, "train.unfreeze": {"choice": [0, "all"]}}
     made = spec(space, tune={"searcher": "grid"})
