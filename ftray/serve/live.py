@@ -15,6 +15,10 @@ from ftray.serve.metrics import Metrics
 from ftray.spec.schema import Batching
 from ftray.store.location import Location
 
+_CPU_ROWS = 8
+"""Of a call that share a forward pass on a CPU, those of like length: there larger passes gain
+little, and pad more."""
+
 
 class LiveModel:
     """Version `version`, out of `folder`."""
@@ -30,7 +34,8 @@ class LiveModel:
         """Raises ModelError when there is no model, or it does not give its golden answers."""
         self.folder = folder
         self.version = version
-        self._predictor = Predictor(folder, batching.max_size, bf16)
+        rows = batching.max_size if torch.cuda.is_available() else min(_CPU_ROWS, batching.max_size)
+        self._predictor = Predictor(folder, rows, bf16)
         self._predictor.check_golden()
         self._metrics = metrics
         limits = Limits(

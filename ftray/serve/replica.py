@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from ftray.store.location import Location, locate
 from ftray.store.routes import Stop
 
 _PAGE_SECONDS = 5.0
+_SWITCH_S = 0.0002
 _log = logging.getLogger(__name__)
 
 
@@ -51,6 +53,9 @@ class Replica:
             # Ray shows a process that asked for no GPU all of them.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         torch.set_num_threads(threads)
+        # Between two operators the model's thread asks for the interpreter, which the event loop
+        # may keep for so long: by default 5 ms, as long as dozens of operators take.
+        sys.setswitchinterval(_SWITCH_S)
         context = serve.get_replica_context()
         self._handle_of = (context.deployment, context.app_name)
         self.name = name
