@@ -50,7 +50,7 @@ class Shelf:
         self._end_trial = end_trial
         self._count_shadow = count_shadow
         self._trial: _OnTrial | None = None
-        self._refused: Stop | Trial | None = None  # not to be loaded again and again
+        self._refused: set[Stop | Trial] = set()  # not to be loaded again and again
         self._shadows: set[asyncio.Task[None]] = set()
 
     async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
@@ -64,7 +64,14 @@ class Shelf:
             if chosen:
                 self._start_shadow(on_trial, texts, answers)
             return answers
-        return await self._judged(on_trial, chosen, texts, top_k)
+        if chosen:
+            try:
+                return await self._judged(on_trial, True, texts, top_k)
+            except (Overloaded, asyncio.CancelledError):
+                raise
+            except Exception:  # noqa: BLE001 - counted; a trial costs nobody an answer
+                _log.warning("version %s failed on trial", on_trial.model.version, exc_info=True)
+        return await self._judged(on_trial, False, texts, top_k)
 
     async def _judged(
         self, on_trial: _OnTrial, tried: bool, texts: Sequence[str], top_k: int | None
@@ -99,11 +106,12 @@ class Shelf:
 
     def update(self, route: Route) -> None:
         """Hold what `route` says, as far as it proves itself."""
+        self._refused = {one for one in self._refused if one in (route.current, route.trial)}
         self._judge()
-        if route.current.version != self.current.version and route.current != self._refused:
+        if route.current.version != self.current.version and route.current not in self._refused:
             self._advance(route.current)
         known = None if self._trial is None else self._trial.trial
-        if route.trial != known and (route.trial is None or route.trial != self._refused):
+        if route.trial != known and route.trial not in self._refused:
             self._try(route.trial)
 
     def _advance(self, stop: Stop) -> None:
@@ -114,7 +122,7 @@ class Shelf:
             try:
                 self.current = self._load(stop)
             except FtrayError as error:
-                self._refused = stop
+                self._refused.add(stop)
                 _log.error("version %s goes on: %s", old.version, error)
                 return
         old.close()
@@ -138,6 +146,6 @@ class Shelf:
             self._fail(trial, why)
 
     def _fail(self, trial: Trial, why: str) -> None:
-        self._refused = trial
+        self._refused.add(trial)
         _log.error("the trial of version %s ends: %s", trial.stop.version, why)
         self._end_trial(trial, why)
