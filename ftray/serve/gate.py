@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import time
-import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -20,7 +18,6 @@ from ftray.serve.v1 import PREDICT
 from ftray.serve.v2 import INFER
 
 _VERSION = VERSION_HEADER.encode()
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 @dataclass
@@ -48,7 +45,7 @@ class Gate:
             return
         start, status = time.perf_counter(), 500
         current = version_header(self.backend.version)[VERSION_HEADER]
-        named = {b"x-ftray-model": self._name, b"x-request-id": _request_id(scope).encode()}
+        named = {b"x-ftray-model": self._name}
 
         async def send_named(message: Message) -> None:
             nonlocal status, current
@@ -103,12 +100,6 @@ class Gate:
             return message
 
         return limited
-
-
-def _request_id(scope: Scope) -> str:
-    """The caller's own, where it is one; by it an answer is found again in logs."""
-    given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def _stranger(path: str) -> Response:

