@@ -14,10 +14,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="The YAML file.")]
-ModelName = Annotated[
-    str,
-    typer.Argument(metavar="MODEL", help="NAME, NAME@alias, NAME:VERSION or a model folder."),
-]
+_WHICH = "NAME, NAME@alias, NAME:VERSION or a model folder."
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help=_WHICH)]
+ModelNames = Annotated[list[str], typer.Argument(metavar="MODEL...", help=_WHICH)]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec.")
 ]

@@ -35,9 +35,9 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Metrics of a model on its test split or on another source with labels."""
-    from ftray.serve.settings import find, parse
+    from ftray.serve.settings import find_one
 
-    served, _ = find(parse({"model": model, "storage": storage}))
+    served = find_one(model, storage)
     from transformers.utils import logging
 
     from ftray.serve.evaluate import evaluate as run

@@ -33,7 +33,7 @@ def predict(
     from ftray.serve.settings import find, parse
 
     target = output.open_output(out, overwrite)
-    served, spec = find(parse({"model": model, "storage": storage}))
+    (served,), spec = find(parse({"model": model, "storage": storage}))
     rows = batch.read_rows(served, data, text, encoding)
     bf16 = spec.precision == "bf16"
     parts = Parts(target, run_key(served.info, bf16, rows.texts))

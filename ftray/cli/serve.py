@@ -5,19 +5,22 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ftray.cli.console import AsJson, ModelName, Storage, emit, say, verb
+from ftray.cli.console import AsJson, ModelNames, Storage, emit, say, verb
+
+if TYPE_CHECKING:
+    from ftray.serve.settings import ServedModel
 
 
 @verb
 def serve(
-    model: ModelName,
+    models: ModelNames,
     storage: Storage = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
@@ -37,7 +40,7 @@ def serve(
     from ftray.serve.settings import find, parse
     from ftray.store.location import locate
 
-    given: dict[str, Any] = {"model": model, "storage": storage}
+    given: dict[str, Any] = {"model": models, "storage": storage}
     if replicas is not None:
         given["replicas"] = {"min": replicas, "max": replicas}
     served, spec = find(parse(given))
@@ -56,14 +59,27 @@ def serve(
         with endpoint(served, spec, host, port, say, stop.is_set) as url:
             if url is None:
                 return
-            say(f"{served.reference} answers at {url}/v1/predict; stop it with Ctrl-C")
+            _say_where(served, url)
             with redirect_stdout(stdout):
                 if as_json:
-                    emit({"url": url, "model": served.name, "version": served.version})
+                    emit({"url": url, **_named(served[0]), "models": [*map(_named, served)]})
                 else:
                     print(url, flush=True)
             stop.wait()
             say("stopping")
+
+
+def _say_where(served: Sequence[ServedModel], url: str) -> None:
+    if len(served) == 1:
+        say(f"{served[0].reference} answers at {url}/v1/predict; stop it with Ctrl-C")
+        return
+    for model in served:
+        say(f"{model.reference} answers at {url}/v1/models/{model.address}/predict")
+    say("stop with Ctrl-C")
+
+
+def _named(model: ServedModel) -> dict[str, Any]:
+    return {"model": model.name, "version": model.version}
 
 
 @contextmanager

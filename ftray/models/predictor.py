@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ftray.errors import ModelError
 from ftray.models.folder import Golden, ModelInfo, read_info
+from ftray.models.lineage import Lineage
 from ftray.models.pretrained import load_tokenizer
 from ftray.store.location import Location
 from ftray.tasks import get_task
@@ -38,6 +41,11 @@ class Predictor:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         with folder.as_local() as local:
             self.model, self.tokenizer = self._load(local)
+        self.tokenizing = threading.Lock()
+        """Held while the tokenizer works, which several predictors may share."""
+        self._computing = threading.Lock()
+        self.lineage: Lineage | None = None
+        """Which passes it can share with others: see `Pool`."""
         if bf16:
             _round_matrices(self.model)
 
@@ -60,7 +68,19 @@ class Predictor:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, as the model reads it."""
-        return self.task.encode(self.tokenizer, texts, self.info.max_length)
+        with self.tokenizing:
+            return self.task.encode(self.tokenizer, texts, self.info.max_length)
+
+    def collate(self, ids: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """The model's inputs, on its device, padded to the longest of these rows."""
+        batch = self.task.collate(ids, self.tokenizer.pad_token_id)
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+    def by_length(self, ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """Places of rows that are to share a forward pass: those of like length."""
+        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
 
     def logits(self, texts: Sequence[str]) -> torch.Tensor:
         """(len(texts), C) float32 on the CPU, in the order of `texts`."""
@@ -72,17 +92,20 @@ class Predictor:
         Rows of like length share a forward pass; the order of arrival does not change an answer
         beyond rounding.
         """
-        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         result = torch.empty(len(ids), len(self.info.labels))
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            batch = self.task.collate([ids[i] for i in chosen], self.tokenizer.pad_token_id)
-            with torch.inference_mode(), self._autocast():
-                inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        for chosen in self.by_length(ids):
+            inputs = self.collate([ids[i] for i in chosen])
+            with self.inference():
                 result[chosen] = self.model(**inputs).logits.float().cpu()
         return result
 
-    def _autocast(self) -> torch.autocast:
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """The model is this thread's alone; no gradients, and the precision that was asked for."""
+        with self._computing, torch.inference_mode(), self.autocast():
+            yield
+
+    def autocast(self) -> torch.autocast:
         return torch.autocast(self.device, torch.bfloat16, enabled=self.bf16)
 
     def answers(self, texts: Sequence[str], top_k: int | None = None) -> list[Any]:

@@ -61,6 +61,15 @@ def find_cut(model: nn.Module, blocks: int, inputs: Inputs) -> Cut:
     Raises ModelError where the model that is cut so does not give the whole one's logits.
     """
     _, stack = find_blocks(model)
+    reads = _position_read(model, stack, inputs) if blocks == len(stack) else None
+    cut = Cut(blocks, length_returned(model, inputs), reads)
+    check_cut(model, cut, inputs)
+    return cut
+
+
+def length_returned(model: nn.Module, inputs: Inputs) -> int:
+    """`Cut.returns` of any cut of `model`."""
+    _, stack = find_blocks(model)
     returns: list[int] = []
     handle = stack[0].register_forward_hook(
         lambda _module, _args, output: returns.append(
@@ -69,24 +78,28 @@ def find_cut(model: nn.Module, blocks: int, inputs: Inputs) -> Cut:
     )
     try:
         with torch.no_grad():
-            whole = model(**inputs).logits
+            model(**inputs)
     finally:
         handle.remove()
-    reads = _position_read(model, stack, inputs) if blocks == len(stack) else None
-    cut = Cut(blocks, returns[0], reads)
+    return returns[0]
+
+
+def check_cut(model: nn.Module, cut: Cut, inputs: Inputs) -> None:
+    """Raises ModelError where the model that is cut so does not give the whole one's logits."""
+    with torch.no_grad():
+        whole = model(**inputs).logits
     (states,) = capture(model, [cut], inputs)
     try:
-        with _cut_for_now(model, cut) as replay, torch.no_grad():
+        with cut_for_now(model, cut) as replay, torch.no_grad():
             replay.feed(gathered(cut, states, inputs.get("attention_mask")))
             logits = model(**shortened(cut, inputs)).logits
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         # What a model asks of its blocks beside their hidden states is its own affair.
-        problem = f"does not run without its lowest {blocks} blocks: {error}"
+        problem = f"does not run without its lowest {cut.blocks} blocks: {error}"
         raise _uncuttable(model, problem) from error
     # Other shapes may round otherwise where one token of a row is all that is left of it.
     if not torch.allclose(whole, logits, rtol=1e-4, atol=1e-5):
-        raise _uncuttable(model, f"answers otherwise without its lowest {blocks} blocks")
-    return cut
+        raise _uncuttable(model, f"answers otherwise without its lowest {cut.blocks} blocks")
 
 
 def _uncuttable(model: nn.Module, problem: str) -> ModelError:
@@ -94,10 +107,13 @@ def _uncuttable(model: nn.Module, problem: str) -> ModelError:
     return ModelError.of("train.trunk_cache", type(model).__name__, problem, fix)
 
 
-def capture(model: nn.Module, cuts: Sequence[Cut], inputs: Inputs) -> list[torch.Tensor]:
-    """The hidden states at each cut, (B, T, D), also of padding. `model` is whole and in eval
-    mode; what lies above the last cut does not run."""
-    _, blocks = find_blocks(model)
+def capture(
+    model: nn.Module, cuts: Sequence[Cut], inputs: Inputs, blocks: nn.ModuleList | None = None
+) -> list[torch.Tensor]:
+    """The hidden states at each cut, (B, T, D), also of padding. `model` is in eval mode; what
+    lies above the last cut does not run. blocks: as `find_blocks` finds them, which takes as long
+    as a small block."""
+    blocks = find_blocks(model)[1] if blocks is None else blocks
     found: dict[int, torch.Tensor] = {}
     highest = max(cut.blocks for cut in cuts)
 
@@ -148,9 +164,9 @@ class Replay:
         return self._states
 
 
-def cut_off(model: nn.Module, cut: Cut) -> Replay:
-    """Make pass-throughs of the lowest blocks of `model`, for good."""
-    _, blocks = find_blocks(model)
+def cut_off(model: nn.Module, cut: Cut, blocks: nn.ModuleList | None = None) -> Replay:
+    """Make pass-throughs of the lowest blocks of `model`, for good. blocks: as for `capture`."""
+    blocks = find_blocks(model)[1] if blocks is None else blocks
     replay = Replay(model)
     for index in range(cut.blocks):
         blocks[index] = _PassThrough(blocks[index], cut.returns)
@@ -171,11 +187,13 @@ def cut_off(model: nn.Module, cut: Cut) -> Replay:
 
 
 @contextmanager
-def _cut_for_now(model: nn.Module, cut: Cut) -> Iterator[Replay]:
-    """As `cut_off`, but the model is whole again afterwards: there may be no room for two."""
-    _, blocks = find_blocks(model)
+def cut_for_now(
+    model: nn.Module, cut: Cut, blocks: nn.ModuleList | None = None
+) -> Iterator[Replay]:
+    """As `cut_off`, but the model is whole again afterwards."""
+    blocks = find_blocks(model)[1] if blocks is None else blocks
     whole = list(blocks)
-    replay = cut_off(model, cut)
+    replay = cut_off(model, cut, blocks)
     try:
         yield replay
     finally:

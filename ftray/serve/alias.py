@@ -43,14 +43,15 @@ class Alias:
             _log.warning("the other replicas are not told: %s", error)
 
 
-def follow(alias: Alias, update: Callable[[Route], None]) -> None:
-    """Tell `update` where the alias leads, every few seconds for as long as the process lives."""
-    threading.Thread(target=_forever, args=(alias.route, update), daemon=True).start()
+def follow(alias: Alias, update: Callable[[Route], None], over: threading.Event) -> None:
+    """Tell `update` where the alias leads, every few seconds until it is `over`."""
+    threading.Thread(target=_follow, args=(alias.route, update, over), daemon=True).start()
 
 
-def _forever(look: Callable[[], Route | None], update: Callable[[Route], None]) -> None:
-    pause = threading.Event()
-    while not pause.wait(_EVERY_S):
+def _follow(
+    look: Callable[[], Route | None], update: Callable[[Route], None], over: threading.Event
+) -> None:
+    while not over.wait(_EVERY_S):
         try:
             if route := look():
                 update(route)

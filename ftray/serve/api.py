@@ -13,40 +13,40 @@ from starlette.exceptions import HTTPException
 from ftray import __version__
 from ftray.serve import v2
 from ftray.serve.access import Keyring
-from ftray.serve.backend import Backend
+from ftray.serve.backend import Backends, Unavailable
 from ftray.serve.batcher import Overloaded
 from ftray.serve.faults import fault, fault_of
 from ftray.serve.gate import Gate
 from ftray.serve.messages import MAX_BODY, Health
 from ftray.serve.metrics import CONTENT_TYPE, Metrics
 from ftray.serve.page import page_routes
-from ftray.serve.v1 import MODEL, PREDICT, v1_routes
+from ftray.serve.v1 import MODEL, MODELS, PREDICT, V1, v1_routes
 
 HEALTH, METRICS, OPENAPI = "/healthz", "/metrics", "/openapi.json"
-PATHS = ("/", PREDICT, MODEL, HEALTH, METRICS, OPENAPI)
+PATHS = ("/", V1 + PREDICT, MODEL, MODELS, HEALTH, METRICS, OPENAPI)
 
 
-def create_api(backend: Backend, metrics: Metrics, keys: Keyring | None = None) -> FastAPI:
+def create_api(backends: Backends, metrics: Metrics, keys: Keyring | None = None) -> FastAPI:
     """The application of one replica, for everybody or for those who bear one of `keys`. It exists
     only after the golden answers were replayed."""
     # The usual documentation pages load their scripts from outside.
     api = FastAPI(
-        title=f"ftray: {backend.name}",
+        title=f"ftray: {', '.join(backend.address for backend in backends.entries)}",
         version=__version__,
         docs_url=None,
         redoc_url=None,
         openapi_url=OPENAPI,
     )
-    for routes in (v1_routes(backend), v2.v2_routes(backend), page_routes()):
+    for routes in (v1_routes(backends), v2.v2_routes(backends), page_routes()):
         api.include_router(routes)
-    _add_operations(api, backend)
+    _add_operations(api, backends)
     _add_faults(api)
     api.add_middleware(
         Gate,
-        backend=backend,
+        backends=backends,
         metrics=metrics,
         paths=PATHS,
-        prefixes=(v2.PREFIX,),
+        prefixes=(MODELS, v2.PREFIX),
         max_body=MAX_BODY,
         keys=keys,
         open_paths={"/", HEALTH, *v2.HEALTH},
@@ -54,16 +54,17 @@ def create_api(backend: Backend, metrics: Metrics, keys: Keyring | None = None) 
     return api
 
 
-def _add_operations(api: FastAPI, backend: Backend) -> None:
+def _add_operations(api: FastAPI, backends: Backends) -> None:
     @api.get(HEALTH, response_model=Health)
     async def health() -> Response:
         """Answers once a replica has given the golden answers again, and not before."""
-        return JSONResponse({"status": "ok", "model": backend.name, "version": backend.version})
+        first = backends.entries[0]
+        return JSONResponse({"status": "ok", "model": first.name, "version": first.version})
 
     @api.get(METRICS, response_class=Response)
     async def metrics_page() -> Response:
         """Counts of all replicas in Prometheus' text format."""
-        return Response(await backend.metrics_page(), media_type=CONTENT_TYPE)
+        return Response(await backends.metrics_page(), media_type=CONTENT_TYPE)
 
 
 def _add_faults(api: FastAPI) -> None:
@@ -84,6 +85,11 @@ def _add_faults(api: FastAPI) -> None:
         headers = {"retry-after": str(error.retry_after_s)}
         message = f"too much to do: {error}; try again in {error.retry_after_s} s"
         return fault(request.url.path, 503, message, None, headers)
+
+    @api.exception_handler(Unavailable)
+    async def unavailable(request: Request, error: Unavailable) -> Response:
+        message = f"{error}; the log of the service says why"
+        return fault(request.url.path, 503, message)
 
     @api.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:

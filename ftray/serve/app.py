@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray.serve import Application, deployment
@@ -20,17 +20,18 @@ LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 def build(args: dict[str, Any]) -> Application:
     """The application for `import_path: ftray.serve.app:build`.
 
-    `args` are `model` (a MODEL reference), `storage`, and the keys of the spec's `serve` section.
-    Raises ServeError naming the wrong argument, RegistryError or ModelError for the model.
+    `args` are `model` (a MODEL reference, or a list of them), `storage`, and the keys of the spec's
+    `serve` section. Raises ServeError naming the wrong argument, RegistryError or ModelError for a
+    model.
     """
     return application(*find(parse(args)))
 
 
-def application(model: ServedModel, spec: ServeSpec) -> Application:
-    """`model` served as `spec` says."""
+def application(models: Sequence[ServedModel], spec: ServeSpec) -> Application:
+    """`models` served as `spec` says."""
     threads = max(1, math.floor(spec.cpus_per_replica))
     options = {
-        "name": model.name,
+        "name": app_name(models),
         "ray_actor_options": {
             "num_cpus": spec.cpus_per_replica,
             "num_gpus": spec.gpus_per_replica,
@@ -42,16 +43,19 @@ def application(model: ServedModel, spec: ServeSpec) -> Application:
         **_replicas(spec),
     }
     return deployment(**options)(Replica).bind(
-        model.folder.url,
-        model.name,
-        model.version,
-        model.alias,
+        tuple(models),
         batching=spec.batch,
+        max_models=spec.max_models,
         threads=threads,
         on_gpu=spec.gpus_per_replica > 0,
         bf16=spec.precision == "bf16",
         api_keys=None if spec.api_keys is None else locate(spec.api_keys).url,
     )
+
+
+def app_name(models: Sequence[ServedModel]) -> str:
+    """Of the application and its deployment."""
+    return models[0].name if len(models) == 1 else "models"
 
 
 def _replicas(spec: ServeSpec) -> Mapping[str, Any]:

@@ -11,13 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ftray.serve.access import Keyring
-from ftray.serve.backend import VERSION_HEADER, Backend, version_header
+from ftray.serve.backend import MODEL_HEADER, VERSION_HEADER, Backends, named
 from ftray.serve.faults import fault
 from ftray.serve.metrics import Metrics
 from ftray.serve.v1 import PREDICT
 from ftray.serve.v2 import INFER
-
-_VERSION = VERSION_HEADER.encode()
 
 
 @dataclass
@@ -25,8 +23,8 @@ class Gate:
     """ASGI middleware around the application."""
 
     app: ASGIApp
-    backend: Backend
-    """Whose name and version are on every answer."""
+    backends: Backends
+    """Of which the name and version are on every answer: the first one's, where none was asked."""
     metrics: Metrics
     paths: Collection[str]
     """Those that are counted by name."""
@@ -44,17 +42,16 @@ class Gate:
             await self.app(scope, receive, send)
             return
         start, status = time.perf_counter(), 500
-        current = version_header(self.backend.version)[VERSION_HEADER]
-        named = {b"x-ftray-model": self._name}
+        who = named(self.backends.entries[0])
 
         async def send_named(message: Message) -> None:
-            nonlocal status, current
+            nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                # Where another version than the current one answered, it says so itself.
-                known = {_VERSION: current.encode(), **dict(message.get("headers", ()))}
-                current = known[_VERSION].decode()
-                message["headers"] = [*known.items(), *named.items()]
+                told = {name.decode("latin-1"): value for name, value in message["headers"]}
+                who.update((name, told[name].decode()) for name in who if name in told)
+                missing = [(n.encode(), v.encode()) for n, v in who.items() if n not in told]
+                message["headers"] = [*message["headers"], *missing]
             await send(message)
 
         app = self.app if self._admits(scope) else _stranger(scope["path"])
@@ -63,13 +60,10 @@ class Gate:
         finally:
             path = scope["path"]
             known = path if path in self.paths else self._family(path)
-            self.metrics.count_request(current, known, status)
-            if status == 200 and (path == PREDICT or path.endswith(INFER)):
-                self.metrics.count_prediction(current, time.perf_counter() - start)
-
-    @property
-    def _name(self) -> bytes:
-        return self.backend.name.encode("ascii", "backslashreplace")
+            answered_by = who[MODEL_HEADER], who[VERSION_HEADER]
+            self.metrics.count_request(*answered_by, known, status)
+            if status == 200 and path.endswith((PREDICT, INFER)):
+                self.metrics.count_prediction(*answered_by, time.perf_counter() - start)
 
     def _admits(self, scope: Scope) -> bool:
         if self.keys is None or scope["path"] in self.open_paths:

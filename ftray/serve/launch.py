@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import ray
@@ -13,7 +13,7 @@ from ray import serve
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ftray.errors import RunFailed, ServeError
-from ftray.serve.app import LOGGING, application
+from ftray.serve.app import LOGGING, app_name, application
 from ftray.serve.port import check_port
 from ftray.serve.refusal import read_refusal
 from ftray.serve.settings import ServedModel
@@ -32,9 +32,14 @@ Stopped = Callable[[], bool]
 
 @contextmanager
 def endpoint(
-    model: ServedModel, spec: ServeSpec, host: str, port: int, say: Say, stopped: Stopped
+    models: Sequence[ServedModel],
+    spec: ServeSpec,
+    host: str,
+    port: int,
+    say: Say,
+    stopped: Stopped,
 ) -> Iterator[str | None]:
-    """The URL under which `model` answers inside the block; None when `stopped` said so first.
+    """The URL under which `models` answer inside the block; None when `stopped` said so first.
 
     Needs a connection to Ray. Raises ServeError when Serve runs there already or nothing answers
     under the URL, and what made a replica refuse to start: a ModelError or RunFailed.
@@ -49,8 +54,8 @@ def endpoint(
             http_options={"host": host, "port": port},
             logging_config=LOGGING,
         )
-        _deploy(model, spec)
-        running = _wait_until_running(model.name, say, stopped)
+        _deploy(models, spec)
+        running = _wait_until_running(app_name(models), say, stopped)
         url = _url(host, port, node["NodeManagerAddress"])
         yield url if running and _wait_until_answering(url, stopped) else None
     finally:
@@ -82,8 +87,9 @@ def _check_port_of(node: dict, host: str, port: int) -> None:
     ray.get(check.remote(host, port))
 
 
-def _deploy(model: ServedModel, spec: ServeSpec) -> None:
-    target = serve.RunTarget(application(model, spec), name=model.name, logging_config=LOGGING)
+def _deploy(models: Sequence[ServedModel], spec: ServeSpec) -> None:
+    name = app_name(models)
+    target = serve.RunTarget(application(models, spec), name=name, logging_config=LOGGING)
     serve.run_many(
         [target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
     )

@@ -1,79 +1,82 @@
-"""One version of a model that answers: loaded, proven by its golden answers, with a batcher."""
+"""One version of a model that answers."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from ftray.models.folder import ModelInfo
+from ftray.models.pool import Pool
 from ftray.models.predictor import Predictor
 from ftray.serve.backend import Answers
-from ftray.serve.batcher import Batcher, Limits
+from ftray.serve.engine import Engine
 from ftray.serve.metrics import Metrics
 from ftray.spec.schema import Batching
 from ftray.store.location import Location
 
 _CPU_ROWS = 8
-"""Of a call that share a forward pass on a CPU, those of like length: there larger passes gain
+"""Of a batch that share a forward pass on a CPU, those of like length: there larger passes gain
 little, and pad more."""
 
 
+@dataclass(frozen=True, eq=False)
 class LiveModel:
-    """Version `version`, out of `folder`."""
+    """It has given its golden answers. Made by `Loader`."""
 
-    def __init__(
-        self,
-        folder: Location,
-        version: int | None,
-        batching: Batching,
-        bf16: bool,
-        metrics: Metrics,
-    ) -> None:
-        """Raises ModelError when there is no model, or it does not give its golden answers."""
-        self.folder = folder
-        self.version = version
-        rows = batching.max_size if torch.cuda.is_available() else min(_CPU_ROWS, batching.max_size)
-        self._predictor = Predictor(folder, rows, bf16)
-        self._predictor.check_golden()
-        self._metrics = metrics
-        limits = Limits(
-            batching.max_size,
-            batching.wait_ms / 1000,
-            batching.max_waiting,
-            batching.timeout_seconds,
-        )
-        # Characters say well enough which texts are alike: their tokens are counted in the model's
-        # thread, where a batch of them costs little more than one.
-        self._batcher = Batcher(self._forward, limits, len)
+    name: str
+    version: int | None
+    predictor: Predictor
+    engine: Engine
+    metrics: Metrics
+    home: Engine | None = None
+    """The engine that it shares with other models, while it has one of its own."""
 
     @property
     def info(self) -> ModelInfo:
-        return self._predictor.info
+        return self.predictor.info
 
     async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
         """The texts share forward passes with those of other requests. Raises Overloaded."""
-        logits = torch.stack(await self._batcher.submit(texts))
+        logits = await self.engine.logits(self, texts)
         labels = self.info.labels
-        outputs = self._predictor.task.answers(logits, labels, top_k)
-        answers = Answers(self.version, labels, outputs)
-        self._metrics.count_labels(self.version, answers.best)
+        outputs = self.predictor.task.answers(logits, labels, top_k)
+        answers = Answers(self.name, self.version, labels, outputs)
+        self.metrics.count_labels(self.name, self.version, answers.best)
         return answers
 
-    @property
-    def waiting(self) -> int:
-        """Rows that wait for a batch."""
-        return self._batcher.waiting
+    def apart(self) -> LiveModel:
+        """The same with an engine of its own: when it is slow, no other model waits for it."""
+        return replace(self, engine=self.engine.another(), home=self.engine)
+
+    def settled(self) -> LiveModel:
+        """The same where it was before it was set apart."""
+        assert self.home is not None
+        self.close()
+        return replace(self, engine=self.home, home=None)
 
     def close(self) -> None:
         """Nobody asks from now on but those who have begun; they are still answered."""
-        self._batcher.close()
+        if self.home is not None:
+            self.engine.close()
 
-    def _forward(self, texts: list[str]) -> Sequence[torch.Tensor]:
-        """Logits of each text, (C,) float32. Runs in the batcher's thread."""
-        began, waited = time.perf_counter(), self._batcher.waited
-        logits = self._predictor.logits(texts).unbind()
-        seconds = time.perf_counter() - began
-        self._metrics.count_batch(self.version, len(texts), waited, seconds)
-        return logits
+
+@dataclass(frozen=True)
+class Loader:
+    """Loads the models of one process, which share what is equal in them."""
+
+    batching: Batching
+    bf16: bool
+    metrics: Metrics
+    engine: Engine
+    pool: Pool
+
+    def load(self, folder: Location, name: str, version: int | None) -> LiveModel:
+        """Raises ModelError when there is no model, or it does not give its golden answers."""
+        most = self.batching.max_size
+        rows = most if torch.cuda.is_available() else min(_CPU_ROWS, most)
+        predictor = Predictor(folder, rows, self.bf16)
+        self.pool.add(predictor)
+        predictor.check_golden()
+        return LiveModel(name, version, predictor, self.engine, self.metrics)

@@ -64,8 +64,12 @@ class Prediction(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """What is known of the served model."""
+    """What is known of a served model."""
 
+    id: str
+    """Below /v1/models: its name, and which version where several are served."""
+    object: Literal["model"] = "model"
+    owned_by: str = "ftray"
     model: str
     version: int | None
     task: str
@@ -76,6 +80,13 @@ class ModelCard(BaseModel):
     run: str
     metrics: dict[str, dict[str, Any]]
     """Split -> metric -> value."""
+
+
+class ModelCards(BaseModel):
+    """In the shape that clients of OpenAI's protocol list models with."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
 
 
 class Health(BaseModel):

@@ -1,9 +1,9 @@
 """What a replica counts, and the counts of all replicas as one Prometheus page.
 
-Every series has the labels model, version and replica. Whichever replica is asked for the page, it
-asks all the others: the page is whole, and every number on it belongs to one replica alone, so a
-sum or a rate over `replica` is right however many replicas there are. The counts of a replica that
-was stopped leave with it, as those of a stopped process do.
+Every series has the label replica and, but for those of a replica as a whole, model and version.
+Whichever replica is asked for the page, it asks all the others: the page is whole, and every number
+on it belongs to one replica alone, so a sum or a rate over `replica` is right however many replicas
+there are. The counts of a replica that was stopped leave with it, as those of a stopped process do.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from ftray.serve.backend import Versioned
+
 Snapshot = list[Metric]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LABELS = ("model", "version", "replica")
@@ -25,9 +27,9 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 class Metrics:
     """The counts of one replica."""
 
-    def __init__(self, model: str, replica: str) -> None:
+    def __init__(self, replica: str) -> None:
         self._registry = CollectorRegistry()
-        self._labels = {"model": model, "replica": replica}
+        self._replica = replica
         self._requests = self._counter(
             "ftray_requests", "HTTP requests answered, by path and status.", "path", "status"
         )
@@ -37,13 +39,15 @@ class Metrics:
             _SECONDS,
         )
         self._queued = self._histogram(
-            "ftray_queue_seconds", "Of each batch: how long its first row waited for it.", _SECONDS
+            "ftray_queue_seconds",
+            "Of each batch with rows of the model: how long its first row waited.",
+            _SECONDS,
         )
         self._computed = self._histogram(
             "ftray_forward_seconds", "Of each batch: tokens and forward pass.", _SECONDS
         )
         self._batches = self._histogram(
-            "ftray_batch_rows", "Rows that shared a forward pass.", _ROWS
+            "ftray_batch_rows", "Rows of the model that shared a batch.", _ROWS
         )
         self._labelled = self._counter(
             "ftray_predictions",
@@ -55,9 +59,14 @@ class Metrics:
             "Rows that a version in the shadow answered, by whether the label was the same.",
             "agrees",
         )
-        self._up = Gauge("ftray_replica_up", "1 a replica.", _LABELS, registry=self._registry)
+        self._up = Gauge(
+            "ftray_replica_up", "1 a replica, by model.", _LABELS, registry=self._registry
+        )
         self._waiting = Gauge(
-            "ftray_waiting_rows", "Rows that wait for a batch.", _LABELS, registry=self._registry
+            "ftray_waiting_rows",
+            "Rows that wait for a batch.",
+            ["replica"],
+            registry=self._registry,
         )
 
     def _counter(self, name: str, text: str, *more: str) -> Counter:
@@ -66,38 +75,40 @@ class Metrics:
     def _histogram(self, name: str, text: str, bounds: Sequence[float]) -> Histogram:
         return Histogram(name, text, _LABELS, buckets=bounds, registry=self._registry)
 
-    def count_request(self, version: str, path: str, status: int) -> None:
-        labels = self._of(version)
+    def count_request(self, model: str, version: str, path: str, status: int) -> None:
+        labels = self._of(model, version)
         self._requests.labels(**labels, path=path, status=str(status)).inc()
 
-    def count_prediction(self, version: str, seconds: float) -> None:
-        self._seconds.labels(**self._of(version)).observe(seconds)
+    def count_prediction(self, model: str, version: str, seconds: float) -> None:
+        self._seconds.labels(**self._of(model, version)).observe(seconds)
 
     def count_batch(
-        self, version: int | None, rows: int, queued_s: float, computed_s: float
+        self, model: str, version: int | None, rows: int, queued_s: float, computed_s: float
     ) -> None:
-        labels = self._of(version)
+        labels = self._of(model, version)
         self._batches.labels(**labels).observe(rows)
         self._queued.labels(**labels).observe(queued_s)
         self._computed.labels(**labels).observe(computed_s)
 
-    def count_labels(self, version: int | None, labels: Iterable[str]) -> None:
+    def count_labels(self, model: str, version: int | None, labels: Iterable[str]) -> None:
         for label, rows in collections.Counter(labels).items():
-            self._labelled.labels(**self._of(version), label=label).inc(rows)
+            self._labelled.labels(**self._of(model, version), label=label).inc(rows)
 
-    def count_shadow(self, version: int | None, agrees: bool) -> None:
-        self._shadowed.labels(**self._of(version), agrees=str(agrees).lower()).inc()
+    def count_shadow(self, model: str, version: int | None, agrees: bool) -> None:
+        self._shadowed.labels(**self._of(model, version), agrees=str(agrees).lower()).inc()
 
-    def snapshot(self, version: int | None, waiting: int) -> Snapshot:
-        """All counts of the replica, whose current version that is and where so many rows wait, as
-        they are now; can be sent to another process."""
-        for gauge, value in ((self._up, 1), (self._waiting, waiting)):
-            gauge.clear()
-            gauge.labels(**self._of(version)).set(value)
+    def snapshot(self, models: Iterable[Versioned], waiting: int) -> Snapshot:
+        """All counts of the replica that serves these models, and where so many rows wait, as they
+        are now; can be sent to another process."""
+        self._up.clear()
+        for model in models:
+            self._up.labels(**self._of(model.name, model.version)).set(1)
+        self._waiting.labels(replica=self._replica).set(waiting)
         return list(self._registry.collect())
 
-    def _of(self, version: int | str | None) -> dict[str, str]:
-        return {**self._labels, "version": "" if version is None else str(version)}
+    def _of(self, model: str, version: int | str | None) -> dict[str, str]:
+        number = "" if version is None else str(version)
+        return {"model": model, "version": number, "replica": self._replica}
 
 
 def page(snapshots: Iterable[Snapshot]) -> bytes:

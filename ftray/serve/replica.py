@@ -1,4 +1,5 @@
-"""One replica: the model in a process of its own, which answers only after it proved itself."""
+"""One replica: the models in a process of their own, which answers only after they proved
+themselves."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,17 +15,20 @@ from fastapi import FastAPI
 from ray import serve
 
 from ftray.errors import FtrayError, ModelError
-from ftray.models.folder import ModelInfo
+from ftray.models.pool import Pool
 from ftray.serve import metrics
 from ftray.serve.access import Keyring
 from ftray.serve.alias import Alias, follow
 from ftray.serve.api import create_api
-from ftray.serve.backend import Answers
-from ftray.serve.live import LiveModel
+from ftray.serve.backend import Backend
+from ftray.serve.catalog import Catalog
+from ftray.serve.engine import Engine
+from ftray.serve.live import LiveModel, Loader
 from ftray.serve.refusal import refusal
+from ftray.serve.settings import ServedModel
 from ftray.serve.shelf import Shelf
 from ftray.spec.schema import Batching
-from ftray.store.location import Location, locate
+from ftray.store.location import locate
 from ftray.store.routes import Stop
 
 _PAGE_SECONDS = 5.0
@@ -37,18 +42,16 @@ class Replica:
 
     def __init__(
         self,
-        folder: str,
-        name: str,
-        version: int | None,
-        alias: Alias | None,
+        served: Sequence[ServedModel],
         batching: Batching,
+        max_models: int,
         threads: int,
         on_gpu: bool,
         bf16: bool,
         api_keys: str | None,
     ) -> None:
-        """Load the model, or what `alias` means by now, and replay its golden answers. When it
-        raises, Ray Serve sends this replica no traffic."""
+        """Load the models, or what their aliases mean by now, and replay their golden answers.
+        When it raises, Ray Serve sends this replica no traffic."""
         if not on_gpu:
             # Ray shows a process that asked for no GPU all of them.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -58,59 +61,52 @@ class Replica:
         sys.setswitchinterval(_SWITCH_S)
         context = serve.get_replica_context()
         self._handle_of = (context.deployment, context.app_name)
-        self.name = name
-        self._batching, self._bf16 = batching, bf16
-        self._metrics = metrics.Metrics(name, context.replica_id.unique_id)
+        self._metrics = metrics.Metrics(context.replica_id.unique_id)
+        self._engine = Engine(batching, self._metrics)
+        self._loader = Loader(batching, bf16, self._metrics, self._engine, Pool())
         try:
             self._keys = None if api_keys is None else Keyring(locate(api_keys))
-            if alias is None:
-                self._shelf = self._shelf_of(self._load(locate(folder), version))
-            else:
-                self._shelf = self._followed(alias, locate(folder), version)
+            self._catalog = Catalog(served, self._start, max_models)
         except FtrayError as error:
             raise refusal(error) from error
 
-    def _followed(self, alias: Alias, folder: Location, version: int | None) -> Shelf:
+    def _start(self, model: ServedModel) -> Shelf:
         """Begins with what the alias means, or with the version that was deployed where that does
         not prove itself: the other replicas stay with it too."""
+        alias, load = model.alias, self._loader.load
+        if alias is None:
+            return self._shelf(load(model.folder, model.name, model.version), None)
         route = alias.route()
         try:
             stop = None if route is None else route.current
-            first = self._load(alias.folder(stop), stop.version) if stop else None
+            first = load(alias.folder(stop), model.name, stop.version) if stop else None
         except ModelError as error:
-            _log.error("version %s answers: %s", version, error)
+            _log.error("version %s answers: %s", model.version, error)
             first = None
-        shelf = self._shelf_of(first or self._load(folder, version), alias)
+        shelf = self._shelf(first or load(model.folder, model.name, model.version), alias)
         if route is not None:
             shelf.update(route)
-        follow(alias, shelf.update)
+        follow(alias, shelf.update, shelf.over)
         return shelf
 
-    def _shelf_of(self, first: LiveModel, alias: Alias | None = None) -> Shelf:
+    def _shelf(self, first: LiveModel, alias: Alias | None) -> Shelf:
         def load(stop: Stop) -> LiveModel:
             assert alias is not None, "without one nothing changes"
-            return self._load(alias.folder(stop), stop.version)
+            return self._loader.load(alias.folder(stop), first.name, stop.version)
 
         end_trial = (lambda trial, why: None) if alias is None else alias.end_trial
-        return Shelf(first, load, end_trial, self._metrics.count_shadow)
-
-    def _load(self, folder: Location, version: int | None) -> LiveModel:
-        return LiveModel(folder, version, self._batching, self._bf16, self._metrics)
+        return Shelf(first, load, end_trial, partial(self._metrics.count_shadow, first.name))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_api(self, self._metrics, self._keys)
 
     @property
-    def version(self) -> int | None:
-        return self._shelf.current.version
+    def entries(self) -> Sequence[Backend]:
+        return self._catalog.entries
 
-    @property
-    def info(self) -> ModelInfo:
-        return self._shelf.current.info
-
-    async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
-        """One output a text, all by the same version."""
-        return await self._shelf.answer(texts, top_k)
+    def find(self, name: str, version: str | None = None) -> Backend | None:
+        """The model of that name or address, and of that version."""
+        return self._catalog.find(name, version)
 
     async def metrics_page(self) -> bytes:
         """The counts of all replicas of this deployment, without those that do not answer."""
@@ -120,4 +116,4 @@ class Replica:
 
     def snapshot(self) -> Any:
         """The counts of this replica."""
-        return self._metrics.snapshot(self.version, self._shelf.current.waiting)
+        return self._metrics.snapshot(self._catalog.entries, self._engine.waiting)

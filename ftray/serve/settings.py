@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from ftray.errors import Problem, ServeError, shorten
@@ -21,10 +21,15 @@ from ftray.store.registry import Registry, alias_in, find_model
 from ftray.store.root import open_root
 
 
+def _several(references: Any) -> Any:
+    return (references,) if isinstance(references, str) else references
+
+
 class Settings(ServeSpec):
     """Arguments of `ftray.serve.app:build`. A key that is left out is as in the model's spec."""
 
-    model: Text
+    model: Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_several)]
+    """One reference, or a list of them."""
     storage: Text | None = None
 
 
@@ -43,6 +48,11 @@ class ServedModel:
     def reference(self) -> str:
         return self.name if self.version is None else f"{self.name}:{self.version}"
 
+    @property
+    def address(self) -> str:
+        """What tells it from others that are served beside it."""
+        return self.reference if self.alias is None else f"{self.name}@{self.alias.alias}"
+
 
 def parse(args: Mapping[str, Any]) -> Settings:
     """Raises ServeError with one problem per key that is unknown or wrong."""
@@ -52,25 +62,34 @@ def parse(args: Mapping[str, Any]) -> Settings:
         raise ServeError(*map(_problem, error.errors())) from None
 
 
-def find(settings: Settings) -> tuple[ServedModel, ServeSpec]:
-    """The model, and how to serve it: its own spec's `serve` section under the given keys.
+def find(settings: Settings) -> tuple[tuple[ServedModel, ...], ServeSpec]:
+    """The models, and how to serve them: the `serve` section of the first one's own spec under the
+    given keys.
 
     Raises RegistryError or ModelError when there is no such model, ServeError when the two
-    sections contradict each other.
+    sections contradict each other, or two references mean the same.
     """
-    found = find_model(settings.model, settings.storage)
-    info = read_info(found.folder)
+    served = tuple(find_one(reference, settings.storage) for reference in settings.model)
+    for place, model in enumerate(served):
+        if model.address in {other.address for other in served[:place]}:
+            raise ServeError.of("model", model.address, "named twice", "name it once")
     given = settings.model_dump(exclude_unset=True, exclude={"model", "storage"})
-    section = {**info.spec.get("serve", {}), **given}
+    section = {**served[0].info.spec.get("serve", {}), **given}
     whole = parse({**section, "model": settings.model}).model_dump(exclude={"model", "storage"})
-    served = ServedModel(found.folder, found.name, found.version, info, _alias(settings))
     return served, ServeSpec(**whole)
 
 
-def _alias(settings: Settings) -> Alias | None:
+def find_one(reference: str, storage: str | None) -> ServedModel:
+    """Raises RegistryError or ModelError when there is no such model."""
+    found = find_model(reference, storage)
+    info = read_info(found.folder)
+    return ServedModel(found.folder, found.name, found.version, info, _alias(reference, storage))
+
+
+def _alias(reference: str, storage: str | None) -> Alias | None:
     """What the reference says, where it is NAME@alias and not NAME@latest."""
-    root = open_root(settings.storage)
-    if (alias := alias_in(settings.model)) is None:
+    root = open_root(storage)
+    if (alias := alias_in(reference)) is None:
         return None
     # The registry may have been changed by other tools than ftray: replicas look at the route.
     find_route(Registry.open(root), *alias)

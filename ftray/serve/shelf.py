@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,8 @@ class Shelf:
         self._trial: _OnTrial | None = None
         self._refused: set[Stop | Trial] = set()  # not to be loaded again and again
         self._shadows: set[asyncio.Task[None]] = set()
+        self.over = threading.Event()
+        """Set once nobody asks any more but those who have begun."""
 
     async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
         """By one version. Raises what its model raises."""
@@ -104,6 +107,10 @@ class Shelf:
         for ours, theirs in zip(told.best, shadow.best, strict=True):
             self._count_shadow(on_trial.model.version, ours == theirs)
 
+    def close(self) -> None:
+        self.over.set()
+        self._try(None)
+
     def update(self, route: Route) -> None:
         """Hold what `route` says, as far as it proves itself."""
         self._refused = {one for one in self._refused if one in (route.current, route.trial)}
@@ -117,7 +124,7 @@ class Shelf:
     def _advance(self, stop: Stop) -> None:
         on_trial, old = self._trial, self.current
         if on_trial is not None and on_trial.trial.stop == stop:
-            self.current, self._trial = on_trial.model, None
+            self.current, self._trial = on_trial.model.settled(), None
         else:
             try:
                 self.current = self._load(stop)
@@ -135,7 +142,7 @@ class Shelf:
         if trial is None or trial.stop.version == self.current.version:
             return
         try:
-            self._trial = _OnTrial(trial, self._load(trial.stop))
+            self._trial = _OnTrial(trial, self._load(trial.stop).apart())
         except FtrayError as error:
             self._fail(trial, str(error))
 

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import JSONResponse
 
 from ftray import __version__
-from ftray.serve.backend import Answers, Backend
+from ftray.serve.backend import Backend, Backends, version_number
 from ftray.serve.faults import V2, ProtocolFault, documented
 from ftray.serve.v2_tensors import (
     HEADER_LENGTH,
@@ -66,27 +66,28 @@ _BODY = {
 }
 
 
-def v2_routes(backend: Backend) -> APIRouter:
-    """The protocol's paths for the one model of `backend`."""
+def v2_routes(backends: Backends) -> APIRouter:
     routes = APIRouter(prefix=PREFIX)
     _add_server(routes)
-    model = APIRouter(responses=_ADDRESSED, dependencies=[Depends(_only(backend))])
-    _add_model(model, backend)
-    _add_infer(model, backend)
+    model = APIRouter(responses=_ADDRESSED)
+    which = _chosen(backends)
+    _add_model(model, which)
+    _add_infer(model, which)
     routes.include_router(model)
     return routes
 
 
-def _only(backend: Backend) -> Any:
-    """A dependency that lets no request for another model pass."""
+def _chosen(backends: Backends) -> Any:
+    """A dependency: the model that a path names."""
 
-    async def check(name: str, version: str | None = None) -> None:
-        if name != backend.name or version not in (None, _version(backend)):
-            found = name if version is None else f"{name} version {version}"
-            here = f"here is {backend.name}, version {_version(backend)}"
-            raise HTTPException(404, f"no model {found}; {here}")
+    async def choose(name: str, version: str | None = None) -> Backend:
+        if (backend := backends.find(name, version)) is None:
+            wanted = name if version is None else f"{name} version {version}"
+            here = (f"{b.name}, version {version_number(b)}" for b in backends.entries)
+            raise HTTPException(404, f"no model {wanted}; here is {' and '.join(here)}")
+        return backend
 
-    return check
+    return Depends(choose)
 
 
 def _add_server(routes: APIRouter) -> None:
@@ -106,21 +107,21 @@ def _add_server(routes: APIRouter) -> None:
         return {"ready": True}
 
 
-def _add_model(routes: APIRouter, backend: Backend) -> None:
+def _add_model(routes: APIRouter, which: Any) -> None:
     @routes.get(_MODEL)
     @routes.get(_VERSIONED)
-    async def metadata() -> Any:
+    async def metadata(backend: Backend = which) -> Any:
         """Inputs and outputs of the model."""
         return _metadata(backend)
 
     @routes.get(_MODEL + "/ready")
     @routes.get(_VERSIONED + "/ready")
-    async def model_ready() -> Any:
+    async def model_ready(backend: Backend = which) -> Any:
         """Whether the model answers."""
         return {"name": backend.name, "ready": True}
 
 
-def _add_infer(routes: APIRouter, backend: Backend) -> None:
+def _add_infer(routes: APIRouter, which: Any) -> None:
     options: dict[str, Any] = {
         "response_model": InferResponse,
         "response_model_exclude_none": True,
@@ -130,22 +131,17 @@ def _add_infer(routes: APIRouter, backend: Backend) -> None:
 
     @routes.post(_MODEL + INFER, **options)
     @routes.post(_VERSIONED + INFER, **options)
-    async def infer(http: Request) -> Any:
+    async def infer(http: Request, backend: Backend = which) -> Any:
         """One label, score and row of probabilities for each text."""
         request, texts = read_request(await http.body(), http.headers.get(HEADER_LENGTH))
         answers = await backend.answer(texts, _ALL)
         tensors = output_tensors(answers.outputs, answers.labels)
         wanted = [output.name for output in request.outputs] or OUTPUTS
-        body = {"model_name": backend.name, "model_version": _version(answers)}
+        body = {"model_name": backend.name, "model_version": version_number(answers)}
         if request.id is not None:
             body["id"] = request.id
         outputs = [tensors[name] for name in wanted]
         return JSONResponse({**body, "outputs": outputs}, headers=answers.headers)
-
-
-def _version(of: Backend | Answers) -> str:
-    # The protocol wants one; a folder that was never registered has none.
-    return str(of.version or 1)
 
 
 def _metadata(backend: Backend) -> dict[str, Any]:
@@ -154,7 +150,7 @@ def _metadata(backend: Backend) -> dict[str, Any]:
     shapes["probabilities"] = ("FP32", [-1, len(labels)])
     return {
         "name": backend.name,
-        "versions": [_version(backend)],
+        "versions": [version_number(backend)],
         "platform": PLATFORM,
         "inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}],
         "outputs": [

@@ -114,6 +114,11 @@ class Batching(Section):
 class ServeSpec(Section):
     replicas: Range = Range()
     batch: Batching = Batching()
+    max_models: PositiveInt = Field(
+        32,
+        description="Of several served models, how many a replica holds; another one is loaded "
+        "when it is asked for, and the least recently used one goes.",
+    )
     cpus_per_replica: PositiveFloat = 1
     gpus_per_replica: FloatFromZero = 0
     api_keys: Text | None = Field(

@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -29,6 +29,10 @@ class Location:
     fs: pafs.FileSystem
     path: str
     url: str
+
+    def __reduce__(self) -> tuple[Callable[[str], Location], tuple[str]]:
+        # Another process opens it anew, with what that one knows of credentials.
+        return locate, (self.url,)
 
     def __truediv__(self, name: str) -> Location:
         # A URL's options (s3://bucket/prefix?region=...) stay at its end.

@@ -1,12 +1,13 @@
--- For wrk: posts the lines of the file $BODIES one after the other; the last line that it prints
--- is one JSON object.
+-- For wrk: posts the lines of the file $REQUESTS, each a path, a tab and a body, one after the
+-- other; the last line that it prints is one JSON object.
 local requests = {}
 local at = 0
 
 function init()
-   for line in io.lines(os.getenv("BODIES")) do
+   for line in io.lines(os.getenv("REQUESTS")) do
       local headers = { ["Content-Type"] = "application/json" }
-      requests[#requests + 1] = wrk.format("POST", nil, headers, line)
+      local path, body = line:match("^([^\t]*)\t(.*)$")
+      requests[#requests + 1] = wrk.format("POST", path, headers, body)
    end
 end
 

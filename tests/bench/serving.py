@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,10 +23,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from contest import HERE, Result, Stage, stage
 from measure import Sample, table
+from wrk import check_wrk, load
 
 from ftray.spec.load import dump, override
 
@@ -35,7 +34,6 @@ LITSERVE = "litserve==0.2.19"
 BATCH = 32
 TEXTS = 512
 START_SECONDS = 120.0
-WARM_UP_SECONDS = 3
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,7 @@ BARE = "bare forward"
 
 def main() -> None:
     options = _options()
-    if shutil.which("wrk") is None:
-        raise SystemExit("wrk is missing: it is a package of Debian and Homebrew")
+    check_wrk()
     os.environ.pop("RAY_ADDRESS", None)
     contenders = [c for c in CONTENDERS if not options.only or c.name in options.only]
     results: list[Result] = []
@@ -82,7 +79,10 @@ def main() -> None:
             for contender in contenders[:: 1 if turn % 2 == 0 else -1]:
                 with running(contender, model, peers, here.folder) as url:
                     for clients in options.clients:
-                        found = load(contender, url, texts, here.folder, clients, options.seconds)
+                        asked = [(contender.path, {contender.key: text}) for text in texts]
+                        found = load(url, asked, here.folder, clients, options.seconds)
+                        if found["errors"]:
+                            raise SystemExit(f"{contender.name}: {found['errors']} failed")
                         results.append({"turn": turn, "contender": contender.name, **found})
                         _say(results[-1])
     print(report(results, [c.name for c in contenders], options.clients), flush=True)
@@ -172,27 +172,6 @@ def _await(contender: Contender, url: str, server: subprocess.Popen[bytes], log:
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.2)
     raise SystemExit(f"{contender.name} does not answer:\n{log.read_text()[-4000:]}")
-
-
-def load(
-    contender: Contender, url: str, texts: Sequence[str], folder: Path, clients: int, seconds: int
-) -> Result:
-    """What so many clients got, each of which asks again as soon as it has its answer."""
-    bodies = folder / "bodies"
-    bodies.write_text("".join(json.dumps({contender.key: text}) + "\n" for text in texts))
-    command = ["wrk", "-t1", f"-c{clients}", "--timeout", "30s", "-s", str(HERE / "post.lua")]
-    environment = {**os.environ, "BODIES": str(bodies)}
-    for duration in (WARM_UP_SECONDS, seconds):
-        done = subprocess.run(
-            [*command, f"-d{duration}s", url + contender.path],
-            env=environment,
-            capture_output=True,
-            check=True,
-        )
-    found: dict[str, Any] = json.loads(done.stdout.decode().splitlines()[-1])
-    if found["errors"]:
-        raise SystemExit(f"{contender.name}: {found['errors']} requests failed")
-    return {"clients": clients, **found}
 
 
 def report(results: Sequence[Result], names: Sequence[str], clients: Sequence[int]) -> str:

@@ -22,7 +22,7 @@ from ftray.serve.access import Keyring, add_key
 from ftray.serve.api import create_api
 from ftray.serve.metrics import Metrics
 from ftray.store.location import locate
-from tests.helpers.fake_backend import FakeBackend
+from tests.helpers.fake_backend import FakeBackends
 from tests.helpers.served import free_port
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
@@ -35,7 +35,7 @@ PATIENCE_S = 20.0
 @contextmanager
 def serving(keys: Keyring | None = None) -> Iterator[str]:
     """The URL of the made-up model's endpoint, in this process."""
-    api = create_api(FakeBackend(), Metrics("reviews", "one"), keys)
+    api = create_api(FakeBackends(), Metrics("one"), keys)
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="error"))
     thread = threading.Thread(target=server.run)

@@ -1,4 +1,4 @@
-"""A made-up model behind the protocols: what it answers depends on a text's length alone."""
+"""Made-up models behind the protocols: what they answer depends on a text's length alone."""
 
 from __future__ import annotations
 
@@ -32,13 +32,27 @@ def scores(text: str) -> dict[str, float]:
 
 
 class FakeBackend:
-    name, version, info = "reviews", 3, INFO
+    info = INFO
+
+    def __init__(self, name: str = "reviews", version: int | None = 3) -> None:
+        self.name, self.address, self.version = name, name, version
 
     async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
         ranked = [sorted(scores(t).items(), key=lambda item: -item[1]) for t in texts]
         rows = [[{"label": label, "score": score} for label, score in row] for row in ranked]
         chosen = [row[0] for row in rows] if top_k is None else [row[:top_k] for row in rows]
-        return Answers(self.version, LABELS, chosen)
+        return Answers(self.name, self.version, LABELS, chosen)
+
+
+class FakeBackends:
+    """Of the given ones, or of one alone."""
+
+    def __init__(self, *entries: FakeBackend) -> None:
+        self.entries = entries or (FakeBackend(),)
+
+    def find(self, name: str, version: str | None = None) -> FakeBackend | None:
+        found = (e for e in self.entries if name == e.name and version in (None, str(e.version)))
+        return next(found, None)
 
     async def metrics_page(self) -> bytes:
         return b""

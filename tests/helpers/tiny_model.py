@@ -22,9 +22,14 @@ GOLDEN = ("A wonderful film.", "", "Dull, and far too long for what little happe
 
 
 def make_model(
-    target: Path, name: str = "tiny", labels: Sequence[str] = LABELS, seed: int = 7
+    target: Path,
+    name: str = "tiny",
+    labels: Sequence[str] = LABELS,
+    seed: int = 7,
+    trained: int = 0,
 ) -> Location:
-    """The folder `target` as `ftray train` writes it, with golden answers; a second to make."""
+    """The folder `target` as `ftray train` writes it, with golden answers; a second to make.
+    trained: so many upper blocks are not those of the base."""
     tree = {
         "name": name,
         "model": {"name_or_path": BASE},
@@ -36,6 +41,9 @@ def make_model(
     with torch.no_grad():
         # A fresh head answers nearly the same to everything.
         model.classifier.weight.mul_(40)
+        for block in model.bert.encoder.layer[len(model.bert.encoder.layer) - trained :]:
+            for weight in block.parameters():
+                weight.add_(0.02 * torch.randn_like(weight))
     info = ModelInfo(
         name=name,
         run="20250101-000000-tiny",

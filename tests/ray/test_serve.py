@@ -209,7 +209,10 @@ def test_the_largest_request_is_answered(client: httpx.Client) -> None:
 def test_the_document_describes_what_is_answered(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     own = {path for path in document["paths"] if not path.startswith("/v2")}
-    assert own == {"/v1/predict", "/v1/model", "/healthz", "/metrics"}
+    assert own == {
+        *("/v1/predict", "/v1/model", "/v1/models", "/healthz", "/metrics"),
+        *("/v1/models/{name}", "/v1/models/{name}/predict"),
+    }
     assert "/v2/models/{name}/infer" in document["paths"]
     answers = document["paths"]["/v1/predict"]["post"]["responses"]
     assert set(answers) == {"200", "400", "413", "415", "422", "503"}

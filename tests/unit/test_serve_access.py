@@ -15,7 +15,7 @@ from ftray.serve.access import Keyring, add_key, read_keys, revoke_key
 from ftray.serve.api import create_api
 from ftray.serve.metrics import Metrics
 from ftray.store.location import Location, locate
-from tests.helpers.fake_backend import FakeBackend
+from tests.helpers.fake_backend import FakeBackends
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_what_cannot_be_read_is_told_with_its_line(file: Location) -> None:
 
 def test_the_endpoint_asks_for_a_key_and_health_does_not(file: Location) -> None:
     key = add_key(file, "app")
-    api = create_api(FakeBackend(), Metrics("reviews", "one"), Keyring(file))
+    api = create_api(FakeBackends(), Metrics("one"), Keyring(file))
     with TestClient(api) as client:
         for path in ("/", "/healthz", "/v2/health/ready"):
             assert client.get(path).status_code == 200

@@ -9,20 +9,24 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from ftray.serve.metrics import Metrics, page
+from tests.helpers.fake_backend import FakeBackend
 
 DASHBOARD = Path(__file__).parents[2] / "k8s" / "dashboard.json"
 
 
 def test_the_page_has_each_replicas_counts_once() -> None:
-    replicas = [Metrics("reviews", name) for name in ("one", "two")]
+    replicas = [Metrics(name) for name in ("one", "two")]
     for number, replica in enumerate(replicas, 1):
         for _ in range(number):
-            replica.count_request("3", "/v1/predict", 200)
-            replica.count_prediction("3", 0.015)
-            replica.count_batch(3, 8, 0.01, 0.02)
-            replica.count_labels(3, ["good", "bad", "good"])
+            replica.count_request("reviews", "3", "/v1/predict", 200)
+            replica.count_prediction("reviews", "3", 0.015)
+            replica.count_batch("reviews", 3, 8, 0.01, 0.02)
+            replica.count_labels("reviews", 3, ["good", "bad", "good"])
     # As they come from other processes.
-    snapshots = [pickle.loads(pickle.dumps(replica.snapshot(3, waiting=5))) for replica in replicas]
+    snapshots = [
+        pickle.loads(pickle.dumps(replica.snapshot([FakeBackend()], waiting=5)))
+        for replica in replicas
+    ]
     families = {f.name: f for f in text_string_to_metric_families(page(snapshots).decode())}
     assert set(families) == {
         "ftray_requests",
@@ -56,7 +60,9 @@ def test_the_page_has_each_replicas_counts_once() -> None:
 
 def test_the_dashboard_shows_what_is_counted() -> None:
     shown = re.findall(r"ftray_\w+", DASHBOARD.read_text())
-    counted = text_string_to_metric_families(page([Metrics("m", "r").snapshot(1, 0)]).decode())
+    counted = text_string_to_metric_families(
+        page([Metrics("r").snapshot([FakeBackend()], 0)]).decode()
+    )
     known = {family.name for family in counted}
     for name in shown:
         assert re.sub(r"_(total|bucket|sum|count)$", "", name) in known, name

@@ -14,17 +14,17 @@ from starlette.testclient import TestClient
 from ftray.serve.api import create_api
 from ftray.serve.messages import MAX_ROWS, MAX_TEXT
 from ftray.serve.metrics import Metrics
-from tests.helpers.fake_backend import INFO, LABELS, FakeBackend, scores
+from tests.helpers.fake_backend import INFO, LABELS, FakeBackend, FakeBackends, scores
 
 
 @pytest.fixture(scope="module")
 def metrics() -> Metrics:
-    return Metrics("reviews", "one")
+    return Metrics("one")
 
 
 @pytest.fixture(scope="module")
 def client(metrics: Metrics) -> Iterator[TestClient]:
-    with TestClient(create_api(FakeBackend(), metrics)) as client:
+    with TestClient(create_api(FakeBackends(), metrics)) as client:
         yield client
 
 
@@ -192,8 +192,52 @@ def test_requests_are_counted_by_protocol(client: TestClient, metrics: Metrics) 
     client.get("/nothing/at/all")
     counted = {
         (sample.labels["path"], sample.labels["status"])
-        for family in metrics.snapshot(3, 0)
+        for family in metrics.snapshot([], 0)
         for sample in family.samples
         if sample.name == "ftray_requests_total"
     }
     assert {("/v2", "200"), ("other", "404")} <= counted
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[TestClient]:
+    """Of a model `reviews`, and a model `other` in another version."""
+    backends = FakeBackends(FakeBackend(), FakeBackend("other", 7))
+    with TestClient(create_api(backends, Metrics("one"))) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/v1/predict", "reviews"),
+        ("/v1/models/reviews/predict", "reviews"),
+        ("/v1/models/other/predict", "other"),
+        ("/v1/model", "reviews"),
+        ("/v1/models/other", "other"),
+    ],
+)
+def test_a_path_says_which_of_several_models(two: TestClient, path: str, name: str) -> None:
+    asked = {"inputs": ["dull"]}
+    answer = two.post(path, json=asked) if path.endswith("predict") else two.get(path)
+    assert (answer.status_code, answer.json()["model"]) == (200, name)
+    version = {"reviews": "3", "other": "7"}[name]
+    headers = (answer.headers["x-ftray-model"], answer.headers["x-ftray-version"])
+    assert headers == (name, version)
+
+
+def test_v2_finds_each_of_several_models(two: TestClient) -> None:
+    asked = {"inputs": [tensor(["dull"])]}
+    for path in ("/v2/models/other/infer", "/v2/models/other/versions/7/infer"):
+        answer = two.post(path, json=asked).json()
+        assert (answer["model_name"], answer["model_version"]) == ("other", "7")
+    wrong = two.post("/v2/models/other/versions/3/infer", json=asked)
+    assert wrong.status_code == 404
+    assert "reviews, version 3 and other, version 7" in wrong.json()["error"]
+
+
+def test_openai_clients_can_list_the_models(two: TestClient) -> None:
+    listed = two.get("/v1/models").json()
+    assert listed["object"] == "list"
+    kept = [(card["id"], card["object"], card["owned_by"]) for card in listed["data"]]
+    assert kept == [("reviews", "model", "ftray"), ("other", "model", "ftray")]

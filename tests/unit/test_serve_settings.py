@@ -44,16 +44,25 @@ def folder(tmp_path: Path) -> str:
 
 
 def test_keys_left_out_are_as_in_the_models_spec(folder: str) -> None:
-    model, spec = find(parse({"model": folder, "cpus_per_replica": 2}))
+    (model,), spec = find(parse({"model": folder, "cpus_per_replica": 2}))
     assert (model.name, model.version, model.reference) == ("reviews", None, "reviews")
     assert (spec.replicas.min, spec.replicas.max, spec.batch.max_size) == (2, 3, 7)
     assert spec.cpus_per_replica == 2
+
+
+def test_several_models_are_served_as_the_first_one_says(folder: str) -> None:
+    with pytest.raises(ServeError, match="named twice"):
+        find(parse({"model": [folder, folder]}))
+    (model,), spec = find(parse({"model": [folder]}))
+    assert (model.name, spec.batch.max_size) == ("reviews", 7)
 
 
 @pytest.mark.parametrize(
     ("args", "key", "said"),
     [
         ({}, "model", "missing"),
+        ({"model": []}, "model", "at least 1"),
+        ({"model": ["m", 3]}, "model.1", "string"),
         ({"model": "m", "replica": 2}, "replica", "Did you mean replicas?"),
         ({"model": "m", "batch": {"size": 2}}, "batch.size", "max_size"),
         ({"model": "m", "batch": {"max_size": 0}}, "batch.max_size", "greater than 0"),

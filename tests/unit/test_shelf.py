@@ -30,7 +30,13 @@ class FakeModel:
         await self.free.wait()
         if self.failing:
             raise ArithmeticError("boom")
-        return Answers(self.version, ("good",), [{"label": self.label}] * len(texts))
+        return Answers("m", self.version, ("good",), [{"label": self.label}] * len(texts))
+
+    def apart(self) -> FakeModel:
+        return self
+
+    def settled(self) -> FakeModel:
+        return self
 
     def close(self) -> None:
         self.closed = True

@@ -1,0 +1,66 @@
+"""The models that a process holds: equal weights and equal tokenizers lie in memory once."""
+
+from __future__ import annotations
+
+import json
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ftray import digest
+from ftray.models.lineage import fingerprints, trace
+from ftray.models.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class _Held:
+    reference: weakref.ref[Predictor]
+    fingerprints: Mapping[str, str]
+    tokenizer: str
+
+
+class Pool:
+    """Of one process. Several threads may add at once; a model that nobody else holds is gone."""
+
+    def __init__(self) -> None:
+        self._held: list[_Held] = []
+        self._lock = threading.Lock()
+
+    def add(self, predictor: Predictor) -> None:
+        """Have `predictor`, which nobody uses yet, use the weights and the tokenizer of others
+        where they are equal, and find out its lineage, by which it can share passes with them."""
+        held = _Held(
+            weakref.ref(predictor), fingerprints(predictor.model), _tokenizer_digest(predictor)
+        )
+        probe = predictor.collate(predictor.encode(["a", "some more words than one"]))
+        with predictor.autocast():
+            predictor.lineage = trace(predictor.model, held.fingerprints, probe)
+        with self._lock:
+            for other in self._held:
+                if (theirs := other.reference()) is not None:
+                    _share_weights(predictor, held, theirs, other)
+                    if other.tokenizer == held.tokenizer:
+                        predictor.tokenizer = theirs.tokenizer
+                        predictor.tokenizing = theirs.tokenizing
+            self._held = [other for other in self._held if other.reference() is not None]
+            self._held.append(held)
+
+
+def _share_weights(mine: Predictor, held: _Held, theirs: Predictor, other: _Held) -> None:
+    weights = dict(theirs.model.named_parameters())
+    for name, parameter in mine.model.named_parameters():
+        if other.fingerprints.get(name) == held.fingerprints[name]:
+            parameter.data = weights[name].data
+
+
+def _tokenizer_digest(predictor: Predictor) -> str:
+    """Depends on how text becomes token ids; how far it is cut is said with each text."""
+    tokenizer = predictor.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # written in Python: nothing says when two of them are the same
+        return f"{id(tokenizer)}"
+    content = json.loads(backend.to_str())
+    kept = {key: part for key, part in content.items() if key not in ("truncation", "padding")}
+    told = [kept, type(tokenizer).__name__, tokenizer.special_tokens_map]
+    return digest.of_chunks([json.dumps(told, sort_keys=True, default=str).encode()])

@@ -1,0 +1,82 @@
+"""The thread in which models compute: rows of many requests and several models share batches."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from ftray.models.joint import joint_logits
+from ftray.models.predictor import Predictor
+from ftray.serve.batcher import Batcher, Limits
+from ftray.serve.metrics import Metrics
+from ftray.spec.schema import Batching
+
+
+class Asked(Protocol):
+    """The model that a row is for."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int | None: ...
+
+    @property
+    def predictor(self) -> Predictor: ...
+
+
+class Engine:
+    def __init__(self, batching: Batching, metrics: Metrics) -> None:
+        self._batching, self._metrics = batching, metrics
+        limits = Limits(
+            batching.max_size,
+            batching.wait_ms / 1000,
+            batching.max_waiting,
+            batching.timeout_seconds,
+        )
+        # Characters say well enough which texts are alike: their tokens are counted in the model's
+        # thread, where a batch of them costs little more than one.
+        self._batcher = Batcher(self._forward, limits, lambda row: len(row[1]))
+
+    def another(self) -> Engine:
+        """One like this, with a thread of its own."""
+        return Engine(self._batching, self._metrics)
+
+    async def logits(self, model: Asked, texts: Sequence[str]) -> torch.Tensor:
+        """(len(texts), C) float32, C the labels of `model`. Raises Overloaded."""
+        return torch.stack(await self._batcher.submit([(model, text) for text in texts]))
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for a batch."""
+        return self._batcher.waiting
+
+    def close(self) -> None:
+        """Nobody asks from now on but those who have begun; they are still answered."""
+        self._batcher.close()
+
+    def _forward(self, rows: list[tuple[Asked, str]]) -> Sequence[torch.Tensor]:
+        """Logits of each row. Runs in the batcher's thread."""
+        began, waited = time.perf_counter(), self._batcher.waited
+        logits = _logits([(model.predictor, text) for model, text in rows])
+        seconds = time.perf_counter() - began
+        for model, count in Counter(model for model, _ in rows).items():
+            self._metrics.count_batch(model.name, model.version, count, waited, seconds)
+        return logits
+
+
+def _logits(rows: Sequence[tuple[Predictor, str]]) -> Sequence[torch.Tensor]:
+    places: dict[int, list[int]] = {}
+    for place, (predictor, _) in enumerate(rows):
+        places.setdefault(id(predictor), []).append(place)
+    ids: dict[int, Sequence[int]] = {}
+    for chosen in places.values():
+        predictor, texts = rows[chosen[0]][0], [rows[place][1] for place in chosen]
+        if len(places) == 1:
+            return predictor.logits(texts).unbind()
+        ids.update(zip(chosen, predictor.encode(texts), strict=True))
+    return joint_logits([(predictor, ids[place]) for place, (predictor, _) in enumerate(rows)])

@@ -1,0 +1,98 @@
+"""Several models of one base in one replica, over real HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from ray import serve
+
+from ftray.models.predictor import Predictor
+from ftray.serve.app import build
+from ftray.store.location import locate
+from tests.helpers.served import free_port
+from tests.helpers.tiny_model import make_model
+
+NAMES = ("first", "second", "third")
+TEXTS = ["A wonderful film.", "dull", "naïve – 日本語 🎬", "It is " + "very " * 30 + "long."]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("many")
+    made = {name: make_model(root / name, name, seed=n, trained=n) for n, name in enumerate(NAMES)}
+    return {name: Path(folder.path) for name, folder in made.items()}
+
+
+@pytest.fixture(scope="module")
+def client(ray_cluster: None, folders: dict[str, Path]) -> Iterator[httpx.Client]:
+    """Two of the three models fit into the replica."""
+    port = free_port()
+    settings = {"model": [str(folder) for folder in folders.values()], "max_models": 2}
+    try:
+        serve.start(proxy_location="HeadOnly", http_options={"port": port})
+        serve.run(build(settings), name="models")
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            yield client
+    finally:
+        serve.shutdown()
+
+
+@pytest.fixture(scope="module")
+def expected(folders: dict[str, Path]) -> dict[tuple[str, str], dict[str, float]]:
+    found = {}
+    for name, folder in folders.items():
+        predictor = Predictor(locate(str(folder)))
+        for text in TEXTS:
+            (row,) = predictor.answers([text], 3)
+            found[name, text] = {item["label"]: item["score"] for item in row}
+    return found
+
+
+def test_each_gives_its_own_answers(
+    client: httpx.Client, expected: dict[tuple[str, str], dict[str, float]]
+) -> None:
+    def ask(asked: tuple[str, str]) -> None:
+        name, text = asked
+        body = {"inputs": [text], "top_k": 3}
+        answer = client.post(f"/v1/models/{name}/predict", json=body)
+        told = {item["label"]: item["score"] for item in answer.json()["outputs"][0]}
+        assert told == pytest.approx(expected[asked], abs=1e-5)
+        assert answer.json()["model"] == answer.headers["x-ftray-model"] == name
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(ask, list(expected) * 8))
+
+
+def test_they_are_listed_and_described(client: httpx.Client) -> None:
+    listed = client.get("/v1/models").json()
+    assert listed["object"] == "list"
+    assert [card["id"] for card in listed["data"]] == list(NAMES)
+    assert client.get("/v1/models/third").json() == listed["data"][2]
+    assert client.get("/v1/model").json() == listed["data"][0]
+    assert client.get("/v2/models/second").json()["name"] == "second"
+    missing = client.get("/v1/models/fourth")
+    assert missing.status_code == 404
+    assert "there are first, second, third" in missing.json()["error"]["message"]
+
+
+def test_a_folder_that_was_changed_since_costs_the_others_nothing(
+    client: httpx.Client, folders: dict[str, Path]
+) -> None:
+    def ask(name: str) -> httpx.Response:
+        return client.post(f"/v1/models/{name}/predict", json={"inputs": "dull"})
+
+    assert [ask(name).status_code for name in ("first", "second")] == [200, 200]
+    weights = folders["third"] / "model.safetensors"
+    away = weights.rename(weights.with_suffix(".away"))
+    try:
+        refused = ask("third")
+        assert refused.status_code == 503
+        assert "third" in refused.json()["error"]["message"]
+        assert [ask(name).status_code for name in ("first", "second")] == [200, 200]
+    finally:
+        away.rename(weights)
+    assert ask("third").status_code == 200
