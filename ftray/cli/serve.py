@@ -62,7 +62,8 @@ def serve(
             _say_where(served, url)
             with redirect_stdout(stdout):
                 if as_json:
-                    emit({"url": url, **_named(served[0]), "models": [*map(_named, served)]})
+                    several = {"models": [*map(_named, served)]} if len(served) > 1 else {}
+                    emit({"url": url, **_named(served[0]), **several})
                 else:
                     print(url, flush=True)
             stop.wait()
