@@ -37,21 +37,34 @@ class Pool:
         with predictor.autocast():
             predictor.lineage = trace(predictor.model, held.fingerprints, probe)
         with self._lock:
+            shared: set[str] = set()
             for other in self._held:
                 if (theirs := other.reference()) is not None:
-                    _share_weights(predictor, held, theirs, other)
+                    shared |= _share_weights(predictor, held, theirs, other)
                     if other.tokenizer == held.tokenizer:
                         predictor.tokenizer = theirs.tokenizer
                         predictor.tokenizing = theirs.tokenizing
+            _leave_file(predictor, shared)
             self._held = [other for other in self._held if other.reference() is not None]
             self._held.append(held)
 
 
-def _share_weights(mine: Predictor, held: _Held, theirs: Predictor, other: _Held) -> None:
-    weights = dict(theirs.model.named_parameters())
+def _share_weights(mine: Predictor, held: _Held, theirs: Predictor, other: _Held) -> set[str]:
+    """The names of the weights that lie where those of `theirs` do from now on."""
+    weights, shared = dict(theirs.model.named_parameters()), set()
     for name, parameter in mine.model.named_parameters():
         if other.fingerprints.get(name) == held.fingerprints[name]:
             parameter.data = weights[name].data
+            shared.add(name)
+    return shared
+
+
+def _leave_file(predictor: Predictor, shared: set[str]) -> None:
+    """What was loaded lies in the file as a whole, mapped into memory: where some of it is no
+    longer needed, the rest moves out, and the file goes."""
+    for name, parameter in predictor.model.named_parameters():
+        if shared and name not in shared:
+            parameter.data = parameter.detach().clone()
 
 
 def _tokenizer_digest(predictor: Predictor) -> str:
