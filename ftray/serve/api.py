@@ -17,13 +17,14 @@ from ftray.serve.backend import Backends, Unavailable
 from ftray.serve.batcher import Overloaded
 from ftray.serve.faults import fault, fault_of
 from ftray.serve.gate import Gate
-from ftray.serve.messages import MAX_BODY, Health
+from ftray.serve.messages import MAX_BODY, MAX_STREAM, Health
 from ftray.serve.metrics import CONTENT_TYPE, Metrics
 from ftray.serve.page import page_routes
+from ftray.serve.stream import STREAM
 from ftray.serve.v1 import MODEL, MODELS, PREDICT, V1, v1_routes
 
 HEALTH, METRICS, OPENAPI = "/healthz", "/metrics", "/openapi.json"
-PATHS = ("/", V1 + PREDICT, MODEL, MODELS, HEALTH, METRICS, OPENAPI)
+PATHS = ("/", V1 + PREDICT, V1 + STREAM, MODEL, MODELS, HEALTH, METRICS, OPENAPI)
 
 
 def create_api(backends: Backends, metrics: Metrics, keys: Keyring | None = None) -> FastAPI:
@@ -47,11 +48,15 @@ def create_api(backends: Backends, metrics: Metrics, keys: Keyring | None = None
         metrics=metrics,
         paths=PATHS,
         prefixes=(MODELS, v2.PREFIX),
-        max_body=MAX_BODY,
+        max_body=_max_body,
         keys=keys,
         open_paths={"/", HEALTH, *v2.HEALTH},
     )
     return api
+
+
+def _max_body(path: str) -> int:
+    return MAX_STREAM if path.endswith(STREAM) else MAX_BODY
 
 
 def _add_operations(api: FastAPI, backends: Backends) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from fastapi.responses import JSONResponse as Response
@@ -30,8 +30,8 @@ class Gate:
     """Those that are counted by name."""
     prefixes: Collection[str]
     """Paths that begin so are counted together; any other is counted as `other`."""
-    max_body: int
-    """Bytes."""
+    max_body: Callable[[str], int]
+    """Path -> bytes."""
     keys: Keyring | None
     """None: everybody may ask."""
     open_paths: Collection[str]
@@ -80,9 +80,11 @@ class Gate:
         size_told = int(announced) if announced.isdigit() else 0
         received = 0
 
+        most = self.max_body(scope["path"])
+
         def check(size: int) -> None:
-            if size > self.max_body:
-                limit = f"{self.max_body:,} bytes a request is the limit"
+            if size > most:
+                limit = f"{most:,} bytes a request is the limit"
                 raise HTTPException(413, f"the body is too long: {limit}")
 
         async def limited() -> Message:

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from ftray.serve.backend import Backend, Backends, named
 from ftray.serve.faults import Fault, documented
 from ftray.serve.messages import ModelCard, ModelCards, Prediction, PredictRequest
+from ftray.serve.stream import add_stream
 
 V1, PREDICT = "/v1", "/predict"
 MODEL, MODELS = f"{V1}/model", f"{V1}/models"
@@ -68,6 +69,8 @@ def _add_model(routes: APIRouter, card_path: str, which: Any) -> None:
         answers = await backend.answer(request.inputs, request.top_k)
         body = {"model": answers.name, "version": answers.version, "outputs": answers.outputs}
         return JSONResponse(body, headers=answers.headers)
+
+    add_stream(routes, which)
 
 
 def _card(backend: Backend) -> ModelCard:

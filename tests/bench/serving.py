@@ -19,10 +19,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from contest import HERE, Result, Stage, stage
 from measure import Sample, table
@@ -90,8 +91,9 @@ def main() -> None:
         Path(options.out).write_text(json.dumps(results, indent=2))
 
 
-def trained(here: Stage) -> str:
-    """The folder of a model whose head alone was trained: what it answers does not matter."""
+def trained(here: Stage, more: Mapping[str, Any] | None = None) -> str:
+    """The folder of a model; unless `more` says otherwise its head alone was trained: what it
+    answers does not matter."""
     changes = {
         "train.unfreeze": 0,
         "train.epochs": 1,
@@ -99,6 +101,7 @@ def trained(here: Stage) -> str:
         "scale.workers": 1,
         "serve.precision": "bf16",
         "serve.batch.max_size": BATCH,
+        **(more or {}),
     }
     spec = here.folder / "spec.yaml"
     spec.write_text(dump(override(here.spec, changes)))

@@ -12,6 +12,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from ftray.serve.api import create_api
+from ftray.serve.backend import Answers
+from ftray.serve.batcher import Overloaded
 from ftray.serve.messages import MAX_ROWS, MAX_TEXT
 from ftray.serve.metrics import Metrics
 from tests.helpers.fake_backend import INFO, LABELS, FakeBackend, FakeBackends, scores
@@ -241,3 +243,72 @@ def test_openai_clients_can_list_the_models(two: TestClient) -> None:
     assert listed["object"] == "list"
     kept = [(card["id"], card["object"], card["owned_by"]) for card in listed["data"]]
     assert kept == [("reviews", "model", "ftray"), ("other", "model", "ftray")]
+
+
+STREAM = "/v1/models/reviews/predict/stream"
+
+
+def streamed(client: TestClient, lines: Sequence[Any], **query: Any) -> list[Any]:
+    body = b"".join(x if isinstance(x, bytes) else json.dumps(x).encode() + b"\n" for x in lines)
+    answer = client.post(STREAM, content=body, params=query)
+    assert (answer.status_code, answer.headers["x-ftray-version"]) == (200, "3")
+    assert answer.headers["content-type"].startswith("application/x-ndjson")
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def test_a_stream_answers_each_line_in_order(client: TestClient) -> None:
+    texts = ["dull" * (number % 4) for number in range(101)]
+    lines = [text if number % 2 else {"inputs": text} for number, text in enumerate(texts)]
+    told = streamed(client, lines)
+    best = [max(scores(text).items(), key=lambda item: item[1]) for text in texts]
+    assert [row["output"]["score"] for row in told] == [score for _, score in best]
+    assert {row["version"] for row in told} == {3}
+    assert [len(row["output"]) for row in streamed(client, texts, top_k=2)] == [2] * 101
+
+
+def test_a_wrong_line_of_a_stream_costs_the_others_nothing(client: TestClient) -> None:
+    wrong = [
+        {"inputs": 3},
+        {"input": "a"},
+        3,
+        None,
+        [],
+        ["a"],
+        "a" * (MAX_TEXT + 1),
+        b'"\\ud800"\n',
+        b"{\n",
+        b"\n",
+        b"NaN\n",
+        b'"\xff"\n',
+        b"[" * 100_000 + b"\n",
+    ]
+    told = streamed(client, ["dull", *wrong, "dull"])
+    assert len(told) == len(wrong) + 2
+    assert "output" in told[0] and "output" in told[-1]
+    for row in told[1:-1]:
+        assert set(row) == {"error"} and 3 < len(row["error"]["message"]) <= 160, row
+
+
+def test_an_empty_stream_and_a_wrong_option(client: TestClient) -> None:
+    assert streamed(client, []) == []
+    assert client.post(STREAM, params={"top_k": 0}).status_code == 422
+    assert client.post(STREAM, params={"top_k": "all"}).json()["error"]["field"] == "top_k"
+
+
+def test_a_stream_waits_where_too_much_is_to_do_and_may_fail_midway() -> None:
+    class Moody(FakeBackend):
+        asked = 0
+
+        async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
+            self.asked += 1
+            if self.asked == 1:
+                raise Overloaded("1,024 rows are waiting already", 0)
+            if "boom" in texts:
+                raise ArithmeticError("boom")
+            return await super().answer(texts, top_k)
+
+    api = create_api(FakeBackends(Moody()), Metrics("one"))
+    with TestClient(api) as client:
+        told = streamed(client, ["dull"] * 40 + ["boom"] + ["dull"] * 40)
+    assert ["output" in row for row in told] == [True] * 32 + [False] * 32 + [True] * 17
+    assert "could not answer" in told[40]["error"]["message"]
