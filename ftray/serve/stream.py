@@ -40,9 +40,9 @@ class _Line(BaseModel):
 _TEXT = TypeAdapter(Input)
 _BODY = {
     "requestBody": {
-        "required": True,
+        "required": False,
         "description": 'A line a row: "a text", or {"inputs": "a text"}.',
-        "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
+        "content": {kind: {"schema": {"type": "string"}} for kind in (MEDIA_TYPE, "text/plain")},
     }
 }
 _ANSWERS: dict[int | str, Any] = {

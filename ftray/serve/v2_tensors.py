@@ -23,20 +23,20 @@ _BLOB = struct.Struct("<I")  # before each element of a BYTES tensor: its length
 
 
 class Tensor(BaseModel):
-    name: str
-    shape: list[int]
-    datatype: str
+    name: str = Field(json_schema_extra={"const": INPUT})
+    shape: list[int] = Field(json_schema_extra={"minItems": 1, "maxItems": 2})
+    datatype: str = Field(json_schema_extra={"const": "BYTES"})
     parameters: dict[str, Any] = {}
     data: Any = None
 
 
 class WantedOutput(BaseModel):
-    name: str
+    name: str = Field(json_schema_extra={"enum": [*OUTPUTS]})
 
 
 class InferRequest(BaseModel):
     id: str | None = None
-    inputs: list[Tensor] = Field(min_length=1)
+    inputs: list[Tensor] = Field(min_length=1, json_schema_extra={"maxItems": 1})
     outputs: list[WantedOutput] = []
 
 

@@ -1,0 +1,102 @@
+"""Other people's clients against a served model, as they come from PyPI.
+
+    python tests/bench/clients.py [--examples 100]
+
+schemathesis asks whatever the OpenAPI document allows and forbids; tritonclient speaks the Open
+Inference Protocol, in JSON and in binary tensors; OpenAI's client lists the models. Each is
+installed into a folder of its own that is gone afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.helpers.served import served
+from tests.helpers.tiny_model import make_model
+
+# 413 refuses too, and the tool would not have it.
+_CHECKS = """
+[checks]
+negative_data_rejection.expected-statuses = [400, 401, 404, 405, 413, 415, 422]
+
+# That a tensor's shape is that of its data, no schema can say.
+[[operations]]
+include-path-regex = "/infer$"
+checks.positive_data_acceptance.enabled = false
+"""
+# Once with models that it makes up, and once with one that there is.
+_CONFIGS = (_CHECKS, 'parameters = { "path.name" = "one", "path.version" = "1" }\n' + _CHECKS)
+_TRITON = """
+import sys
+import numpy as np
+import tritonclient.http as http
+client = http.InferenceServerClient(sys.argv[1])
+assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("one")
+metadata = client.get_model_metadata("one")
+labels = metadata["parameters"]["labels"]
+texts = np.array(["A wonderful film.", "naïve 🎬", ""], dtype=object)
+answers = []
+for binary in (True, False):
+    tensor = http.InferInput("text", [3], "BYTES")
+    tensor.set_data_from_numpy(texts, binary_data=binary)
+    wanted = [http.InferRequestedOutput(n, binary_data=False) for n in ("label", "probabilities")]
+    answer = client.infer("one", [tensor], outputs=wanted)
+    shares = answer.as_numpy("probabilities")
+    assert shares.shape == (3, len(labels)) and np.allclose(shares.sum(1), 1, atol=1e-5)
+    assert [labels[i] for i in shares.argmax(1)] == list(answer.as_numpy("label"))
+    answers.append(shares)
+assert np.array_equal(*answers)
+print("tritonclient: metadata, readiness, JSON and binary tensors")
+"""
+_OPENAI = """
+import sys
+from openai import OpenAI
+client = OpenAI(base_url=f"http://{sys.argv[1]}/v1", api_key="none")
+assert [model.id for model in client.models.list()] == ["one", "two"]
+assert client.models.retrieve("two").owned_by == "ftray"
+print("openai: models.list, models.retrieve")
+"""
+
+
+def main() -> None:
+    options = _options()
+    os.environ.pop("RAY_ADDRESS", None)
+    with tempfile.TemporaryDirectory(prefix="clients-") as name:
+        here = Path(name)
+        folders = [str(make_model(here / model, model)) for model in ("one", "two")]
+        with served(folders[0], folders[1]) as (url, _):
+            address = url.removeprefix("http://")
+            _with(here / "triton", "tritonclient[http]==2.73.0", "-c", _TRITON, address)
+            _with(here / "openai", "openai==3.54.0", "-c", _OPENAI, address)
+            tool = ("-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--workers", "1")
+            for config in _CONFIGS:
+                (here / "schemathesis.toml").write_text(config)
+                _with(here / "schemathesis", "schemathesis==4.32.5", *tool, f"-n{options.examples}")
+
+
+def _with(folder: Path, package: str, *arguments: str) -> None:
+    """Run Python with a package that this environment need not have."""
+    if not folder.exists():
+        install = ("-m", "pip", "install", "--quiet", "--target", str(folder), package)
+        subprocess.run([sys.executable, *install], check=True, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run([sys.executable, *arguments], cwd=folder.parent, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{package} is not content")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Other people's clients.")
+    parser.add_argument("--examples", type=int, default=100, help="of schemathesis, an operation")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
