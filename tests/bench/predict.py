@@ -38,7 +38,7 @@ def main() -> None:
         lines = Path(str(here.spec.data.test)).read_text(encoding="utf-8").splitlines()
         reviews = [json.loads(line)["text"] for line in lines]
         few, many = (_rows(folder, reviews, count) for count in (FEW, options.rows))
-        bare = _bare(folder, model, reviews, options.bare_rows)
+        bare = _bare(folder, model, many, options.bare_rows)
         start = _timed(_command(model, few, folder / "few.jsonl"))
         whole = _timed(_command(model, many, folder / "whole.jsonl"))
         _killed(_command(model, many, folder / "killed.jsonl"), after=whole / 2)
@@ -66,11 +66,11 @@ def _rows(folder: Path, reviews: list[str], count: int) -> Path:
     return file
 
 
-def _bare(folder: Path, model: str, reviews: list[str], count: int) -> float:
-    """Rows a second of all processes together."""
-    texts = folder / "texts"
-    rows = (f"{n}: {reviews[n % len(reviews)]}" for n in range(count))
-    texts.write_text("".join(json.dumps(text) + "\n" for text in rows))
+def _bare(folder: Path, model: str, rows: Path, count: int) -> float:
+    """Rows a second of all processes together, on so many of the rows, from all over the file."""
+    texts, lines = folder / "texts", rows.read_text().splitlines()
+    chosen = (json.loads(lines[n * len(lines) // count])["text"] for n in range(count))
+    texts.write_text("".join(json.dumps(text) + "\n" for text in chosen))
     command = [sys.executable, str(HERE / "serve_bare.py"), model, str(texts)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = [
