@@ -55,7 +55,7 @@ def serve(
         from ftray.serve.launch import endpoint
 
         each = Resources(spec.cpus_per_replica, spec.gpus_per_replica)
-        require(spec.replicas.min, each, "--replicas" if replicas else "serve.replicas.min")
+        require(max(1, spec.replicas.min), each, "--replicas" if replicas else "serve.replicas.min")
         with endpoint(served, spec, host, port, say, stop.is_set) as url:
             if url is None:
                 return

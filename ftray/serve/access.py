@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import logging
 import re
 import secrets
 import time
 
 from ftray.errors import ServeError
+from ftray.serve.log import logger
 from ftray.store.location import Location
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _LINE = re.compile(rf"({NAME.pattern}) sha256:([0-9a-f]{{64}})")
 _PREFIX = "ftray-"  # so that scanners for secrets can tell what they have found
 _FRESH_S = 5.0
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 def read_keys(file: Location) -> dict[str, str]:

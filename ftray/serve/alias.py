@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ftray.errors import FtrayError
+from ftray.serve.log import logger
 from ftray.store.location import Location
 from ftray.store.root import Root, open_root
 from ftray.store.routes import Route, Stop, Trial, end_trial, read_route
 
 _EVERY_S = 2.0
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,11 @@ from typing import Any
 
 from ray.serve import Application, deployment
 
+from ftray.serve.log import logging_config
 from ftray.serve.replica import Replica
 from ftray.serve.settings import ServedModel, find, parse
 from ftray.spec.schema import ServeSpec
 from ftray.store.location import locate
-
-# The access log would cost a line a request; ftray's own metrics count them.
-LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -39,7 +37,7 @@ def application(models: Sequence[ServedModel], spec: ServeSpec) -> Application:
         # How many rows may wait is the replica's own affair: what it refuses, it refuses at once,
         # and says when to come back.
         "max_ongoing_requests": spec.batch.max_waiting + spec.batch.max_size,
-        "logging_config": LOGGING,
+        "logging_config": logging_config(spec.log_requests),
         **_replicas(spec),
     }
     return deployment(**options)(Replica).bind(
@@ -59,12 +57,15 @@ def app_name(models: Sequence[ServedModel]) -> str:
 
 
 def _replicas(spec: ServeSpec) -> Mapping[str, Any]:
-    """A fixed number, or as many as keep one full batch of requests on each."""
+    """A fixed number, or as many as keep one full batch of requests on each. The first one starts
+    in any case: it proves the model."""
     fewest, most = spec.replicas.min, spec.replicas.max
     if fewest == most:
         return {"num_replicas": fewest}
     scaling = {
+        "initial_replicas": max(1, fewest),
         "min_replicas": fewest,
+        "downscale_to_zero_delay_s": spec.replicas.idle_seconds,
         "max_replicas": most,
         "target_ongoing_requests": spec.batch.max_size,
     }

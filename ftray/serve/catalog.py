@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,11 @@ from dataclasses import dataclass
 from ftray.errors import FtrayError
 from ftray.models.folder import ModelInfo
 from ftray.serve.backend import Answers, Unavailable, version_number
+from ftray.serve.log import logger
 from ftray.serve.settings import ServedModel
 from ftray.serve.shelf import Shelf
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 Start = Callable[[ServedModel], Shelf]
 """Loads what is to be served. Raises ModelError when it does not prove itself."""

@@ -13,7 +13,8 @@ from ray import serve
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ftray.errors import RunFailed, ServeError
-from ftray.serve.app import LOGGING, app_name, application
+from ftray.serve.app import app_name, application
+from ftray.serve.log import logging_config
 from ftray.serve.port import check_port
 from ftray.serve.refusal import read_refusal
 from ftray.serve.settings import ServedModel
@@ -52,7 +53,7 @@ def endpoint(
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": host, "port": port},
-            logging_config=LOGGING,
+            logging_config=logging_config(requests=False),
         )
         _deploy(models, spec)
         running = _wait_until_running(app_name(models), say, stopped)
@@ -89,7 +90,7 @@ def _check_port_of(node: dict, host: str, port: int) -> None:
 
 def _deploy(models: Sequence[ServedModel], spec: ServeSpec) -> None:
     name = app_name(models)
-    target = serve.RunTarget(application(models, spec), name=name, logging_config=LOGGING)
+    target = serve.RunTarget(application(models, spec), name=name)
     serve.run_many(
         [target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
     )

@@ -3,7 +3,6 @@ themselves."""
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from ftray.serve.backend import Backend
 from ftray.serve.catalog import Catalog
 from ftray.serve.engine import Engine
 from ftray.serve.live import LiveModel, Loader
+from ftray.serve.log import logger
 from ftray.serve.refusal import refusal
 from ftray.serve.settings import ServedModel
 from ftray.serve.shelf import Shelf
@@ -33,7 +33,7 @@ from ftray.store.routes import Stop
 
 _PAGE_SECONDS = 5.0
 _SWITCH_S = 0.0002
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 @serve.ingress()

@@ -7,7 +7,6 @@ the new one has given its golden answers. Requests that have begun end where the
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import threading
 import time
@@ -19,9 +18,10 @@ from ftray.serve.backend import Answers
 from ftray.serve.batcher import Overloaded
 from ftray.serve.judge import Judge
 from ftray.serve.live import LiveModel
+from ftray.serve.log import logger
 from ftray.store.routes import Route, Stop, Trial
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 Load = Callable[[Stop], LiveModel]
 """Raises ModelError when the version does not prove itself."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Annotated, Any
@@ -21,9 +20,10 @@ from pydantic_core import from_json
 from ftray.serve.backend import Backend, named
 from ftray.serve.batcher import Overloaded
 from ftray.serve.faults import Fault, documented
+from ftray.serve.log import logger
 from ftray.serve.messages import Input
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 STREAM = "/predict/stream"
 MEDIA_TYPE = "application/x-ndjson"

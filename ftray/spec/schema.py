@@ -111,8 +111,19 @@ class Batching(Section):
     )
 
 
+class ReplicaRange(Range):
+    min: CountFromZero = Field(
+        1,
+        description="0: the last one goes after `idle_seconds`, and who asks next waits until one "
+        "is there again.",
+    )
+    idle_seconds: PositiveFloat = Field(
+        600, description="How long nobody must ask before the last replica goes."
+    )
+
+
 class ServeSpec(Section):
-    replicas: Range = Range()
+    replicas: ReplicaRange = ReplicaRange()
     batch: Batching = Batching()
     max_models: PositiveInt = Field(
         32,
@@ -123,6 +134,9 @@ class ServeSpec(Section):
     gpus_per_replica: FloatFromZero = 0
     api_keys: Text | None = Field(
         None, description="File of hashed keys that requests must bear one of; see `ftray keys`."
+    )
+    log_requests: bool = Field(
+        False, description="A line a request in the log of its replica: path, status, time, id."
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16: faster where the hardware has it; probabilities move a little."

@@ -38,7 +38,7 @@ def main() -> None:
         lines = Path(str(here.spec.data.test)).read_text(encoding="utf-8").splitlines()
         reviews = [json.loads(line)["text"] for line in lines]
         few, many = (_rows(folder, reviews, count) for count in (FEW, options.rows))
-        bare = _bare(folder, model, many, options.bare_rows)
+        bare, alike = _bare(folder, model, many, options.bare_rows)
         start = _timed(_command(model, few, folder / "few.jsonl"))
         whole = _timed(_command(model, many, folder / "whole.jsonl"))
         _killed(_command(model, many, folder / "killed.jsonl"), after=whole / 2)
@@ -49,11 +49,11 @@ def main() -> None:
         wrong = sum(a != b for a, b in zip(whole_rows, killed_rows, strict=True))
         assert len(whole_rows) == options.rows
     rate = (options.rows - FEW) / (whole - start)
-    print(f"bare forward: {bare:.0f} rows/s")
+    print(f"bare forward: {bare:.0f} rows/s in batches as they come, {alike:.0f} of like length")
     print(
         f"ftray predict: {options.rows:,} rows in {whole:.0f} s, {options.rows / whole:.0f} rows/s"
     )
-    print(f"beyond the start: {rate:.0f} rows/s, {rate / bare:.2f} of the bare forward")
+    print(f"beyond the start: {rate:.0f} rows/s, {rate / bare:.2f} and {rate / alike:.2f} of these")
     print(f"killed half-way and gone on with: {again:.0f} s, {wrong} rows differ")
 
 
@@ -66,8 +66,9 @@ def _rows(folder: Path, reviews: list[str], count: int) -> Path:
     return file
 
 
-def _bare(folder: Path, model: str, rows: Path, count: int) -> float:
-    """Rows a second of all processes together, on so many of the rows, from all over the file."""
+def _bare(folder: Path, model: str, rows: Path, count: int) -> tuple[float, float]:
+    """Rows a second of all processes together, on so many of the rows, from all over the file: in
+    batches as they come, and of like length."""
     texts, lines = folder / "texts", rows.read_text().splitlines()
     chosen = (json.loads(lines[n * len(lines) // count])["text"] for n in range(count))
     texts.write_text("".join(json.dumps(text) + "\n" for text in chosen))
@@ -78,7 +79,8 @@ def _bare(folder: Path, model: str, rows: Path, count: int) -> float:
         for _ in range(os.cpu_count() or 1)
     ]
     outputs = [process.communicate()[0].decode() for process in started]
-    return sum(json.loads(output.splitlines()[-1])["sorted"] for output in outputs)
+    rates = [json.loads(output.splitlines()[-1]) for output in outputs]
+    return sum(r["batched"] for r in rates), sum(r["sorted"] for r in rates)
 
 
 def _command(model: str, data: Path, out: Path) -> list[str]:

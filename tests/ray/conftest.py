@@ -24,19 +24,24 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """A Ray of two CPUs."""
+def ray_session() -> Iterator[Path]:
+    """The folder of a Ray of two CPUs."""
     os.environ.pop("RAY_ADDRESS", None)
     configure()
-    ray.init(
+    context = ray.init(
         address="local",
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
-    yield
+    yield Path(context.address_info["session_dir"])
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(ray_session: Path) -> None:
+    """It runs."""
 
 
 @pytest.fixture(scope="module", autouse=True)

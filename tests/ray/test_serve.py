@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,6 +42,7 @@ def client(ray_cluster: None, model_folder: Path) -> Iterator[httpx.Client]:
         "replicas": {"min": 2, "max": 2},
         "batch": {"max_size": MAX_SIZE, "wait_ms": 20},
         "cpus_per_replica": 0.5,
+        "log_requests": True,
     }
     try:
         serve.start(proxy_location="HeadOnly", http_options={"port": port})
@@ -210,10 +212,26 @@ def test_the_document_describes_what_is_answered(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     own = {path for path in document["paths"] if not path.startswith("/v2")}
     assert own == {
-        *("/v1/predict", "/v1/model", "/v1/models", "/healthz", "/metrics"),
-        *("/v1/models/{name}", "/v1/models/{name}/predict"),
+        *("/v1/predict", "/v1/predict/stream", "/v1/model", "/v1/models", "/healthz", "/metrics"),
+        *("/v1/models/{name}", "/v1/models/{name}/predict", "/v1/models/{name}/predict/stream"),
     }
     assert "/v2/models/{name}/infer" in document["paths"]
     answers = document["paths"]["/v1/predict"]["post"]["responses"]
     assert set(answers) == {"200", "400", "413", "415", "422", "503"}
     assert "HTTPValidationError" not in json.dumps(document)
+
+
+def test_a_request_is_found_again_in_the_log_by_its_id(
+    client: httpx.Client, ray_session: Path
+) -> None:
+    headers = {"x-request-id": "order-66"}
+    client.post("/v1/predict", json={"inputs": "secret words"}, headers=headers)
+    end, found = time.monotonic() + 20, []
+    while not found and time.monotonic() < end:
+        logs = [file.read_text() for file in (ray_session / "logs/serve").glob("replica_*.log")]
+        found = [line for log in logs for line in log.splitlines() if "order-66" in line]
+        time.sleep(0.1)
+    (line,) = found
+    told = json.loads(line)
+    assert told["request_id"] == "order-66" and "/v1/predict 200" in told["message"]
+    assert "secret words" not in "".join(logs)
