@@ -22,7 +22,7 @@ from ftray.serve.access import Keyring, add_key
 from ftray.serve.api import create_api
 from ftray.serve.metrics import Metrics
 from ftray.store.location import locate
-from tests.helpers.fake_backend import FakeBackends
+from tests.helpers.fake_backend import FakeBackend, FakeBackends
 from tests.helpers.served import free_port
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
@@ -33,9 +33,9 @@ PATIENCE_S = 20.0
 
 
 @contextmanager
-def serving(keys: Keyring | None = None) -> Iterator[str]:
-    """The URL of the made-up model's endpoint, in this process."""
-    api = create_api(FakeBackends(), Metrics("one"), keys)
+def serving(*models: FakeBackend, keys: Keyring | None = None) -> Iterator[str]:
+    """The URL of the made-up models' endpoint, in this process."""
+    api = create_api(FakeBackends(*models), Metrics("one"), keys)
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="error"))
     thread = threading.Thread(target=server.run)
@@ -156,7 +156,7 @@ def test_a_text_is_typed_and_its_answer_read(size: tuple[int, int], tmp_path: Pa
 def test_a_page_that_needs_a_key_asks_for_it(tmp_path: Path) -> None:
     file = locate(str(tmp_path / "keys"))
     key = add_key(file, "me")
-    with serving(Keyring(file)) as url, browsing(url, PHONE, tmp_path / "browser") as page:
+    with serving(keys=Keyring(file)) as url, browsing(url, PHONE, tmp_path / "browser") as page:
         page.wait_for("form", "[Kk]ey")
         page.value("document.getElementById('key').focus()")
         page.type(key)
@@ -164,3 +164,19 @@ def test_a_page_that_needs_a_key_asks_for_it(tmp_path: Path) -> None:
         page.type(TEXT)
         page.press("Enter", 13, modifiers=2)
         page.wait_for("result", "good")
+
+
+def test_one_of_several_models_is_chosen(tmp_path: Path) -> None:
+    models = FakeBackend("first"), FakeBackend("second", 7)
+    with serving(*models) as url, browsing(url, DESKTOP, tmp_path) as page:
+        page.wait_for("name", "first")
+        assert page.value("document.activeElement.id") == "text"
+        page.value("document.getElementById('choice').focus()")
+        page.press("ArrowDown", 40)
+        page.wait_for("name", "second")
+        assert "version 7" in page.text_of("about")
+        page.value("document.getElementById('text').focus()")
+        page.type(TEXT)
+        page.press("Enter", 13, modifiers=2)
+        page.wait_for("result", "good")
+        assert not page.complaints

@@ -74,6 +74,33 @@ def test_serves_until_sigterm_and_leaves_nothing(
         probe.bind(("127.0.0.1", port))
 
 
+def test_the_last_replica_goes_while_nobody_asks_and_comes_back(
+    started: list[Process], model_folder: Path, port: int, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    manifest = json.loads((folder / "ftray.json").read_text())
+    manifest["spec"]["serve"]["replicas"] = {"min": 0, "max": 1, "idle_seconds": 1}
+    (folder / "ftray.json").write_text(json.dumps(manifest))
+    process = begin(started, folder, port)
+    assert process.stdout is not None
+    url = json.loads(process.stdout.readline())["url"]
+
+    def replicas() -> list[psutil.Process]:
+        family = psutil.Process(process.pid).children(recursive=True)
+        return [p for p in family if p.is_running() and p.name().startswith("ray::ServeRepl")]
+
+    asked = {"inputs": "dull"}
+    before = httpx.post(f"{url}/v1/predict", json=asked).json()
+    assert len(replicas()) == 1, "it proved the model"
+    end = time.monotonic() + 60
+    while replicas():
+        assert time.monotonic() < end, "it stays"
+        time.sleep(0.2)
+    after = httpx.post(f"{url}/v1/predict", json=asked, timeout=60)
+    assert (after.status_code, after.json()) == (200, before)
+
+
 def test_a_model_that_answers_otherwise_is_refused(
     ray_cluster: None, model_folder: Path, port: int, tmp_path: Path
 ) -> None:
