@@ -64,19 +64,21 @@ class LiveModel:
 
 @dataclass(frozen=True)
 class Loader:
-    """Loads the models of one process, which share what is equal in them."""
+    """Loads the models of one process."""
 
     batching: Batching
     bf16: bool
     metrics: Metrics
     engine: Engine
-    pool: Pool
+    pool: Pool | None
+    """By which they share what is equal in them; to find that takes a while."""
 
     def load(self, folder: Location, name: str, version: int | None) -> LiveModel:
         """Raises ModelError when there is no model, or it does not give its golden answers."""
         most = self.batching.max_size
         rows = most if torch.cuda.is_available() else min(_CPU_ROWS, most)
         predictor = Predictor(folder, rows, self.bf16)
-        self.pool.add(predictor)
+        if self.pool is not None:
+            self.pool.add(predictor)
         predictor.check_golden()
         return LiveModel(name, version, predictor, self.engine, self.metrics)

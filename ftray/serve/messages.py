@@ -18,7 +18,7 @@ MAX_TEXT = 100_000
 """Characters of one text."""
 MAX_BODY = 4 * 2**20
 """Bytes of one request."""
-MAX_STREAM = 64 * 2**20
+MAX_STREAM = 32 * 2**20
 """Bytes of one stream."""
 
 Input = Annotated[str, StringConstraints(max_length=MAX_TEXT, strict=True)]

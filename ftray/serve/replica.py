@@ -63,7 +63,8 @@ class Replica:
         self._handle_of = (context.deployment, context.app_name)
         self._metrics = metrics.Metrics(context.replica_id.unique_id)
         self._engine = Engine(batching, self._metrics)
-        self._loader = Loader(batching, bf16, self._metrics, self._engine, Pool())
+        pool = Pool() if len(served) > 1 else None
+        self._loader = Loader(batching, bf16, self._metrics, self._engine, pool)
         try:
             self._keys = None if api_keys is None else Keyring(locate(api_keys))
             self._catalog = Catalog(served, self._start, max_models)

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, HTTPException, Response
 from fastapi.responses import JSONResponse
 
+from ftray.errors import shorten
 from ftray.serve.backend import Backend, Backends, named
 from ftray.serve.faults import Fault, documented
 from ftray.serve.messages import ModelCard, ModelCards, Prediction, PredictRequest
@@ -39,7 +40,7 @@ def v1_routes(backends: Backends) -> APIRouter:
     async def chosen(name: str) -> Backend:
         if (backend := backends.find(name)) is None:
             here = ", ".join(backend.address for backend in backends.entries)
-            raise HTTPException(404, f"no model {name}; there are {here}")
+            raise HTTPException(404, f"no model {shorten(name)}; there are {here}")
         return backend
 
     @routes.get("/models", response_model=ModelCards)

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import JSONResponse
 
 from ftray import __version__
+from ftray.errors import shorten
 from ftray.serve.backend import Backend, Backends, version_number
 from ftray.serve.faults import V2, ProtocolFault, documented
 from ftray.serve.v2_tensors import (
@@ -82,7 +83,7 @@ def _chosen(backends: Backends) -> Any:
 
     async def choose(name: str, version: str | None = None) -> Backend:
         if (backend := backends.find(name, version)) is None:
-            wanted = name if version is None else f"{name} version {version}"
+            wanted = shorten(name if version is None else f"{name} version {version}")
             here = (f"{b.name}, version {version_number(b)}" for b in backends.entries)
             raise HTTPException(404, f"no model {wanted}; here is {' and '.join(here)}")
         return backend
