@@ -19,7 +19,7 @@ from ftray.models.folder import read_info, write_info
 from ftray.models.predictor import Predictor
 from ftray.serve import batch
 from ftray.serve.parts import Parts, run_key
-from ftray.serve.settings import find, parse
+from ftray.serve.settings import find_one
 from ftray.store.location import locate
 from tests.helpers.tiny_model import tamper
 
@@ -170,7 +170,7 @@ def test_rows_that_cannot_be_read_are_left_out_only_where_the_spec_says_so(
 ) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_text('{"text": "a"}\n{"text": null}\n{"text": "b", "more": 1}\n')
-    model, _ = find(parse({"model": str(model_folder)}))
+    model = find_one(str(model_folder), None)
     with pytest.raises(DataError, match="empty_text"):
         batch.read_rows(model, str(data), None, None)
     model.info.spec["data"]["on_bad_row"] = "skip"
@@ -189,7 +189,7 @@ def test_tables_keep_their_other_columns(model_folder: Path, tmp_path: Path, suf
     else:
         with pa.ipc.new_file(str(data), table.schema) as writer:
             writer.write_table(table)
-    model, _ = find(parse({"model": str(model_folder)}))
+    model = find_one(str(model_folder), None)
     assert batch.read_rows(model, str(data), None, None).values == table.to_pylist()
 
 
