@@ -20,6 +20,7 @@ MAX_BODY = 4 * 2**20
 """Bytes of one request."""
 MAX_STREAM = 32 * 2**20
 """Bytes of one stream."""
+MAX_STREAM_ROWS = 100_000
 
 Input = Annotated[str, StringConstraints(max_length=MAX_TEXT, strict=True)]
 _TEXT_SCHEMA = {"type": "string", "maxLength": MAX_TEXT}

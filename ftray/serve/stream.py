@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -21,7 +21,7 @@ from ftray.serve.backend import Backend, named
 from ftray.serve.batcher import Overloaded
 from ftray.serve.faults import Fault, documented
 from ftray.serve.log import logger
-from ftray.serve.messages import Input
+from ftray.serve.messages import MAX_STREAM_ROWS, Input
 
 _log = logger(__name__)
 
@@ -50,7 +50,9 @@ _ANSWERS: dict[int | str, Any] = {
         "description": "A line a row, in order: `version` and `output`, or `error`.",
         "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
     },
-    **documented(Fault, {413: "The body is too long.", 422: "top_k is wrong."}),
+    **documented(
+        Fault, {413: "The body is too long, or has too many lines.", 422: "top_k is wrong."}
+    ),
 }
 
 
@@ -66,8 +68,11 @@ def add_stream(routes: APIRouter, which: Any) -> None:
         """One output a line. A line that is wrong gets an error in its place, and costs the others
         nothing."""
         # All of it first: a client that sends before it reads would wait for ever.
-        lines = (await http.body()).splitlines()
-        answers = _answers(backend, lines, top_k)
+        body = await http.body()
+        if (count := body.count(b"\n")) > MAX_STREAM_ROWS:
+            limit = f"{MAX_STREAM_ROWS:,} a stream is the limit"
+            raise HTTPException(413, f"{count:,} lines; {limit}")
+        answers = _answers(backend, body.splitlines(), top_k)
         return StreamingResponse(answers, media_type=MEDIA_TYPE, headers=named(backend))
 
 

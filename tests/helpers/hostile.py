@@ -146,6 +146,12 @@ def _paths() -> Iterator[Hostile]:
         "/v1//predict",
         "/V1/PREDICT",
         "/v1/predict;jsessionid=1",
+        "/v1/models/../../etc/passwd/predict",
+        "/v1/models/..%2f..%2fetc%2fpasswd/predict",
+        "/v1/models/%00/predict",
+        "/v1/models//predict",
+        "/v1/models/tiny@production/predict",
+        "/v1/models/" + "a" * 3000,
         "/v2/models/..%2f..%2fetc%2fpasswd/infer",
         "/v2/models/%F0%9F%8E%AC/infer",
         "/.env",
@@ -193,3 +199,9 @@ def _sizes() -> Iterator[Hostile]:
     text = b'{"inputs": "' + b"a" * (100 * MB) + b'"}'
     yield Hostile("100 MB sent", http(text), too_large)
     yield Hostile("8 MB of spaces", http(b" " * (8 * MB)), too_large)
+    for name, body in (
+        ("40 MB of a stream", b'"a"\n' * (10 * MB)),
+        ("20 MB of line ends", b"\n" * (20 * MB)),
+    ):
+        yield Hostile(name, http(body, f"{V1}/stream"), too_large)
+    yield Hostile("a stream's option", http(b'"a"\n', f"{V1}/stream?top_k=-1"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,10 @@ from ray import serve
 from ftray.models.predictor import Predictor
 from ftray.serve.app import build
 from ftray.store.location import locate
-from tests.helpers.served import free_port
+from ftray.store.promotion import promote
+from ftray.store.registry import Registry
+from ftray.store.root import open_root
+from tests.helpers.served import free_port, served
 from tests.helpers.tiny_model import make_model
 
 NAMES = ("first", "second", "third")
@@ -96,3 +100,35 @@ def test_a_folder_that_was_changed_since_costs_the_others_nothing(
     finally:
         away.rename(weights)
     assert ask("third").status_code == 200
+
+
+def test_each_follows_its_own_alias(tmp_path: Path) -> None:
+    root = open_root(str(tmp_path))
+    registry = Registry.open(root)
+    for name in NAMES[:2]:
+        for version in (1, 2):
+            folder = make_model(Path(root.models(name).path) / f"run-{version}", name, seed=version)
+            registry.register(name, folder, f"run-{version}", {"accuracy": 0.5})
+        promote(registry, f"{name}:1", "live")
+
+    def versions() -> list[int]:
+        answers = (
+            client.post(f"/v1/models/{name}/predict", json={"inputs": "dull"}) for name in NAMES[:2]
+        )
+        return [answer.json()["version"] for answer in answers]
+
+    references = [f"{name}@live" for name in NAMES[:2]]
+    with (
+        served(references[0], references[1], f"--storage={tmp_path}") as (url, _),
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        assert versions() == [1, 1]
+        promote(registry, "second:2", "live")
+        end = time.monotonic() + 30
+        while versions() != [1, 2]:
+            assert time.monotonic() < end, versions()
+            time.sleep(0.2)
+        listed = client.get("/v1/models").json()["data"]
+        assert [(card["id"], card["version"]) for card in listed] == list(
+            zip(references, [1, 2], strict=True)
+        )
