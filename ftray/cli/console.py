@@ -16,7 +16,7 @@ R = TypeVar("R")
 SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="The YAML file.")]
 _WHICH = "NAME, NAME@alias, NAME:VERSION or a model folder."
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help=_WHICH)]
-ModelNames = Annotated[list[str], typer.Argument(metavar="MODEL...", help=_WHICH)]
+ModelNames = Annotated[list[str], typer.Argument(metavar="MODEL", help=_WHICH)]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec.")
 ]

@@ -136,7 +136,7 @@ class Predictor:
             gap = max(abs(a - b) for a, b in zip(item.probabilities, row, strict=True))
             if not gap <= tolerance:
                 raise ModelError.of(
-                    "golden answers",
+                    f"golden answers of {self.info.name}",
                     item.input,
                     f"a probability is off by {gap:.2g}, and {tolerance:g} is rounding: "
                     "the folder was changed, or the libraries compute something else here",

@@ -144,7 +144,7 @@ def test_a_model_that_answers_otherwise_is_refused(
     data.write_text("text\na\n")
     done = run("predict", str(changed), "--data", str(data), "--out", str(out))
     assert done.exit_code == 2
-    assert done.stderr.startswith("golden answers = A wonderful film.")
+    assert done.stderr.startswith("golden answers of tiny = A wonderful film.")
     assert sorted(tmp_path.iterdir()) == [changed, data]
 
 

@@ -157,14 +157,14 @@ def test_a_changed_weight_breaks_the_golden_answers(copy: Path, name: str) -> No
     change_weight(copy, name, 0.05)
     predictor = Predictor(locate(str(copy)))
     found = problem(copy, lambda _: predictor.check_golden())
-    assert found.key == "golden answers"
+    assert found.key == "golden answers of tiny"
     assert found.value == GOLDEN[0]
 
 
 def test_a_lost_tokenizer_breaks_the_golden_answers(copy: Path) -> None:
     (copy / "tokenizer.json").unlink()
     found = problem(copy, lambda folder: Predictor(folder).check_golden())
-    assert found.key in ("golden answers", "model.name_or_path")
+    assert found.key in ("golden answers of tiny", "model.name_or_path")
 
 
 def test_answers_that_are_no_numbers_break_the_golden_answers(copy: Path) -> None:
