@@ -109,7 +109,9 @@ def test_a_model_that_answers_otherwise_is_refused(
     tamper(changed)
     done = CliRunner().invoke(app, ["serve", str(changed), f"--port={port}", "--json"])
     assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr.startswith("golden answers of tiny = A wonderful film.: a probability is off by 0.")
+    assert done.stderr.startswith(
+        "golden answers of tiny = A wonderful film.: a probability is off"
+    )
     assert len(done.stderr.splitlines()) == 1
     assert not serve.status().applications
 
