@@ -60,7 +60,9 @@ def _settings(folder: Path) -> dict[str, str]:
         # HAProxy hears at once which replica goes; Ray would wait for slower balancers.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         # A proxy that died is noticed after three of these.
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.3",
+        # A proxy that died is noticed after three of these; one that reloads is not to be taken
+        # for dead.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         # A prediction changes nothing: a request whose replica died goes to another one.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "3",

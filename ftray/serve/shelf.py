@@ -145,6 +145,8 @@ class Shelf:
             self._trial = _OnTrial(trial, self._load(trial.stop).apart())
         except FtrayError as error:
             self._fail(trial, str(error))
+        if self.over.is_set():  # since it began to load
+            self._try(None)
 
     def _judge(self) -> None:
         if self._trial is not None and (why := self._trial.judge.verdict()):

@@ -215,3 +215,10 @@ def test_a_judge_lets_pass_what_is_nearly_as_good() -> None:
     for _ in range(20):
         judge.failed(True)
     assert judge.verdict() == "11% of its requests failed"
+
+
+def test_a_trial_that_loads_while_the_shelf_closes_is_closed_too() -> None:
+    bench = Bench()
+    bench.shelf.close()
+    bench.shelf.update(route(1, trial=2, share=1.0))
+    assert bench.models[2].closed
