@@ -8,6 +8,8 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torch import nn
+
 from ftray import digest
 from ftray.models.lineage import fingerprints, trace
 from ftray.models.predictor import Predictor
@@ -16,6 +18,8 @@ from ftray.models.predictor import Predictor
 @dataclass(frozen=True)
 class _Held:
     reference: weakref.ref[Predictor]
+    weights: weakref.WeakValueDictionary[str, nn.Parameter]
+    """All of them; the model itself may lack some for the time of a pass."""
     fingerprints: Mapping[str, str]
     tokenizer: str
 
@@ -31,7 +35,10 @@ class Pool:
         """Have `predictor`, which nobody uses yet, use the weights and the tokenizer of others
         where they are equal, and find out its lineage, by which it can share passes with them."""
         held = _Held(
-            weakref.ref(predictor), fingerprints(predictor.model), _tokenizer_digest(predictor)
+            weakref.ref(predictor),
+            weakref.WeakValueDictionary(predictor.model.named_parameters()),
+            fingerprints(predictor.model),
+            _tokenizer_digest(predictor),
         )
         probe = predictor.collate(predictor.encode(["a", "some more words than one"]))
         with predictor.autocast():
@@ -40,7 +47,7 @@ class Pool:
             shared: set[str] = set()
             for other in self._held:
                 if (theirs := other.reference()) is not None:
-                    shared |= _share_weights(predictor, held, theirs, other)
+                    shared |= _share_weights(held, other)
                     if other.tokenizer == held.tokenizer:
                         predictor.tokenizer = theirs.tokenizer
                         predictor.tokenizing = theirs.tokenizing
@@ -49,12 +56,12 @@ class Pool:
             self._held.append(held)
 
 
-def _share_weights(mine: Predictor, held: _Held, theirs: Predictor, other: _Held) -> set[str]:
+def _share_weights(mine: _Held, theirs: _Held) -> set[str]:
     """The names of the weights that lie where those of `theirs` do from now on."""
-    weights, shared = dict(theirs.model.named_parameters()), set()
-    for name, parameter in mine.model.named_parameters():
-        if other.fingerprints.get(name) == held.fingerprints[name]:
-            parameter.data = weights[name].data
+    shared = set()
+    for name, parameter in theirs.weights.items():
+        if mine.fingerprints.get(name) == theirs.fingerprints[name]:
+            mine.weights[name].data = parameter.data
             shared.add(name)
     return shared
 

@@ -19,6 +19,7 @@ from ftray.models.joint import joint_logits
 from ftray.models.lineage import Lineage, fingerprints, trace
 from ftray.models.pool import Pool
 from ftray.models.predictor import Predictor
+from ftray.models.trunk import Cut, cut_for_now
 from ftray.tasks import get_task
 from tests.helpers.tiny_model import make_model
 from tests.helpers.tiny_networks import BLOCKS, STACKED, tiny_batch, tiny_network
@@ -137,4 +138,16 @@ def test_a_third_model_shares_with_the_second_when_the_first_is_gone(tmp_path: P
     pool.add(third)
     name = "bert.embeddings.word_embeddings.weight"
     pointers = {dict(x.model.named_parameters())[name].data_ptr() for x in (second, third)}
+    assert len(pointers) == 1
+
+
+def test_a_model_is_added_while_another_one_is_cut_for_a_pass(tmp_path: Path) -> None:
+    pool = Pool()
+    first, second = (Predictor(make_model(tmp_path / str(n), seed=n)) for n in (1, 2))
+    pool.add(first)
+    assert first.lineage is not None
+    with cut_for_now(first.model, Cut(2, first.lineage.returns), first.lineage.blocks):
+        pool.add(second)
+    name = "bert.encoder.layer.0.output.dense.weight"
+    pointers = {dict(x.model.named_parameters())[name].data_ptr() for x in (first, second)}
     assert len(pointers) == 1
