@@ -32,10 +32,6 @@ class Catalog:
         for model in served[:most]:
             self._held[model.address] = start(model)
 
-    @property
-    def first(self) -> Entry:
-        return self.entries[0]
-
     def find(self, name: str, version: str | None = None) -> Entry | None:
         """By its name, or by its address where several versions of one model are served."""
         for entry in self.entries:

@@ -30,6 +30,8 @@ class Asked(Protocol):
 
 
 class Engine:
+    """A thread, and the rows that wait for it."""
+
     def __init__(self, batching: Batching, metrics: Metrics) -> None:
         self._batching, self._metrics = batching, metrics
         limits = Limits(

@@ -289,6 +289,11 @@ def test_a_wrong_line_of_a_stream_costs_the_others_nothing(client: TestClient) -
         assert set(row) == {"error"} and 3 < len(row["error"]["message"]) <= 160, row
 
 
+def test_a_line_of_a_stream_ends_with_a_newline_alone(client: TestClient) -> None:
+    told = streamed(client, [b'"dull"\r\n', b'"a"\r"b"\n', b'"dull"'])
+    assert ["output" in row for row in told] == [True, False, True]
+
+
 def test_an_empty_stream_and_a_wrong_option(client: TestClient) -> None:
     assert streamed(client, []) == []
     assert client.post(STREAM, params={"top_k": 0}).status_code == 422
