@@ -85,7 +85,8 @@ class Callers:
             time.sleep(0.05)
 
     def _ask(self, number: int) -> None:
-        with httpx.Client(base_url=self.url, timeout=30) as client:
+        # Longer than a row waits before the service itself says 503.
+        with httpx.Client(base_url=self.url, timeout=60) as client:
             while not self._over.is_set():
                 place = number % len(TEXTS)
                 number += 1
