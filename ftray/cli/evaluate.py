@@ -10,11 +10,11 @@ from ftray.cli.console import AsJson, ModelName, Storage, emit, say, verb
 
 TextColumn = Annotated[
     str | None,
-    typer.Option("--text", metavar="COLUMN", help="Column of the texts. Else as in the spec."),
+    typer.Option("--text", metavar="COLUMN", help="Column of what is asked. Else as in the spec."),
 ]
 LabelColumn = Annotated[
     str | None,
-    typer.Option("--label", metavar="COLUMN", help="Column of the labels. Else as in the spec."),
+    typer.Option("--label", metavar="COLUMN", help="Column of the answers. Else as in the spec."),
 ]
 Encoding = Annotated[
     str | None, typer.Option(help="Of text files. Else as in the spec.", show_default=False)
@@ -34,7 +34,7 @@ def evaluate(
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Metrics of a model on its test split or on another source with labels."""
+    """Metrics of a model on its test split or on another source with answers."""
     from ftray.serve.settings import find_one
 
     served = find_one(model, storage)
@@ -43,8 +43,7 @@ def evaluate(
     from ftray.serve.evaluate import evaluate as run
 
     logging.disable_progress_bar()
-    columns = {"text": text, "label": label}
-    found = run(served, data, {name: c for name, c in columns.items() if c}, encoding)
+    found = run(served, data, (text, label), encoding)
     if as_json:
         emit(found.to_json())
         return

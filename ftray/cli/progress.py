@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ftray.cli.table import headline
+
 if TYPE_CHECKING:
     from ftray.tune.depth import Depth
     from ftray.tune.table import Trial
@@ -74,9 +76,7 @@ class TrainDisplay:
         )
         for key, name in (("majority", "majority label"), ("probe", "linear probe")):
             found = event[key]
-            self.say(
-                f"  {name:14}  accuracy {found['accuracy']:.4f}  macro-F1 {found['f1_macro']:.4f}"
-            )
+            self.say(f"  {name:14}  {headline(found)}")
 
     def _start(self, event: dict[str, Any]) -> None:
         trainable, total = event["trainable_parameters"], event["total_parameters"]
@@ -115,8 +115,8 @@ class TrainDisplay:
     def _epoch(self, event: dict[str, Any]) -> None:
         self.say(
             f"epoch {event['epoch']}  step {event['step']}  train loss {event['train_loss']:.4f}  "
-            f"validation loss {event['loss']:.4f}  accuracy {event['accuracy']:.4f}  "
-            f"macro-F1 {event['f1_macro']:.4f}  {self._samples_per_second():.0f} samples/s"
+            f"validation loss {event['loss']:.4f}  {headline(event)}  "
+            f"{self._samples_per_second():.0f} samples/s"
         )
 
     def _samples_per_second(self) -> float:

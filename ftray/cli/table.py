@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+_HEADLINE = {"perplexity": "perplexity", "accuracy": "accuracy", "f1_macro": "macro-F1"}
 
 
 def show(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -27,6 +29,12 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     for row in shown:
         table.add_row(*(Text(value) for value in row))
     console.print(table)
+
+
+def headline(metrics: Mapping[str, Any]) -> str:
+    """The metrics that people look at first, of those that there are."""
+    shown = ((name, metrics[key]) for key, name in _HEADLINE.items() if key in metrics)
+    return "  ".join(f"{name} {value:.4f}" for name, value in shown)
 
 
 def duration(seconds: float) -> str:

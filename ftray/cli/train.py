@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ftray.cli.console import AsJson, Set, SpecPath, emit, say, verb
+from ftray.cli.table import headline
 
 
 @verb
@@ -33,7 +34,7 @@ def show_trained(result: dict[str, Any], as_json: bool) -> None:
     splits = dict(result["metrics"])
     baselines = splits.pop("baselines", None)
     for split, metrics in splits.items():
-        say(f"{split:10}  accuracy {metrics['accuracy']:.4f}  macro-F1 {metrics['f1_macro']:.4f}")
+        say(f"{split:10}  {headline(metrics)}")
     if baselines is not None:
         from ftray.models.worth import Worth
 

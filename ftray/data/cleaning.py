@@ -96,16 +96,17 @@ class Part:
 
 
 def clean(
-    name: str, source: Source, rows: Iterable[RawRow], task: Task, assumed: Mapping[str, str]
+    name: str, source: Source, rows: Iterable[RawRow], task: Task, answered: bool = True
 ) -> Part:
     """The rows that the task can use, and those it cannot.
 
-    `assumed` stands in for columns that are not read. Raises DataError where there are no rows.
+    Unless `answered`, of a row only what it asks is read, and twins are not told. Raises DataError
+    where there are no rows.
     """
     part = Part(name, source)
     for raw in rows:
         try:
-            part.kept.append(_kept(raw, source.columns, task, assumed))
+            part.kept.append(_kept(raw, source.columns, task, answered))
         except BadRow as fault:
             part.drop(raw, fault)
     if not part.kept and not part.dropped:
@@ -113,14 +114,16 @@ def clean(
     return part
 
 
-def _kept(raw: RawRow, columns: Mapping[str, str], task: Task, assumed: Mapping[str, str]) -> Kept:
+def _kept(raw: RawRow, columns: Mapping[str, str], task: Task, answered: bool) -> Kept:
     if raw.fault is not None:
         raise raw.fault
     values = {logical: raw.values.get(name) for logical, name in columns.items()}
     for value in values.values():
         if isinstance(value, str) and not value.isascii() and (found := _SURROGATE.search(value)):
             raise BadRow(BAD_ENCODING, _undecoded(found))
-    row = task.clean({**assumed, **values})
+    if not answered:
+        return Kept({task.columns[0]: task.question(values)}, "", raw)
+    row = task.clean(values)
     return Kept(row, task.identity(row), raw)
 
 
@@ -215,7 +218,7 @@ def _first(rows: list[Dropped]) -> str:
 
 
 def label_counts(kept: Iterable[Kept], task: Task) -> dict[str, int]:
-    """Label -> rows, by label."""
+    """Label -> rows, by label; "" -> rows for a task without labels."""
     return dict(sorted(Counter(task.target(item.row) for item in kept).items()))
 
 

@@ -31,7 +31,7 @@ class Dataset:
     splits: dict[str, pa.Table]
     """train, validation, test -> the task's columns (strings), in the order of the source."""
     labels: tuple[str, ...]
-    """The labels of train, sorted: their places are their indices."""
+    """The labels of train, sorted: their places are their indices; none where the task has none."""
     report: CleaningReport
     digest: str
     """Of rows, splits and labels; not of file names, formats or rows left out."""
@@ -48,7 +48,7 @@ def read_dataset(spec: Spec) -> Dataset:
     parts = _clean_parts(spec, task)
     labels = _labels(parts["train"], task)
     for name in HELD_OUT:
-        if name in parts:
+        if name in parts and task.has_labels:
             cleaning.drop_unknown(parts[name], task, labels)
     _admit(spec, parts)
     kept = _split(spec, parts, task)
@@ -84,8 +84,8 @@ def _clean_parts(spec: Spec, task: Task) -> dict[str, Part]:
     for name in ("train", *HELD_OUT):
         url = getattr(spec.data, name)
         if isinstance(url, str):
-            source = source_of(url, name, spec.data)
-            parts[name] = cleaning.clean(name, source, rows_of(source), task, {})
+            source = source_of(url, name, spec.data, spec.task)
+            parts[name] = cleaning.clean(name, source, rows_of(source), task)
     _admit(spec, parts)
     for part in parts.values():
         cleaning.drop_twins(part, task)
@@ -106,6 +106,8 @@ def _admit(spec: Spec, parts: dict[str, Part]) -> None:
 
 def _labels(train: Part, task: Task) -> tuple[str, ...]:
     cleaning.require_rows(train)
+    if not task.has_labels:
+        return ()
     labels = tuple(cleaning.label_counts(train.kept, task))
     if len(labels) < 2:
         column = train.source.columns["label"]

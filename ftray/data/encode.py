@@ -132,6 +132,7 @@ def _write_shards(
     write = partial(
         _write_shard,
         task=spec.task,
+        labels=dataset.labels,
         max_length=spec.data.max_length,
         tokenizer_path=tokenizer_path,
         model=spec.model,
@@ -174,21 +175,18 @@ def _write_everywhere(
 
 
 def _blocks(dataset: Dataset, split: str) -> Iterator[pa.Table]:
-    """The rows of each shard of a split: text, target, and the name of its file in every row."""
+    """The rows of each shard of a split, with the name of its file in every row."""
     rows = dataset.splits[split]
-    index = pa.array(dataset.labels, pa.large_string())
-    targets = pa.compute.index_in(rows["label"], index).cast(pa.int64())
     for number, start in enumerate(range(0, rows.num_rows, SHARD_ROWS)):
-        text = rows["text"].slice(start, SHARD_ROWS)
-        file = pa.repeat(f"{split}-{number:05}.arrow", len(text))
-        target = targets.slice(start, SHARD_ROWS)
-        yield pa.table({"text": text, "target": target, "file": file})
+        block = rows.slice(start, SHARD_ROWS)
+        yield block.append_column("file", pa.repeat(f"{split}-{number:05}.arrow", len(block)))
 
 
 def _write_shard(
     block: pa.Table,
     *,
     task: str,
+    labels: tuple[str, ...],
     max_length: int,
     tokenizer_path: str,
     model: ModelSpec,
@@ -197,11 +195,13 @@ def _write_shard(
     """Encode the rows of one shard, write it, and say what was written."""
     (name,) = set(block["file"].to_pylist())
     tokenizer = _tokenizer(tokenizer_path, model)
-    ids = get_task(task).encode(tokenizer, block["text"].to_pylist(), max_length)
+    kind = get_task(task)
+    rows = {column: block[column].to_pylist() for column in kind.columns}
+    examples = kind.examples(tokenizer, rows, labels, max_length)
     columns = {
-        "text": block["text"].cast(pa.large_string()).combine_chunks(),
-        "target": block["target"].combine_chunks(),
-        "ids": pa.array(ids, pa.list_(pa.int32())),
+        "text": block[kind.columns[0]].cast(pa.large_string()).combine_chunks(),
+        "target": pa.array(examples.targets, pa.int64()),
+        "ids": pa.array(examples.ids, pa.list_(pa.int32())),
     }
     batch = pa.record_batch(columns)
     sink = pa.BufferOutputStream()

@@ -20,7 +20,8 @@ _FIX = "delete the folder and run again: it is made anew"
 
 @dataclass(frozen=True)
 class Shard:
-    """One Arrow IPC file of consecutive rows: text (string), target (int64), ids (int32 list)."""
+    """One Arrow IPC file of consecutive rows: text (string, what is asked), target (int64),
+    ids (int32 list)."""
 
     file: str
     rows: int
@@ -32,7 +33,7 @@ class EncodedSplit:
     processes of a machine share one copy.
 
     lengths: (rows,) int64, tokens of each row
-    targets: (rows,) int64, index of each row's label
+    targets: (rows,) int64, as in `Examples`
     """
 
     empty = np.empty(0, dtype=np.int64)

@@ -82,6 +82,11 @@ def decode(raw: bytes, file: Location, source: Source) -> str:
 
 def read_text(raw: bytes, label: str, file: Location, source: Source) -> RawRow:
     """The row of a text file that lies in the sub-folder `label`."""
+    if "text" not in source.columns:
+        raise source.error(
+            f"a folder of texts has no {' and no '.join(source.columns)}",
+            "name a file with these columns, or data.columns.text",
+        )
     values = {source.columns["text"]: decode(raw, file, source)}
     if "label" in source.columns:
         values[source.columns["label"]] = label

@@ -28,7 +28,7 @@ class CleaningReport:
     sources: Mapping[str, SourceCount]
     """train, validation, test (those with a source of their own) -> its rows."""
     splits: Mapping[str, Mapping[str, int]]
-    """Split -> label -> rows kept."""
+    """Split -> label -> rows kept; the label is "" where rows have none."""
     notes: tuple[str, ...] = ()
     """What else the user should know."""
 
@@ -47,6 +47,9 @@ class CleaningReport:
             dropped = ", ".join(f"{rows:,} {kind}" for kind, rows in count.dropped.items())
             yield f"{name}: {count.read:,} rows read, {dropped or 'none'} left out"
         for split, labels in self.splits.items():
+            if "" in labels:
+                yield f"{split} split: {self.rows(split):,} rows"
+                continue
             shown = [f"{label} {rows:,}" for label, rows in list(labels.items())[:_LABELS_SHOWN]]
             if len(labels) > _LABELS_SHOWN:
                 shown.append(f"and {len(labels) - _LABELS_SHOWN} labels more")

@@ -16,6 +16,7 @@ from ftray.data.hub import is_hub_id, read_hub
 from ftray.data.report import CleaningReport
 from ftray.data.rows import RawRow, Source, shown
 from ftray.errors import StorageError
+from ftray.spec.columns import TaskName
 from ftray.spec.schema import DataSpec
 from ftray.store.location import Location, expand
 from ftray.tasks.base import Task
@@ -23,9 +24,11 @@ from ftray.tasks.base import Task
 _READS_AT_ONCE = 16
 
 
-def source_of(url: str, role: str, spec: DataSpec) -> Source:
+def source_of(
+    url: str, role: str, spec: DataSpec, task: TaskName = "text-classification"
+) -> Source:
     """The source that data.ROLE names."""
-    return Source(f"data.{role}", url, spec.columns.model_dump(), spec.encoding, role)
+    return Source(f"data.{role}", url, spec.columns.of(task), spec.encoding, role)
 
 
 def read_rows(source: str, role: str, spec: DataSpec) -> Iterator[RawRow]:
@@ -43,33 +46,36 @@ def read_source(
     encoding: str = "utf-8",
     on_bad_row: Literal["fail", "skip"] = "fail",
     labels: Collection[str] | None = None,
-    need_label: bool = True,
+    answered: bool = True,
     key: str = "--data",
 ) -> tuple[pa.Table, CleaningReport, tuple[cleaning.Dropped, ...]]:
     """The clean rows of one source that is not split: the task's columns and `where` (FILE:LINE);
     the report; the rows left out.
 
-    With `labels`, a row with any other label is a fault. Without `need_label` (for prediction) the
-    label column may be missing and is not returned, and twins stay: every row gets its answer.
+    With `labels`, a row with any other label is a fault. Unless `answered` (for prediction) the
+    column of answers may be missing and is not returned, and twins stay: every row gets its own.
     `key` is what errors name. Raises DataError as `read_dataset` does.
     """
-    wanted = [column for column in task.columns if need_label or column != "label"]
-    named = {logical: columns[logical] for logical in wanted}
+    named = dict(columns) if answered else asked_columns(columns, task)
     asked = Source(key, source, named, encoding, split="test")
-    assumed = {} if need_label else {"label": "none"}
-    part = cleaning.clean("data", asked, rows_of(asked), task, assumed)
-    if need_label:
+    part = cleaning.clean("data", asked, rows_of(asked), task, answered)
+    if answered:
         cleaning.drop_twins(part, task)
         if labels is not None:
             cleaning.drop_unknown(part, task, labels)
     if on_bad_row == "fail":
         cleaning.refuse_faults([part])
     cleaning.require_rows(part)
-    table = cleaning.table(part.kept, wanted)
+    table = cleaning.table(part.kept, task.columns if answered else task.columns[:1])
     table = table.append_column("where", pa.array([item.raw.where for item in part.kept]))
-    counts = cleaning.label_counts(part.kept, task) if need_label else {"": len(part.kept)}
+    counts = cleaning.label_counts(part.kept, task) if answered else {"": len(part.kept)}
     report = CleaningReport({part.name: part.count()}, {part.name: counts})
     return table, report, tuple(part.dropped)
+
+
+def asked_columns(columns: Mapping[str, str], task: Task) -> dict[str, str]:
+    """Those of `columns` that prediction needs."""
+    return {logical: name for logical, name in columns.items() if logical != task.answer}
 
 
 def rows_of(source: Source) -> Iterator[RawRow]:

@@ -8,7 +8,7 @@ answers), so that whoever serves it can prove that it still answers as the train
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,11 +29,13 @@ FORMAT = 1
 
 
 class Golden(BaseModel):
-    """One input and the probability of each label, in the order of the labels."""
+    """One input and the probability of each label, in the order of the labels; or, of a model that
+    generates, the tokens that it went on with and the probability of each."""
 
     model_config = ConfigDict(frozen=True)
     input: str
     probabilities: tuple[float, ...]
+    tokens: tuple[int, ...] = ()
 
 
 class _Format(BaseModel):
@@ -60,6 +62,11 @@ class ModelInfo(_Format):
     baselines: Worth | None = None
     """None where none were fitted before the training."""
     ftray_version: str
+
+    @property
+    def learnt_chats(self) -> bool:
+        """Whether the rows it was trained on were chats."""
+        return bool(self.spec.get("data", {}).get("columns", {}).get("messages"))
 
 
 def read_info(folder: Location) -> ModelInfo:
@@ -121,7 +128,7 @@ base_model: {info.base.name_or_path}
 
 {info.task}, fine-tuned by ftray {info.ftray_version} from `{info.base.name_or_path}`
 (unfreeze: {train["unfreeze"]}{adapted}, {train["epochs"]} epochs, batch size
-{train["batch_size"]}, learning rate {train["learning_rate"]:g}). Labels: {", ".join(info.labels)}.
+{train["batch_size"]}, learning rate {train["learning_rate"]:g}).{_labels(info.labels)}
 
 {_table(info.metrics)}
 {_worth(info.baselines)}
@@ -130,9 +137,13 @@ Run `{info.run}`, data digest `{info.data_digest}`. The whole spec is in `ftray.
 ```python
 from transformers import pipeline
 
-classify = pipeline("{info.task}", model="PATH OF THIS FOLDER")
+model = pipeline("{info.task}", model="PATH OF THIS FOLDER")
 ```
 """
+
+
+def _labels(labels: Sequence[str]) -> str:
+    return f" Labels: {', '.join(labels)}." if labels else ""
 
 
 def _table(metrics: Mapping[str, Mapping[str, Any]]) -> str:

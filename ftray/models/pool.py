@@ -12,12 +12,12 @@ from torch import nn
 
 from ftray import digest
 from ftray.models.lineage import fingerprints, trace
-from ftray.models.predictor import Predictor
+from ftray.models.loaded import LoadedModel
 
 
 @dataclass(frozen=True)
 class _Held:
-    reference: weakref.ref[Predictor]
+    reference: weakref.ref[LoadedModel]
     weights: weakref.WeakValueDictionary[str, nn.Parameter]
     """All of them; the model itself may lack some for the time of a pass."""
     fingerprints: Mapping[str, str]
@@ -31,7 +31,7 @@ class Pool:
         self._held: list[_Held] = []
         self._lock = threading.Lock()
 
-    def add(self, predictor: Predictor) -> None:
+    def add(self, predictor: LoadedModel) -> None:
         """Have `predictor`, which nobody uses yet, use the weights and the tokenizer of others
         where they are equal, and find out its lineage, by which it can share passes with them."""
         held = _Held(
@@ -66,7 +66,7 @@ def _share_weights(mine: _Held, theirs: _Held) -> set[str]:
     return shared
 
 
-def _leave_file(predictor: Predictor, shared: set[str]) -> None:
+def _leave_file(predictor: LoadedModel, shared: set[str]) -> None:
     """What was loaded lies in the file as a whole, mapped into memory: where some of it is no
     longer needed, the rest moves out, and the file goes."""
     for name, parameter in predictor.model.named_parameters():
@@ -74,7 +74,7 @@ def _leave_file(predictor: Predictor, shared: set[str]) -> None:
             parameter.data = parameter.detach().clone()
 
 
-def _tokenizer_digest(predictor: Predictor) -> str:
+def _tokenizer_digest(predictor: LoadedModel) -> str:
     """Depends on how text becomes token ids; how far it is cut is said with each text."""
     tokenizer = predictor.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TOKENIZER_FILES = re.compile(
-    r"tokenizer.*|vocab.*|merges\.txt|special_tokens_map\.json|added_tokens\.json|.*\.model"
+    r"tokenizer.*|vocab.*|merges\.txt|special_tokens_map\.json|added_tokens\.json|.*\.model|"
+    r"chat_template.*"
 )
 _DROPOUT = re.compile(r"dropout|pdrop")
 _SMALL_FILES = ("*.json",)

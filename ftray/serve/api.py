@@ -13,18 +13,38 @@ from starlette.exceptions import HTTPException
 from ftray import __version__
 from ftray.serve import v2
 from ftray.serve.access import Keyring
-from ftray.serve.backend import Backends, Unavailable
+from ftray.serve.backend import Backends, BadPrompt, Unavailable
 from ftray.serve.batcher import Overloaded
-from ftray.serve.faults import fault, fault_of
+from ftray.serve.faults import (
+    CHAT,
+    COMPLETIONS,
+    UNANSWERED,
+    Refused,
+    fault,
+    fault_of,
+    fault_of_prompt,
+)
 from ftray.serve.gate import Gate
 from ftray.serve.messages import MAX_BODY, MAX_STREAM, Health
 from ftray.serve.metrics import CONTENT_TYPE, Metrics
+from ftray.serve.openai import openai_routes
 from ftray.serve.page import page_routes
 from ftray.serve.stream import STREAM
 from ftray.serve.v1 import MODEL, MODELS, PREDICT, V1, v1_routes
 
 HEALTH, METRICS, OPENAPI = "/healthz", "/metrics", "/openapi.json"
-PATHS = ("/", V1 + PREDICT, V1 + STREAM, MODEL, MODELS, HEALTH, METRICS, OPENAPI)
+PATHS = (
+    "/",
+    V1 + PREDICT,
+    V1 + STREAM,
+    COMPLETIONS,
+    CHAT,
+    MODEL,
+    MODELS,
+    HEALTH,
+    METRICS,
+    OPENAPI,
+)
 
 
 def create_api(backends: Backends, metrics: Metrics, keys: Keyring | None = None) -> FastAPI:
@@ -38,7 +58,8 @@ def create_api(backends: Backends, metrics: Metrics, keys: Keyring | None = None
         redoc_url=None,
         openapi_url=OPENAPI,
     )
-    for routes in (v1_routes(backends), v2.v2_routes(backends), page_routes()):
+    protocols = v1_routes(backends), openai_routes(backends), v2.v2_routes(backends)
+    for routes in (*protocols, page_routes()):
         api.include_router(routes)
     _add_operations(api, backends)
     _add_faults(api)
@@ -76,7 +97,18 @@ def _add_faults(api: FastAPI) -> None:
     @api.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> Response:
         announced = request.headers.get("content-type", "")
-        return fault(request.url.path, *fault_of(error.errors(), announced))
+        path = request.url.path
+        return fault(path, *fault_of(path, error.errors(), announced))
+
+    @api.exception_handler(BadPrompt)
+    async def unanswerable(request: Request, error: BadPrompt) -> Response:
+        path = request.url.path
+        return fault(path, *fault_of_prompt(path, error.field, str(error)), code=error.code)
+
+    @api.exception_handler(Refused)
+    async def refused_field(request: Request, error: Refused) -> Response:
+        status, message = error.status_code, str(error.detail)
+        return fault(request.url.path, status, message, error.field, code=error.code)
 
     @api.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
@@ -89,14 +121,13 @@ def _add_faults(api: FastAPI) -> None:
     async def overloaded(request: Request, error: Overloaded) -> Response:
         headers = {"retry-after": str(error.retry_after_s)}
         message = f"too much to do: {error}; try again in {error.retry_after_s} s"
-        return fault(request.url.path, 503, message, None, headers)
+        return fault(request.url.path, 503, message, None, headers, "overloaded")
 
     @api.exception_handler(Unavailable)
     async def unavailable(request: Request, error: Unavailable) -> Response:
         message = f"{error}; the log of the service says why"
-        return fault(request.url.path, 503, message)
+        return fault(request.url.path, 503, message, code="unavailable")
 
     @api.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
-        message = "the model could not answer; the log of the service says why"
-        return fault(request.url.path, 500, message)
+        return fault(request.url.path, 500, UNANSWERED)

@@ -44,6 +44,7 @@ def application(models: Sequence[ServedModel], spec: ServeSpec) -> Application:
         tuple(models),
         batching=spec.batch,
         max_models=spec.max_models,
+        max_tokens=spec.max_tokens,
         threads=threads,
         on_gpu=spec.gpus_per_replica > 0,
         bf16=spec.precision == "bf16",

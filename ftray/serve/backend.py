@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ftray.models.folder import ModelInfo
+from ftray.models.sampling import Prompt, Sampling
 
+GENERATED = "generated_text"
+"""What an output of a model that generates holds: the text without the prompt."""
 MODEL_HEADER, VERSION_HEADER = "x-ftray-model", "x-ftray-version"
 
 
 @dataclass(frozen=True)
 class Answers:
     """One output a text, in the shape of the Hugging Face pipeline of the task, and who gave
-    them."""
+    them. labels: of the model, none where it generates."""
 
     name: str
     version: int | None
@@ -23,12 +26,47 @@ class Answers:
 
     @property
     def best(self) -> list[str]:
-        """The likeliest label of each text."""
-        return [(row[0] if isinstance(row, list) else row)["label"] for row in self.outputs]
+        """The likeliest label of each text, or the text that was generated."""
+        rows = (row[0] if isinstance(row, list) else row for row in self.outputs)
+        return [row["label"] if "label" in row else row[GENERATED] for row in rows]
 
     @property
     def headers(self) -> dict[str, str]:
         return named(self)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What an answer grew by. tokens: of the whole answer so far, its end token among them;
+    finish: why it ends with this piece, `length`: no more tokens were wanted or fit."""
+
+    text: str
+    tokens: int
+    finish: Literal["stop", "length"] | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer on its way, and who gives it. Who closes `pieces` early ends it."""
+
+    name: str
+    version: int | None
+    prompt_tokens: int
+    pieces: AsyncGenerator[Piece, None]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return named(self)
+
+
+class BadPrompt(Exception):
+    """What was asked cannot be answered. field: what is wrong, one of `prompt`, `top_k`; code: why,
+    in OpenAI's words."""
+
+    def __init__(self, field: str, message: str, code: str) -> None:
+        super().__init__(message)
+        self.field = field
+        self.code = code
 
 
 class Versioned(Protocol):
@@ -81,7 +119,12 @@ class Backend(Protocol):
 
     async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
         """All by the same version; with top_k that many labels a text, as far as there are.
-        Raises Overloaded, Unavailable."""
+        Raises BadPrompt, Overloaded, Unavailable."""
+        ...
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        """The answer of a model that generates. Raises BadPrompt, Overloaded, Unavailable; so do
+        the pieces, Overloaded before the first one only."""
         ...
 
 

@@ -15,16 +15,17 @@ from ftray.cluster import Resources, has_gpus, require, slots
 from ftray.data import cleaning
 from ftray.data.quiet import quiet_ray_data
 from ftray.data.rows import Source
-from ftray.data.sources import rows_of
+from ftray.data.sources import asked_columns, rows_of
 from ftray.errors import DataError, FtrayError, RunFailed
 from ftray.serve.output import OUTCOME
 from ftray.serve.parts import COLUMNS, Parts
 from ftray.serve.settings import ServedModel
+from ftray.spec.load import parse
 from ftray.store.location import locate
 from ftray.tasks import get_task
 
 if TYPE_CHECKING:
-    from ftray.models.predictor import Predictor
+    from ftray.models.loaded import LoadedModel
 
 BLOCK_ROWS = 512
 """Rows that an actor takes at a time; it sorts them by length and cuts them into batches."""
@@ -50,12 +51,13 @@ def read_rows(model: ServedModel, source: str, text: str | None, encoding: str |
     Raises DataError when the source cannot be read, has faulty rows (unless the spec skips them)
     or has the columns that prediction adds.
     """
-    data, task = model.info.spec["data"], get_task(model.info.task)
-    columns = {"text": text or data["columns"]["text"]}
-    encoding = encoding or data["encoding"]
+    spec, task = parse(model.info.spec), get_task(model.info.task)
+    asking = asked_columns(spec.columns, task)
+    columns = {logical: text or name for logical, name in asking.items()}
+    encoding = encoding or spec.data.encoding
     asked = Source("--data", source, columns, encoding, split="test", every_column=True)
-    part = cleaning.clean("data", asked, rows_of(asked), task, {"label": "unknown"})
-    if data["on_bad_row"] == "fail":
+    part = cleaning.clean("data", asked, rows_of(asked), task, answered=False)
+    if spec.data.on_bad_row == "fail":
         cleaning.refuse_faults([part])
     cleaning.require_rows(part)
     values = [dict(item.raw.values) for item in part.kept]
@@ -63,14 +65,14 @@ def read_rows(model: ServedModel, source: str, text: str | None, encoding: str |
         if any(name in row for row in values):
             raise DataError.of("--data", source, f"has a column {name} already", "rename it")
     left_out = [row.to_json() for row in part.dropped]
-    return Rows(values, [item.row["text"] for item in part.kept], left_out)
+    return Rows(values, [item.row[task.columns[0]] for item in part.kept], left_out)
 
 
 def predict(
     model: ServedModel, texts: Sequence[str], bf16: bool, parts: Parts
 ) -> tuple[list[str], list[float]]:
-    """The likeliest label of each text and its probability, in the order of `texts`; what `parts`
-    holds already is not computed again.
+    """The prediction for each text and how sure the model is of it, as `LoadedModel.outcomes` gives
+    them, in the order of `texts`; what `parts` holds already is not computed again.
 
     Needs a connection to Ray. Raises ModelError when the model no longer gives its golden answers,
     ClusterError when not one actor fits, DataError where parts cannot be written, RunFailed when
@@ -145,22 +147,22 @@ class _Scorer:
         self._bf16 = bf16
 
     @cached_property
-    def _predictor(self) -> Predictor:
+    def _model(self) -> LoadedModel:
         import torch
 
-        from ftray.models.predictor import Predictor
+        from ftray.models.load import load_model
 
         torch.set_num_threads(self._threads)
-        predictor = Predictor(locate(self._folder), bf16=self._bf16)
-        predictor.check_golden()
-        return predictor
+        model = load_model(locate(self._folder), bf16=self._bf16)
+        model.check_golden()
+        return model
 
     def __call__(self, block: pa.Table) -> pa.Table:
         try:
-            answers = self._predictor.answers(block["text"].to_pylist())
+            outcomes = self._model.outcomes(block["text"].to_pylist())
         except FtrayError as error:
             return pa.table({_REFUSED: [pickle.dumps(error)]})
         columns = {"row": block["row"]}
-        for name, key in zip(OUTCOME, ("label", "score"), strict=True):
-            columns[name] = pa.array([answer[key] for answer in answers])
+        for name, values in zip(OUTCOME, zip(*outcomes, strict=True), strict=True):
+            columns[name] = pa.array(values)
         return pa.table(columns)

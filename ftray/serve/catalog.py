@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from ftray.errors import FtrayError
 from ftray.models.folder import ModelInfo
-from ftray.serve.backend import Answers, Unavailable, version_number
+from ftray.models.sampling import Prompt, Sampling
+from ftray.serve.backend import Answers, Generation, Unavailable, version_number
 from ftray.serve.log import logger
 from ftray.serve.settings import ServedModel
 from ftray.serve.shelf import Shelf
@@ -93,6 +94,9 @@ class Entry:
     def info(self) -> ModelInfo:
         shelf = self.catalog.held(self.model)
         return self.model.info if shelf is None else shelf.current.info
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        return await (await self.catalog.shelf(self.model)).generate(prompt, sampling)
 
     async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
         return await (await self.catalog.shelf(self.model)).answer(texts, top_k)

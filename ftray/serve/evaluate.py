@@ -10,12 +10,14 @@ import pyarrow as pa
 from ftray.data.dataset import read_dataset
 from ftray.data.sources import read_source
 from ftray.errors import DataError, shorten
-from ftray.models.predictor import Predictor
+from ftray.models.load import load_model
 from ftray.serve.settings import ServedModel
 from ftray.spec.load import parse
 from ftray.tasks import get_task
 
 OWN_SPLIT = "test"
+Columns = tuple[str | None, str | None]
+"""Names in a source, where they are not those of the model's spec."""
 
 
 @dataclass(frozen=True)
@@ -34,26 +36,28 @@ class Evaluation:
 def evaluate(
     model: ServedModel,
     source: str | None,
-    columns: dict[str, str],
+    columns: Columns,
     encoding: str | None,
 ) -> Evaluation:
-    """`columns` and `encoding` are as in the model's spec unless given.
+    """`columns` (of what is asked, and of the answers) and `encoding` are as in the model's spec
+    unless given.
 
     Raises DataError when the rows cannot be read or a label is none of the model's, ModelError
     when the model cannot be loaded or no longer gives its golden answers.
     """
     rows = _own_rows(model) if source is None else _rows_of(model, source, columns, encoding)
-    unknown = sorted(set(rows["label"].unique().to_pylist()) - set(model.info.labels))
-    if unknown:
+    task = get_task(model.info.task)
+    labels = rows["label"].unique().to_pylist() if task.has_labels else []
+    if unknown := sorted(set(labels) - set(model.info.labels)):
         raise DataError.of(
             "--data",
             source,
             f"labels that {model.reference} does not know: {shorten(', '.join(unknown))}",
             f"it knows {shorten(', '.join(model.info.labels))}",
         )
-    predictor = Predictor(model.folder)
-    predictor.check_golden()
-    metrics = predictor.evaluate(rows["text"].to_pylist(), rows["label"].to_pylist())
+    loaded = load_model(model.folder)
+    loaded.check_golden()
+    metrics = loaded.evaluate({column: rows[column].to_pylist() for column in task.columns})
     return Evaluation(model.name, model.version, source or OWN_SPLIT, rows.num_rows, metrics)
 
 
@@ -61,15 +65,17 @@ def _own_rows(model: ServedModel) -> pa.Table:
     return read_dataset(parse(model.info.spec)).splits[OWN_SPLIT]
 
 
-def _rows_of(
-    model: ServedModel, source: str, columns: dict[str, str], encoding: str | None
-) -> pa.Table:
-    data = parse(model.info.spec).data
+def _rows_of(model: ServedModel, source: str, columns: Columns, encoding: str | None) -> pa.Table:
+    spec = parse(model.info.spec)
+    if columns[1] is not None and len(spec.columns) < 2:
+        problem = f"{model.reference} has what is asked and its answer in one column"
+        raise DataError.of("--label", columns[1], problem, "leave it out")
+    named = zip(spec.columns.items(), columns, strict=False)
     table, _, _ = read_source(
         source,
-        {**data.columns.model_dump(), **columns},
+        {logical: given or own for (logical, own), given in named},
         get_task(model.info.task),
-        encoding or data.encoding,
-        data.on_bad_row,
+        encoding or spec.data.encoding,
+        spec.data.on_bad_row,
     )
     return table

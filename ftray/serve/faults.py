@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-
-from ftray.serve.messages import MAX_ROWS
+from starlette.exceptions import HTTPException
 
 V2 = "/v2"
-"""Below it errors have the shape of the Open Inference Protocol."""
+"""Below it is the Open Inference Protocol."""
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+"""OpenAI's protocol; anything else is ftray's own."""
+
+UNANSWERED = "the model could not answer; the log of the service says why"
 
 
 class FaultDetail(BaseModel):
@@ -27,6 +31,26 @@ class ProtocolFault(BaseModel):
     error: str
 
 
+class OpenAIFaultDetail(BaseModel):
+    message: str
+    type: Literal["invalid_request_error", "server_error"]
+    param: str | None = Field(description="Dotted path in the body; null: the request as a whole.")
+    code: str | None = Field(description="For programs, where there is more than one reason.")
+
+
+class OpenAIFault(BaseModel):
+    error: OpenAIFaultDetail
+
+
+class Refused(HTTPException):
+    """As HTTPException, about one field of the body."""
+
+    def __init__(self, status: int, message: str, field: str, code: str | None = None) -> None:
+        super().__init__(status, message)
+        self.field = field
+        self.code = code
+
+
 def documented(shape: type[BaseModel], faults: Mapping[int, str]) -> dict[int | str, Any]:
     """`responses` of a route: status -> what it means, with bodies of this shape."""
     return {status: {"model": shape, "description": text} for status, text in faults.items()}
@@ -38,43 +62,112 @@ def fault(
     message: str,
     field: str | None = None,
     headers: Mapping[str, str] | None = None,
+    code: str | None = None,
 ) -> JSONResponse:
     """The answer to a request for `path`."""
     # Half a character, which JSON can escape, could not be sent back as it is.
     message, field = _sendable(message), None if field is None else _sendable(field)
-    error: Any = message if path.startswith(V2) else {"message": message, "field": field}
-    return JSONResponse({"error": error}, status, headers=dict(headers or {}))
+    told = _dialect(path).body(status, message, field, code)
+    return JSONResponse(told.model_dump(), status, headers=dict(headers or {}))
+
+
+def fault_of(path: str, errors: Sequence[Any], content_type: str) -> tuple[int, str, str | None]:
+    """Status, message and field for a body that does not validate: its first fault."""
+    first, dialect = errors[0], _dialect(path)
+    kind, where = first["type"], [str(part) for part in first["loc"][1:]]
+    if kind == "json_invalid":
+        return 400, f"the body is not JSON: {first['ctx']['error']}", None
+    if not where and kind != "missing" and "json" not in content_type:
+        return 415, "send JSON, with the header Content-Type: application/json", None
+    if not where:
+        return dialect.invalid, f"send a JSON object: {dialect.example}", None
+    field = _shortened(".".join(where))
+    return dialect.invalid, dialect.sentence(field, first), field
+
+
+def fault_of_prompt(path: str, field: str, message: str) -> tuple[int, str, str]:
+    """Status, message and field for what validates, and a model cannot go on with."""
+    dialect = _dialect(path)
+    return dialect.invalid, message, dialect.prompt if field == "prompt" else field
+
+
+@dataclass(frozen=True)
+class _Dialect:
+    """How a protocol says what is wrong."""
+
+    body: Callable[[int, str, str | None, str | None], BaseModel]
+    """Of the status, the message, the field and the code."""
+    invalid: int
+    """The status where a field is wrong."""
+    prompt: str
+    """The field with what a model goes on with."""
+    example: str
+    sentences: Mapping[str, str]
+    """Kind of fault -> what is said in place of pydantic's own words."""
+
+    def sentence(self, field: str, error: Mapping[str, Any]) -> str:
+        message: str = error["msg"]
+        told = {"field": field, "message": message[:1].lower() + message[1:]}
+        template = self.sentences.get(error["type"], "{field}: {message}")
+        return template.format_map({**error.get("ctx", {}), **told})
+
+
+def _own(_: int, message: str, field: str | None, __: str | None) -> Fault:
+    return Fault(error=FaultDetail(message=message, field=field))
+
+
+def _bare(_: int, message: str, __: str | None, ___: str | None) -> ProtocolFault:
+    return ProtocolFault(error=message)
+
+
+def openai_fault(
+    status: int, message: str, field: str | None = None, code: str | None = None
+) -> OpenAIFault:
+    kind: Any = "invalid_request_error" if status < 500 else "server_error"
+    return OpenAIFault(error=OpenAIFaultDetail(message=message, type=kind, param=field, code=code))
+
+
+_OWN = _Dialect(
+    body=_own,
+    invalid=422,
+    prompt="inputs",
+    example='{"inputs": ["a text", ...]}',
+    sentences={
+        "missing": "{field}: missing",
+        "extra_forbidden": "{field}: unknown field; there are inputs and top_k",
+        "list_type": "{field}: must be a text or a list of texts",
+        "too_long": "{field}: {actual_length:,} texts; {max_length:,} a request is the limit",
+    },
+)
+_INFERENCE = replace(_OWN, body=_bare, invalid=400)
+_COMPLETIONS = _Dialect(
+    body=openai_fault,
+    invalid=400,
+    prompt="prompt",
+    example='{"model": "NAME", "prompt": "a text"}',
+    sentences={
+        "missing": "{field}: missing",
+        "extra_forbidden": "Unrecognized request argument supplied: {field}",
+        "list_type": "{field}: must be a list",
+        "model_attributes_type": "{field}: must be an object",
+        "too_long": "{field}: {actual_length:,} items; {max_length:,} is the limit",
+    },
+)
+_CHAT = replace(
+    _COMPLETIONS,
+    prompt="messages",
+    example='{"model": "NAME", "messages": [{"role": "user", "content": "a text"}]}',
+)
+
+
+def _dialect(path: str) -> _Dialect:
+    if path.startswith(V2):
+        return _INFERENCE
+    return {COMPLETIONS: _COMPLETIONS, CHAT: _CHAT}.get(path, _OWN)
 
 
 def _sendable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def fault_of(errors: Sequence[Any], content_type: str) -> tuple[int, str, str | None]:
-    """Status, message and field for a body that does not validate: its first fault."""
-    first = errors[0]
-    kind, path = first["type"], [str(part) for part in first["loc"][1:]]
-    if kind == "json_invalid":
-        return 400, f"the body is not JSON: {first['ctx']['error']}", None
-    if not path and kind != "missing" and "json" not in content_type:
-        return 415, "send JSON, with the header Content-Type: application/json", None
-    if not path:
-        return 422, 'send a JSON object: {"inputs": ["a text", ...]}', None
-    field = ".".join(path)
-    return 422, f"{_shortened(field)}: {_sentence(kind, first)}", _shortened(field)
-
-
-def _sentence(kind: str, error: Mapping[str, Any]) -> str:
-    if kind == "extra_forbidden":
-        return "unknown field; there are inputs and top_k"
-    if kind == "missing":
-        return "missing"
-    if kind == "list_type":
-        return "must be a text or a list of texts"
-    if kind == "too_long":
-        return f"{error['ctx']['actual_length']:,} texts; {MAX_ROWS:,} a request is the limit"
-    message: str = error["msg"]
-    return message[:1].lower() + message[1:]
 
 
 def _shortened(field: str) -> str:

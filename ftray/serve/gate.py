@@ -100,4 +100,5 @@ class Gate:
 
 def _stranger(path: str) -> Response:
     message = "no valid API key; send the header Authorization: Bearer KEY"
-    return fault(path, 401, message, None, {"www-authenticate": "Bearer"})
+    headers = {"www-authenticate": "Bearer"}
+    return fault(path, 401, message, None, headers, "invalid_api_key")

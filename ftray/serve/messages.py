@@ -60,10 +60,16 @@ class Label(BaseModel):
     score: float
 
 
+class Generated(BaseModel):
+    """Of a model that generates: the text without the prompt."""
+
+    generated_text: str
+
+
 class Prediction(BaseModel):
     model: str
     version: int | None
-    outputs: list[Label | list[Label]]
+    outputs: list[Label | list[Label] | Generated]
 
 
 class ModelCard(BaseModel):
@@ -78,7 +84,9 @@ class ModelCard(BaseModel):
     task: str
     labels: list[str]
     max_length: int
-    """Tokens that a text is cut to."""
+    """Tokens that a text is cut to, or that it was trained with where it generates."""
+    chat: bool
+    """Whether it was trained on chats: it is asked for a turn, not to go on with a text."""
     base: str
     run: str
     metrics: dict[str, dict[str, Any]]

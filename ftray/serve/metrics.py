@@ -54,6 +54,14 @@ class Metrics:
             "Rows answered, by the likeliest label: when it drifts, look.",
             "label",
         )
+        self._tokens = self._counter(
+            "ftray_tokens", "Tokens of prompts that were read, and of answers to them.", "of"
+        )
+        self._first = self._histogram(
+            "ftray_first_token_seconds",
+            "Seconds from a request's arrival to the first token of its answer.",
+            _SECONDS,
+        )
         self._shadowed = self._counter(
             "ftray_shadow_rows",
             "Rows that a version in the shadow answered, by whether the label was the same.",
@@ -93,6 +101,15 @@ class Metrics:
     def count_labels(self, model: str, version: int | None, labels: Iterable[str]) -> None:
         for label, rows in collections.Counter(labels).items():
             self._labelled.labels(**self._of(model, version), label=label).inc(rows)
+
+    def count_answer(
+        self, model: str, version: int | None, prompt_tokens: int, tokens: int, first_s: float
+    ) -> None:
+        """Of a model that generates."""
+        labels = self._of(model, version)
+        self._tokens.labels(**labels, of="prompt").inc(prompt_tokens)
+        self._tokens.labels(**labels, of="answer").inc(tokens)
+        self._first.labels(**labels).observe(first_s)
 
     def count_shadow(self, model: str, version: int | None, agrees: bool) -> None:
         self._shadowed.labels(**self._of(model, version), agrees=str(agrees).lower()).inc()

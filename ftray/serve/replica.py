@@ -22,7 +22,7 @@ from ftray.serve.api import create_api
 from ftray.serve.backend import Backend
 from ftray.serve.catalog import Catalog
 from ftray.serve.engine import Engine
-from ftray.serve.live import LiveModel, Loader
+from ftray.serve.loader import Live, Loader
 from ftray.serve.log import logger
 from ftray.serve.refusal import refusal
 from ftray.serve.settings import ServedModel
@@ -45,6 +45,7 @@ class Replica:
         served: Sequence[ServedModel],
         batching: Batching,
         max_models: int,
+        max_tokens: int,
         threads: int,
         on_gpu: bool,
         bf16: bool,
@@ -64,7 +65,7 @@ class Replica:
         self._metrics = metrics.Metrics(context.replica_id.unique_id)
         self._engine = Engine(batching, self._metrics)
         pool = Pool() if len(served) > 1 else None
-        self._loader = Loader(batching, bf16, self._metrics, self._engine, pool)
+        self._loader = Loader(batching, bf16, max_tokens, self._metrics, self._engine, pool)
         try:
             self._keys = None if api_keys is None else Keyring(locate(api_keys))
             self._catalog = Catalog(served, self._start, max_models)
@@ -90,8 +91,8 @@ class Replica:
         follow(alias, shelf.update, shelf.over)
         return shelf
 
-    def _shelf(self, first: LiveModel, alias: Alias | None) -> Shelf:
-        def load(stop: Stop) -> LiveModel:
+    def _shelf(self, first: Live, alias: Alias | None) -> Shelf:
+        def load(stop: Stop) -> Live:
             assert alias is not None, "without one nothing changes"
             return self._loader.load(alias.folder(stop), first.name, stop.version)
 

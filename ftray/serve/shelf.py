@@ -10,27 +10,32 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 
 from ftray.errors import FtrayError
-from ftray.serve.backend import Answers
+from ftray.models.sampling import Prompt, Sampling
+from ftray.serve.backend import Answers, BadPrompt, Generation, Piece
 from ftray.serve.batcher import Overloaded
 from ftray.serve.judge import Judge
-from ftray.serve.live import LiveModel
+from ftray.serve.loader import Live
 from ftray.serve.log import logger
 from ftray.store.routes import Route, Stop, Trial
 
 _log = logger(__name__)
 
-Load = Callable[[Stop], LiveModel]
+_NO_FAULT = (Overloaded, BadPrompt, asyncio.CancelledError)
+"""Of a version that raises them."""
+
+Load = Callable[[Stop], Live]
 """Raises ModelError when the version does not prove itself."""
 
 
 @dataclass
 class _OnTrial:
     trial: Trial
-    model: LiveModel
+    model: Live
     judge: Judge = field(default_factory=Judge)
 
 
@@ -39,7 +44,7 @@ class Shelf:
 
     def __init__(
         self,
-        current: LiveModel,
+        current: Live,
         load: Load,
         end_trial: Callable[[Trial, str], None],
         count_shadow: Callable[[int | None, bool], None],
@@ -65,12 +70,12 @@ class Shelf:
         if on_trial.trial.shadow:
             answers = await self._judged(on_trial, False, texts, top_k)
             if chosen:
-                self._start_shadow(on_trial, texts, answers)
+                self._keep(self._shadow(on_trial, texts, answers))
             return answers
         if chosen:
             try:
                 return await self._judged(on_trial, True, texts, top_k)
-            except (Overloaded, asyncio.CancelledError):
+            except _NO_FAULT:
                 raise
             except Exception:  # noqa: BLE001 - counted; a trial costs nobody an answer
                 _log.warning("version %s failed on trial", on_trial.model.version, exc_info=True)
@@ -83,7 +88,7 @@ class Shelf:
         began = time.perf_counter()
         try:
             answers = await model.answer(texts, top_k)
-        except (Overloaded, asyncio.CancelledError):
+        except _NO_FAULT:
             raise
         except Exception:
             on_trial.judge.failed(tried)
@@ -91,21 +96,86 @@ class Shelf:
         on_trial.judge.answered(tried, time.perf_counter() - began)
         return answers
 
-    def _start_shadow(self, on_trial: _OnTrial, texts: Sequence[str], told: Answers) -> None:
-        task = asyncio.get_running_loop().create_task(self._shadow(on_trial, texts, told))
+    def _keep(self, shadow: Coroutine[None, None, None]) -> None:
+        """Let it run, although nobody waits for it."""
+        task = asyncio.get_running_loop().create_task(shadow)
         self._shadows.add(task)  # the loop itself keeps no task alive
         task.add_done_callback(self._shadows.discard)
 
     async def _shadow(self, on_trial: _OnTrial, texts: Sequence[str], told: Answers) -> None:
         try:
             shadow = await self._judged(on_trial, True, texts, 1)
-        except Overloaded:
+        except (Overloaded, BadPrompt):
             return
         except Exception:  # noqa: BLE001 - counted, and nobody waits for it
             _log.warning("version %s failed in the shadow", on_trial.model.version, exc_info=True)
             return
         for ours, theirs in zip(told.best, shadow.best, strict=True):
             self._count_shadow(on_trial.model.version, ours == theirs)
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        """By one version; what it raises before it began costs a trial nobody's answer. Raises what
+        its model raises."""
+        on_trial = self._trial
+        if on_trial is None:
+            return await self.current.generate(prompt, sampling)
+        chosen, shadow = random.random() < on_trial.trial.share, on_trial.trial.shadow
+        if chosen and not shadow:
+            try:
+                return await self._generated(on_trial, True, prompt, sampling)
+            except _NO_FAULT:
+                raise
+            except Exception:  # noqa: BLE001 - counted
+                _log.warning("version %s failed on trial", on_trial.model.version, exc_info=True)
+        generation = await self._generated(on_trial, False, prompt, sampling)
+        if not chosen:
+            return generation
+        return replace(
+            generation, pieces=self._followed(on_trial, prompt, sampling, generation.pieces)
+        )
+
+    async def _generated(
+        self, on_trial: _OnTrial, tried: bool, prompt: Prompt, sampling: Sampling
+    ) -> Generation:
+        model = on_trial.model if tried else self.current
+        began = time.perf_counter()
+        try:
+            generation = await model.generate(prompt, sampling)
+        except _NO_FAULT:
+            raise
+        except Exception:
+            on_trial.judge.failed(tried)
+            raise
+        return replace(generation, pieces=_watched(on_trial.judge, tried, generation.pieces, began))
+
+    async def _followed(
+        self,
+        on_trial: _OnTrial,
+        prompt: Prompt,
+        sampling: Sampling,
+        pieces: AsyncGenerator[Piece, None],
+    ) -> AsyncGenerator[Piece, None]:
+        """`pieces`, and when they are over the version in the shadow is asked the same."""
+        told = []
+        async with aclosing(pieces):
+            async for piece in pieces:
+                told.append(piece.text)
+                yield piece
+        self._keep(self._shadow_text(on_trial, prompt, sampling, "".join(told)))
+
+    async def _shadow_text(
+        self, on_trial: _OnTrial, prompt: Prompt, sampling: Sampling, told: str
+    ) -> None:
+        try:
+            shadow = await self._generated(on_trial, True, prompt, sampling)
+            text = "".join([piece.text async for piece in shadow.pieces])
+        except (Overloaded, BadPrompt):
+            return
+        except Exception:  # noqa: BLE001 - counted, and nobody waits for it
+            _log.warning("version %s failed in the shadow", on_trial.model.version, exc_info=True)
+            return
+        if not sampling.temperature:  # what is drawn by chance need not be the same
+            self._count_shadow(on_trial.model.version, text == told)
 
     def close(self) -> None:
         self.over.set()
@@ -158,3 +228,22 @@ class Shelf:
         self._refused.add(trial)
         _log.error("the trial of version %s ends: %s", trial.stop.version, why)
         self._end_trial(trial, why)
+
+
+async def _watched(
+    judge: Judge, tried: bool, pieces: AsyncGenerator[Piece, None], began: float
+) -> AsyncGenerator[Piece, None]:
+    """`pieces`; the time to the first one counts, as answers differ in length."""
+    waiting = True
+    async with aclosing(pieces):
+        try:
+            async for piece in pieces:
+                if waiting:
+                    judge.answered(tried, time.perf_counter() - began)
+                    waiting = False
+                yield piece
+        except (*_NO_FAULT, GeneratorExit):
+            raise
+        except Exception:
+            judge.failed(tried)
+            raise

@@ -66,7 +66,8 @@ def _add_model(routes: APIRouter, card_path: str, which: Any) -> None:
 
     @routes.post(PREDICT, response_model=Prediction, responses=_FAULTS)
     async def predict(request: PredictRequest, backend: Backend = which) -> Response:
-        """One output an input, in the shape of the Hugging Face pipeline of the model's task."""
+        """One output an input, in the shape of the Hugging Face pipeline of the model's task; of a
+        model that generates it is the text without the prompt."""
         answers = await backend.answer(request.inputs, request.top_k)
         body = {"model": answers.name, "version": answers.version, "outputs": answers.outputs}
         return JSONResponse(body, headers=answers.headers)
@@ -83,6 +84,7 @@ def _card(backend: Backend) -> ModelCard:
         task=info.task,
         labels=list(info.labels),
         max_length=info.max_length,
+        chat=info.learnt_chats,
         base=info.base.name_or_path,
         run=info.run,
         metrics=info.metrics,

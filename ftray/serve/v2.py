@@ -2,7 +2,8 @@
 speak (https://github.com/kserve/open-inference-protocol), with Triton's binary tensors as input.
 
 One input, `text`, BYTES of shape [n] or [n, 1]. Three outputs: `label`, BYTES [n]; `score`, FP32
-[n]; `probabilities`, FP32 [n, C], in the order of the labels that the metadata name.
+[n]; `probabilities`, FP32 [n, C], in the order of the labels that the metadata name. A model that
+generates has one: `generated_text`, BYTES [n].
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from ftray.serve.faults import V2, ProtocolFault, documented
 from ftray.serve.v2_tensors import (
     HEADER_LENGTH,
     INPUT,
-    OUTPUTS,
     InferRequest,
     InferResponse,
     output_tensors,
+    outputs_of,
     read_request,
 )
 
@@ -133,11 +134,12 @@ def _add_infer(routes: APIRouter, which: Any) -> None:
     @routes.post(_MODEL + INFER, **options)
     @routes.post(_VERSIONED + INFER, **options)
     async def infer(http: Request, backend: Backend = which) -> Any:
-        """One label, score and row of probabilities for each text."""
-        request, texts = read_request(await http.body(), http.headers.get(HEADER_LENGTH))
-        answers = await backend.answer(texts, _ALL)
+        """One label, score and row of probabilities for each text, or what it goes on with."""
+        labels, announced = backend.info.labels, http.headers.get(HEADER_LENGTH)
+        request, texts = read_request(await http.body(), announced, outputs_of(labels))
+        answers = await backend.answer(texts, _ALL if labels else None)
         tensors = output_tensors(answers.outputs, answers.labels)
-        wanted = [output.name for output in request.outputs] or OUTPUTS
+        wanted = [output.name for output in request.outputs] or outputs_of(labels)
         body = {"model_name": backend.name, "model_version": version_number(answers)}
         if request.id is not None:
             body["id"] = request.id
@@ -147,8 +149,9 @@ def _add_infer(routes: APIRouter, which: Any) -> None:
 
 def _metadata(backend: Backend) -> dict[str, Any]:
     labels = backend.info.labels
-    shapes = {"label": ("BYTES", [-1]), "score": ("FP32", [-1])}
-    shapes["probabilities"] = ("FP32", [-1, len(labels)])
+    texts, numbers = ("BYTES", [-1]), ("FP32", [-1])
+    kinds = {"label": texts, "score": numbers, "generated_text": texts}
+    kinds["probabilities"] = ("FP32", [-1, len(labels)])
     return {
         "name": backend.name,
         "versions": [version_number(backend)],
@@ -156,7 +159,7 @@ def _metadata(backend: Backend) -> dict[str, Any]:
         "inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}],
         "outputs": [
             {"name": name, "datatype": kind, "shape": shape}
-            for name, (kind, shape) in shapes.items()
+            for name, (kind, shape) in ((name, kinds[name]) for name in outputs_of(labels))
         ],
         "parameters": {"labels": list(labels)},
     }

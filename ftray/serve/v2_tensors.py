@@ -16,7 +16,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ftray.serve.messages import MAX_ROWS, MAX_TEXT
 
-INPUT, OUTPUTS = "text", ("label", "score", "probabilities")
+INPUT = "text"
+LABELLED, GENERATED = ("label", "score", "probabilities"), ("generated_text",)
+"""The outputs of a model that labels, and of one that generates."""
 HEADER_LENGTH = "inference-header-content-length"
 _SIZE = "binary_data_size"
 _BLOB = struct.Struct("<I")  # before each element of a BYTES tensor: its length
@@ -31,7 +33,7 @@ class Tensor(BaseModel):
 
 
 class WantedOutput(BaseModel):
-    name: str = Field(json_schema_extra={"enum": [*OUTPUTS]})
+    name: str = Field(json_schema_extra={"enum": [*LABELLED, *GENERATED]})
 
 
 class InferRequest(BaseModel):
@@ -55,25 +57,36 @@ class InferResponse(BaseModel):
 
 
 def output_tensors(answers: Sequence[Any], labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`answers`: of each row all labels with their scores, best first."""
+    """`answers`: of each row all labels with their scores, best first; or the generated text, where
+    the model has no labels."""
+    count = len(answers)
+    if not labels:
+        (name,) = GENERATED
+        return {name: _tensor(name, "BYTES", [count], [row[name] for row in answers])}
     rows = [{item["label"]: item["score"] for item in row} for row in answers]
     best = [row[0] for row in answers]
-    count = len(rows)
-
-    def tensor(name: str, kind: str, shape: list[int], data: list[Any]) -> dict[str, Any]:
-        return {"name": name, "datatype": kind, "shape": shape, "data": data}
-
     probabilities = [row[label] for row in rows for label in labels]
     return {
-        "label": tensor("label", "BYTES", [count], [item["label"] for item in best]),
-        "score": tensor("score", "FP32", [count], [item["score"] for item in best]),
-        "probabilities": tensor("probabilities", "FP32", [count, len(labels)], probabilities),
+        "label": _tensor("label", "BYTES", [count], [item["label"] for item in best]),
+        "score": _tensor("score", "FP32", [count], [item["score"] for item in best]),
+        "probabilities": _tensor("probabilities", "FP32", [count, len(labels)], probabilities),
     }
 
 
-def read_request(body: bytes, announced: str | None) -> tuple[InferRequest, list[str]]:
+def _tensor(name: str, kind: str, shape: list[int], data: list[Any]) -> dict[str, Any]:
+    return {"name": name, "datatype": kind, "shape": shape, "data": data}
+
+
+def outputs_of(labels: Sequence[str]) -> tuple[str, ...]:
+    """Names of the outputs of a model that has these labels."""
+    return LABELLED if labels else GENERATED
+
+
+def read_request(
+    body: bytes, announced: str | None, outputs: Sequence[str]
+) -> tuple[InferRequest, list[str]]:
     """The request and its texts; `announced`: how much of the body is JSON, in bytes, where binary
-    data follow it. Raises HTTPException 400."""
+    data follow it; `outputs`: those that there are. Raises HTTPException 400."""
     end = len(body)
     if announced is not None:
         if not announced.isdigit() or int(announced) > len(body):
@@ -94,13 +107,13 @@ def read_request(body: bytes, announced: str | None) -> tuple[InferRequest, list
     size = tensor.parameters.get(_SIZE)
     texts = list(_flat(tensor.data)) if size is None else _unpacked(body[end:], size)
     _check_texts(tensor, texts)
-    _check_outputs(request.outputs)
+    _check_outputs(request.outputs, outputs)
     return request, texts
 
 
-def _check_outputs(outputs: Sequence[WantedOutput]) -> None:
-    if unknown := [output.name for output in outputs if output.name not in OUTPUTS]:
-        raise _wrong(f"no output {unknown[0][:80]}; there are {', '.join(OUTPUTS)}")
+def _check_outputs(wanted: Sequence[WantedOutput], there: Sequence[str]) -> None:
+    if unknown := [output.name for output in wanted if output.name not in there]:
+        raise _wrong(f"no output {unknown[0][:80]}; there are {', '.join(there)}")
 
 
 def _check_texts(tensor: Tensor, texts: Sequence[Any]) -> None:

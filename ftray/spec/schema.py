@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from ftray.spec.columns import Columns, TaskName
 from ftray.spec.fields import (
     Auto,
     CountFromZero,
@@ -31,11 +32,6 @@ class ModelSpec(Section):
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
 
 
-class Columns(Section):
-    text: Text = "text"
-    label: Text = "label"
-
-
 class DataSpec(Section):
     train: Text = Field(
         description="CSV, JSONL, Parquet or Arrow (globs, URLs, package://), a folder with one "
@@ -47,7 +43,11 @@ class DataSpec(Section):
     test: Share | Text = Field(
         0.1, description="A share of `train` (stratified) or a source of its own."
     )
-    columns: Columns = Columns()
+    columns: Columns = Field(
+        Columns(),
+        description="Names of the columns: text and label for text-classification; prompt and "
+        "completion, messages (a chat whose last turn is learnt), or text for text-generation.",
+    )
     encoding: Text = Field("utf-8", description="Character encoding of text files.")
     max_length: PositiveInt = Field(128, description="Tokens a row is cut to.")
     on_bad_row: Literal["fail", "skip"] = Field(
@@ -130,6 +130,10 @@ class ServeSpec(Section):
         description="Of several served models, how many a replica holds; another one is loaded "
         "when it is asked for, and the least recently used one goes.",
     )
+    max_tokens: PositiveInt = Field(
+        512,
+        description="Of a model that generates: tokens of an answer, also where more are asked.",
+    )
     cpus_per_replica: PositiveFloat = 1
     gpus_per_replica: FloatFromZero = 0
     api_keys: Text | None = Field(
@@ -149,7 +153,7 @@ class Spec(Section):
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?$")] = (
         Field(description="Run and model name: lower-case letters, digits and dashes.")
     )
-    task: Literal["text-classification"] = "text-classification"
+    task: TaskName = "text-classification"
     seed: CountFromZero = 42
     storage: Text | None = Field(
         None, description="Storage root: a folder or URL. Else $FTRAY_STORAGE, else ./ftray-data."
@@ -160,6 +164,46 @@ class Spec(Section):
     scale: ScaleSpec = ScaleSpec()
     tune: TuneSpec | None = None
     serve: ServeSpec = ServeSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metric_of_the_task(cls, tree: Any) -> Any:
+        """What picks the best checkpoint, where the file does not say it: generation has no F1."""
+        if not isinstance(tree, dict) or tree.get("task") != "text-generation":
+            return tree
+        train = tree.get("train", {})
+        if not isinstance(train, dict) or "metric" in train:
+            return tree
+        return {**tree, "train": {**train, "metric": "loss"}}
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Logical column of the task -> its name in the source."""
+        return self.data.columns.of(self.task)
+
+    @model_validator(mode="after")
+    def _columns_fit_the_task(self) -> Self:
+        assert self.columns
+        return self
+
+    @model_validator(mode="after")
+    def _training_fits_the_task(self) -> Self:
+        if self.task != "text-generation":
+            return self
+        train = self.train
+        for key, is_wrong, problem, fix in (
+            ("metric", train.metric == "f1_macro", "is of labels", "Set loss or accuracy."),
+            ("balance", train.balance is not None, "is for labels", "Leave it out."),
+            ("token_dropout", train.token_dropout > 0, "drops tokens to be learnt", "Set 0."),
+        ):
+            if is_wrong:
+                raise contradiction(
+                    f"{problem}, and the task is {self.task}",
+                    fix,
+                    key=f"train.{key}",
+                    value=getattr(train, key),
+                )
+        return self
 
     @model_validator(mode="after")
     def _cost_has_a_price(self) -> Self:

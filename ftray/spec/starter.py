@@ -50,7 +50,56 @@ serve:
   batch: {max_size: 32, wait_ms: 5}
 """
 
-_STARTERS = {"text-classification": _TEXT_CLASSIFICATION}
+_TEXT_GENERATION = """\
+# What to train, on what, how, and how to serve it. Every key: `ftray schema`.
+name: my-writer                # lower-case letters, digits and dashes
+task: text-generation
+seed: 42
+# storage: s3://bucket/prefix  # a folder or URL; else $FTRAY_STORAGE, else ./ftray-data
+
+model:
+  name_or_path: Qwen/Qwen3-0.6B   # a Hub id, a folder, or a URL of a folder
+
+data:
+  train: examples.jsonl        # JSONL, CSV, Parquet, Arrow, or a Hub id
+  validation: 0.1              # a share of train, or a file of its own
+  test: 0.1
+  # What a row has: a prompt and its completion; or {messages: messages}, a chat of which the last
+  # turn is learnt; or {text: text}, which is learnt whole.
+  columns: {prompt: prompt, completion: completion}
+  max_length: 512              # tokens a row is cut to
+  on_bad_row: fail             # skip: bad rows are counted and set aside
+
+train:
+  epochs: 3
+  batch_size: 32               # examples per optimizer step, over all workers
+  learning_rate: 2.0e-5
+  unfreeze: 4                  # top blocks to train; all = everything
+  metric: loss                 # of the completions' tokens; or accuracy
+  precision: auto              # bf16 where the hardware has it
+  deepspeed: {stage: 2}        # ZeRO stage, or the path of a DeepSpeed JSON
+
+scale: {workers: 1, gpus_per_worker: auto, cpus_per_worker: 1}
+
+tune:                          # `ftray tune` tries these and keeps the best
+  trials: 8
+  space:                       # any key of `train`
+    train.learning_rate: {loguniform: [5.0e-6, 5.0e-4]}
+    train.unfreeze: {choice: [1, 2, 4, 8]}
+  searcher: random             # or grid, tpe
+  scheduler: asha              # or hyperband, median, fifo
+  refit: true                  # train the winner again at `scale`
+
+serve:
+  replicas: {min: 1, max: 1}
+  batch: {max_size: 32}        # answers that are written together
+  max_tokens: 512              # of one answer
+"""
+
+_STARTERS = {
+    "text-classification": _TEXT_CLASSIFICATION,
+    "text-generation": _TEXT_GENERATION,
+}
 
 
 def starter(task: str) -> str:

@@ -235,7 +235,9 @@ class TrainSpec(Section):
         description='{stage: 0-3}, also with an offload, or a DeepSpeed JSON; "auto" is filled in.',
     )
     metric: Literal["accuracy", "f1_macro", "loss"] = Field(
-        "f1_macro", description="The validation metric that picks the best checkpoint and trial."
+        "f1_macro",
+        description="The validation metric that picks the best checkpoint and trial. For "
+        "text-generation loss, unless accuracy (of tokens) is set.",
     )
     early_stopping: EarlyStopping | None = None
     skip_nonfinite: CountFromZero = Field(

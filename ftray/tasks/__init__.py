@@ -2,8 +2,9 @@
 
 from ftray.tasks.base import Task
 from ftray.tasks.text_classification import TextClassification
+from ftray.tasks.text_generation import TextGeneration
 
-TASKS: dict[str, Task] = {task.name: task for task in (TextClassification(),)}
+TASKS: dict[str, Task] = {task.name: task for task in (TextClassification(), TextGeneration())}
 
 
 def get_task(name: str) -> Task:

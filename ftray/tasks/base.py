@@ -8,8 +8,9 @@ stays quick.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,10 +18,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Row = dict[str, str]
-"""A clean row: the task's columns, each a non-empty string."""
+"""A clean row: the task's two columns, what is asked and its answer; the answer is not empty."""
 
 Metrics = dict[str, Any]
 """Metric name -> number; nested lists (a confusion matrix) are allowed beside numbers."""
+
+Inputs = Mapping[str, "torch.Tensor"]
+"""What a model is given of B rows: input_ids and attention_mask, (B, T) int64, padded on the
+right."""
 
 
 class BadRow(ValueError):
@@ -32,15 +37,36 @@ class BadRow(ValueError):
         self.detail = detail
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a raw value stands for none."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+class Examples(NamedTuple):
+    """Rows as a model learns them. ids: of each row its token ids; targets: of each row one
+    number, by which the task finds what is to be learnt."""
+
+    ids: list[list[int]]
+    targets: list[int]
+
+
 class Task(Protocol):
     """What every task implements. C is the number of labels, B rows of a batch, T tokens."""
 
     name: str
-    columns: tuple[str, ...]
-    """Logical columns, in the order in which data.columns maps them to the source's names."""
+    columns: tuple[str, str]
+    """Of a clean row: what is asked, and the answer."""
+    answer: str
+    """The logical column of a source that prediction does without."""
+    has_labels: bool
+    """Whether every answer is one of a few labels, by which splits are stratified."""
 
     def clean(self, values: Mapping[str, Any]) -> Row:
         """The usable row in one source row (logical column -> raw value). Raises BadRow."""
+        ...
+
+    def question(self, values: Mapping[str, Any]) -> str:
+        """What is asked in one source row, whose answer may be missing. Raises BadRow."""
         ...
 
     def identity(self, row: Row) -> str:
@@ -48,7 +74,7 @@ class Task(Protocol):
         ...
 
     def target(self, row: Row) -> str:
-        """The label that splits are stratified by."""
+        """The label that splits are stratified by; the same for every row where there are none."""
         ...
 
     def load_model(self, path: str, labels: Sequence[str], **options: Any) -> PreTrainedModel:
@@ -60,34 +86,57 @@ class Task(Protocol):
         ...
 
     def encode(
-        self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+        self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], max_length: int
     ) -> list[list[int]]:
-        """Token ids of each text, cut to `max_length`, without padding."""
+        """Token ids of what is asked, cut to `max_length`, without padding."""
+        ...
+
+    def examples(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Mapping[str, Sequence[str]],
+        labels: Sequence[str],
+        max_length: int,
+    ) -> Examples:
+        """Clean rows (column -> values) as they are learnt, cut to `max_length`."""
         ...
 
     def collate(
         self, ids: Sequence[Sequence[int] | np.ndarray], pad_id: int
     ) -> dict[str, torch.Tensor]:
-        """The model's inputs, (B, T) int64, padded to the longest of these rows."""
+        """The model's inputs, padded to the longest of these rows."""
+        ...
+
+    def units(self, lengths: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Of each row over how many answers its loss adds up, (rows,) float64: a batch's loss is
+        the mean over all of them."""
         ...
 
     def losses(
-        self, logits: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0
+        self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor, smoothing: float = 0.0
     ) -> torch.Tensor:
-        """Loss of each row, (B,) float32, from logits (B, C) and label indices (B,).
+        """Loss of each row, (B,) float32, from the model's logits for `inputs`.
 
-        smoothing: share of the target's weight that is spread evenly over all labels (Szegedy et
-        al. 2016)."""
+        smoothing: share of the target's weight that is spread evenly over all that could be
+        answered (Szegedy et al. 2016)."""
         ...
 
-    def tally(self, logits: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+    def empty_tally(self, labels: Sequence[str]) -> np.ndarray:
+        """That of no rows."""
+        ...
+
+    def tally(self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor) -> np.ndarray:
         """Counts from which `metrics` is computed: a float64 vector that adds up over batches
-        and ranks, of a length that depends on C alone."""
+        and ranks."""
         ...
 
     def metrics(self, tally: np.ndarray, labels: Sequence[str]) -> Metrics:
-        """The metrics of all rows whose tallies were added up."""
+        """The metrics of all rows whose tallies were added up; `loss` is one of them."""
         ...
+
+
+class Labelling(Task, Protocol):
+    """A task whose model gives one logit for each label of a row."""
 
     def answers(
         self, logits: torch.Tensor, labels: Sequence[str], top_k: int | None = None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ftray.tasks.base import BadRow, Metrics, Row
+from ftray.tasks.base import BadRow, Examples, Inputs, Metrics, Row, is_missing
+from ftray.tasks.padding import padded
 
 if TYPE_CHECKING:
     import torch
@@ -19,17 +19,22 @@ class TextClassification:
     """Labels are strings; their sorted order gives their indices."""
 
     name = "text-classification"
-    columns: tuple[str, ...] = ("text", "label")
+    columns = ("text", "label")
+    answer = "label"
+    has_labels = True
 
     def clean(self, values: Mapping[str, Any]) -> Row:
+        return {"text": self.question(values), "label": _label(values["label"])}
+
+    def question(self, values: Mapping[str, Any]) -> str:
         text = values["text"]
-        if _is_missing(text):
+        if is_missing(text):
             raise BadRow("empty_text")
         if not isinstance(text, str):
             raise BadRow("text_not_a_string", repr(text))
         if not text.strip():
             raise BadRow("empty_text")
-        return {"text": text, "label": _label(values["label"])}
+        return text
 
     def identity(self, row: Row) -> str:
         return " ".join(row["text"].split()).casefold()
@@ -51,10 +56,10 @@ class TextClassification:
         return AutoModelForSequenceClassification.from_config(config, **options)
 
     def encode(
-        self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+        self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], max_length: int
     ) -> list[list[int]]:
         encoded = tokenizer(
-            list(texts),
+            list(questions),
             truncation=True,
             max_length=max_length,
             padding=False,
@@ -63,35 +68,47 @@ class TextClassification:
         )
         return encoded["input_ids"]
 
+    def examples(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Mapping[str, Sequence[str]],
+        labels: Sequence[str],
+        max_length: int,
+    ) -> Examples:
+        """The target of a row is its label's place among `labels`."""
+        index = {label: place for place, label in enumerate(labels)}
+        ids = self.encode(tokenizer, rows["text"], max_length)
+        return Examples(ids, [index[label] for label in rows["label"]])
+
     def collate(
         self, ids: Sequence[Sequence[int] | np.ndarray], pad_id: int
     ) -> dict[str, torch.Tensor]:
-        import torch
+        return padded(ids, pad_id)
 
-        longest = max(len(row) for row in ids)
-        tokens = np.full((len(ids), longest), pad_id, dtype=np.int64)
-        mask = np.zeros((len(ids), longest), dtype=np.int64)
-        for index, row in enumerate(ids):
-            tokens[index, : len(row)] = row
-            mask[index, : len(row)] = 1
-        return {"input_ids": torch.from_numpy(tokens), "attention_mask": torch.from_numpy(mask)}
+    def units(self, lengths: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """One label a row."""
+        return np.ones(len(targets))
 
     def losses(
-        self, logits: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0
+        self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor, smoothing: float = 0.0
     ) -> torch.Tensor:
+        """From logits (B, C) and label indices (B,)."""
         import torch
 
         return torch.nn.functional.cross_entropy(
             logits.float(), targets, reduction="none", label_smoothing=smoothing
         )
 
-    def tally(self, logits: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+    def empty_tally(self, labels: Sequence[str]) -> np.ndarray:
+        return np.zeros(len(labels) ** 2 + 1)
+
+    def tally(self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor) -> np.ndarray:
         """The confusion matrix (C x C, rows are the true labels) flattened, then the loss sum."""
         classes = logits.shape[-1]
         predicted = logits.argmax(-1).cpu().numpy()
         cells = targets.cpu().numpy() * classes + predicted
         counts = np.bincount(cells, minlength=classes * classes).astype(np.float64)
-        loss = self.losses(logits, targets).double().sum().item()
+        loss = self.losses(logits, inputs, targets).double().sum().item()
         return np.append(counts, loss)
 
     def metrics(self, tally: np.ndarray, labels: Sequence[str]) -> Metrics:
@@ -136,12 +153,8 @@ def _head(labels: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
 def _label(value: Any) -> str:
-    if _is_missing(value):
+    if is_missing(value):
         raise BadRow("missing_label")
     if isinstance(value, float) and value.is_integer():
         # Formats without a nullable integer turn 1 into 1.0 as soon as one label is missing.

@@ -11,6 +11,8 @@ import torch
 from ftray import __version__
 from ftray.data.encode import EncodedDataset, EncodedSplit
 from ftray.models.folder import ModelInfo, publish, staged, write_info
+from ftray.models.load import load_model
+from ftray.models.loaded import LoadedModel
 from ftray.models.predictor import Predictor
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import Spec
@@ -78,17 +80,17 @@ def export(order: Export) -> ModelInfo:
             ftray_version=__version__,
         )
         write_info(staging, info)
-        predictor = Predictor(locate(str(staging)))
+        trained = load_model(locate(str(staging)))
         validation, test = order.data.load("validation"), order.data.load("test")
-        metrics = {"validation": _measure(predictor, validation)[0]}
-        metrics["test"], tuned = _measure(predictor, test)
+        metrics = {"validation": _measure(trained, validation)[0]}
+        metrics["test"], tuned = _measure(trained, test)
         worth = None
-        if baselines is not None and probed is not None:
+        if baselines is not None and probed is not None and tuned is not None:
             classes, spent = len(order.data.labels), _spent(order)
             worth = measure_worth(
                 test.targets, baselines.majority, probed, tuned, classes, spent, spec.seed
             )
-        golden = predictor.golden(test.texts(range(min(_GOLDEN, len(test.lengths)))))
+        golden = trained.golden(test.texts(range(min(_GOLDEN, len(test)))))
         info = info.model_copy(update={"metrics": metrics, "golden": golden, "baselines": worth})
         publish(staging, info, order.target)
     return info
@@ -114,11 +116,16 @@ def _load(
     return adapter
 
 
-def _measure(predictor: Predictor, rows: EncodedSplit) -> tuple[Metrics, np.ndarray]:
-    """The metrics of a split, and the label index that is likeliest of each row."""
-    logits = predictor.logits(rows.texts(range(len(rows.lengths))))
-    tally = predictor.task.tally(logits, torch.from_numpy(rows.targets))
-    return predictor.task.metrics(tally, predictor.info.labels), logits.argmax(-1).numpy()
+def _measure(model: LoadedModel, rows: EncodedSplit) -> tuple[Metrics, np.ndarray | None]:
+    """The metrics of a split and, where rows have labels, the index of the likeliest of each."""
+    ids, labels = [rows.ids_of(row) for row in range(len(rows))], None
+    if isinstance(model, Predictor):
+        logits = model.logits_of(ids)
+        labels = logits.argmax(-1).numpy()
+        tally = model.task.tally(logits, {}, torch.from_numpy(rows.targets))
+    else:
+        tally = model.tally(ids, rows.targets)
+    return model.task.metrics(tally, model.info.labels), labels
 
 
 def _probed(order: Export, baselines: Baselines, model: Any) -> np.ndarray:

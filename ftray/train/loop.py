@@ -18,7 +18,7 @@ from ftray.data.encode import EncodedSplit
 from ftray.errors import Interrupted, RunFailed
 from ftray.spec.schema import Spec
 from ftray.tasks import Task
-from ftray.tasks.base import Metrics
+from ftray.tasks.base import Inputs, Metrics
 from ftray.train.checkpoints import Keeper
 from ftray.train.engine import Engine
 from ftray.train.phased import PhasedEngine
@@ -114,8 +114,7 @@ def evaluate(setup: Setup, split: EncodedSplit, observer: Observer) -> Metrics:
     """Metrics over all rows of `split`, the same on every rank."""
     engine, task, ranks = setup.engine, setup.task, setup.engine.ranks
     engine.eval_mode()
-    classes = len(setup.labels)
-    tally = np.zeros_like(task.tally(torch.zeros(1, classes), torch.zeros(1, dtype=torch.long)))
+    tally = task.empty_tally(setup.labels)
     size = 2 * setup.batches.micro_batch_size
     mine = in_order(split.lengths, size, ranks.rank, ranks.world)
     # ZeRO 3 gathers weights in every forward pass, so all ranks make equally many.
@@ -123,10 +122,11 @@ def evaluate(setup: Setup, split: EncodedSplit, observer: Observer) -> Metrics:
     with torch.no_grad():
         for rows in [*mine, *[split.empty] * (most - len(mine))]:
             observer.alive()
-            logits = engine.logits(_inputs(setup, split, rows))[: len(rows)]
+            inputs = _inputs(setup, split, rows)
+            logits = engine.logits(inputs)
             if len(rows):
                 targets = torch.from_numpy(split.targets[rows]).to(logits.device)
-                tally += task.tally(logits, targets)
+                tally += task.tally(logits, inputs, targets)
     engine.train_mode()
     return task.metrics(ranks.sum(tally), setup.labels)
 
@@ -176,17 +176,17 @@ def _step(
     wishes: Sequence[bool],
     observer: Observer,
 ) -> tuple[float, list[bool]]:
-    """One optimizer step on a global batch; returns its mean loss over all ranks' rows, and of
-    each wish whether any rank has it."""
+    """One optimizer step on a global batch; returns its mean loss over all that its rows, on all
+    ranks, are to answer, and of each wish whether any rank has it."""
     engine, ranks = setup.engine, setup.engine.ranks
     total, broken = 0.0, []
     # Of the whole batch, which every rank knows: its shares on the ranks may weigh differently.
-    weight = len(batch) if setup.row_weights is None else float(setup.row_weights[batch].sum())
+    weight = float(_weights(setup, batch).sum())
     for number, rows in setup.batches.chunks(batch, ranks.rank, ranks.world):
         observer.alive()
         _seed(setup.spec.seed, progress.step, number)
-        logits = engine.logits(_training_inputs(setup, progress.step, number, rows))
-        loss = _loss(setup, logits, rows)
+        inputs = _training_inputs(setup, progress.step, number, rows)
+        loss = _loss(setup, engine.logits(inputs), inputs, rows)
         value = loss.item()
         total += value
         if not math.isfinite(value):
@@ -207,12 +207,19 @@ def _step(
     return mean, [bool(answer) for answer in sums[1:] > 0]
 
 
-def _loss(setup: Setup, logits: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+def _weights(setup: Setup, batch: np.ndarray) -> np.ndarray:
+    """(B,) what each row's loss counts for in the mean over the batch."""
+    if setup.row_weights is not None:
+        return setup.row_weights[batch]
+    return setup.task.units(setup.train.lengths[batch], setup.train.targets[batch])
+
+
+def _loss(setup: Setup, logits: torch.Tensor, inputs: Inputs, rows: np.ndarray) -> torch.Tensor:
     """The sum of the rows' losses, each times its weight: a scalar, also where there is no row."""
     if not len(rows):
         return logits.sum() * 0.0
     targets = torch.from_numpy(setup.train.targets[rows]).to(logits.device)
-    losses = setup.task.losses(logits, targets, setup.spec.train.label_smoothing)
+    losses = setup.task.losses(logits, inputs, targets, setup.spec.train.label_smoothing)
     if setup.row_weights is None:
         return losses.sum()
     return (losses * torch.from_numpy(setup.row_weights[rows]).to(losses)).sum()

@@ -82,7 +82,7 @@ def train_worker(config: dict[Any, Any]) -> Any:
 
 def _tell_baselines(job: Job, base: Base, ranks: Ranks, observer: _Reporter) -> None:
     """Fit them unless that was done before this run was cut off. Every rank must call it."""
-    file = job.baselines
+    file = job.baselines if get_task(job.spec.task).has_labels else None
     if file is None or ranks.gather(ranks.rank == 0 and file.is_file())[0]:
         return
     encoder = Encoder(base.model, get_task(job.spec.task), base.pad_id, ranks)
@@ -124,6 +124,7 @@ def load_base(
     tokenizer = pretrained.tokenizer()
     model = pretrained.model(get_task(task), labels, seed, dropout)
     model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.use_cache = False  # of keys and values: nothing is generated here
     return Base(model, tokenizer.pad_token_id, frozenset(tokenizer.all_special_ids))
 
 

@@ -1,11 +1,14 @@
-"""Made-up models behind the protocols: what they answer depends on a text's length alone."""
+"""Made-up models behind the protocols: what a classifier answers depends on a text's length alone,
+and what a generator answers was written down before."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
 
 from ftray.models.folder import ModelInfo
-from ftray.serve.backend import Answers
+from ftray.models.sampling import Prompt, Sampling
+from ftray.serve.backend import Answers, Generation, Piece
 
 LABELS = ("bad", "good", "mixed")
 INFO = ModelInfo.model_validate(
@@ -42,6 +45,49 @@ class FakeBackend:
         rows = [[{"label": label, "score": score} for label, score in row] for row in ranked]
         chosen = [row[0] for row in rows] if top_k is None else [row[:top_k] for row in rows]
         return Answers(self.name, self.version, LABELS, chosen)
+
+
+HELLO = (Piece("Hello", 1), Piece(" world", 2), Piece("", 3, "stop"))
+
+
+class FakeGenerator(FakeBackend):
+    """Each answer is made of `script`: an exception is raised, an event is waited for.
+
+    asked: every prompt and how it was to be gone on with; open: answers that are on their way.
+    """
+
+    info = INFO.model_copy(update={"task": "text-generation", "labels": ()})
+
+    def __init__(
+        self,
+        script: Sequence[Piece | Exception | asyncio.Event] = HELLO,
+        name: str = "writer",
+        refusal: Exception | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.script, self.refusal = script, refusal
+        self.asked: list[tuple[Prompt, Sampling]] = []
+        self.open = 0
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        self.asked.append((prompt, sampling))
+        if self.refusal is not None:
+            raise self.refusal
+        return Generation(self.name, self.version, len(prompt), self._pieces())
+
+    async def _pieces(self) -> AsyncGenerator[Piece, None]:
+        self.open += 1
+        try:
+            for part in self.script:
+                if isinstance(part, Exception):
+                    raise part
+                if isinstance(part, asyncio.Event):
+                    await part.wait()
+                else:
+                    yield part
+        finally:
+            await asyncio.sleep(0)  # as one does that lets another know
+            self.open -= 1
 
 
 class FakeBackends:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -67,6 +68,9 @@ SEEING: dict[str, dict[str, Any]] = {
     "beit": {**_IMAGES, "use_mean_pooling": True, "use_relative_position_bias": True},
 }
 
+# Of those that are stacked, what goes on with a text.
+GENERATING = ("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma2", "phi3")
+
 # What has no single list of blocks: shared weights, or an encoder and a decoder.
 UNSTACKED: dict[str, dict[str, Any]] = {
     "albert": {**_ENCODER, "embedding_size": 12},
@@ -97,6 +101,22 @@ def tiny_network(family: str, seed: int = 0, **options: Any) -> PreTrainedModel:
     )
     torch.manual_seed(seed)
     return AutoModelForSequenceClassification.from_config(config).float().eval()
+
+
+def tiny_generator(family: str, seed: int = 0, **options: Any) -> PreTrainedModel:
+    """A causal language model of that family in eval mode, its weights drawn from `seed`. They are
+    large, so that what it says depends on all that it has read."""
+    special = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+    config = AutoConfig.for_model(
+        family, **{"vocab_size": VOCABULARY, **special, **STACKED[family], **options}
+    )
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config).float().eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.mul_(10)
+    return model
 
 
 def tiny_batch(rows: int = 1, tokens: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:

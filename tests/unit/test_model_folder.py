@@ -18,7 +18,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from ftray.errors import ModelError
 from ftray.models.folder import FORMAT, ModelInfo, publish, read_info
-from ftray.models.predictor import BF16_TOLERANCE, GOLDEN_TOLERANCE, Predictor
+from ftray.models.loaded import BF16_TOLERANCE, GOLDEN_TOLERANCE
+from ftray.models.predictor import Predictor
 from ftray.store.location import Location, locate
 from ftray.store.root import MODEL_MANIFEST
 from tests.helpers.tiny_model import BASE, GOLDEN, LABELS, make_model

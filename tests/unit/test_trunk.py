@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,10 +76,11 @@ def test_logits_and_gradients_are_those_of_the_whole_model(family: str, unfreeze
         logits = model(**inputs).logits
         outcomes.append((logits, gradients(model, logits)))
     (expected, wanted), (logits, found) = outcomes
-    assert torch.equal(logits, expected)
+    # Of one token a row, the head is given another shape, which some processors round otherwise,
+    # and gradients of a final norm are added up over fewer zeros.
+    alike = torch.equal if cut.reads is None else partial(torch.allclose, atol=1e-6)
+    assert alike(logits, expected)
     assert wanted.keys() == found.keys()
-    # Of one token a row, gradients of a final norm are added up over fewer zeros.
-    alike = torch.equal if cut.reads is None else torch.allclose
     assert all(alike(found[name], wanted[name]) for name in wanted)
     assert not any(f".{i}." in n for i in range(blocks) for n, _ in replay.model.named_parameters())
 

@@ -14,7 +14,7 @@ COLUMNS = {"text": "text", "label": "label"}
 
 def test_prediction_needs_no_labels_and_keeps_twins(jsonl):
     path = jsonl([{"text": "one"}, {"text": "two"}, {"text": "one"}])
-    table, report, quarantine = read_source(path, COLUMNS, TASK, need_label=False)
+    table, report, quarantine = read_source(path, COLUMNS, TASK, answered=False)
     assert table.to_pydict() == {
         "text": ["one", "two", "one"],
         "where": [f"{path}:{line}" for line in (1, 2, 3)],
@@ -26,8 +26,8 @@ def test_prediction_needs_no_labels_and_keeps_twins(jsonl):
 def test_prediction_says_which_rows_it_skips(jsonl):
     path = jsonl([{"text": "one"}, {"text": ""}, {"text": "three"}])
     with pytest.raises(DataError, match="--data = .*1 empty_text"):
-        read_source(path, COLUMNS, TASK, need_label=False)
-    table, _, (dropped,) = read_source(path, COLUMNS, TASK, on_bad_row="skip", need_label=False)
+        read_source(path, COLUMNS, TASK, answered=False)
+    table, _, (dropped,) = read_source(path, COLUMNS, TASK, on_bad_row="skip", answered=False)
     assert table["where"].to_pylist() == [f"{path}:1", f"{path}:3"]
     assert dropped.where == f"{path}:2"
 
@@ -35,7 +35,7 @@ def test_prediction_says_which_rows_it_skips(jsonl):
 def test_prediction_takes_a_folder_per_label(tmp_path):
     (tmp_path / "topic").mkdir()
     (tmp_path / "topic" / "1.txt").write_text("one")
-    table, _, _ = read_source(str(tmp_path), COLUMNS, TASK, need_label=False)
+    table, _, _ = read_source(str(tmp_path), COLUMNS, TASK, answered=False)
     assert table.column_names == ["text", "where"]
 
 

@@ -1,0 +1,122 @@
+"""A trained causal language model: what prompts become, how far they may go on, what proves it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import cast
+
+import torch
+
+from ftray.models.decoder import Decoder
+from ftray.models.drawing import Answer
+from ftray.models.folder import Golden
+from ftray.models.loaded import LoadedModel
+from ftray.models.sampling import Prompt, Sampling
+from ftray.spec.schema import Spec
+from ftray.tasks.text_generation import end_id, prompt_ids
+
+_GOLDEN_TOKENS = 16
+
+
+class Generator(LoadedModel):
+    """Of one prompt an answer, token by token."""
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end an answer: the tokenizer's, and those that came with the base."""
+        told = self.model.generation_config.eos_token_id
+        told = [] if told is None else told
+        return frozenset([end_id(self.tokenizer), *(told if isinstance(told, list) else [told])])
+
+    @cached_property
+    def context(self) -> int:
+        """Tokens of a prompt and its answer together, at most: all that the model has positions
+        for, where its config says that, else as many as it was trained with."""
+        most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return most or self.info.max_length
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt, however long. Raises ModelError for a chat that the model has no
+        template for, or whose template refuses it."""
+        if isinstance(prompt, str):
+            text = prompt
+        elif prompt and isinstance(prompt[0], int):
+            return [cast(int, token) for token in prompt]
+        else:
+            text = json.dumps(prompt)
+        with self.tokenizing:
+            return prompt_ids(self.tokenizer, text)
+
+    def outcomes(self, texts: Sequence[str]) -> list[tuple[str, float]]:
+        """What each prompt goes on with, at its likeliest, and the geometric mean of its tokens'
+        probabilities."""
+        most = Spec.model_validate(self.info.spec).serve.max_tokens
+        answers = [Answer(ids, Sampling(max_tokens=most)) for ids in self._asked(texts)]
+        self._write(answers)
+        return [(self._text(answer), self._sureness(answer)) for answer in answers]
+
+    def decoder(self) -> Decoder:
+        """A new one. Raises ModelError where the model keeps more than keys and values."""
+        return Decoder(self.model, self.tokenizer.pad_token_id, self.ends, self.context)
+
+    def _asked(self, texts: Sequence[str]) -> list[list[int]]:
+        """Of a prompt that leaves no room the end is kept."""
+        with self.tokenizing:
+            return self.task.encode(self.tokenizer, texts, self.context - 1)
+
+    def _write(self, answers: Sequence[Answer]) -> None:
+        """All of them to their ends; those of like length together."""
+        waiting = sorted(answers, key=len, reverse=True)
+        decoder = self.decoder()
+        while waiting or len(decoder):
+            room = min(len(waiting), self.batch_size - len(decoder))
+            with self.inference():
+                decoder.step([waiting.pop() for _ in range(room)])
+
+    def _text(self, answer: Answer) -> str:
+        with self.tokenizing:
+            text: str = self.tokenizer.decode(answer.tokens, skip_special_tokens=True)
+        return text
+
+    @staticmethod
+    def _sureness(answer: Answer) -> float:
+        logprobs = answer.logprobs
+        return math.exp(sum(logprobs) / len(logprobs)) if logprobs else 0.0
+
+    def golden(self, texts: Sequence[str]) -> tuple[Golden, ...]:
+        """What follows each prompt at greedy decoding, as far as a few tokens."""
+        found = [
+            Golden(input=text, probabilities=(), tokens=self._continued(ids))
+            for text, ids in zip(texts, self.encode(texts), strict=True)
+        ]
+        told = zip(found, self.replayed(found), strict=True)
+        return tuple(item.model_copy(update={"probabilities": tuple(row)}) for item, row in told)
+
+    def replayed(self, golden: Sequence[Golden]) -> list[list[float]]:
+        """The probability of each token given the prompt and those before it."""
+        asked = self.encode([item.input for item in golden])
+        rows = []
+        for ids, item in zip(asked, golden, strict=True):
+            inputs = self.collate([[*ids, *item.tokens]])
+            with self.inference():
+                logits = self.model(**inputs).logits[0, len(ids) - 1 : -1].float()
+            tokens = torch.tensor(item.tokens, device=logits.device)
+            shares = torch.softmax(logits, -1)
+            rows.append(shares[torch.arange(len(tokens)), tokens].tolist())
+        return rows
+
+    def _continued(self, ids: Sequence[int]) -> tuple[int, ...]:
+        from transformers import GenerationConfig
+
+        greedy = GenerationConfig(
+            max_new_tokens=_GOLDEN_TOKENS,
+            do_sample=False,
+            eos_token_id=sorted(self.ends),
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        with self.inference():
+            whole = self.model.generate(**self.collate([ids]), generation_config=greedy)
+        return tuple(whole[0, len(ids) :].tolist())

@@ -1,0 +1,148 @@
+"""A trained model in memory: what answers, is measured and proves itself, whatever its task."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from ftray.errors import ModelError
+from ftray.models.folder import Golden, ModelInfo, read_info
+from ftray.models.lineage import Lineage
+from ftray.models.pretrained import load_tokenizer
+from ftray.store.location import Location
+from ftray.tasks import get_task
+from ftray.tasks.base import Metrics
+
+GOLDEN_TOLERANCE = 1e-4
+"""Largest difference of a probability from its golden answer: rounding differs between machines."""
+BF16_TOLERANCE = 3e-2
+"""The same in bf16, which has eight bits for a number's digits."""
+
+
+class LoadedModel(ABC):
+    """The model in one folder, in eval mode, on the GPU if there is one."""
+
+    def __init__(self, folder: Location, batch_size: int = 32, bf16: bool = False) -> None:
+        """bf16: compute in it where that is safe (autocast), else in fp32. Raises ModelError when
+        `folder` is not a model folder."""
+        self.info: ModelInfo = read_info(folder)
+        self.batch_size = batch_size
+        self.bf16 = bf16
+        self.task = get_task(self.info.task)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        with folder.as_local() as local:
+            self.model, self.tokenizer = self._load(local)
+        self.tokenizing = threading.Lock()
+        """Held while the tokenizer works, which several predictors may share."""
+        self._computing = threading.Lock()
+        self.lineage: Lineage | None = None
+        """Which passes it can share with others: see `Pool`."""
+        if bf16:
+            _round_matrices(self.model)
+
+    def _load(self, local: Path) -> tuple[Any, Any]:
+        model: Any
+        tokenizer = load_tokenizer(local, self.info.base.trust_remote_code)
+        try:
+            model = self.task.load_model(
+                str(local),
+                self.info.labels,
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=self.info.base.trust_remote_code,
+            )
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise ModelError.of(
+                "model", str(local), f"cannot be loaded: {error}", "export the model again"
+            ) from None
+        return model.to(self.device).eval(), tokenizer
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text that the model is asked, as it reads it."""
+        with self.tokenizing:
+            return self.task.encode(self.tokenizer, texts, self.info.max_length)
+
+    def collate(self, ids: Sequence[Sequence[int] | np.ndarray]) -> dict[str, torch.Tensor]:
+        """The model's inputs, on its device, padded to the longest of these rows."""
+        batch = self.task.collate(ids, self.tokenizer.pad_token_id)
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+    def by_length(self, ids: Sequence[Sequence[int] | np.ndarray]) -> Iterator[list[int]]:
+        """Places of rows that are to share a forward pass: those of like length."""
+        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
+    def tally(self, ids: Sequence[Sequence[int] | np.ndarray], targets: np.ndarray) -> np.ndarray:
+        """What the metrics of these rows are made of: `Task.metrics` of the sum."""
+        total = self.task.empty_tally(self.info.labels)
+        for chosen in self.by_length(ids):
+            inputs = self.collate([ids[i] for i in chosen])
+            aims = torch.from_numpy(targets[chosen]).to(self.device)
+            with self.inference():
+                total += self.task.tally(self.model(**inputs).logits, inputs, aims)
+        return total
+
+    def evaluate(self, rows: Mapping[str, Sequence[str]]) -> Metrics:
+        """Metrics over clean rows (column -> values); labels are all among the model's."""
+        with self.tokenizing:
+            examples = self.task.examples(
+                self.tokenizer, rows, self.info.labels, self.info.max_length
+            )
+        tally = self.tally(examples.ids, np.array(examples.targets))
+        return self.task.metrics(tally, self.info.labels)
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """The model is this thread's alone; no gradients, and the precision that was asked for."""
+        with self._computing, torch.inference_mode(), self.autocast():
+            yield
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.bf16)
+
+    @abstractmethod
+    def outcomes(self, texts: Sequence[str]) -> list[tuple[str, float]]:
+        """Of each text the prediction and how sure the model is of it, from 0 to 1."""
+
+    @abstractmethod
+    def golden(self, texts: Sequence[str]) -> tuple[Golden, ...]:
+        """The answers by which another machine can tell that it runs this model."""
+
+    @abstractmethod
+    def replayed(self, golden: Sequence[Golden]) -> list[list[float]]:
+        """Of each golden answer its probabilities, as they are here."""
+
+    def check_golden(self) -> None:
+        """Replay the golden answers. Raises ModelError when the model no longer gives them."""
+        golden, tolerance = self.info.golden, BF16_TOLERANCE if self.bf16 else GOLDEN_TOLERANCE
+        found = self.replayed(golden) if golden else []
+        for item, row in zip(golden, found, strict=True):
+            gap = max(abs(a - b) for a, b in zip(item.probabilities, row, strict=True))
+            if not gap <= tolerance:
+                raise ModelError.of(
+                    f"golden answers of {self.info.name}",
+                    item.input,
+                    f"a probability is off by {gap:.2g}, and {tolerance:g} is rounding: "
+                    "the folder was changed, or the libraries compute something else here",
+                    "export the model again, or serve with the library versions it was made with"
+                    + (", or set serve.precision to fp32" if self.bf16 else ""),
+                )
+
+
+def _round_matrices(model: nn.Module) -> None:
+    """Keep in bf16 what autocast would round to it in every forward pass; the answers are the same,
+    bit by bit."""
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, Conv1D)):
+            module.to(torch.bfloat16)

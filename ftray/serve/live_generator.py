@@ -1,0 +1,97 @@
+"""One version of a model that generates."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from ftray.errors import ModelError
+from ftray.models.folder import ModelInfo
+from ftray.models.generator import Generator
+from ftray.models.sampling import Prompt, Sampling
+from ftray.serve.backend import GENERATED, Answers, BadPrompt, Generation
+from ftray.serve.metrics import Metrics
+from ftray.serve.talks import Talks, Told
+from ftray.spec.schema import Batching
+
+
+@dataclass(frozen=True, eq=False)
+class LiveGenerator:
+    """It has given its golden answers. Made by `Loader`."""
+
+    name: str
+    version: int | None
+    generator: Generator
+    batching: Batching
+    max_tokens: int
+    """Of an answer, whatever is asked."""
+    metrics: Metrics
+    talks: Talks = field(init=False)
+
+    def __post_init__(self) -> None:
+        # A frozen dataclass has no other way to hold what is made of its fields.
+        object.__setattr__(self, "talks", Talks(self.generator, self.batching, self._count))
+
+    def _count(self, told: Told) -> None:
+        self.metrics.count_answer(
+            self.name, self.version, told.prompt_tokens, told.tokens, told.first_s
+        )
+
+    @property
+    def info(self) -> ModelInfo:
+        return self.generator.info
+
+    async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
+        """What each text goes on with, at its likeliest. Raises BadPrompt, Overloaded."""
+        if top_k is not None:
+            raise BadPrompt("top_k", "the model generates text: it has no labels", "no_labels")
+        tasks = [asyncio.ensure_future(self._text(text)) for text in texts]
+        try:
+            written = await asyncio.gather(*tasks)
+        finally:  # of those whose neighbour failed, or whose client went away
+            for task in tasks:
+                task.cancel()
+        outputs = [{GENERATED: text} for text in written]
+        return Answers(self.name, self.version, (), outputs)
+
+    async def _text(self, prompt: str) -> str:
+        generation = await self.generate(prompt, Sampling())
+        return "".join([piece.text async for piece in generation.pieces])
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        """Its steps are shared with those of other requests. Raises BadPrompt, Overloaded."""
+        ids = self._ids(prompt)
+        room = min(self.max_tokens, self.generator.context - len(ids))
+        most = min(sampling.max_tokens or room, room)
+        self.talks.check_room()
+        pieces = self.talks.pieces(ids, replace(sampling, max_tokens=most))
+        return Generation(self.name, self.version, len(ids), pieces)
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        try:
+            ids = self.generator.prompt_ids(prompt)
+        except ModelError as error:
+            problem = error.problems[0]
+            raise BadPrompt("prompt", f"{problem.problem}; {problem.fix}", "no_chat") from None
+        vocabulary = self.generator.model.get_input_embeddings().num_embeddings
+        if unknown := next((token for token in ids if token >= vocabulary), None):
+            known = f"the model knows {vocabulary:,}"
+            raise BadPrompt("prompt", f"no token {unknown}: {known}", "invalid_token")
+        if not ids:
+            raise BadPrompt("prompt", "there is nothing in it", "empty_prompt")
+        if len(ids) >= self.generator.context:
+            limit = f"the model's context has room for {self.generator.context:,} with its answer"
+            message = f"{len(ids):,} tokens: {limit}"
+            raise BadPrompt("prompt", message, "context_length_exceeded")
+        return ids
+
+    def apart(self) -> LiveGenerator:
+        """It has a thread of its own in any case."""
+        return self
+
+    def settled(self) -> LiveGenerator:
+        return self
+
+    def close(self) -> None:
+        """Its thread ends once those that have begun are answered."""

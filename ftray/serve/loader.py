@@ -1,0 +1,82 @@
+"""From a model folder to a version that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+
+from ftray.models.folder import ModelInfo
+from ftray.models.generator import Generator
+from ftray.models.load import load_model
+from ftray.models.pool import Pool
+from ftray.models.predictor import Predictor
+from ftray.models.sampling import Prompt, Sampling
+from ftray.serve.backend import Answers, Generation
+from ftray.serve.engine import Engine
+from ftray.serve.live import LiveModel
+from ftray.serve.live_generator import LiveGenerator
+from ftray.serve.metrics import Metrics
+from ftray.spec.schema import Batching
+from ftray.store.location import Location
+
+_CPU_ROWS = 8
+"""Of a batch that share a forward pass on a CPU, those of like length: there larger passes gain
+little, and pad more."""
+
+
+class Live(Protocol):
+    """One version of a model, which has given its golden answers."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int | None: ...
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers: ...
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation: ...
+
+    def apart(self) -> Self:
+        """The same where no other model waits for it when it is slow."""
+        ...
+
+    def settled(self) -> Self:
+        """The same where it was before it was set apart."""
+        ...
+
+    def close(self) -> None:
+        """Nobody asks from now on but those who have begun; they are still answered."""
+        ...
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Loads the models of one process."""
+
+    batching: Batching
+    bf16: bool
+    max_tokens: int
+    metrics: Metrics
+    engine: Engine
+    pool: Pool | None
+    """By which they share what is equal in them; to find that takes a while."""
+
+    def load(self, folder: Location, name: str, version: int | None) -> Live:
+        """Raises ModelError when there is no model, or it does not give its golden answers."""
+        most = self.batching.max_size
+        rows = most if torch.cuda.is_available() else min(_CPU_ROWS, most)
+        model = load_model(folder, rows, self.bf16)
+        if self.pool is not None:
+            self.pool.add(model)
+        model.check_golden()
+        if isinstance(model, Generator):
+            return LiveGenerator(name, version, model, self.batching, self.max_tokens, self.metrics)
+        assert isinstance(model, Predictor), "there is no third kind"
+        return LiveModel(name, version, model, self.engine, self.metrics)

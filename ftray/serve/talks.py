@@ -1,0 +1,182 @@
+"""The thread in which a model generates: the answers of many requests share its steps."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+
+from ftray.models.drawing import Answer
+from ftray.models.generator import Generator
+from ftray.models.sampling import Sampling
+from ftray.models.text_stream import TextStream
+from ftray.serve.backend import Piece
+from ftray.serve.batcher import Overloaded
+from ftray.serve.log import logger
+from ftray.spec.schema import Batching
+
+_log = logger(__name__)
+_SMOOTHING = 0.2  # of the newest answer in the time that one takes
+
+
+class NoNumbers(RuntimeError):
+    """The model's logits for an answer were not finite."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What an answer came to. Seconds are counted from its request's arrival."""
+
+    prompt_tokens: int
+    tokens: int
+    first_s: float
+    seconds: float
+
+
+@dataclass(eq=False)
+class Talk:
+    """One answer on its way, for whoever waits on `loop`."""
+
+    answer: Answer
+    text: TextStream
+    loop: asyncio.AbstractEventLoop
+    pieces: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue)
+    arrived: float = field(default_factory=time.perf_counter)
+    first_s: float = 0.0
+
+    @property
+    def age(self) -> float:
+        return time.perf_counter() - self.arrived
+
+    def advance(self) -> None:
+        """Tell what the newest token adds to the text, as far as that is certain by now."""
+        answer = self.answer
+        if answer.finish == "failed":
+            self.tell(NoNumbers("the model's logits are not finite"))
+            return
+        self.first_s = self.first_s or self.age
+        text = self.text.feed(answer.tokens[-1])
+        if self.text.stopped:
+            answer.finish = "stop"
+        if answer.finish is not None:
+            text += self.text.finish()
+        if text or answer.finish is not None:
+            self.tell(Piece(text, len(answer.tokens), answer.finish))
+
+    def tell(self, piece: Piece | Exception) -> None:
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more: it costs no further step."""
+        self.answer.finish = self.answer.finish or "stop"
+
+
+class Talks:
+    """Of one model. Its thread lives while there is something to answer."""
+
+    def __init__(
+        self, generator: Generator, batching: Batching, count: Callable[[Told], None]
+    ) -> None:
+        """count: told of each answer that was not cancelled."""
+        self._generator, self._batching, self._count = generator, batching, count
+        self._decoder = generator.decoder()
+        self._waiting: deque[Talk] = deque()
+        self._talking: dict[Answer, Talk] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._seconds = 1.0  # that an answer takes, lately
+
+    async def pieces(
+        self, prompt: Sequence[int], sampling: Sampling
+    ) -> AsyncGenerator[Piece, None]:
+        """The answer to a prompt of token ids. Who closes this early ends it.
+
+        Raises Overloaded: at the first piece, where it had to wait for too long.
+        """
+        talk = self._begin(Answer(prompt, sampling))
+        try:
+            while True:
+                piece = await talk.pieces.get()
+                if isinstance(piece, Exception):
+                    raise piece
+                yield piece
+                if piece.finish is not None:
+                    return
+        finally:
+            talk.cancel()
+
+    def check_room(self) -> None:
+        """Raises Overloaded where too many wait already."""
+        if len(self._waiting) >= self._batching.max_waiting:
+            raise self._overloaded(f"{len(self._waiting):,} requests are waiting already")
+
+    def _begin(self, answer: Answer) -> Talk:
+        self.check_room()
+        text = TextStream(self._generator.tokenizer, answer.sampling.stop)
+        talk = Talk(answer, text, asyncio.get_running_loop())
+        with self._lock:
+            self._waiting.append(talk)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="generate", daemon=True)
+                self._thread.start()
+        return talk
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                newcomers = self._admitted()
+                if not newcomers and not self._talking:
+                    self._thread = None
+                    return
+            self._talking.update((talk.answer, talk) for talk in newcomers)
+            try:
+                with self._generator.inference():
+                    advanced = self._decoder.step([talk.answer for talk in newcomers])
+            except Exception as error:  # noqa: BLE001 - told to all who wait, and logged
+                _log.exception("%s failed to generate", self._generator.info.name)
+                self._abandon(error)
+                continue
+            for answer in advanced:
+                self._talking[answer].advance()
+            self._part()
+
+    def _admitted(self) -> list[Talk]:
+        """Those that wait and have a place now, by arrival."""
+        admitted: list[Talk] = []
+        while self._waiting and len(self._talking) + len(admitted) < self._batching.max_size:
+            talk = self._waiting.popleft()
+            if talk.answer.finish is not None:
+                continue
+            if talk.age > self._batching.timeout_seconds:
+                limit = f"not begun within {self._batching.timeout_seconds:g} s"
+                talk.tell(self._overloaded(limit))
+                continue
+            admitted.append(talk)
+        return admitted
+
+    def _part(self) -> None:
+        """Those that have ended go."""
+        for answer, talk in list(self._talking.items()):
+            if answer.finish is None:
+                continue
+            del self._talking[answer]
+            if talk.first_s:
+                self._seconds += _SMOOTHING * (talk.age - self._seconds)
+                told = Told(len(answer.prompt), len(answer.tokens), talk.first_s, talk.age)
+                self._count(told)
+
+    def _abandon(self, error: Exception) -> None:
+        """Nobody can say what the decoder still holds: the next ones get a new one."""
+        for talk in self._talking.values():
+            talk.tell(error)
+        self._talking.clear()
+        self._decoder = self._generator.decoder()
+
+    def _overloaded(self, message: str) -> Overloaded:
+        rounds = len(self._waiting) / self._batching.max_size
+        return Overloaded(message, max(1, math.ceil(rounds * self._seconds)))

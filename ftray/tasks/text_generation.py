@@ -1,0 +1,298 @@
+"""Text generation by a causal language model: what follows a prompt, or answers a chat.
+
+What is asked of a row is a text. One that is JSON, a list of {"role", "content"}, is a chat: the
+model's own chat template makes the prompt of it. The target of a row is the place of its first
+token that is learnt; what comes before it is the prompt, which costs no loss.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ftray.errors import ModelError
+from ftray.tasks.base import BadRow, Examples, Inputs, Metrics, Row, is_missing
+from ftray.tasks.padding import padded
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Turn = dict[str, str]
+"""role and content."""
+
+
+class TextGeneration:
+    """Rows are a prompt and its completion, the turns of a chat, or texts to go on with."""
+
+    name = "text-generation"
+    columns = ("prompt", "completion")
+    answer = "completion"
+    has_labels = False
+
+    def clean(self, values: Mapping[str, Any]) -> Row:
+        if "messages" in values:
+            *asked, last = _turns(values["messages"])
+            if last["role"] != "assistant":
+                raise BadRow("no_answer", f"the last turn is of {last['role']}")
+            if not asked:
+                raise BadRow("empty_prompt")
+            return {"prompt": json.dumps(asked), "completion": _filled(last["content"])}
+        if "text" in values:
+            return {"prompt": "", "completion": _filled(values["text"])}
+        return {"prompt": self.question(values), "completion": _completion(values["completion"])}
+
+    def question(self, values: Mapping[str, Any]) -> str:
+        if "messages" in values:
+            turns = _turns(values["messages"])
+            asked = turns[:-1] if turns[-1]["role"] == "assistant" else turns
+            if not asked:
+                raise BadRow("empty_prompt")
+            return json.dumps(asked)
+        prompt = values.get("prompt", values.get("text"))
+        if isinstance(prompt, (list, np.ndarray)):
+            return json.dumps(_turns(prompt))
+        if is_missing(prompt) or prompt == "":
+            raise BadRow("empty_prompt")
+        if not isinstance(prompt, str):
+            raise BadRow("prompt_not_a_string", repr(prompt))
+        return prompt
+
+    def identity(self, row: Row) -> str:
+        """Two rows may ask the same and answer otherwise."""
+        return "\0".join(" ".join(row[name].split()).casefold() for name in self.columns)
+
+    def target(self, row: Row) -> str:
+        return ""
+
+    def load_model(self, path: str, labels: Sequence[str], **options: Any) -> PreTrainedModel:
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(path, **options)
+
+    def empty_model(self, path: str, labels: Sequence[str], **options: Any) -> PreTrainedModel:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(path, **options)
+        return AutoModelForCausalLM.from_config(config, **options)
+
+    def encode(
+        self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], max_length: int
+    ) -> list[list[int]]:
+        """Of a prompt that is too long the end is kept. Raises ModelError for a chat where the
+        model has no template for it."""
+        return [prompt_ids(tokenizer, text)[-max_length:] for text in questions]
+
+    def examples(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Mapping[str, Sequence[str]],
+        labels: Sequence[str],
+        max_length: int,
+    ) -> Examples:
+        """Of a row that is too long the beginning of the prompt goes first, then the end of the
+        completion. Raises ModelError as `encode`."""
+        ids, targets = [], []
+        for prompt, completion in zip(rows["prompt"], rows["completion"], strict=True):
+            answer = _completion_ids(tokenizer, prompt, completion)[: max(1, max_length - 1)]
+            asked = prompt_ids(tokenizer, prompt)[-max(1, max_length - len(answer)) :]
+            ids.append([*asked, *answer])
+            targets.append(len(asked))
+        return Examples(ids, targets)
+
+    def collate(
+        self, ids: Sequence[Sequence[int] | np.ndarray], pad_id: int
+    ) -> dict[str, torch.Tensor]:
+        return padded(ids, pad_id)
+
+    def units(self, lengths: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """The tokens that are learnt."""
+        return (lengths - targets).astype(np.float64)
+
+    def losses(
+        self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor, smoothing: float = 0.0
+    ) -> torch.Tensor:
+        """The sum over the tokens of each row that are learnt, from logits (B, T, V)."""
+        import torch
+
+        predicted, truth, rows = _learnt(logits, inputs, targets)
+        each = torch.nn.functional.cross_entropy(
+            predicted, truth, reduction="none", label_smoothing=smoothing
+        )
+        return each.new_zeros(len(targets)).index_add(0, rows, each)
+
+    def empty_tally(self, labels: Sequence[str]) -> np.ndarray:
+        return np.zeros(3)
+
+    def tally(self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor) -> np.ndarray:
+        """Tokens, those of them that were the likeliest, and the sum of their losses."""
+        import torch
+
+        predicted, truth, _ = _learnt(logits, inputs, targets)
+        loss = torch.nn.functional.cross_entropy(predicted, truth, reduction="none")
+        right = (predicted.argmax(-1) == truth).sum().item()
+        return np.array([len(truth), right, loss.double().sum().item()])
+
+    def metrics(self, tally: np.ndarray, labels: Sequence[str]) -> Metrics:
+        """loss: mean cross-entropy in nats over all tokens of all completions, each given those
+        before it; perplexity: e to the power of it; accuracy: the share of these tokens that the
+        model finds likeliest; tokens: how many there were."""
+        tokens, right, total = (float(part) for part in tally)
+        assert tokens > 0, "metrics of no rows"
+        loss = total / tokens
+        perplexity = math.exp(loss) if loss < math.log(1e300) else math.inf
+        return {
+            "loss": loss,
+            "perplexity": perplexity,
+            "accuracy": right / tokens,
+            "tokens": int(tokens),
+        }
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """What a model is given to go on with: at least one token. Raises ModelError."""
+    if turns := _as_chat(prompt):
+        return _plain_ids(tokenizer, chat_text(tokenizer, turns))
+    ids: list[int] = tokenizer(prompt)["input_ids"]
+    ends = (tokenizer.eos_token_id, tokenizer.sep_token_id)
+    while ids and ids[-1] in ends:  # where a tokenizer closes what it reads
+        ids.pop()
+    if ids:
+        return ids
+    start = tokenizer.bos_token_id
+    return [end_id(tokenizer) if start is None else start]
+
+
+def chat_text(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]]) -> str:
+    """The chat as the model reads it, up to where its answer begins. Raises ModelError."""
+    return _rendered(tokenizer, turns, asks=True)
+
+
+def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that ends a text. Raises ModelError."""
+    for token in (tokenizer.eos_token_id, tokenizer.sep_token_id):
+        if token is not None:
+            return token
+    raise ModelError.of(
+        "model.name_or_path",
+        tokenizer.name_or_path,
+        "its tokenizer has no token that ends a text",
+        "name a model for text generation",
+    )
+
+
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], asks: bool
+) -> str:
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        raise ModelError.of(
+            "model.name_or_path",
+            tokenizer.name_or_path,
+            "has no chat template, and a chat is asked",
+            "name a chat model, or use prompts and completions",
+        )
+    try:
+        chat = [dict(turn) for turn in turns]
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=asks)
+    except TemplateError as error:
+        raise ModelError.of(
+            "messages",
+            json.dumps(list(turns))[:80],
+            f"the model's chat template refuses them: {error}",
+            "send the roles in the order that the model was made for",
+        ) from None
+    assert isinstance(text, str)
+    return text
+
+
+def _completion_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> list[int]:
+    """As the model is to write it: what the template puts around it, or an end token behind it."""
+    end = end_id(tokenizer)
+    if turns := _as_chat(prompt):
+        asked = chat_text(tokenizer, turns)
+        whole = _rendered(tokenizer, [*turns, {"role": "assistant", "content": completion}], False)
+        if whole.startswith(asked) and end in (ids := _plain_ids(tokenizer, whole[len(asked) :])):
+            return ids
+    return [*_plain_ids(tokenizer, completion), end]
+
+
+def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _learnt(
+    logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of the N tokens that are learnt: the logits that foretell them (N, V) float32, their ids and
+    their rows, (N,) each. Only these logits are made float32: of a large vocabulary all would be
+    the largest tensor of the step."""
+    import torch
+
+    ids, mask = (inputs[name].to(logits.device) for name in ("input_ids", "attention_mask"))
+    places = torch.arange(1, ids.shape[1], device=ids.device)
+    learnt = (places >= targets.to(ids.device)[:, None]) & mask[:, 1:].bool()
+    return logits[:, :-1][learnt].float(), ids[:, 1:][learnt], learnt.nonzero()[:, 0]
+
+
+def _as_chat(text: str) -> list[Turn] | None:
+    """The turns in a prompt that is JSON of them; None for any other text."""
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        return _turns(text)
+    except BadRow:
+        return None
+
+
+def _turns(value: Any) -> list[Turn]:
+    """A chat, also as JSON. Raises BadRow."""
+    if is_missing(value):
+        raise BadRow("empty_messages")
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise BadRow("messages_not_json", str(error)) from None
+    if not isinstance(value, (list, np.ndarray)):
+        raise BadRow("messages_not_a_list", repr(value)[:80])
+    if not len(value):
+        raise BadRow("empty_messages")
+    return [_turn(turn) for turn in value]
+
+
+def _turn(value: Any) -> Turn:
+    if not isinstance(value, Mapping):
+        raise BadRow("message_not_an_object", repr(value)[:80])
+    told = {key: part for key, part in value.items() if not is_missing(part)}
+    for key in ("role", "content"):
+        if not isinstance(told.get(key), str):
+            raise BadRow("message_without_text", f"{key}: {told.get(key)!r}"[:80])
+    if more := sorted(told.keys() - {"role", "content", "name"}):
+        raise BadRow("message_not_plain", f"{more[0]} cannot be learnt from")
+    return {"role": told["role"], "content": told["content"]}
+
+
+def _completion(value: Any) -> str:
+    if isinstance(value, (list, np.ndarray)):
+        turns = _turns(value)
+        if len(turns) != 1 or turns[0]["role"] != "assistant":
+            raise BadRow("no_answer", "one turn of the assistant is wanted")
+        value = turns[0]["content"]
+    return _filled(value)
+
+
+def _filled(value: Any) -> str:
+    if is_missing(value):
+        raise BadRow("empty_completion")
+    if not isinstance(value, str):
+        raise BadRow("completion_not_a_string", repr(value)[:80])
+    if not value.strip():
+        raise BadRow("empty_completion")
+    return value

@@ -1,0 +1,148 @@
+"""Text generation: what is learnt of a row, and what its contract does not say."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ftray.errors import ModelError
+from ftray.tasks.text_generation import TextGeneration, prompt_ids
+from tests.helpers.tiny_generator import END, make_tokenizer
+
+TASK = TextGeneration()
+ASKED = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "film?"}]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return make_tokenizer()
+
+
+def examples(tokenizer: Any, prompt: str, completion: str, length: int = 100) -> tuple[str, str]:
+    """What is asked and what is learnt, as text."""
+    rows = {"prompt": [prompt], "completion": [completion]}
+    (ids,), (target,) = TASK.examples(tokenizer, rows, (), length)
+    return tokenizer.decode(ids[:target]), tokenizer.decode(ids[target:])
+
+
+def test_the_completion_is_learnt_and_where_it_ends(tokenizer: Any) -> None:
+    assert examples(tokenizer, "the film has", " a plot") == ("the film has", f" a plot{END}")
+
+
+def test_a_text_is_learnt_whole(tokenizer: Any) -> None:
+    row = TASK.clean({"text": "the film has a plot"})
+    asked, learnt = examples(tokenizer, row["prompt"], row["completion"])
+    assert (asked, learnt) == (END, f"the film has a plot{END}")
+
+
+def test_of_a_chat_the_last_turn_is_learnt(tokenizer: Any) -> None:
+    turns = [*ASKED, {"role": "assistant", "content": "wonderful"}]
+    for value in (turns, json.dumps(turns), np.array(turns)):
+        row = TASK.clean({"messages": value})
+        asked, learnt = examples(tokenizer, row["prompt"], row["completion"])
+        assert asked == f"<|system|>Be kind.{END}<|user|>film?{END}<|assistant|>"
+        assert learnt == f"wonderful{END}"
+
+
+def test_a_chat_is_asked_as_it_is_learnt(tokenizer: Any) -> None:
+    row = TASK.clean({"messages": [*ASKED, {"role": "assistant", "content": "wonderful"}]})
+    rows = {"prompt": [row["prompt"]], "completion": [row["completion"]]}
+    (ids,), (target,) = TASK.examples(tokenizer, rows, (), 100)
+    assert TASK.encode(tokenizer, [json.dumps(ASKED)], 100) == [ids[:target]]
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "[brackets]", '[{"role": "user"}]', "[]"])
+def test_what_only_looks_like_a_chat_is_a_text(tokenizer: Any, text: str) -> None:
+    assert tokenizer.decode(prompt_ids(tokenizer, text)) == text
+
+
+def test_a_chat_needs_a_template() -> None:
+    with pytest.raises(ModelError, match="no chat template"):
+        TASK.encode(make_tokenizer(chat=False), [json.dumps(ASKED)], 100)
+
+
+def test_a_template_may_refuse_a_chat() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(ModelError, match="roles must alternate"):
+        TASK.encode(tokenizer, [json.dumps(ASKED)], 100)
+
+
+def test_a_template_that_does_not_end_a_turn_still_has_one_end(tokenizer: Any) -> None:
+    other = make_tokenizer()
+    other.chat_template = (
+        "{% for turn in messages %}{{ turn.role }}: {{ turn.content }}\n{% endfor %}"
+    )
+    asked, learnt = examples(other, json.dumps(ASKED), "fine")
+    assert learnt == f"fine{END}"
+
+
+def test_a_long_row_loses_its_beginning_first(tokenizer: Any) -> None:
+    asked, learnt = examples(tokenizer, "the film " * 20 + "has", " a plot", 8)
+    assert learnt == f" a plot{END}"
+    assert ("the film " * 20 + "has").endswith(asked) and len(asked) < 30
+    asked, learnt = examples(tokenizer, "the film has", " a plot" * 20, 8)
+    assert asked == " has"
+    assert (" a plot" * 20).startswith(learnt) and learnt
+
+
+def test_a_tokenizer_that_closes_what_it_reads_leaves_prompts_open(tokenizer: Any) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    closing = make_tokenizer()
+    end = closing.eos_token_id
+    closing.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {END}", special_tokens=[(END, end)]
+    )
+    assert closing("film")["input_ids"][-1] == end
+    assert prompt_ids(closing, "film") == prompt_ids(tokenizer, "film")
+
+
+def test_a_tokenizer_without_an_end_is_refused() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(ModelError, match="no token that ends a text"):
+        examples(tokenizer, "film", " good")
+
+
+def by_hand(logits: torch.Tensor, ids: list[int], target: int) -> list[float]:
+    """The loss of each token that is learnt."""
+    shares = logits.double().log_softmax(-1)
+    return [-shares[place - 1, ids[place]].item() for place in range(target, len(ids))]
+
+
+def test_losses_and_metrics_are_those_of_the_learnt_tokens() -> None:
+    rows, targets = [[3, 4, 5, 6], [7, 8], [1, 2, 3, 4, 5, 6]], [2, 1, 5]
+    inputs = TASK.collate(rows, pad_id=0)
+    logits = torch.randn(3, 6, 11, generator=torch.Generator().manual_seed(0))
+    expected = [
+        by_hand(logits[i], ids, t) for i, (ids, t) in enumerate(zip(rows, targets, strict=True))
+    ]
+    aims = torch.tensor(targets)
+    losses = TASK.losses(logits, inputs, aims)
+    assert losses.tolist() == pytest.approx([sum(row) for row in expected], rel=1e-5)
+    metrics = TASK.metrics(TASK.tally(logits, inputs, aims), ())
+    tokens = [loss for row in expected for loss in row]
+    assert metrics["tokens"] == len(tokens) == 4
+    assert metrics["loss"] == pytest.approx(sum(tokens) / 4, rel=1e-5)
+    assert metrics["perplexity"] == pytest.approx(math.exp(sum(tokens) / 4), rel=1e-4)
+    right = [logits[0, 1].argmax() == 5, logits[0, 2].argmax() == 6, logits[1, 0].argmax() == 8]
+    assert metrics["accuracy"] == (sum(map(int, right)) + int(logits[2, 4].argmax() == 6)) / 4
+    assert TASK.units(np.array([4, 2, 6]), np.array(targets)).tolist() == [2, 1, 1]
+
+
+def test_smoothing_spreads_over_the_vocabulary() -> None:
+    inputs, aims = TASK.collate([[3, 4]], pad_id=0), torch.tensor([1])
+    logits = torch.randn(1, 2, 11, generator=torch.Generator().manual_seed(0))
+    shares = logits[0, 0].log_softmax(-1)
+    expected = -0.7 * shares[4] - 0.3 * shares.mean()
+    assert TASK.losses(logits, inputs, aims, smoothing=0.3)[0] == pytest.approx(expected.item())
+
+
+def test_a_hopeless_model_has_a_perplexity() -> None:
+    assert TASK.metrics(np.array([1.0, 0.0, 1e4]), ())["perplexity"] == math.inf
