@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ftray.serve.access import Keyring
 from ftray.serve.backend import MODEL_HEADER, VERSION_HEADER, Backends, named
-from ftray.serve.faults import fault
+from ftray.serve.faults import CHAT, COMPLETIONS, fault
 from ftray.serve.metrics import Metrics
 from ftray.serve.v1 import PREDICT
 from ftray.serve.v2 import INFER
@@ -62,7 +62,7 @@ class Gate:
             known = path if path in self.paths else self._family(path)
             answered_by = who[MODEL_HEADER], who[VERSION_HEADER]
             self.metrics.count_request(*answered_by, known, status)
-            if status == 200 and path.endswith((PREDICT, INFER)):
+            if status == 200 and path.endswith((PREDICT, INFER, COMPLETIONS, CHAT)):
                 self.metrics.count_prediction(*answered_by, time.perf_counter() - start)
 
     def _admits(self, scope: Scope) -> bool:

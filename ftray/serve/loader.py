@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, Self
+from weakref import WeakSet
 
 import torch
 
@@ -67,6 +68,12 @@ class Loader:
     engine: Engine
     pool: Pool | None
     """By which they share what is equal in them; to find that takes a while."""
+    _generators: WeakSet[LiveGenerator] = field(default_factory=WeakSet)
+
+    @property
+    def waiting(self) -> int:
+        """Rows and requests that have not begun."""
+        return self.engine.waiting + sum(live.talks.waiting for live in list(self._generators))
 
     def load(self, folder: Location, name: str, version: int | None) -> Live:
         """Raises ModelError when there is no model, or it does not give its golden answers."""
@@ -77,6 +84,8 @@ class Loader:
             self.pool.add(model)
         model.check_golden()
         if isinstance(model, Generator):
-            return LiveGenerator(name, version, model, self.batching, self.max_tokens, self.metrics)
+            live = LiveGenerator(name, version, model, self.batching, self.max_tokens, self.metrics)
+            self._generators.add(live)
+            return live
         assert isinstance(model, Predictor), "there is no third kind"
         return LiveModel(name, version, model, self.engine, self.metrics)

@@ -118,4 +118,4 @@ class Replica:
 
     def snapshot(self) -> Any:
         """The counts of this replica."""
-        return self._metrics.snapshot(self._catalog.entries, self._engine.waiting)
+        return self._metrics.snapshot(self._catalog.entries, self._loader.waiting)

@@ -91,6 +91,11 @@ class Talks:
         self._thread: threading.Thread | None = None
         self._seconds = 1.0  # that an answer takes, lately
 
+    @property
+    def waiting(self) -> int:
+        """Requests that have not begun."""
+        return len(self._waiting)
+
     async def pieces(
         self, prompt: Sequence[int], sampling: Sampling
     ) -> AsyncGenerator[Piece, None]:
@@ -112,8 +117,8 @@ class Talks:
 
     def check_room(self) -> None:
         """Raises Overloaded where too many wait already."""
-        if len(self._waiting) >= self._batching.max_waiting:
-            raise self._overloaded(f"{len(self._waiting):,} requests are waiting already")
+        if self.waiting >= self._batching.max_waiting:
+            raise self._overloaded(f"{self.waiting:,} requests are waiting already")
 
     def _begin(self, answer: Answer) -> Talk:
         self.check_room()

@@ -3,8 +3,9 @@
     python tests/bench/clients.py [--examples 100]
 
 schemathesis asks whatever the OpenAPI document allows and forbids; tritonclient speaks the Open
-Inference Protocol, in JSON and in binary tensors; OpenAI's client lists the models. Each is
-installed into a folder of its own that is gone afterwards.
+Inference Protocol, in JSON and in binary tensors; OpenAI's client lists the models, has one go on
+with texts and chats with it, whole and streamed. Each is installed into a folder of its own that is
+gone afterwards.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.helpers.served import served
+from tests.helpers.tiny_generator import make_generator
 from tests.helpers.tiny_model import make_model
 
 # 413 refuses too, and the tool would not have it.
@@ -26,9 +28,9 @@ _CHECKS = """
 [checks]
 negative_data_rejection.expected-statuses = [400, 401, 404, 405, 413, 415, 422]
 
-# That a tensor's shape is that of its data, no schema can say.
+# That a tensor's shape is that of its data, or how many tokens a prompt has, no schema can say.
 [[operations]]
-include-path-regex = "/infer$"
+include-path-regex = "/(infer|completions)$"
 checks.positive_data_acceptance.enabled = false
 """
 # Once with models that it makes up, and once with one that there is.
@@ -56,12 +58,48 @@ assert np.array_equal(*answers)
 print("tritonclient: metadata, readiness, JSON and binary tensors")
 """
 _OPENAI = """
+import asyncio
 import sys
-from openai import OpenAI
-client = OpenAI(base_url=f"http://{sys.argv[1]}/v1", api_key="none")
-assert [model.id for model in client.models.list()] == ["one", "two"]
+import openai
+client = openai.OpenAI(base_url=f"http://{sys.argv[1]}/v1", api_key="none")
+assert [model.id for model in client.models.list()] == ["one", "two", "writer"]
 assert client.models.retrieve("two").owned_by == "ftray"
-print("openai: models.list, models.retrieve")
+told = dict(model="writer", max_tokens=20, temperature=0)
+whole = client.completions.create(prompt=["the film has", "a"], stop=["<>"], **told)
+assert [choice.index for choice in whole.choices] == [0, 1] and whole.usage.completion_tokens > 1
+parts = client.completions.create(prompt="the film has", stream=True, **told)
+assert "".join(part.choices[0].text for part in parts) == whole.choices[0].text
+turns = [{"role": "system", "content": "kind"}, {"role": "user", "content": "the film?"}]
+answer = client.chat.completions.create(messages=turns, **told)
+turns += [answer.choices[0].message, {"role": "user", "content": "why?"}]
+again = client.chat.completions.create(messages=turns, n=2, seed=3, model="writer", max_tokens=9)
+assert len(again.choices) == 2 and again.choices[0].message.role == "assistant"
+options = {"include_usage": True}
+chunks = list(client.chat.completions.create(
+    messages=turns[:2], stream=True, stream_options=options, **told))
+text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+assert text == answer.choices[0].message.content and chunks[-1].usage == answer.usage
+with client.chat.completions.stream(messages=turns[:2], **told) as stream:
+    assert stream.get_final_completion().choices[0].message.content == text
+for wrong, error in (
+    (dict(told, model="none", messages=turns[:2]), openai.NotFoundError),
+    (dict(told, model="one", messages=turns[:2]), openai.NotFoundError),
+    (dict(told, messages=[{"role": "user", "content": "x " * 999}]), openai.BadRequestError),
+    (dict(told, messages=turns[:2], tools=[{"type": "function", "function": {"name": "f"}}]),
+     openai.BadRequestError),
+):
+    try:
+        client.chat.completions.create(**wrong)
+    except error as refused:
+        assert refused.body["message"] and refused.code != 200, refused
+    else:
+        raise AssertionError(wrong)
+async def many():
+    peer = openai.AsyncOpenAI(base_url=client.base_url, api_key="none")
+    asked = [peer.completions.create(prompt="the film has", **told) for _ in range(32)]
+    return {answer.choices[0].text for answer in await asyncio.gather(*asked)}
+assert asyncio.run(many()) == {whole.choices[0].text}
+print("openai: models, completions, chat.completions: whole, streamed, async, refused")
 """
 
 
@@ -71,7 +109,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="clients-") as name:
         here = Path(name)
         folders = [str(make_model(here / model, model)) for model in ("one", "two")]
-        with served(folders[0], folders[1]) as (url, _):
+        folders.append(str(make_generator(here / "writer", "writer")))
+        with served(folders[0], *folders[1:]) as (url, _):
             address = url.removeprefix("http://")
             _with(here / "triton", "tritonclient[http]==2.73.0", "-c", _TRITON, address)
             _with(here / "openai", "openai==3.54.0", "-c", _OPENAI, address)

@@ -75,11 +75,9 @@ def test_it_learns_what_follows(trained: Trained, events: Events) -> None:
 
 def test_workers_share_a_batch_by_its_tokens(trained: Trained, home: Path) -> None:
     """Rows have different numbers of tokens: a mean of the ranks' means would be another loss."""
-    alone = train_here(spec(home, scale={"workers": 1}, train={"epochs": 1}))
+    alone = train_here(spec(home, scale={"workers": 1}))
     two, one = losses(trained.run.location.path), losses(alone.run.location.path)
-    first = range(1, 5)  # from there on the rate differs: the other run is longer
-    assert [one[1]] == pytest.approx([two[1]], rel=1e-4)
-    assert all(one[step] == pytest.approx(two[step], rel=0.2) for step in first)
+    assert len(one) == 30 and one == pytest.approx(two, rel=1e-3)
 
 
 def test_it_is_evaluated_on_other_rows(trained: Trained, home: Path) -> None:

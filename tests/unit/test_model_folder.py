@@ -144,9 +144,9 @@ def test_a_text_of_any_length_has_an_answer(predictor: Predictor) -> None:
 
 def test_evaluation_counts_what_the_answers_say(predictor: Predictor) -> None:
     labels = [answer["label"] for answer in predictor.answers(TEXTS)]
-    assert predictor.evaluate(TEXTS, labels)["accuracy"] == 1
+    assert predictor.evaluate({"text": TEXTS, "label": labels})["accuracy"] == 1
     wrong = [LABELS[(LABELS.index(labels[0]) + 1) % 3], *labels[1:]]
-    assert predictor.evaluate(TEXTS, wrong)["accuracy"] == 0.75
+    assert predictor.evaluate({"text": TEXTS, "label": wrong})["accuracy"] == 0.75
 
 
 def test_golden_answers_hold_on_a_copy(copy: Path) -> None:

@@ -21,6 +21,7 @@ def test_the_page_has_each_replicas_counts_once() -> None:
             replica.count_request("reviews", "3", "/v1/predict", 200)
             replica.count_prediction("reviews", "3", 0.015)
             replica.count_batch("reviews", 3, 8, 0.01, 0.02)
+            replica.count_answer("writer", 1, 7, 40, 0.1)
             replica.count_labels("reviews", 3, ["good", "bad", "good"])
     # As they come from other processes.
     snapshots = [
@@ -36,6 +37,8 @@ def test_the_page_has_each_replicas_counts_once() -> None:
         "ftray_predictions",
         "ftray_queue_seconds",
         "ftray_shadow_rows",
+        "ftray_tokens",
+        "ftray_first_token_seconds",
         "ftray_waiting_rows",
         "ftray_replica_up",
     }
@@ -55,6 +58,10 @@ def test_the_page_has_each_replicas_counts_once() -> None:
         (s.labels["replica"], s.labels["label"]): s.value
         for s in families["ftray_predictions"].samples
     }
+    tokens = {
+        (s.labels["replica"], s.labels["of"]): s.value for s in families["ftray_tokens"].samples
+    }
+    assert tokens[("one", "prompt")] == 7 and tokens[("two", "answer")] == 80
     assert told[("one", "good")] == 2 and told[("two", "bad")] == 2
 
 
