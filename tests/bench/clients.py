@@ -80,7 +80,8 @@ chunks = list(client.chat.completions.create(
 text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
 assert text == answer.choices[0].message.content and chunks[-1].usage == answer.usage
 with client.chat.completions.stream(messages=turns[:2], **told) as stream:
-    assert stream.get_final_completion().choices[0].message.content == text
+    grown = "".join(event.delta for event in stream if event.type == "content.delta")
+    assert grown == stream.current_completion_snapshot.choices[0].message.content == text
 for wrong, error in (
     (dict(told, model="none", messages=turns[:2]), openai.NotFoundError),
     (dict(told, model="one", messages=turns[:2]), openai.NotFoundError),

@@ -39,13 +39,19 @@ START_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Contender:
-    """command: with MODEL and PORT to be filled in; path and key: where texts go, and as what."""
+    """command: with MODEL and PORT to be filled in; path and key: where texts go, and as what;
+    more: of the body; has_peers: whether it needs what was installed for the benchmark alone."""
 
     name: str
     command: tuple[str, ...]
     path: str = "/predict"
     key: str = "text"
     environment: tuple[tuple[str, str], ...] = ()
+    more: tuple[tuple[str, Any], ...] = ()
+    has_peers: bool = False
+
+    def body(self, text: str) -> dict[str, Any]:
+        return {self.key: text, **dict(self.more)}
 
 
 _FTRAY = ("-m", "ftray", "serve", "MODEL", "--port", "PORT")
@@ -57,7 +63,7 @@ OWN_PROXY = Contender(
     "inputs",
     (("RAY_SERVE_ENABLE_HA_PROXY", "0"),),
 )
-LIT = Contender("LitServe", (str(HERE / "serve_litserve.py"), "MODEL", "PORT"))
+LIT = Contender("LitServe", (str(HERE / "serve_litserve.py"), "MODEL", "PORT"), has_peers=True)
 FASTAPI = Contender("FastAPI + pipeline", (str(HERE / "serve_fastapi.py"), "MODEL", "PORT"))
 CONTENDERS = (FTRAY, OWN_PROXY, LIT, FASTAPI)
 BARE = "bare forward"
@@ -72,15 +78,17 @@ def main() -> None:
     with stage(600, 1, held_out=TEXTS) as here:
         model = trained(here)
         peers = here.folder / "peers"
-        _run("-m", "pip", "install", "--quiet", "--target", str(peers), LITSERVE)
+        run_python("-m", "pip", "install", "--quiet", "--target", str(peers), LITSERVE)
         texts = _texts(here, TEXTS)
         for turn in range(options.turns):
-            bare = json.loads(_run(str(HERE / "serve_bare.py"), model, str(here.folder / "texts")))
+            bare = json.loads(
+                run_python(str(HERE / "serve_bare.py"), model, str(here.folder / "texts"))
+            )
             results.append({"turn": turn, "contender": BARE, **bare})
             for contender in contenders[:: 1 if turn % 2 == 0 else -1]:
                 with running(contender, model, peers, here.folder) as url:
                     for clients in options.clients:
-                        asked = [(contender.path, {contender.key: text}) for text in texts]
+                        asked = [(contender.path, contender.body(text)) for text in texts]
                         found = load(url, asked, here.folder, clients, options.seconds)
                         if found["errors"]:
                             raise SystemExit(f"{contender.name}: {found['errors']} failed")
@@ -105,11 +113,11 @@ def trained(here: Stage, more: Mapping[str, Any] | None = None) -> str:
     }
     spec = here.folder / "spec.yaml"
     spec.write_text(dump(override(here.spec, changes)))
-    folder: str = json.loads(_run("-m", "ftray", "train", str(spec), "--json"))["model_dir"]
+    folder: str = json.loads(run_python("-m", "ftray", "train", str(spec), "--json"))["model_dir"]
     return folder
 
 
-def _run(*command: str) -> str:
+def run_python(*command: str) -> str:
     """The last line that a Python command prints."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *command], env=environment, capture_output=True)
@@ -140,7 +148,7 @@ def running(contender: Contender, model: str, peers: Path, folder: Path) -> Iter
         "CUDA_VISIBLE_DEVICES": "",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
-        **({"PYTHONPATH": str(peers)} if contender is LIT else {}),
+        **({"PYTHONPATH": str(peers)} if contender.has_peers else {}),
     }
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(
@@ -165,7 +173,7 @@ def running(contender: Contender, model: str, peers: Path, folder: Path) -> Iter
 
 def _await(contender: Contender, url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + START_SECONDS
-    body = json.dumps({contender.key: "a film"}).encode()
+    body = json.dumps(contender.body("a film")).encode()
     headers = {"content-type": "application/json"}
     while server.poll() is None and time.monotonic() < end:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -20,9 +21,10 @@ from websockets.sync.client import ClientConnection, connect
 
 from ftray.serve.access import Keyring, add_key
 from ftray.serve.api import create_api
+from ftray.serve.backend import Piece
 from ftray.serve.metrics import Metrics
 from ftray.store.location import locate
-from tests.helpers.fake_backend import FakeBackend, FakeBackends
+from tests.helpers.fake_backend import FakeBackend, FakeBackends, FakeGenerator
 from tests.helpers.served import free_port
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
@@ -179,4 +181,48 @@ def test_one_of_several_models_is_chosen(tmp_path: Path) -> None:
         page.type(TEXT)
         page.press("Enter", 13, modifiers=2)
         page.wait_for("result", "good")
+        assert not page.complaints
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_an_answer_is_read_while_it_is_written(size: tuple[int, int], tmp_path: Path) -> None:
+    rest = asyncio.Event()
+    script = [Piece("Once upon", 2), rest, Piece(" a time – 日本語 🎬", 9), Piece("", 10, "length")]
+    writer = FakeGenerator(script)
+    with serving(writer, FakeBackend()) as url, browsing(url, size, tmp_path) as page:
+        page.wait_for("name", "writer")
+        assert page.text_of("ask") == "Generate"
+        page.type("Tell me")
+        page.press("Enter", 13, modifiers=2)
+        page.wait_for("result", "Once upon")
+        assert "time" not in page.text_of("result")
+        writer.loop.call_soon_threadsafe(rest.set)
+        answer = page.wait_for("result", "10 tokens")
+        assert "Once upon a time – 日本語 🎬" in answer and "cut off" in answer
+        assert writer.asked[0][0] == "Tell me"
+        assert page.value("document.documentElement.scrollWidth <= window.innerWidth")
+        page.value("document.getElementById('choice').value = 'reviews'")
+        page.value("document.getElementById('choice').dispatchEvent(new Event('change'))")
+        page.wait_for("ask", "Predict")
+        page.value("document.getElementById('ask').click()")
+        page.wait_for("result", "good")
+        assert not page.complaints
+
+
+def test_a_chat_is_asked_and_stopped(tmp_path: Path) -> None:
+    chat = FakeGenerator([Piece("Never", 1), asyncio.Event()])
+    columns = {"data": {"columns": {"messages": "messages"}}}
+    chat.info = chat.info.model_copy(update={"spec": columns})
+    with serving(chat) as url, browsing(url, DESKTOP, tmp_path) as page:
+        page.wait_for("facts", "as a chat")
+        page.type("When?")
+        page.press("Enter", 13, modifiers=2)
+        page.wait_for("result", "Never")
+        page.value("document.getElementById('stop').click()")
+        page.wait_for("result", "stopped after")
+        assert chat.asked[0][0] == ({"role": "user", "content": "When?"},)
+        end = time.monotonic() + PATIENCE_S
+        while chat.open:
+            assert time.monotonic() < end, "nobody told the model"
+            time.sleep(0.02)
         assert not page.complaints

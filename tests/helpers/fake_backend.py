@@ -53,7 +53,8 @@ HELLO = (Piece("Hello", 1), Piece(" world", 2), Piece("", 3, "stop"))
 class FakeGenerator(FakeBackend):
     """Each answer is made of `script`: an exception is raised, an event is waited for.
 
-    asked: every prompt and how it was to be gone on with; open: answers that are on their way.
+    asked: every prompt and how it was to be gone on with; open: answers that are on their way;
+    loop: on which it was asked.
     """
 
     info = INFO.model_copy(update={"task": "text-generation", "labels": ()})
@@ -71,6 +72,7 @@ class FakeGenerator(FakeBackend):
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         self.asked.append((prompt, sampling))
+        self.loop = asyncio.get_running_loop()
         if self.refusal is not None:
             raise self.refusal
         return Generation(self.name, self.version, len(prompt), self._pieces())

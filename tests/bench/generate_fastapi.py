@@ -1,0 +1,40 @@
+"""The endpoint that people write: FastAPI around a Hugging Face pipeline that generates.
+
+python tests/bench/generate_fastapi.py MODEL PORT
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel
+from transformers import pipeline
+
+TOKENS = 32
+
+
+class Asked(BaseModel):
+    prompt: str
+
+
+def main() -> None:
+    folder, port = sys.argv[1], int(sys.argv[2])
+    torch.set_num_threads(1)
+    write = pipeline("text-generation", model=folder, tokenizer=folder)
+    app = FastAPI()
+
+    @app.post("/generate")
+    def generate(asked: Asked) -> Any:
+        options = {"max_new_tokens": TOKENS, "do_sample": False, "return_full_text": False}
+        with torch.inference_mode():
+            return write(asked.prompt, **options)[0]
+
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Answers a second and latency of a served model that generates, side by side with LitServe, which
+runs `generate` on batches, with FastAPI around a `pipeline`, and with `generate` alone.
+
+    python tests/bench/generating.py [--clients 1 8 32] [--seconds 20] [--turns 2] [--out F.json]
+
+Needs `wrk`, and installs LitServe for itself. All go on with the same prompts for 32 tokens, at the
+likeliest, in fp32, with the same model: a Llama of 25 million random weights, which takes the time
+that a trained one would. One thread for the model; client and server share the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from contest import HERE, Result
+from generate_bare import TOKENS
+from measure import Sample, table
+from serving import LITSERVE, Contender, run_python, running
+from wrk import check_wrk, load
+
+sys.path.insert(0, str(HERE.parents[1]))
+
+from tests.helpers.tiny_generator import make_generator, write_prompts
+
+PROMPTS = 256
+SHAPE = {
+    "hidden_size": 512,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "intermediate_size": 1408,
+}
+FTRAY = Contender(
+    "ftray",
+    ("-m", "ftray", "serve", "MODEL", "--port", "PORT"),
+    "/v1/completions",
+    "prompt",
+    more=(("model", "writer"), ("max_tokens", TOKENS), ("temperature", 0)),
+)
+LIT = Contender(
+    "LitServe + generate",
+    (str(HERE / "generate_litserve.py"), "MODEL", "PORT"),
+    "/generate",
+    "prompt",
+    has_peers=True,
+)
+FASTAPI = Contender(
+    "FastAPI + pipeline",
+    (str(HERE / "generate_fastapi.py"), "MODEL", "PORT"),
+    "/generate",
+    "prompt",
+)
+CONTENDERS = (FTRAY, LIT, FASTAPI)
+BARE = "generate"
+
+
+def main() -> None:
+    options = _options()
+    check_wrk()
+    os.environ.pop("RAY_ADDRESS", None)
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="generating-") as name:
+        here = Path(name)
+        model = str(make_generator(here / "writer", "writer", **SHAPE))
+        prompts = _prompts(here)
+        peers = here / "peers"
+        run_python("-m", "pip", "install", "--quiet", "--target", str(peers), LITSERVE)
+        for turn in range(options.turns):
+            bare = json.loads(
+                run_python(str(HERE / "generate_bare.py"), model, str(here / "asked"))
+            )
+            results.append({"turn": turn, "contender": BARE, **bare})
+            for contender in CONTENDERS[:: 1 if turn % 2 == 0 else -1]:
+                with running(contender, model, peers, here) as url:
+                    for clients in options.clients:
+                        asked = [(contender.path, contender.body(prompt)) for prompt in prompts]
+                        found = load(url, asked, here, clients, options.seconds)
+                        if found["errors"]:
+                            raise SystemExit(f"{contender.name}: {found['errors']} failed")
+                        results.append({"turn": turn, "contender": contender.name, **found})
+                        print(contender.name, clients, found, file=sys.stderr, flush=True)
+    print(report(results, options.clients), flush=True)
+    if options.out:
+        Path(options.out).write_text(json.dumps(results, indent=2))
+
+
+def _prompts(here: Path) -> list[str]:
+    """Sentences of 5 to 12 words, also as JSON lines in the file `asked`."""
+    rows = write_prompts(here / "rows.jsonl", PROMPTS).read_text().splitlines()
+    prompts = [json.loads(row)["prompt"] for row in rows]
+    (here / "asked").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
+    return prompts
+
+
+def report(results: Sequence[Result], clients: Sequence[int]) -> str:
+    """Answers a second and milliseconds by contender and number of clients, medians of the turns,
+    and ratios turn by turn."""
+
+    def sample(name: str, count: int, key: str) -> Sample:
+        found = [r for r in results if r["contender"] == name and r.get("clients") == count]
+        return Sample(tuple(r[key] for r in found))
+
+    rows = []
+    for count in clients:
+        for contender in CONTENDERS:
+            rate = sample(contender.name, count, "rate")
+            times = [
+                f"{sample(contender.name, count, k).median:.0f}" for k in ("p50", "p95", "p99")
+            ]
+            ratio = sample(FTRAY.name, count, "rate").over(rate).median_and_range(2)
+            over = "" if contender is FTRAY else ratio
+            rows.append([str(count), contender.name, rate.median_and_range(1), *times, over])
+    header = ["clients", "", "answers/s", "p50 ms", "p95 ms", "p99 ms", "ftray over it"]
+    bare = {
+        key: Sample(tuple(r[key] for r in results if r["contender"] == BARE))
+        for key in ("single", "batched")
+    }
+    most = sample(FTRAY.name, max(clients), "rate").over(bare["batched"])
+    return "\n".join(
+        [
+            table(header, rows),
+            "",
+            f"generate, answers/s: one by one {bare['single'].median_and_range(1)}, "
+            f"in batches of 32 {bare['batched'].median_and_range(1)}",
+            f"ftray at {max(clients)} clients over these batches: {most.median_and_range(2)}",
+        ]
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Generation served, side by side.")
+    parser.add_argument("--clients", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--seconds", type=int, default=20, help="of each measurement")
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--out", help="JSON file for the figures of every run")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
