@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ftray.tune.depth import Depth
     from ftray.tune.table import Trial
 
+_BASELINES = {"majority": "majority label", "probe": "linear probe", "base": "base model"}
 _RATE_STEPS = 20  # samples/s is the mean over this many steps
 
 
@@ -74,9 +75,9 @@ class TrainDisplay:
         self.say(
             f"without training, on {event['rows']:,} validation rows ({event['seconds']:.1f} s):"
         )
-        for key, name in (("majority", "majority label"), ("probe", "linear probe")):
-            found = event[key]
-            self.say(f"  {name:14}  {headline(found)}")
+        for key, name in _BASELINES.items():
+            if key in event:
+                self.say(f"  {name:14}  {headline(event[key])}")
 
     def _start(self, event: dict[str, Any]) -> None:
         trainable, total = event["trainable_parameters"], event["total_parameters"]

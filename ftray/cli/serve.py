@@ -71,11 +71,13 @@ def serve(
 
 
 def _say_where(served: Sequence[ServedModel], url: str) -> None:
-    if len(served) == 1:
-        say(f"{served[0].reference} answers at {url}/v1/predict; stop it with Ctrl-C")
-        return
     for model in served:
-        say(f"{model.reference} answers at {url}/v1/models/{model.address}/predict")
+        if not model.info.labels:
+            say(f"{model.reference} answers OpenAI's clients at {url}/v1 as {model.address}")
+        elif len(served) == 1:
+            say(f"{model.reference} answers at {url}/v1/predict")
+        else:
+            say(f"{model.reference} answers at {url}/v1/models/{model.address}/predict")
     say("stop with Ctrl-C")
 
 

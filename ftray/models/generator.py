@@ -48,7 +48,7 @@ class Generator(LoadedModel):
         else:
             text = json.dumps(prompt)
         with self.tokenizing:
-            return prompt_ids(self.tokenizer, text)
+            return prompt_ids(self.tokenizer, [text])[0]
 
     def outcomes(self, texts: Sequence[str]) -> list[tuple[str, float]]:
         """What each prompt goes on with, at its likeliest, and the geometric mean of its tokens'

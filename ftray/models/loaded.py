@@ -145,4 +145,7 @@ def _round_matrices(model: nn.Module) -> None:
     bit by bit."""
     for module in model.modules():
         if isinstance(module, (nn.Linear, Conv1D)):
-            module.to(torch.bfloat16)
+            # Copies: an embedding may have the same weights, and is not computed in bf16.
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                rounded = nn.Parameter(parameter.to(torch.bfloat16), requires_grad=False)
+                setattr(module, name, rounded)

@@ -247,7 +247,7 @@ class TrainSpec(Section):
     baselines: bool = Field(
         True,
         description="Measure what the commonest label and a linear probe on the base model reach, "
-        "to see what training adds.",
+        "or, of text-generation, the base model itself, to see what training adds.",
     )
 
     @model_validator(mode="after")

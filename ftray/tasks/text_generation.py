@@ -85,7 +85,7 @@ class TextGeneration:
     ) -> list[list[int]]:
         """Of a prompt that is too long the end is kept. Raises ModelError for a chat where the
         model has no template for it."""
-        return [prompt_ids(tokenizer, text)[-max_length:] for text in questions]
+        return [ids[-max_length:] for ids in prompt_ids(tokenizer, questions)]
 
     def examples(
         self,
@@ -96,12 +96,14 @@ class TextGeneration:
     ) -> Examples:
         """Of a row that is too long the beginning of the prompt goes first, then the end of the
         completion. Raises ModelError as `encode`."""
+        asked = prompt_ids(tokenizer, rows["prompt"])
+        answers = _completion_ids(tokenizer, rows["prompt"], rows["completion"])
         ids, targets = [], []
-        for prompt, completion in zip(rows["prompt"], rows["completion"], strict=True):
-            answer = _completion_ids(tokenizer, prompt, completion)[: max(1, max_length - 1)]
-            asked = prompt_ids(tokenizer, prompt)[-max(1, max_length - len(answer)) :]
-            ids.append([*asked, *answer])
-            targets.append(len(asked))
+        for prompt, completion in zip(asked, answers, strict=True):
+            learnt = completion[: max(1, max_length - 1)]
+            before = prompt[-max(1, max_length - len(learnt)) :]
+            ids.append([*before, *learnt])
+            targets.append(len(before))
         return Examples(ids, targets)
 
     def collate(
@@ -153,18 +155,28 @@ class TextGeneration:
         }
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """What a model is given to go on with: at least one token. Raises ModelError."""
-    if turns := _as_chat(prompt):
-        return _plain_ids(tokenizer, chat_text(tokenizer, turns))
-    ids: list[int] = tokenizer(prompt)["input_ids"]
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+    """What a model is given to go on with: of each prompt at least one token. Raises ModelError."""
+    chats = {place: turns for place, text in enumerate(prompts) if (turns := _as_chat(text))}
+    plain = [place for place in range(len(prompts)) if place not in chats]
+    rendered = [chat_text(tokenizer, turns) for turns in chats.values()]
+    found = dict(zip(chats, _plain_ids(tokenizer, rendered), strict=True))
+    texts = [prompts[place] for place in plain]
+    found.update(zip(plain, _open_ids(tokenizer, texts), strict=True))
+    return [found[place] for place in range(len(prompts))]
+
+
+def _open_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Of texts to go on with: what begins a text is there, what ends it is not."""
+    if not texts:
+        return []
+    ids: list[list[int]] = tokenizer(list(texts))["input_ids"]
     ends = (tokenizer.eos_token_id, tokenizer.sep_token_id)
-    while ids and ids[-1] in ends:  # where a tokenizer closes what it reads
-        ids.pop()
-    if ids:
-        return ids
+    for row in ids:
+        while row and row[-1] in ends:  # where a tokenizer closes what it reads
+            row.pop()
     start = tokenizer.bos_token_id
-    return [end_id(tokenizer) if start is None else start]
+    return [row or [end_id(tokenizer) if start is None else start] for row in ids]
 
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]]) -> str:
@@ -211,19 +223,33 @@ def _rendered(
     return text
 
 
-def _completion_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> list[int]:
-    """As the model is to write it: what the template puts around it, or an end token behind it."""
+def _completion_ids(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], completions: Sequence[str]
+) -> list[list[int]]:
+    """As the model is to write them: what its template puts behind an answer, or an end token."""
     end = end_id(tokenizer)
+    pairs = zip(prompts, completions, strict=True)
+    written = [_as_written(tokenizer, prompt, completion) for prompt, completion in pairs]
+    ids = _plain_ids(tokenizer, written)
+    return [row if end in row else [*row, end] for row in ids]
+
+
+def _as_written(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> str:
+    """The completion, with what the template of a chat has behind it."""
     if turns := _as_chat(prompt):
         asked = chat_text(tokenizer, turns)
         whole = _rendered(tokenizer, [*turns, {"role": "assistant", "content": completion}], False)
-        if whole.startswith(asked) and end in (ids := _plain_ids(tokenizer, whole[len(asked) :])):
-            return ids
-    return [*_plain_ids(tokenizer, completion), end]
+        told = whole[len(asked) :] if whole.startswith(asked) else ""
+        # Else the template puts the role there too, and the model would learn to write that.
+        if told.lstrip().startswith(completion.strip()):
+            return told
+    return completion
 
 
-def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+def _plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     return ids
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ftray import __version__
+from ftray.data.batches import in_order
 from ftray.data.encode import EncodedDataset, EncodedSplit
 from ftray.models.folder import ModelInfo, publish, staged, write_info
 from ftray.models.load import load_model
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _GOLDEN = 8
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ def export(order: Export) -> ModelInfo:
     model.config.pad_token_id = tokenizer.pad_token_id
     baselines = Baselines.read(order.baselines) if order.baselines else None
     probed = _probed(order, baselines, model) if baselines else None
+    measures_base = spec.train.baselines and not task.has_labels
+    untrained = {"base": _of_base(order, model)} if measures_base else {}
     with order.checkpoint.as_local() as checkpoint:
         values = state.trained_values(checkpoint)
     adapter = _load(order, model, values)
@@ -91,6 +95,7 @@ def export(order: Export) -> ModelInfo:
                 test.targets, baselines.majority, probed, tuned, classes, spent, spec.seed
             )
         golden = trained.golden(test.texts(range(min(_GOLDEN, len(test)))))
+        metrics |= untrained
         info = info.model_copy(update={"metrics": metrics, "golden": golden, "baselines": worth})
         publish(staging, info, order.target)
     return info
@@ -137,6 +142,21 @@ def _probed(order: Export, baselines: Baselines, model: Any) -> np.ndarray:
     )
     model.to("cpu")
     return answers
+
+
+def _of_base(order: Export, model: Any) -> Metrics:
+    """The metrics of the base model on the test split: nothing trained is in it yet."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    task, test = get_task(order.spec.task), order.data.load("test")
+    tally = task.empty_tally(order.data.labels)
+    model.to(device).eval()
+    for rows in in_order(test.lengths, _BATCH, rank=0, workers=1):
+        inputs = task.collate([test.ids_of(row) for row in rows], model.config.pad_token_id)
+        with torch.inference_mode():
+            logits = model(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits
+        tally += task.tally(logits, inputs, torch.from_numpy(test.targets[rows]))
+    model.to("cpu")
+    return task.metrics(tally, order.data.labels)
 
 
 def _spent(order: Export) -> Spent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ def train_worker(config: dict[Any, Any]) -> Any:
         with latest(job.checkpoints, ranks, observer.warn) as folder:
             setup, progress = build(job.spec, job.data, base, ranks, folder, job.trunks)
         observer.setup = setup
+        if job.baselines is not None and not setup.task.has_labels and not progress.step:
+            _tell_untrained(setup, observer)
         keeper = Keeper(job.spec.train.checkpoint, job.checkpoints, writes=ranks.rank == 0)
         with observer.watchdog:
             loop.run(setup, progress, keeper, observer, job.until)
@@ -91,6 +94,14 @@ def _tell_baselines(job: Job, base: Base, ranks: Ranks, observer: _Reporter) -> 
         baselines, event = fitted
         baselines.write(file)
         observer.baseline(event)
+
+
+def _tell_untrained(setup: loop.Setup, observer: _Reporter) -> None:
+    """How the base model does before any step. Every rank must call it."""
+    started = time.perf_counter()
+    metrics = loop.evaluate(setup, setup.validation, observer)
+    seconds, rows = time.perf_counter() - started, len(setup.validation)
+    observer.baseline({"kind": "baseline", "base": metrics, "rows": rows, "seconds": seconds})
 
 
 @contextmanager

@@ -6,6 +6,7 @@ python tests/bench/generate_fastapi.py MODEL PORT
 from __future__ import annotations
 
 import sys
+import threading
 from typing import Any
 
 import torch
@@ -26,11 +27,13 @@ def main() -> None:
     torch.set_num_threads(1)
     write = pipeline("text-generation", model=folder, tokenizer=folder)
     app = FastAPI()
+    # Without it threads hinder one another so much that hardly any is answered.
+    one_at_a_time = threading.Lock()
 
     @app.post("/generate")
     def generate(asked: Asked) -> Any:
         options = {"max_new_tokens": TOKENS, "do_sample": False, "return_full_text": False}
-        with torch.inference_mode():
+        with one_at_a_time, torch.inference_mode():
             return write(asked.prompt, **options)[0]
 
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")

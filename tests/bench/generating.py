@@ -46,8 +46,7 @@ FTRAY = Contender(
 LIT = Contender(
     "LitServe + generate",
     (str(HERE / "generate_litserve.py"), "MODEL", "PORT"),
-    "/generate",
-    "prompt",
+    key="prompt",
     has_peers=True,
 )
 FASTAPI = Contender(

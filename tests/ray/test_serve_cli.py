@@ -69,7 +69,8 @@ def test_serves_until_sigterm_and_leaves_nothing(
     assert process.returncode == 0
     assert stdout == "", "the JSON object is the last line"
     assert stderr.splitlines() == [
-        f"tiny answers at {announced['url']}/v1/predict; stop it with Ctrl-C",
+        f"tiny answers at {announced['url']}/v1/predict",
+        "stop with Ctrl-C",
         "stopping",
     ]
     _, alive = psutil.wait_procs(family, timeout=10)

@@ -74,6 +74,19 @@ def test_golden_answers_hold_on_a_copy(made: Location, tmp_path: Path) -> None:
     load_model(copy, bf16=True).check_golden()
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_bf16_answers_are_those_of_autocast(tmp_path: Path, tied: bool) -> None:
+    folder = make_generator(tmp_path / "model", tie_word_embeddings=tied)
+    plain, rounded = load_model(folder), load_model(folder, bf16=True)
+    assert rounded.model.get_input_embeddings().weight.dtype == torch.float32
+    inputs = plain.collate([[5, 6, 7, 8]])
+    with plain.inference(), torch.autocast("cpu", torch.bfloat16):
+        expected = plain.model(**inputs).logits
+    with rounded.inference():
+        assert torch.equal(rounded.model(**inputs).logits, expected)
+    rounded.check_golden()
+
+
 def test_other_weights_do_not_give_the_golden_answers(tmp_path: Path) -> None:
     folder = make_generator(tmp_path / "changed")
     tamper(tmp_path / "changed")

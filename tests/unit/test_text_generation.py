@@ -58,7 +58,7 @@ def test_a_chat_is_asked_as_it_is_learnt(tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("text", ["[1, 2]", "[brackets]", '[{"role": "user"}]', "[]"])
 def test_what_only_looks_like_a_chat_is_a_text(tokenizer: Any, text: str) -> None:
-    assert tokenizer.decode(prompt_ids(tokenizer, text)) == text
+    assert tokenizer.decode(prompt_ids(tokenizer, [text])[0]) == text
 
 
 def test_a_chat_needs_a_template() -> None:
@@ -73,13 +73,18 @@ def test_a_template_may_refuse_a_chat() -> None:
         TASK.encode(tokenizer, [json.dumps(ASKED)], 100)
 
 
-def test_a_template_that_does_not_end_a_turn_still_has_one_end(tokenizer: Any) -> None:
+def test_a_template_that_does_not_end_a_turn_still_has_one_end() -> None:
     other = make_tokenizer()
     other.chat_template = (
         "{% for turn in messages %}{{ turn.role }}: {{ turn.content }}\n{% endfor %}"
     )
     asked, learnt = examples(other, json.dumps(ASKED), "fine")
     assert learnt == f"fine{END}"
+
+
+def test_many_prompts_are_read_as_each_would_be(tokenizer: Any) -> None:
+    prompts = ["film", json.dumps(ASKED), "", "[1]", "a film", json.dumps(ASKED[1:])]
+    assert prompt_ids(tokenizer, prompts) == [prompt_ids(tokenizer, [p])[0] for p in prompts]
 
 
 def test_a_long_row_loses_its_beginning_first(tokenizer: Any) -> None:
@@ -100,7 +105,7 @@ def test_a_tokenizer_that_closes_what_it_reads_leaves_prompts_open(tokenizer: An
         single=f"$A {END}", special_tokens=[(END, end)]
     )
     assert closing("film")["input_ids"][-1] == end
-    assert prompt_ids(closing, "film") == prompt_ids(tokenizer, "film")
+    assert prompt_ids(closing, ["film"]) == prompt_ids(tokenizer, ["film"])
 
 
 def test_a_tokenizer_without_an_end_is_refused() -> None:
