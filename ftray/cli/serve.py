@@ -73,7 +73,8 @@ def serve(
 def _say_where(served: Sequence[ServedModel], url: str) -> None:
     for model in served:
         if not model.info.labels:
-            say(f"{model.reference} answers OpenAI's clients at {url}/v1 as {model.address}")
+            name = model.name if len(served) == 1 else model.address
+            say(f"{model.reference} answers OpenAI's clients at {url}/v1, as {name}")
         elif len(served) == 1:
             say(f"{model.reference} answers at {url}/v1/predict")
         else:

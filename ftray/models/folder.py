@@ -152,12 +152,16 @@ def _table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     names = [name for name, value in next(iter(metrics.values())).items() if _is_number(value)]
     lines = ["| split | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for split, values in metrics.items():
-        lines.append(f"| {split} | " + " | ".join(f"{values[name]:.4f}" for name in names) + " |")
+        lines.append(f"| {split} | " + " | ".join(_shown(values[name]) for name in names) + " |")
     return "\n".join(lines)
 
 
 def _worth(baselines: Worth | None) -> str:
     return f"\n{baselines.card()}\n" if baselines else ""
+
+
+def _shown(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
 def _is_number(value: Any) -> bool:

@@ -62,7 +62,7 @@ def export(order: Export) -> ModelInfo:
     baselines = Baselines.read(order.baselines) if order.baselines else None
     probed = _probed(order, baselines, model) if baselines else None
     measures_base = spec.train.baselines and not task.has_labels
-    untrained = {"base": _of_base(order, model)} if measures_base else {}
+    untrained = {"base_model": _of_base(order, model)} if measures_base else {}
     with order.checkpoint.as_local() as checkpoint:
         values = state.trained_values(checkpoint)
     adapter = _load(order, model, values)

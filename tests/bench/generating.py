@@ -112,8 +112,10 @@ def report(results: Sequence[Result], clients: Sequence[int]) -> str:
             times = [
                 f"{sample(contender.name, count, k).median:.0f}" for k in ("p50", "p95", "p99")
             ]
-            ratio = sample(FTRAY.name, count, "rate").over(rate).median_and_range(2)
-            over = "" if contender is FTRAY else ratio
+            over = "none answered in time"
+            if min(rate.values):
+                over = sample(FTRAY.name, count, "rate").over(rate).median_and_range(2)
+            over = "" if contender is FTRAY else over
             rows.append([str(count), contender.name, rate.median_and_range(1), *times, over])
     header = ["clients", "", "answers/s", "p50 ms", "p95 ms", "p99 ms", "ftray over it"]
     bare = {

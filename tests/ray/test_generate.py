@@ -68,6 +68,9 @@ def test_it_learns_what_follows(trained: Trained, events: Events) -> None:
     metrics = trained.info.metrics["test"]
     assert metrics["accuracy"] > 0.9, "labels that can be told from the words"
     assert metrics["perplexity"] < 2
+    (before,) = (event for event in events if event["kind"] == "baseline")
+    assert before["base"]["perplexity"] > 50 and before["rows"] == 30
+    assert trained.info.metrics["base_model"]["tokens"] == metrics["tokens"]
     epochs = [event for event in events if event["kind"] == "epoch"]
     assert epochs[-1]["best"] == min(event["loss"] for event in epochs)
     assert trained.info.labels == () and trained.info.spec["train"]["metric"] == "loss"
