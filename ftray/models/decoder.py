@@ -114,13 +114,18 @@ class Decoder:
             self._cache = RoomyCache()
 
 
+def check_decodes(model: Any) -> None:
+    """Raises ModelError as `Decoder` does."""
+    _options(model)
+
+
 def _options(model: Any) -> dict[str, Any]:
     """What else the model's forward pass is told. Raises ModelError as `Decoder` does."""
     takes = inspect.signature(model.forward).parameters
     wanted = {"attention_mask", "position_ids", "past_key_values"}
     if not wanted <= takes.keys() or not _only_keys_and_values(model):
         raise ModelError.of(
-            "model",
+            "model.name_or_path",
             type(model).__name__,
             "it cannot go on with answers of different lengths in one batch: for that it has to "
             "keep keys and values, and nothing else, and to be told the positions of its tokens",

@@ -90,14 +90,14 @@ class Generator(LoadedModel):
         """What follows each prompt at greedy decoding, as far as a few tokens."""
         found = [
             Golden(input=text, probabilities=(), tokens=self._continued(ids))
-            for text, ids in zip(texts, self.encode(texts), strict=True)
+            for text, ids in zip(texts, self._golden_ids(texts), strict=True)
         ]
         told = zip(found, self.replayed(found), strict=True)
         return tuple(item.model_copy(update={"probabilities": tuple(row)}) for item, row in told)
 
     def replayed(self, golden: Sequence[Golden]) -> list[list[float]]:
         """The probability of each token given the prompt and those before it."""
-        asked = self.encode([item.input for item in golden])
+        asked = self._golden_ids([item.input for item in golden])
         rows = []
         for ids, item in zip(asked, golden, strict=True):
             inputs = self.collate([[*ids, *item.tokens]])
@@ -107,6 +107,11 @@ class Generator(LoadedModel):
             shares = torch.softmax(logits, -1)
             rows.append(shares[torch.arange(len(tokens)), tokens].tolist())
         return rows
+
+    def _golden_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Prompts, cut so that there is room for what follows."""
+        room = self.context - _GOLDEN_TOKENS
+        return [ids[-room:] for ids in self.encode(texts)]
 
     def _continued(self, ids: Sequence[int]) -> tuple[int, ...]:
         from transformers import GenerationConfig

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from ftray.errors import ModelError
 from ftray.models.folder import Golden, ModelInfo, read_info
 from ftray.models.lineage import Lineage
+from ftray.models.measure import tally
 from ftray.models.pretrained import load_tokenizer
 from ftray.store.location import Location
 from ftray.tasks import get_task
@@ -85,13 +86,9 @@ class LoadedModel(ABC):
 
     def tally(self, ids: Sequence[Sequence[int] | np.ndarray], targets: np.ndarray) -> np.ndarray:
         """What the metrics of these rows are made of: `Task.metrics` of the sum."""
-        total = self.task.empty_tally(self.info.labels)
-        for chosen in self.by_length(ids):
-            inputs = self.collate([ids[i] for i in chosen])
-            aims = torch.from_numpy(targets[chosen]).to(self.device)
-            with self.inference():
-                total += self.task.tally(self.model(**inputs).logits, inputs, aims)
-        return total
+        pad_id, labels = self.tokenizer.pad_token_id, self.info.labels
+        with self.inference():
+            return tally(self.model, self.task, ids, targets, labels, pad_id, self.batch_size)
 
     def evaluate(self, rows: Mapping[str, Sequence[str]]) -> Metrics:
         """Metrics over clean rows (column -> values); labels are all among the model's."""
@@ -99,8 +96,8 @@ class LoadedModel(ABC):
             examples = self.task.examples(
                 self.tokenizer, rows, self.info.labels, self.info.max_length
             )
-        tally = self.tally(examples.ids, np.array(examples.targets))
-        return self.task.metrics(tally, self.info.labels)
+        found = self.tally(examples.ids, np.array(examples.targets))
+        return self.task.metrics(found, self.info.labels)
 
     @contextmanager
     def inference(self) -> Iterator[None]:

@@ -168,7 +168,7 @@ def check_pretrained(spec: ModelSpec, max_length: int) -> None:
     if location is None:
         return
     config = _read_config(spec, location)
-    limit = config.get("max_position_embeddings")
+    limit = config.get("max_position_embeddings", config.get("n_positions"))
     if isinstance(limit, int) and 0 < limit < max_length:
         raise ModelError.of(
             "data.max_length",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ftray.errors import ModelError
 from ftray.models.folder import ModelInfo
@@ -30,13 +31,9 @@ class LiveGenerator:
     talks: Talks = field(init=False)
 
     def __post_init__(self) -> None:
+        count = partial(_count, self.metrics, self.name, self.version)
         # A frozen dataclass has no other way to hold what is made of its fields.
-        object.__setattr__(self, "talks", Talks(self.generator, self.batching, self._count))
-
-    def _count(self, told: Told) -> None:
-        self.metrics.count_answer(
-            self.name, self.version, told.prompt_tokens, told.tokens, told.first_s
-        )
+        object.__setattr__(self, "talks", Talks(self.generator, self.batching, count))
 
     @property
     def info(self) -> ModelInfo:
@@ -46,7 +43,9 @@ class LiveGenerator:
         """What each text goes on with, at its likeliest. Raises BadPrompt, Overloaded."""
         if top_k is not None:
             raise BadPrompt("top_k", "the model generates text: it has no labels", "no_labels")
-        tasks = [asyncio.ensure_future(self._text(text)) for text in texts]
+        # Those that wait for others of the same request wait here, for as long as it takes.
+        places = asyncio.Semaphore(self.batching.max_size)
+        tasks = [asyncio.ensure_future(self._text(text, places)) for text in texts]
         try:
             written = await asyncio.gather(*tasks)
         finally:  # of those whose neighbour failed, or whose client went away
@@ -55,9 +54,10 @@ class LiveGenerator:
         outputs = [{GENERATED: text} for text in written]
         return Answers(self.name, self.version, (), outputs)
 
-    async def _text(self, prompt: str) -> str:
-        generation = await self.generate(prompt, Sampling())
-        return "".join([piece.text async for piece in generation.pieces])
+    async def _text(self, prompt: str, places: asyncio.Semaphore) -> str:
+        async with places:
+            generation = await self.generate(prompt, Sampling())
+            return "".join([piece.text async for piece in generation.pieces])
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         """Its steps are shared with those of other requests. Raises BadPrompt, Overloaded."""
@@ -95,3 +95,7 @@ class LiveGenerator:
 
     def close(self) -> None:
         """Its thread ends once those that have begun are answered."""
+
+
+def _count(metrics: Metrics, name: str, version: int | None, told: Told) -> None:
+    metrics.count_answer(name, version, told.prompt_tokens, told.tokens, told.first_s)

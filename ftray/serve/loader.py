@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
@@ -69,11 +70,14 @@ class Loader:
     pool: Pool | None
     """By which they share what is equal in them; to find that takes a while."""
     _generators: WeakSet[LiveGenerator] = field(default_factory=WeakSet)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def waiting(self) -> int:
         """Rows and requests that have not begun."""
-        return self.engine.waiting + sum(live.talks.waiting for live in list(self._generators))
+        with self._lock:
+            generators = list(self._generators)
+        return self.engine.waiting + sum(live.talks.waiting for live in generators)
 
     def load(self, folder: Location, name: str, version: int | None) -> Live:
         """Raises ModelError when there is no model, or it does not give its golden answers."""
@@ -85,7 +89,8 @@ class Loader:
         model.check_golden()
         if isinstance(model, Generator):
             live = LiveGenerator(name, version, model, self.batching, self.max_tokens, self.metrics)
-            self._generators.add(live)
+            with self._lock:
+                self._generators.add(live)
             return live
         assert isinstance(model, Predictor), "there is no third kind"
         return LiveModel(name, version, model, self.engine, self.metrics)

@@ -13,6 +13,9 @@ from typing import Self
 from ftray.models.sampling import Prompt, Sampling
 from ftray.serve.backend import Backend, Generation, Piece
 
+AT_ONCE = 32
+"""The others of a request wait, and not for so long only as the service has a request wait."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -31,6 +34,7 @@ class Choices:
 
     def __init__(self, backend: Backend, asked: Sequence[tuple[Prompt, Sampling]]) -> None:
         self._backend = backend
+        self._places = asyncio.Semaphore(AT_ONCE)
         self._events: asyncio.Queue[Step | BaseException | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._draw(i, *one)) for i, one in enumerate(asked)]
@@ -68,10 +72,11 @@ class Choices:
         raise StopAsyncIteration
 
     async def _draw(self, index: int, prompt: Prompt, sampling: Sampling) -> None:
-        generation = await self._backend.generate(prompt, sampling)
-        async with aclosing(generation.pieces) as pieces:
-            async for piece in pieces:
-                self._events.put_nowait(Step(index, generation, piece))
+        async with self._places:
+            generation = await self._backend.generate(prompt, sampling)
+            async with aclosing(generation.pieces) as pieces:
+                async for piece in pieces:
+                    self._events.put_nowait(Step(index, generation, piece))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._events.put_nowait(None if task.cancelled() else task.exception())

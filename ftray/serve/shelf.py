@@ -104,7 +104,8 @@ class Shelf:
 
     async def _shadow(self, on_trial: _OnTrial, texts: Sequence[str], told: Answers) -> None:
         try:
-            shadow = await self._judged(on_trial, True, texts, 1)
+            labels = on_trial.model.info.labels
+            shadow = await self._judged(on_trial, True, texts, 1 if labels else None)
         except (Overloaded, BadPrompt):
             return
         except Exception:  # noqa: BLE001 - counted, and nobody waits for it
@@ -114,39 +115,43 @@ class Shelf:
             self._count_shadow(on_trial.model.version, ours == theirs)
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-        """By one version; what it raises before it began costs a trial nobody's answer. Raises what
-        its model raises."""
+        """By one version; what it fails with before its first piece costs a trial nobody's answer.
+        Raises what its model raises."""
         on_trial = self._trial
         if on_trial is None:
             return await self.current.generate(prompt, sampling)
         chosen, shadow = random.random() < on_trial.trial.share, on_trial.trial.shadow
         if chosen and not shadow:
             try:
-                return await self._generated(on_trial, True, prompt, sampling)
-            except _NO_FAULT:
+                return await self._begun(on_trial, True, prompt, sampling)
+            except (Overloaded, asyncio.CancelledError):
                 raise
+            except BadPrompt:
+                pass  # the current version may take it
             except Exception:  # noqa: BLE001 - counted
                 _log.warning("version %s failed on trial", on_trial.model.version, exc_info=True)
-        generation = await self._generated(on_trial, False, prompt, sampling)
-        if not chosen:
+        generation = await self._begun(on_trial, False, prompt, sampling)
+        if not chosen or not shadow:
             return generation
-        return replace(
-            generation, pieces=self._followed(on_trial, prompt, sampling, generation.pieces)
-        )
+        followed = self._followed(on_trial, prompt, sampling, generation.pieces)
+        return replace(generation, pieces=followed)
 
-    async def _generated(
+    async def _begun(
         self, on_trial: _OnTrial, tried: bool, prompt: Prompt, sampling: Sampling
     ) -> Generation:
-        model = on_trial.model if tried else self.current
+        """Once its first piece is there; the time to it counts, as answers differ in length."""
+        model, judge = on_trial.model if tried else self.current, on_trial.judge
         began = time.perf_counter()
         try:
             generation = await model.generate(prompt, sampling)
+            first = await anext(generation.pieces)
         except _NO_FAULT:
             raise
         except Exception:
-            on_trial.judge.failed(tried)
+            judge.failed(tried)
             raise
-        return replace(generation, pieces=_watched(on_trial.judge, tried, generation.pieces, began))
+        judge.answered(tried, time.perf_counter() - began)
+        return replace(generation, pieces=_rest(judge, tried, first, generation.pieces))
 
     async def _followed(
         self,
@@ -167,7 +172,7 @@ class Shelf:
         self, on_trial: _OnTrial, prompt: Prompt, sampling: Sampling, told: str
     ) -> None:
         try:
-            shadow = await self._generated(on_trial, True, prompt, sampling)
+            shadow = await self._begun(on_trial, True, prompt, sampling)
             text = "".join([piece.text async for piece in shadow.pieces])
         except (Overloaded, BadPrompt):
             return
@@ -230,17 +235,14 @@ class Shelf:
         self._end_trial(trial, why)
 
 
-async def _watched(
-    judge: Judge, tried: bool, pieces: AsyncGenerator[Piece, None], began: float
+async def _rest(
+    judge: Judge, tried: bool, first: Piece, pieces: AsyncGenerator[Piece, None]
 ) -> AsyncGenerator[Piece, None]:
-    """`pieces`; the time to the first one counts, as answers differ in length."""
-    waiting = True
+    """`first` and the pieces behind it; what fails there is a version's failure too."""
     async with aclosing(pieces):
         try:
+            yield first
             async for piece in pieces:
-                if waiting:
-                    judge.answered(tried, time.perf_counter() - began)
-                    waiting = False
                 yield piece
         except (*_NO_FAULT, GeneratorExit):
             raise

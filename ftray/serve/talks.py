@@ -21,6 +21,8 @@ from ftray.spec.schema import Batching
 
 _log = logger(__name__)
 _SMOOTHING = 0.2  # of the newest answer in the time that one takes
+_JOIN_TOKENS = 8192
+"""Of prompts that are read in one step; a longer one is read alone."""
 
 
 class NoNumbers(RuntimeError):
@@ -82,7 +84,7 @@ class Talks:
     def __init__(
         self, generator: Generator, batching: Batching, count: Callable[[Told], None]
     ) -> None:
-        """count: told of each answer that was not cancelled."""
+        """count: told of each answer that began."""
         self._generator, self._batching, self._count = generator, batching, count
         self._decoder = generator.decoder()
         self._waiting: deque[Talk] = deque()
@@ -127,8 +129,9 @@ class Talks:
         with self._lock:
             self._waiting.append(talk)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="generate", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="generate", daemon=True)
+                thread.start()
+                self._thread = thread
         return talk
 
     def _work(self) -> None:
@@ -138,42 +141,51 @@ class Talks:
                 if not newcomers and not self._talking:
                     self._thread = None
                     return
-            self._talking.update((talk.answer, talk) for talk in newcomers)
+                self._talking.update((talk.answer, talk) for talk in newcomers)
             try:
-                with self._generator.inference():
-                    advanced = self._decoder.step([talk.answer for talk in newcomers])
+                self._step([talk.answer for talk in newcomers])
             except Exception as error:  # noqa: BLE001 - told to all who wait, and logged
                 _log.exception("%s failed to generate", self._generator.info.name)
                 self._abandon(error)
-                continue
-            for answer in advanced:
-                self._talking[answer].advance()
-            self._part()
+
+    def _step(self, newcomers: Sequence[Answer]) -> None:
+        with self._generator.inference():
+            advanced = self._decoder.step(newcomers)
+        for answer in advanced:
+            self._talking[answer].advance()
+        for answer, talk in list(self._talking.items()):
+            if answer.finish is not None:
+                del self._talking[answer]
+                self._note(talk)
+
+    def _note(self, talk: Talk) -> None:
+        """Count an answer that has ended, unless it did so before it had begun."""
+        if talk.first_s:
+            self._seconds += _SMOOTHING * (talk.age - self._seconds)
+            answer = talk.answer
+            self._count(Told(len(answer.prompt), len(answer.tokens), talk.first_s, talk.age))
 
     def _admitted(self) -> list[Talk]:
-        """Those that wait and have a place now, by arrival."""
+        """Those that wait and have a place now, by arrival. Who has gone or waited for too long is
+        taken out, also where there is no place."""
+        for talk in [talk for talk in self._waiting if self._is_late(talk)]:
+            limit = f"not begun within {self._batching.timeout_seconds:g} s"
+            talk.tell(self._overloaded(limit))
+            talk.cancel()
+        self._waiting = deque(talk for talk in self._waiting if talk.answer.finish is None)
         admitted: list[Talk] = []
-        while self._waiting and len(self._talking) + len(admitted) < self._batching.max_size:
-            talk = self._waiting.popleft()
-            if talk.answer.finish is not None:
-                continue
-            if talk.age > self._batching.timeout_seconds:
-                limit = f"not begun within {self._batching.timeout_seconds:g} s"
-                talk.tell(self._overloaded(limit))
-                continue
-            admitted.append(talk)
+        places = self._batching.max_size - len(self._talking)
+        longest = 0
+        while self._waiting and len(admitted) < places:
+            longest = max(longest, len(self._waiting[0].answer.prompt))
+            # They are padded to the longest of them, and the others wait for all of that.
+            if admitted and longest * (len(admitted) + 1) > _JOIN_TOKENS:
+                break
+            admitted.append(self._waiting.popleft())
         return admitted
 
-    def _part(self) -> None:
-        """Those that have ended go."""
-        for answer, talk in list(self._talking.items()):
-            if answer.finish is None:
-                continue
-            del self._talking[answer]
-            if talk.first_s:
-                self._seconds += _SMOOTHING * (talk.age - self._seconds)
-                told = Told(len(answer.prompt), len(answer.tokens), talk.first_s, talk.age)
-                self._count(told)
+    def _is_late(self, talk: Talk) -> bool:
+        return talk.age > self._batching.timeout_seconds
 
     def _abandon(self, error: Exception) -> None:
         """Nobody can say what the decoder still holds: the next ones get a new one."""

@@ -121,6 +121,11 @@ class Task(Protocol):
         answered (Szegedy et al. 2016)."""
         ...
 
+    def costliest_loss(self, logits: torch.Tensor) -> torch.Tensor:
+        """A scalar whose backward pass takes as much memory as that of any batch with such logits:
+        by it is found out what fits."""
+        ...
+
     def empty_tally(self, labels: Sequence[str]) -> np.ndarray:
         """That of no rows."""
         ...

@@ -99,6 +99,9 @@ class TextClassification:
             logits.float(), targets, reduction="none", label_smoothing=smoothing
         )
 
+    def costliest_loss(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.float().sum()
+
     def empty_tally(self, labels: Sequence[str]) -> np.ndarray:
         return np.zeros(len(labels) ** 2 + 1)
 

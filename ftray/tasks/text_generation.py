@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Turn = dict[str, str]
 """role and content."""
+_BEHIND = 4
+"""Tokens among which the end is, where a template has more than that behind an answer."""
 
 
 class TextGeneration:
@@ -126,6 +128,14 @@ class TextGeneration:
             predicted, truth, reduction="none", label_smoothing=smoothing
         )
         return each.new_zeros(len(targets)).index_add(0, rows, each)
+
+    def costliest_loss(self, logits: torch.Tensor) -> torch.Tensor:
+        """Every token is learnt."""
+        import torch
+
+        predicted = logits[:, :-1].flatten(0, 1).float()
+        truth = torch.zeros(len(predicted), dtype=torch.long, device=logits.device)
+        return torch.nn.functional.cross_entropy(predicted, truth, reduction="sum")
 
     def empty_tally(self, labels: Sequence[str]) -> np.ndarray:
         return np.zeros(3)
@@ -231,7 +241,7 @@ def _completion_ids(
     pairs = zip(prompts, completions, strict=True)
     written = [_as_written(tokenizer, prompt, completion) for prompt, completion in pairs]
     ids = _plain_ids(tokenizer, written)
-    return [row if end in row else [*row, end] for row in ids]
+    return [row if end in row[-_BEHIND:] else [*row, end] for row in ids]
 
 
 def _as_written(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> str:
@@ -284,7 +294,7 @@ def _turns(value: Any) -> list[Turn]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadRow("messages_not_json", str(error)) from None
     if not isinstance(value, (list, np.ndarray)):
         raise BadRow("messages_not_a_list", repr(value)[:80])
@@ -302,7 +312,7 @@ def _turn(value: Any) -> Turn:
             raise BadRow("message_without_text", f"{key}: {told.get(key)!r}"[:80])
     if more := sorted(told.keys() - {"role", "content", "name"}):
         raise BadRow("message_not_plain", f"{more[0]} cannot be learnt from")
-    return {"role": told["role"], "content": told["content"]}
+    return {"role": _encodable(told["role"]), "content": _encodable(told["content"])}
 
 
 def _completion(value: Any) -> str:
@@ -321,4 +331,13 @@ def _filled(value: Any) -> str:
         raise BadRow("completion_not_a_string", repr(value)[:80])
     if not value.strip():
         raise BadRow("empty_completion")
-    return value
+    return _encodable(value)
+
+
+def _encodable(text: str) -> str:
+    """`text`, unless it has half a character, which JSON can escape."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRow("bad_encoding", str(error)) from None
+    return text

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from ftray import __version__
-from ftray.data.batches import in_order
 from ftray.data.encode import EncodedDataset, EncodedSplit
 from ftray.models.folder import ModelInfo, publish, staged, write_info
 from ftray.models.load import load_model
 from ftray.models.loaded import LoadedModel
+from ftray.models.measure import tally
 from ftray.models.predictor import Predictor
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import Spec
@@ -127,10 +127,10 @@ def _measure(model: LoadedModel, rows: EncodedSplit) -> tuple[Metrics, np.ndarra
     if isinstance(model, Predictor):
         logits = model.logits_of(ids)
         labels = logits.argmax(-1).numpy()
-        tally = model.task.tally(logits, {}, torch.from_numpy(rows.targets))
+        found = model.task.tally(logits, {}, torch.from_numpy(rows.targets))
     else:
-        tally = model.tally(ids, rows.targets)
-    return model.task.metrics(tally, model.info.labels), labels
+        found = model.tally(ids, rows.targets)
+    return model.task.metrics(found, model.info.labels), labels
 
 
 def _probed(order: Export, baselines: Baselines, model: Any) -> np.ndarray:
@@ -146,17 +146,12 @@ def _probed(order: Export, baselines: Baselines, model: Any) -> np.ndarray:
 
 def _of_base(order: Export, model: Any) -> Metrics:
     """The metrics of the base model on the test split: nothing trained is in it yet."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    task, test = get_task(order.spec.task), order.data.load("test")
-    tally = task.empty_tally(order.data.labels)
-    model.to(device).eval()
-    for rows in in_order(test.lengths, _BATCH, rank=0, workers=1):
-        inputs = task.collate([test.ids_of(row) for row in rows], model.config.pad_token_id)
-        with torch.inference_mode():
-            logits = model(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits
-        tally += task.tally(logits, inputs, torch.from_numpy(test.targets[rows]))
+    task, test, labels = get_task(order.spec.task), order.data.load("test"), order.data.labels
+    ids = [test.ids_of(row) for row in range(len(test))]
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    found = tally(model, task, ids, test.targets, labels, model.config.pad_token_id, _BATCH)
     model.to("cpu")
-    return task.metrics(tally, order.data.labels)
+    return task.metrics(found, labels)
 
 
 def _spent(order: Export) -> Spent:

@@ -103,5 +103,5 @@ class _Probe:
         ids = [[self._pad_id] * self._longest] * rows
         inputs: Mapping[str, Any] = self._task.collate(ids, self._pad_id)
         inputs = {name: tensor.to(self._ranks.device) for name, tensor in inputs.items()}
-        self._module(**inputs).float().sum().backward()
+        self._task.costliest_loss(self._module(**inputs)).backward()
         del held

@@ -19,7 +19,7 @@ from ftray.errors import ModelError
 from ftray.models.blocks import FreezePlan, count_blocks, plan_freeze
 from ftray.models.pretrained import Pretrained
 from ftray.spec.schema import Spec
-from ftray.tasks import get_task
+from ftray.tasks import Task, get_task
 from ftray.train.checkpointing import enable_checkpointing
 from ftray.train.phases import plan_phases
 
@@ -60,7 +60,9 @@ def trace_phases(
             "without train.lora the figure is an upper bound",
         )
     with _without_numbers(spec):
-        model = pretrained.empty_model(get_task(spec.task), labels)
+        task = get_task(spec.task)
+        model = pretrained.empty_model(task, labels)
+        model.config.use_cache = False
         model.config.pad_token_id = model.config.pad_token_id or 0
         probe = _inputs(1, _PROBE_TOKENS)
         phases = plan_phases(spec.train, count_blocks(model))
@@ -68,7 +70,7 @@ def trace_phases(
         if spec.train.gradient_checkpointing:
             enable_checkpointing(model)
         rows = _inputs(micro_batch_size, spec.data.max_length)
-        return [_trace(model, plan, rows, autocast) for plan in plans]
+        return [_trace(model, task, plan, rows, autocast) for plan in plans]
 
 
 @contextmanager
@@ -92,18 +94,22 @@ def _inputs(rows: int, tokens: int) -> dict[str, torch.Tensor]:
 
 
 def _trace(
-    model: nn.Module, plan: FreezePlan, inputs: Mapping[str, torch.Tensor], autocast: bool
+    model: nn.Module,
+    task: Task,
+    plan: FreezePlan,
+    inputs: Mapping[str, torch.Tensor],
+    autocast: bool,
 ) -> Trace:
     plan.apply(model)
     plan.set_train_mode(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kept = Watch(model)
-    saved = _step(model, inputs, autocast, kept)
+    saved = _step(model, task, inputs, autocast, kept)
     for parameter in trained:
         parameter.grad = None
     handles = [p.register_post_accumulate_grad_hook(_drop_gradient) for p in trained]
     released = Watch(model)
-    _step(model, inputs, autocast, released)
+    _step(model, task, inputs, autocast, released)
     for handle in handles:
         handle.remove()
     return Trace(
@@ -118,7 +124,11 @@ def _trace(
 
 
 def _step(
-    model: nn.Module, inputs: Mapping[str, torch.Tensor], autocast: bool, watch: Watch
+    model: nn.Module,
+    task: Task,
+    inputs: Mapping[str, torch.Tensor],
+    autocast: bool,
+    watch: Watch,
 ) -> int:
     """Forward and backward under `watch`; returns the bytes saved between the two."""
     weights = {_key(parameter) for parameter in model.parameters()}
@@ -134,7 +144,7 @@ def _step(
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
             torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast),
         ):
-            loss = model(**inputs).logits.float().sum()
+            loss = task.costliest_loss(model(**inputs).logits)
         loss.backward()
     return sum(saved.values())
 

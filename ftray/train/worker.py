@@ -17,6 +17,7 @@ from ray import train as ray_train
 from ftray.data.batches import BatchPlan, balancing_weights
 from ftray.data.encoded import EncodedDataset, EncodedSplit
 from ftray.errors import FtrayError, StorageError
+from ftray.models.decoder import check_decodes
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import ModelSpec, Spec
 from ftray.store.location import Location
@@ -135,6 +136,8 @@ def load_base(
     tokenizer = pretrained.tokenizer()
     model = pretrained.model(get_task(task), labels, seed, dropout)
     model.config.pad_token_id = tokenizer.pad_token_id
+    if not get_task(task).has_labels:
+        check_decodes(model)  # rather now than when it is to be served
     model.config.use_cache = False  # of keys and values: nothing is generated here
     return Base(model, tokenizer.pad_token_id, frozenset(tokenizer.all_special_ids))
 

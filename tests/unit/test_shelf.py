@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, cast
 
 import pytest
 
 from ftray.errors import ModelError
-from ftray.serve.backend import Answers
+from ftray.models.sampling import Prompt, Sampling
+from ftray.serve.backend import Answers, BadPrompt, Generation, Piece
 from ftray.serve.judge import Judge
 from ftray.serve.live import LiveModel
 from ftray.serve.shelf import Shelf
 from ftray.store.routes import Route, Stop, Trial
+from tests.helpers.fake_backend import INFO
 
 
 class FakeModel:
     """Answers with its version's number; fails, or says another label, where it is told to."""
 
-    def __init__(self, version: int, failing: bool = False, label: str = "good") -> None:
+    info = INFO
+
+    def __init__(
+        self,
+        version: int,
+        failing: bool = False,
+        label: str = "good",
+        breaks: bool = False,
+        refusing: bool = False,
+    ) -> None:
+        """breaks: in the middle of what it generates; refusing: every prompt."""
         self.version, self.failing, self.label = version, failing, label
+        self.breaks, self.refusing = breaks, refusing
         self.closed = False
+        self.open = 0
+        """Answers that it generates just now."""
         self.free = asyncio.Event()
         self.free.set()
 
@@ -31,6 +46,24 @@ class FakeModel:
         if self.failing:
             raise ArithmeticError("boom")
         return Answers("m", self.version, ("good",), [{"label": self.label}] * len(texts))
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        if self.refusing:
+            raise BadPrompt("prompt", "no chat template", "no_chat")
+        return Generation("m", self.version, 1, self._pieces())
+
+    async def _pieces(self) -> AsyncGenerator[Piece, None]:
+        self.open += 1
+        try:
+            if self.failing:
+                raise ArithmeticError("boom")
+            yield Piece("It is ", 1)
+            await self.free.wait()
+            if self.breaks:
+                raise ArithmeticError("boom")
+            yield Piece(self.label, 2, "stop")
+        finally:
+            self.open -= 1
 
     def apart(self) -> FakeModel:
         return self
@@ -72,6 +105,14 @@ class Bench:
     def count_shadow(self, version: int | None, agrees: bool) -> None:
         assert version == 2
         self.shadowed[agrees] += 1
+
+    async def generated(self, temperature: float = 0.0) -> tuple[int | None, str]:
+        """Version and text of a whole answer."""
+        generation = await self.shelf.generate("a", Sampling(temperature=temperature))
+        text = "".join([piece.text async for piece in generation.pieces])
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return generation.version, text
 
     async def versions(self, count: int = 1) -> Counter[Any]:
         """Who answered so many requests."""
@@ -222,3 +263,90 @@ def test_a_trial_that_loads_while_the_shelf_closes_is_closed_too() -> None:
     bench.shelf.close()
     bench.shelf.update(route(1, trial=2, share=1.0))
     assert bench.models[2].closed
+
+
+def test_what_is_being_written_ends_where_it_began() -> None:
+    async def run() -> None:
+        bench = Bench()
+        bench.models[1].free.clear()
+        generation = await bench.shelf.generate("a", Sampling())
+        assert (await anext(generation.pieces)).text == "It is "
+        bench.shelf.update(route(2))
+        assert await bench.generated() == (2, "It is good")
+        bench.models[1].free.set()
+        assert [piece.text async for piece in generation.pieces] == ["good"]
+
+    asyncio.run(run())
+
+
+def test_a_trial_writes_its_share() -> None:
+    async def run() -> None:
+        bench = Bench(label="bad")
+        bench.shelf.update(route(1, trial=2, share=0.5))
+        found = Counter([await bench.generated() for _ in range(400)])
+        assert set(found) == {(1, "It is good"), (2, "It is bad")}
+        assert 130 < found[2, "It is bad"] < 270
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("fault", ["failing", "refusing"])
+def test_who_a_trial_cannot_write_for_is_answered_by_the_current_version(fault: str) -> None:
+    async def run() -> None:
+        bench = Bench(**{fault: True})
+        tried = route(1, trial=2, share=1.0)
+        bench.shelf.update(tried)
+        assert {await bench.generated() for _ in range(20)} == {(1, "It is good")}
+        bench.shelf.update(tried)
+        failed = fault == "failing"
+        assert bench.ended == ([(2, "100% of its requests failed")] if failed else [])
+
+    asyncio.run(run())
+
+
+def test_a_trial_that_breaks_off_is_ended() -> None:
+    async def run() -> None:
+        bench = Bench(breaks=True)
+        tried = route(1, trial=2, share=1.0)
+        bench.shelf.update(tried)
+        for _ in range(3):
+            with pytest.raises(ArithmeticError):
+                await bench.generated()
+        bench.shelf.update(tried)
+        assert [version for version, _ in bench.ended] == [2]
+        assert await bench.generated() == (1, "It is good")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("label", "agrees"), [("good", True), ("bad", False)])
+def test_the_shadow_writes_the_same_and_is_compared(label: str, agrees: bool) -> None:
+    async def run() -> None:
+        bench = Bench(label=label)
+        bench.shelf.update(route(1, trial=2, share=1.0, shadow=True))
+        for _ in range(5):
+            assert await bench.generated() == (1, "It is good")
+        for _ in range(5):
+            await bench.generated(temperature=1.0)
+        while bench.models[2].open or bench.shelf._shadows:  # noqa: SLF001
+            await asyncio.sleep(0)
+        assert bench.shadowed == {agrees: 5}, "what is drawn by chance need not be the same"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+@pytest.mark.parametrize("share", [0.0001, 1.0])
+def test_who_goes_away_ends_it_in_the_version_that_writes(share: float, shadow: bool) -> None:
+    async def run() -> None:
+        bench = Bench()
+        bench.shelf.update(route(1, trial=2, share=share, shadow=shadow))
+        for model in bench.models.values():
+            model.free.clear()
+        generation = await bench.shelf.generate("a", Sampling())
+        await anext(generation.pieces)
+        assert sum(model.open for model in bench.models.values()) == 1
+        await generation.pieces.aclose()
+        assert sum(model.open for model in bench.models.values()) == 0
+
+    asyncio.run(run())

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import tempfile
 import time
-from collections.abc import Coroutine
+import weakref
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -13,7 +18,12 @@ import torch
 from ftray.models.generator import Generator
 from ftray.models.load import load_model
 from ftray.models.sampling import Sampling
+from ftray.models.text_stream import TextStream
+from ftray.serve import talks as talks_module
+from ftray.serve.backend import BadPrompt
 from ftray.serve.batcher import Overloaded
+from ftray.serve.live_generator import LiveGenerator
+from ftray.serve.metrics import Metrics
 from ftray.serve.talks import NoNumbers, Talks, Told
 from ftray.spec.schema import Batching
 from tests.helpers.tiny_generator import MAX_TOKENS, make_generator
@@ -135,6 +145,127 @@ def test_who_waits_too_long_is_told(generator: Generator, told: list[Told]) -> N
     assert len(refused) == 3 and "not begun within 0.02 s" in str(refused[0])
     until_idle(talks)
     assert len(told) == 1
+
+
+def test_who_waits_too_long_is_told_though_no_place_is_free(generator: Generator) -> None:
+    talks = Talks(generator, Batching(max_size=1, timeout_seconds=0.05), lambda told: None)
+
+    async def ask() -> tuple[float, bool]:
+        first = asyncio.ensure_future(written(talks, "a", most=110))
+        await asyncio.sleep(0.03)
+        began = time.monotonic()
+        with pytest.raises(Overloaded):
+            await written(talks, "dull and")
+        waited, goes_on = time.monotonic() - began, not first.done()
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        return waited, goes_on
+
+    with _slowed(generator, 0.01):
+        waited, goes_on = run(ask())
+    assert 0.05 <= waited < 1 and goes_on
+    until_idle(talks)
+
+
+def test_who_has_gone_takes_nobody_s_place_among_those_that_wait(generator: Generator) -> None:
+    talks = Talks(generator, Batching(max_size=1, max_waiting=2), lambda told: None)
+
+    async def ask() -> str:
+        first = asyncio.ensure_future(written(talks, "a", most=110))
+        await asyncio.sleep(0.05)
+        gone = [asyncio.ensure_future(written(talks, "a")) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(Overloaded):
+            await written(talks, "a")
+        for each in gone:
+            each.cancel()
+        await asyncio.sleep(0.1)
+        last = asyncio.ensure_future(written(talks, "dull and", most=3))
+        first.cancel()
+        await asyncio.gather(first, *gone, return_exceptions=True)
+        return await last
+
+    with _slowed(generator, 0.01):
+        assert run(ask())
+    until_idle(talks)
+
+
+def test_long_prompts_are_not_all_read_at_once(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(talks_module, "_JOIN_TOKENS", 25)
+    seen: list[int] = []
+    whole = generator.model.forward
+
+    def forward(**inputs: Any) -> Any:
+        if inputs["input_ids"].shape[1] > 1:
+            seen.append(inputs["input_ids"].numel())
+        return whole(**inputs)
+
+    talks = Talks(generator, Batching(max_size=8), lambda told: None)
+    prompts = ["the film has an actor who", "the film has", "a film", "dull"] * 2
+    with monkeypatch.context() as watched:
+        watched.setattr(generator.model, "forward", forward)
+        texts = run(gathered(*(written(talks, prompt) for prompt in prompts)))
+    assert texts == [text for text, _ in generator.outcomes(prompts)]
+    assert len(seen) > 1 and max(seen) <= 25
+
+
+def test_a_fault_beside_the_model_hangs_nobody(
+    talks: Talks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: Any) -> str:
+        raise ValueError("no text")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(TextStream, "feed", breaks)
+        with pytest.raises(ValueError, match="no text"):
+            run(written(talks, "a"))
+    assert run(written(talks, "a"))
+
+
+def test_a_generator_that_nobody_holds_is_gone_at_once() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = load_model(make_generator(Path(folder) / "model"))
+    assert isinstance(loaded, Generator)
+    live = LiveGenerator("m", 1, loaded, Batching(), 8, Metrics("one"))
+    weights = weakref.ref(loaded.model.lm_head.weight)
+    gc.collect()
+    gc.disable()
+    try:
+        del live, loaded
+        assert weights() is None
+    finally:
+        gc.enable()
+
+
+def test_many_texts_of_one_request_wait_for_one_another(generator: Generator) -> None:
+    batching = Batching(max_size=2, timeout_seconds=0.1, max_waiting=3)
+    live = LiveGenerator("m", 1, generator, batching, 8, Metrics("one"))
+    prompts = PROMPTS * 3
+    with _slowed(generator, 0.01):
+        answers = run(live.answer(prompts, None))
+    alone = {prompt: run(live.answer([prompt], None)).best[0] for prompt in PROMPTS}
+    assert answers.best == [alone[prompt] for prompt in prompts]
+
+
+def test_a_text_that_cannot_be_answered_says_so_for_all(generator: Generator) -> None:
+    live = LiveGenerator("m", 1, generator, Batching(), 8, Metrics("one"))
+    with pytest.raises(BadPrompt, match="context has room for 128"):
+        run(live.answer(["a", "naïve " * 200, "dull"], None))
+    with pytest.raises(BadPrompt, match="no labels"):
+        run(live.answer(["a"], 3))
+    until_idle(live.talks)
+
+
+@contextmanager
+def _slowed(generator: Generator, seconds: float) -> Iterator[None]:
+    """Each step takes so much longer."""
+    handle = generator.model.register_forward_hook(lambda *_: time.sleep(seconds))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def test_what_fails_is_told_to_all_and_forgotten(

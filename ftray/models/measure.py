@@ -1,0 +1,54 @@
+"""How a model does on rows, in passes whose logits are not too many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ftray.tasks.base import Task
+
+MOST_LOGITS = 2**26
+"""Of one pass, where every token of a row has one for each word: 256 MB in fp32, several times."""
+
+
+def tally(
+    model: Any,
+    task: Task,
+    ids: Sequence[Sequence[int] | np.ndarray],
+    targets: np.ndarray,
+    labels: Sequence[str],
+    pad_id: int,
+    rows: int,
+) -> np.ndarray:
+    """What the metrics of these rows are made of: `Task.metrics` of it. `model` is in eval mode;
+    rows: of one pass, at most."""
+    words = 0 if task.has_labels else model.get_input_embeddings().num_embeddings
+    # Of keys and values, which are for tokens to come.
+    options = {} if task.has_labels else {"use_cache": False}
+    device = next(model.parameters()).device
+    total = task.empty_tally(labels)
+    for places in _passes(np.array([len(row) for row in ids]), rows, words):
+        inputs = task.collate([ids[place] for place in places], pad_id)
+        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+        aims = torch.from_numpy(targets[places]).to(device)
+        with torch.inference_mode():
+            total += task.tally(model(**inputs, **options).logits, inputs, aims)
+    return total
+
+
+def _passes(lengths: np.ndarray, rows: int, words: int) -> Iterator[np.ndarray]:
+    """Places of rows that share a pass: those of like length."""
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        stop = start + 1
+        while (
+            stop < min(len(order), start + rows)
+            and (stop + 1 - start) * lengths[order[stop]] * words <= MOST_LOGITS
+        ):
+            stop += 1
+        yield order[start:stop]
+        start = stop
