@@ -31,7 +31,8 @@ from tests.helpers.small_runs import Events, losses, train_here, tree
 from tests.helpers.tiny_generator import make_base, make_generator, write_prompts
 
 PROMPTS = ["the film has", "a", "dull and", *(f"plot {n} of " + "the " * n for n in range(9))]
-MOST = 24
+MOST, LIMIT = 24, 110
+"""Tokens that are asked for, and that the service gives."""
 
 
 def spec(folder: Path, **sections: Any) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def spec(folder: Path, **sections: Any) -> dict[str, Any]:
         folder,
         model={"name_or_path": str(folder / "base")},
         data={"train": str(folder / "prompts.jsonl"), "max_length": 48, "on_bad_row": "skip"},
-        train={"learning_rate": 5e-3, "unfreeze": "all", "epochs": 2},
+        train={"learning_rate": 5e-3, "unfreeze": "all", "epochs": 2, "baselines": True},
         task="text-generation",
     )
     for name, values in sections.items():
@@ -125,7 +126,7 @@ def client(trained: Trained, served_root: Path) -> Iterator[httpx.Client]:
     settings = {
         "model": "writer@production",
         "storage": str(served_root),
-        "max_tokens": MOST,
+        "max_tokens": LIMIT,
         "batch": {"max_size": 4, "max_waiting": 40},
     }
     try:
@@ -186,16 +187,17 @@ def test_the_other_protocols_answer_too(
 ) -> None:
     texts = [expected[1][prompt] for prompt in PROMPTS]
     outputs = client.post("/v1/predict", json={"inputs": PROMPTS}).json()["outputs"]
-    assert [output["generated_text"] for output in outputs] == texts
+    whole = [output["generated_text"] for output in outputs]
+    assert all(text.startswith(part) for text, part in zip(whole, texts, strict=True))
     tensor = {"name": "text", "shape": [2], "datatype": "BYTES", "data": PROMPTS[:2]}
     body = client.post("/v2/models/writer/infer", json={"inputs": [tensor]}).json()
-    assert body["outputs"][0]["data"] == texts[:2]
+    assert body["outputs"][0]["data"] == whole[:2]
     metadata = client.get("/v2/models/writer").json()
     assert [output["name"] for output in metadata["outputs"]] == ["generated_text"]
     lines = "".join(json.dumps(prompt) + "\n" for prompt in PROMPTS)
     stream = client.post("/v1/predict/stream", content=lines)
     told = [json.loads(line)["output"]["generated_text"] for line in stream.text.splitlines()]
-    assert told == texts
+    assert told == whole
     wrong = client.post("/v1/predict", json={"inputs": "a", "top_k": 2})
     assert wrong.status_code == 422 and wrong.json()["error"]["field"] == "top_k"
 
@@ -235,7 +237,7 @@ def tokens_written(client: httpx.Client) -> float:
 
 
 def test_who_goes_away_costs_no_more(client: httpx.Client) -> None:
-    body = {"model": "writer", "prompt": "a", "max_tokens": MOST, "n": 16, "temperature": 1.9}
+    body = {"model": "writer", "prompt": "a", "n": 4, "max_tokens": LIMIT, "temperature": 1.9}
     before = tokens_written(client)
     assert client.post("/v1/completions", json=body).status_code == 200
     whole = tokens_written(client) - before
@@ -243,7 +245,7 @@ def test_who_goes_away_costs_no_more(client: httpx.Client) -> None:
         next(answer.iter_lines())
     complete(client, "the film has")
     time.sleep(1)
-    assert tokens_written(client) - before - whole < 0.8 * whole
+    assert tokens_written(client) - before - whole < 0.8 * whole + MOST
 
 
 def test_too_much_is_refused_and_said_when_to_come_back(client: httpx.Client) -> None:

@@ -47,7 +47,7 @@ def told() -> list[Told]:
 
 @pytest.fixture
 def talks(generator: Generator, told: list[Told]) -> Talks:
-    return Talks(generator, Batching(max_size=2, max_waiting=4), told.append)
+    return Talks(generator, Batching(max_size=2, max_waiting=5), told.append)
 
 
 async def written(talks: Talks, prompt: str, most: int = MAX_TOKENS, **options: Any) -> str:
