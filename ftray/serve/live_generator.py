@@ -61,7 +61,8 @@ class LiveGenerator:
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         """Its steps are shared with those of other requests. Raises BadPrompt, Overloaded."""
-        ids = self._ids(prompt)
+        # Off the event loop, where others wait for the tokens of a long prompt to be found.
+        ids = await asyncio.to_thread(self._ids, prompt)
         room = min(self.max_tokens, self.generator.context - len(ids))
         most = min(sampling.max_tokens or room, room)
         self.talks.check_room()

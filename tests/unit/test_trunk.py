@@ -18,10 +18,12 @@ from ftray.models.blocks import plan_freeze
 from ftray.models.trunk import capture, cut_off, find_cut, frozen_blocks, gathered, shortened
 from tests.helpers.tiny_networks import (
     BLOCKS,
+    GENERATING,
     SEEING,
     STACKED,
     UNSTACKED,
     tiny_batch,
+    tiny_generator,
     tiny_images,
     tiny_network,
 )
@@ -83,6 +85,19 @@ def test_logits_and_gradients_are_those_of_the_whole_model(family: str, unfreeze
     assert wanted.keys() == found.keys()
     assert all(alike(found[name], wanted[name]) for name in wanted)
     assert not any(f".{i}." in n for i in range(blocks) for n, _ in replay.model.named_parameters())
+
+
+@pytest.mark.parametrize("family", GENERATING)
+@pytest.mark.parametrize("blocks", [1, BLOCKS])
+def test_what_generates_is_cut_too_and_reads_every_token(family: str, blocks: int) -> None:
+    whole, batch = tiny_generator(family), rows(9, 5, 3)
+    expected = whole(**batch).logits
+    cut = find_cut(whole, blocks, batch)
+    assert cut.reads is None
+    (states,) = capture(whole, [cut], batch)
+    replay = cut_off(whole, cut)
+    replay.feed(states)
+    assert torch.allclose(replay.model(**batch).logits, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import time
@@ -39,9 +40,9 @@ def test_messy_tweets(read, demo_data):
     assert "4,934 of 38,158 rows cannot be used: 4,934 bad_encoding" in message
     assert "the whole source seems to be in another encoding" in message
 
-    start = time.perf_counter()
+    start = time.process_time()
     dataset = read(**data, encoding="latin-1")
-    assert time.perf_counter() - start < 3, "0.5 s on a quiet machine"
+    assert time.process_time() - start < 3, "0.5 s on a quiet machine"
     assert dataset.report.sources["train"].read == 38_158
     assert dataset.report.sources["train"].dropped == TWINS
     texts = [t for split in dataset.splits.values() for t in split["text"].to_pylist()]
@@ -77,11 +78,12 @@ data = {{"train": {str(demo_data.DEFAULT_OUT / "movie-reviews.jsonl")!r}}}
 read_dataset(parse({{"name": "t", "model": model, "data": data}}))
 print([m for m in ("ray", "torch", "transformers", "datasets") if m in sys.modules])
 """
-    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert time.perf_counter() - start < 2
+    # Of the processor's time: others may have it meanwhile.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 2
     assert done.stdout.strip() == "[]"
 
 
