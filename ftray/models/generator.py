@@ -110,7 +110,7 @@ class Generator(LoadedModel):
 
     def _golden_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Prompts, cut so that there is room for what follows."""
-        room = self.context - _GOLDEN_TOKENS
+        room = max(1, self.context - _GOLDEN_TOKENS)
         return [ids[-room:] for ids in self.encode(texts)]
 
     def _continued(self, ids: Sequence[int]) -> tuple[int, ...]:

@@ -31,12 +31,11 @@ class NoNumbers(RuntimeError):
 
 @dataclass(frozen=True)
 class Told:
-    """What an answer came to. Seconds are counted from its request's arrival."""
+    """What an answer came to. first_s: seconds from its request's arrival to its first token."""
 
     prompt_tokens: int
     tokens: int
     first_s: float
-    seconds: float
 
 
 @dataclass(eq=False)
@@ -163,7 +162,7 @@ class Talks:
         if talk.first_s:
             self._seconds += _SMOOTHING * (talk.age - self._seconds)
             answer = talk.answer
-            self._count(Told(len(answer.prompt), len(answer.tokens), talk.first_s, talk.age))
+            self._count(Told(len(answer.prompt), len(answer.tokens), talk.first_s))
 
     def _admitted(self) -> list[Talk]:
         """Those that wait and have a place now, by arrival. Who has gone or waited for too long is
