@@ -31,14 +31,6 @@ def source_of(
     return Source(f"data.{role}", url, spec.columns.of(task), spec.encoding, role)
 
 
-def read_rows(source: str, role: str, spec: DataSpec) -> Iterator[RawRow]:
-    """The rows of `source` as found, in a fixed order; `role` is train, validation or test.
-
-    Raises DataError when the source is not there, is of no known format, or lacks a column.
-    """
-    return rows_of(source_of(source, role, spec))
-
-
 def read_source(
     source: str,
     columns: Mapping[str, str],

@@ -128,7 +128,7 @@ class Pretrained:
                 "train.dropout",
                 wanted,
                 f"the config of {self.spec.name_or_path} names no dropout",
-                "leave train.dropout out, or raise train.label_smoothing or train.token_dropout",
+                "leave train.dropout out, or raise train.label_smoothing",
             )
         return names
 

@@ -85,8 +85,8 @@ class Progress:
             f"validation loss rose from {least['loss']:.4f} to {last['loss']:.4f} while the "
             f"training loss fell from {least['train_loss']:.4f} to {last['train_loss']:.4f} (the "
             f"model kept is that of epoch {self.best_epoch}); lower train.epochs or "
-            "train.learning_rate, set train.early_stopping, or raise train.dropout, "
-            "train.label_smoothing or train.token_dropout"
+            "train.learning_rate, set train.early_stopping, or raise train.dropout or "
+            "train.label_smoothing"
         )
 
     def rank(self) -> float:

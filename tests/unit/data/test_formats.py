@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ftray.data.sources import read_rows
+from ftray.data.sources import rows_of, source_of
 from ftray.errors import DataError
 from ftray.spec.schema import Columns, DataSpec
 
 
 def found(path, **data):
     spec = DataSpec(train=str(path), **data)
-    return list(read_rows(str(path), "train", spec))
+    return list(rows_of(source_of(str(path), "train", spec)))
 
 
 def refusal(path, **data):

@@ -12,14 +12,16 @@ from dataclasses import replace
 import pytest
 
 from ftray.data import hub
-from ftray.data.sources import read_rows, source_of
+from ftray.data.sources import rows_of, source_of
 from ftray.errors import DataError
 from ftray.spec.schema import DataSpec
 
 
 def texts(url, role="train", **data):
     spec = DataSpec(train=url, **data)
-    return [(row.values["text"], row.values["label"]) for row in read_rows(url, role, spec)]
+    return [
+        (row.values["text"], row.values["label"]) for row in rows_of(source_of(url, role, spec))
+    ]
 
 
 def refusal(url):
@@ -44,13 +46,13 @@ def labelled(tmp_path):
 def test_a_folder_per_label(labelled):
     found = [("text 1.txt\n", "neg"), ("text 2.txt\n", "neg"), ("text 3\n", "pos")]
     assert texts(str(labelled)) == found
-    (first, *_) = read_rows(str(labelled), "train", DataSpec(train="x"))
+    (first, *_) = rows_of(source_of(str(labelled), "train", DataSpec(train="x")))
     assert first.where == f"{labelled}/neg/1.txt:1"
 
 
 def test_a_folder_per_label_has_the_column_names_of_the_spec(labelled):
     spec = DataSpec(train="x", columns={"text": "body", "label": "topic"})
-    assert next(iter(read_rows(str(labelled), "train", spec))).values["topic"] == "neg"
+    assert next(rows_of(source_of(str(labelled), "train", spec))).values["topic"] == "neg"
 
 
 def test_a_folder_of_data_files_is_read_by_name(tmp_path):
@@ -95,7 +97,7 @@ def test_a_pattern_that_matches_nothing_or_a_folder_is_refused(tmp_path):
 def test_a_path_relative_to_the_working_directory_is_shown_so(tmp_path, monkeypatch):
     (tmp_path / "a.csv").write_text("text,label\none,a\n")
     monkeypatch.chdir(tmp_path)
-    (row,) = read_rows("a.csv", "train", DataSpec(train="a.csv"))
+    (row,) = rows_of(source_of("a.csv", "train", DataSpec(train="a.csv")))
     assert row.where == "a.csv:2"
 
 
@@ -187,8 +189,9 @@ def test_a_hub_split_config_or_option_that_is_not_there(loadable, options, probl
 
 def test_a_hub_id_without_a_hub_says_so_at_once():
     script = (
-        "from ftray.data.sources import read_rows; from ftray.spec.schema import DataSpec\n"
-        "list(read_rows('some-owner/no-such-set', 'train', DataSpec(train='x')))"
+        "from ftray.data.sources import rows_of, source_of\n"
+        "from ftray.spec.schema import DataSpec\n"
+        "list(rows_of(source_of('some-owner/no-such-set', 'train', DataSpec(train='x'))))"
     )
     # A port where nothing listens: the machine may well be online.
     env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"}
