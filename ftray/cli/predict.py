@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ftray.cli.console import AsJson, ModelName, Storage, emit, say, verb
+from ftray.cli.console import AsJson, ModelName, Set, Storage, emit, say, verb
 from ftray.cli.evaluate import Encoding, TextColumn
 
 
@@ -23,6 +23,7 @@ def predict(
     text: TextColumn = None,
     encoding: Encoding = None,
     storage: Storage = None,
+    overrides: Set = None,
     as_json: AsJson = False,
 ) -> None:
     """The prediction and its score for every row, in order, beside the row's own columns. A run
@@ -31,14 +32,14 @@ def predict(
     from ftray.serve import batch, output
     from ftray.serve.parts import Parts, run_key
     from ftray.serve.settings import find, parse
+    from ftray.spec.load import serving
 
     target = output.open_output(out, overwrite)
-    (served,), spec = find(parse({"model": model, "storage": storage}))
+    (served,), spec = find(parse({**serving(overrides or ()), "model": model, "storage": storage}))
     rows = batch.read_rows(served, data, text, encoding)
-    bf16 = spec.precision == "bf16"
-    parts = Parts(target, run_key(served.info, bf16, rows.texts))
+    parts = Parts(target, run_key(served.info, spec.compute, rows.texts))
     with session(), _silence():
-        predictions, scores = batch.predict(served, rows.texts, bf16, parts)
+        predictions, scores = batch.predict(served, rows.texts, spec.compute, parts)
     output.write(target, rows.values, predictions, scores)
     parts.delete()
     if rows.left_out:

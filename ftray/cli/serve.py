@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ftray.cli.console import AsJson, ModelNames, Storage, emit, say, verb
+from ftray.cli.console import AsJson, ModelNames, Set, Storage, emit, say, verb
 
 if TYPE_CHECKING:
     from ftray.serve.settings import ServedModel
@@ -28,6 +28,7 @@ def serve(
         int | None,
         typer.Option(min=1, help="Else serve.replicas of the model's spec.", show_default=False),
     ] = None,
+    overrides: Set = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer over HTTP until interrupted, on this machine or the cluster at $RAY_ADDRESS."""
@@ -38,9 +39,10 @@ def serve(
     from ftray.serve.ingress import fast_ingress
     from ftray.serve.port import check_port
     from ftray.serve.settings import find, parse
+    from ftray.spec.load import serving
     from ftray.store.location import locate
 
-    given: dict[str, Any] = {"model": models, "storage": storage}
+    given: dict[str, Any] = {**serving(overrides or ()), "model": models, "storage": storage}
     if replicas is not None:
         given["replicas"] = {"min": replicas, "max": replicas}
     served, spec = find(parse(given))

@@ -20,27 +20,29 @@ from ftray.models.folder import Golden, ModelInfo, read_info
 from ftray.models.lineage import Lineage
 from ftray.models.measure import tally
 from ftray.models.pretrained import load_tokenizer
+from ftray.spec.compute import PLAIN, Compute, Precision
 from ftray.store.location import Location
 from ftray.tasks import get_task
 from ftray.tasks.base import Metrics
 
 GOLDEN_TOLERANCE = 1e-4
 """Largest difference of a probability from its golden answer: rounding differs between machines."""
-BF16_TOLERANCE = 3e-2
-"""The same in bf16, which has eight bits for a number's digits."""
+TOLERANCES: Mapping[Precision, float] = {"fp32": GOLDEN_TOLERANCE, "bf16": 3e-2, "int8": 1e-1}
+"""The same by precision: bf16 has eight bits for a number's digits, and so has int8 for the numbers
+of a row together."""
 
 
 class LoadedModel(ABC):
     """The model in one folder, in eval mode, on the GPU if there is one."""
 
-    def __init__(self, folder: Location, batch_size: int = 32, bf16: bool = False) -> None:
-        """bf16: compute in it where that is safe (autocast), else in fp32. Raises ModelError when
-        `folder` is not a model folder."""
+    def __init__(self, folder: Location, batch_size: int = 32, compute: Compute = PLAIN) -> None:
+        """In bf16 is computed what is safe in it (autocast), the rest in fp32. Raises ModelError
+        when `folder` is not a model folder."""
         self.info: ModelInfo = read_info(folder)
         self.batch_size = batch_size
-        self.bf16 = bf16
+        self.compute = compute
         self.task = get_task(self.info.task)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = "cuda" if torch.cuda.is_available() and not compute.on_cpu else "cpu"
         with folder.as_local() as local:
             self.model, self.tokenizer = self._load(local)
         self.tokenizing = threading.Lock()
@@ -48,7 +50,7 @@ class LoadedModel(ABC):
         self._computing = threading.Lock()
         self.lineage: Lineage | None = None
         """Which passes it can share with others: see `Pool`."""
-        if bf16:
+        if compute.bf16:
             _round_matrices(self.model)
 
     def _load(self, local: Path) -> tuple[Any, Any]:
@@ -78,6 +80,10 @@ class LoadedModel(ABC):
         batch = self.task.collate(ids, self.tokenizer.pad_token_id)
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
+    def example(self) -> dict[str, torch.Tensor]:
+        """Inputs of two rows, the first of which is padded."""
+        return self.collate(self.encode(["a", "some more words than one"]))
+
     def by_length(self, ids: Sequence[Sequence[int] | np.ndarray]) -> Iterator[list[int]]:
         """Places of rows that are to share a forward pass: those of like length."""
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
@@ -106,7 +112,7 @@ class LoadedModel(ABC):
             yield
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.bf16)
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.compute.bf16)
 
     @abstractmethod
     def outcomes(self, texts: Sequence[str]) -> list[tuple[str, float]]:
@@ -122,8 +128,9 @@ class LoadedModel(ABC):
 
     def check_golden(self) -> None:
         """Replay the golden answers. Raises ModelError when the model no longer gives them."""
-        golden, tolerance = self.info.golden, BF16_TOLERANCE if self.bf16 else GOLDEN_TOLERANCE
+        golden, tolerance = self.info.golden, TOLERANCES[self.compute.precision]
         found = self.replayed(golden) if golden else []
+        exact = "" if self.compute.precision == "fp32" else ", or set serve.precision to fp32"
         for item, row in zip(golden, found, strict=True):
             gap = max(abs(a - b) for a, b in zip(item.probabilities, row, strict=True))
             if not gap <= tolerance:
@@ -133,7 +140,7 @@ class LoadedModel(ABC):
                     f"a probability is off by {gap:.2g}, and {tolerance:g} is rounding: "
                     "the folder was changed, or the libraries compute something else here",
                     "export the model again, or serve with the library versions it was made with"
-                    + (", or set serve.precision to fp32" if self.bf16 else ""),
+                    + exact,
                 )
 
 

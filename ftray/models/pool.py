@@ -40,9 +40,8 @@ class Pool:
             fingerprints(predictor.model),
             _tokenizer_digest(predictor),
         )
-        probe = predictor.collate(predictor.encode(["a", "some more words than one"]))
         with predictor.autocast():
-            predictor.lineage = trace(predictor.model, held.fingerprints, probe)
+            predictor.lineage = trace(predictor.model, held.fingerprints, predictor.example())
         with self._lock:
             shared: set[str] = set()
             for other in self._held:

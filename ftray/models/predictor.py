@@ -10,11 +10,26 @@ import torch
 
 from ftray.models.folder import Golden
 from ftray.models.loaded import LoadedModel
+from ftray.models.onnx import OnnxModel
+from ftray.spec.compute import PLAIN, Compute
+from ftray.store.location import Location
 from ftray.tasks.base import Labelling
 
 
 class Predictor(LoadedModel):
     """Of one row one answer, from logits of all labels."""
+
+    def __init__(self, folder: Location, batch_size: int = 32, compute: Compute = PLAIN) -> None:
+        """Raises ModelError also where ONNX cannot compute the model."""
+        super().__init__(folder, batch_size, compute)
+        if compute.backend == "onnx":
+            self.model = OnnxModel(self.model, self._examples(), compute.precision == "int8")
+
+    def _examples(self) -> list[dict[str, torch.Tensor]]:
+        """Inputs of several shapes, from the shortest row to the longest, with padding and
+        without."""
+        (row,) = self.encode(["some words " * self.info.max_length])
+        return [self.example(), *map(self.collate, ([row], [row[:1]], [row, row[:2], row[:5]]))]
 
     def logits(self, texts: Sequence[str]) -> torch.Tensor:
         """(len(texts), C) float32 on the CPU, in the order of `texts`."""

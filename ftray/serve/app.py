@@ -47,7 +47,7 @@ def application(models: Sequence[ServedModel], spec: ServeSpec) -> Application:
         max_tokens=spec.max_tokens,
         threads=threads,
         on_gpu=spec.gpus_per_replica > 0,
-        bf16=spec.precision == "bf16",
+        compute=spec.compute,
         api_keys=None if spec.api_keys is None else locate(spec.api_keys).url,
     )
 

@@ -20,6 +20,7 @@ from ftray.errors import DataError, FtrayError, RunFailed
 from ftray.serve.output import OUTCOME
 from ftray.serve.parts import COLUMNS, Parts
 from ftray.serve.settings import ServedModel
+from ftray.spec.compute import Compute
 from ftray.spec.load import parse
 from ftray.store.location import locate
 from ftray.tasks import get_task
@@ -69,7 +70,7 @@ def read_rows(model: ServedModel, source: str, text: str | None, encoding: str |
 
 
 def predict(
-    model: ServedModel, texts: Sequence[str], bf16: bool, parts: Parts
+    model: ServedModel, texts: Sequence[str], compute: Compute, parts: Parts
 ) -> tuple[list[str], list[float]]:
     """The prediction for each text and how sure the model is of it, as `LoadedModel.outcomes` gives
     them, in the order of `texts`; what `parts` holds already is not computed again.
@@ -80,14 +81,14 @@ def predict(
     """
     from ray.exceptions import RayError
 
-    each = Resources(1, 1 if has_gpus() else 0)
+    each = Resources(1, 1 if has_gpus() and not compute.on_cpu else 0)
     require(1, each, "ftray predict")
     known = set(parts.read()["row"].to_pylist())
     missing = [row for row in range(len(texts)) if row not in known]
     if missing:
         try:
             with quiet_ray_data():
-                _keep(_scored(model, texts, missing, bf16, each), parts)
+                _keep(_scored(model, texts, missing, compute, each), parts)
         except RayError as error:
             last = str(error).strip().splitlines()[-1]
             raise RunFailed.of(model.name, None, last, "see the logs of Ray Data") from error
@@ -97,7 +98,7 @@ def predict(
 
 
 def _scored(
-    model: ServedModel, texts: Sequence[str], rows: Sequence[int], bf16: bool, each: Resources
+    model: ServedModel, texts: Sequence[str], rows: Sequence[int], compute: Compute, each: Resources
 ) -> Any:
     """A Ray data set of (row, prediction, score), in any order."""
     import ray.data
@@ -113,7 +114,7 @@ def _scored(
     blocks = [table.slice(start, BLOCK_ROWS) for start in range(0, len(order), BLOCK_ROWS)]
     return ray.data.from_arrow(blocks).map_batches(
         _Scorer,
-        fn_constructor_args=(model.folder.url, math.floor(each.cpus), bf16),
+        fn_constructor_args=(model.folder.url, math.floor(each.cpus), compute),
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(slots(each), len(blocks))),
@@ -141,10 +142,10 @@ class _Scorer:
     what Ray Data raises keeps its actors, and the CPUs they hold, for as long as it is referred to.
     """
 
-    def __init__(self, folder: str, threads: int, bf16: bool) -> None:
+    def __init__(self, folder: str, threads: int, compute: Compute) -> None:
         self._folder = folder
         self._threads = threads
-        self._bf16 = bf16
+        self._compute = compute
 
     @cached_property
     def _model(self) -> LoadedModel:
@@ -153,7 +154,7 @@ class _Scorer:
         from ftray.models.load import load_model
 
         torch.set_num_threads(self._threads)
-        model = load_model(locate(self._folder), bf16=self._bf16)
+        model = load_model(locate(self._folder), compute=self._compute)
         model.check_golden()
         return model
 

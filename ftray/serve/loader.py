@@ -21,6 +21,7 @@ from ftray.serve.engine import Engine
 from ftray.serve.live import LiveModel
 from ftray.serve.live_generator import LiveGenerator
 from ftray.serve.metrics import Metrics
+from ftray.spec.compute import Compute
 from ftray.spec.schema import Batching
 from ftray.store.location import Location
 
@@ -63,7 +64,7 @@ class Loader:
     """Loads the models of one process."""
 
     batching: Batching
-    bf16: bool
+    compute: Compute
     max_tokens: int
     metrics: Metrics
     engine: Engine
@@ -83,8 +84,8 @@ class Loader:
         """Raises ModelError when there is no model, or it does not give its golden answers."""
         most = self.batching.max_size
         rows = most if torch.cuda.is_available() else min(_CPU_ROWS, most)
-        model = load_model(folder, rows, self.bf16)
-        if self.pool is not None:
+        model = load_model(folder, rows, self.compute)
+        if self.pool is not None and self.compute.backend == "torch":
             self.pool.add(model)
         model.check_golden()
         if isinstance(model, Generator):

@@ -14,6 +14,7 @@ from pyarrow import ArrowInvalid
 from ftray import digest
 from ftray.errors import DataError
 from ftray.models.folder import ModelInfo
+from ftray.spec.compute import Compute
 from ftray.store.location import Location
 
 _KEY = "key"
@@ -76,12 +77,12 @@ class Parts:
         self._folder.delete()
 
 
-def run_key(info: ModelInfo, bf16: bool, texts: Sequence[str]) -> str:
+def run_key(info: ModelInfo, compute: Compute, texts: Sequence[str]) -> str:
     """What two runs share that answer the same rows by the same model."""
 
     def chunks() -> Iterable[bytes]:
         yield info.model_dump_json().encode()
-        yield str(bf16).encode()
+        yield str(compute).encode()
         for text in texts:
             content = text.encode("utf-8", "surrogatepass")
             yield len(content).to_bytes(8, "little")

@@ -27,6 +27,7 @@ from ftray.serve.log import logger
 from ftray.serve.refusal import refusal
 from ftray.serve.settings import ServedModel
 from ftray.serve.shelf import Shelf
+from ftray.spec.compute import Compute
 from ftray.spec.schema import Batching
 from ftray.store.location import locate
 from ftray.store.routes import Stop
@@ -48,7 +49,7 @@ class Replica:
         max_tokens: int,
         threads: int,
         on_gpu: bool,
-        bf16: bool,
+        compute: Compute,
         api_keys: str | None,
     ) -> None:
         """Load the models, or what their aliases mean by now, and replay their golden answers.
@@ -65,7 +66,7 @@ class Replica:
         self._metrics = metrics.Metrics(context.replica_id.unique_id)
         self._engine = Engine(batching, self._metrics)
         pool = Pool() if len(served) > 1 else None
-        self._loader = Loader(batching, bf16, max_tokens, self._metrics, self._engine, pool)
+        self._loader = Loader(batching, compute, max_tokens, self._metrics, self._engine, pool)
         try:
             self._keys = None if api_keys is None else Keyring(locate(api_keys))
             self._catalog = Catalog(served, self._start, max_models)

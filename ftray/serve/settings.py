@@ -74,9 +74,24 @@ def find(settings: Settings) -> tuple[tuple[ServedModel, ...], ServeSpec]:
         if model.address in {other.address for other in served[:place]}:
             raise ServeError.of("model", model.address, "named twice", "name it once")
     given = settings.model_dump(exclude_unset=True, exclude={"model", "storage"})
-    section = {**served[0].info.spec.get("serve", {}), **given}
+    section = _laid_over(given, served[0].info.spec.get("serve", {}))
     whole = parse({**section, "model": settings.model}).model_dump(exclude={"model", "storage"})
-    return served, ServeSpec(**whole)
+    spec = ServeSpec(**whole)
+    for model in served:
+        if spec.backend != "torch" and not model.info.labels:
+            problem = f"computes labels, and {model.reference} generates"
+            raise ServeError.of("backend", spec.backend, problem, "set it to torch")
+    return served, spec
+
+
+def _laid_over(given: Mapping[str, Any], section: Mapping[str, Any]) -> dict[str, Any]:
+    """`section` with the values of `given` in place of its own, also within its sections."""
+    inner = {
+        key: _laid_over(value, section[key])
+        for key, value in given.items()
+        if isinstance(value, Mapping) and isinstance(section.get(key), Mapping)
+    }
+    return {**section, **given, **inner}
 
 
 def find_one(reference: str, storage: str | None) -> ServedModel:

@@ -52,12 +52,22 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Spec:
     Raises SpecError with one problem per fault.
     """
     tree = _read(Path(path))
-    for item in overrides:
-        key, separator, value = item.partition("=")
-        if not separator or not key.strip():
-            raise SpecError.of("--set", item, "not KEY=VALUE", "for example train.epochs=2")
-        _put(tree, key.strip(), _parse(value, f"--set {key}"))
+    _override(tree, overrides)
     return parse(tree)
+
+
+def serving(overrides: Iterable[str]) -> Tree:
+    """The keys of the section `serve` that `KEY=VALUE` overrides set. Raises SpecError, also for a
+    key of another section."""
+    tree: Tree = {}
+    _override(tree, overrides)
+    for section in tree:
+        if section != "serve" or not isinstance(tree[section], dict):
+            raise SpecError.of(
+                "--set", section, "not a key of the section serve", "for example serve.backend=onnx"
+            )
+    keys: Tree = tree.get("serve", {})
+    return keys
 
 
 def parse(tree: Mapping[str, Any]) -> Spec:
@@ -103,6 +113,14 @@ def _parse(text: str, where: str) -> Any:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise SpecError.of(where, None, f"not YAML: {error}", "mend the line it names") from None
+
+
+def _override(tree: Tree, overrides: Iterable[str]) -> None:
+    for item in overrides:
+        key, separator, value = item.partition("=")
+        if not separator or not key.strip():
+            raise SpecError.of("--set", item, "not KEY=VALUE", "for example train.epochs=2")
+        _put(tree, key.strip(), _parse(value, f"--set {key}"))
 
 
 def _put(tree: Tree, key: str, value: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from ftray.spec.columns import Columns, TaskName
+from ftray.spec.compute import PRECISIONS, BackendName, Compute, Precision
 from ftray.spec.fields import (
     Auto,
     CountFromZero,
@@ -142,9 +143,35 @@ class ServeSpec(Section):
     log_requests: bool = Field(
         False, description="A line a request in the log of its replica: path, status, time, id."
     )
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="bf16: faster where the hardware has it; probabilities move a little."
+    backend: BackendName = Field(
+        "torch",
+        description="onnx: ONNX Runtime, of models that label, on CPUs; needs `ftray[onnx]`.",
     )
+    precision: Precision = Field(
+        "fp32",
+        description="bf16 (torch): faster where the hardware has it. int8 (onnx): faster still. "
+        "Probabilities move, by as much as the golden answers allow.",
+    )
+
+    @property
+    def compute(self) -> Compute:
+        return Compute(self.backend, self.precision)
+
+    @model_validator(mode="after")
+    def _backend_can(self) -> Self:
+        known = PRECISIONS[self.backend]
+        if self.precision not in known:
+            raise contradiction(
+                f"serve.backend {self.backend} does not compute in {self.precision}",
+                f"Set serve.precision to {' or '.join(known)}, or another backend.",
+            )
+        if self.compute.on_cpu and self.gpus_per_replica:
+            raise contradiction(
+                f"serve.backend {self.backend} makes no use of serve.gpus_per_replica "
+                f"{self.gpus_per_replica:g}",
+                "Set the one to torch, or the other to 0.",
+            )
+        return self
 
 
 class Spec(Section):
@@ -180,6 +207,17 @@ class Spec(Section):
     def columns(self) -> dict[str, str]:
         """Logical column of the task -> its name in the source."""
         return self.data.columns.of(self.task)
+
+    @model_validator(mode="after")
+    def _backend_fits_the_task(self) -> Self:
+        if self.task == "text-generation" and self.serve.backend != "torch":
+            raise contradiction(
+                f"computes labels, and the task is {self.task}",
+                "Set torch.",
+                key="serve.backend",
+                value=self.serve.backend,
+            )
+        return self
 
     @model_validator(mode="after")
     def _columns_fit_the_task(self) -> Self:

@@ -13,11 +13,13 @@ from ftray.models.drawing import Answer
 from ftray.models.generator import Generator
 from ftray.models.load import load_model
 from ftray.models.sampling import Message, Sampling
+from ftray.spec.compute import Compute
 from ftray.store.location import Location, locate
 from tests.helpers.tiny_generator import GOLDEN, MAX_TOKENS, make_generator, make_tokenizer
 from tests.helpers.tiny_model import tamper
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+BF16 = Compute(precision="bf16")
 PROMPTS = ["the film has", "a", "", "wonderful " * 40, "naïve – 日本語 🎬", *GOLDEN]
 
 
@@ -71,13 +73,13 @@ def test_golden_answers_hold_on_a_copy(made: Location, tmp_path: Path) -> None:
     found = load_model(copy)
     found.check_golden()
     assert all(len(item.tokens) == len(item.probabilities) > 0 for item in found.info.golden)
-    load_model(copy, bf16=True).check_golden()
+    load_model(copy, compute=BF16).check_golden()
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_bf16_answers_are_those_of_autocast(tmp_path: Path, tied: bool) -> None:
     folder = make_generator(tmp_path / "model", tie_word_embeddings=tied)
-    plain, rounded = load_model(folder), load_model(folder, bf16=True)
+    plain, rounded = load_model(folder), load_model(folder, compute=BF16)
     assert rounded.model.get_input_embeddings().weight.dtype == torch.float32
     inputs = plain.collate([[5, 6, 7, 8]])
     with plain.inference(), torch.autocast("cpu", torch.bfloat16):

@@ -18,12 +18,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from ftray.errors import ModelError
 from ftray.models.folder import FORMAT, ModelInfo, publish, read_info
-from ftray.models.loaded import BF16_TOLERANCE, GOLDEN_TOLERANCE
+from ftray.models.loaded import GOLDEN_TOLERANCE, TOLERANCES
 from ftray.models.predictor import Predictor
+from ftray.spec.compute import Compute
 from ftray.store.location import Location, locate
 from ftray.store.root import MODEL_MANIFEST
 from tests.helpers.tiny_model import BASE, GOLDEN, LABELS, make_model
 
+BF16 = Compute(precision="bf16")
 TEXTS = ["A wonderful film.", "Bad.", "It is neither good nor bad " * 5, "Dull"]
 
 
@@ -184,14 +186,14 @@ def test_rounding_does_not_break_the_golden_answers(copy: Path) -> None:
 def test_bf16_answers_nearly_the_same_and_holds_the_golden_answers(
     copy: Path, predictor: Predictor
 ) -> None:
-    halved = Predictor(locate(str(copy)), bf16=True)
+    halved = Predictor(locate(str(copy)), compute=BF16)
     halved.check_golden()
     exact, rounded = predictor.logits(GOLDEN), halved.logits(GOLDEN)
     assert rounded.dtype == torch.float32
     gap = (exact.softmax(-1) - rounded.softmax(-1)).abs().max()
-    assert 0 < gap < BF16_TOLERANCE
+    assert 0 < gap < TOLERANCES["bf16"]
     plain = Predictor(locate(str(copy)))
-    plain.bf16 = True
+    plain.compute = BF16
     assert torch.equal(rounded, plain.logits(GOLDEN)), "as autocast alone has it"
 
 
@@ -200,7 +202,7 @@ def test_a_model_that_bf16_changes_says_how_to_serve_it(copy: Path) -> None:
     for item in golden:
         item["probabilities"] = item["probabilities"][::-1]
     change(copy, golden=golden)
-    wrong = problem(copy, lambda it: Predictor(it, bf16=True).check_golden())
+    wrong = problem(copy, lambda it: Predictor(it, compute=BF16).check_golden())
     assert "serve.precision to fp32" in wrong.fix
     assert "serve.precision" not in problem(copy, lambda it: Predictor(it).check_golden()).fix
 
