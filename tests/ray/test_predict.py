@@ -20,6 +20,7 @@ from ftray.models.predictor import Predictor
 from ftray.serve import batch
 from ftray.serve.parts import Parts, run_key
 from ftray.serve.settings import find_one
+from ftray.spec.compute import PLAIN, Compute
 from ftray.store.location import locate
 from tests.helpers.tiny_model import tamper
 
@@ -56,7 +57,9 @@ def predictor(model_folder: Path) -> Predictor:
     return Predictor(locate(str(model_folder)))
 
 
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
 def test_every_row_in_order_with_its_own_columns(
+    backend: str,
     ray_cluster: None,
     model_folder: Path,
     predictor: Predictor,
@@ -67,7 +70,8 @@ def test_every_row_in_order_with_its_own_columns(
 ) -> None:
     monkeypatch.setattr(batch, "BLOCK_ROWS", 32)  # several blocks for each of two actors
     out = tmp_path / "out.parquet"
-    done = result("predict", str(model_folder), "--data", source, "--out", str(out))
+    chosen = ("--set", f"serve.backend={backend}")
+    done = result("predict", str(model_folder), "--data", source, "--out", str(out), *chosen)
     assert done == {"model": "tiny", "version": None, "rows": ROWS, "out": str(out)}
     table = pq.read_table(out)
     assert table.column_names == ["id", "text", "note", "prediction", "score"]
@@ -121,10 +125,10 @@ def test_a_run_that_was_killed_goes_on(
 def test_parts_of_another_run_are_not_used(model_folder: Path, tmp_path: Path) -> None:
     info, out = read_info(locate(str(model_folder))), locate(str(tmp_path / "out.csv"))
     keys = [
-        run_key(info, False, ["a", "bc"]),
-        run_key(info, False, ["ab", "c"]),
-        run_key(info, True, ["a", "bc"]),
-        run_key(info.model_copy(update={"run": "other"}), False, ["a", "bc"]),
+        run_key(info, PLAIN, ["a", "bc"]),
+        run_key(info, PLAIN, ["ab", "c"]),
+        run_key(info, Compute("onnx"), ["a", "bc"]),
+        run_key(info.model_copy(update={"run": "other"}), PLAIN, ["a", "bc"]),
     ]
     assert len(set(keys)) == 4
     answers = pa.table({"row": [1], "prediction": ["good"], "score": [0.5]})

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from ftray.errors import ModelError, ServeError
-from ftray.models.folder import ModelInfo, write_info
+from ftray.errors import ModelError, ServeError, SpecError
+from ftray.models.folder import ModelInfo, read_info, write_info
 from ftray.serve.port import check_port
 from ftray.serve.refusal import read_refusal, refusal
 from ftray.serve.settings import find, parse
 from ftray.spec.load import parse as parse_spec
+from ftray.spec.load import serving
+from ftray.store.location import locate
 
 
 @pytest.fixture
@@ -50,6 +52,34 @@ def test_keys_left_out_are_as_in_the_models_spec(folder: str) -> None:
     assert spec.cpus_per_replica == 2
 
 
+def test_keys_of_an_inner_section_too(folder: str) -> None:
+    given = {"replicas": {"max": 4}, "batch": {"wait_ms": 1}}
+    _, spec = find(parse({"model": folder, **given}))
+    assert (spec.replicas.min, spec.replicas.max) == (2, 4)
+    assert (spec.batch.max_size, spec.batch.wait_ms) == (7, 1)
+
+
+def test_overrides_are_of_the_section_serve() -> None:
+    assert serving(["serve.backend=onnx", "serve.batch.max_size=4"]) == {
+        "backend": "onnx",
+        "batch": {"max_size": 4},
+    }
+    for wrong in ("train.epochs=2", "serve=3", "backend=onnx", "serve.backend"):
+        with pytest.raises(SpecError, match="--set = "):
+            serving([wrong])
+
+
+def test_a_backend_for_labels_does_not_serve_a_model_that_generates(
+    folder: str, tmp_path: Path
+) -> None:
+    writer = tmp_path / "writer"
+    writer.mkdir()
+    info = read_info(locate(folder))
+    write_info(writer, info.model_copy(update={"name": "writer", "labels": ()}))
+    with pytest.raises(ServeError, match="backend = onnx: computes labels, and writer generates"):
+        find(parse({"model": [folder, str(writer)], "backend": "onnx"}))
+
+
 def test_several_models_are_served_as_the_first_one_says(folder: str) -> None:
     with pytest.raises(ServeError, match="named twice"):
         find(parse({"model": [folder, folder]}))
@@ -67,6 +97,7 @@ def test_several_models_are_served_as_the_first_one_says(folder: str) -> None:
         ({"model": "m", "batch": {"size": 2}}, "batch.size", "max_size"),
         ({"model": "m", "batch": {"max_size": 0}}, "batch.max_size", "greater than 0"),
         ({"model": "m", "cpus_per_replica": "many"}, "cpus_per_replica", "number"),
+        ({"model": "m", "precision": "int8"}, "arguments", "torch does not compute in int8"),
         ({"model": "m", "replicas": {"min": 3, "max": 2}}, "replicas", "min 3 is above max 2"),
     ],
 )

@@ -158,6 +158,17 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
         {"serve.replicas": {"min": 4, "max": 1}}, "serve.replicas", "",
         "min 4 is above max 1", "Raise max",
     ),
+    "a precision that the backend does not have": (
+        {"serve.precision": "int8"}, "serve", "", "torch does not compute in int8", "fp32 or bf16",
+    ),
+    "onnx on a GPU": (
+        {"serve.backend": "onnx", "serve.gpus_per_replica": 1}, "serve", "",
+        "onnx makes no use of serve.gpus_per_replica 1", "the other to 0",
+    ),
+    "onnx for a generator": (
+        {"task": "text-generation", "serve.backend": "onnx"}, "serve.backend", "onnx",
+        "the task is text-generation", "Set torch",
+    ),
     # The search space.
     "no space": ({"tune": {}}, "tune.space", "", "missing", "Add tune.space"),
     "empty space": ({"tune.space": {}}, "tune.space", "", "at least 1", ""),
