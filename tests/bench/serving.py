@@ -4,7 +4,8 @@ application around a `pipeline`, and with the bare forward pass.
     python tests/bench/serving.py [--clients 1 8 64] [--seconds 10] [--turns 2] [--out F.json]
 
 Needs `wrk`, and installs LitServe for itself. All answer the same reviews with the same MiniLM in
-the same precision, one thread for the model; client and server share the machine.
+the same precision, unless their name says another, one thread for the model; client and server
+share the machine.
 """
 
 from __future__ import annotations
@@ -56,6 +57,12 @@ class Contender:
 
 _FTRAY = ("-m", "ftray", "serve", "MODEL", "--port", "PORT")
 FTRAY = Contender("ftray", _FTRAY, "/v1/predict", "inputs")
+INT8 = Contender(
+    "ftray, int8 in ONNX",
+    (*_FTRAY, "--set", "serve.backend=onnx", "--set", "serve.precision=int8"),
+    "/v1/predict",
+    "inputs",
+)
 OWN_PROXY = Contender(
     "ftray, Ray's own proxy",
     _FTRAY,
@@ -65,7 +72,7 @@ OWN_PROXY = Contender(
 )
 LIT = Contender("LitServe", (str(HERE / "serve_litserve.py"), "MODEL", "PORT"), has_peers=True)
 FASTAPI = Contender("FastAPI + pipeline", (str(HERE / "serve_fastapi.py"), "MODEL", "PORT"))
-CONTENDERS = (FTRAY, OWN_PROXY, LIT, FASTAPI)
+CONTENDERS = (FTRAY, INT8, OWN_PROXY, LIT, FASTAPI)
 BARE = "bare forward"
 
 
