@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ from ftray.errors import ModelError
 
 _TOLERANCE = 1e-3
 """Largest difference of a logit in fp32: what is recorded of one pass must hold for every shape."""
+
+_exporting = threading.Lock()
+"""The exporter keeps what it does in variables of its module."""
 
 Inputs = Mapping[str, torch.Tensor]
 
@@ -53,12 +57,18 @@ class OnnxModel:
         return SimpleNamespace(logits=torch.from_numpy(logits))
 
     def _check(self, model: nn.Module, examples: Sequence[Inputs]) -> None:
+        from onnxruntime.capi import onnxruntime_pybind11_state as runtime
+
         for example in examples:
+            where = " x ".join(map(str, next(iter(example.values())).shape))
+            try:
+                found = self(**example).logits
+            except (runtime.Fail, runtime.InvalidArgument, runtime.RuntimeException) as error:
+                raise _refused(f"it fails where the input is {where}: {error}") from None
             with torch.inference_mode():
-                gap = float((model(**example).logits - self(**example).logits).abs().max())
+                gap = float((model(**example).logits - found).abs().max())
             if not gap <= _TOLERANCE:
-                shape = " x ".join(map(str, next(iter(example.values())).shape))
-                raise _refused(f"a logit is off by {gap:.2g} where the input is {shape}")
+                raise _refused(f"a logit is off by {gap:.2g} where the input is {where}")
 
 
 class _Logits(nn.Module):
@@ -77,7 +87,7 @@ class _Logits(nn.Module):
 def _export(model: nn.Module, example: Inputs, file: Path) -> None:
     names = list(example)
     try:
-        with warnings.catch_warnings():
+        with _exporting, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 _Logits(model, names).eval(),

@@ -82,6 +82,15 @@ class Odd(nn.Module):
         return SimpleNamespace(logits=logits)
 
 
+class Rigid(nn.Module):
+    """A model that takes as many tokens as it was exported with."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        shape = [int(size) for size in input_ids.shape]
+        kept = (input_ids * attention_mask).float()
+        return SimpleNamespace(logits=kept.reshape(shape).sum(1))
+
+
 class Unheard(nn.Module):
     """A model with an operator that ONNX does not have."""
 
@@ -90,7 +99,12 @@ class Unheard(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("model", "problem"), [(Odd(), "is off by .* where the input is 3 x 9"), (Unheard(), "bessel")]
+    ("model", "problem"),
+    [
+        (Odd(), "is off by .* where the input is 3 x 9"),
+        (Rigid(), "fails where the input is 3 x 9"),
+        (Unheard(), "bessel"),
+    ],
 )
 def test_a_model_that_onnx_cannot_tell_is_refused(model: nn.Module, problem: str) -> None:
     batches = [tiny_batch(2, 6), tiny_batch(3, 9)]
