@@ -21,6 +21,7 @@ from ftray.serve.app import build
 from ftray.serve.evaluate import evaluate
 from ftray.serve.parts import Parts, run_key
 from ftray.serve.settings import find_one
+from ftray.spec.compute import PLAIN
 from ftray.store.location import locate
 from ftray.store.promotion import promote
 from ftray.store.registry import Registry
@@ -101,8 +102,8 @@ def test_predictions_keep_their_rows(trained: Trained, home: Path, tmp_path: Pat
     source.write_text("".join(json.dumps({"prompt": f"the {w} film:"}) + "\n" for w in words))
     model = find_one(trained.version.folder.url, None)
     rows = batch.read_rows(model, str(source), None, None)
-    parts = Parts(locate(str(tmp_path / "out.jsonl")), run_key(model.info, False, rows.texts))
-    predictions, scores = batch.predict(model, rows.texts, False, parts)
+    parts = Parts(locate(str(tmp_path / "out.jsonl")), run_key(model.info, PLAIN, rows.texts))
+    predictions, scores = batch.predict(model, rows.texts, PLAIN, parts)
     assert predictions == [" positive", " negative", " positive"]
     assert all(0.5 < score <= 1 for score in scores)
 
