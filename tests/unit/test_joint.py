@@ -20,7 +20,7 @@ from ftray.models.lineage import Lineage, fingerprints, trace
 from ftray.models.pool import Pool
 from ftray.models.predictor import Predictor
 from ftray.models.trunk import Cut, cut_for_now
-from ftray.spec.compute import Compute
+from ftray.spec.compute import PLAIN
 from ftray.tasks import get_task
 from tests.helpers.tiny_model import make_model
 from tests.helpers.tiny_networks import BLOCKS, STACKED, tiny_batch, tiny_network
@@ -33,7 +33,7 @@ class Small(Predictor):
 
     def __init__(self, model: Any, batch_size: int = 2) -> None:
         self.model, self.batch_size, self.device = model.eval(), batch_size, "cpu"
-        self.compute = Compute()
+        self.compute = PLAIN
         self.task = get_task("text-classification")
         self.tokenizer = SimpleNamespace(pad_token_id=0)
         self.info = SimpleNamespace(labels=("a", "b", "c"))  # type: ignore[assignment]
