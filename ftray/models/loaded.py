@@ -112,7 +112,10 @@ class LoadedModel(ABC):
             yield
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.compute.bf16)
+        # A cache would hold weights that were rounded, and they are already.
+        return torch.autocast(
+            self.device, torch.bfloat16, enabled=self.compute.bf16, cache_enabled=False
+        )
 
     @abstractmethod
     def outcomes(self, texts: Sequence[str]) -> list[tuple[str, float]]:

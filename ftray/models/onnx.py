@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-import threading
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,14 +12,10 @@ import torch
 from torch import nn
 
 from ftray.errors import ModelError
+from ftray.models.graph import Inputs, Logits, Unfit, check, recording
 
 _TOLERANCE = 1e-3
 """Largest difference of a logit in fp32: what is recorded of one pass must hold for every shape."""
-
-_exporting = threading.Lock()
-"""The exporter keeps what it does in variables of its module."""
-
-Inputs = Mapping[str, torch.Tensor]
 
 
 class OnnxModel:
@@ -45,7 +39,10 @@ class OnnxModel:
             file, rounded = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
             _export(model, examples[0], file)
             self._session = _session(file)
-            self._check(model, examples)
+            try:
+                check(self, model, examples, _TOLERANCE, _failures())
+            except Unfit as error:
+                raise _refused(str(error)) from None
             if int8:
                 quantize_dynamic(file, rounded, weight_type=QuantType.QInt8, per_channel=True)
                 self._session = _session(rounded)
@@ -56,41 +53,13 @@ class OnnxModel:
         (logits,) = self._session.run(None, values)
         return SimpleNamespace(logits=torch.from_numpy(logits))
 
-    def _check(self, model: nn.Module, examples: Sequence[Inputs]) -> None:
-        from onnxruntime.capi import onnxruntime_pybind11_state as runtime
-
-        for example in examples:
-            where = " x ".join(map(str, next(iter(example.values())).shape))
-            try:
-                found = self(**example).logits
-            except (runtime.Fail, runtime.InvalidArgument, runtime.RuntimeException) as error:
-                raise _refused(f"it fails where the input is {where}: {error}") from None
-            with torch.inference_mode():
-                gap = float((model(**example).logits - found).abs().max())
-            if not gap <= _TOLERANCE:
-                raise _refused(f"a logit is off by {gap:.2g} where the input is {where}")
-
-
-class _Logits(nn.Module):
-    """A model whose inputs come by place, and whose output is one tensor."""
-
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self._model, self._names = model, names
-
-    def forward(self, *values: torch.Tensor) -> torch.Tensor:
-        inputs = dict(zip(self._names, values, strict=True))
-        logits: torch.Tensor = self._model(**inputs).logits
-        return logits
-
 
 def _export(model: nn.Module, example: Inputs, file: Path) -> None:
     names = list(example)
     try:
-        with _exporting, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with recording():
             torch.onnx.export(
-                _Logits(model, names).eval(),
+                Logits(model, names),
                 tuple(example.values()),
                 str(file),
                 input_names=names,
@@ -109,6 +78,12 @@ def _session(file: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as runtime
+
+    return runtime.Fail, runtime.InvalidArgument, runtime.RuntimeException
 
 
 def _refused(problem: str, fix: str = "set it to torch") -> ModelError:

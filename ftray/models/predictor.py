@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -9,11 +10,15 @@ import numpy as np
 import torch
 
 from ftray.models.folder import Golden
+from ftray.models.graph import Unfit
 from ftray.models.loaded import LoadedModel
 from ftray.models.onnx import OnnxModel
+from ftray.models.traced import TracedModel
 from ftray.spec.compute import PLAIN, Compute
 from ftray.store.location import Location
 from ftray.tasks.base import Labelling
+
+_log = logging.getLogger(__name__)
 
 
 class Predictor(LoadedModel):
@@ -24,6 +29,17 @@ class Predictor(LoadedModel):
         super().__init__(folder, batch_size, compute)
         if compute.backend == "onnx":
             self.model = OnnxModel(self.model, self._examples(), compute.precision == "int8")
+
+    def trace(self) -> None:
+        """From here on torch's graph gives the logits where that is faster and the model allows it:
+        the model itself, its blocks and weights, is no longer at hand."""
+        if self.device != "cpu" or self.compute.backend != "torch":
+            return
+        try:
+            with self.inference():
+                self.model = TracedModel(self.model, self._examples())
+        except Unfit as error:
+            _log.info("%s is computed without a graph: %s", self.info.name, error)
 
     def _examples(self) -> list[dict[str, torch.Tensor]]:
         """Inputs of several shapes, from the shortest row to the longest, with padding and

@@ -87,6 +87,8 @@ class Loader:
         model = load_model(folder, rows, self.compute)
         if self.pool is not None and self.compute.backend == "torch":
             self.pool.add(model)
+        elif isinstance(model, Predictor):
+            model.trace()
         model.check_golden()
         if isinstance(model, Generator):
             live = LiveGenerator(name, version, model, self.batching, self.max_tokens, self.metrics)

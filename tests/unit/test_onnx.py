@@ -18,6 +18,7 @@ from ftray.models.onnx import OnnxModel
 from ftray.models.predictor import Predictor
 from ftray.spec.compute import Compute
 from ftray.store.location import Location
+from tests.helpers.odd_networks import Odd, Rigid
 from tests.helpers.tiny_model import GOLDEN, make_model, tamper
 from tests.helpers.tiny_networks import tiny_batch, tiny_network
 
@@ -71,24 +72,6 @@ def test_of_any_shape_in_any_family(family: str) -> None:
         with torch.inference_mode():
             wanted = model(**batch).logits
         torch.testing.assert_close(found(**batch).logits, wanted, rtol=1e-5, atol=1e-5)
-
-
-class Odd(nn.Module):
-    """A model whose answer hangs on a number that an export takes for a constant."""
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
-        length = sum(1 for _ in range(input_ids.shape[1]))
-        logits = (input_ids * attention_mask).sum(1, keepdim=True).float() / length
-        return SimpleNamespace(logits=logits)
-
-
-class Rigid(nn.Module):
-    """A model that takes as many tokens as it was exported with."""
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
-        shape = [int(size) for size in input_ids.shape]
-        kept = (input_ids * attention_mask).float()
-        return SimpleNamespace(logits=kept.reshape(shape).sum(1))
 
 
 class Unheard(nn.Module):
