@@ -76,10 +76,10 @@ def main() -> None:
             )
             results.append({"turn": turn, "contender": BARE, **bare})
             for contender in CONTENDERS[:: 1 if turn % 2 == 0 else -1]:
-                with running(contender, model, peers, here) as url:
+                with running(contender, model, peers, here) as server:
                     for clients in options.clients:
                         asked = [(contender.path, contender.body(prompt)) for prompt in prompts]
-                        found = load(url, asked, here, clients, options.seconds)
+                        found = load(server.url, asked, here, clients, options.seconds)
                         if found["errors"]:
                             raise SystemExit(f"{contender.name}: {found['errors']} failed")
                         results.append({"turn": turn, "contender": contender.name, **found})

@@ -1,11 +1,12 @@
 """Requests a second and latency of a served model, side by side with LitServe, with a FastAPI
 application around a `pipeline`, and with the bare forward pass.
 
-    python tests/bench/serving.py [--clients 1 8 64] [--seconds 10] [--turns 2] [--out F.json]
+    python tests/bench/serving.py [--clients 1 8 64] [--seconds 4] [--turns 5] [--out F.json]
 
 Needs `wrk`, and installs LitServe for itself. All answer the same reviews with the same MiniLM in
 the same precision, unless their name says another, one thread for the model; client and server
-share the machine.
+share the machine. The servers are asked by turns of a few seconds, and stand still while another is
+asked: a machine's speed may change from minute to minute, and each ratio is of neighbours.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from contest import HERE, Result, Stage, stage
 from measure import Sample, table
 from wrk import check_wrk, load
@@ -53,6 +55,34 @@ class Contender:
 
     def body(self, text: str) -> dict[str, Any]:
         return {self.key: text, **dict(self.more)}
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    pid: int
+
+    def halt(self) -> None:
+        """None of its processes runs."""
+        self._tell(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._tell(signal.SIGCONT)
+
+    @contextmanager
+    def awake(self) -> Iterator[str]:
+        """It runs meanwhile: its URL."""
+        self.go_on()
+        try:
+            yield self.url
+        finally:
+            self.halt()
+
+    def _tell(self, sign: signal.Signals) -> None:
+        server = psutil.Process(self.pid)
+        for process in (server, *server.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(sign)
 
 
 _FTRAY = ("-m", "ftray", "serve", "MODEL", "--port", "PORT")
@@ -87,16 +117,20 @@ def main() -> None:
         peers = here.folder / "peers"
         run_python("-m", "pip", "install", "--quiet", "--target", str(peers), LITSERVE)
         texts = _texts(here, TEXTS)
-        for turn in range(options.turns):
-            bare = json.loads(
-                run_python(str(HERE / "serve_bare.py"), model, str(here.folder / "texts"))
-            )
-            results.append({"turn": turn, "contender": BARE, **bare})
-            for contender in contenders[:: 1 if turn % 2 == 0 else -1]:
-                with running(contender, model, peers, here.folder) as url:
-                    for clients in options.clients:
+        with ExitStack() as all_of_them:
+            servers: dict[Contender, Server] = {}
+            for contender in contenders:
+                server = running(contender, model, peers, here.folder)
+                servers[contender] = all_of_them.enter_context(server)
+                servers[contender].halt()
+            for turn in range(options.turns):
+                bare = run_python(str(HERE / "serve_bare.py"), model, str(here.folder / "texts"))
+                results.append({"turn": turn, "contender": BARE, **json.loads(bare)})
+                for clients in options.clients:
+                    for contender in contenders[:: 1 if turn % 2 == 0 else -1]:
                         asked = [(contender.path, contender.body(text)) for text in texts]
-                        found = load(url, asked, here.folder, clients, options.seconds)
+                        with servers[contender].awake() as url:
+                            found = load(url, asked, here.folder, clients, options.seconds)
                         if found["errors"]:
                             raise SystemExit(f"{contender.name}: {found['errors']} failed")
                         results.append({"turn": turn, "contender": contender.name, **found})
@@ -142,8 +176,8 @@ def _texts(here: Stage, count: int) -> list[str]:
 
 
 @contextmanager
-def running(contender: Contender, model: str, peers: Path, folder: Path) -> Iterator[str]:
-    """The URL of the contender's server, once it answers."""
+def running(contender: Contender, model: str, peers: Path, folder: Path) -> Iterator[Server]:
+    """The contender's server, once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -157,7 +191,8 @@ def running(contender: Contender, model: str, peers: Path, folder: Path) -> Iter
         "HF_HUB_OFFLINE": "1",
         **({"PYTHONPATH": str(peers)} if contender.has_peers else {}),
     }
-    with (folder / "server.log").open("w") as log:
+    told = folder / f"{contender.name}.log"
+    with told.open("w") as log:
         server = subprocess.Popen(
             [sys.executable, *(places.get(word, word) for word in contender.command)],
             cwd=folder,
@@ -168,9 +203,10 @@ def running(contender: Contender, model: str, peers: Path, folder: Path) -> Iter
         )
         try:
             url = f"http://127.0.0.1:{port}"
-            _await(contender, url, server, folder / "server.log")
-            yield url
+            _await(contender, url, server, told)
+            yield Server(url, server.pid)
         finally:
+            Server(url, server.pid).go_on()
             server.send_signal(signal.SIGINT)
             try:
                 server.wait(30)
@@ -236,8 +272,8 @@ def _say(result: Result) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Serving, side by side.")
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 8, 64])
-    parser.add_argument("--seconds", type=int, default=10, help="of each measurement")
-    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="of the contenders")
     parser.add_argument("--out", help="JSON file for the figures of every run")
     return parser.parse_args()
