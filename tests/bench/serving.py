@@ -38,6 +38,7 @@ LITSERVE = "litserve==0.2.19"
 BATCH = 32
 TEXTS = 512
 START_SECONDS = 120.0
+SETTLE_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ def main() -> None:
             for contender in contenders:
                 server = running(contender, model, peers, here.folder)
                 servers[contender] = all_of_them.enter_context(server)
+                # A deadline of what still starts would go by while it stands still.
+                time.sleep(SETTLE_SECONDS)
                 servers[contender].halt()
             for turn in range(options.turns):
                 bare = run_python(str(HERE / "serve_bare.py"), model, str(here.folder / "texts"))
