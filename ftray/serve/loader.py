@@ -88,6 +88,7 @@ class Loader:
         if self.pool is not None and self.compute.backend == "torch":
             self.pool.add(model)
         elif isinstance(model, Predictor):
+            # Only here: to share passes the blocks themselves are needed.
             model.trace()
         model.check_golden()
         if isinstance(model, Generator):
