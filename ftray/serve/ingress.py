@@ -47,9 +47,14 @@ def fast_ingress() -> Iterator[None]:
         yield
         return
     with tempfile.TemporaryDirectory(prefix="ftray-") as name:
-        for key, value in _settings(Path(name)).items():
-            os.environ.setdefault(key, value)
-        yield
+        settings = _settings(Path(name))
+        added = {key: value for key, value in settings.items() if key not in os.environ}
+        os.environ.update(added)
+        try:
+            yield
+        finally:
+            for key in added:
+                os.environ.pop(key, None)
 
 
 def _settings(folder: Path) -> dict[str, str]:
