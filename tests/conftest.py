@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
+
+from tests.helpers.object_store import ObjectStore
 
 
 @pytest.fixture(scope="module")
@@ -16,3 +19,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def _object_store() -> Iterator[ObjectStore]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    store = ObjectStore()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def object_store(_object_store: ObjectStore) -> Iterator[ObjectStore]:
+    """S3 with an empty bucket; whatever a test broke works again for the next one."""
+    _object_store.empty()
+    yield _object_store
+    _object_store.mend()
