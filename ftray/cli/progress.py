@@ -13,7 +13,7 @@ from rich.table import Table
 from ftray.cli.table import headline
 
 if TYPE_CHECKING:
-    from ftray.tune.depth import Depth
+    from ftray.tune.depth import Comparison
     from ftray.tune.table import Trial
 
 _BASELINES = {"majority": "majority label", "probe": "linear probe", "base": "base model"}
@@ -129,20 +129,20 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def show_depths(console: Console, metric: str, depths: Sequence[Depth]) -> None:
+def show_depths(console: Console, metric: str, comparison: Comparison) -> None:
     """What each depth of a sweep bought and cost, and which to take."""
     from ftray.tune.report import advice, depth_cells
 
-    if not depths:
+    if not comparison.depths:
         return
     table = Table(box=None, header_style="bold", padding=(0, 1))
-    rows = [depth_cells(depth) for depth in depths]
+    rows = [depth_cells(depth) for depth in comparison.depths]
     for heading in rows[0]:
         table.add_column(heading, justify="left" if heading in ("trains", "") else "right")
     for row in rows:
         table.add_row(*row.values())
     console.print(table)
-    console.print(advice(metric, depths), markup=False, soft_wrap=True)
+    console.print(advice(metric, comparison), markup=False, soft_wrap=True)
 
 
 def show_trials(console: Console, trials: Sequence[Trial]) -> None:

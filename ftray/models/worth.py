@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict
 
+from ftray.models.sample_size import about, more_that_settle
+
 _NAMES = {"majority": "majority label", "probe": "linear probe", "tuned": "fine-tuned"}
 _POINTS = 100
 
@@ -68,10 +70,20 @@ class Worth(_Frozen):
         if gain.accuracy.is_zero and gain.f1_macro.is_zero:
             return (
                 "the gain over the linear probe is not distinguishable from zero: on these "
-                f"{self.rows:,} rows, fine-tuning has not been shown to be worth its cost"
+                f"{self.rows:,} rows, fine-tuning has not been shown to be worth its cost; "
+                f"{self._settled_by()}"
             )
         told = [_judged("accuracy", gain.accuracy), _judged("macro-F1", gain.f1_macro)]
         return f"against the linear probe, fine-tuning {' and '.join(told)}"
+
+    def _settled_by(self) -> str:
+        """How many test rows would tell a gain of the size that was seen from none."""
+        gains = (self.over_probe.accuracy, self.over_probe.f1_macro)
+        needed = [more_that_settle(g.value, (g.high - g.low) / 2, self.rows) for g in gains]
+        fewest = min((rows for rows in needed if rows is not None), default=None)
+        if fewest is None:
+            return "a gain as small as the one seen would take over a million test rows to settle"
+        return f"about {about(fewest)} test rows would settle a gain of the size that was seen"
 
     def lines(self) -> Iterator[str]:
         """For people, on a terminal."""

@@ -15,6 +15,7 @@ from functools import cached_property
 
 from ftray.spec.schema import Spec
 from ftray.spec.tuning import TuneSpec
+from ftray.train.progress import MEMORY
 from ftray.tune.schedulers import SCHEDULERS
 from ftray.tune.searchers import SEARCHERS, Config
 from ftray.tune.space import work
@@ -74,7 +75,7 @@ class Course:
             trial,
             # Up to where it went on from another one's checkpoint its own.
             values=trial.values[: trial.cloned] + outcome.values[trial.cloned :],
-            metrics=outcome.metrics,
+            metrics=_with_peak(outcome.metrics, trial.metrics),
             seconds=trial.seconds + outcome.seconds,
             running=False,
             over=outcome.over,
@@ -178,6 +179,12 @@ class Course:
                     seed = trial.config.get("seed", self.spec.seed) + number - 1
                     return Segment(name, {**trial.config, "seed": seed}, trial.epochs)
         return None
+
+
+def _with_peak(metrics: dict[str, float], before: dict[str, float]) -> dict[str, float]:
+    """The metrics of a trial's last segment, with the memory that any of its segments took."""
+    held = [found[MEMORY] for found in (metrics, before) if MEMORY in found]
+    return {**metrics, MEMORY: max(held)} if held else metrics
 
 
 def _badness(trial: Standing) -> float:

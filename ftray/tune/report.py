@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from ftray.models.sample_size import about
 from ftray.train.progress import BEST
-from ftray.tune.depth import Depth
+from ftray.tune.depth import ENOUGH_TRIALS, Comparison, Depth
 from ftray.tune.table import Trial
 
 FILE = "report.html"
@@ -31,16 +32,17 @@ svg { width: 100%; max-width: 44rem; height: auto } svg text { font-size: 13px; 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 320, 70, 30, 20, 50
 
 
-def page(name: str, metric: str, trials: Sequence[Trial], depths: Sequence[Depth]) -> str:
+def page(name: str, metric: str, trials: Sequence[Trial], comparison: Comparison) -> str:
     """The whole document. trials: best first."""
+    depths = comparison.depths
     parts = [f"<h1>Sweep of {escape(name)}</h1>", f"<p>{escape(summary(metric, trials))}</p>"]
     if depths:
         parts += [
             "<h2>What depth buys</h2>",
-            f"<p>{escape(advice(metric, depths))}</p>",
+            f"<p>{escape(advice(metric, comparison))}</p>",
             _plot(metric, depths),
             _table(_depth_rows(metric, depths), [depth.recommended for depth in depths]),
-            f"<p>{escape(note(depths))}</p>",
+            f"<p>{escape(note(comparison))}</p>",
         ]
     first = [number == 0 for number in range(len(trials))]
     parts += ["<h2>Trials</h2>", _table(_trial_rows(metric, trials), first)]
@@ -60,27 +62,84 @@ def summary(metric: str, trials: Sequence[Trial]) -> str:
     )
 
 
-def advice(metric: str, depths: Sequence[Depth]) -> str:
-    """Which depth to take, in one sentence."""
-    chosen = next(depth for depth in depths if depth.recommended)
-    slower = [depth for depth in depths if depth.epoch_seconds > chosen.epoch_seconds]
-    better = [depth for depth in slower if depth.pareto]
+def advice(metric: str, comparison: Comparison) -> str:
+    """Which depth to train, or that the trials cannot tell and what would."""
+    chosen = comparison.recommended
+    if chosen is None:
+        return _untold(metric, comparison)
     lead = f"Train {named(chosen.unfreeze)}: {metric} {chosen.metric:.4f}"
+    beyond = [d for d in comparison.depths if d.epoch_seconds > chosen.epoch_seconds]
+    better = [depth for depth in beyond if comparison.is_better(depth, chosen)]
     if not better:
-        return f"{lead}, and nothing that trains longer does better."
-    top = max(better, key=lambda depth: abs(depth.metric - chosen.metric))
+        return f"{lead}; nothing that trains longer was shown to do better."
+    top = max(better, key=lambda depth: comparison.sign * depth.metric)
     return (
         f"{lead} at {chosen.epoch_seconds:.2g} s an epoch; {named(top.unfreeze)} reaches "
         f"{top.metric:.4f} at {top.epoch_seconds:.2g} s."
     )
 
 
-def note(depths: Sequence[Depth]) -> str:
-    """How to read the intervals and the choice."""
-    over = "of the trial with that metric, over its seeds or as a share of the validation rows"
+def _untold(metric: str, comparison: Comparison) -> str:
+    best, closest = comparison.best, _closest_open(comparison)
     return (
-        f"Intervals: 95 %, {over}. The choice: the fastest depth within one standard error of the "
-        "best."
+        f"Which depth to train cannot be told yet: {named(best.unfreeze)} reached {metric} "
+        f"{best.metric:.4f} and {named(closest.unfreeze)}, which is faster, {closest.metric:.4f}"
+        f"{_why_open(comparison, closest)}. What would tell: {_what_tells(comparison, closest)}."
+    )
+
+
+def _closest_open(comparison: Comparison) -> Depth:
+    """Of the faster depths that may be as good as the best, the one with the best metric."""
+    return max(comparison.open(), key=lambda depth: comparison.sign * depth.metric)
+
+
+def _why_open(comparison: Comparison, depth: Depth) -> str:
+    best = comparison.best
+    lead = comparison.lead(best, depth)
+    if lead is None:
+        return "; one seed does not tell how far a loss may be off"
+    if lead[1] <= 0:
+        return f", a difference that {comparison.rows:,} validation rows leave open"
+    fewest = min(best.trials, depth.trials)
+    return (
+        f", but with {fewest} trial{'' if fewest == 1 else 's'} at a depth the other values may "
+        "have made the difference"
+    )
+
+
+def _what_tells(comparison: Comparison, depth: Depth) -> str:
+    needs = []
+    if not comparison.comparable(comparison.best, depth):
+        trials = ENOUGH_TRIALS * len(comparison.depths)
+        needs.append(
+            f"at least {ENOUGH_TRIALS} trials at each depth (tune.trials of {trials} or more, or "
+            "tune.searcher: grid)"
+        )
+    lead = comparison.lead(comparison.best, depth)
+    if lead is None:
+        needs.append(f"tune.finalists with {len(comparison.depths)} trials and 3 seeds or more")
+    elif lead[1] <= 0:
+        needs.append(_more(comparison, depth))
+    return ", and ".join(needs)
+
+
+def _more(comparison: Comparison, depth: Depth) -> str:
+    """The seeds, or validation rows, by which intervals become narrow enough."""
+    seeds = min(depth.seeds, comparison.best.seeds)
+    if seeds > 1:
+        needed = comparison.needed(depth, seeds)
+        return f"tune.finalists.seeds of about {about(needed)}" if needed else "no number of seeds"
+    needed = comparison.needed(depth, comparison.rows)
+    return f"about {about(needed)} validation rows" if needed else "more than a million rows"
+
+
+def note(comparison: Comparison) -> str:
+    """How to read the intervals and the choice."""
+    return (
+        "Intervals: 95 %, of the trial with that metric, over its seeds or as a share of the "
+        f"{comparison.rows:,} validation rows. The choice: the fastest depth that is as good as "
+        "the best, where that can be told. Beaten: a depth that trains no longer was shown to be "
+        "better."
     )
 
 
@@ -105,7 +164,7 @@ def depth_cells(depth: Depth) -> dict[str, str]:
     }
     if depth.cost is not None:
         cells["cost"] = f"{depth.cost:.2f}"
-    cells[""] = "take this" if depth.recommended else "" if depth.pareto else "beaten"
+    cells[""] = "take this" if depth.recommended else "beaten" if depth.beaten else ""
     return cells
 
 
@@ -140,7 +199,7 @@ def _table(rows: Sequence[dict[str, str]], chosen: Iterable[bool]) -> str:
 
 
 def _plot(metric: str, depths: Sequence[Depth]) -> str:
-    """Seconds an epoch against the metric, with intervals and the front of those not beaten."""
+    """Seconds an epoch against the metric, with intervals and the Pareto front."""
     lows = [depth.metric if depth.low is None else depth.low for depth in depths]
     highs = [depth.metric if depth.high is None else depth.high for depth in depths]
     low, high = min(lows), max(highs)

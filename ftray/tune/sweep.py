@@ -27,7 +27,7 @@ from ftray.train.run import (
 from ftray.train.scale import check_scale, worker_resources
 from ftray.train.trunk_build import prepare_trunk
 from ftray.tune.course import Course
-from ftray.tune.depth import Depth, depths
+from ftray.tune.depth import Comparison, compare_depths
 from ftray.tune.report import FILE, page
 from ftray.tune.search import recall, search
 from ftray.tune.space import depth_variants
@@ -43,13 +43,13 @@ class Tuned:
 
     trials: tuple[Trial, ...]
     trained: Trained
-    depths: tuple[Depth, ...] = ()
+    depths: Comparison
 
     def to_json(self) -> dict[str, Any]:
         return {
             **self.trained.to_json(),
             "trials": [trial.to_json() for trial in self.trials],
-            "depths": [depth.to_json() for depth in self.depths],
+            "depths": [depth.to_json() for depth in self.depths.depths],
         }
 
 
@@ -88,7 +88,7 @@ def tune(
         else:
             checkpoint, seconds = checkpoints.best(sweep.checkpoints(best.trial)), 0.0
         table = rows(course)
-        found = depths(course, len(prepared.data.load("validation")))
+        found = compare_depths(course, len(prepared.data.load("validation")))
         (run.location / FILE).write_text(page(spec.name, spec.train.metric, table, found))
         told_rows = tuple(trial.to_json() for trial in table)
         trained = export_and_register(whole, run, checkpoint, told_rows, started, seconds)

@@ -89,7 +89,7 @@ def test_the_winner_is_trained_again_and_registered_with_the_table(
     assert {"3", "4"} <= again, "they had not begun"
     assert again.isdisjoint(cut_off), "what had ended is not run again"
     assert (tuned.trained.run.location / "report.html").is_file()
-    assert {depth.unfreeze for depth in tuned.depths} == {0, 1}
+    assert {depth.unfreeze for depth in tuned.depths.depths} == {0, 1}
     for scratch in ("kept", "trials"):
         assert not (tuned.trained.run.location / scratch).exists()
     assert next(e for e in events if e["kind"] == "start")["workers"] == 2, "refit at full scale"

@@ -14,7 +14,7 @@ from ftray.train.progress import BEST, Progress
 from ftray.tune.course import Course
 from ftray.tune.searchers import draw_grid, draw_random, draw_tpe
 from ftray.tune.space import depth_variants, trial_spec
-from ftray.tune.standing import Segment
+from ftray.tune.standing import Outcome, Segment
 from ftray.tune.sweep import winner
 from ftray.tune.table import row, rows
 from tests.helpers.played import Player, by_batch_and_rate, spec
@@ -322,3 +322,13 @@ def test_values_never_fall_and_the_higher_is_the_better(
 ) -> None:
     progress = Progress(history=[{"epoch": n, metric: value} for n, value in enumerate(values)])
     assert progress.bests(spec(train={"metric": metric}).train) == bests
+
+
+def test_the_memory_of_a_trial_is_the_most_that_any_of_its_segments_took() -> None:
+    course = Course(spec(train={"epochs": 3}))
+    for until, held in ((1, 3e9), (2, 5e9), (3, 4e9)):
+        segment = Segment("1", {}, until)
+        course.begin(segment)
+        metrics = {"best": 0.5, "memory": held}
+        course.end(segment, Outcome((0.5,) * until, metrics, 1.0, over=until == 3))
+    assert course.trials["1"].metrics["memory"] == 5e9

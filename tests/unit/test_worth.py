@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,25 @@ def test_a_model_like_the_probe_has_gained_nothing(rows: Any) -> None:
         assert (gain.value, gain.low, gain.high) == (0, 0, 0)
     assert "not distinguishable from zero" in found.verdict()
     assert found.cost is not None and found.cost_per_point is None
+
+
+def test_a_gain_left_open_says_how_many_rows_would_settle_it() -> None:
+    only_tuned, only_probe, n = 30, 20, 500
+    truth = np.zeros(n, dtype=np.int64)
+    probe, tuned = np.zeros_like(truth), np.zeros_like(truth)
+    probe[:only_tuned] = 1
+    tuned[only_tuned : only_tuned + only_probe] = 1
+    found = worth(truth, probe, tuned)
+    said = re.search(r"about ([\d,]+) test rows would settle", found.verdict())
+    assert said is not None
+    # McNemar's error of the difference, 80 % power at two-sided 5 %.
+    closed = (2.8 / 0.02) ** 2 * (0.1 - 0.02**2)
+    assert int(said[1].replace(",", "")) == pytest.approx(closed, rel=0.15)
+
+
+def test_no_gain_at_all_is_settled_by_no_number_of_rows(rows: Any) -> None:
+    truth, probe, _ = rows
+    assert "over a million test rows" in worth(truth, probe, probe).verdict()
 
 
 def test_a_gain_is_told_in_points() -> None:
