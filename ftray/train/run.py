@@ -25,6 +25,7 @@ from ftray.train.channel import Event, Listener, listening
 from ftray.train.check import Checked
 from ftray.train.export import Export, export
 from ftray.train.fit import fit_workers
+from ftray.train.older_versions import better_version
 from ftray.train.record import recorded
 from ftray.train.scale import check_scale, worker_resources
 from ftray.train.trunk import TrunkCache
@@ -123,7 +124,9 @@ def train(
         if not _is_exported(prepared, run):
             trunks = prepare_trunk(prepared.for_trunk(), say)
             checkpoint, seconds = fit_run(prepared, run, trunks, both(record, listener))
-        return export_and_register(prepared, run, checkpoint, (), started, seconds)
+        trained = export_and_register(prepared, run, checkpoint, (), started, seconds)
+        tell_of_better(checked, trained, say)
+        return trained
 
 
 def claim_run(root: Root, spec: Spec, kind: Kind, say: Callable[[str], None]) -> RunFolder:
@@ -192,6 +195,12 @@ def export_and_register(
         "total": round(time.perf_counter() - started, 3),
     }
     return Trained(run, version, info, spent)
+
+
+def tell_of_better(checked: Checked, trained: Trained, say: Callable[[str], None]) -> None:
+    """Say so where an older version of the model does better than the one just trained."""
+    if line := better_version(checked.registry, trained.version, trained.info):
+        say(line)
 
 
 def _is_exported(prepared: Prepared, run: RunFolder) -> bool:

@@ -23,6 +23,7 @@ from ftray.train.run import (
     export_and_register,
     fit_run,
     prepare,
+    tell_of_better,
 )
 from ftray.train.scale import check_scale, worker_resources
 from ftray.train.trunk_build import prepare_trunk
@@ -92,6 +93,7 @@ def tune(
         (run.location / FILE).write_text(page(spec.name, spec.train.metric, table, found))
         told_rows = tuple(trial.to_json() for trial in table)
         trained = export_and_register(whole, run, checkpoint, told_rows, started, seconds)
+        tell_of_better(checked, trained, say)
         for folder in (sweep.kept, of_ray_tune):
             folder.delete()
         return Tuned(table, trained, found)
