@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from ftray.models.folder import ModelInfo
     from ftray.store.location import Location
 
+_VALUES_SHOWN = 12
+
 app = typer.Typer(
     help="List, show, promote, roll back and export registered models.",
     no_args_is_help=True,
@@ -198,12 +200,17 @@ def _lines(known: dict[str, Any]) -> list[tuple[str, Any]]:
                 (f"{key}.{name}", inner) for name, inner in value.items() if name not in known
             ]
         else:
-            lines.append((key, ", ".join(value) if isinstance(value, list) else value))
+            lines.append((key, _listed(value) if isinstance(value, list) else value))
     return lines
 
 
+def _listed(values: list[str]) -> str:
+    more = len(values) - _VALUES_SHOWN
+    return ", ".join([*values[:_VALUES_SHOWN], *([f"and {more:,} more"] if more > 0 else [])])
+
+
 def _by_split(splits: dict[str, dict[str, Any]]) -> list[list[Any]]:
-    """A row a metric, a column a split; what is no number, such as a matrix, is left out."""
+    """A row a metric, a column a split; what is no number is left out."""
     names = [
         name
         for name, value in next(iter(splits.values()), {}).items()

@@ -7,6 +7,7 @@ answers), so that whoever serves it can prove that it still answers as the train
 
 from __future__ import annotations
 
+import csv
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,11 +22,15 @@ from ftray.spec.schema import ModelSpec
 from ftray.store.location import Location
 from ftray.store.root import MODEL_MANIFEST
 from ftray.tasks import TASKS
+from ftray.tasks.per_label import LabelScore
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FORMAT = 1
+LABEL_SCORES = "per_label.csv"
+"""Beside the manifest: precision, recall and F1 of each label."""
+_LABELS_SHOWN = 50
 
 
 class Golden(BaseModel):
@@ -36,6 +41,8 @@ class Golden(BaseModel):
     input: str
     probabilities: tuple[float, ...]
     tokens: tuple[int, ...] = ()
+    labels: tuple[int, ...] = ()
+    """Places of the labels that the probabilities are of, where there are too many to keep all."""
 
 
 class _Format(BaseModel):
@@ -108,6 +115,18 @@ def write_info(folder: Path, info: ModelInfo) -> None:
     (folder / MODEL_MANIFEST).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
+def write_label_scores(folder: Path, splits: Mapping[str, Sequence[LabelScore]]) -> None:
+    """Write how the model does on each label into a local folder, a line a split and label; no
+    file where the model has no labels."""
+    lines = [(split, *score) for split, scores in splits.items() for score in scores]
+    if not lines:
+        return
+    with (folder / LABEL_SCORES).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("split", *LabelScore._fields))
+        writer.writerows(lines)
+
+
 def publish(staging: Path, info: ModelInfo, target: Location) -> None:
     """Write card and manifest into `staging` and copy it to `target`, the manifest last."""
     write_info(staging, info)
@@ -143,7 +162,13 @@ model = pipeline("{info.task}", model="PATH OF THIS FOLDER")
 
 
 def _labels(labels: Sequence[str]) -> str:
-    return f" Labels: {', '.join(labels)}." if labels else ""
+    if not labels:
+        return ""
+    more = len(labels) - _LABELS_SHOWN
+    rest = f" and {more:,} more, all in `ftray.json`" if more > 0 else ""
+    return (
+        f" Labels: {', '.join(labels[:_LABELS_SHOWN])}{rest}; `{LABEL_SCORES}` has each one's F1."
+    )
 
 
 def _table(metrics: Mapping[str, Mapping[str, Any]]) -> str:

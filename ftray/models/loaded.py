@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from ftray.errors import ModelError
 from ftray.models.folder import Golden, ModelInfo, read_info
 from ftray.models.lineage import Lineage
-from ftray.models.measure import tally
+from ftray.models.measure import Measured, measure
 from ftray.models.pretrained import load_tokenizer
 from ftray.spec.compute import PLAIN, Compute, Precision
 from ftray.store.location import Location
@@ -90,11 +90,11 @@ class LoadedModel(ABC):
         for start in range(0, len(order), self.batch_size):
             yield order[start : start + self.batch_size]
 
-    def tally(self, ids: Sequence[Sequence[int] | np.ndarray], targets: np.ndarray) -> np.ndarray:
-        """What the metrics of these rows are made of: `Task.metrics` of the sum."""
+    def measure(self, ids: Sequence[Sequence[int] | np.ndarray], targets: np.ndarray) -> Measured:
+        """How the model does on encoded rows."""
         pad_id, labels = self.tokenizer.pad_token_id, self.info.labels
         with self.inference():
-            return tally(self.model, self.task, ids, targets, labels, pad_id, self.batch_size)
+            return measure(self.model, self.task, ids, targets, labels, pad_id, self.batch_size)
 
     def evaluate(self, rows: Mapping[str, Sequence[str]]) -> Metrics:
         """Metrics over clean rows (column -> values); labels are all among the model's."""
@@ -102,8 +102,7 @@ class LoadedModel(ABC):
             examples = self.task.examples(
                 self.tokenizer, rows, self.info.labels, self.info.max_length
             )
-        found = self.tally(examples.ids, np.array(examples.targets))
-        return self.task.metrics(found, self.info.labels)
+        return self.measure(examples.ids, np.array(examples.targets)).metrics
 
     @contextmanager
     def inference(self) -> Iterator[None]:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from ftray.tasks.base import Task
+from ftray.tasks.base import Metrics, Task
+from ftray.tasks.per_label import most_confused
 
 MOST_LOGITS = 2**26
 """Of one pass, where every token of a row has one for each word: 256 MB in fp32, several times."""
 
 
-def tally(
+@dataclass(frozen=True)
+class Measured:
+    """How a model did on rows. predicted: (rows,) the likeliest label of each, as its place among
+    the labels; None where rows have none."""
+
+    metrics: Metrics
+    predicted: np.ndarray | None
+
+
+def measure(
     model: Any,
     task: Task,
     ids: Sequence[Sequence[int] | np.ndarray],
@@ -22,21 +33,28 @@ def tally(
     labels: Sequence[str],
     pad_id: int,
     rows: int,
-) -> np.ndarray:
-    """What the metrics of these rows are made of: `Task.metrics` of it. `model` is in eval mode;
-    rows: of one pass, at most."""
+) -> Measured:
+    """The metrics of rows, and where they have labels the commonest mistakes (`confused`). `model`
+    is in eval mode; rows: of one pass, at most."""
     words = 0 if task.has_labels else model.get_input_embeddings().num_embeddings
     # Of keys and values, which are for tokens to come.
     options = {} if task.has_labels else {"use_cache": False}
     device = next(model.parameters()).device
-    total = task.empty_tally(labels)
+    total, predicted = task.empty_tally(labels), np.zeros(len(ids), dtype=np.int64)
     for places in _passes(np.array([len(row) for row in ids]), rows, words):
         inputs = task.collate([ids[place] for place in places], pad_id)
         inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
         aims = torch.from_numpy(targets[places]).to(device)
         with torch.inference_mode():
-            total += task.tally(model(**inputs, **options).logits, inputs, aims)
-    return total
+            logits = model(**inputs, **options).logits
+            total += task.tally(logits, inputs, aims)
+        if task.has_labels:
+            predicted[places] = logits.argmax(-1).cpu().numpy()
+    metrics = task.metrics(total, labels)
+    if not task.has_labels:
+        return Measured(metrics, None)
+    confused = most_confused(targets, predicted, labels)
+    return Measured({**metrics, "confused": confused}, predicted)
 
 
 def _passes(lengths: np.ndarray, rows: int, words: int) -> Iterator[np.ndarray]:

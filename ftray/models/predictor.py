@@ -18,6 +18,9 @@ from ftray.spec.compute import PLAIN, Compute
 from ftray.store.location import Location
 from ftray.tasks.base import Labelling
 
+_GOLDEN_LABELS = 50
+"""How many labels a golden answer has the probabilities of, at most."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -76,13 +79,27 @@ class Predictor(LoadedModel):
         return [(answer["label"], answer["score"]) for answer in self.answers(texts)]
 
     def golden(self, texts: Sequence[str]) -> tuple[Golden, ...]:
+        """The probabilities of each text's likeliest labels."""
+        if not texts:
+            return ()
+        shares = torch.softmax(self.logits(texts), -1)
+        if shares.shape[-1] <= _GOLDEN_LABELS:
+            rows = shares.tolist()
+            return tuple(
+                Golden(input=text, probabilities=tuple(row))
+                for text, row in zip(texts, rows, strict=True)
+            )
+        found, places = shares.topk(_GOLDEN_LABELS)
         return tuple(
-            Golden(input=text, probabilities=tuple(row))
-            for text, row in zip(texts, self._probabilities(texts), strict=True)
+            Golden(input=text, probabilities=tuple(row), labels=tuple(of))
+            for text, row, of in zip(texts, found.tolist(), places.tolist(), strict=True)
         )
 
     def replayed(self, golden: Sequence[Golden]) -> list[list[float]]:
-        return self._probabilities([item.input for item in golden])
-
-    def _probabilities(self, texts: Sequence[str]) -> list[list[float]]:
-        return torch.softmax(self.logits(texts), -1).tolist() if texts else []
+        if not golden:
+            return []
+        shares = torch.softmax(self.logits([item.input for item in golden]), -1)
+        return [
+            (row[list(item.labels)] if item.labels else row).tolist()
+            for row, item in zip(shares, golden, strict=True)
+        ]

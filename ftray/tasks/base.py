@@ -21,7 +21,7 @@ Row = dict[str, str]
 """A clean row: the task's two columns, what is asked and its answer; the answer is not empty."""
 
 Metrics = dict[str, Any]
-"""Metric name -> number; nested lists (a confusion matrix) are allowed beside numbers."""
+"""Metric name -> number; a list (the commonest mistakes) may stand beside numbers."""
 
 Inputs = Mapping[str, "torch.Tensor"]
 """What a model is given of B rows: input_ids and attention_mask, (B, T) int64, padded on the

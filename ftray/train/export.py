@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +11,16 @@ import torch
 
 from ftray import __version__
 from ftray.data.encode import EncodedDataset, EncodedSplit
-from ftray.models.folder import ModelInfo, publish, staged, write_info
+from ftray.models.folder import ModelInfo, publish, staged, write_info, write_label_scores
 from ftray.models.load import load_model
 from ftray.models.loaded import LoadedModel
-from ftray.models.measure import tally
-from ftray.models.predictor import Predictor
+from ftray.models.measure import Measured, measure
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import Spec
 from ftray.store.location import Location, locate
 from ftray.tasks import get_task
 from ftray.tasks.base import Metrics
+from ftray.tasks.per_label import LabelScore, label_scores
 from ftray.train import lora, state
 from ftray.train.baselines import Baselines, Encoder
 from ftray.train.ranks import Ranks
@@ -86,16 +87,21 @@ def export(order: Export) -> ModelInfo:
         write_info(staging, info)
         trained = load_model(locate(str(staging)))
         validation, test = order.data.load("validation"), order.data.load("test")
-        metrics = {"validation": _measure(trained, validation)[0]}
-        metrics["test"], tuned = _measure(trained, test)
+        measured = {"validation": _measure(trained, validation), "test": _measure(trained, test)}
+        metrics = {split: found.metrics for split, found in measured.items()} | untrained
+        labels, tuned = order.data.labels, measured["test"].predicted
+        scores = {
+            "validation": _scores(measured["validation"], validation, labels),
+            "test": _scores(measured["test"], test, labels),
+        }
+        write_label_scores(staging, scores)
         worth = None
         if baselines is not None and probed is not None and tuned is not None:
-            classes, spent = len(order.data.labels), _spent(order)
+            classes, spent = len(labels), _spent(order)
             worth = measure_worth(
                 test.targets, baselines.majority, probed, tuned, classes, spent, spec.seed
             )
         golden = trained.golden(test.texts(range(min(_GOLDEN, len(test)))))
-        metrics |= untrained
         info = info.model_copy(update={"metrics": metrics, "golden": golden, "baselines": worth})
         publish(staging, info, order.target)
     return info
@@ -121,16 +127,15 @@ def _load(
     return adapter
 
 
-def _measure(model: LoadedModel, rows: EncodedSplit) -> tuple[Metrics, np.ndarray | None]:
-    """The metrics of a split and, where rows have labels, the index of the likeliest of each."""
-    ids, labels = [rows.ids_of(row) for row in range(len(rows))], None
-    if isinstance(model, Predictor):
-        logits = model.logits_of(ids)
-        labels = logits.argmax(-1).numpy()
-        found = model.task.tally(logits, {}, torch.from_numpy(rows.targets))
-    else:
-        found = model.tally(ids, rows.targets)
-    return model.task.metrics(found, model.info.labels), labels
+def _measure(model: LoadedModel, rows: EncodedSplit) -> Measured:
+    return model.measure([rows.ids_of(row) for row in range(len(rows))], rows.targets)
+
+
+def _scores(measured: Measured, rows: EncodedSplit, labels: Sequence[str]) -> list[LabelScore]:
+    """How the model does on each label of a split; nothing where rows have none."""
+    if measured.predicted is None:
+        return []
+    return list(label_scores(rows.targets, measured.predicted, labels))
 
 
 def _probed(order: Export, baselines: Baselines, model: Any) -> np.ndarray:
@@ -149,9 +154,9 @@ def _of_base(order: Export, model: Any) -> Metrics:
     task, test, labels = get_task(order.spec.task), order.data.load("test"), order.data.labels
     ids = [test.ids_of(row) for row in range(len(test))]
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    found = tally(model, task, ids, test.targets, labels, model.config.pad_token_id, _BATCH)
+    found = measure(model, task, ids, test.targets, labels, model.config.pad_token_id, _BATCH)
     model.to("cpu")
-    return task.metrics(found, labels)
+    return found.metrics
 
 
 def _spent(order: Export) -> Spent:

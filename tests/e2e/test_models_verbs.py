@@ -45,7 +45,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Root:
         if number == 2:
             run.set_status(state="failed", message="the loss is nan")
             continue
-        metrics = {"accuracy": 0.8 + number / 100, "f1_macro": 0.7, "confusion": [[1, 0], [0, 1]]}
+        metrics = {"accuracy": 0.8 + number / 100, "f1_macro": 0.7, "confused": []}
         info = ModelInfo(
             name="reviews",
             run=run_id,

@@ -21,7 +21,9 @@ INFO = ModelInfo.model_validate(
         "base": {"name_or_path": "some/base"},
         "data_digest": "d",
         "spec": {},
-        "metrics": {"test": {"accuracy": 0.9, "confusion": [[1, 2], [3, 4]]}},
+        "metrics": {
+            "test": {"accuracy": 0.9, "confused": [{"label": "a", "predicted": "b", "rows": 2}]}
+        },
         "golden": [],
         "ftray_version": "0",
     }

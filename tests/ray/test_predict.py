@@ -211,7 +211,7 @@ def test_evaluate_another_source(
     answers = [answer["label"] for answer in predictor.answers(few)]
     right = sum(a == b for a, b in zip(answers, labels, strict=True))
     assert metrics["accuracy"] == pytest.approx(right / 60)
-    assert set(metrics) == {"accuracy", "f1_macro", "loss", "confusion"}
+    assert set(metrics) == {"accuracy", "f1_macro", "loss", "confused"}
 
 
 def test_evaluate_the_models_own_test_split(model_folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,13 @@ def test_a_run_says_what_training_has_to_beat_and_by_how_much_it_did(
     assert worth is not None
     assert plain.to_json()["metrics"]["baselines"] == json.loads(worth.model_dump_json())
     test = plain.info.metrics["test"]
-    assert worth.rows == sum(map(sum, test["confusion"]))
+    with (Path(plain.version.folder.path) / "per_label.csv").open() as file:
+        labels = [line for line in csv.DictReader(file) if line["split"] == "test"]
+    assert worth.rows == sum(int(line["rows"]) for line in labels)
+    right = sum(float(line["recall"]) * int(line["rows"]) for line in labels)
+    assert right / worth.rows == pytest.approx(test["accuracy"])
+    wrong = sum(pair["rows"] for pair in test["confused"])
+    assert 1 - wrong / worth.rows == pytest.approx(test["accuracy"])
     assert worth.tuned.accuracy.value == pytest.approx(test["accuracy"])
     assert worth.tuned.f1_macro.value == pytest.approx(test["f1_macro"])
     assert worth.majority.accuracy.value == 0.5

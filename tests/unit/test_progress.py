@@ -137,7 +137,7 @@ def test_it_goes_on_from_its_json_as_if_uninterrupted() -> None:
     values = [NAN, 0.5, 0.4, 0.45, 0.5]
     progress = Progress()
     for value in values[:3]:
-        progress.finish_epoch(told, {"loss": value, "confusion": [[1, 0], [0, 1]]})
+        progress.finish_epoch(told, {"loss": value, "listed": [[1, 0], [0, 1]]})
     resumed = Progress(**json.loads(json.dumps(progress.to_json())))
     for value in values[3:]:
         resumed.finish_epoch(told, {"loss": value})

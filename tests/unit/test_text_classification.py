@@ -74,14 +74,13 @@ def test_a_tally_is_as_long_for_one_row_as_for_many() -> None:
 
 
 def test_metrics_agree_with_scikit_learn() -> None:
-    from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
+    from sklearn.metrics import accuracy_score, f1_score, log_loss
 
     scores, targets = logits()
     truth, guess = targets.numpy(), scores.argmax(-1).numpy()
     found = TASK.metrics(TASK.tally(scores, {}, targets), LABELS)
     assert found["accuracy"] == pytest.approx(accuracy_score(truth, guess))
     assert found["f1_macro"] == pytest.approx(f1_score(truth, guess, average="macro"))
-    assert found["confusion"] == confusion_matrix(truth, guess).tolist()
     assert found["loss"] == pytest.approx(log_loss(truth, scores.softmax(-1).numpy()), rel=1e-5)
 
 
