@@ -17,7 +17,7 @@ from ray.job_submission import JobSubmissionClient
 from ftray.errors import ClusterError, DataError
 from ftray.spec.load import dump
 from ftray.spec.schema import Spec
-from ftray.store.location import expand
+from ftray.store.pattern import expand
 
 _LARGEST_MIB = 100  # Ray refuses larger packages
 _INPUTS = ("model.name_or_path", "data.train", "data.validation", "data.test", "train.deepspeed")
@@ -81,7 +81,7 @@ def _carry(value: str, target: Path) -> str | None:
     if not found:
         return None
     target.mkdir(parents=True)
-    is_pattern = any(character in value for character in "*?[")
+    is_pattern = found != [Path(value).expanduser().absolute()]
     for number, path in enumerate(found):
         # A pattern may find files of one name in several folders; their order is kept.
         copy = target / (f"{number:05d}-{path.name}" if is_pattern else path.name)

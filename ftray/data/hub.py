@@ -21,8 +21,10 @@ _OPTIONS = {"config", "split", "revision"}
 
 def is_hub_id(url: str) -> bool:
     """Whether `url` reads as OWNER/NAME and is no file or folder on this machine."""
-    name, _, _ = url.partition("?")
-    is_file = formats.suffix(name) in formats.READERS or Path(name).exists()
+    name, mark, options = url.partition("?")
+    if mark and "=" not in options:
+        return False  # a pattern, in which ? is any character
+    is_file = formats.suffix(name) in formats.READERS or Path(name).exists() or Path(url).exists()
     return not is_file and _ID.fullmatch(name) is not None
 
 

@@ -18,7 +18,8 @@ from ftray.data.rows import RawRow, Source, shown
 from ftray.errors import StorageError
 from ftray.spec.columns import TaskName
 from ftray.spec.schema import DataSpec
-from ftray.store.location import Location, expand
+from ftray.store.location import Location
+from ftray.store.pattern import expand
 from ftray.tasks.base import Task
 
 _READS_AT_ONCE = 16

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import importlib.util
 import json
 import os
@@ -181,21 +180,6 @@ def locate(url: str) -> Location:
         return Location(fs, path.rstrip("/"), path if url.startswith("file:") else url.rstrip("/"))
     path = str(Path(url).expanduser().absolute())
     return Location(pafs.LocalFileSystem(), path, path)
-
-
-def expand(url: str) -> list[Location]:
-    """The files that `url` names, where its last parts may have * ? [ ] in them; sorted."""
-    # In a URL the question mark starts the options (s3://bucket/*.csv?region=...).
-    base, mark, options = url.partition("?") if "://" in url else (url, "", "")
-    if not any(character in base for character in "*?["):
-        return [locate(url)]
-    if "://" not in url:
-        path = Path(url).expanduser().absolute()
-        found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-        return [locate(str(file)) for file in sorted(found)]
-    folder, _, pattern = base.rpartition("/")
-    children = locate(f"{folder}{mark}{options}").children()
-    return [child for child in children if fnmatch.fnmatchcase(child.name, pattern)]
 
 
 def _in_package(url: str) -> Path:

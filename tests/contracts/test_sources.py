@@ -134,6 +134,38 @@ def test_parts_in_a_folder_or_by_a_pattern(place, expected, name):
     assert _read(place(f"parts/{stem}-*.{suffix}")).digest == expected.digest
 
 
+@pytest.mark.parametrize(
+    "name, others",
+    [
+        ("part[1].jsonl", ["part1.jsonl"]),
+        ("set [v2]/rows.jsonl", ["set v/rows.jsonl"]),
+        ("what*/rows*.jsonl", ["whatever/rows-1.jsonl"]),
+        ("100% [of them]/rows.jsonl", []),
+    ],
+)
+def test_what_exists_is_no_pattern(place, expected, name, others):
+    folder = locate(place("odd"))
+    (folder / name).write_bytes(_jsonl(ROWS))
+    for other in others:
+        (folder / other).write_bytes(b'{"text": "another file", "label": "x"}\n')
+    # In a URL the percent sign is written %25.
+    written = name if folder.url == folder.path else name.replace("%", "%25")
+    assert _read(place(f"odd/{written}")).digest == expected.digest
+    # Below it patterns are patterns.
+    above, _, _ = written.rpartition("/")
+    if above:
+        assert _read(place(f"odd/{above}/*.jsonl")).digest == expected.digest
+
+
+def test_patterns_in_several_parts_of_a_path(place, expected):
+    for number, start in enumerate(range(0, len(ROWS), 10)):
+        _put(place(f"deep/{number}/a/part.jsonl"), _jsonl(ROWS[start : start + 10]))
+    _put(place("deep/0/a/.part.jsonl"), b"what another program left")
+    _put(place("deep/.old/a/part.jsonl"), b"what another program left")
+    for pattern in ("*/a/*.jsonl", "[0-9]/a/part.jsonl", "**/*.jsonl", "**/part.jsonl", "**"):
+        assert _read(place(f"deep/{pattern}")).digest == expected.digest, pattern
+
+
 def test_a_folder_per_label(place):
     rows = sorted(ROWS, key=lambda row: row["label"])
     for number, row in enumerate(rows):

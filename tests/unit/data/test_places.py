@@ -101,6 +101,37 @@ def test_a_path_relative_to_the_working_directory_is_shown_so(tmp_path, monkeypa
     assert row.where == "a.csv:2"
 
 
+def test_a_working_directory_with_brackets(tmp_path, monkeypatch):
+    folder = tmp_path / "project [old] *"
+    (folder / "texts" / "neg").mkdir(parents=True)
+    (folder / "texts" / "neg" / "[1].txt").write_text("one")
+    for name in ("a-1.csv", "a-2.csv"):
+        (folder / name).write_text(f"text,label\n{name},x\n")
+    monkeypatch.chdir(folder)
+    assert texts("a-1.csv") == [("a-1.csv", "x")]
+    assert texts("a-*.csv") == texts("a-?.csv") == [("a-1.csv", "x"), ("a-2.csv", "x")]
+    assert texts("texts") == [("one", "neg")]
+    assert "matches no file" in refusal("b-*.csv").problem
+
+
+def test_a_question_mark_is_no_option_of_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "part1").mkdir()
+    (tmp_path / "data" / "part1" / "a.csv").write_text("text,label\none,x\n")
+    (tmp_path / "data" / "really?x=1").mkdir()
+    (tmp_path / "data" / "really?x=1" / "a.csv").write_text("text,label\ntwo,x\n")
+    monkeypatch.chdir(tmp_path)
+    assert texts("data/part?") == [("one", "x")]
+    assert texts("data/really?x=1") == [("two", "x")]
+
+
+def test_two_stars_do_not_follow_a_link_that_leads_back(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "rows.csv").write_text("text,label\none,x\n")
+    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
+    assert texts(f"{tmp_path}/**/*.csv") == [("one", "x")]
+
+
 def test_a_file_inside_an_installed_package(tmp_path, monkeypatch):
     package = tmp_path / "some_package"
     package.mkdir()
