@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ftray.errors import RegistryError
 from ftray.store.registry import Registry
-from ftray.store.routes import Route, Stop, Trial, read_route, write_route
+from ftray.store.routes import Route, Stop, Trial, change_route, read_route
 from ftray.store.versions import ModelVersion, check_alias
 
 
@@ -17,11 +17,14 @@ def promote(registry: Registry, reference: str, alias: str) -> ModelVersion:
     alias that is no word, or that MLflow reserves."""
     check_alias(alias)
     chosen = registry.resolve(reference)
-    known = find_route(registry, chosen.name, alias)
-    stop = _stop(registry, chosen)
+    known, stop = find_route(registry, chosen.name, alias), _stop(registry, chosen)
+
+    def led(route: Route | None) -> Route:
+        route = route or known
+        return Route(current=stop) if route is None else route.to(stop)
+
     registry.point(alias, chosen)
-    route = Route(current=stop) if known is None else known.to(stop)
-    write_route(registry.root, chosen.name, alias, route)
+    change_route(registry.root, chosen.name, alias, led)
     return registry.resolve(chosen.reference)
 
 
@@ -31,12 +34,17 @@ def try_out(
     """Have what serves `alias` give that version a share of its requests, or of copies of them in
     the shadow. Raises RegistryError where the alias leads nowhere yet, or there already."""
     chosen = registry.resolve(reference)
-    route = _known_route(registry, chosen.name, alias)
+    known = _known_route(registry, chosen.name, alias)
     trial = Trial(stop=_stop(registry, chosen), share=share, shadow=shadow)
-    if trial.stop == route.current:
-        fix = "name another version"
-        raise RegistryError.of("model", reference, f"is what {alias} means already", fix)
-    write_route(registry.root, chosen.name, alias, route.with_trial(trial))
+
+    def tried(route: Route | None) -> Route:
+        route = route or known
+        if trial.stop == route.current:
+            fix = "name another version"
+            raise RegistryError.of("model", reference, f"is what {alias} means already", fix)
+        return route.with_trial(trial)
+
+    change_route(registry.root, chosen.name, alias, tried)
     return chosen
 
 
@@ -50,7 +58,14 @@ def roll_back(registry: Registry, name: str, alias: str) -> ModelVersion:
     back = route.back()
     chosen = registry.resolve(f"{name}:{back.current.version}")
     registry.point(alias, chosen)
-    write_route(registry.root, name, alias, back)
+
+    def returned(now: Route | None) -> Route:
+        if now != route:
+            fix = "look where it leads, and roll back again if you still want to"
+            raise RegistryError.of("alias", alias, "another process has just changed it", fix)
+        return back
+
+    change_route(registry.root, name, alias, returned)
     return registry.resolve(chosen.reference)
 
 
@@ -63,8 +78,8 @@ def find_route(registry: Registry, name: str, alias: str) -> Route | None:
     if known is None:
         return Route(current=stop)
     if known.current != stop:
-        known = known.to(stop)
-        write_route(registry.root, name, alias, known)
+        change_route(registry.root, name, alias, lambda now: now and now.to(stop))
+        return known.to(stop)
     return known
 
 

@@ -8,12 +8,13 @@ to its server for that.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ftray.errors import RegistryError
-from ftray.store.database import exclusive
+from ftray.store.document import change, open_document
 from ftray.store.root import Root
 
 _MOST_BEFORE = 50
@@ -78,31 +79,43 @@ class _File(_Frozen):
 
 def read_route(root: Root, name: str, alias: str) -> Route | None:
     """None where nobody promoted a version to that alias. Raises RegistryError for a file that
-    cannot be read, and OSError for a storage that does not answer."""
-    return _read(root, name).routes.get(alias)
+    is no such file, and StorageError for a storage that does not answer."""
+    content = open_document(root.routes(name)).read().content
+    return _parse(root, name, content).routes.get(alias)
 
 
-def write_route(root: Root, name: str, alias: str, route: Route) -> None:
-    """Raises as `read_route`."""
-    with exclusive(root):
-        routes = {**_read(root, name).routes, alias: route}
-        root.routes(name).write_json(_File(routes=routes).model_dump(mode="json"))
+def change_route(
+    root: Root, name: str, alias: str, edit: Callable[[Route | None], Route | None]
+) -> None:
+    """Put what `edit` makes of a route in its place; it is called again where another process
+    changed the file in between, and None leaves all as it is. Raises as `read_route`."""
+
+    def written(content: bytes | None) -> bytes | None:
+        routes = _parse(root, name, content).routes
+        route = edit(routes.get(alias))
+        if route is None or route == routes.get(alias):
+            return None
+        return _File(routes={**routes, alias: route}).model_dump_json(indent=2).encode()
+
+    change(open_document(root.routes(name)), written)
 
 
 def end_trial(root: Root, name: str, alias: str, trial: Trial, why: str) -> None:
     """Where that trial still goes on. Raises as `read_route`."""
-    route = read_route(root, name, alias)
-    if route is not None and route.trial == trial:
-        write_route(root, name, alias, route.without_trial(why))
+
+    def ended(route: Route | None) -> Route | None:
+        goes_on = route is not None and route.trial == trial
+        return route.without_trial(why) if route is not None and goes_on else None
+
+    change_route(root, name, alias, ended)
 
 
-def _read(root: Root, name: str) -> _File:
-    file = root.routes(name)
-    if not file.is_file():
+def _parse(root: Root, name: str, content: bytes | None) -> _File:
+    if content is None:
         return _File()
     try:
-        return _File.model_validate_json(file.read_bytes())
+        return _File.model_validate_json(content)
     except ValidationError as error:
         problem = f"cannot be read: {error.errors()[0]['msg']}"
         fix = "promote the version again after moving the file away"
-        raise RegistryError.of("routes", file.url, problem, fix) from None
+        raise RegistryError.of("routes", root.routes(name).url, problem, fix) from None

@@ -12,7 +12,7 @@ from ftray.errors import RegistryError
 from ftray.store.promotion import find_route, promote, roll_back, try_out
 from ftray.store.registry import Registry, alias_in
 from ftray.store.root import MODEL_MANIFEST, Root, open_root
-from ftray.store.routes import Route, Stop, Trial, end_trial, read_route, write_route
+from ftray.store.routes import Route, Stop, Trial, change_route, end_trial, read_route
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_history_is_kept_within_bounds(registry: Registry) -> None:
     for number in range(2, 200):
         route = route.to(Stop(version=number, folder="a"))
     assert len(route.before) == 50 and route.back().current.version == 198
-    write_route(registry.root, "m", "x", route)
+    change_route(registry.root, "m", "x", lambda known: route)
     assert read_route(registry.root, "m", "x") == route
 
 
