@@ -42,6 +42,36 @@ def test_another_seed_draws_other_rows():
     assert one != two and len(one) == len(two)
 
 
+@pytest.mark.parametrize("rows, measured", [(5, 26), (4, 20), (3, 16)])
+def test_with_few_rows_a_label_the_splits_measure_different_labels(rows, measured):
+    targets = [chr(97 + i % 26) for i in range(26 * rows)]
+    seen = Counter()
+    for seed in range(20):
+        splits = stratify(targets, {"validation": 0.1, "test": 0.1}, seed)
+        held_out = [{targets[i] for i in splits[name]} for name in ("validation", "test")]
+        assert len(held_out[0] | held_out[1]) == measured
+        assert [len(splits[name]) for name in ("validation", "test")] == [round(2.6 * rows)] * 2
+        seen.update(held_out[1])
+    assert len(seen) == 26, "every label is measured for some seed"
+    assert max(seen.values()) < 20, "and no label is for every seed"
+
+
+def test_labels_with_two_rows_are_measured_beside_those_with_more():
+    targets = [f"five {i % 10}" for i in range(50)] + [f"two {i % 10}" for i in range(20)]
+    splits = stratify(targets, {"validation": 0.1, "test": 0.1}, seed=1)
+    measured = {targets[i] for name in ("validation", "test") for i in splits[name]}
+    assert len(measured) == len(splits["validation"]) + len(splits["test"]) == 14
+
+
+def test_which_labels_are_measured_does_not_depend_on_the_order_of_the_rows():
+    targets = [chr(97 + i % 26) for i in range(130)]
+    shares = {"validation": 0.1, "test": 0.1}
+    for name in shares:
+        one = {targets[i] for i in stratify(targets, shares, 3)[name]}
+        other = {targets[::-1][i] for i in stratify(targets[::-1], shares, 3)[name]}
+        assert one == other
+
+
 def test_labels_with_few_rows_stay_in_train():
     targets = ["a"] * 50 + ["b"] * 50 + ["rare"] + ["two"] * 2
     splits = stratify(targets, {"validation": 0.4, "test": 0.4}, seed=3)
