@@ -14,22 +14,23 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from ftray.data import spellings
 from ftray.data.report import SourceCount
 from ftray.data.rows import RawRow, Source
 from ftray.errors import DataError, Problem, shorten
 from ftray.tasks.base import BadRow, Row, Task
+from ftray.tasks.labels import label_name
 
 DUPLICATE, CONFLICT, LEAKED = "duplicate", "conflicting_duplicate", "leaked"
 UNKNOWN_LABEL, BAD_ENCODING = "unknown_label", "bad_encoding"
 _TWINS = {DUPLICATE, CONFLICT, LEAKED}
 _PLACES_SHOWN = 3
-_LABELS_SHOWN = 8
 # With this many undecodable rows to one that decodes, the encoding is wrong and not the rows.
 _MOSTLY = 10
 # Where bytes did not fit the encoding, or JSON escapes half a character.
@@ -72,6 +73,8 @@ class Part:
     source: Source
     kept: list[Kept] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
+    known: tuple[str, ...] = ()
+    """The labels that a row may have, where that was checked."""
 
     @property
     def identities(self) -> set[str]:
@@ -163,14 +166,12 @@ def drop_leaked(part: Part, other: Part) -> None:
 
 def drop_unknown(part: Part, task: Task, labels: Collection[str]) -> None:
     """Drop the rows whose label is none of `labels`."""
-    names = ", ".join(list(labels)[:_LABELS_SHOWN])
-    more = ", ..." if len(labels) > _LABELS_SHOWN else ""
+    part.known = tuple(labels)
+    known = {label_name(label) for label in labels}
 
     def judge(item: Kept) -> BadRow | None:
         label = task.target(item.row)
-        if label in labels:
-            return None
-        return BadRow(UNKNOWN_LABEL, f"{shorten(label, 40)!r} is none of {names}{more}")
+        return None if label in known else BadRow(UNKNOWN_LABEL, shorten(label, 40))
 
     part.sift(judge)
 
@@ -200,6 +201,9 @@ def _problem(part: Part) -> Problem | None:
     kinds = "; ".join(f"{len(rows):,} {kind} ({_first(rows)})" for kind, rows in places.items())
     problem = f"{faulty:,} of {part.count().read:,} rows cannot be used: {kinds}"
     fix = "Mend them, or set data.on_bad_row: skip to leave them out and list them in a file."
+    if UNKNOWN_LABEL in places:
+        unknown = Counter(row.detail for row in places[UNKNOWN_LABEL])
+        problem += f". {_unknown(unknown, part.known)}"
     if BAD_ENCODING in places:
         fix = f"Set data.encoding to the file's own, for example latin-1 or cp1252. Or: {fix}"
         fit = sum(not "".join(item.row.values()).isascii() for item in part.kept)
@@ -211,6 +215,13 @@ def _problem(part: Part) -> Problem | None:
     return Problem(part.source.key, shorten(part.source.url), problem, fix)
 
 
+def _unknown(unknown: Mapping[str, int], known: Collection[str]) -> str:
+    told = f"Unknown: {spellings.counted(unknown)}; known: {spellings.named(known)}"
+    close = {label: spellings.nearest(label, known) for label in unknown}
+    found = [f"{label!r} for {name!r}" for label, name in close.items() if name]
+    return told + (f"; by case only differ {', '.join(found[:_PLACES_SHOWN])}" if found else "")
+
+
 def _first(rows: list[Dropped]) -> str:
     shown = [f"{row.where}{': ' if row.detail else ''}{row.detail}" for row in rows]
     more = ", ..." if len(rows) > _PLACES_SHOWN else ""
@@ -220,6 +231,14 @@ def _first(rows: list[Dropped]) -> str:
 def label_counts(kept: Iterable[Kept], task: Task) -> dict[str, int]:
     """Label -> rows, by label; "" -> rows for a task without labels."""
     return dict(sorted(Counter(task.target(item.row) for item in kept).items()))
+
+
+def spelling_notes(part: Part, task: Task) -> Iterator[str]:
+    """What the user should know of how the labels of `part` are spelled."""
+    if task.has_labels:
+        column = part.source.columns[task.answer]
+        raw = (item.raw.values[column] for item in part.kept)
+        yield from spellings.spelling_notes(raw, label_counts(part.kept, task))
 
 
 def table(kept: Iterable[Kept], columns: Iterable[str]) -> pa.Table:

@@ -54,7 +54,7 @@ def read_dataset(spec: Spec) -> Dataset:
     kept = _split(spec, parts, task)
     splits = {name: cleaning.table(rows, task.columns) for name, rows in kept.items()}
     counts = {name: cleaning.label_counts(rows, task) for name, rows in kept.items()}
-    notes = tuple(_unevaluated(labels, counts))
+    notes = (*_spellings(parts, task), *_unevaluated(labels, counts))
     report = CleaningReport({name: part.count() for name, part in parts.items()}, counts, notes)
     quarantine = tuple(row for part in parts.values() for row in part.dropped)
     return Dataset(splits, labels, report, content_digest(splits, labels), quarantine)
@@ -138,6 +138,11 @@ def _split(spec: Spec, parts: dict[str, Part], task: Task) -> dict[str, list[Kep
                 f"raise data.{name}, or give it a source of its own",
             )
     return {name: splits[name] for name in ("train", *HELD_OUT)}
+
+
+def _spellings(parts: dict[str, Part], task: Task) -> Iterator[str]:
+    for name, part in parts.items():
+        yield from (f"{name}: {note}" for note in cleaning.spelling_notes(part, task))
 
 
 def _unevaluated(labels: Sequence[str], counts: dict[str, dict[str, int]]) -> Iterator[str]:

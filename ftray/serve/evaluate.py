@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from ftray.data import spellings
 from ftray.data.dataset import read_dataset
 from ftray.data.sources import read_source
-from ftray.errors import DataError, shorten
+from ftray.errors import DataError
 from ftray.models.load import load_model
 from ftray.serve.settings import ServedModel
 from ftray.spec.load import parse
 from ftray.tasks import get_task
+from ftray.tasks.labels import label_name
 
 OWN_SPLIT = "test"
 Columns = tuple[str | None, str | None]
@@ -47,18 +51,23 @@ def evaluate(
     """
     rows = _own_rows(model) if source is None else _rows_of(model, source, columns, encoding)
     task = get_task(model.info.task)
-    labels = rows["label"].unique().to_pylist() if task.has_labels else []
-    if unknown := sorted(set(labels) - set(model.info.labels)):
-        raise DataError.of(
-            "--data",
-            source,
-            f"labels that {model.reference} does not know: {shorten(', '.join(unknown))}",
-            f"it knows {shorten(', '.join(model.info.labels))}",
-        )
+    if task.has_labels:
+        _require_known(rows["label"].to_pylist(), model, source)
     loaded = load_model(model.folder)
     loaded.check_golden()
     metrics = loaded.evaluate({column: rows[column].to_pylist() for column in task.columns})
     return Evaluation(model.name, model.version, source or OWN_SPLIT, rows.num_rows, metrics)
+
+
+def _require_known(labels: Sequence[str], model: ServedModel, source: str | None) -> None:
+    known = {label_name(label) for label in model.info.labels}
+    if unknown := Counter(label for label in labels if label not in known):
+        raise DataError.of(
+            "--data",
+            source,
+            f"labels that {model.reference} does not know: {spellings.counted(unknown)}",
+            f"it knows {spellings.named(model.info.labels)}",
+        )
 
 
 def _own_rows(model: ServedModel) -> pa.Table:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ftray.tasks.base import BadRow, Examples, Inputs, Metrics, Row, is_missing
+from ftray.tasks.labels import label_name
 from ftray.tasks.padding import padded
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class TextClassification:
     has_labels = True
 
     def clean(self, values: Mapping[str, Any]) -> Row:
-        return {"text": self.question(values), "label": _label(values["label"])}
+        return {"text": self.question(values), "label": label_name(values["label"])}
 
     def question(self, values: Mapping[str, Any]) -> str:
         text = values["text"]
@@ -76,7 +77,8 @@ class TextClassification:
         max_length: int,
     ) -> Examples:
         """The target of a row is its label's place among `labels`."""
-        index = {label: place for place, label in enumerate(labels)}
+        # A model may have been trained when its labels were not named like this yet.
+        index = {label_name(label): place for place, label in enumerate(labels)}
         ids = self.encode(tokenizer, rows["text"], max_length)
         return Examples(ids, [index[label] for label in rows["label"]])
 
@@ -152,17 +154,3 @@ def _head(labels: Sequence[str]) -> dict[str, Any]:
         "label2id": {label: index for index, label in enumerate(labels)},
         "problem_type": "single_label_classification",
     }
-
-
-def _label(value: Any) -> str:
-    if is_missing(value):
-        raise BadRow("missing_label")
-    if isinstance(value, float) and value.is_integer():
-        # Formats without a nullable integer turn 1 into 1.0 as soon as one label is missing.
-        value = int(value)
-    if not isinstance(value, (str, int, float)):
-        raise BadRow("label_not_a_name", repr(value))
-    label = str(value).strip()
-    if not label:
-        raise BadRow("missing_label")
-    return label

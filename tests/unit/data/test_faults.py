@@ -122,7 +122,8 @@ def test_a_label_that_train_lacks(read, jsonl, rows):
         read(train, test=test)
     (problem,) = caught.value.problems
     assert problem.key == "data.test"
-    assert "1 unknown_label" in problem.problem and "'c' is none of a, b" in problem.problem
+    assert "1 unknown_label" in problem.problem and f"({test}:1: c)" in problem.problem
+    assert "Unknown: 'c' (1 row); known: a, b" in problem.problem
     dataset = read(train, test=test, on_bad_row="skip")
     assert dataset.report.sources["test"].dropped == {"unknown_label": 1}
     assert dataset.report.rows("test") == 10

@@ -41,7 +41,7 @@ def test_prediction_takes_a_folder_per_label(tmp_path):
 
 def test_evaluation_drops_twins_and_refuses_labels_the_model_lacks(jsonl, rows):
     path = jsonl([*rows, rows[0], {"text": "new", "label": "c"}])
-    with pytest.raises(DataError, match="'c' is none of a, b"):
+    with pytest.raises(DataError, match=r"Unknown: 'c' \(1 row\); known: a, b"):
         read_source(path, COLUMNS, TASK, labels=("a", "b"))
     table, report, _ = read_source(path, COLUMNS, TASK, on_bad_row="skip", labels=("a", "b"))
     assert table.select(["text", "label"]).to_pylist() == rows
