@@ -12,6 +12,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Self
 
+_LONGEST = 600
+"""Characters of a problem or a fix: third parties' messages quote whole files."""
+_MOST = 20
+"""Problems of one error that are shown."""
+
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -44,11 +49,14 @@ class FtrayError(Exception):
 
     @classmethod
     def of(cls, key: str, value: object, problem: str, fix: str) -> Self:
-        """An error with one problem; `value` is shown shortened."""
-        return cls(Problem(key, shorten(value), problem.rstrip("."), _sentence(fix)))
+        """An error with one problem in one line; `value` is shown shortened."""
+        said = shorten(problem, _LONGEST).rstrip(".")
+        return cls(Problem(shorten(key), shorten(value), said, _sentence(shorten(fix, _LONGEST))))
 
     def __str__(self) -> str:
-        return "\n".join(str(problem) for problem in self.problems)
+        lines = [str(problem) for problem in self.problems[:_MOST]]
+        more = len(self.problems) - _MOST
+        return "\n".join([*lines, f"and {more} more faults"] if more > 0 else lines)
 
 
 class SpecError(FtrayError):
@@ -92,12 +100,27 @@ class Interrupted(FtrayError):
 
 
 def shorten(value: object, limit: int = 120) -> str:
-    """`value` as the user would write it, at most `limit` characters."""
+    """`value` in one line, as the user would write it, at most `limit` characters; what a terminal
+    would not print is escaped."""
     if value is None:
         return ""
-    text = value if isinstance(value, str) else repr(value)
-    text = " ".join(text.split())
+    text = value if isinstance(value, str) else _written(value)
+    text = " ".join(text[: _READ * limit].split())
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+_READ = 8
+"""Characters that are looked at for each that is shown: spaces go, and megabytes may follow."""
+
+
+def _written(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def find(error: BaseException) -> FtrayError | None:

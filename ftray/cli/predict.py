@@ -35,7 +35,9 @@ def predict(
     from ftray.spec.load import serving
 
     target = output.open_output(out, overwrite)
-    (served,), spec = find(parse({**serving(overrides or ()), "model": model, "storage": storage}))
+    (served,), spec = find(
+        parse({**serving(overrides or (), say), "model": model, "storage": storage})
+    )
     rows = batch.read_rows(served, data, text, encoding)
     parts = Parts(target, run_key(served.info, spec.compute, rows.texts))
     with session(), _silence():

@@ -42,7 +42,7 @@ def serve(
     from ftray.spec.load import serving
     from ftray.store.location import locate
 
-    given: dict[str, Any] = {**serving(overrides or ()), "model": models, "storage": storage}
+    given: dict[str, Any] = {**serving(overrides or (), say), "model": models, "storage": storage}
     if replicas is not None:
         given["replicas"] = {"min": replicas, "max": replicas}
     served, spec = find(parse(given))

@@ -33,5 +33,5 @@ def submit(
     from ftray.spec.load import load
     from ftray.submit import submit_job
 
-    code = submit_job(action.value, load(spec, overrides or ()), as_json, address, say)
+    code = submit_job(action.value, load(spec, overrides or (), say), as_json, address, say)
     raise typer.Exit(code)

@@ -15,7 +15,7 @@ def train(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> Non
     from ftray.spec.load import load
     from ftray.train.check import check_inputs
 
-    checked = check_inputs(load(spec, overrides or ()))
+    checked = check_inputs(load(spec, overrides or (), say))
     with session("transformers.modeling_utils", "ftray.train.run"):
         from ftray.cli.progress import TrainDisplay
         from ftray.train.run import train as run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ftray.cli.console import AsJson, Set, SpecPath, verb
+from ftray.cli.console import AsJson, Set, SpecPath, say, verb
 from ftray.cli.train import show_trained
 
 
@@ -14,7 +14,7 @@ def tune(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> None
     from ftray.spec.load import load
     from ftray.train.check import check_inputs
 
-    loaded = load(spec, overrides or ())
+    loaded = load(spec, overrides or (), say)
     if loaded.tune is None:
         raise SpecError.of("tune", None, "missing", "add a tune section; `ftray init` shows one")
     checked = check_inputs(loaded)

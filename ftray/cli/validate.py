@@ -39,7 +39,7 @@ def _check(path: str, overrides: list[str]) -> Any:
     from ftray.spec.load import load
     from ftray.train.check import check_inputs
 
-    return check_inputs(load(path, overrides))
+    return check_inputs(load(path, overrides, say))
 
 
 def _memory(checked: Any) -> dict[str, Any] | None:

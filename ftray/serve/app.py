@@ -11,7 +11,7 @@ from ray.serve import Application, deployment
 from ftray.serve.log import logging_config
 from ftray.serve.replica import Replica
 from ftray.serve.settings import ServedModel, find, parse
-from ftray.spec.schema import ServeSpec
+from ftray.spec.serving import ServeSpec
 from ftray.store.location import locate
 
 

@@ -13,7 +13,7 @@ from ftray.models.joint import joint_logits
 from ftray.models.predictor import Predictor
 from ftray.serve.batcher import Batcher, Limits
 from ftray.serve.metrics import Metrics
-from ftray.spec.schema import Batching
+from ftray.spec.serving import Batching
 
 
 class Asked(Protocol):

@@ -18,7 +18,7 @@ from ftray.serve.log import logging_config
 from ftray.serve.port import check_port
 from ftray.serve.refusal import read_refusal
 from ftray.serve.settings import ServedModel
-from ftray.spec.schema import ServeSpec
+from ftray.spec.serving import ServeSpec
 
 START_SECONDS = 600.0
 """How long replicas may take to start: a cluster may have to add nodes for them."""

@@ -14,7 +14,7 @@ from ftray.models.sampling import Prompt, Sampling
 from ftray.serve.backend import GENERATED, Answers, BadPrompt, Generation
 from ftray.serve.metrics import Metrics
 from ftray.serve.talks import Talks, Told
-from ftray.spec.schema import Batching
+from ftray.spec.serving import Batching
 
 
 @dataclass(frozen=True, eq=False)

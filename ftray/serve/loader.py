@@ -22,7 +22,7 @@ from ftray.serve.live import LiveModel
 from ftray.serve.live_generator import LiveGenerator
 from ftray.serve.metrics import Metrics
 from ftray.spec.compute import Compute
-from ftray.spec.schema import Batching
+from ftray.spec.serving import Batching
 from ftray.store.location import Location
 
 _CPU_ROWS = 8

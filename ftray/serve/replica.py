@@ -28,7 +28,7 @@ from ftray.serve.refusal import refusal
 from ftray.serve.settings import ServedModel
 from ftray.serve.shelf import Shelf
 from ftray.spec.compute import Compute
-from ftray.spec.schema import Batching
+from ftray.spec.serving import Batching
 from ftray.store.location import locate
 from ftray.store.routes import Stop
 

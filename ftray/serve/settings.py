@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_core import ErrorDetails
 
-from ftray.errors import Problem, ServeError, shorten
+from ftray.errors import ServeError
 from ftray.models.folder import ModelInfo, read_info
 from ftray.serve.alias import Alias
 from ftray.spec.fields import Text
-from ftray.spec.schema import ServeSpec
+from ftray.spec.messages import problems
+from ftray.spec.serving import ServeSpec
 from ftray.store.location import Location
 from ftray.store.promotion import find_route
 from ftray.store.registry import Registry, alias_in, find_model
@@ -59,7 +58,7 @@ def parse(args: Mapping[str, Any]) -> Settings:
     try:
         return Settings.model_validate(args)
     except ValidationError as error:
-        raise ServeError(*map(_problem, error.errors())) from None
+        raise ServeError(*problems(error, args, Settings, root="arguments")) from None
 
 
 def find(settings: Settings) -> tuple[tuple[ServedModel, ...], ServeSpec]:
@@ -109,27 +108,3 @@ def _alias(reference: str, storage: str | None) -> Alias | None:
     # The registry may have been changed by other tools than ftray: replicas look at the route.
     find_route(Registry.open(root), *alias)
     return Alias(str(root), *alias)
-
-
-def _problem(detail: ErrorDetails) -> Problem:
-    key = ".".join(str(part) for part in detail["loc"]) or "arguments"
-    kind, context = detail["type"], detail.get("ctx", {})
-    if kind == "extra_forbidden":
-        return Problem(key, shorten(detail["input"]), "unknown argument", _known(detail["loc"]))
-    if kind == "missing":
-        return Problem(key, "", "missing", f"Add {key} to the arguments.")
-    if kind == "contradiction":
-        return Problem(key, "", context["problem"], context["fix"])
-    message = detail["msg"].removeprefix("Value error, ")
-    fix = "See the serve section of `ftray schema`."
-    return Problem(key, shorten(detail["input"]), message[:1].lower() + message[1:], fix)
-
-
-def _known(location: tuple[int | str, ...]) -> str:
-    model: Any = Settings
-    for part in location[:-1]:
-        model = model.model_fields[str(part)].annotation
-    names = list(model.model_fields)
-    close = difflib.get_close_matches(str(location[-1]), names, n=1)
-    hint = f"Did you mean {close[0]}? " if close else ""
-    return f"{hint}Known: {', '.join(names)}."

@@ -17,7 +17,7 @@ from ftray.models.text_stream import TextStream
 from ftray.serve.backend import Piece
 from ftray.serve.batcher import Overloaded
 from ftray.serve.log import logger
-from ftray.spec.schema import Batching
+from ftray.spec.serving import Batching
 
 _log = logger(__name__)
 _SMOOTHING = 0.2  # of the newest answer in the time that one takes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -27,17 +28,21 @@ def contradiction(
 
 
 def _not_a_bool(value: Any) -> Any:
-    # YAML's `yes` would otherwise pass for the number 1.
+    # `true` would otherwise pass for the number 1.
     if isinstance(value, bool):
-        raise ValueError("a number is needed, not true or false")
+        raise ValueError("a number, not true or false")
     return value
 
 
+_LARGEST = 10**12
+"""Above every count that means anything; a larger number overflows in other libraries."""
+
 # Bounds stand before the validator: behind it they would not reach the JSON Schema.
 _NUMBER = BeforeValidator(_not_a_bool)
-Int = Annotated[int, _NUMBER]
-PositiveInt = Annotated[int, Field(gt=0), _NUMBER]
-CountFromZero = Annotated[int, Field(ge=0), _NUMBER]
+Int = Annotated[int, Field(ge=-_LARGEST, le=_LARGEST), _NUMBER]
+PositiveInt = Annotated[int, Field(gt=0, le=_LARGEST), _NUMBER]
+CountFromZero = Annotated[int, Field(ge=0, le=_LARGEST), _NUMBER]
+Seed = Annotated[int, Field(ge=0, lt=2**32), _NUMBER]
 Float = Annotated[float, Field(allow_inf_nan=False), _NUMBER]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), _NUMBER]
 FloatFromZero = Annotated[float, Field(ge=0, allow_inf_nan=False), _NUMBER]
@@ -48,9 +53,28 @@ Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Auto = Literal["auto"]
 
 
+def number_in_text(value: Any) -> Any:
+    """A quoted number as a number: beside a `Text` it would pass for the name of a file."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+def whole_in_text(value: Any) -> Any:
+    """A quoted whole number as a number."""
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
+
+
+_SWITCHES = {"true": "on", "yes": "on", "false": "off", "no": "off"}
+
+
 def _switch(value: Any) -> Any:
-    # YAML reads `on` and `off` as true and false.
-    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+    # Some write `on` and `off` as true and false, or yes and no.
+    word = str(value).lower() if isinstance(value, (bool, str)) else value
+    return _SWITCHES.get(word, value)
 
 
 Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)]
@@ -60,12 +84,36 @@ def _compiles(pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from None
+        raise ValueError(f"a regular expression, and it is none: {error}") from None
+    except (OverflowError, RecursionError):
+        raise ValueError("a shorter regular expression") from None
     return pattern
 
 
 Pattern = Annotated[Text, AfterValidator(_compiles)]
 """A regular expression that is searched for in names of parameters."""
+
+
+_NAME = r"[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?"
+_NAME_LENGTH = 47
+
+
+def _is_a_name(name: str) -> str:
+    if re.fullmatch(_NAME, name):
+        return name
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    close = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:_NAME_LENGTH].strip("-")
+    raise contradiction(
+        f"must be lower-case letters, digits and dashes within, at most {_NAME_LENGTH}",
+        f"Did you mean {close}?" if close else "For example my-classifier.",
+        value=name,
+    )
+
+
+Name = Annotated[
+    str, AfterValidator(_is_a_name), Field(json_schema_extra={"pattern": f"^{_NAME}$"})
+]
+"""Of runs and models: Kubernetes, URLs and MLflow take it as it is."""
 
 
 class Section(BaseModel):

@@ -5,43 +5,51 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ftray.spec.columns import Columns, TaskName
-from ftray.spec.compute import PRECISIONS, BackendName, Compute, Precision
 from ftray.spec.fields import (
     Auto,
     CountFromZero,
     FloatFromZero,
+    Name,
     PositiveFloat,
     PositiveInt,
     Range,
     Section,
+    Seed,
     Share,
     Text,
     contradiction,
+    number_in_text,
 )
+from ftray.spec.serving import ServeSpec
 from ftray.spec.training import TrainSpec
 from ftray.spec.tuning import TuneSpec
 
 
 class ModelSpec(Section):
     name_or_path: Text = Field(
-        description="A Hub id, a folder, a URL of a folder, or package://MODULE/PATH."
+        description="A Hub id, a folder, a URL of a folder, or package://MODULE/PATH.",
+        examples=["distilbert/distilbert-base-uncased"],
     )
     revision: Text | None = Field(None, description="Branch, tag or commit of a Hub id.")
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
 
 
+HeldOut = Annotated[Share | Text, BeforeValidator(number_in_text)]
+
+
 class DataSpec(Section):
     train: Text = Field(
         description="CSV, JSONL, Parquet or Arrow (globs, URLs, package://), a folder with one "
-        "sub-folder a label, or a Hub id OWNER/NAME."
+        "sub-folder a label, or a Hub id OWNER/NAME.",
+        examples=["reviews.csv"],
     )
-    validation: Share | Text = Field(
+    validation: HeldOut = Field(
         0.1, description="A share of `train` (stratified) or a source of its own."
     )
-    test: Share | Text = Field(
+    test: HeldOut = Field(
         0.1, description="A share of `train` (stratified) or a source of its own."
     )
     columns: Columns = Field(
@@ -99,89 +107,15 @@ class ScaleSpec(Section):
         return self.workers if isinstance(self.workers, int) else self.workers.max
 
 
-class Batching(Section):
-    max_size: PositiveInt = Field(32, description="Rows of one forward pass.")
-    wait_ms: FloatFromZero = Field(
-        5, description="How long a row waits for others to share its forward pass."
-    )
-    max_waiting: PositiveInt = Field(
-        1024, description="Rows that wait at a replica before it answers 503 to more of them."
-    )
-    timeout_seconds: PositiveFloat = Field(
-        30, description="A row that has waited so long is answered 503, and not computed."
-    )
-
-
-class ReplicaRange(Range):
-    min: CountFromZero = Field(
-        1,
-        description="0: the last one goes after `idle_seconds`, and who asks next waits until one "
-        "is there again.",
-    )
-    idle_seconds: PositiveFloat = Field(
-        600, description="How long nobody must ask before the last replica goes."
-    )
-
-
-class ServeSpec(Section):
-    replicas: ReplicaRange = ReplicaRange()
-    batch: Batching = Batching()
-    max_models: PositiveInt = Field(
-        32,
-        description="Of several served models, how many a replica holds; another one is loaded "
-        "when it is asked for, and the least recently used one goes.",
-    )
-    max_tokens: PositiveInt = Field(
-        512,
-        description="Of a model that generates: tokens of an answer, also where more are asked.",
-    )
-    cpus_per_replica: PositiveFloat = 1
-    gpus_per_replica: FloatFromZero = 0
-    api_keys: Text | None = Field(
-        None, description="File of hashed keys that requests must bear one of; see `ftray keys`."
-    )
-    log_requests: bool = Field(
-        False, description="A line a request in the log of its replica: path, status, time, id."
-    )
-    backend: BackendName = Field(
-        "torch",
-        description="onnx: ONNX Runtime, of models that label, on CPUs; needs `ftray[onnx]`.",
-    )
-    precision: Precision = Field(
-        "fp32",
-        description="bf16 (torch): faster where the hardware has it. int8 (onnx): faster still. "
-        "Probabilities move, by as much as the golden answers allow.",
-    )
-
-    @property
-    def compute(self) -> Compute:
-        return Compute(self.backend, self.precision)
-
-    @model_validator(mode="after")
-    def _backend_can(self) -> Self:
-        known = PRECISIONS[self.backend]
-        if self.precision not in known:
-            raise contradiction(
-                f"serve.backend {self.backend} does not compute in {self.precision}",
-                f"Set serve.precision to {' or '.join(known)}, or another backend.",
-            )
-        if self.compute.on_cpu and self.gpus_per_replica:
-            raise contradiction(
-                f"serve.backend {self.backend} makes no use of serve.gpus_per_replica "
-                f"{self.gpus_per_replica:g}",
-                "Set the one to torch, or the other to 0.",
-            )
-        return self
-
-
 class Spec(Section):
     """One run: what to train, on what, how, at which scale, how to search and how to serve."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?$")] = (
-        Field(description="Run and model name: lower-case letters, digits and dashes.")
+    name: Name = Field(
+        description="Run and model name: lower-case letters, digits and dashes.",
+        examples=["my-classifier"],
     )
     task: TaskName = "text-classification"
-    seed: CountFromZero = 42
+    seed: Seed = 42
     storage: Text | None = Field(
         None, description="Storage root: a folder or URL. Else $FTRAY_STORAGE, else ./ftray-data."
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ftray.spec.fields import (
     Auto,
@@ -20,7 +20,9 @@ from ftray.spec.fields import (
     Switch,
     Text,
     contradiction,
+    whole_in_text,
 )
+from ftray.spec.lora import LoraSpec
 
 Blocks = (
     CountFromZero | Literal["head", "all"] | Annotated[tuple[Pattern, ...], Field(min_length=1)]
@@ -31,7 +33,9 @@ Recipe = Literal["lp-ft", "gradual", "top-quarter"]
 
 
 class DeepSpeedSpec(Section):
-    stage: Literal[0, 1, 2, 3] = Field(2, description="ZeRO stage.")
+    stage: Annotated[Literal[0, 1, 2, 3], BeforeValidator(whole_in_text)] = Field(
+        2, description="ZeRO stage."
+    )
     offload: Literal["none", "cpu", "nvme"] = Field(
         "none",
         description="Where the optimizer's state lies, and at stage 3 the weights: on the device, "
@@ -61,7 +65,9 @@ class DeepSpeedSpec(Section):
 
 
 class EarlyStopping(Section):
-    patience: PositiveInt = Field(description="Evaluations without a better metric before the end.")
+    patience: PositiveInt = Field(
+        description="Evaluations without a better metric before the end.", examples=[2]
+    )
     min_delta: FloatFromZero = Field(0.0, description="What counts as better.")
 
 
@@ -85,78 +91,6 @@ class CheckpointSpec(Section):
         10, description="Minutes between checkpoints; null: by steps and epochs alone."
     )
     keep: PositiveInt = Field(2, description="Newest checkpoints kept beside the best one.")
-
-
-class LoraOptions(Section):
-    """Fields of peft's LoraConfig, by its names and with its meaning and defaults."""
-
-    use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) (rsLoRA).")
-    use_dora: bool = Field(False, description="Train magnitudes beside directions (DoRA).")
-    init_lora_weights: bool | Literal["gaussian", "orthogonal"] = Field(
-        True, description="How A and B start; false: B is not zero."
-    )
-    bias: Literal["none", "all", "lora_only"] = Field(
-        "none", description="Biases that train with the adapters."
-    )
-    lora_bias: bool = Field(False, description="Give B a bias.")
-    rank_pattern: dict[Pattern, PositiveInt] = Field(
-        {}, description="Regular expression over the ends of layers' names -> their rank."
-    )
-    alpha_pattern: dict[Pattern, PositiveInt] = Field(
-        {}, description="Regular expression over the ends of layers' names -> their alpha."
-    )
-    exclude_modules: Pattern | Annotated[tuple[Text, ...], Field(min_length=1)] | None = Field(
-        None, description="Layers to leave out, named as in train.lora.targets."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _says_nothing_that_is_said_elsewhere(cls, value: Any) -> Any:
-        for name in value if isinstance(value, dict) else ():
-            if name in _NOT_OPTIONS:
-                problem, fix = _NOT_OPTIONS[name]
-                key = f"train.lora.options.{name}"
-                raise contradiction(problem, fix, key=key, value=value[name])
-        return value
-
-    @model_validator(mode="after")
-    def _is_dora_or_has_a_bias(self) -> Self:
-        if self.lora_bias and self.use_dora:
-            raise contradiction(
-                "use_dora has no bias",
-                "Set one of the two to false.",
-                key="train.lora.options.lora_bias",
-                value=True,
-            )
-        return self
-
-
-_NOT_OPTIONS = {
-    "r": ("train.lora.rank says it", "Set train.lora.rank."),
-    "lora_alpha": ("train.lora.alpha says it", "Set train.lora.alpha."),
-    "lora_dropout": ("train.lora.dropout says it", "Set train.lora.dropout."),
-    "target_modules": ("train.lora.targets says it", "Set train.lora.targets."),
-    "layers_to_transform": ("train.unfreeze says which blocks are adapted", "Set train.unfreeze."),
-    "layers_pattern": ("the blocks are found by themselves", "Leave it out."),
-    "modules_to_save": ("head, pooler and final norm train in full anyway", "Leave it out."),
-    "fan_in_fan_out": ("it follows from the kind of layer", "Leave it out."),
-}
-"""Fields of LoraConfig that another key or the model decides."""
-
-
-class LoraSpec(Section):
-    rank: PositiveInt = 8
-    alpha: PositiveInt = Field(16, description="The update is scaled by alpha / rank.")
-    dropout: ShareFromZero = Field(0.0, description="Of what enters an adapter.")
-    targets: Auto | Pattern | Annotated[tuple[Text, ...], Field(min_length=1)] = Field(
-        "auto",
-        description="Layers of the blocks to adapt: ends of their names, or one regular expression "
-        "over whole names; auto: all linear ones.",
-    )
-    adapter: bool = Field(
-        False, description="Also write the folder adapter/, which peft opens on the base model."
-    )
-    options: LoraOptions = LoraOptions()
 
 
 class TrainSpec(Section):
@@ -195,13 +129,19 @@ class TrainSpec(Section):
     weight_decay: FloatFromZero = Field(0.01, description="Not applied to norms and biases.")
     clip: PositiveFloat | None = Field(1.0, description="Largest norm of the gradient.")
     label_smoothing: ShareFromZero = Field(
-        0.0, description="Share of each label's weight spread over all labels, in training only."
+        0.0,
+        description="Share of each label's weight spread over all labels, in training only.",
+        examples=[0.1],
     )
     dropout: ShareFromZero | None = Field(
-        None, description="In place of every dropout that the model's config names; null: as there."
+        None,
+        description="In place of every dropout that the model's config names; null: as there.",
+        examples=[0.1],
     )
     token_dropout: ShareFromZero = Field(
-        0.0, description="Chance of each token of a training row to be left out."
+        0.0,
+        description="Chance of each token of a training row to be left out.",
+        examples=[0.1],
     )
     balance: Literal["weights", "sampling"] | None = Field(
         None,

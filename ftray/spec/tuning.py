@@ -17,12 +17,14 @@ from ftray.spec.fields import (
 )
 
 _TRIALS = 8
+_MOST_CHOICES = 1000
+_MOST_POINTS = 100_000
 
 
 class Domain(Section):
     """The values that one key takes over the trials: exactly one of the four kinds."""
 
-    choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
+    choice: Annotated[tuple[Any, ...], Field(min_length=1, max_length=_MOST_CHOICES)] | None = None
     uniform: tuple[Float, Float] | None = None
     loguniform: tuple[PositiveFloat, PositiveFloat] | None = None
     randint: tuple[Int, Int] | None = Field(None, description="Both ends included.")
@@ -56,6 +58,13 @@ class Domain(Section):
         return self.kind in ("uniform", "loguniform")
 
     @property
+    def size(self) -> int:
+        """How many values a domain that is not continuous has."""
+        if self.kind == "randint":
+            return self.values[1] - self.values[0] + 1
+        return len(self.values)
+
+    @property
     def grid(self) -> tuple[Any, ...]:
         """Every value of a domain that is not continuous."""
         if self.kind == "randint":
@@ -86,7 +95,8 @@ class TuneSpec(Section):
     )
     space: Annotated[dict[str, Domain], Field(min_length=1)] = Field(
         description="Dotted path of a key of train, or seed -> "
-        "{choice | uniform | loguniform | randint: ...}."
+        "{choice | uniform | loguniform | randint: ...}.",
+        examples=[{"train.learning_rate": {"loguniform": [2e-5, 1e-3]}}],
     )
     searcher: Literal["random", "grid", "tpe"] = Field(
         "random",
@@ -113,7 +123,7 @@ class TuneSpec(Section):
     @property
     def points(self) -> int:
         """Of a space without continuous domains: its size."""
-        return math.prod(len(domain.grid) for domain in self.space.values())
+        return math.prod(domain.size for domain in self.space.values())
 
     @model_validator(mode="after")
     def _grid_is_finite(self) -> Self:
@@ -127,6 +137,12 @@ class TuneSpec(Section):
                     key=f"tune.space.{path}",
                     value=list(domain.values),
                 )
+        if self.points > _MOST_POINTS:
+            raise contradiction(
+                f"the space has {self.points:,} points, which tune.searcher grid would list",
+                "Choose another tune.searcher, or take values out of the space.",
+                key="tune.space",
+            )
         if self.trials is not None and self.trials > self.points:
             raise contradiction(
                 f"the space has {self.points} points",

@@ -22,8 +22,9 @@ from transformers.pytorch_utils import Conv1D
 
 from ftray.errors import ModelError, SpecError
 from ftray.models.blocks import FreezePlan, Selection, find_blocks, plan_freeze, plan_parameters
+from ftray.spec.lora import LoraSpec
 from ftray.spec.schema import Spec
-from ftray.spec.training import LoraSpec, TrainSpec
+from ftray.spec.training import TrainSpec
 from ftray.train.phases import plan_phases
 
 if TYPE_CHECKING:  # it takes seconds to import, and most runs adapt nothing

@@ -89,10 +89,20 @@ def test_a_fix_is_a_sentence(fix: str, shown: str) -> None:
         (2.5, "2.5"),
         ([1, 2], "[1, 2]"),
         ("", ""),
+        (True, "true"),
+        ("\x1b[2J\x00", "\\x1b[2J\\x00"),
+        ("\ud800", "\\ud800"),
+        ([10**5000], "a number of thousands of digits"),
     ],
 )
 def test_values_are_shown_as_written(value: object, shown: str) -> None:
     assert shorten(value) == shown
+
+
+def test_an_error_is_one_line_of_bounded_length() -> None:
+    error = SpecError.of("key", "x" * 9999, "said\non many lines " * 999, "do this " * 999)
+    assert len(str(error).splitlines()) == 1
+    assert len(str(error)) < 1500
 
 
 def test_a_long_value_is_cut() -> None:

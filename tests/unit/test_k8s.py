@@ -16,7 +16,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from ftray.spec.schema import ServeSpec, Spec
+from ftray.spec.schema import Spec
+from ftray.spec.serving import ServeSpec
 
 BASE = Path(__file__).parents[2] / "k8s" / "base"
 KUBECTL = shutil.which("kubectl", path=f"{os.environ['PATH']}:{Path(sys.executable).parent}")

@@ -14,7 +14,7 @@ from ftray.serve.live import LiveModel
 from ftray.serve.loader import Loader
 from ftray.serve.metrics import Metrics
 from ftray.spec.compute import PLAIN
-from ftray.spec.schema import Batching
+from ftray.spec.serving import Batching
 from ftray.store.location import Location
 from tests.helpers.tiny_model import make_model, tamper
 

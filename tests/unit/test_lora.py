@@ -21,8 +21,8 @@ from ftray.models.blocks import find_blocks, plan_freeze
 from ftray.models.predictor import Predictor
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.load import override, parse
+from ftray.spec.lora import LoraOptions
 from ftray.spec.schema import Spec
-from ftray.spec.training import LoraOptions
 from ftray.store.location import locate
 from ftray.tasks import get_task
 from ftray.train import lora, state
@@ -233,13 +233,13 @@ def test_a_model_without_one_list_of_blocks_is_refused() -> None:
         (0, {}, "train.unfreeze", "nothing to adapt"),
         ("head", {}, "train.unfreeze", "nothing to adapt"),
         ([{"epoch": 0, "blocks": 0}], {}, "train.unfreeze", "nothing to adapt"),
-        (1, {"rank": 0}, "train.lora.rank", "greater than 0"),
-        (1, {"dropout": 1}, "train.lora.dropout", "less than 1"),
-        (1, {"targets": "("}, "train.lora.targets", "not a regular expression"),
+        (1, {"rank": 0}, "train.lora.rank", "above 0"),
+        (1, {"dropout": 1}, "train.lora.dropout", "below 1"),
+        (1, {"targets": "("}, "train.lora.targets", "a regular expression, and it is none"),
         (1, {"options": {"use_dorra": True}}, "train.lora.options.use_dorra", "unknown key"),
         (1, {"options": {"r": 4}}, "train.lora.options.r", "train.lora.rank says it"),
         (1, {"options": {"lora_alpha": 4}}, "train.lora.options.lora_alpha", "alpha says it"),
-        (1, {"options": {"bias": "some"}}, "train.lora.options.bias", "'none', 'all'"),
+        (1, {"options": {"bias": "some"}}, "train.lora.options.bias", "one of none, all"),
         (
             1, {"options": {"use_dora": True, "lora_bias": True}},
             "train.lora.options.lora_bias", "use_dora",

@@ -92,10 +92,10 @@ def test_several_models_are_served_as_the_first_one_says(folder: str) -> None:
     [
         ({}, "model", "missing"),
         ({"model": []}, "model", "at least 1"),
-        ({"model": ["m", 3]}, "model.1", "string"),
+        ({"model": ["m", 3]}, "model.1", "must be text"),
         ({"model": "m", "replica": 2}, "replica", "Did you mean replicas?"),
         ({"model": "m", "batch": {"size": 2}}, "batch.size", "max_size"),
-        ({"model": "m", "batch": {"max_size": 0}}, "batch.max_size", "greater than 0"),
+        ({"model": "m", "batch": {"max_size": 0}}, "batch.max_size", "above 0"),
         ({"model": "m", "cpus_per_replica": "many"}, "cpus_per_replica", "number"),
         ({"model": "m", "precision": "int8"}, "arguments", "torch does not compute in int8"),
         ({"model": "m", "replicas": {"min": 3, "max": 2}}, "replicas", "min 3 is above max 2"),

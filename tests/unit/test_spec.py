@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from ftray.errors import Problem, SpecError
+from ftray.spec import synonyms
 from ftray.spec.load import dump, load, override, parse
+from ftray.spec.paths import paths
 from ftray.spec.schema import Spec, micro_batch_size
+from ftray.spec.training import DeepSpeedSpec
 
 TEXT = "name: m\nmodel: {name_or_path: x}\ndata: {train: a.csv}\n"
 SMALL = {"name": "m", "model": {"name_or_path": "x"}, "data": {"train": "a.csv"}}
@@ -65,60 +68,74 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
         "unknown key", "Did you mean train.deepspeed.stage?",
     ),
     "missing key": ({"model": {}}, "model.name_or_path", "", "missing", "Add model.name_or_path"),
-    "section is a word": ({"model": "x"}, "model", "x", "dictionary", ""),
-    "section is empty": ({"train": None}, "train", "", "dictionary", ""),
-    "section is a list": ({"train": [1]}, "train", "[1]", "dictionary", ""),
-    "word for a number": ({"train.epochs": "x"}, "train.epochs", "x", "integer", ""),
-    "fraction for a count": ({"train.epochs": 2.5}, "train.epochs", "2.5", "fraction", ""),
-    "yes for a number": ({"train.epochs": True}, "train.epochs", "True", "number is needed", ""),
-    "zero epochs": ({"train.epochs": 0}, "train.epochs", "0", "greater than 0", ""),
+    "section is a word": ({"model": "x"}, "model", "x", "section of keys", "name_or_path"),
+    "section is empty": ({"train": None}, "train", "", "section of keys", "epochs"),
+    "section is a list": ({"train": [1]}, "train", "[1]", "section of keys", "epochs"),
+    "word for a number": (
+        {"train.epochs": "x"}, "train.epochs", "x", "whole number", "For example 3.",
+    ),
+    "fraction for a count": ({"train.epochs": 2.5}, "train.epochs", "2.5", "whole number", ""),
+    "yes for a number": (
+        {"train.epochs": True}, "train.epochs", "true", "a number, not true or false", "",
+    ),
+    "zero epochs": ({"train.epochs": 0}, "train.epochs", "0", "above 0", ""),
     "not a number": (
         {"train.learning_rate": float("nan")}, "train.learning_rate", "nan", "finite", "",
     ),
     "negative rate": (
-        {"train.learning_rate": -1e-3}, "train.learning_rate", "-0.001", "greater than 0", "",
+        {"train.learning_rate": -1e-3}, "train.learning_rate", "-0.001", "above 0", "",
     ),
-    "warm-up above the run": ({"train.warmup": 1}, "train.warmup", "1", "less than 1", "Share"),
+    "warm-up above the run": ({"train.warmup": 1}, "train.warmup", "1", "below 1", "Share"),
     "neither count nor all": (
-        {"train.unfreeze": "two"}, "train.unfreeze", "two", "'all'", "0 = head only",
+        {"train.unfreeze": "two"}, "train.unfreeze", "two", "one of head, all", "0 = head only",
     ),
-    "negative count": ({"train.unfreeze": -1}, "train.unfreeze", "-1", "'all'", "0 = head only"),
+    "negative count": (
+        {"train.unfreeze": -1}, "train.unfreeze", "-1",
+        "0 or more, a list, or one of head", "0 = head only",
+    ),
     "neither count nor auto": (
-        {"train.micro_batch_size": "aut"}, "train.micro_batch_size", "aut", "'auto'", "forward",
+        {"train.micro_batch_size": "aut"}, "train.micro_batch_size", "aut",
+        "a whole number, or auto", "forward",
     ),
     "no such stage": (
-        {"train.deepspeed": {"stage": 4}}, "train.deepspeed.stage", "4", "0, 1, 2 or 3", "ZeRO",
+        {"train.deepspeed": {"stage": 4}}, "train.deepspeed.stage", "4",
+        "one of 0, 1, 2, 3", "ZeRO",
     ),
     "number for stage or path": (
-        {"train.deepspeed": 3}, "train.deepspeed", "3", "", "{stage: 0-3}",
+        {"train.deepspeed": 3}, "train.deepspeed", "3",
+        "a section of keys, or text", "{stage: 0-3}",
     ),
     "no such schedule": (
-        {"train.schedule": "step"}, "train.schedule", "step", "'linear', 'cosine'", "",
+        {"train.schedule": "step"}, "train.schedule", "step", "one of auto, linear, cosine", "",
     ),
-    "no such task": ({"task": "summarize"}, "task", "summarize", "'text-classification'", ""),
-    "name with capitals": ({"name": "My Model"}, "name", "My Model", "pattern", "lower-case"),
-    "name too long": ({"name": "m" * 48}, "name", "m" * 48, "pattern", "lower-case"),
-    "name ends in a dash": ({"name": "m-"}, "name", "m-", "pattern", "lower-case"),
-    "empty text": ({"storage": " "}, "storage", "", "at least 1 character", "Storage root"),
-    "share above one": ({"data.test": 1.5}, "data.test", "1.5", "less than 1", "share of `train`"),
-    "share of nothing": ({"data.test": 0}, "data.test", "0", "greater than 0", "share of `train`"),
+    "no such task": ({"task": "summarize"}, "task", "summarize", "text-classification", ""),
+    "name with capitals": (
+        {"name": "My Model"}, "name", "My Model", "lower-case", "Did you mean my-model?",
+    ),
+    "name too long": ({"name": "m" * 48}, "name", "m" * 48, "at most 47", "mm?"),
+    "name ends in a dash": ({"name": "m-"}, "name", "m-", "lower-case", "Did you mean m?"),
+    "empty text": ({"storage": " "}, "storage", "", "text that is not empty", "Storage root"),
+    "share above one": (
+        {"data.test": 1.5}, "data.test", "1.5", "below 1, or text", "share of `train`",
+    ),
+    "share of nothing": ({"data.test": 0}, "data.test", "0", "above 0", "share of `train`"),
     "smoothing everything away": (
-        {"train.label_smoothing": 1}, "train.label_smoothing", "1", "less than 1", "training only",
+        {"train.label_smoothing": 1}, "train.label_smoothing", "1", "below 1", "training only",
     ),
-    "dropping everything": ({"train.dropout": 1.0}, "train.dropout", "1.0", "less than 1", "null"),
+    "dropping everything": ({"train.dropout": 1.0}, "train.dropout", "1.0", "below 1", "null"),
     "dropping less than nothing": (
-        {"train.token_dropout": -0.1}, "train.token_dropout", "-0.1", "greater than", "left out",
+        {"train.token_dropout": -0.1}, "train.token_dropout", "-0.1", "0 or more", "left out",
     ),
     "no such balance": (
-        {"train.balance": "oversample"}, "train.balance", "oversample", "'weights' or 'sampling'",
+        {"train.balance": "oversample"}, "train.balance", "oversample", "one of weights, sampling",
         "rare labels",
     ),
     "patience missing": (
         {"train.early_stopping": {}}, "train.early_stopping.patience", "", "missing", "Add train.e",
     ),
-    "no worker": ({"scale.workers": 0}, "scale.workers", "0", "greater than 0", "Data-parallel"),
+    "no worker": ({"scale.workers": 0}, "scale.workers", "0", "above 0", "Data-parallel"),
     "negative wait": (
-        {"serve.batch": {"wait_ms": -1}}, "serve.batch.wait_ms", "-1", "greater than", "How long",
+        {"serve.batch": {"wait_ms": -1}}, "serve.batch.wait_ms", "-1", "0 or more", "How long",
     ),
     "key that is a number": ({"1": {}}, "1", "{}", "unknown key", "Known keys"),
     # Contradictions.
@@ -152,7 +169,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
     ),
     "checkpointing that is a word": (
         {"train.gradient_checkpointing": "blocks"}, "train.gradient_checkpointing", "blocks",
-        "boolean", "",
+        "true or false", "",
     ),
     "fewest replicas above most": (
         {"serve.replicas": {"min": 4, "max": 1}}, "serve.replicas", "",
@@ -171,7 +188,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
     ),
     # The search space.
     "no space": ({"tune": {}}, "tune.space", "", "missing", "Add tune.space"),
-    "empty space": ({"tune.space": {}}, "tune.space", "", "at least 1", ""),
+    "empty space": ({"tune.space": {}}, "tune.space", "", "at least 1 value", ""),
     "path that is no key": (
         space("train.learning_rte", {"choice": [1]}), "tune.space.train.learning_rte", "1",
         "unknown key", "Did you mean train.learning_rate?",
@@ -211,22 +228,23 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
     ),
     "logarithm of zero": (
         space("train.learning_rate", {"loguniform": [0, 1]}),
-        "tune.space.train.learning_rate.loguniform.0", "0", "greater than 0", "",
+        "tune.space.train.learning_rate.loguniform.0", "0", "above 0", "",
     ),
     "no choices": (
-        space("train.epochs", {"choice": []}), "tune.space.train.epochs.choice", "[]", "1 item", "",
+        space("train.epochs", {"choice": []}), "tune.space.train.epochs.choice", "[]",
+        "1 value", "",
     ),
     "a choice that the key refuses": (
         space("train.epochs", {"choice": [1, 0]}), "tune.space.train.epochs", "0",
-        "greater than 0", "",
+        "above 0", "",
     ),
     "a bound that the key refuses": (
         space("train.warmup", {"uniform": [0.5, 1.5]}), "tune.space.train.warmup", "1.5",
-        "less than 1", "Share of the steps",
+        "below 1", "Share of the steps",
     ),
     "fractions between whole bounds": (
         space("train.epochs", {"uniform": [1, 3]}), "tune.space.train.epochs", "1.73",
-        "integer", "",
+        "whole number", "",
     ),
     "a choice too small for a trial's workers": (
         space("train.batch_size", {"choice": [2, 1]}, **{"tune.workers": 2}),
@@ -342,10 +360,10 @@ def test_the_last_of_two_overrides_wins(file: Path) -> None:
     [
         ("train.epochs", "--set", "not KEY=VALUE"),
         ("=3", "--set", "not KEY=VALUE"),
-        ("train.epochs={a: 1", "--set train.epochs", "not YAML"),
+        ("train.epochs={a: 1", "train.epochs", "whole number"),
         ("name.first=x", "name.first", "name is not a section"),
         ("train.epoch=3", "train.epoch", "unknown key"),
-        ("train.epochs=", "train.epochs", "integer"),
+        ("train.epochs=", "train.epochs", "whole number"),
     ],
 )
 def test_a_wrong_override_is_refused(file: Path, item: str, key: str, problem: str) -> None:
@@ -365,7 +383,7 @@ def test_a_wrong_override_is_refused(file: Path, item: str, key: str, problem: s
         (b"name: m\n\tdata: x\n", "not YAML"),
         (b"name: m\nname: n\n", "the key name is given twice"),
         (b"name: m\ntrain:\n  epochs: 1\n  epochs: 2\n", "the key epochs is given twice"),
-        (b"name: \xe9\n", "utf-8"),
+        (b"name: \xe9\n", "not UTF-8"),
         (b"name: \x00\n", "not YAML"),
         (b"name: !!python/object:os.system x\n", "not YAML"),
     ],
@@ -401,6 +419,152 @@ def test_numbers_are_read_as_people_write_them(file: Path) -> None:
     assert spec.train.weight_decay == 0.01
     assert spec.tune is not None
     assert spec.tune.space["train.learning_rate"].values == (2e-5, 1.5e-4, 1e-3)
+
+
+def test_words_stay_words_and_quoted_numbers_are_numbers(file: Path) -> None:
+    file.write_text(
+        "name: 2020-01-01\nmodel: {name_or_path: x}\n"
+        "data: {train: 12:30, columns: {text: no, label: 010}, validation: '0.2'}\n"
+        "train: {epochs: '4', learning_rate: '1e-4', deepspeed: {stage: '1'}, baselines: 'off'}\n"
+    )
+    spec = load(file)
+    assert (spec.name, spec.data.train) == ("2020-01-01", "12:30")
+    assert (spec.data.columns.text, spec.data.columns.label) == ("no", "010")
+    assert spec.data.validation == 0.2
+    assert (spec.train.epochs, spec.train.learning_rate) == (4, 1e-4)
+    assert isinstance(spec.train.deepspeed, DeepSpeedSpec)
+    assert (spec.train.deepspeed.stage, spec.train.baselines) == (1, False)
+
+
+def test_choices_are_read_as_their_keys_read_them() -> None:
+    space = {
+        "train.learning_rate": {"choice": ["1e-4", 1]},
+        "train.epochs": {"choice": ["2", 3.0]},
+        "train.unfreeze": {"choice": ["2", "all", ["a"]]},
+        "train.baselines": {"choice": ["yes", "false"]},
+        "train.warmup": {"uniform": ["0.1", "0.5"]},
+        "seed": {"randint": ["1", "3"]},
+    }
+    tune = parse(tree({"tune.space": space})).tune
+    assert tune is not None
+    values = {path: domain.values for path, domain in tune.space.items()}
+    assert values == {
+        "train.learning_rate": (1e-4, 1.0),
+        "train.epochs": (2, 3),
+        "train.unfreeze": (2, "all", ["a"]),
+        "train.baselines": (True, False),
+        "train.warmup": (0.1, 0.5),
+        "seed": (1, 3),
+    }
+    kinds = {path: {type(value) for value in found} for path, found in values.items()}
+    assert kinds["train.learning_rate"] == {float}
+    assert kinds["train.epochs"] == kinds["seed"] == {int}
+
+
+SYNONYMS = {
+    "train.lr": "train.learning_rate",
+    "lr": "train.learning_rate",
+    "train.bs": "train.batch_size",
+    "batch": "train.batch_size",
+    "epochs": "train.epochs",
+    "train.epoch": "train.epochs",
+    "train.wd": "train.weight_decay",
+    "train.seed": "seed",
+    "train.model": "model.name_or_path",
+    "model.name": "model.name_or_path",
+    "train.lora_r": "train.lora.rank",
+    "max_len": "data.max_length",
+    "train.max_length": "data.max_length",
+    "train.workers": "scale.workers",
+    "data.label": "data.columns.label",
+    "tune.num_samples": "tune.trials",
+    "serve.bacth": "serve.batch",
+    "train.batchSize": "train.batch_size",
+}
+
+
+@pytest.mark.parametrize("key", SYNONYMS)
+def test_the_key_that_was_meant_is_named(key: str) -> None:
+    fixes = {found.key: found.fix for found in problems({key: 1})}
+    assert fixes[key] == f"Did you mean {SYNONYMS[key]}?"
+
+
+def test_every_synonym_stands_for_a_key() -> None:
+    every = set(paths(Spec))
+    assert not [key for key in synonyms.SYNONYMS.values() if key not in every]
+    assert not [word for word in synonyms.SYNONYMS if word.casefold() != word]
+
+
+def test_a_long_list_of_keys_is_cut() -> None:
+    (found,) = problems({"train.zzz": 1})
+    assert found.fix.endswith("more (see `ftray schema`).")
+    assert len(found.fix) < 200
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 10)
+)
+
+NO_VALUES = {
+    "nine levels of aliases": (BOMB, "100,000 values"),
+    "a merge of merges": (BOMB.replace("[", "{<<: [").replace("]", "]}"), "values"),
+    "an alias in its own anchor": ("name: &a [*a]\n", "alias within its anchor"),
+    "nested deep": ("name: " + "[" * 9000, "levels deep"),
+    "nested deep in blocks": ("".join(" " * n + "a:\n" for n in range(900)), "levels deep"),
+    "a word for a number": ("name: !!int abc\n", "abc is no int"),
+    "a word for a switch": ("name: !!bool abc\n", "abc is no bool"),
+    "five thousand digits": (f"seed: {'9' * 5000}\n", "is no int"),
+    "a type of Python's": ("name: !!python/name:os.system\n", "no place in a spec"),
+    "bytes": ("name: !!binary aGk=\n", "no place in a spec"),
+    "a list for a key": ("{[a]: b}\n", "unhashable"),
+    "two documents": ("name: a\n---\nname: b\n", "single document"),
+    "no such alias": ("name: *nowhere\n", "nowhere"),
+    "megabytes": ("#" * (2 << 20), "larger than a spec"),
+}
+
+
+@pytest.mark.parametrize("content", NO_VALUES)
+def test_what_is_no_spec_is_refused_in_one_short_line(file: Path, content: str) -> None:
+    text, said = NO_VALUES[content]
+    file.write_text(text)
+    with pytest.raises(SpecError) as caught:
+        load(file)
+    line = str(caught.value)
+    assert said in line
+    assert len(line.splitlines()) == 1
+    assert len(line) < 600 + len(str(file))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_spec(file: Path) -> None:
+    for encoding in ("utf-8-sig", "utf-16"):
+        file.write_text(TEXT, encoding=encoding)
+        assert load(file).name == "m"
+
+
+def test_many_faults_are_cut(file: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse(tree({"train.unfreeze": ["("] * 500}))
+    assert len(caught.value.problems) == 500
+    assert str(caught.value).splitlines()[-1] == "and 480 more faults"
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "fix"),
+    [
+        ("ftray.yaml", "ftray.yml", "Did you mean {}/ftray.yaml?"),
+        ("movie.yaml", "movie", "Did you mean {}/movie.yaml?"),
+        ("movie.yaml", "moive.yaml", "Did you mean {}/movie.yaml?"),
+        ("movie.yaml", "other.yaml", "Name one, or write one with `ftray init`."),
+        ("spec.csv", "spec.yaml", "Name one, or write one with `ftray init`."),
+    ],
+)
+def test_a_spec_nearby_is_named_if_it_is_close(
+    tmp_path: Path, there: str, asked: str, fix: str
+) -> None:
+    (tmp_path / there).write_text(TEXT)
+    with pytest.raises(SpecError) as caught:
+        load(tmp_path / asked)
+    assert caught.value.problems[0].fix == fix.format(tmp_path)
 
 
 def test_merge_keys_of_yaml_work(file: Path) -> None:

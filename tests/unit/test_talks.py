@@ -25,7 +25,7 @@ from ftray.serve.batcher import Overloaded
 from ftray.serve.live_generator import LiveGenerator
 from ftray.serve.metrics import Metrics
 from ftray.serve.talks import NoNumbers, Talks, Told
-from ftray.spec.schema import Batching
+from ftray.spec.serving import Batching
 from tests.helpers.tiny_generator import MAX_TOKENS, make_generator
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -1,0 +1,42 @@
+"""What a mistyped word or path was likely meant to be."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+_ALIKE = 0.75
+"""Share of characters in common above which one word is a misspelling of another."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that `word` misspells; None where none is close."""
+    by_letters = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(word.casefold(), by_letters, n=1, cutoff=_ALIKE)
+    return by_letters[close[0]] if close else None
+
+
+def nearest_path(path: str) -> str | None:
+    """The file or folder of this machine that `path` misspells, written as `path` is: each part
+    that is not there is replaced by its nearest neighbour. None where one part has none."""
+    written = Path(path)
+    found = Path(written.anchor) if written.is_absolute() else Path()
+    try:
+        for part in written.parts[1 if written.is_absolute() else 0 :]:
+            if not (found / part).expanduser().exists():
+                folder = found.expanduser()
+                names = [child.name for child in folder.iterdir()] if folder.is_dir() else []
+                close = nearest(part, (name for name in names if not name.startswith(".")))
+                if close is None:
+                    return None
+                part = close
+            found /= part
+    except (OSError, ValueError, RuntimeError):
+        return None  # a name too long, or with a NUL, or a home that is not there
+    return str(found)
+
+
+def did_you_mean(name: str | None, otherwise: str) -> str:
+    """The advice in a message."""
+    return f"Did you mean {name}?" if name is not None else otherwise
