@@ -41,12 +41,14 @@ def predict(
     rows = batch.read_rows(served, data, text, encoding)
     parts = Parts(target, run_key(served.info, spec.compute, rows.texts))
     with session(), _silence():
-        predictions, scores = batch.predict(served, rows.texts, spec.compute, parts)
-    output.write(target, rows.values, predictions, scores)
+        answers = batch.predict(served, rows.texts, spec.compute, parts)
+    output.write(target, rows.values, answers.predictions, answers.scores)
     parts.delete()
     if rows.left_out:
         file = output.write_left_out(target, rows.left_out)
         say(f"{len(rows.left_out):,} rows of {data} cannot be read and are left out: see {file}")
+    if answers.cut:
+        say(f"{answers.cut:,} rows are longer than the model reads: what is beyond that was cut")
     if as_json:
         done = {"model": served.name, "version": served.version, "rows": len(rows.texts)}
         emit({**done, "out": target.url})

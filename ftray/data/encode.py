@@ -18,6 +18,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from ftray import digest
@@ -32,6 +33,7 @@ from ftray.data.encoded import (
     check_shards,
     open_encoded,
 )
+from ftray.data.lengths import Lengths
 from ftray.data.quiet import quiet_ray_data
 from ftray.errors import FtrayError, RunFailed, StorageError, find
 from ftray.models.pretrained import find_pretrained, load_tokenizer
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EncodedDataset", "EncodedSplit", "encode_dataset", "open_encoded"]
 
-ENCODING_VERSION = 1
+ENCODING_VERSION = 2
 """Part of the digest: raise it when shards change in what they hold."""
 SHARD_ROWS = 4096
 _ROWS_HERE = 4 * SHARD_ROWS
@@ -74,9 +76,10 @@ def encode_dataset(
         encoded = _open(folder)
         if encoded is None:
             with _work_folder(root, name) as work:
-                shards = _write_shards(dataset, work, tokenizer_path, spec)
+                shards, lengths = _write_shards(dataset, work, tokenizer_path, spec)
                 _write_cleaning(work, dataset)
-                _write_manifest(work, {**identity, "digest": name}, dataset.labels, shards)
+                whole = {**identity, "digest": name}
+                _write_manifest(work, whole, dataset.labels, shards, lengths)
             encoded = open_encoded(folder)
         else:
             # The same clean rows may come from other files: the folder tells of the latest reading.
@@ -126,8 +129,9 @@ def _unwritable(folder: Location, error: OSError) -> FtrayError:
 
 def _write_shards(
     dataset: Dataset, work: Location, tokenizer_path: str, spec: Spec
-) -> dict[str, list[Shard]]:
-    """Encode and write all splits; the shards of each, in order."""
+) -> tuple[dict[str, list[Shard]], dict[str, Lengths]]:
+    """Encode and write all splits; returns the shards of each, in order, and how long its rows
+    are."""
     blocks = [block for split in dataset.splits for block in _blocks(dataset, split)]
     write = partial(
         _write_shard,
@@ -144,12 +148,23 @@ def _write_shards(
     else:
         # To start a process for each small split takes longer than to encode them all in one.
         rows = _write_everywhere(write, blocks, processes=1 if count <= SHARD_ROWS else None)
-    shards = sorted((Shard(**row) for row in rows), key=lambda shard: shard.file)
-    _check_written(work, shards, blocks)
-    return {
+    rows.sort(key=lambda row: row["file"])
+    tokens = {row["file"]: row.pop("tokens") for row in rows}
+    shards = [Shard(**row) for row in rows]
+    _check_written(work, shards, {file: len(lengths) for file, lengths in tokens.items()}, blocks)
+    of_split = {
         split: [shard for shard in shards if shard.file.rpartition("-")[0] == split]
         for split in dataset.splits
     }
+    lengths = {
+        split: Lengths.of(
+            np.concatenate([tokens[shard.file] for shard in listed]),
+            sum(shard.rows for shard in listed),
+            spec.data.max_length,
+        )
+        for split, listed in of_split.items()
+    }
+    return of_split, lengths
 
 
 def _write_everywhere(
@@ -198,8 +213,9 @@ def _write_shard(
     kind = get_task(task)
     rows = {column: block[column].to_pylist() for column in kind.columns}
     examples = kind.examples(tokenizer, rows, labels, max_length)
+    made_of = pa.array(examples.rows, pa.int64())
     columns = {
-        "text": block[kind.columns[0]].cast(pa.large_string()).combine_chunks(),
+        "text": block[kind.columns[0]].cast(pa.large_string()).combine_chunks().take(made_of),
         "target": pa.array(examples.targets, pa.int64()),
         "ids": pa.array(examples.ids, pa.list_(pa.int32())),
     }
@@ -212,7 +228,10 @@ def _write_shard(
         (folder / name).write_bytes(content)
     except OSError as error:
         raise _unwritable(folder, error) from None
-    return pa.table({"file": [name], "rows": [batch.num_rows], "bytes": [len(content)]})
+    tokens = pa.array([examples.lengths], pa.list_(pa.int32()))
+    return pa.table(
+        {"file": [name], "rows": [batch.num_rows], "bytes": [len(content)], "tokens": tokens}
+    )
 
 
 @lru_cache(maxsize=1)
@@ -223,10 +242,13 @@ def _tokenizer(path: str, model: ModelSpec) -> PreTrainedTokenizerBase:
     return find_pretrained(model).tokenizer()
 
 
-def _check_written(work: Location, written: list[Shard], blocks: list[pa.Table]) -> None:
-    """All shards are there, whole, and can be seen from here. Raises StorageError."""
+def _check_written(
+    work: Location, written: list[Shard], encoded: dict[str, int], blocks: list[pa.Table]
+) -> None:
+    """All shards are there, whole, and can be seen from here. Raises StorageError. encoded: the
+    rows that each was made of."""
     expected = {block["file"][0].as_py(): block.num_rows for block in blocks}
-    assert {shard.file: shard.rows for shard in written} == expected, "Ray Data lost rows"
+    assert encoded == expected, "Ray Data lost rows"
     try:
         check_shards(work, written)
     except StorageError:
@@ -249,7 +271,13 @@ def _write_cleaning(folder: Location, dataset: Dataset) -> None:
 
 
 def _write_manifest(
-    folder: Location, identity: dict, labels: tuple[str, ...], shards: dict[str, list[Shard]]
+    folder: Location,
+    identity: dict[str, Any],
+    labels: tuple[str, ...],
+    shards: dict[str, list[Shard]],
+    lengths: dict[str, Lengths],
 ) -> None:
     splits = {split: [vars(shard) for shard in listed] for split, listed in shards.items()}
-    (folder / CACHE_MANIFEST).write_json({**identity, "labels": list(labels), "splits": splits})
+    told = {split: vars(of) for split, of in lengths.items()}
+    manifest = {**identity, "labels": list(labels), "splits": splits, "lengths": told}
+    (folder / CACHE_MANIFEST).write_json(manifest)

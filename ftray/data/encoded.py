@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from ftray.data.lengths import Lengths
 from ftray.errors import StorageError
 from ftray.store.location import Location
 from ftray.store.root import CACHE_MANIFEST
@@ -82,11 +83,19 @@ class EncodedDataset:
     """Split -> its files, in the order of the rows."""
     report: Mapping[str, Any]
     """The cleaning report, as JSON."""
+    lengths: Mapping[str, Lengths] = field(default_factory=dict)
+    """Split -> how long its rows are."""
 
     @property
     def rows(self) -> dict[str, int]:
         """Split -> rows."""
         return {split: sum(s.rows for s in shards) for split, shards in self.shards.items()}
+
+    def length_lines(self) -> Iterator[str]:
+        """For people: how long the rows to train on are, and of the other splits what is cut."""
+        for split, lengths in self.lengths.items():
+            if split == "train" or lengths.longer:
+                yield from lengths.lines(f"{split} split")
 
     def load(self, split: str) -> EncodedSplit:
         """The rows of a split. Raises StorageError where a shard is not what was written."""
@@ -124,7 +133,9 @@ def open_encoded(location: Location) -> EncodedDataset:
     splits = manifest["splits"].items()
     shards = {split: tuple(Shard(**shard) for shard in listed) for split, listed in splits}
     check_shards(location, [shard for listed in shards.values() for shard in listed])
-    return EncodedDataset(location, manifest["digest"], tuple(manifest["labels"]), shards, report)
+    lengths = {split: Lengths(**told) for split, told in manifest["lengths"].items()}
+    labels = tuple(manifest["labels"])
+    return EncodedDataset(location, manifest["digest"], labels, shards, report, lengths)
 
 
 def check_shards(location: Location, shards: list[Shard]) -> None:

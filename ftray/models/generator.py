@@ -38,6 +38,11 @@ class Generator(LoadedModel):
         most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return most or self.info.max_length
 
+    @property
+    def most_tokens(self) -> int:
+        """One token is left for the answer."""
+        return self.context - 1
+
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt, however long. Raises ModelError for a chat that the model has no
         template for, or whose template refuses it."""
@@ -65,7 +70,7 @@ class Generator(LoadedModel):
     def _asked(self, texts: Sequence[str]) -> list[list[int]]:
         """Of a prompt that leaves no room the end is kept."""
         with self.tokenizing:
-            return self.task.encode(self.tokenizer, texts, self.context - 1)
+            return self.task.encode(self.tokenizer, texts, self.most_tokens)
 
     def _write(self, answers: Sequence[Answer]) -> None:
         """All of them to their ends; those of like length together."""

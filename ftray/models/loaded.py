@@ -75,6 +75,17 @@ class LoadedModel(ABC):
         with self.tokenizing:
             return self.task.encode(self.tokenizer, texts, self.info.max_length)
 
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of what is asked that the model reads at most; the rest is cut."""
+        return self.info.max_length
+
+    def cut(self, texts: Sequence[str]) -> list[bool]:
+        """Of each text that the model is asked, whether it is longer than the model reads."""
+        with self.tokenizing:
+            lengths = self.task.lengths(self.tokenizer, texts)
+        return [length > self.most_tokens for length in lengths]
+
     def collate(self, ids: Sequence[Sequence[int] | np.ndarray]) -> dict[str, torch.Tensor]:
         """The model's inputs, on its device, padded to the longest of these rows."""
         batch = self.task.collate(ids, self.tokenizer.pad_token_id)

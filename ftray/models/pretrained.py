@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 import tempfile
@@ -29,8 +30,8 @@ _TOKENIZER_FILES = re.compile(
     r"chat_template.*"
 )
 _DROPOUT = re.compile(r"dropout|pdrop")
-_SMALL_FILES = ("*.json",)
-_ALL_FILES = (*_SMALL_FILES, "*.safetensors", "*.txt", "*.model", "*.jinja")
+_SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+_ALL_FILES = (*_SMALL_FILES, "*.safetensors")
 _KEY = "model.name_or_path"
 
 
@@ -157,19 +158,26 @@ def described(spec: ModelSpec) -> Iterator[Pretrained]:
         return
     with tempfile.TemporaryDirectory(prefix="ftray-config-") as name:
         for file in location.children():
-            if file.name.endswith((".json", ".py")):
+            if any(fnmatch.fnmatch(file.name, each) for each in (*_SMALL_FILES, "*.py")):
                 (Path(name) / file.name).write_bytes(file.read_bytes())
         yield Pretrained(spec, Path(name))
 
 
-def check_pretrained(spec: ModelSpec, max_length: int) -> None:
-    """What can be known without loading or downloading the model. Raises ModelError."""
+def most_tokens(spec: ModelSpec) -> int | None:
+    """Tokens that the model has positions for; None where its config does not say so, or has not
+    been downloaded. Raises ModelError when the folder is not a model folder."""
     location = _location(spec)
     if location is None:
-        return
+        return None
     config = _read_config(spec, location)
     limit = config.get("max_position_embeddings", config.get("n_positions"))
-    if isinstance(limit, int) and 0 < limit < max_length:
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def check_pretrained(spec: ModelSpec, max_length: int) -> None:
+    """What can be known without loading or downloading the model. Raises ModelError."""
+    limit = most_tokens(spec)
+    if limit is not None and limit < max_length:
         raise ModelError.of(
             "data.max_length",
             max_length,

@@ -69,11 +69,18 @@ def read_rows(model: ServedModel, source: str, text: str | None, encoding: str |
     return Rows(values, [item.row[task.columns[0]] for item in part.kept], left_out)
 
 
-def predict(
-    model: ServedModel, texts: Sequence[str], compute: Compute, parts: Parts
-) -> tuple[list[str], list[float]]:
+@dataclass(frozen=True)
+class Answers:
     """The prediction for each text and how sure the model is of it, as `LoadedModel.outcomes` gives
-    them, in the order of `texts`; what `parts` holds already is not computed again.
+    them, in the order of the texts; `cut` of the texts are longer than the model reads."""
+
+    predictions: list[str]
+    scores: list[float]
+    cut: int
+
+
+def predict(model: ServedModel, texts: Sequence[str], compute: Compute, parts: Parts) -> Answers:
+    """The answers to `texts`; what `parts` holds already is not computed again.
 
     Needs a connection to Ray. Raises ModelError when the model no longer gives its golden answers,
     ClusterError when not one actor fits, DataError where parts cannot be written, RunFailed when
@@ -94,13 +101,15 @@ def predict(
             raise RunFailed.of(model.name, None, last, "see the logs of Ray Data") from error
     answers = parts.read()
     assert answers["row"].to_pylist() == list(range(len(texts))), "Ray Data lost rows"
-    return answers["prediction"].to_pylist(), answers["score"].to_pylist()
+    columns = (answers[name].to_pylist() for name in COLUMNS[1:])
+    predictions, scores, cut = columns
+    return Answers(predictions, scores, sum(cut))
 
 
 def _scored(
     model: ServedModel, texts: Sequence[str], rows: Sequence[int], compute: Compute, each: Resources
 ) -> Any:
-    """A Ray data set of (row, prediction, score), in any order."""
+    """A Ray data set of `parts.COLUMNS`, in any order."""
     import ray.data
 
     # Rows of like length side by side: little padding. The longest first: no straggler at the end.
@@ -160,10 +169,11 @@ class _Scorer:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         try:
-            outcomes = self._model.outcomes(block["text"].to_pylist())
+            texts = block["text"].to_pylist()
+            outcomes, cut = self._model.outcomes(texts), self._model.cut(texts)
         except FtrayError as error:
             return pa.table({_REFUSED: [pickle.dumps(error)]})
-        columns = {"row": block["row"]}
+        columns = {"row": block["row"], "cut": pa.array(cut)}
         for name, values in zip(OUTCOME, zip(*outcomes, strict=True), strict=True):
             columns[name] = pa.array(values)
         return pa.table(columns)

@@ -18,7 +18,8 @@ from ftray.spec.compute import Compute
 from ftray.store.location import Location
 
 _KEY = "key"
-COLUMNS = ("row", "prediction", "score")
+COLUMNS = ("row", "prediction", "score", "cut")
+"""cut: whether the row was longer than the model reads."""
 
 
 class Parts:
@@ -37,7 +38,7 @@ class Parts:
 
     def read(self) -> pa.Table:
         """COLUMNS of all rows that were answered, each once."""
-        found: dict[int, tuple[str, float]] = {}
+        found: dict[int, tuple[str, float, bool]] = {}
         files = self._folder.children() if self._are_ours else []
         for file in files:
             if not file.name.endswith(".arrow"):
@@ -47,12 +48,14 @@ class Parts:
                     part = reader.read_all()
             except ArrowInvalid:
                 continue  # torn by the kill, on a storage that does not write whole files
+            if not set(COLUMNS) <= set(part.column_names):
+                continue  # kept by an older ftray
             columns = (part[name].to_pylist() for name in COLUMNS)
-            found.update((row, (label, p)) for row, label, p in zip(*columns, strict=True))
+            found.update((row, tuple(answer)) for row, *answer in zip(*columns, strict=True))
         rows = sorted(found)
-        labels, scores = ([found[row][place] for row in rows] for place in (0, 1))
-        types = (pa.int64(), pa.string(), pa.float64())
-        arrays = [pa.array(v, t) for v, t in zip((rows, labels, scores), types, strict=True)]
+        answers = ([found[row][place] for row in rows] for place in range(len(COLUMNS) - 1))
+        types = (pa.int64(), pa.string(), pa.float64(), pa.bool_())
+        arrays = [pa.array(v, t) for v, t in zip((rows, *answers), types, strict=True)]
         return pa.table(arrays, names=list(COLUMNS))
 
     def add(self, answers: pa.Table) -> None:

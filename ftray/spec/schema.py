@@ -27,6 +27,9 @@ from ftray.spec.serving import ServeSpec
 from ftray.spec.training import TrainSpec
 from ftray.spec.tuning import TuneSpec
 
+GENERATION_LENGTH = 1024
+"""Tokens of a row, unless the spec says more or less, where the task generates."""
+
 
 class ModelSpec(Section):
     name_or_path: Text = Field(
@@ -58,7 +61,12 @@ class DataSpec(Section):
         "completion, messages (a chat whose last turn is learnt), or text for text-generation.",
     )
     encoding: Text = Field("utf-8", description="Character encoding of text files.")
-    max_length: PositiveInt = Field(128, description="Tokens a row is cut to.")
+    max_length: PositiveInt = Field(
+        128,
+        description="Tokens a row is cut to; a text without a prompt is learnt whole, in windows "
+        f"of that many. {GENERATION_LENGTH} unless given where the task generates, or as many as "
+        "the model has positions for.",
+    )
     on_bad_row: Literal["fail", "skip"] = Field(
         "fail", description="skip: bad rows are counted and written to a quarantine file."
     )
@@ -128,14 +136,18 @@ class Spec(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _metric_of_the_task(cls, tree: Any) -> Any:
-        """What picks the best checkpoint, where the file does not say it: generation has no F1."""
+    def _defaults_of_the_task(cls, tree: Any) -> Any:
+        """What the file does not say and generation has other values for: the metric that picks the
+        best checkpoint, as there is no F1, and how long a row may be."""
         if not isinstance(tree, dict) or tree.get("task") != "text-generation":
             return tree
-        train = tree.get("train", {})
-        if not isinstance(train, dict) or "metric" in train:
-            return tree
-        return {**tree, "train": {**train, "metric": "loss"}}
+        defaults = {"train": {"metric": "loss"}, "data": {"max_length": GENERATION_LENGTH}}
+        filled = {
+            section: {**values, **tree.get(section, {})}
+            for section, values in defaults.items()
+            if isinstance(tree.get(section, {}), dict)
+        }
+        return {**tree, **filled}
 
     @property
     def columns(self) -> dict[str, str]:

@@ -43,11 +43,18 @@ def is_missing(value: Any) -> bool:
 
 
 class Examples(NamedTuple):
-    """Rows as a model learns them. ids: of each row its token ids; targets: of each row one
-    number, by which the task finds what is to be learnt."""
+    """Rows as a model learns them: of each row one example, or several where a text is learnt in
+    windows.
+
+    ids: token ids of each example; targets: of each example one number, by which the task finds
+    what is to be learnt; rows: the place of the row that each example is made of, rising; lengths:
+    tokens of each row before anything is cut.
+    """
 
     ids: list[list[int]]
     targets: list[int]
+    rows: list[int]
+    lengths: list[int]
 
 
 class Task(Protocol):
@@ -91,6 +98,10 @@ class Task(Protocol):
         """Token ids of what is asked, cut to `max_length`, without padding."""
         ...
 
+    def lengths(self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[int]:
+        """Tokens of what is asked, before anything is cut."""
+        ...
+
     def examples(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -98,7 +109,7 @@ class Task(Protocol):
         labels: Sequence[str],
         max_length: int,
     ) -> Examples:
-        """Clean rows (column -> values) as they are learnt, cut to `max_length`."""
+        """Clean rows (column -> values) as they are learnt, in at most `max_length` tokens each."""
         ...
 
     def collate(

@@ -59,15 +59,10 @@ class TextClassification:
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], max_length: int
     ) -> list[list[int]]:
-        encoded = tokenizer(
-            list(questions),
-            truncation=True,
-            max_length=max_length,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
-        return encoded["input_ids"]
+        return _token_ids(tokenizer, questions, truncation=True, max_length=max_length)
+
+    def lengths(self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in _token_ids(tokenizer, questions, truncation=False)]
 
     def examples(
         self,
@@ -79,8 +74,14 @@ class TextClassification:
         """The target of a row is its label's place among `labels`."""
         # A model may have been trained when its labels were not named like this yet.
         index = {label_name(label): place for place, label in enumerate(labels)}
-        ids = self.encode(tokenizer, rows["text"], max_length)
-        return Examples(ids, [index[label] for label in rows["label"]])
+        ids = _token_ids(tokenizer, rows["text"], truncation=False)
+        lengths = [len(row) for row in ids]
+        long = [place for place, length in enumerate(lengths) if length > max_length]
+        cut = self.encode(tokenizer, [rows["text"][place] for place in long], max_length)
+        for place, row in zip(long, cut, strict=True):
+            ids[place] = row
+        targets = [index[label] for label in rows["label"]]
+        return Examples(ids, targets, [*range(len(ids))], lengths)
 
     def collate(
         self, ids: Sequence[Sequence[int] | np.ndarray], pad_id: int
@@ -144,6 +145,22 @@ class TextClassification:
             for row_scores, row_indices in zip(scores.tolist(), indices.tolist(), strict=True)
         ]
         return ranked if top_k else [row[0] for row in ranked]
+
+
+def _token_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any
+) -> list[list[int]]:
+    if not texts:
+        return []
+    encoded = tokenizer(
+        list(texts),
+        padding=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,  # of texts that are longer than the model reads: ftray counts those itself
+        **options,
+    )
+    return encoded["input_ids"]
 
 
 def _head(labels: Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,6 +89,9 @@ class TextGeneration:
         model has no template for it."""
         return [ids[-max_length:] for ids in prompt_ids(tokenizer, questions)]
 
+    def lengths(self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in prompt_ids(tokenizer, questions)]
+
     def examples(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -96,17 +99,20 @@ class TextGeneration:
         labels: Sequence[str],
         max_length: int,
     ) -> Examples:
-        """Of a row that is too long the beginning of the prompt goes first, then the end of the
-        completion. Raises ModelError as `encode`."""
+        """A text without a prompt is learnt whole, in windows. Of any other row that is too long
+        the beginning of the prompt is cut first, then the end of the completion. Raises ModelError
+        as `encode`."""
         asked = prompt_ids(tokenizer, rows["prompt"])
         answers = _completion_ids(tokenizer, rows["prompt"], rows["completion"])
-        ids, targets = [], []
-        for prompt, completion in zip(asked, answers, strict=True):
-            learnt = completion[: max(1, max_length - 1)]
-            before = prompt[-max(1, max_length - len(learnt)) :]
-            ids.append([*before, *learnt])
-            targets.append(len(before))
-        return Examples(ids, targets)
+        examples = Examples([], [], [], [])
+        for place, (prompt, completion) in enumerate(zip(asked, answers, strict=True)):
+            cut = _cut if rows["prompt"][place] else _windows
+            for before, learnt in cut(prompt, completion, max_length):
+                examples.ids.append([*before, *learnt])
+                examples.targets.append(len(before))
+                examples.rows.append(place)
+            examples.lengths.append(len(prompt) + len(completion))
+        return examples
 
     def collate(
         self, ids: Sequence[Sequence[int] | np.ndarray], pad_id: int
@@ -180,7 +186,7 @@ def _open_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[
     """Of texts to go on with: what begins a text is there, what ends it is not."""
     if not texts:
         return []
-    ids: list[list[int]] = tokenizer(list(texts))["input_ids"]
+    ids: list[list[int]] = tokenizer(list(texts), verbose=False)["input_ids"]
     ends = (tokenizer.eos_token_id, tokenizer.sep_token_id)
     for row in ids:
         while row and row[-1] in ends:  # where a tokenizer closes what it reads
@@ -233,6 +239,27 @@ def _rendered(
     return text
 
 
+def _cut(
+    prompt: list[int], completion: list[int], max_length: int
+) -> Iterator[tuple[list[int], list[int]]]:
+    """What is read and what is learnt, in at most `max_length` tokens."""
+    learnt = completion[: max(1, max_length - 1)]
+    yield prompt[-max(1, max_length - len(learnt)) :], learnt
+
+
+def _windows(
+    prompt: list[int], text: list[int], max_length: int
+) -> Iterator[tuple[list[int], list[int]]]:
+    """The text in windows of at most `max_length` tokens. A window reads the last token of the one
+    before it, so that every token is learnt once."""
+    size = max(1, max_length - 1)
+    before = prompt[-1:]
+    for start in range(0, len(text), size):
+        learnt = text[start : start + size]
+        yield before, learnt
+        before = learnt[-1:]
+
+
 def _completion_ids(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], completions: Sequence[str]
 ) -> list[list[int]]:
@@ -259,7 +286,9 @@ def _as_written(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str
 def _plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     if not texts:
         return []
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)[
+        "input_ids"
+    ]
     return ids
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ftray.data.dataset import Dataset, read_dataset
-from ftray.models.pretrained import check_pretrained
-from ftray.spec.schema import Spec
+from ftray.models.pretrained import check_pretrained, most_tokens
+from ftray.spec.schema import GENERATION_LENGTH, Spec
 from ftray.store.location import locate
 from ftray.store.registry import Registry
 from ftray.store.root import Root, open_root
@@ -31,11 +31,21 @@ def check_inputs(spec: Spec) -> Checked:
     root = open_root(spec.storage)
     root.check_writable()
     check_deepspeed(spec.train)
+    spec = _within_positions(spec)
     check_pretrained(spec.model, spec.data.max_length)
     dataset = read_dataset(spec)
     registry = Registry.open(root)
     registry.check()
     return Checked(_with_absolute_paths(spec), root, registry, dataset)
+
+
+def _within_positions(spec: Spec) -> Spec:
+    """The spec with the length that a generating task has unless told lowered to what its model has
+    positions for."""
+    limit = most_tokens(spec.model)
+    if spec.data.max_length != GENERATION_LENGTH or limit is None or limit > GENERATION_LENGTH:
+        return spec
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"max_length": limit})})
 
 
 def _with_absolute_paths(spec: Spec) -> Spec:

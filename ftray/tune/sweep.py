@@ -71,6 +71,8 @@ def tune(
     for line in checked.dataset.report.lines():
         say(line)
     prepared = prepare(checked)
+    for line in prepared.data.length_lines():
+        say(line)
     run = claim_run(checked.root, spec, "tune", say)
     with recorded(checked.root, spec, run) as record:
         told = both(record, listener)

@@ -61,7 +61,7 @@ SAMPLES = {
             ({"text": "a", "label": 1.0}, {"text": "a", "label": "1"}),
             ({"text": "a", "label": 0.5}, {"text": "a", "label": "0.5"}),
             ({"text": "a", "label": 0}, {"text": "a", "label": "0"}),
-            ({"text": "a", "label": True}, {"text": "a", "label": "True"}),
+            ({"text": "a", "label": True}, {"text": "a", "label": "true"}),
         ),
         bad=(
             ({"text": None, "label": "good"}, "empty_text"),
@@ -271,9 +271,20 @@ def test_examples_are_cut_and_have_something_to_learn(
     label = sample.labels[0] if sample.labels else "many words " * 50
     texts = ["a", "", "many words " * 50]
     rows = {task.columns[0]: texts, task.columns[1]: [label] * 3}
-    ids, targets = task.examples(tokenizer, rows, sample.labels, 16)
-    assert all(len(row) <= 16 for row in ids) and len(targets) == len(ids) == 3
+    ids, targets, made_of, lengths = task.examples(tokenizer, rows, sample.labels, 16)
+    assert all(len(row) <= 16 for row in ids) and len(targets) == len(ids) == len(made_of)
+    assert sorted({*made_of}) == [0, 1, 2] and made_of == sorted(made_of)
+    assert len(lengths) == 3 and lengths[0] < lengths[2] and lengths[2] > 16
     assert (task.units(np.array([len(row) for row in ids]), np.array(targets)) >= 1).all()
+
+
+def test_lengths_are_those_of_what_is_asked_before_it_is_cut(
+    task: Task, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    texts = ["a", "many words " * 50]
+    whole = task.encode(tokenizer, texts, 1_000)
+    assert task.lengths(tokenizer, texts) == [len(ids) for ids in whole]
+    assert len(whole[1]) > 16
 
 
 def test_a_batch_is_padded_to_its_longest_row(task: Task) -> None:

@@ -131,7 +131,7 @@ def test_parts_of_another_run_are_not_used(model_folder: Path, tmp_path: Path) -
         run_key(info.model_copy(update={"run": "other"}), PLAIN, ["a", "bc"]),
     ]
     assert len(set(keys)) == 4
-    answers = pa.table({"row": [1], "prediction": ["good"], "score": [0.5]})
+    answers = pa.table({"row": [1], "prediction": ["good"], "score": [0.5], "cut": [False]})
     Parts(out, keys[0]).add(answers)
     assert Parts(out, keys[0]).read().to_pylist() == answers.to_pylist()
     assert Parts(out, keys[1]).read().num_rows == 0

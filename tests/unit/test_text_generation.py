@@ -26,7 +26,7 @@ def tokenizer() -> Any:
 def examples(tokenizer: Any, prompt: str, completion: str, length: int = 100) -> tuple[str, str]:
     """What is asked and what is learnt, as text."""
     rows = {"prompt": [prompt], "completion": [completion]}
-    (ids,), (target,) = TASK.examples(tokenizer, rows, (), length)
+    (ids,), (target,), _, _ = TASK.examples(tokenizer, rows, (), length)
     return tokenizer.decode(ids[:target]), tokenizer.decode(ids[target:])
 
 
@@ -38,6 +38,34 @@ def test_a_text_is_learnt_whole(tokenizer: Any) -> None:
     row = TASK.clean({"text": "the film has a plot"})
     asked, learnt = examples(tokenizer, row["prompt"], row["completion"])
     assert (asked, learnt) == (END, f"the film has a plot{END}")
+
+
+WORDS = " ".join(["the film has a plot and an actor"] * 6)
+
+
+@pytest.mark.parametrize("length", [2, 3, 7, 16, 1000])
+def test_every_token_of_a_long_text_is_learnt_once_in_windows(tokenizer: Any, length: int) -> None:
+    rows = {"prompt": ["", ""], "completion": [WORDS, "the film"]}
+    whole = [tokenizer(text)["input_ids"] for text in rows["completion"]]
+    whole = [[*ids, tokenizer.eos_token_id] for ids in whole]
+    found = TASK.examples(tokenizer, rows, (), length)
+    assert all(len(ids) <= length for ids in found.ids)
+    for place, text in enumerate(whole):
+        mine = [i for i, row in enumerate(found.rows) if row == place]
+        learnt = [token for i in mine for token in found.ids[i][found.targets[i] :]]
+        assert learnt == text
+        for before, after in zip(mine, mine[1:], strict=False):
+            assert found.ids[after][: found.targets[after]] == found.ids[before][-1:]
+    assert found.rows == sorted(found.rows)
+    assert found.lengths == [len(text) + 1 for text in whole], "and the token it begins with"
+
+
+def test_a_long_completion_with_a_prompt_is_cut_and_its_length_is_known(tokenizer: Any) -> None:
+    rows = {"prompt": ["the film"], "completion": [WORDS]}
+    found = TASK.examples(tokenizer, rows, (), 8)
+    assert [len(ids) for ids in found.ids] == [8]
+    asked, learnt = len(tokenizer("the film")["input_ids"]), len(tokenizer(WORDS)["input_ids"])
+    assert found.lengths == [asked + learnt + 1]
 
 
 def test_of_a_chat_the_last_turn_is_learnt(tokenizer: Any) -> None:
@@ -52,7 +80,7 @@ def test_of_a_chat_the_last_turn_is_learnt(tokenizer: Any) -> None:
 def test_a_chat_is_asked_as_it_is_learnt(tokenizer: Any) -> None:
     row = TASK.clean({"messages": [*ASKED, {"role": "assistant", "content": "wonderful"}]})
     rows = {"prompt": [row["prompt"]], "completion": [row["completion"]]}
-    (ids,), (target,) = TASK.examples(tokenizer, rows, (), 100)
+    (ids,), (target,), _, _ = TASK.examples(tokenizer, rows, (), 100)
     assert TASK.encode(tokenizer, [json.dumps(ASKED)], 100) == [ids[:target]]
 
 

@@ -1,0 +1,73 @@
+"""How long rows are in tokens, and how many of them are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import pyarrow as pa
+
+from ftray.tasks.base import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SAMPLE = 2_000
+"""Rows by which the lengths of a split are estimated."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of `rows` rows before anything is cut, of which `longer` have more than `limit`; they
+    are learnt as `examples` examples, which is more where long rows are learnt in windows."""
+
+    rows: int
+    longer: int
+    examples: int
+    limit: int
+    median: int
+    p90: int
+    p99: int
+    longest: int
+
+    @classmethod
+    def of(cls, tokens: Sequence[int] | np.ndarray, examples: int, limit: int) -> Self:
+        """tokens: (rows,) of each row, at least one row."""
+        counts = np.asarray(tokens)
+        median, p90, p99, longest = (
+            int(value) for value in np.percentile(counts, (50, 90, 99, 100), method="higher")
+        )
+        longer = int((counts > limit).sum())
+        return cls(len(counts), longer, examples, limit, median, p90, p99, longest)
+
+    def lines(self, what: str) -> Iterator[str]:
+        """For people: how many of `what` are too long, and how long they are."""
+        share = f"{self.longer:,} of {self.rows:,} rows ({self.longer / self.rows:.1%})"
+        if not self.longer:
+            yield f"{what}: no row is longer than data.max_length = {self.limit} tokens"
+        elif self.examples > self.rows:
+            yield f"{what}: {share} are learnt in windows of {self.limit} tokens"
+        else:
+            yield f"{what}: {share} are cut to data.max_length = {self.limit} tokens"
+        yield (
+            f"  tokens a row: median {self.median:,}, 90% up to {self.p90:,}, 99% up to "
+            f"{self.p99:,}, longest {self.longest:,}"
+        )
+
+
+def estimate_lengths(
+    rows: pa.Table,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    labels: Sequence[str],
+    max_length: int,
+) -> Lengths:
+    """The lengths of a split's clean rows, from a random sample of them."""
+    count = min(rows.num_rows, _SAMPLE)
+    chosen = np.random.default_rng(0).choice(rows.num_rows, count, replace=False)
+    sample = rows.take(pa.array(np.sort(chosen)))
+    columns = {column: sample[column].to_pylist() for column in task.columns}
+    examples = task.examples(tokenizer, columns, labels, max_length)
+    return Lengths.of(examples.lengths, len(examples.ids), max_length)

