@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from ftray import cluster, machine
+from ftray.device import own_device, visible_gpus
 from ftray.errors import FtrayError
 from ftray.spec.training import TrainSpec
 from ftray.store.registry import Registry
@@ -52,11 +53,10 @@ def _torch() -> Iterator[Finding]:
         yield Finding("torch", "broken", str(error), "nothing trains and nothing is served")
         return
     yield Finding("torch", "ok", torch.__version__)
-    if torch.cuda.is_available():
-        for number in range(torch.cuda.device_count()):
-            device = torch.cuda.get_device_properties(number)
-            yield Finding(f"GPU {number}", "ok", f"{device.name}, {_size(device.total_memory)}")
-    else:
+    for number in range(visible_gpus()):
+        device = torch.cuda.get_device_properties(number)
+        yield Finding(f"GPU {number}", "ok", f"{device.name}, {_size(device.total_memory)}")
+    if not visible_gpus():
         built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else ""
         yield Finding("GPU", "missing", built or "torch is built without", "training is on CPUs")
 
@@ -69,12 +69,10 @@ def _training() -> Iterator[Finding]:
         yield Finding("DeepSpeed", "missing", "not installed", cost)
         return
     yield Finding("DeepSpeed", "ok", found)
-    import torch
-
     from ftray.train.engine import wants_autocast
     from ftray.train.ranks import Ranks
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     if wants_autocast(TrainSpec(), Ranks(0, 1, device)):
         yield Finding("bf16", "ok", f"in the hardware ({device.type})")
     else:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from ftray.device import own_device
 from ftray.errors import ModelError
 from ftray.models.folder import Golden, ModelInfo, read_info
 from ftray.models.lineage import Lineage
@@ -33,7 +34,7 @@ of a row together."""
 
 
 class LoadedModel(ABC):
-    """The model in one folder, in eval mode, on the GPU if there is one."""
+    """The model in one folder, in eval mode, on the device of this process."""
 
     def __init__(self, folder: Location, batch_size: int = 32, compute: Compute = PLAIN) -> None:
         """In bf16 is computed what is safe in it (autocast), the rest in fp32. Raises ModelError
@@ -42,7 +43,7 @@ class LoadedModel(ABC):
         self.batch_size = batch_size
         self.compute = compute
         self.task = get_task(self.info.task)
-        self.device = "cuda" if torch.cuda.is_available() and not compute.on_cpu else "cpu"
+        self.device = torch.device("cpu") if compute.on_cpu else own_device()
         with folder.as_local() as local:
             self.model, self.tokenizer = self._load(local)
         self.tokenizing = threading.Lock()
@@ -124,7 +125,7 @@ class LoadedModel(ABC):
     def autocast(self) -> torch.autocast:
         # A cache would hold weights that were rounded, and they are already.
         return torch.autocast(
-            self.device, torch.bfloat16, enabled=self.compute.bf16, cache_enabled=False
+            self.device.type, torch.bfloat16, enabled=self.compute.bf16, cache_enabled=False
         )
 
     @abstractmethod

@@ -36,7 +36,7 @@ class Predictor(LoadedModel):
     def trace(self) -> None:
         """From here on torch's graph gives the logits where that is faster and the model allows it:
         the model itself, its blocks and weights, is no longer at hand."""
-        if self.device != "cpu" or self.compute.backend != "torch":
+        if self.device.type != "cpu" or self.compute.backend != "torch":
             return
         try:
             with self.inference():

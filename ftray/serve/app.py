@@ -46,7 +46,6 @@ def application(models: Sequence[ServedModel], spec: ServeSpec) -> Application:
         max_models=spec.max_models,
         max_tokens=spec.max_tokens,
         threads=threads,
-        on_gpu=spec.gpus_per_replica > 0,
         compute=spec.compute,
         api_keys=None if spec.api_keys is None else locate(spec.api_keys).url,
     )

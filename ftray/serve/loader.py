@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, Self
 from weakref import WeakSet
 
-import torch
-
+from ftray.device import own_device
 from ftray.models.folder import ModelInfo
 from ftray.models.generator import Generator
 from ftray.models.load import load_model
@@ -83,7 +82,8 @@ class Loader:
     def load(self, folder: Location, name: str, version: int | None) -> Live:
         """Raises ModelError when there is no model, or it does not give its golden answers."""
         most = self.batching.max_size
-        rows = most if torch.cuda.is_available() else min(_CPU_ROWS, most)
+        on_cpu = self.compute.on_cpu or own_device().type == "cpu"
+        rows = min(_CPU_ROWS, most) if on_cpu else most
         model = load_model(folder, rows, self.compute)
         if self.pool is not None and self.compute.backend == "torch":
             self.pool.add(model)

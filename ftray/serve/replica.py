@@ -3,7 +3,6 @@ themselves."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -48,15 +47,11 @@ class Replica:
         max_models: int,
         max_tokens: int,
         threads: int,
-        on_gpu: bool,
         compute: Compute,
         api_keys: str | None,
     ) -> None:
         """Load the models, or what their aliases mean by now, and replay their golden answers.
         When it raises, Ray Serve sends this replica no traffic."""
-        if not on_gpu:
-            # Ray shows a process that asked for no GPU all of them.
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         torch.set_num_threads(threads)
         # Between two operators the model's thread asks for the interpreter, which the event loop
         # may keep for so long: by default 5 ms, as long as dozens of operators take.

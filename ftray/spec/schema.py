@@ -93,7 +93,7 @@ class ScaleSpec(Section):
         "nodes are lost or join on the way.",
     )
     gpus_per_worker: FloatFromZero | Auto = Field(
-        "auto", description="auto: 1 where the cluster has GPUs, else 0."
+        "auto", description="0 or 1; auto: 1 where the cluster has GPUs, else 0."
     )
     cpus_per_worker: PositiveFloat = 1
     max_failures: CountFromZero = Field(
@@ -105,6 +105,19 @@ class ScaleSpec(Section):
     hang_minutes: PositiveFloat = Field(
         10, description="Minutes without a forward pass on any rank after which a run is ended."
     )
+
+    @model_validator(mode="after")
+    def _a_worker_has_one_gpu_or_none(self) -> Self:
+        gpus = self.gpus_per_worker
+        if gpus in ("auto", 0, 1):
+            return self
+        raise contradiction(
+            "a worker computes on one device, and NCCL refuses two workers on one GPU",
+            "Set 0, 1 or auto, and scale.workers to the number of GPUs; trials share a GPU by "
+            "tune.gpus_per_worker.",
+            key="scale.gpus_per_worker",
+            value=gpus,
+        )
 
     @property
     def fewest_workers(self) -> int:

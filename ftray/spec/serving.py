@@ -56,7 +56,9 @@ class ServeSpec(Section):
         description="Of a model that generates: tokens of an answer, also where more are asked.",
     )
     cpus_per_replica: PositiveFloat = 1
-    gpus_per_replica: FloatFromZero = 0
+    gpus_per_replica: FloatFromZero = Field(
+        0, description="0, 1, or less than 1: so many replicas share a GPU."
+    )
     api_keys: Text | None = Field(
         None, description="File of hashed keys that requests must bear one of; see `ftray keys`."
     )
@@ -76,6 +78,17 @@ class ServeSpec(Section):
     @property
     def compute(self) -> Compute:
         return Compute(self.backend, self.precision)
+
+    @model_validator(mode="after")
+    def _a_replica_has_one_gpu_at_most(self) -> Self:
+        if self.gpus_per_replica > 1:
+            raise contradiction(
+                "a replica computes on one device",
+                "Set 1 or less, and raise serve.replicas to use more GPUs.",
+                key="serve.gpus_per_replica",
+                value=self.gpus_per_replica,
+            )
+        return self
 
     @model_validator(mode="after")
     def _backend_can(self) -> Self:

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from ftray.spec.fields import (
+    Auto,
     Float,
+    FloatFromZero,
     Int,
     PositiveFloat,
     PositiveInt,
@@ -111,6 +113,11 @@ class TuneSpec(Section):
         "the best one, with other values.",
     )
     workers: PositiveInt = Field(1, description="Workers of one trial.")
+    gpus_per_worker: FloatFromZero | Auto = Field(
+        "auto",
+        description="Of a trial: 0, 1, or of a trial with one worker less than 1, so that several "
+        "trials share a GPU; auto: as scale.gpus_per_worker.",
+    )
     budget: Budget = Budget()
     finalists: Finalists | None = None
     refit: bool = Field(True, description="Train the winner again at `scale`.")
@@ -151,6 +158,20 @@ class TuneSpec(Section):
                 value=self.trials,
             )
         return self
+
+    @model_validator(mode="after")
+    def _a_worker_has_one_gpu_at_most(self) -> Self:
+        gpus = self.gpus_per_worker
+        if gpus == "auto" or gpus in (0, 1):
+            return self
+        if gpus > 1:
+            problem, fix = "a worker computes on one device", "Set 1, and raise tune.workers."
+        elif self.workers > 1:
+            problem = f"NCCL refuses two of the {self.workers} tune.workers of a trial on one GPU"
+            fix = "Set 0, 1 or auto, or tune.workers to 1."
+        else:
+            return self
+        raise contradiction(problem, fix, key="tune.gpus_per_worker", value=gpus)
 
     @model_validator(mode="after")
     def _population_can_be_cloned(self) -> Self:

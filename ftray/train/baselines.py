@@ -20,6 +20,7 @@ from safetensors.torch import load, save
 from ftray.data.batches import in_order
 from ftray.data.encode import EncodedDataset, EncodedSplit
 from ftray.errors import ModelError, StorageError
+from ftray.models.placing import placed
 from ftray.store.location import Location
 from ftray.tasks import Task
 from ftray.train.ranks import Ranks
@@ -35,7 +36,8 @@ _ITERATIONS = 1_000
 
 @dataclass(frozen=True)
 class Encoder:
-    """The base model as a maker of features: its weights are used as they are."""
+    """The base model as a maker of features: its weights are used as they are, on the device of
+    `ranks`, and lie afterwards where they lay."""
 
     model: Any
     task: Task
@@ -50,21 +52,24 @@ class Encoder:
         The batches are the same however many ranks share them. Raises ModelError when the model
         does not say what its last hidden state is.
         """
-        model = self.model.to(self.ranks.device).eval()
+        model, device = self.model.eval(), self.ranks.device
         seen: list[torch.Tensor] = []
         # The whole model runs, as families differ in what their body alone needs to be told.
         handle = model.base_model.register_forward_hook(
             lambda _module, _args, output: seen.append(_hidden(model, output))
         )
+        shares = in_order(split.lengths[rows], _BATCH, self.ranks.rank, self.ranks.world)
         try:
-            for places in in_order(split.lengths[rows], _BATCH, self.ranks.rank, self.ranks.world):
-                batch = self.task.collate([split.ids_of(r) for r in rows[places]], self.pad_id)
-                with torch.no_grad():
-                    model(**{name: part.to(self.ranks.device) for name, part in batch.items()})
-                mask = batch["attention_mask"][..., None].to(self.ranks.device)
-                hidden = seen.pop().float()
-                seen.clear()
-                yield places, ((hidden * mask).sum(1) / mask.sum(1)).cpu().numpy()
+            with placed(model, device):
+                for places in shares:
+                    batch = self.task.collate([split.ids_of(r) for r in rows[places]], self.pad_id)
+                    batch = {name: part.to(device) for name, part in batch.items()}
+                    with torch.no_grad():
+                        model(**batch)
+                    mask = batch["attention_mask"][..., None]
+                    hidden = seen.pop().float()
+                    seen.clear()
+                    yield places, ((hidden * mask).sum(1) / mask.sum(1)).cpu().numpy()
         finally:
             handle.remove()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ftray.device import visible_gpus
 from ftray.models.blocks import FreezePlan
 from ftray.models.trunk import Replay
 from ftray.spec.training import TrainSpec
@@ -62,7 +64,7 @@ class Engine:
         ranks: Ranks,
     ) -> None:
         """groups: those of `parameter_groups`, over the parameters of `module` that train."""
-        deepspeed = _import_deepspeed()
+        deepspeed = _import_deepspeed(ranks.device)
         module.to(ranks.device)
         self.ranks = ranks
         self.updates = 0
@@ -166,7 +168,11 @@ class Engine:
         nn.functional.linear = self._linear
 
 
-def _import_deepspeed() -> Any:
+def _import_deepspeed(device: torch.device) -> Any:
+    # DeepSpeed takes any GPU that it sees for its own, and of several the one of LOCAL_RANK.
+    os.environ["DS_ACCELERATOR"] = device.type
+    if device.index is not None:
+        os.environ["LOCAL_RANK"] = str(device.index)
     # Its autotuner, which is not used here, imports MLflow where that is installed: a second.
     missing: Any = None
     without = {"mlflow": missing} if "mlflow" not in sys.modules else {}
@@ -192,7 +198,8 @@ def wants_autocast(spec: TrainSpec, ranks: Ranks) -> bool:
 
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        # Of GPUs elsewhere it is taken that they have it, as all have since 2020.
+        return not visible_gpus() or torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 

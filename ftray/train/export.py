@@ -11,10 +11,12 @@ import torch
 
 from ftray import __version__
 from ftray.data.encode import EncodedDataset, EncodedSplit
+from ftray.device import own_device
 from ftray.models.folder import ModelInfo, publish, staged, write_info, write_label_scores
 from ftray.models.load import load_model
 from ftray.models.loaded import LoadedModel
 from ftray.models.measure import Measured, measure
+from ftray.models.placing import placed
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import Spec
 from ftray.store.location import Location, locate
@@ -140,22 +142,17 @@ def _scores(measured: Measured, rows: EncodedSplit, labels: Sequence[str]) -> li
 
 def _probed(order: Export, baselines: Baselines, model: Any) -> np.ndarray:
     """What the probe answers to the test split, on the base model: nothing trained is in it yet."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task, pad_id = get_task(order.spec.task), model.config.pad_token_id
-    answers = baselines.answers(
-        Encoder(model, task, pad_id, Ranks(0, 1, device)), order.data.load("test")
-    )
-    model.to("cpu")
-    return answers
+    encoder = Encoder(model, task, pad_id, Ranks(0, 1, own_device()))
+    return baselines.answers(encoder, order.data.load("test"))
 
 
 def _of_base(order: Export, model: Any) -> Metrics:
     """The metrics of the base model on the test split: nothing trained is in it yet."""
     task, test, labels = get_task(order.spec.task), order.data.load("test"), order.data.labels
     ids = [test.ids_of(row) for row in range(len(test))]
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    found = measure(model, task, ids, test.targets, labels, model.config.pad_token_id, _BATCH)
-    model.to("cpu")
+    with placed(model.eval(), own_device()):
+        found = measure(model, task, ids, test.targets, labels, model.config.pad_token_id, _BATCH)
     return found.metrics
 
 

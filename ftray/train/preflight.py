@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ftray import cluster, machine
+from ftray.device import visible_gpus
 from ftray.errors import FtrayError
 from ftray.models.pretrained import described
 from ftray.spec.schema import Spec, micro_batch_size
@@ -109,11 +110,11 @@ def find_room(spec: Spec) -> Room:
         each = -(-workers // len(sizes))
         return Room(int(_USABLE * min(sizes) / each), None, _uses_gpu(spec, gpus))
     host = int(_USABLE * machine.memory() / workers)
-    if not _uses_gpu(spec, torch.cuda.is_available()):
+    if not _uses_gpu(spec, bool(visible_gpus())):
         return Room(host)
-    total = torch.cuda.get_device_properties(0).total_memory
-    share = 1.0 if spec.scale.gpus_per_worker == "auto" else min(1.0, spec.scale.gpus_per_worker)
-    return Room(host, int(total * share), True)
+    if not visible_gpus():  # a spec that is looked at where it will not run
+        return Room(host, None, True)
+    return Room(host, torch.cuda.get_device_properties(0).total_memory, True)
 
 
 def _uses_gpu(spec: Spec, there: bool) -> bool:
@@ -141,7 +142,7 @@ class Planner:
         return worker_memory(self._trace(spec, size), layout, self._room.on_gpu)
 
     def _trace(self, spec: Spec, size: int) -> list[Trace]:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device("cuda" if self._room.on_gpu else "cpu")
         autocast = wants_autocast(spec.train, Ranks(0, 1, device))
         key = (str(spec.train.unfreeze), spec.train.gradient_checkpointing, size, autocast)
         if key not in self._traces:

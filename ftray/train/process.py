@@ -9,6 +9,7 @@ import platform
 import torch
 
 from ftray import machine
+from ftray.device import own_device
 from ftray.spec.schema import Spec
 
 # glibc's mallopt(3): from which size memory is mapped, and from which it is given back.
@@ -19,7 +20,7 @@ def settle(spec: Spec) -> None:
     """Call once at the start of a process that trains."""
     # Ray tells OpenMP of the worker's share of the cores only before torch starts.
     torch.set_num_threads(max(1, int(spec.scale.cpus_per_worker)))
-    if not torch.cuda.is_available() and platform.libc_ver()[0] == "glibc":
+    if own_device().type == "cpu" and platform.libc_ver()[0] == "glibc":
         # Gradients come and go with each step. Mapped anew they cost a page fault a page, which on
         # a CPU took a third of the time of a step with all layers trained.
         libc = ctypes.CDLL(None)
@@ -30,10 +31,14 @@ def settle(spec: Spec) -> None:
 def forget_peak_memory() -> None:
     """Begin anew to watch how much memory this process takes."""
     machine.forget_peak_memory()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    device = own_device()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory() -> int | None:
     """Bytes that this process held at most: of its GPU where it has one, else of the machine."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else machine.peak_memory()
+    device = own_device()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return machine.peak_memory()

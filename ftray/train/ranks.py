@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from ftray.device import limit_memory, own_device
 from ftray.train.meeting import Meeting, open_meeting
 
 
@@ -56,13 +57,11 @@ class Ranks:
 def join_group() -> Ranks:
     """The ranks of the process group that Ray Train has set up in this worker."""
     rank, world = dist.get_rank(), dist.get_world_size()
-    if not torch.cuda.is_available():
-        meeting = open_meeting() if world > 1 else None
-        return Ranks(rank, world, torch.device("cpu"), meeting)
-    device = torch.device(
-        "cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
-    )
+    device = own_device()
+    if device.type == "cpu":
+        return Ranks(rank, world, device, open_meeting() if world > 1 else None)
     torch.cuda.set_device(device)
+    limit_memory(device)
     return Ranks(rank, world, device)
 
 
@@ -74,6 +73,6 @@ def alone() -> Ranks:
         os.environ.update(
             RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0"
         )
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        backend = "gloo" if own_device().type == "cpu" else "cpu:gloo,cuda:nccl"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return join_group()

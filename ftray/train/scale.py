@@ -15,6 +15,14 @@ def worker_resources(spec: Spec) -> Resources:
     return Resources(spec.scale.cpus_per_worker, gpus)
 
 
+def trial_resources(spec: Spec) -> Resources:
+    """What one worker of a trial gets; `tune.gpus_per_worker: auto` is as in training."""
+    assert spec.tune is not None
+    each = worker_resources(spec)
+    gpus = spec.tune.gpus_per_worker
+    return each if gpus == "auto" else Resources(each.cpus, gpus)
+
+
 def check_scale(spec: Spec) -> None:
     """Raise ClusterError when the workers can never all run on this cluster."""
     cluster.require(spec.scale.fewest_workers, worker_resources(spec), "scale.workers")

@@ -14,6 +14,7 @@ import torch
 from ftray import digest
 from ftray.cluster import Resources
 from ftray.data.encoded import EncodedDataset
+from ftray.device import own_device
 from ftray.errors import FtrayError, ModelError
 from ftray.models.blocks import count_blocks, plan_freeze
 from ftray.models.trunk import Cut, capture, find_cut, frozen_blocks
@@ -99,7 +100,7 @@ class TrunkModel:
         self.spec = spec
         self.data = data
         self.task = get_task(spec.task)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = own_device()
         base = load_base(spec.model, spec.task, spec.seed, data.labels, spec.train.dropout)
         self.model = base.model.eval().to(self.device)
         self.pad_id = base.pad_id

@@ -14,7 +14,7 @@ from ftray.spec.schema import Spec
 from ftray.store.location import Location
 from ftray.train import checkpoints
 from ftray.train.channel import Event, Listener
-from ftray.train.scale import worker_resources
+from ftray.train.scale import trial_resources
 from ftray.tune.course import Course
 from ftray.tune.standing import Segment, Standing
 from ftray.tune.table import row
@@ -88,7 +88,7 @@ def _resources(spec: Spec) -> tune.PlacementGroupFactory:
     nothing at all) beside its group of workers."""
     assert spec.tune is not None
     if spec.tune.workers == 1:
-        return tune.PlacementGroupFactory([worker_resources(spec).bundle()])
+        return tune.PlacementGroupFactory([trial_resources(spec).bundle()])
     return tune.PlacementGroupFactory([{"memory": 1}])
 
 

@@ -13,7 +13,10 @@ _MANY_BLOCKS = 1000
 def trial_spec(spec: Spec, config: dict[str, Any]) -> Spec:
     """The spec of one trial: the values at their paths, at the scale of a trial."""
     assert spec.tune is not None
-    return override(spec, {**config, "scale.workers": spec.tune.workers})
+    scale: dict[str, Any] = {"scale.workers": spec.tune.workers}
+    if spec.tune.gpus_per_worker in (0, 1):
+        scale["scale.gpus_per_worker"] = spec.tune.gpus_per_worker
+    return override(spec, {**config, **scale})
 
 
 def work(spec: Spec, config: dict[str, Any]) -> float:

@@ -25,7 +25,7 @@ from ftray.train.run import (
     prepare,
     tell_of_better,
 )
-from ftray.train.scale import check_scale, worker_resources
+from ftray.train.scale import check_scale, trial_resources
 from ftray.train.trunk_build import prepare_trunk
 from ftray.tune.course import Course
 from ftray.tune.depth import Comparison, compare_depths
@@ -109,7 +109,7 @@ def _plan(course: Course, concurrent: int) -> str:
 
 def _check_room(checked: Checked, section: TuneSpec) -> int:
     """How many trials run side by side. Raises ClusterError when not one fits, or the refit not."""
-    each = worker_resources(checked.spec)
+    each = trial_resources(checked.spec)
     cluster.require(section.workers, each, "tune.workers")
     if section.refit:
         check_scale(checked.spec)

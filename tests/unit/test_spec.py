@@ -38,6 +38,21 @@ def problems(changes: dict[str, Any]) -> tuple[Problem, ...]:
     return caught.value.problems
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scale.gpus_per_worker": 0},
+        {"scale.gpus_per_worker": 1.0},
+        {"scale.gpus_per_worker": "auto"},
+        {**TUNE, "tune.gpus_per_worker": 0.25},
+        {**TUNE, "tune.gpus_per_worker": 1, "tune.workers": 2},
+        {"serve.gpus_per_replica": 0.5},
+    ],
+)
+def test_gpus_that_a_process_can_use(changes: dict[str, Any]) -> None:
+    parse(tree(changes))
+
+
 def space(path: str, domain: Any, **more: Any) -> dict[str, Any]:
     return {"tune.space": {path: domain}, **more}
 
@@ -181,6 +196,26 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
     "onnx on a GPU": (
         {"serve.backend": "onnx", "serve.gpus_per_replica": 1}, "serve", "",
         "onnx makes no use of serve.gpus_per_replica 1", "the other to 0",
+    ),
+    "half a GPU for a worker": (
+        {"scale.gpus_per_worker": 0.5}, "scale.gpus_per_worker", "0.5",
+        "NCCL refuses two workers on one GPU", "Set 0, 1 or auto",
+    ),
+    "two GPUs for a worker": (
+        {"scale.gpus_per_worker": 2}, "scale.gpus_per_worker", "2",
+        "a worker computes on one device", "scale.workers to the number of GPUs",
+    ),
+    "two GPUs for a trial's worker": (
+        {**TUNE, "tune.gpus_per_worker": 2}, "tune.gpus_per_worker", "2",
+        "a worker computes on one device", "raise tune.workers",
+    ),
+    "half a GPU for each of a trial's workers": (
+        {**TUNE, "tune.gpus_per_worker": 0.5, "tune.workers": 2, "train.batch_size": 2},
+        "tune.gpus_per_worker", "0.5", "NCCL refuses two of the 2", "tune.workers to 1",
+    ),
+    "two GPUs for a replica": (
+        {"serve.gpus_per_replica": 2}, "serve.gpus_per_replica", "2",
+        "a replica computes on one device", "raise serve.replicas",
     ),
     "onnx for a generator": (
         {"task": "text-generation", "serve.backend": "onnx"}, "serve.backend", "onnx",

@@ -1,0 +1,85 @@
+"""A model over other tensors than its own: on another device for a while, or without numbers."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+Inputs = Mapping[str, torch.Tensor]
+Found = TypeVar("Found")
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def placed(
+    model: nn.Module, device: torch.device, dtype: torch.dtype | None = None
+) -> Iterator[None]:
+    """`model` on `device`, its floating point numbers in `dtype` where given.
+
+    Copies stand in for its parameters and buffers. Afterwards it has its own again, which nothing
+    that happened meanwhile has touched: no gradient, no running statistics, no requires_grad.
+    """
+    modules = list(model.modules())
+    own = [(dict(m._parameters), dict(m._buffers)) for m in modules]  # noqa: SLF001
+    stand_ins: dict[int, torch.Tensor] = {}
+
+    def stand_in(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in stand_ins:  # shared weights stay shared
+            wanted = dtype if tensor.is_floating_point() else None
+            moved = tensor.detach().to(device, wanted)
+            trains = tensor.requires_grad
+            if isinstance(tensor, nn.Parameter):
+                stand_ins[id(tensor)] = nn.Parameter(moved, trains)
+            else:
+                stand_ins[id(tensor)] = moved.clone() if moved is tensor else moved
+        return stand_ins[id(tensor)]
+
+    try:
+        for module in modules:
+            for tensors in (module._parameters, module._buffers):  # noqa: SLF001
+                put: dict[str, Any] = {n: stand_in(t) for n, t in tensors.items() if t is not None}
+                tensors.update(put)
+        yield
+    finally:
+        for module, (parameters, buffers) in zip(modules, own, strict=True):
+            module._parameters.update(parameters)  # noqa: SLF001
+            module._buffers.update(buffers)  # noqa: SLF001
+
+
+def without_numbers(
+    model: nn.Module, inputs: Inputs, find: Callable[[nn.Module, Inputs], Found]
+) -> Found:
+    """What `find` sees in forward passes of `model` for which only shapes count.
+
+    `find` gets a copy over tensors without storage (torch's FakeTensorMode): its passes cost
+    neither memory nor arithmetic, however large the model and wherever it lies. A model whose
+    forward pass looks at values runs itself, on its own device.
+    """
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            return find(_sketch(model), {name: _outline(value) for name, value in inputs.items()})
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        _log.debug("%s runs to be looked at: %s", type(model).__name__, error)
+        device = next(model.parameters()).device
+        return find(model, {name: value.to(device) for name, value in inputs.items()})
+
+
+def _sketch(model: nn.Module) -> nn.Module:
+    outlines: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        outline = _outline(tensor)
+        if isinstance(tensor, nn.Parameter):
+            outline = nn.Parameter(outline, tensor.requires_grad)
+        outlines[id(tensor)] = outline
+    return copy.deepcopy(model, outlines)
+
+
+def _outline(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype)
