@@ -154,7 +154,10 @@ class Spec(Section):
         best checkpoint, as there is no F1, and how long a row may be."""
         if not isinstance(tree, dict) or tree.get("task") != "text-generation":
             return tree
-        defaults = {"train": {"metric": "loss"}, "data": {"max_length": GENERATION_LENGTH}}
+        defaults: dict[str, dict[str, Any]] = {
+            "train": {"metric": "loss"},
+            "data": {"max_length": GENERATION_LENGTH},
+        }
         filled = {
             section: {**values, **tree.get(section, {})}
             for section, values in defaults.items()
