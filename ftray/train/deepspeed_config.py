@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Config = dict[str, Any]
 _KEY = "train.deepspeed"
-_SECTIONS = ("fp16", "bf16", "zero_optimization")
+_SECTIONS = ("fp16", "bf16", "data_types", "zero_optimization")
 # What the spec already decides: in a JSON these may be "auto" or agree.
 _OURS = {
     "optimizer": "train.learning_rate and train.weight_decay",
@@ -150,7 +150,25 @@ def _contradictions(spec: TrainSpec, config: Config, ours: Config) -> list[Probl
                 "set zero_optimization.stage to 1, 2 or 3, or train.precision to bf16 instead",
             )
         )
+    problems += _other_optimizers(config, stage)
     return [*problems, *_offload_problems(config.get("zero_optimization", {}), stage)]
+
+
+def _other_optimizers(config: Config, stage: Any) -> Iterator[Problem]:
+    """What makes DeepSpeed choose an optimizer whose state ftray cannot checkpoint."""
+    problem = "DeepSpeed then uses an optimizer whose state ftray cannot checkpoint"
+    accumulates = config.get("data_types", {}).get("grad_accum_dtype", "auto")
+    own = ("auto", None, "bf16", "bfloat16")
+    if config.get("bf16", {}).get("enabled") is True and stage == 1 and accumulates not in own:
+        fix = "leave it out, or set zero_optimization.stage to 2"
+        yield _problem("data_types.grad_accum_dtype", accumulates, problem, fix)
+    zero = config.get("zero_optimization", {})
+    if zero.get("zenflow", "auto") not in ("auto", None):
+        yield _problem("zero_optimization.zenflow", zero["zenflow"], problem, "leave it out")
+    offload = zero.get("offload_optimizer")
+    if isinstance(offload, dict) and offload.get("super_offload", "auto") not in ("auto", False):
+        key = "zero_optimization.offload_optimizer.super_offload"
+        yield _problem(key, offload["super_offload"], problem, "leave it out")
 
 
 def _offload_problems(zero: Config, stage: Any) -> Iterator[Problem]:

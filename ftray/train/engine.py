@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +13,7 @@ from ftray.device import visible_gpus
 from ftray.models.blocks import FreezePlan
 from ftray.models.trunk import Replay
 from ftray.spec.training import TrainSpec
+from ftray.train import deepspeed_state
 from ftray.train.deepspeed_config import Config, uses_bf16
 from ftray.train.optimizer import AGE, SCALE, adamw
 from ftray.train.ranks import Ranks
@@ -64,7 +63,8 @@ class Engine:
         ranks: Ranks,
     ) -> None:
         """groups: those of `parameter_groups`, over the parameters of `module` that train."""
-        deepspeed = _import_deepspeed(ranks.device)
+        deepspeed = deepspeed_state.import_deepspeed(ranks.device)
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         module.to(ranks.device)
         self.ranks = ranks
         self.updates = 0
@@ -83,9 +83,10 @@ class Engine:
         if self._shared is not None:
             self._shared.attach(optimizer)
         self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+        deepspeed_state.check_optimizer(self._deepspeed)
         if self._plain and (ranks.world == 1 or self._shared is not None):
             # DeepSpeed would flatten and copy them, with nobody to add them up or the slow way.
-            self._deepspeed.enable_backward_allreduce = False
+            deepspeed_state.turn_off_allreduce(self._deepspeed)
         self._deepspeed.train()
 
     @property
@@ -93,9 +94,14 @@ class Engine:
         return self._deepspeed.module
 
     @property
-    def zero(self) -> Any:
-        """DeepSpeed's optimizer: torch's own at stage 0, else one around a sharded torch one."""
-        return self._deepspeed.optimizer
+    def stage(self) -> int:
+        """The ZeRO stage."""
+        return deepspeed_state.stage(self._deepspeed)
+
+    @property
+    def deepspeed(self) -> Any:
+        """The DeepSpeed engine; `ftray.train.deepspeed_state` reads it."""
+        return self._deepspeed
 
     def train_mode(self) -> None:
         self._deepspeed.train()
@@ -118,13 +124,13 @@ class Engine:
     def update(self, learning_rate: float) -> bool:
         """One optimizer step with the accumulated gradients. False, on every rank and with all
         weights as they were, when a gradient is not finite."""
-        for group in self.zero.param_groups:
+        for group in self._deepspeed.optimizer.param_groups:
             group["lr"] = learning_rate * group[SCALE]
         finite = self._finish_gradients() if self._plain else True
         self._deepspeed.step()
         if self._shared is not None:
             self._shared.settle()
-        applied = finite and not getattr(self.zero, "overflow", False)
+        applied = finite and not deepspeed_state.overflowed(self._deepspeed)
         self.updates += applied
         return applied
 
@@ -146,7 +152,7 @@ class Engine:
     def moments(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
         """exp_avg and exp_avg_sq of a parameter at stage 0, in place."""
         shared = self._shared and self._shared.moments(parameter)
-        return shared or self.zero.state[parameter]
+        return shared or self._deepspeed.optimizer.state[parameter]
 
     def age(self, name: str) -> int:
         """Updates that a trainable parameter has had, also before this engine."""
@@ -160,32 +166,9 @@ class Engine:
 
     def close(self) -> None:
         """Let go of hooks and buffers: a process may build the next engine after this one."""
-        self._deepspeed.destroy()
-        # Else it does so once more when it is collected, and takes the parameters' links to the
-        # next engine's state with it.
-        self._deepspeed.optimizer = None
+        deepspeed_state.destroy(self._deepspeed)
         # ZeRO 3 puts one of its own in its place, which rounds otherwise, and leaves it there.
         nn.functional.linear = self._linear
-
-
-def _import_deepspeed(device: torch.device) -> Any:
-    # DeepSpeed takes any GPU that it sees for its own, and of several the one of LOCAL_RANK.
-    os.environ["DS_ACCELERATOR"] = device.type
-    if device.index is not None:
-        os.environ["LOCAL_RANK"] = str(device.index)
-    # Its autotuner, which is not used here, imports MLflow where that is installed: a second.
-    missing: Any = None
-    without = {"mlflow": missing} if "mlflow" not in sys.modules else {}
-    sys.modules.update(without)
-    try:
-        import deepspeed
-    finally:
-        for name in without:
-            del sys.modules[name]
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # An operator for inference on CPUs that would be compiled here and never called.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
 
 
 def wants_autocast(spec: TrainSpec, ranks: Ranks) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +19,7 @@ from ftray.models.blocks import FreezePlan, count_blocks, layer_depths, plan_fre
 from ftray.models.trunk import Cut, Replay, cut_off, frozen_blocks
 from ftray.models.twin import own
 from ftray.spec.training import TrainSpec
-from ftray.train import state
+from ftray.train import deepspeed_state, state
 from ftray.train.checkpointing import enable_checkpointing
 from ftray.train.deepspeed_config import deepspeed_config, require_disk
 from ftray.train.engine import Engine, TrainedModule, wants_autocast
@@ -132,7 +131,7 @@ class PhasedEngine:
     def _leave(self) -> None:
         self.engine.close()
         self._engine = None
-        _make_whole(self.model)
+        deepspeed_state.make_whole(self.model)
 
     def _build(self, before: State) -> None:
         state.load_parameters(self.model, before.parameters)
@@ -167,18 +166,3 @@ def _check_groups(model: nn.Module, spec: TrainSpec) -> None:
                 "matches no parameter of the model",
                 f"names are like {names[-1]} or {names[len(names) // 2]}",
             )
-
-
-def _make_whole(model: nn.Module) -> None:
-    """Put whole parameters in place of those that a ZeRO 3 engine has cut to pieces."""
-    import deepspeed
-
-    parted: list[Any] = [p for p in model.parameters() if hasattr(p, "ds_id")]
-    if not parted:
-        return
-    with deepspeed.zero.GatheredParameters(parted):
-        whole = {id(p): nn.Parameter(p.detach().clone(), p.requires_grad) for p in parted}
-    for module in model.modules():
-        # DeepSpeed has put a dictionary of its own in place of torch's.
-        own = {n: whole.get(id(p), p) for n, p in module._parameters.items()}  # noqa: SLF001
-        module._parameters = own  # noqa: SLF001

@@ -53,10 +53,11 @@ def trunk_key(
     spec: Spec, model: nn.Module, cut: Cut, precision: Precision, autocast: bool
 ) -> dict[str, Any]:
     """What the states of a cache depend on, by name, as it is in this process."""
+    config: Any = model.config
     return {
         "version": VERSION,
         "model": find_pretrained(spec.model).weights_digest(),
-        "attention": getattr(model.config, "_attn_implementation", None),
+        "attention": config._attn_implementation,  # noqa: SLF001 - there is no public name
         "autocast": autocast,
         "device": next(model.parameters()).device.type,
         "cut": vars(cut),

@@ -227,6 +227,39 @@ def test_bf16_contradicts_fp32_alone(write: Write, precision: str, is_fault: boo
 
 
 @pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        (
+            {
+                "bf16": {"enabled": True},
+                "data_types": {"grad_accum_dtype": "fp32"},
+                "zero_optimization": {"stage": 1},
+            },
+            "data_types.grad_accum_dtype",
+        ),
+        (
+            {"zero_optimization": {"stage": 2, "zenflow": {"topk_ratio": 0.1}}},
+            "zero_optimization.zenflow",
+        ),
+        (
+            {
+                "zero_optimization": {
+                    "stage": 3,
+                    "offload_optimizer": {"device": "cpu", "super_offload": True},
+                }
+            },
+            "zero_optimization.offload_optimizer.super_offload",
+        ),
+    ],
+)
+def test_an_optimizer_that_cannot_be_checkpointed_is_refused(
+    write: Write, content: dict[str, Any], key: str
+) -> None:
+    (found,) = problems(write(content))
+    assert found.key == f"train.deepspeed: {key}"
+
+
+@pytest.mark.parametrize(
     "content", [{}, {"bf16": {"enabled": False}}, {"bf16": {"enabled": "auto"}}]
 )
 def test_bf16_is_off_unless_a_json_turns_it_on(write: Write, content: dict[str, Any]) -> None:
