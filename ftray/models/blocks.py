@@ -43,8 +43,14 @@ class FreezePlan:
             parameter.requires_grad_(name in names)
 
     def set_train_mode(self, model: nn.Module) -> None:
-        """Train mode above the boundary, eval mode (no dropout) below."""
+        """Train mode above the boundary, eval mode (no dropout) below. A module with buffers whose
+        own parameters are all frozen is in eval mode wherever it lies: BatchNorm's statistics stay
+        with the weights that they belong to."""
         model.train()
+        for module in model.modules():
+            own = list(module.parameters(recurse=False))
+            if own and any(True for _ in module.buffers(recurse=False)):
+                module.training = any(parameter.requires_grad for parameter in own)
         modules = dict(model.named_modules())
         for name in self.frozen_modules:
             if name in modules:  # blocks may have been cut off since

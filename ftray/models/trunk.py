@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ftray.errors import ModelError
 from ftray.models.blocks import FreezePlan, find_blocks
+from ftray.models.buffers import in_mode, kept, saved_buffers
 
 Position = Literal["first", "last"]
 Inputs = Mapping[str, torch.Tensor]
@@ -64,6 +65,10 @@ def find_cut(model: nn.Module, blocks: int, inputs: Inputs) -> Cut:
     reads = _position_read(model, stack, inputs) if blocks == len(stack) else None
     cut = Cut(blocks, length_returned(model, inputs), reads)
     check_cut(model, cut, inputs)
+    if places := saved_buffers(model):
+        # Statistics over a batch count its padding, too, whose states are not kept.
+        with kept(places), in_mode(places, training=True):
+            check_cut(model, cut, inputs, pads_with_zeros=True)
     return cut
 
 
@@ -84,11 +89,14 @@ def length_returned(model: nn.Module, inputs: Inputs) -> int:
     return returns[0]
 
 
-def check_cut(model: nn.Module, cut: Cut, inputs: Inputs) -> None:
-    """Raises ModelError where the model that is cut so does not give the whole one's logits."""
+def check_cut(model: nn.Module, cut: Cut, inputs: Inputs, pads_with_zeros: bool = False) -> None:
+    """Raises ModelError where the model that is cut so does not give the whole one's logits, from
+    the states of padding, too, or from zeros in their place."""
     with torch.no_grad():
         whole = model(**inputs).logits
     (states,) = capture(model, [cut], inputs)
+    if pads_with_zeros and "attention_mask" in inputs:
+        states = states * inputs["attention_mask"][..., None]
     try:
         with cut_for_now(model, cut) as replay, torch.no_grad():
             replay.feed(gathered(cut, states, inputs.get("attention_mask")))

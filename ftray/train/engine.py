@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ftray.models.blocks import FreezePlan
 from ftray.models.trunk import Replay
 from ftray.spec.training import TrainSpec
 from ftray.train import deepspeed_state
+from ftray.train.buffers import MovingBuffers
 from ftray.train.deepspeed_config import Config, uses_bf16
 from ftray.train.optimizer import AGE, SCALE, adamw
 from ftray.train.ranks import Ranks
@@ -88,6 +90,8 @@ class Engine:
             # DeepSpeed would flatten and copy them, with nobody to add them up or the slow way.
             deepspeed_state.turn_off_allreduce(self._deepspeed)
         self._deepspeed.train()
+        self.buffers = MovingBuffers(module.model, ranks, module.plan.frozen_modules)
+        self._recomputes = spec.gradient_checkpointing
 
     @property
     def module(self) -> TrainedModule:
@@ -117,7 +121,8 @@ class Engine:
         accumulation_steps times before each update."""
         if self._shared is None:
             loss = loss * self.ranks.world  # DeepSpeed averages over the ranks
-        self._deepspeed.backward(loss, scale_wrt_gas=False)
+        with self.buffers.kept() if self._recomputes else nullcontext():
+            self._deepspeed.backward(loss, scale_wrt_gas=False)
         if not self._deepspeed.is_gradient_accumulation_boundary():
             self._deepspeed.step()
 
@@ -131,6 +136,10 @@ class Engine:
         if self._shared is not None:
             self._shared.settle()
         applied = finite and not deepspeed_state.overflowed(self._deepspeed)
+        if applied:
+            self.buffers.agree()
+        else:
+            self.buffers.restore()
         self.updates += applied
         return applied
 

@@ -116,10 +116,10 @@ def _load(
     is to have them beside the model."""
     spec = order.spec
     if spec.train.lora is None:
-        state.load_parameters(model, values)
+        state.load_values(model, values)
         return None
     tuner = lora.inject(model, spec)
-    state.load_parameters(model, values)
+    state.load_values(model, values)
     adapter = None
     if spec.train.lora.adapter:
         rows, pad_id = order.data.load("test"), model.config.pad_token_id

@@ -186,12 +186,13 @@ def _step(
         observer.alive()
         _seed(setup.spec.seed, progress.step, number)
         inputs = _training_inputs(setup, progress.step, number, rows)
-        loss = _loss(setup, engine.logits(inputs), inputs, rows)
-        value = loss.item()
-        total += value
-        if not math.isfinite(value):
-            broken.extend(rows.tolist())
-        engine.accumulate(loss / weight)
+        with engine.buffers.still(_lacks_statistics(setup, rows)):
+            loss = _loss(setup, engine.logits(inputs), inputs, rows)
+            value = loss.item()
+            total += value
+            if not math.isfinite(value):
+                broken.extend(rows.tolist())
+            engine.accumulate(loss / weight)
     sums = ranks.sum(np.array([total, *wishes], dtype=np.float64))
     mean = float(sums[0]) / weight
     may_skip = progress.skipped < setup.spec.train.skip_nonfinite
@@ -205,6 +206,11 @@ def _step(
             _fail(setup, progress, "the gradient is not finite", rows.tolist())
         progress.skipped += 1
     return mean, [bool(answer) for answer in sums[1:] > 0]
+
+
+def _lacks_statistics(setup: Setup, rows: np.ndarray) -> bool:
+    """Whether a chunk must not count for BatchNorm: it has no row, or one that was left over."""
+    return len(rows) < min(2, setup.batches.micro_batch_size)
 
 
 def _weights(setup: Setup, batch: np.ndarray) -> np.ndarray:

@@ -64,7 +64,7 @@ class PhasedEngine:
         self._replay: Replay | None = None
         self._index = -1
         self._engine: Engine | None = None
-        self._left: dict[str, torch.Tensor] = {}
+        self._left = State()
         self._unfrozen: dict[str, torch.Tensor] = {}
 
     @property
@@ -126,7 +126,12 @@ class PhasedEngine:
 
     def _take(self, keeps: bool) -> State:
         taken = state.take(self.engine, keeps)
-        return State({**self._left, **taken.parameters}, taken.moments, taken.ages)
+        return State(
+            {**self._left.parameters, **taken.parameters},
+            taken.moments,
+            taken.ages,
+            {**self._left.buffers, **taken.buffers},
+        )
 
     def _leave(self) -> None:
         self.engine.close()
@@ -134,7 +139,7 @@ class PhasedEngine:
         deepspeed_state.make_whole(self.model)
 
     def _build(self, before: State) -> None:
-        state.load_parameters(self.model, before.parameters)
+        state.load_values(self.model, before.values)
         trainable = set(self.plan.trainable)
         module = TrainedModule(self.model, self.plan, self.autocast, self._replay)
         groups = parameter_groups(
@@ -146,7 +151,8 @@ class PhasedEngine:
         )
         first = self._index == 0 or not before.parameters
         self._unfrozen = {} if first else self._values(trainable - before.parameters.keys())
-        self._left = {n: v for n, v in before.parameters.items() if n not in trainable}
+        left = {n: v for n, v in before.parameters.items() if n not in trainable}
+        self._left = State(left, buffers=before.buffers)
         self._engine = Engine(module, groups, self._spec, self._config, self.ranks)
         if before.parameters:
             state.put(self._engine, before)

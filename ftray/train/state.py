@@ -1,9 +1,10 @@
 """The resume state: world-size independent, without a pickle in it.
 
 In a folder it is trainable.safetensors (all parameters that training has changed, in full
-precision) and optimizer.safetensors (of each parameter that trains, AdamW's two moments and the
-number of updates they stand for). DeepSpeed's accessors give whole tensors at every ZeRO stage, so
-that another number of workers, or another stage, can go on.
+precision), optimizer.safetensors (of each parameter that trains, AdamW's two moments and the
+number of updates they stand for) and, of a model that has such, buffers.safetensors (the running
+statistics and other buffers that training has changed). DeepSpeed's accessors give whole tensors at
+every ZeRO stage, so that another number of workers, or another stage, can go on.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ftray.train.optimizer import AGE
 
 PARAMETERS = "trainable.safetensors"
 MOMENTS = "optimizer.safetensors"
+BUFFERS = "buffers.safetensors"
 _KEYS = ("exp_avg", "exp_avg_sq")
 _UPDATES = "updates"
 
@@ -29,17 +31,23 @@ _UPDATES = "updates"
 @dataclass(frozen=True)
 class State:
     """Whole tensors on the CPU. moments: NAME/exp_avg and NAME/exp_avg_sq of what trains;
-    ages: the updates that each of those has had."""
+    ages: the updates that each of those has had; buffers: those that training changes."""
 
     parameters: dict[str, torch.Tensor] = field(default_factory=dict)
     moments: dict[str, torch.Tensor] = field(default_factory=dict)
     ages: dict[str, int] = field(default_factory=dict)
+    buffers: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, torch.Tensor]:
+        """Parameters and buffers: what the model computes with."""
+        return {**self.parameters, **self.buffers}
 
 
 def take(engine: Engine, keeps: bool) -> State:
     """A copy of the engine's state where `keeps`, else an empty one. Every rank must call it, as
     gathering is collective."""
-    state = State()
+    state = State(buffers=engine.buffers.values() if keeps else {})
     deepspeed_state.link_moments(engine.deepspeed)
     for name, parameter in engine.trainable():
         value = _get(engine, parameter)
@@ -77,26 +85,33 @@ def write(state: State, folder: Path) -> None:
     ages = {f"{name}/{_UPDATES}": torch.tensor(age) for name, age in state.ages.items()}
     save_file(state.parameters, folder / PARAMETERS)
     save_file({**state.moments, **ages}, folder / MOMENTS)
+    if state.buffers:
+        save_file(state.buffers, folder / BUFFERS)
 
 
 def read(folder: Path) -> State:
     moments = load_file(folder / MOMENTS)
     counts = [name for name in moments if name.endswith(f"/{_UPDATES}")]
     ages = {name.removesuffix(f"/{_UPDATES}"): int(moments.pop(name)) for name in counts}
-    return State(load_file(folder / PARAMETERS), moments, ages)
+    return State(load_file(folder / PARAMETERS), moments, ages, _read_buffers(folder))
 
 
-def load_parameters(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
-    """Put trained values into `model`, which no engine has been built around yet."""
-    parameters = dict(model.named_parameters())
+def load_values(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
+    """Put trained parameters and buffers into `model`, around which there is no engine yet."""
+    places = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with torch.no_grad():
         for name, value in values.items():
-            parameters[name].copy_(value)
+            places[name].copy_(value)
 
 
 def trained_values(folder: Path) -> dict[str, torch.Tensor]:
-    """The parameters in a state's folder."""
-    return load_file(folder / PARAMETERS)
+    """The parameters and buffers in a state's folder."""
+    return {**load_file(folder / PARAMETERS), **_read_buffers(folder)}
+
+
+def _read_buffers(folder: Path) -> dict[str, torch.Tensor]:
+    file = folder / BUFFERS
+    return load_file(file) if file.is_file() else {}
 
 
 def _on_cpu(value: torch.Tensor) -> torch.Tensor:

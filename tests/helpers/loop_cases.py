@@ -57,7 +57,7 @@ REFROZEN = [{"epoch": 0, "blocks": "all"}, {"epoch": 1, "blocks": ["classifier",
 def run(name: str, stage: int = 0, **changes: Any) -> Run:
     fields = {
         key: changes.pop(key)
-        for key in ("resume", "dropout", "stop_after", "every", "rows", "trunk")
+        for key in ("resume", "dropout", "stop_after", "every", "rows", "trunk", "model")
         if key in changes
     }
     return Run(name, {**TRAIN, "deepspeed": {"stage": stage}, **changes}, **fields)
@@ -85,12 +85,23 @@ def runs(world: int, folder: Path) -> list[Run]:
         made.append(run(f"{name}-resumed", stage, trunk="fp32", resume=f"{name}/3"))
         made.append(run(f"{world}-cached-low-{stage}", stage, trunk="bf16"))
         made.append(run(f"{world}-skips-{stage}", stage, learning_rate=1e30, skip_nonfinite=99))
+        name = f"{world}-normed-{stage}"
+        made.append(run(name, stage, model="normed"))
+        made.append(run(f"{name}-resumed", stage, model="normed", resume=f"{name}/3"))
     for stage in (2, 3):
         own = {"deepspeed": str(folder / f"bf16-{stage}.json"), "precision": "bf16"}
         made.append(run(f"{world}-bf16-{stage}", **own))
         made.append(run(f"{world}-bf16-{stage}-resumed", **own, resume=f"{world}-bf16-{stage}/3"))
     return [
         *made,
+        run(f"{world}-normed-phases", 2, model="normed", **PHASED),
+        run(f"{world}-normed-phases-resumed", 2, model="normed", **PHASED,
+            resume=f"{world}-normed-phases/6"),
+        run(f"{world}-normed-lora", model="normed", **LORA),
+        run(f"{world}-normed-skips", model="normed", learning_rate=1e30, skip_nonfinite=99),
+        run(f"{world}-normed-recomputes", model="normed", gradient_checkpointing=True),
+        run(f"{world}-ibert", model="ibert"),
+        run(f"{world}-ibert-resumed", model="ibert", resume=f"{world}-ibert/3"),
         run(f"{world}-cached-head", 2, unfreeze=0, trunk="fp32"),
         run(f"{world}-cached-lora", **LORA, trunk="fp32"),
         run(f"{world}-rising", unfreeze=RISING),

@@ -4,7 +4,7 @@
 sweep do in one process, and leaves below the root folder
 
     NAME/EPOCH/             the resume checkpoint after each epoch
-    NAME/final.safetensors  all parameters at the end
+    NAME/final.safetensors  all parameters and buffers at the end
     NAME/rank-N.json        what rank N saw, see `Seen`
 """
 
@@ -43,6 +43,8 @@ class Run:
     """Steps between checkpoints."""
     trunk: str = ""
     """bf16 or fp32: the frozen blocks are cut off, and what they give is kept in that precision."""
+    model: str = "bert"
+    """A family, or `normed`: BERT with BatchNorm."""
 
 
 @dataclass
@@ -54,13 +56,13 @@ class Seen:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     trainable: list[str] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
-    """Parameters that are not, bit for bit, what they were in the base model."""
+    """Parameters and buffers that are not, bit for bit, what they were in the base model."""
     phases: list[int] = field(default_factory=list)
     """The step at which each phase began."""
     dropping: list[str] = field(default_factory=list)
     """Dropouts that are on while training."""
     digest: str = ""
-    """Of all parameters at the end."""
+    """Of all parameters and buffers at the end."""
     error: str = ""
     warnings: list[str] = field(default_factory=list)
     skipped: int = 0
@@ -112,11 +114,16 @@ def make_spec(run: Run, world: int) -> Any:
 
 
 def make_model(run: Run) -> Any:
+    from tests.helpers.odd_networks import with_batch_norm
     from tests.helpers.tiny_networks import tiny_network
 
-    return tiny_network(
-        "bert", hidden_dropout_prob=run.dropout, attention_probs_dropout_prob=run.dropout
+    normed = run.model == "normed"
+    model = tiny_network(
+        "bert" if normed else run.model,
+        hidden_dropout_prob=run.dropout,
+        attention_probs_dropout_prob=run.dropout,
     )
+    return with_batch_norm(model) if normed else model
 
 
 def train_group(root: Path, world: int, runs: Sequence[Run]) -> None:
@@ -138,7 +145,7 @@ def train_group(root: Path, world: int, runs: Sequence[Run]) -> None:
         for rank, log in enumerate(logs)
     ]
     try:
-        codes = [process.wait(timeout=280) for process in processes]
+        codes = [process.wait(timeout=570) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -184,7 +191,7 @@ def _train(run: Run, root: Path, ranks: Any) -> Seen:
     from ftray.train.worker import Base, build
 
     model = make_model(run)
-    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    before = _values(model)
     folder = root / run.name
     folder.mkdir(exist_ok=True)
     resume = checkpoint(root, run.resume) if run.resume else None
@@ -284,13 +291,17 @@ class Watcher:
 
 
 def _values(model: Any) -> dict[str, Any]:
-    """Whole copies of all parameters, also where ZeRO 3 has them in parts."""
+    """Whole copies of all parameters, also where ZeRO 3 has them in parts, and of the buffers that
+    are saved with them."""
     import deepspeed
 
     parameters = dict(model.named_parameters())
+    saved = model.state_dict().keys()
+    buffers = {name: b.detach().clone() for name, b in model.named_buffers() if name in saved}
     parted = any(hasattr(parameter, "ds_id") for parameter in parameters.values())
     with deepspeed.zero.GatheredParameters(list(parameters.values()), enabled=parted):
-        return {name: p.detach().clone().contiguous() for name, p in parameters.items()}
+        whole = {name: p.detach().clone().contiguous() for name, p in parameters.items()}
+    return {**whole, **buffers}
 
 
 if __name__ == "__main__":

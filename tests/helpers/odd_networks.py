@@ -1,4 +1,4 @@
-"""Networks whose forward pass does not do the same for inputs of every shape."""
+"""Networks that the families of transformers have no small example of."""
 
 from __future__ import annotations
 
@@ -25,3 +25,21 @@ class Rigid(nn.Module):
         shape = [int(size) for size in input_ids.shape]
         kept = (input_ids * attention_mask).float()
         return SimpleNamespace(logits=kept.reshape(shape).sum(1))
+
+
+class TokenNorm(nn.Module):
+    """BatchNorm over all tokens of a batch, (B, T, D), padding included."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(width)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.norm(states.transpose(1, 2)).transpose(1, 2)
+
+
+def with_batch_norm(model: Any) -> Any:
+    """A BERT classifier with BatchNorm in place of the last LayerNorm of each block."""
+    for layer in model.bert.encoder.layer:
+        layer.output.LayerNorm = TokenNorm(model.config.hidden_size)
+    return model

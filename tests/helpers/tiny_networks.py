@@ -51,6 +51,9 @@ STACKED: dict[str, dict[str, Any]] = {
     "phi3": _DECODER,
 }
 
+# What keeps the range of its activations in buffers, and hands more than states to each block.
+RANGED: dict[str, dict[str, Any]] = {"ibert": {**_ENCODER, "pad_token_id": 0}}
+
 _IMAGES = {
     "hidden_size": 16,
     "num_hidden_layers": BLOCKS,
@@ -95,7 +98,7 @@ def tiny_network(family: str, seed: int = 0, **options: Any) -> PreTrainedModel:
         torch.manual_seed(seed)
         return AutoModelForImageClassification.from_config(config).float().eval()
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    shape = {**STACKED, **UNSTACKED}[family]
+    shape = {**STACKED, **RANGED, **UNSTACKED}[family]
     config = AutoConfig.for_model(
         family, **{"vocab_size": VOCABULARY, **special, **shape, "num_labels": LABELS, **options}
     )

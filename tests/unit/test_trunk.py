@@ -15,6 +15,7 @@ from ftray.errors import ModelError
 from ftray.models import trunk
 from ftray.models.blocks import plan_freeze
 from ftray.models.trunk import capture, cut_off, find_cut, frozen_blocks, gathered, shortened
+from tests.helpers.odd_networks import with_batch_norm
 from tests.helpers.tiny_networks import (
     BLOCKS,
     GENERATING,
@@ -120,6 +121,15 @@ def test_a_model_that_cannot_be_cut_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(trunk, "gathered", lambda cut, values, mask: real(cut, values, mask) * 0)
     with pytest.raises(ModelError, match=r"train\.trunk_cache"):
         find_cut(model, 2, batch)
+
+
+def test_statistics_over_padding_are_no_constant_of_a_row() -> None:
+    model, batch = with_batch_norm(tiny_network("bert")), rows(6, 4)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with pytest.raises(ModelError, match="answers otherwise"):
+        find_cut(model, 2, batch)
+    assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
+    assert not any(module.training for module in model.modules())
 
 
 class Biased(nn.Module):
