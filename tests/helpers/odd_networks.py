@@ -42,4 +42,4 @@ def with_batch_norm(model: Any) -> Any:
     """A BERT classifier with BatchNorm in place of the last LayerNorm of each block."""
     for layer in model.bert.encoder.layer:
         layer.output.LayerNorm = TokenNorm(model.config.hidden_size)
-    return model
+    return model.eval()
