@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ftray.errors import ClusterError
@@ -89,7 +90,8 @@ def session(*ahead: str) -> Iterator[None]:
     import ray
 
     was_connected = ray.is_initialized()
-    with redirect_stdout(None):
+    # A real file: libraries that print, as MLflow does when a run ends, fail where there is none.
+    with Path(os.devnull).open("w") as sink, redirect_stdout(sink):
         threading.Thread(target=_import, args=ahead, daemon=True).start()
         connect()
         try:

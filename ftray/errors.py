@@ -8,9 +8,10 @@ around it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import Any, Self
 
 _LONGEST = 600
 """Characters of a problem or a fix: third parties' messages quote whole files."""
@@ -49,9 +50,11 @@ class FtrayError(Exception):
 
     @classmethod
     def of(cls, key: str, value: object, problem: str, fix: str) -> Self:
-        """An error with one problem in one line; `value` is shown shortened."""
+        """An error with one problem in one line; `value` is shown shortened, URLs without their
+        passwords."""
         said = shorten(problem, _LONGEST).rstrip(".")
-        return cls(Problem(shorten(key), shorten(value), said, _sentence(shorten(fix, _LONGEST))))
+        shown = (shorten(key), shorten(value), said, _sentence(shorten(fix, _LONGEST)))
+        return cls(Problem(*map(without_passwords, shown)))
 
     def __str__(self) -> str:
         lines = [str(problem) for problem in self.problems[:_MOST]]
@@ -73,6 +76,25 @@ class ModelError(FtrayError):
 
 class StorageError(FtrayError):
     """The storage root cannot be read or written."""
+
+
+class StorageFault(StorageError, OSError):
+    """A read or write of the storage failed: an outage, a full disk, no access.
+
+    It is an OSError too, so that who handles those handles it.
+    """
+
+    exit_code = EXIT_FAILED
+    transient = False
+    """Whether the same may succeed later with nothing changed by the user."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # OSError's own keeps two arguments of more.
+        return type(self), self.problems, {"transient": self.transient}
+
+    @property
+    def strerror(self) -> str:  # type: ignore[override]
+        return self.problems[0].problem
 
 
 class ClusterError(FtrayError):
@@ -121,6 +143,11 @@ def _written(value: object) -> str:
         return repr(value)
     except ValueError:  # Python writes no integer of more than 4,300 digits
         return "a number of thousands of digits"
+
+
+def without_passwords(text: str) -> str:
+    """`text` with scheme://host in place of scheme://user:password@host."""
+    return re.sub(r"://[^@/\s:]*:[^@/\s]*@", "://", text)
 
 
 def find(error: BaseException) -> FtrayError | None:

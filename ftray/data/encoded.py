@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ftray.data.lengths import Lengths
-from ftray.errors import StorageError
+from ftray.errors import StorageError, StorageFault
 from ftray.store.location import Location
 from ftray.store.root import CACHE_MANIFEST
 
@@ -104,11 +104,9 @@ class EncodedDataset:
     def _read(self, shard: Shard) -> pa.Table:
         file = self.location / shard.file
         try:
-            if file.is_local:
-                table = pa.ipc.open_file(pa.memory_map(file.path)).read_all()
-            else:
-                with file.fs.open_input_file(file.path) as stream:
-                    table = pa.ipc.open_file(stream).read_all()
+            table = pa.ipc.open_file(file.buffer()).read_all()
+        except StorageFault:
+            raise
         except (OSError, pa.ArrowException) as error:
             raise StorageError.of(str(file), None, f"cannot be read: {error}", _FIX) from None
         if table.num_rows != shard.rows:
@@ -140,7 +138,7 @@ def open_encoded(location: Location) -> EncodedDataset:
 
 def check_shards(location: Location, shards: list[Shard]) -> None:
     """Raise StorageError when a file is missing or not as long as it was written."""
-    infos = location.fs.get_file_info([(location / shard.file).path for shard in shards])
+    infos = location.infos([shard.file for shard in shards])
     wrong = [s.file for s, info in zip(shards, infos, strict=True) if info.size != s.bytes]
     if wrong:
         raise _not_whole(location, f"shards missing or cut short: {', '.join(wrong[:3])}")

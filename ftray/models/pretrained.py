@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow.fs as pafs
 from safetensors import SafetensorError
 
 from ftray import digest
@@ -259,7 +258,7 @@ def _fetch(spec: ModelSpec) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
             part = Path(temporary) / "model"
-            pafs.copy_files(location.path, str(part), source_filesystem=location.fs)
+            location.patient().download(part)
             if not target.exists():
                 part.rename(target)
     return target

@@ -107,4 +107,4 @@ def _alias(reference: str, storage: str | None) -> Alias | None:
         return None
     # The registry may have been changed by other tools than ftray: replicas look at the route.
     find_route(Registry.open(root), *alias)
-    return Alias(str(root), *alias)
+    return Alias(root.location.url, *alias)

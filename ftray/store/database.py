@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftray.errors import RegistryError, shorten
+from ftray.errors import RegistryError, shorten, without_passwords
 from ftray.store.root import Root
 
 if TYPE_CHECKING:
@@ -37,12 +37,23 @@ def server() -> str | None:
 
 
 def tracking_uri(root: Root) -> str:
-    """$MLFLOW_TRACKING_URI, else SQLite under a local root. Raises RegistryError for a remote one
-    without a server: no database can be kept in an object store."""
+    """$MLFLOW_TRACKING_URI, else SQLite under a local root. Raises as `require_database`."""
+    require_database(root)
     if address := server():
         return address
-    if root.location.is_local:
-        return f"sqlite:///{root.registry_database.path}"
+    from sqlalchemy import URL
+
+    # It quotes what means something else in a URL: percent signs, question marks. Of a URL that
+    # begins with sqlite:/// MLflow would make a folder of the quoted name.
+    path = root.registry_database.path
+    return URL.create("sqlite+pysqlite", database=path).render_as_string(hide_password=False)
+
+
+def require_database(root: Root) -> None:
+    """Raises RegistryError for a remote root without a server: no database can be kept in an object
+    store."""
+    if server() or root.location.is_local:
+        return
     raise RegistryError.of(
         "MLFLOW_TRACKING_URI",
         None,
@@ -95,17 +106,17 @@ def translated(uri: str) -> Iterator[None]:
         yield
     except mlflow_errors() as error:
         problem, fix = f"cannot be used: {reason(error)}", "check that the server runs"
-        if uri.startswith("sqlite:"):
+        if uri.startswith("sqlite"):
             fix = "see that the file can be read and written"
         if "out-of-date database schema" in str(error):
             problem = "was made by another version of MLflow"
-            fix = f"keep a copy and run `mlflow db upgrade '{_without_password(uri)}'`"
-        raise RegistryError.of("registry", _without_password(uri), problem, fix) from None
+            fix = f"keep a copy and run `mlflow db upgrade '{without_passwords(uri)}'`"
+        raise RegistryError.of("registry", without_passwords(uri), problem, fix) from None
 
 
 def reason(error: BaseException) -> str:
     """What went wrong, in a few words: MLflow wraps `Connection refused` in 300 characters."""
-    text = _without_password(str(error))
+    text = without_passwords(str(error))
     if errno := re.search(r"\[Errno -?\d+\] ([^'\")]+)", text):
         return errno[1].strip()
     if "timeout exception" in text or "timed out" in text:
@@ -150,7 +161,3 @@ def mlflow_errors() -> tuple[type[Exception], ...]:
     from sqlalchemy.exc import SQLAlchemyError
 
     return MlflowException, SQLAlchemyError, OSError
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"://[^@/\s]*@", "://", text)

@@ -48,7 +48,7 @@ def make_room(root: Root, needed: int, budget: float, keep: Collection[str]) -> 
 
 def _last_used(folder: Location) -> float:
     """When its key was last written, which every use does; 0 where it has none."""
-    (info,) = folder.fs.get_file_info([(folder / CACHE_MANIFEST).path])
+    (info,) = folder.infos([CACHE_MANIFEST])
     return (info.mtime_ns or 0) / 1e9
 
 

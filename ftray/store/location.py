@@ -1,4 +1,9 @@
-"""Files wherever they lie: a local folder, an object store, or inside an installed package."""
+"""Files wherever they lie: a local folder, an object store, or inside an installed package.
+
+What a method cannot read or write raises FileNotFoundError (or another class of its kind that says
+what is there), else StorageFault. On a remote store whatever may pass by itself is tried again
+before: see `ftray.store.retry`.
+"""
 
 from __future__ import annotations
 
@@ -9,37 +14,42 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
+import pyarrow as pa
 import pyarrow.fs as pafs
-from pyarrow import ArrowException
 
-from ftray.errors import StorageError
+from ftray.errors import StorageError, without_passwords
+from ftray.store import transfer
+from ftray.store.retry import PATIENT, QUICK, fault, persist
+from ftray.store.url import extended, quoted, shortened
+
+R = TypeVar("R")
 
 PACKAGE = "package://"
 
 
 @dataclass(frozen=True)
 class Location:
-    """A path on a file system that pyarrow knows. `url` is what a user would write for it."""
+    """A path on a file system that pyarrow knows. `url` is what a user would write for it;
+    patience: seconds for which a remote store that does not answer is asked again."""
 
     fs: pafs.FileSystem
     path: str
     url: str
+    patience: float = field(default=QUICK, compare=False)
 
-    def __reduce__(self) -> tuple[Callable[[str], Location], tuple[str]]:
+    def __reduce__(self) -> tuple[Callable[[str, float], Location], tuple[str, float]]:
         # Another process opens it anew, with what that one knows of credentials.
-        return locate, (self.url,)
+        return locate, (self.url, self.patience)
 
     def __truediv__(self, name: str) -> Location:
-        # A URL's options (s3://bucket/prefix?region=...) stay at its end.
-        base, mark, options = self.url.partition("?")
-        return Location(self.fs, f"{self.path}/{name}", f"{base}/{name}{mark}{options}")
+        return replace(self, path=f"{self.path}/{name}", url=extended(self.url, name))
 
     def __str__(self) -> str:
-        return self.url
+        return without_passwords(self.url)
 
     @property
     def name(self) -> str:
@@ -47,10 +57,15 @@ class Location:
 
     @property
     def parent(self) -> Location:
-        base, mark, options = self.url.partition("?")
-        return Location(
-            self.fs, self.path.rpartition("/")[0], base.rpartition("/")[0] + mark + options
-        )
+        return replace(self, path=self.path.rpartition("/")[0], url=shortened(self.url))
+
+    def patient(self) -> Location:
+        """The same for a run, which bridges an outage of some minutes."""
+        return replace(self, patience=PATIENT)
+
+    def quick(self) -> Location:
+        """The same for somebody who waits for it."""
+        return replace(self, patience=QUICK)
 
     @property
     def is_local(self) -> bool:
@@ -66,52 +81,59 @@ class Location:
         return self._type() == pafs.FileType.Directory
 
     def _type(self) -> pafs.FileType:
-        return self.fs.get_file_info([self.path])[0].type
+        return self.infos([""])[0].type
+
+    def infos(self, names: list[str]) -> list[pafs.FileInfo]:
+        """What is at these paths below this one, "" for itself, in their order."""
+        paths = [f"{self.path}/{name}" if name else self.path for name in names]
+        return self._do(lambda: self.fs.get_file_info(paths))
 
     def children(self) -> list[Location]:
         """What lies directly in this folder, by name; nothing where there is no folder."""
         return sorted(
-            (self / PurePosixPath(info.path).name for info in self._select(recursive=False)),
+            (self / PurePosixPath(info.path).name for info in self.everything(deep=False)),
             key=lambda child: child.path,
         )
 
     def files(self) -> list[str]:
         """Paths of all files under this folder, relative to it, sorted."""
-        infos = self._select(recursive=True)
+        infos = self.everything()
         prefix = len(self.path) + 1
         return sorted(info.path[prefix:] for info in infos if info.type == pafs.FileType.File)
 
     def size(self) -> int:
         """Bytes under this folder."""
-        return sum(info.size or 0 for info in self._select(recursive=True))
+        return sum(info.size or 0 for info in self.everything())
 
-    def _select(self, recursive: bool) -> list[pafs.FileInfo]:
-        selector = pafs.FileSelector(self.path, recursive=recursive, allow_not_found=True)
-        return self.fs.get_file_info(selector)
+    def everything(self, deep: bool = True) -> list[pafs.FileInfo]:
+        """What is in this folder and, where `deep`, in the folders in it."""
+        selector = pafs.FileSelector(self.path, recursive=deep, allow_not_found=True)
+        return self._do(lambda: self.fs.get_file_info(selector))
 
     def read_bytes(self) -> bytes:
-        with self.fs.open_input_stream(self.path) as stream:
-            return stream.read()
+        return self.buffer().to_pybytes()
+
+    def buffer(self) -> pa.Buffer:
+        """The content; of a local file its memory map, which processes share."""
+
+        def read() -> pa.Buffer:
+            if self.is_local:
+                with pa.memory_map(self.path) as mapped:
+                    return mapped.read_buffer()
+            with self.fs.open_input_file(self.path) as stream:
+                return stream.read_buffer()
+
+        return self._do(read)
 
     def read_json(self) -> Any:
         return json.loads(self.read_bytes())
 
-    def write_bytes(self, content: bytes) -> None:
+    def write_bytes(self, content: bytes | pa.Buffer) -> None:
         """Write whole or not at all: a reader never sees half of `content`."""
-        if not self.is_local:
-            with self.fs.open_output_stream(self.path) as stream:
-                stream.write(content)
-            return
-        target = Path(self.path)
-        part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
-        try:
-            with _create(part) as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        if self.is_local:
+            self._do(lambda: _replace(Path(self.path), content))
+        else:
+            self._do(lambda: transfer.put(self.fs, self.path, content))
 
     def write_text(self, content: str) -> None:
         self.write_bytes(content.encode())
@@ -120,11 +142,19 @@ class Location:
         self.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def delete(self) -> None:
-        """Remove this file or folder with all that is in it."""
-        if self.is_dir():
-            self.fs.delete_dir(self.path)
-        elif self.exists():
-            self.fs.delete_file(self.path)
+        """Remove this file or folder with all that is in it; nothing where there is none."""
+
+        def remove() -> None:
+            kind = self.fs.get_file_info([self.path])[0].type
+            if kind == pafs.FileType.Directory:
+                self.fs.delete_dir(self.path)
+            elif kind != pafs.FileType.NotFound:
+                self.fs.delete_file(self.path)
+
+        self._do(remove)
+
+    def make_folder(self) -> None:
+        self._do(lambda: self.fs.create_dir(self.path, recursive=True))
 
     def upload(self, folder: Path, last: str) -> None:
         """Copy a local folder here, the file `last` after all others: it makes the folder exist."""
@@ -132,9 +162,16 @@ class Location:
             path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
         ]
         assert last in names, f"{last} is to be written last and is not in {folder}"
-        names.sort(key=lambda name: (name == last, name))
-        for name in names:
-            (self / name).write_bytes((folder / name).read_bytes())
+        self.upload_files({name: folder / name for name in sorted(names) if name != last})
+        self.upload_files({last: folder / last})
+
+    def upload_files(self, files: dict[str, Path]) -> None:
+        """Copy local files, several at once, to these names below this folder."""
+        if not self.is_local:
+            transfer.upload(self.fs, self.path, files, self.url, self.patience)
+            return
+        for name, file in files.items():
+            (self / name).write_bytes(Location(self.fs, str(file), str(file)).buffer())
 
     @contextmanager
     def as_local(self) -> Iterator[Path]:
@@ -144,8 +181,46 @@ class Location:
             return
         with tempfile.TemporaryDirectory(prefix="ftray-") as temporary:
             target = Path(temporary) / self.name
-            pafs.copy_files(self.path, str(target), source_filesystem=self.fs)
+            self.download(target)
             yield target
+
+    def download(self, target: Path) -> None:
+        """Copy this remote file, or this folder with all that is in it, to a local path."""
+        (info,) = self.infos([""])
+        if info.type == pafs.FileType.NotFound:
+            raise FileNotFoundError(f"no such file or folder: {self.url}")
+        found = self.everything() if info.type == pafs.FileType.Directory else [info]
+        files = {
+            i.path: target / i.path[len(self.path) + 1 :]
+            for i in found
+            if i.type == pafs.FileType.File
+        }
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if info.type == pafs.FileType.Directory:
+            target.mkdir(exist_ok=True)
+        sizes = {i.path: i.size for i in found}
+        transfer.download(self.fs, files, sizes, self.url, self.patience)
+
+    def _do(self, action: Callable[[], R]) -> R:
+        """What `action` returns. An action on a remote store may be done twice."""
+        if not self.is_local:
+            return persist(action, self.url, self.patience)
+        try:
+            return action()
+        except OSError as error:
+            raise fault(error, self.url) from None
+
+
+def _replace(target: Path, content: bytes | pa.Buffer) -> None:
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with _create(part) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _create(path: Path) -> BinaryIO:
@@ -159,7 +234,7 @@ def _create(path: Path) -> BinaryIO:
         return path.open("wb")
 
 
-def locate(url: str) -> Location:
+def locate(url: str, patience: float = QUICK) -> Location:
     """The location that `url` names: a local path, a pyarrow URL, or package://MODULE/PATH.
 
     Raises StorageError when the scheme, the package or the bucket's region is unknown.
@@ -168,18 +243,29 @@ def locate(url: str) -> Location:
         path = str(_in_package(url))
         return Location(pafs.LocalFileSystem(), path, url)
     if "://" in url:
-        try:
-            fs, path = pafs.FileSystem.from_uri(url.rstrip("/"))
-        except (ArrowException, OSError) as error:
-            raise StorageError.of(
-                url,
-                None,
-                f"cannot be opened: {error}",
-                "a folder, s3://, gs://, abfs:// or hdfs://",
-            ) from None
-        return Location(fs, path.rstrip("/"), path if url.startswith("file:") else url.rstrip("/"))
+        return _remote(quoted(url.rstrip("/")), patience)
     path = str(Path(url).expanduser().absolute())
     return Location(pafs.LocalFileSystem(), path, path)
+
+
+def _remote(url: str, patience: float) -> Location:
+    try:
+        # A client of another process may be opened while its store does not answer.
+        fs, path = persist(lambda: _open(url), url, patience)
+    except (pa.ArrowException, OSError) as error:
+        problem = f"cannot be opened: {error.strerror if isinstance(error, OSError) else error}"
+        fix = "a folder, s3://, gs://, abfs:// or hdfs://"
+        raise StorageError.of(url, None, problem, fix) from None
+    path = path.rstrip("/")
+    return Location(fs, path, path if url.startswith("file:") else url, patience)
+
+
+def _open(url: str) -> tuple[pafs.FileSystem, str]:
+    if not url.startswith("s3:") or "allow_delayed_open" in url:
+        return pafs.FileSystem.from_uri(url)
+    # Small files are then written by one request, and no upload is left begun by a killed process.
+    mark = "&" if "?" in url else "?"
+    return pafs.FileSystem.from_uri(f"{url}{mark}allow_delayed_open=true")
 
 
 def _in_package(url: str) -> Path:

@@ -11,8 +11,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pyarrow.fs as pafs
-
 from ftray.store.location import Location
 from ftray.store.root import CACHE_MANIFEST, MODEL_MANIFEST, Root
 from ftray.store.runs import RUN_ID, STATUS, list_runs
@@ -69,7 +67,6 @@ def _candidates(root: Root) -> Iterator[tuple[Location, str]]:
 def _untouched(folder: Location) -> bool:
     """Nothing in it changed for an hour. What tells no time, an empty folder in an object store,
     counts as changed."""
-    selector = pafs.FileSelector(folder.path, recursive=True, allow_not_found=True)
-    infos = [*folder.fs.get_file_info([folder.path]), *folder.fs.get_file_info(selector)]
+    infos = [*folder.infos([""]), *folder.everything()]
     changes = [info.mtime_ns for info in infos if info.mtime_ns is not None]
     return bool(changes) and time.time() - max(changes) / 1e9 > AGE

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ftray.errors import ModelError, RegistryError
-from ftray.store.database import exclusive, open_client, server, tracking_uri, translated
+from ftray.store.database import (
+    exclusive,
+    open_client,
+    require_database,
+    server,
+    tracking_uri,
+    translated,
+)
 from ftray.store.location import Location, locate
 from ftray.store.root import MODEL_MANIFEST, Root, open_root
 from ftray.store.versions import NEWEST, ModelVersion, Reference, from_mlflow, metric_tags
@@ -46,8 +53,8 @@ class Registry:
     tracking server cannot be used."""
 
     def __init__(self, root: Root) -> None:
+        require_database(root)
         self.root = root
-        self._uri = tracking_uri(root)
         self._opened: MlflowClient | None = None
 
     @classmethod
@@ -60,7 +67,7 @@ class Registry:
         if self._is_empty():
             self.root.check_writable()
             return
-        with translated(self._uri):
+        with translated(tracking_uri(self.root)):
             self._client().search_registered_models(max_results=1)
 
     def register(
@@ -131,7 +138,7 @@ class Registry:
         return self._opened
 
     def _ask(self, question: Callable[[], R]) -> R:
-        with translated(self._uri):
+        with translated(tracking_uri(self.root)):
             return question()
 
     def _is_empty(self) -> bool:

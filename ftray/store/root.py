@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ftray.errors import StorageError
 from ftray.store.location import Location, locate
+from ftray.store.retry import is_transient, reason
 
 DEFAULT = "./ftray-data"
 
@@ -27,7 +28,7 @@ class Root:
         self.location = location
 
     def __str__(self) -> str:
-        return self.location.url
+        return str(self.location)
 
     def runs(self, name: str = "") -> Location:
         return _below(self.location / "runs", name)
@@ -51,10 +52,14 @@ class Root:
 
     def check_writable(self) -> None:
         """Raises StorageError when nothing can be written here. Leaves nothing behind."""
-        existed = self.location.exists()
+        existed = self._exists()
         self.probe()
         if not existed:
             self._remove_empty()
+
+    def patient(self) -> Root:
+        """The same for a run, which bridges an outage of some minutes."""
+        return Root(self.location.patient())
 
     def probe(self) -> None:
         """Write and delete a small file. Raises StorageError."""
@@ -63,12 +68,20 @@ class Root:
             file.write_bytes(b"ftray")
             file.delete()
         except OSError as error:
-            raise StorageError.of(
-                "storage",
-                str(self),
-                f"cannot be written: {error.strerror or error}",
-                "name a folder or URL that you may write to",
-            ) from None
+            raise self._unusable("written", error) from None
+
+    def _exists(self) -> bool:
+        try:
+            return self.location.exists()
+        except OSError as error:
+            raise self._unusable("read", error) from None
+
+    def _unusable(self, verb: str, error: OSError) -> StorageError:
+        problem = f"cannot be {verb}: {reason(error)}"
+        fix = "name a folder or URL that you may write to"
+        if is_transient(error):
+            fix = "see that the storage can be reached"
+        return StorageError.of("storage", str(self), problem, fix)
 
     def _remove_empty(self) -> None:
         """Remove the folder that `probe` made, unless another process has begun to use it."""

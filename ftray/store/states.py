@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ftray.errors import StorageError
+from ftray.errors import StorageError, StorageFault
 from ftray.store.location import Location
 from ftray.store.root import CACHE_MANIFEST
 
@@ -45,7 +45,7 @@ def write_shard(folder: Location, rows: Sequence[bytes], states: Sequence[bytes]
         )
     content = sink.getvalue()
     name = f"{_PREFIX}{zlib.crc32(content):08x}-{uuid.uuid4().hex[:12]}{_SUFFIX}"
-    (folder / name).write_bytes(content.to_pybytes())
+    (folder / name).write_bytes(content)
 
 
 def write_key(folder: Location, key: dict[str, Any]) -> None:
@@ -113,9 +113,9 @@ def _is_whole(file: Location) -> bool:
 
 def _open(file: Location) -> pa.RecordBatch:
     try:
-        if file.is_local:
-            return pa.ipc.open_file(pa.memory_map(file.path)).get_batch(0)
-        return pa.ipc.open_file(file.fs.open_input_file(file.path)).get_batch(0)
+        return pa.ipc.open_file(file.buffer()).get_batch(0)
+    except StorageFault:
+        raise
     except (OSError, pa.ArrowException) as error:
         fix = "delete the file: it is made anew"
         raise StorageError.of(str(file), None, f"cannot be read: {error}", fix) from None

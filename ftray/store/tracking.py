@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ftray.errors import FtrayError, Problem, RegistryError
@@ -212,7 +213,8 @@ def _experiment_id(client: MlflowClient, name: str, root: Root) -> str:
     from mlflow.exceptions import MlflowException
 
     # ftray stores no artifacts in MLflow. Without a place for them MLflow would name ./mlruns.
-    place = None if server() else (root.location / "artifacts" / name).url
+    # As a URL, in which MLflow takes any character of a path.
+    place = None if server() else Path((root.location / "artifacts" / name).path).as_uri()
     found = client.get_experiment_by_name(name)
     if found is None:
         try:

@@ -36,7 +36,8 @@ def check_inputs(spec: Spec) -> Checked:
     dataset = read_dataset(spec)
     registry = Registry.open(root)
     registry.check()
-    return Checked(_with_absolute_paths(spec), root, registry, dataset)
+    root = root.patient()  # it answered: an outage from here on is bridged
+    return Checked(_with_absolute_paths(spec), root, Registry.open(root), dataset)
 
 
 def _within_positions(spec: Spec) -> Spec:

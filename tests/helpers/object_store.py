@@ -236,7 +236,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(status, reason, headers, content)
 
     def _length(self) -> int:
-        return int(self.headers.get("Content-Length") or 0)
+        """Bytes of the body; of one that comes in chunks, those within them."""
+        length = self.headers.get("Content-Length")
+        return int(length or self.headers.get("X-Amz-Decoded-Content-Length") or 0)
 
     def _body(self) -> bytes:
         if "chunked" not in (self.headers.get("Transfer-Encoding") or ""):
