@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from ftray.errors import StorageFault, shorten
+from ftray.errors import StorageFault, shorten, without_passwords
 
 R = TypeVar("R")
 
@@ -54,7 +54,7 @@ class Attempts:
     since the first of a series of failures."""
 
     def __init__(self, url: str, patience: float) -> None:
-        self._url, self._patience = url, patience
+        self._url, self._patience = without_passwords(url), patience
         self._since: float | None = None
         self._pause = _FIRST_PAUSE
 

@@ -18,6 +18,7 @@ from ftray.errors import (
     Problem,
     RunFailed,
     SpecError,
+    StorageFault,
     find,
     shorten,
 )
@@ -56,7 +57,11 @@ def test_an_error_survives_pickling(kind: type[FtrayError]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_runs_that_fail_or_are_stopped_exit_otherwise(kind: type[FtrayError]) -> None:
-    others = {RunFailed: EXIT_FAILED, Interrupted: EXIT_INTERRUPTED}
+    others = {
+        RunFailed: EXIT_FAILED,
+        StorageFault: EXIT_FAILED,
+        Interrupted: EXIT_INTERRUPTED,
+    }
     assert kind.exit_code == others.get(kind, EXIT_WRONG_INPUT)
 
 
