@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +19,7 @@ from ftray.store.promotion import promote
 from ftray.store.registry import Registry
 from ftray.store.root import Root
 from ftray.store.tracking import Tracker, flatten
+from tests.helpers.mlflow_server import MlflowServer, free_port
 
 
 @pytest.fixture(autouse=True)
@@ -61,12 +57,6 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come to be"
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def test_a_run_in_sqlite(root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,47 +137,9 @@ def log_and_close(root: Root, pause: float) -> float:
     return time.monotonic() - started - pause
 
 
-class Server:
-    """A real tracking server on loopback that can be killed and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--workers=1", f"--port={self.port}"]
-        command += [f"--backend-store-uri=sqlite:///{self.folder}/server.db"]
-        command += [f"--default-artifact-root={self.folder}/artifacts"]
-        with (self.folder / "server.log").open("ab") as output:
-            self._process = subprocess.Popen(
-                command,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            )
-        until(self._answers, 60)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-    def _answers(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, (self.folder / "server.log").read_text()
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=1) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    server = Server(tmp_path)
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path)
     server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     yield server
@@ -196,7 +148,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def test_a_server_that_dies_and_comes_back(
     root: Root,
-    server: Server,
+    server: MlflowServer,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -223,7 +175,7 @@ def test_a_server_that_dies_and_comes_back(
     assert not root.registry_database.exists()
 
 
-def _register_and_find(root: Root, server: Server) -> None:
+def _register_and_find(root: Root, server: MlflowServer) -> None:
     # A model of another tool on the same server is none of ftray's.
     other = import_quietly()(server.uri, server.uri)
     other.create_registered_model("theirs")
