@@ -6,8 +6,9 @@
 #   cluster/two-nodes.sh stop                 end it, and nothing else
 #
 # From the environment: NODE_CPUS, FTRAY_STORAGE, CLUSTER_DIR, GCS_PORT, DASHBOARD_PORT, CLIENT_PORT,
-# START_TIMEOUT, STOP_TIMEOUT. Several clusters can run side by side, each with its own CLUSTER_DIR and
-# ports.
+# START_TIMEOUT, STOP_TIMEOUT. SECOND_NODE_IN: a command that runs its arguments, as the second node
+# does; one that calls unshare gives that node another view of the files. Several clusters can run side
+# by side, each with its own CLUSTER_DIR and ports.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -18,6 +19,7 @@ CLUSTER_DIR=${CLUSTER_DIR:-/tmp/ftray-$(id -u)}
 GCS_PORT=${GCS_PORT:-6379}
 DASHBOARD_PORT=${DASHBOARD_PORT:-8265}
 CLIENT_PORT=${CLIENT_PORT:-10001}
+SECOND_NODE_IN=${SECOND_NODE_IN:-}
 START_TIMEOUT=${START_TIMEOUT:-90}
 STOP_TIMEOUT=${STOP_TIMEOUT:-10}
 export FTRAY_STORAGE=${FTRAY_STORAGE:-$PWD/ftray-data}
@@ -94,13 +96,13 @@ make_token() {
   output=$(umask 077 && ray get-auth-token --generate 2>&1) || die "Ray made no auth token: $output"
 }
 
-# start_node NAME FOLDER OPTION...: in a session of its own, so that it outlives this shell and stop
+# start_node NAME FOLDER WRAPPER OPTION...: in a session of its own, so that it outlives this shell and stop
 # finds it. Ports that both nodes would take by default are left to the kernel (0). Each node has a
 # folder of its own, as on two hosts: they would unpack a job's files over each other in one.
 start_node() {
-  local log=$CLUSTER_DIR/$1.log folder=$CLUSTER_DIR/$2
-  shift 2
-  setsid ray start --block --disable-usage-stats --temp-dir="$folder" --num-cpus="$NODE_CPUS" \
+  local log=$CLUSTER_DIR/$1.log folder=$CLUSTER_DIR/$2 wrapper=$3
+  shift 3
+  setsid ${wrapper:+"$wrapper"} ray start --block --disable-usage-stats --temp-dir="$folder" --num-cpus="$NODE_CPUS" \
     --dashboard-agent-listen-port=0 --min-worker-port=0 --max-worker-port=0 "$@" \
     >"$log" 2>&1 </dev/null &
   started+=$(processes | awk -v pid=$! '$1 == pid { print $1, $2 }')$'\n'
@@ -134,10 +136,10 @@ start() {
   make_token
   started=
   trap 'fail "interrupted"' INT TERM
-  start_node head ray --head --port="$GCS_PORT" --ray-client-server-port="$CLIENT_PORT" \
+  start_node head ray "" --head --port="$GCS_PORT" --ray-client-server-port="$CLIENT_PORT" \
     --include-dashboard=true --dashboard-host=127.0.0.1 --dashboard-port="$DASHBOARD_PORT"
   wait_until "the head node answers on port $GCS_PORT" listening "$GCS_PORT"
-  start_node worker n2 --address="127.0.0.1:$GCS_PORT"
+  start_node worker n2 "$SECOND_NODE_IN" --address="127.0.0.1:$GCS_PORT"
   wait_until "both nodes are alive" both_alive
   say "two nodes of $NODE_CPUS CPU each; dashboard http://127.0.0.1:$DASHBOARD_PORT, logs in $CLUSTER_DIR"
   cat <<END

@@ -165,7 +165,9 @@ def _wrapped(error: BaseException, seen: set[int]) -> Iterator[BaseException]:
         return
     seen.add(id(error))
     yield error
-    inner: list[object] = [error.__cause__, error.__context__, getattr(error, "cause", None)]
+    inner: list[object] = [error.__cause__, error.__context__]
+    # RayTaskError and Ray Train's ControllerError keep one.
+    inner.extend(getattr(error, name, None) for name in ("cause", "controller_failure"))
     # Ray Train's WorkerGroupError keeps one exception a rank.
     inner.extend(getattr(error, "worker_failures", {}).values())
     for item in inner:

@@ -37,6 +37,7 @@ from ftray.data.lengths import Lengths
 from ftray.data.quiet import quiet_ray_data
 from ftray.errors import FtrayError, RunFailed, StorageError, find
 from ftray.models.pretrained import find_pretrained, load_tokenizer
+from ftray.node import naming_this_node
 from ftray.spec.schema import ModelSpec, Spec
 from ftray.store.location import Location
 from ftray.store.root import CACHE_MANIFEST, Root
@@ -197,6 +198,7 @@ def _blocks(dataset: Dataset, split: str) -> Iterator[pa.Table]:
         yield block.append_column("file", pa.repeat(f"{split}-{number:05}.arrow", len(block)))
 
 
+@naming_this_node()
 def _write_shard(
     block: pa.Table,
     *,

@@ -18,6 +18,7 @@ from ftray.models.loaded import LoadedModel
 from ftray.models.measure import Measured, measure
 from ftray.models.placing import placed
 from ftray.models.pretrained import find_pretrained
+from ftray.node import naming_this_node
 from ftray.spec.schema import Spec
 from ftray.store.location import Location, locate
 from ftray.tasks import get_task
@@ -52,6 +53,7 @@ class Export:
     """That the training took."""
 
 
+@naming_this_node()
 def export(order: Export) -> ModelInfo:
     """Write the model folder, measured by the very model that it holds.
 

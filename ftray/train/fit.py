@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
 from ftray.errors import FtrayError
 from ftray.spec.schema import Spec
 from ftray.store.location import Location
 from ftray.train import checkpoints
+from ftray.train.group_errors import EndsForGood, StartsAtMost, told
 from ftray.train.scale import worker_resources
 from ftray.train.worker import Job, train_worker
 
@@ -23,7 +24,6 @@ def fit_workers(
     job: Job,
     folder: Location,
     max_failures: int,
-    callbacks: Sequence[Any] = (),
     check: Callable[[], None] = lambda: None,
 ) -> Location:
     """Train `job` at its spec's scale; returns the folder of the best checkpoint.
@@ -35,7 +35,8 @@ def fit_workers(
     `check` is called a few times a second; what it raises ends the run.
 
     Raises FtrayError; Interrupted after SIGINT or SIGTERM, when the workers have saved where they
-    stand. A second signal does not wait for that.
+    stand. A second signal does not wait for that. RunFailed names the ranks and nodes of workers
+    that died or raised anything else as often as they may.
     """
     each = worker_resources(job.spec)
     trainer = TorchTrainer(
@@ -51,11 +52,14 @@ def fit_workers(
             storage_path=folder.parent.path,
             storage_filesystem=folder.fs,
             failure_config=FailureConfig(max_failures=max_failures),
-            callbacks=list(callbacks),
+            callbacks=[EndsForGood(), StartsAtMost(max_failures)],
         ),
     )
     with _stopped_by_signals(job):
-        result: Any = _in_a_thread(trainer.fit, check)
+        try:
+            result: Any = _in_a_thread(trainer.fit, check)
+        except TrainingFailedError as error:
+            raise told(error) from error
     if isinstance(result.return_value, FtrayError):
         raise result.return_value
     return checkpoints.best(job.checkpoints)

@@ -21,6 +21,7 @@ from ftray.data.encoded import EncodedDataset, EncodedSplit
 from ftray.data.quiet import quiet_ray_data
 from ftray.errors import FtrayError, RunFailed, SpecError, StorageError
 from ftray.models.quiet import quiet_transformers
+from ftray.node import naming_this_node
 from ftray.spec.load import override
 from ftray.spec.schema import Spec
 from ftray.store.evict import make_room
@@ -181,7 +182,8 @@ class Filler:
     def __call__(self, block: pa.Table) -> pa.Table:
         # An FtrayError is returned: what Ray Data raises holds on to its actors.
         try:
-            self._write(block)
+            with naming_this_node():
+                self._write(block)
         except FtrayError as error:
             return pa.table({"failure": [pickle.dumps(error)]})
         return pa.table({"failure": pa.array([None], pa.binary())})

@@ -18,6 +18,7 @@ from ftray.device import own_device
 from ftray.errors import FtrayError, ModelError
 from ftray.models.blocks import count_blocks, plan_freeze
 from ftray.models.trunk import Cut, capture, find_cut, frozen_blocks
+from ftray.node import naming_this_node
 from ftray.spec.schema import Spec
 from ftray.store.root import Root
 from ftray.store.states import drop_damaged, known_rows, row_digest
@@ -73,23 +74,28 @@ def survey(order: TrunkOrder) -> Survey | FtrayError:
     """In a process of the cluster. What is the user's fault is returned, as a task that raises is
     tried again."""
     try:
-        model = TrunkModel(order.spec, order.data)
-        caches, notes = [], []
-        for blocks in model.depths(order.variants):
-            try:
-                caches.append(model.cache(blocks, order.root))
-            except ModelError as error:
-                if order.spec.train.trunk_cache == "on":
-                    raise
-                notes.append(f"no trunk cache: {error}")
-        damaged = [name for cache in caches for name in drop_damaged(cache.folder)]
-        notes += [f"{name} of the trunk cache was damaged and is made anew" for name in damaged]
-        seconds = model.row_seconds(caches) if caches else 0.0
-        lacking = _lacking(caches, order.data)
-        size = _bytes_of(caches, lacking, order.data)
-        return Survey(tuple(caches), lacking, size, seconds, tuple(notes))
+        with naming_this_node():
+            return _survey(order)
     except FtrayError as error:
         return error
+
+
+def _survey(order: TrunkOrder) -> Survey:
+    model = TrunkModel(order.spec, order.data)
+    caches, notes = [], []
+    for blocks in model.depths(order.variants):
+        try:
+            caches.append(model.cache(blocks, order.root))
+        except ModelError as error:
+            if order.spec.train.trunk_cache == "on":
+                raise
+            notes.append(f"no trunk cache: {error}")
+    damaged = [name for cache in caches for name in drop_damaged(cache.folder)]
+    notes += [f"{name} of the trunk cache was damaged and is made anew" for name in damaged]
+    seconds = model.row_seconds(caches) if caches else 0.0
+    lacking = _lacking(caches, order.data)
+    size = _bytes_of(caches, lacking, order.data)
+    return Survey(tuple(caches), lacking, size, seconds, tuple(notes))
 
 
 class TrunkModel:

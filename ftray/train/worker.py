@@ -16,17 +16,19 @@ from ray import train as ray_train
 
 from ftray.data.batches import BatchPlan, balancing_weights
 from ftray.data.encoded import EncodedDataset, EncodedSplit
-from ftray.errors import FtrayError, StorageError
+from ftray.errors import Interrupted
 from ftray.models.decoder import check_decodes
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import ModelSpec, Spec
 from ftray.store.location import Location
+from ftray.store.root import Root
 from ftray.tasks import Task, get_task
 from ftray.train import checkpoints, loop, lora, state
 from ftray.train.baselines import Encoder, fit_baselines
 from ftray.train.channel import Sender
 from ftray.train.checkpoints import Keeper
 from ftray.train.fitting import choose_micro_batch_size
+from ftray.train.outcomes import told_to_all_ranks
 from ftray.train.phased import PhasedEngine
 from ftray.train.process import settle
 from ftray.train.progress import Progress
@@ -55,33 +57,38 @@ class Job:
 def train_worker(config: dict[Any, Any]) -> Any:
     """Ray Train's entry point in each worker; `config` is {"job": Job}.
 
-    An error that another try would not mend is returned, not raised: Ray Train would start the
-    workers again for it. All ranks meet such an error alike, so none is left waiting.
+    Raises one FtrayError that names the ranks that failed and their nodes. Interrupted is returned:
+    each rank then ends in its own time, after what it still writes.
     """
     job = config["job"]
-    settle(job.spec)
-    ranks = join_group()
-    observer = _Reporter(job, ranks)
-    try:
-        base = load_base(
-            job.spec.model, job.spec.task, job.spec.seed, job.data.labels, job.spec.train.dropout
-        )
-        _tell_baselines(job, base, ranks, observer)
-        with latest(job.checkpoints, ranks, observer.warn) as folder:
-            setup, progress = build(job.spec, job.data, base, ranks, folder, job.trunks)
-        observer.setup = setup
-        if job.baselines is not None and not setup.task.has_labels and not progress.step:
-            _tell_untrained(setup, observer)
-        keeper = Keeper(job.spec.train.checkpoint, job.checkpoints, writes=ranks.rank == 0)
-        with observer.watchdog:
-            loop.run(setup, progress, keeper, observer, job.until)
-    except StorageError:
-        raise  # only the rank that writes meets it
-    except FtrayError as error:
-        observer.close()
-        return error
-    observer.close()
-    return None
+    with told_to_all_ranks():
+        settle(job.spec)
+        ranks = join_group()
+        observer = _Reporter(job, ranks)
+        try:
+            _train(job, ranks, observer)
+        except Interrupted as error:
+            return error
+        finally:
+            observer.close()
+
+
+def _train(job: Job, ranks: Ranks, observer: _Reporter) -> None:
+    """Set up and train. Every rank must call it; each may fail alone."""
+    # Rank 0 alone writes, and after a restart another node may have it.
+    Root(job.checkpoints).probe()
+    base = load_base(
+        job.spec.model, job.spec.task, job.spec.seed, job.data.labels, job.spec.train.dropout
+    )
+    _tell_baselines(job, base, ranks, observer)
+    with latest(job.checkpoints, ranks, observer.warn) as folder:
+        setup, progress = build(job.spec, job.data, base, ranks, folder, job.trunks)
+    observer.setup = setup
+    if job.baselines is not None and not setup.task.has_labels and not progress.step:
+        _tell_untrained(setup, observer)
+    keeper = Keeper(job.spec.train.checkpoint, job.checkpoints, writes=ranks.rank == 0)
+    with observer.watchdog:
+        loop.run(setup, progress, keeper, observer, job.until)
 
 
 def _tell_baselines(job: Job, base: Base, ranks: Ranks, observer: _Reporter) -> None:

@@ -32,7 +32,7 @@ def start(spec: Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
-    stdout, stderr = process.communicate(timeout=280)
+    stdout, stderr = process.communicate(timeout=600)
     assert process.returncode == code, stderr
     return stdout, stderr
 
@@ -101,6 +101,20 @@ def test_whatever_is_killed_stopped_or_torn_the_weights_are_the_same_at_the_end(
     assert all(curve[step] == loss for step, loss in found.items())
     assert len(found) > 0.8 * len(curve)
     assert result["metrics"]["test"] == plain.info.metrics["test"]
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_all_ranks_at_once(tmp_path: Path) -> None:
+    spec = write(tmp_path, "full", train={"epochs": 40, "trunk_cache": "off", "checkpoint": {"every_steps": 4}})
+    process = start(spec)
+    run_dir = wait_for_step(tmp_path / "full", 3)
+    checkpoints = run_dir / "checkpoints"
+    checkpoints.rename(run_dir / "elsewhere")
+    checkpoints.write_text("no folder")
+    _, said = finish(process, code=2)
+    assert "on rank 0 (node" in said
+    assert "not written" in said
+    assert "Traceback" not in said
+    assert len(starts(run_dir)) == 1, "another try would not mend it"
 
 
 def test_a_rank_that_hangs_ends_the_run_and_every_rank_says_where_it_stands(

@@ -36,8 +36,40 @@ def _free_ports(count: int) -> list[str]:
     return ports
 
 
+# The second node finds nothing in one folder and cannot write to another.
+ENTER = """#!/bin/bash
+exec unshare {user} --mount bash -c '
+mount -t tmpfs none {lacking} && mount --bind {fixed} {fixed} && mount -o remount,bind,ro {fixed}
+exec "$@"' enter "$@"
+"""
+
+
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
+def lacking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that is empty on the second node."""
+    return tmp_path_factory.mktemp("lacking")
+
+
+@pytest.fixture(scope="module")
+def fixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the second node cannot write to."""
+    return tmp_path_factory.mktemp("fixed")
+
+
+@pytest.fixture(scope="module")
+def sees_other_files(lacking: Path, fixed: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The command in which the second node runs; empty where this machine allows no such view."""
+    user = "" if os.geteuid() == 0 else "--map-root-user"
+    file = tmp_path_factory.mktemp("bin") / "enter"
+    file.write_text(ENTER.format(user=user, lacking=lacking, fixed=fixed))
+    file.chmod(0o700)
+    return str(file) if subprocess.run([file, "true"], capture_output=True).returncode == 0 else ""
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, sees_other_files: str
+) -> Iterator[Environment]:
     """The environment in which a user of the running cluster types commands."""
     folder = Path(f"/tmp/ftray-{os.getpid()}")
     gcs, dashboard, client = _free_ports(3)
@@ -47,6 +79,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
         "GCS_PORT": gcs,
         "DASHBOARD_PORT": dashboard,
         "CLIENT_PORT": client,
+        "SECOND_NODE_IN": sees_other_files,
         "START_TIMEOUT": "150",
         "STOP_TIMEOUT": "3",
         # A lost node is noticed within seconds; Ray Train asks for it until then, and for a minute
@@ -70,7 +103,7 @@ def start(*command: str, cwd: Path, env: Environment) -> subprocess.Popen[str]:
 
 
 def run(*command: str, cwd: Path, env: Environment) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
 
 
 def raylet(cluster: Environment, node: str) -> psutil.Process:
@@ -112,6 +145,44 @@ def test_without_the_token_the_cluster_says_what_is_missing(
     assert "RAY_AUTH_MODE=token" in job.stderr
 
 
+def second_node(cluster: Environment) -> str:
+    """Ray's id of it, the first digits."""
+    said = run(SCRIPT, "status", "--format=json", cwd=REPOSITORY, env=cluster)
+    (node,) = [node for node in json.loads(said.stdout) if not node["is_head_node"]]
+    return node["node_id"][:8]
+
+
+@pytest.mark.parametrize("fault", ["base", "deepspeed", "storage"])
+def test_what_one_node_lacks_ends_the_run_and_names_the_node(
+    cluster: Environment,
+    sees_other_files: str,
+    lacking: Path,
+    fixed: Path,
+    tmp_path: Path,
+    model_folder: Path,
+    fault: str,
+) -> None:
+    if not sees_other_files:
+        pytest.skip("no mount namespaces here")
+    if fault == "base":
+        shutil.copytree(model_folder, lacking / "base")
+        sections: dict[str, Any] = {"model": {"name_or_path": str(lacking / "base")}}
+        key = "model.name_or_path"
+    elif fault == "deepspeed":
+        (lacking / "zero.json").write_text('{"zero_optimization": {"stage": 2}}')
+        sections, key = {"train": {"deepspeed": str(lacking / "zero.json")}}, "train.deepspeed"
+    else:
+        sections, key = {}, "storage"
+    spec = write_spec(tmp_path, **sections)
+    environment = {**cluster, "FTRAY_STORAGE": str(fixed)} if fault == "storage" else cluster
+    # Alone, a rank would be waited for until torch's half hour is over.
+    said = run(sys.executable, "-m", "ftray", "train", str(spec), cwd=tmp_path, env=environment)
+    assert said.returncode == 2, said.stderr
+    (line,) = [line for line in said.stderr.splitlines() if line.startswith(f"{key} = ")]
+    assert f"id {second_node(cluster)}" in line
+    assert "Traceback" not in said.stderr
+
+
 def test_ftray_submit_trains_over_both_nodes_and_goes_on_when_one_is_lost(
     cluster: Environment, tmp_path: Path, plain: Trained
 ) -> None:
@@ -122,7 +193,7 @@ def test_ftray_submit_trains_over_both_nodes_and_goes_on_when_one_is_lost(
     job = start(*ftray, cwd=tmp_path, env=cluster)
     run_dir = wait_for_step(Path(cluster["FTRAY_STORAGE"]), 21)
     raylet(cluster, "n2").kill()
-    said, _ = job.communicate(timeout=280)
+    said, _ = job.communicate(timeout=600)
     assert job.returncode == 0, said
     assert "workers: 2, nodes: 2" in said
     assert "workers: 1, nodes: 1" in said

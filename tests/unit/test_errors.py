@@ -37,6 +37,14 @@ def an_error() -> SpecError:
     )
 
 
+class ControllerError(Exception):
+    """As Ray Train's: what its callbacks raise."""
+
+    def __init__(self, failure: Exception) -> None:
+        super().__init__("the controller failed")
+        self.controller_failure = failure
+
+
 class WorkerGroupError(Exception):
     """As Ray Train's: one exception a rank, none of them a cause."""
 
@@ -150,6 +158,7 @@ WRAPPINGS = {
     "a cause": raised_from,
     "a context": raised_while_handling,
     "one rank of a worker group": deep_inside,
+    "Ray Train's controller": lambda: ControllerError(an_error()),
 }
 
 

@@ -1,0 +1,28 @@
+"""What third parties raise while a run trains, as an error that says what would do."""
+
+from __future__ import annotations
+
+import torch
+
+from ftray.errors import ClusterError, FtrayError, RunFailed, find
+
+_NO_MEMORY = "not enough memory"  # in what torch raises on a CPU, which has no class of its own
+
+
+def translated(error: BaseException) -> FtrayError | None:
+    """The FtrayError in `error`, or the one that stands for it; None for what no user can mend."""
+    known = find(error)
+    if known is not None:
+        return known
+    if isinstance(error, ImportError):
+        return ClusterError.of(
+            "package", error.name, f"cannot be imported: {error}", "install it on every node"
+        )
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _NO_MEMORY in str(error):
+        return RunFailed.of(
+            "train.micro_batch_size",
+            None,
+            f"out of memory: {str(error).splitlines()[0] if str(error) else 'MemoryError'}",
+            "set it to less, set train.gradient_checkpointing, or give a worker more memory",
+        )
+    return None
