@@ -104,7 +104,11 @@ def test_whatever_is_killed_stopped_or_torn_the_weights_are_the_same_at_the_end(
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_all_ranks_at_once(tmp_path: Path) -> None:
-    spec = write(tmp_path, "full", train={"epochs": 40, "trunk_cache": "off", "checkpoint": {"every_steps": 4}})
+    spec = write(
+        tmp_path,
+        "full",
+        train={"epochs": 40, "trunk_cache": "off", "checkpoint": {"every_steps": 4}},
+    )
     process = start(spec)
     run_dir = wait_for_step(tmp_path / "full", 3)
     checkpoints = run_dir / "checkpoints"
