@@ -94,6 +94,8 @@ class Clock(TrainerCallback):
 
     def __init__(self) -> None:
         self.epochs: list[float] = []
+        self.ends: list[float] = []
+        """When each step ended, in seconds since 1970."""
 
     def on_epoch_begin(self, *_: Any, **__: Any) -> None:
         self.epochs.append(0.0)
@@ -103,6 +105,7 @@ class Clock(TrainerCallback):
         now = time.perf_counter()
         self.epochs[-1] += now - self.mark
         self.mark = now
+        self.ends.append(time.time())
 
 
 def fine_tune(spec: dict[str, Any], group_by_length: bool) -> tuple[Trainer, DatasetDict, Clock]:
@@ -147,6 +150,8 @@ def main() -> None:
         "precision": "bf16" if trainer.args.bf16 else "fp32",
         "metrics": {split: measure(trainer, rows, split) for split in ("validation", "test")},
         "epochs": [{"rows": len(rows["train"]), "seconds": spent} for spent in clock.epochs],
+        "first_step_at": clock.ends[0],
+        "last_step_at": clock.ends[-1],
     }
     print(json.dumps(result))
 
