@@ -26,9 +26,6 @@ from ftray.tasks import Task
 from ftray.train.ranks import Ranks
 from ftray.train.worth import Answers
 
-FILE = "baselines.safetensors"
-"""In the run's folder."""
-
 _ROWS = {"train": 1_000, "validation": 500}
 _BATCH = 32
 _ITERATIONS = 1_000

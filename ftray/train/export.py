@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ftray import __version__
-from ftray.data.encode import EncodedDataset, EncodedSplit
+from ftray.data.encode import EncodedSplit
 from ftray.device import own_device
 from ftray.models.folder import ModelInfo, publish, staged, write_info, write_label_scores
 from ftray.models.load import load_model
@@ -19,13 +18,13 @@ from ftray.models.measure import Measured, measure
 from ftray.models.placing import placed
 from ftray.models.pretrained import find_pretrained
 from ftray.node import naming_this_node
-from ftray.spec.schema import Spec
-from ftray.store.location import Location, locate
+from ftray.store.location import locate
 from ftray.tasks import get_task
 from ftray.tasks.base import Metrics
 from ftray.tasks.per_label import LabelScore, label_scores
 from ftray.train import lora, state
 from ftray.train.baselines import Baselines, Encoder
+from ftray.train.orders import Export
 from ftray.train.ranks import Ranks
 from ftray.train.worth import Spent, measure_worth
 
@@ -34,23 +33,6 @@ if TYPE_CHECKING:
 
 _GOLDEN = 8
 _BATCH = 32
-
-
-@dataclass(frozen=True)
-class Export:
-    """What to export and where to: the trained values in `checkpoint` over the base model."""
-
-    spec: Spec
-    data: EncodedDataset
-    checkpoint: Location
-    target: Location
-    run: str
-    trials: tuple[dict[str, Any], ...] = ()
-    """The table of the sweep that this model won."""
-    baselines: Location | None = None
-    """The file of what was fitted before the training, to be measured beside the model."""
-    seconds: float = 0.0
-    """That the training took."""
 
 
 @naming_this_node()

@@ -16,8 +16,9 @@ from ftray.spec.schema import Spec
 from ftray.store.location import Location
 from ftray.train import checkpoints
 from ftray.train.group_errors import EndsForGood, StartsAtMost, told
+from ftray.train.orders import Job
 from ftray.train.scale import worker_resources
-from ftray.train.worker import Job, train_worker
+from ftray.train.worker import train_worker
 
 
 def fit_workers(

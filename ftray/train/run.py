@@ -20,19 +20,17 @@ from ftray.store.location import Location
 from ftray.store.registry import ModelVersion
 from ftray.store.root import MODEL_MANIFEST, Root
 from ftray.store.runs import Kind, RunFolder, new_run_id, unfinished
-from ftray.train.baselines import FILE as BASELINES
 from ftray.train.channel import Event, Listener, listening
 from ftray.train.check import Checked
-from ftray.train.export import Export, export
+from ftray.train.export import export
 from ftray.train.fit import fit_workers
 from ftray.train.older_versions import better_version
+from ftray.train.orders import BASELINES, Export, Job, TrunkOrder
 from ftray.train.record import recorded
 from ftray.train.scale import check_scale, worker_resources
 from ftray.train.trunk import TrunkCache
 from ftray.train.trunk_build import prepare_trunk
-from ftray.train.trunk_survey import TrunkOrder
 from ftray.train.watchdog import Alarms
-from ftray.train.worker import Job
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,9 @@ from ftray.spec.schema import Spec
 from ftray.store.evict import make_room
 from ftray.store.location import Location
 from ftray.store.states import row_digest, write_key, write_shard
+from ftray.train.orders import SPLITS, TrunkOrder
 from ftray.train.trunk import DTYPES, TrunkCache
-from ftray.train.trunk_survey import BATCH, SPLITS, Survey, TrunkModel, TrunkOrder, survey
+from ftray.train.trunk_survey import BATCH, Survey, TrunkModel, survey
 
 _SHARD_ROWS, _SHARD_BYTES = 1024, 128 << 20
 # Below these a cache costs more than it saves: it takes the start of one process or two.

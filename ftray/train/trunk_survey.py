@@ -12,7 +12,6 @@ import pyarrow as pa
 import torch
 
 from ftray import digest
-from ftray.cluster import Resources
 from ftray.data.encoded import EncodedDataset
 from ftray.device import own_device
 from ftray.errors import FtrayError, ModelError
@@ -24,33 +23,15 @@ from ftray.store.root import Root
 from ftray.store.states import drop_damaged, known_rows, row_digest
 from ftray.tasks import get_task
 from ftray.train.engine import wants_autocast
+from ftray.train.orders import SPLITS, TrunkOrder
 from ftray.train.phases import plan_phases
 from ftray.train.process import settle
 from ftray.train.ranks import Ranks
 from ftray.train.trunk import DTYPES, TrunkCache, trunk_key
 from ftray.train.worker import load_base
 
-SPLITS = ("train", "validation")
-"""Whose rows are kept: the test split is read once."""
 BATCH = 32
 _PROBE_ROWS = 4
-
-
-@dataclass(frozen=True)
-class TrunkOrder:
-    """What a cache is wanted for: runs of `spec` that differ as `variants` do in what they unfreeze
-    and read each row `passes` times in all. each: what a process that computes states gets."""
-
-    spec: Spec
-    variants: tuple[Spec, ...]
-    passes: int
-    data: EncodedDataset
-    root: Root
-    each: Resources
-
-    @property
-    def rows(self) -> int:
-        return sum(self.data.rows[split] for split in SPLITS)
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ from ftray.store.root import Root
 from ftray.tasks import Task, get_task
 from ftray.train import checkpoints, loop, lora, state
 from ftray.train.baselines import Encoder, fit_baselines
-from ftray.train.channel import Sender
 from ftray.train.checkpoints import Keeper
 from ftray.train.fitting import choose_micro_batch_size
 from ftray.train.outcomes import told_to_all_ranks
+from ftray.train.orders import Job
 from ftray.train.phased import PhasedEngine
 from ftray.train.process import settle
 from ftray.train.progress import Progress
@@ -38,20 +38,6 @@ from ftray.train.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the driver sends to each worker. checkpoints: the folder to keep them in; baselines:
-    the file to keep them in, None where none are wanted; until: the epoch to stop after."""
-
-    spec: Spec
-    data: EncodedDataset
-    checkpoints: Location
-    sender: Sender | None = None
-    baselines: Location | None = None
-    trunks: tuple[TrunkCache, ...] = ()
-    until: int | None = None
 
 
 def train_worker(config: dict[Any, Any]) -> Any:

@@ -20,11 +20,12 @@ from ftray.store.location import Location
 from ftray.train import checkpoints, loop
 from ftray.train.checkpoints import Keeper
 from ftray.train.fit import fit_workers
+from ftray.train.orders import Job
 from ftray.train.process import forget_peak_memory, peak_memory, settle
 from ftray.train.progress import BEST, EPOCH_SECONDS, MEMORY, Progress
 from ftray.train.ranks import alone
 from ftray.train.trunk import TrunkCache
-from ftray.train.worker import Base, Job, build, latest, load_base
+from ftray.train.worker import Base, build, latest, load_base
 from ftray.tune.space import trial_spec
 from ftray.tune.standing import Outcome, Segment
 

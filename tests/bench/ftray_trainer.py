@@ -25,7 +25,8 @@ from ftray.store.location import locate
 from ftray.train import loop
 from ftray.train.check import Checked, check_inputs
 from ftray.train.checkpoints import Keeper, best
-from ftray.train.export import Export, export
+from ftray.train.export import export
+from ftray.train.orders import Export
 from ftray.train.process import settle
 from ftray.train.progress import Progress
 from ftray.train.ranks import alone

@@ -18,9 +18,9 @@ from ftray.models.pretrained import find_pretrained
 from ftray.spec.load import parse
 from ftray.store.location import locate
 from ftray.train import checkpoints
-from ftray.train.baselines import FILE as BASELINES
 from ftray.train.check import check_inputs
-from ftray.train.export import Export, export
+from ftray.train.export import export
+from ftray.train.orders import BASELINES, Export
 from ftray.train.run import Trained, prepare
 from tests.helpers.small_runs import Events, losses, train_here, tree, weights
 

@@ -16,7 +16,8 @@ from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import ModelSpec
 from ftray.store.location import locate
 from ftray.tasks import get_task
-from ftray.train.baselines import FILE, Baselines, Encoder, fit_baselines
+from ftray.train.baselines import Baselines, Encoder, fit_baselines
+from ftray.train.orders import BASELINES
 from ftray.train.ranks import Ranks
 from ftray.train.worker import load_base
 from tests.helpers.small_runs import MODEL, write_rows
@@ -184,17 +185,17 @@ def test_only_a_sample_of_many_rows_is_encoded(monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     fitted = fit(tiny_rows(), 3)
-    file = locate(str(tmp_path / "run" / FILE))
+    file = locate(str(tmp_path / "run" / BASELINES))
     fitted.write(file)
     found = Baselines.read(file)
     assert found is not None
     for name, value in vars(fitted).items():
         assert np.array_equal(getattr(found, name), value), name
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [FILE]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [BASELINES]
 
 
 def test_no_file_is_no_baselines_and_a_damaged_one_is_named(tmp_path: Path) -> None:
-    file = locate(str(tmp_path / FILE))
+    file = locate(str(tmp_path / BASELINES))
     assert Baselines.read(file) is None
     fit(tiny_rows(), 3).write(file)
     content = file.read_bytes()

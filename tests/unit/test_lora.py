@@ -26,7 +26,8 @@ from ftray.spec.schema import Spec
 from ftray.store.location import locate
 from ftray.tasks import get_task
 from ftray.train import lora, state
-from ftray.train.export import Export, export
+from ftray.train.export import export
+from ftray.train.orders import Export
 from tests.helpers.encoded import write_encoded
 from tests.helpers.tiny_model import BASE, GOLDEN
 from tests.helpers.tiny_networks import BLOCKS, STACKED, tiny_batch, tiny_network

@@ -23,9 +23,10 @@ from ftray.store.root import open_root
 from ftray.store.states import KeptStates, write_key
 from ftray.tasks import get_task
 from ftray.train import trunk, trunk_build
+from ftray.train.orders import TrunkOrder
 from ftray.train.trunk import Trunk, best_cache
 from ftray.train.trunk_build import Filler, prepare_trunk
-from ftray.train.trunk_survey import Survey, TrunkOrder, survey
+from ftray.train.trunk_survey import Survey, survey
 from tests.helpers.encoded import write_encoded
 from tests.helpers.tiny_networks import BLOCKS, tiny_network
 
