@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from ftray.errors import ClusterError
 
 _KNOCK_S = 5.0
+_LOOK_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -87,18 +88,63 @@ def session(*ahead: str) -> Iterator[None]:
     Nothing reaches stdout from inside: Ray tells there what goes wrong within itself, also where
     it mends it, and stdout belongs to the caller's result. What concerns the caller is raised.
     """
-    import ray
+    with starting(*ahead) as connected:
+        connected()
+        yield
 
-    was_connected = ray.is_initialized()
+
+@contextmanager
+def starting(*ahead: str) -> Iterator[Callable[[], None]]:
+    """As `session`, but the block begins at once: what it gets waits until Ray is there, and raises
+    what kept it from starting."""
     # A real file: libraries that print, as MLflow does when a run ends, fail where there is none.
     with Path(os.devnull).open("w") as sink, redirect_stdout(sink):
+        starter = _Starter()
+        starter.start()
         threading.Thread(target=_import, args=ahead, daemon=True).start()
-        connect()
         try:
-            yield
+            yield starter.wait
         finally:
-            if not was_connected:
-                ray.shutdown()
+            starter.stop()
+
+
+class _Starter(threading.Thread):
+    """Connects, and lives as long as the session: the kernel ends the processes of a Ray when the
+    thread that started them ends."""
+
+    def __init__(self) -> None:
+        super().__init__(name="ftray-ray", daemon=True)
+        self._connected = threading.Event()
+        self._over = threading.Event()
+        self._error: BaseException | None = None
+        self._owns = False
+
+    def run(self) -> None:
+        import ray
+
+        try:
+            self._owns = not ray.is_initialized()
+            connect()
+        except BaseException as error:  # noqa: BLE001 - raised by `wait`, in the thread that waits
+            self._error = error
+        self._connected.set()
+        self._over.wait()
+        if self._owns and ray.is_initialized():
+            ray.shutdown()
+
+    def wait(self) -> None:
+        """Until it is connected. Raises what kept it from that."""
+        while not self._connected.wait(_LOOK_S):
+            pass  # signals are handled in between
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        """Disconnect. What still starts is not waited for: it ends by itself, or with the
+        process."""
+        self._over.set()
+        if self._connected.is_set():
+            self.join()
 
 
 def _import(*names: str) -> None:

@@ -51,7 +51,10 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
 
 def say(message: str) -> None:
     """A line for the person: on stderr, so that stdout stays clean for programs."""
-    print(message, file=sys.stderr, flush=True)
+    from ftray.cli.table import stderr_width, wrapped
+
+    width = stderr_width()
+    print(wrapped(message, width) if width else message, file=sys.stderr, flush=True)
 
 
 def emit(result: dict[str, Any]) -> None:

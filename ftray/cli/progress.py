@@ -1,44 +1,35 @@
-"""What a person sees of a run while it goes on: a moving line on a terminal, else plain lines."""
+"""What a person sees of a run or a sweep while it goes on, from its events."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
-from ftray.cli.table import headline
-
-if TYPE_CHECKING:
-    from ftray.tune.depth import Comparison
-    from ftray.tune.table import Trial
+from ftray.cli.live import LiveLine
+from ftray.cli.sweep_progress import SweepProgress
+from ftray.cli.table import duration, fitting, headline
 
 _BASELINES = {"majority": "majority label", "probe": "linear probe", "base": "base model"}
 _RATE_STEPS = 20  # samples/s is the mean over this many steps
 
 
-class TrainDisplay:
-    """Shows the events of one training run on stderr."""
+class RunDisplay:
+    """Shows the events of one run on stderr."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
-        self._bar = Progress(
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.0f} samples/s  ETA"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-            transient=True,
-        )
-        self._task: TaskID | None = None
+    def __init__(self, log_every: int, line: LiveLine | None = None) -> None:
+        """log_every: steps between two lines where there is no terminal."""
+        self._line = line or LiveLine()
+        self._log_every = log_every
+        self._sweep: SweepProgress | None = None
+        self._steps = self._epoch_at = self._best_epoch = 0
+        self._best: float | None = None
+        self._last: dict[str, Any] = {}
         self._recent: list[tuple[int, float]] = []
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._line.__enter__()
         return self
 
     def __exit__(
@@ -47,29 +38,52 @@ class TrainDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        self._line.__exit__(kind, error, trace)
+
+    @property
+    def width(self) -> int:
+        """Columns that a line may take."""
+        return self._line.width
 
     def say(self, line: str) -> None:
-        self.console.print(line, markup=False, soft_wrap=True)
+        self._line.say(line)
+
+    def stage(self, name: str) -> None:
+        """`name` begins: reading, starting Ray, encoding …"""
+        if 0 < self._best_epoch < self._epoch_at:
+            self.say(f"epoch {self._best_epoch} was the best: the model kept is that of its end")
+        self._best_epoch = 0
+        self._line.stage(name)
+
+    def acknowledge(self, line: str) -> None:
+        """What a signal does, said at once; the process may end right after it."""
+        self._line.say(line)
+        self._line.leave()
 
     def listen(self, event: dict[str, Any]) -> None:
-        """Show one event: a trial's end, the baselines, or a training's start, step or epoch."""
+        """Show one event; each kind has its method below."""
         getattr(self, f"_{event['kind']}")(event)
 
+    def _stage(self, event: dict[str, Any]) -> None:
+        self.stage(event["name"])
+
+    def _stopping(self, event: dict[str, Any]) -> None:
+        self.stage("saving a checkpoint")
+
+    def _note(self, event: dict[str, Any]) -> None:
+        self.say(event["message"])
+
+    def _plan(self, event: dict[str, Any]) -> None:
+        self._sweep = SweepProgress(event, time.monotonic)
+        self._line.stage("sweep", self._sweep.parts)
+
     def _trial(self, event: dict[str, Any]) -> None:
-        if event["status"] == "running":
-            return
-        config = "  ".join(
-            f"{key.split('.')[-1]} {_short(v)}" for key, v in event["config"].items()
-        )
-        found = event["metrics"].get("best")
-        result = event.get("error") or (f"best {found:.4f}" if found is not None else "")
-        done = len(event["values"])
-        epochs = f"{done} epoch{'' if done == 1 else 's'}" if done else ""
-        self.say(
-            f"trial {event['id']}  {config}  {epochs}  {result}  {event['status']}  "
-            f"{event['seconds']:.1f} s"
-        )
+        if self._sweep is not None and (line := self._sweep.take(event)):
+            self.say(line)
+
+    def _trial_step(self, event: dict[str, Any]) -> None:
+        if self._sweep is not None:
+            self._sweep.step(event)
 
     def _baseline(self, event: dict[str, Any]) -> None:
         self.say(
@@ -81,17 +95,15 @@ class TrainDisplay:
 
     def _start(self, event: dict[str, Any]) -> None:
         trainable, total = event["trainable_parameters"], event["total_parameters"]
-        self.say(
-            f"training {trainable:,} of {total:,} parameters ({trainable / total:.1%}) "
-            f"in {event['precision']}; workers: {event['workers']}, nodes: {event['nodes']}"
-        )
+        self.say(f"training {trainable:,} of {total:,} parameters ({trainable / total:.1%})")
+        group = f"workers: {event['workers']}, nodes: {event['nodes']}"
+        self.say(f"in {event['precision']}; {group}; {event['steps']:,} steps")
         if event["trunk"]:
             self.say(f"the lowest {event['trunk']} blocks are read from the trunk cache")
         if event["step"]:
             self.say(f"resumed after step {event['step']}, in epoch {event['epoch'] + 1}")
-        if self._task is None:
-            self._task = self._bar.add_task("train", total=event["steps"], loss=0.0, rate=0.0)
-        self._bar.update(self._task, completed=event["step"])
+        self._steps, self._last = event["steps"], {"step": event["step"]}
+        self._line.stage("training", self._progress)
 
     def _phase(self, event: dict[str, Any]) -> None:
         trainable, total = event["trainable_parameters"], event["total_parameters"]
@@ -106,58 +118,44 @@ class TrainDisplay:
         self.say(f"warning: {event['message']}")
 
     def _step(self, event: dict[str, Any]) -> None:
-        if self._task is None:
-            return
+        self._last = event
         self._recent = [*self._recent, (event["rows"], event["seconds"])][-_RATE_STEPS:]
-        self._bar.update(
-            self._task, completed=event["step"], loss=event["loss"], rate=self._samples_per_second()
-        )
+        self._line.stage("training", self._progress)
+        if not self._line.moves and event["step"] % self._log_every == 0:
+            self.say("  ".join(part for part in self._progress() if part))
 
     def _epoch(self, event: dict[str, Any]) -> None:
+        rate = self._samples_per_second()
+        self._epoch_at = event["epoch"]
+        if event["best"] != self._best:
+            self._best, self._best_epoch = event["best"], event["epoch"]
         self.say(
-            f"epoch {event['epoch']}  step {event['step']}  train loss {event['train_loss']:.4f}  "
-            f"validation loss {event['loss']:.4f}  {headline(event)}  "
-            f"{self._samples_per_second():.0f} samples/s"
+            fitting(
+                [
+                    f"epoch {event['epoch']}",
+                    f"loss {event['train_loss']:.4f}, validation {event['loss']:.4f}",
+                    headline(event, but="loss"),
+                    f"step {event['step']}",
+                    f"{rate:,.0f} samples/s" if rate else "",
+                ],
+                self._line.width,
+            )
         )
+
+    def _progress(self) -> Sequence[str]:
+        step = self._last.get("step", 0)
+        if "loss" not in self._last:
+            return [f"step {step}/{self._steps}"]
+        seconds = [seconds for _, seconds in self._recent]
+        left = (self._steps - step) * sum(seconds) / len(seconds)
+        return [
+            f"step {step}/{self._steps}",
+            f"loss {self._last['loss']:.4f}",
+            f"{self._samples_per_second():,.0f} samples/s",
+            f"ETA {duration(left)}",
+            f"learning rate {self._last['learning_rate']:.1e}",
+        ]
 
     def _samples_per_second(self) -> float:
         seconds = sum(seconds for _, seconds in self._recent)
         return sum(rows for rows, _ in self._recent) / seconds if seconds else 0.0
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def show_depths(console: Console, metric: str, comparison: Comparison) -> None:
-    """What each depth of a sweep bought and cost, and which to take."""
-    from ftray.tune.report import advice, depth_cells
-
-    if not comparison.depths:
-        return
-    table = Table(box=None, header_style="bold", padding=(0, 1))
-    rows = [depth_cells(depth) for depth in comparison.depths]
-    for heading in rows[0]:
-        table.add_column(heading, justify="left" if heading in ("trains", "") else "right")
-    for row in rows:
-        table.add_row(*row.values())
-    console.print(table)
-    console.print(advice(metric, comparison), markup=False, soft_wrap=True)
-
-
-def show_trials(console: Console, trials: Sequence[Trial]) -> None:
-    """The sweep's table, best first."""
-    table = Table(box=None, header_style="bold", padding=(0, 1))
-    keys = list(trials[0].config)
-    for heading in ("trial", *(key.split(".")[-1] for key in keys), "best", "status", "seconds"):
-        table.add_column(heading, justify="left" if heading in ("trial", "status") else "right")
-    for trial in trials:
-        best = trial.metrics.get("best")
-        table.add_row(
-            trial.id,
-            *(_short(trial.config[key]) for key in keys),
-            "-" if best is None else f"{best:.4f}",
-            trial.status,
-            f"{trial.seconds:.1f}",
-        )
-    console.print(table)

@@ -1,39 +1,84 @@
-"""Tables on stdout: drawn on a terminal, tab-separated for programs."""
+"""Tables and figures for people: drawn on a terminal, tab-separated for programs."""
 
 from __future__ import annotations
 
+import os
+import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-_HEADLINE = {"perplexity": "perplexity", "accuracy": "accuracy", "f1_macro": "macro-F1"}
+_HEADLINE = {
+    "loss": "loss",
+    "perplexity": "perplexity",
+    "accuracy": "accuracy",
+    "f1_macro": "macro-F1",
+}
+_GAP = "  "
 
 
-def show(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print rows under their headings, if they have any. Floats get four places; None is a dash."""
-    from rich import box
+def show(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, spare: Sequence[str] = ()
+) -> None:
+    """Print rows under their headings, if they have any. Floats get four places; None is a dash.
+
+    Where a terminal is too narrow for all columns those of `spare` are left out, its first ones
+    first, and then the rightmost ones; a line says so. Cells are whole in any case.
+    """
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console()
     shown = [[_text(value) for value in row] for row in rows]
     if not console.is_terminal:
         for line in [list(columns), *shown] if any(columns) else shown:
             print("\t".join(line))
         return
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_header=any(columns))
-    for number, column in enumerate(columns):
-        numbers = all(_is_number(row[number]) for row in shown) and shown
-        # Names and paths are to be copied, so they wrap and are never cut off.
-        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
-    for row in shown:
-        table.add_row(*(Text(value) for value in row))
-    console.print(table)
+    for line in draw(columns, shown, console.width, spare):
+        print(line)
 
 
-def headline(metrics: Mapping[str, Any]) -> str:
-    """The metrics that people look at first, of those that there are."""
-    shown = ((name, metrics[key]) for key, name in _HEADLINE.items() if key in metrics)
+def draw(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, spare: Sequence[str] = ()
+) -> list[str]:
+    """The lines of a table of at most `width` columns of a terminal, as `show` prints them. Only
+    where its first column and another one do not fit beside each other are lines longer."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    kept = _kept(columns, widths, width, spare)
+    numbers = {n for n in kept if rows and all(_is_number(row[n]) for row in rows)}
+    lines = [list(columns), ["-" * w for w in widths], *rows] if any(columns) else list(rows)
+    drawn = [
+        _GAP.join(
+            line[n].rjust(widths[n]) if n in numbers else line[n].ljust(widths[n]) for n in kept
+        ).rstrip()
+        for line in lines
+    ]
+    left_out = [name for n, name in enumerate(columns) if n not in kept]
+    if left_out:
+        drawn.append(f"(no room for {len(left_out)} more columns; --json has all)")
+    return drawn
+
+
+def _kept(
+    columns: Sequence[str], widths: Sequence[int], width: int, spare: Sequence[str]
+) -> list[int]:
+    """Numbers of the columns that fit. The first two stay."""
+    kept = list(range(len(columns)))
+    by_need = [list(columns).index(name) for name in spare if name in columns]
+    by_need += [n for n in reversed(kept) if n not in by_need]
+    for number in by_need:
+        if sum(widths[n] for n in kept) + len(_GAP) * (len(kept) - 1) <= width or len(kept) <= 2:
+            break
+        if number > 0:
+            kept.remove(number)
+    return kept
+
+
+def headline(metrics: Mapping[str, Any], but: str = "") -> str:
+    """The metrics that people look at first, of those that there are, without the one named
+    `but`."""
+    shown = (
+        (name, metrics[key]) for key, name in _HEADLINE.items() if key in metrics and key != but
+    )
     return "  ".join(f"{name} {value:.4f}" for name, value in shown)
 
 
@@ -55,6 +100,44 @@ def size(count: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} GB"
+
+
+def short(value: Any) -> str:
+    """A value of a spec in few characters."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def stderr_width() -> int | None:
+    """Columns of the terminal that stderr is; None where it is none."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
+
+
+def wrapped(text: str, width: int) -> str:
+    """The text with lines of at most `width` columns, broken between words; a word that is longer
+    is left whole, so that it can be copied."""
+    lines = []
+    for line in text.splitlines() or [""]:
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        lines += textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    return "\n".join(lines)
+
+
+def fitting(parts: Sequence[str], width: int) -> str:
+    """As many of the first parts as fit into `width` columns; the first one in any case."""
+    line = parts[0]
+    for part in parts[1:]:
+        if part and len(line) + len(_GAP) + len(part) <= width:
+            line = f"{line}{_GAP}{part}"
+    return line
 
 
 def _text(value: Any) -> str:

@@ -5,28 +5,38 @@ from __future__ import annotations
 from typing import Any
 
 from ftray.cli.console import AsJson, Set, SpecPath, emit, say, verb
-from ftray.cli.table import headline
 
 
 @verb
 def train(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> None:
     """Fine-tune, evaluate and register a model; a run that was cut off goes on where it was."""
-    from ftray.cluster import session
+    from ftray.cli.progress import RunDisplay
+    from ftray.cluster import starting
+    from ftray.interrupt import acknowledged
     from ftray.spec.load import load
     from ftray.train.check import check_inputs
 
-    checked = check_inputs(load(spec, overrides or (), say))
-    with session("transformers.modeling_utils", "ftray.train.run"):
-        from ftray.cli.progress import TrainDisplay
+    loaded = load(spec, overrides or (), say)
+    with (
+        RunDisplay(loaded.train.log_every) as display,
+        acknowledged(display.acknowledge),
+        starting("transformers.modeling_utils", "ftray.train.run") as connected,
+    ):
+        display.stage("reading the data")
+        checked = check_inputs(loaded)
+        display.stage("starting Ray")
+        connected()
         from ftray.train.run import train as run
 
-        with TrainDisplay() as display:
-            trained = run(checked, display.say, display.listen)
+        trained = run(checked, display.say, display.listen)
+        display.stage("stopping Ray")
     show_trained(trained.to_json(), as_json)
 
 
 def show_trained(result: dict[str, Any], as_json: bool) -> None:
     """The end of `train` and `tune`: JSON for programs, or name and metrics for people."""
+    from ftray.cli.table import headline
+
     if as_json:
         emit(result)
         return
@@ -40,5 +50,17 @@ def show_trained(result: dict[str, Any], as_json: bool) -> None:
 
         for line in Worth.model_validate(baselines).lines():
             say(line)
-    say(f"{reference} lies in {result['model_dir']}; next: ftray serve {reference}")
+    for name in ("report", "model_dir"):
+        if result.get(name):
+            say(f"{name.removesuffix('_dir'):10}  {_path(result[name])}")
+    say(f"{'next':10}  ftray serve {reference}")
     print(reference)
+
+
+def _path(url: str) -> str:
+    """As short as it can be copied: from the working directory where it lies below that."""
+    from pathlib import Path
+
+    path = Path(url.removeprefix("file://"))
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else url

@@ -9,21 +9,30 @@ from ftray.cli.train import show_trained
 @verb
 def tune(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> None:
     """Sweep over the spec's search space, then train the winner at full scale and register it."""
-    from ftray.cluster import session
+    from ftray.cli.progress import RunDisplay
+    from ftray.cli.sweep_tables import show_depths, show_trials
+    from ftray.cluster import starting
     from ftray.errors import SpecError
+    from ftray.interrupt import acknowledged
     from ftray.spec.load import load
     from ftray.train.check import check_inputs
 
     loaded = load(spec, overrides or (), say)
     if loaded.tune is None:
         raise SpecError.of("tune", None, "missing", "add a tune section; `ftray init` shows one")
-    checked = check_inputs(loaded)
-    with session("transformers.modeling_utils", "ftray.tune.sweep"):
-        from ftray.cli.progress import TrainDisplay, show_depths, show_trials
+    with (
+        RunDisplay(loaded.train.log_every) as display,
+        acknowledged(display.acknowledge),
+        starting("transformers.modeling_utils", "ftray.tune.sweep") as connected,
+    ):
+        display.stage("reading the data")
+        checked = check_inputs(loaded)
+        display.stage("starting Ray")
+        connected()
         from ftray.tune.sweep import tune as run
 
-        with TrainDisplay() as display:
-            tuned = run(checked, display.say, display.listen)
-        show_trials(display.console, tuned.trials)
-        show_depths(display.console, loaded.train.metric, tuned.depths)
+        tuned = run(checked, display.say, display.listen)
+        display.stage("stopping Ray")
+    show_trials(say, display.width, tuned.trials)
+    show_depths(say, display.width, loaded.train.metric, tuned.depths)
     show_trained(tuned.to_json(), as_json)

@@ -183,6 +183,9 @@ class TrainSpec(Section):
     skip_nonfinite: CountFromZero = Field(
         0, description="Updates with a loss or gradient that is not finite to skip before the end."
     )
+    log_every: PositiveInt = Field(
+        10, description="Steps between two lines on progress, where there is no terminal."
+    )
     checkpoint: CheckpointSpec = CheckpointSpec()
     baselines: bool = Field(
         True,

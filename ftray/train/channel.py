@@ -1,4 +1,8 @@
-"""Events from the workers to the driver while they train: steps, epochs, what was resumed."""
+"""Events from the workers to the driver while they train: steps, epochs, what was resumed.
+
+Each is a dictionary with a "kind". Of kind "stage" (what goes on now), "note" (a line for the user)
+and "stopping" (a worker has heard that it should save and end) nothing is kept.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,30 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
 
+PASSING = frozenset({"stage", "note", "stopping"})
+"""Kinds of which nothing is kept."""
+
 _SEND_EVERY_S = 0.3
 _POLL_EVERY_S = 0.3
+
+
+def stage(name: str) -> Event:
+    """The event that tells what goes on from now on."""
+    return {"kind": "stage", "name": name}
 
 
 @ray.remote(num_cpus=0)
 class _Mailbox:
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.stopping = False
+        self.stopping = self.heard = False
 
     def put(self, events: list[Event]) -> bool:
         """Whether the sender should stop."""
         self.events.extend(events)
+        if self.stopping and not self.heard:
+            self.heard = True
+            self.events.append({"kind": "stopping"})
         return self.stopping
 
     def stop(self) -> None:

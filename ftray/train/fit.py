@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
 from ftray.errors import FtrayError
+from ftray.interrupt import softly
 from ftray.spec.schema import Spec
 from ftray.store.location import Location
 from ftray.train import checkpoints
@@ -56,7 +56,7 @@ def fit_workers(
             callbacks=[EndsForGood(), StartsAtMost(max_failures)],
         ),
     )
-    with _stopped_by_signals(job):
+    with stopped_by_signals(job):
         try:
             result: Any = _in_a_thread(trainer.fit, check)
         except TrainingFailedError as error:
@@ -96,24 +96,8 @@ def _in_a_thread(function: Callable[[], Any], check: Callable[[], None]) -> Any:
     return results[0]
 
 
-@contextmanager
-def _stopped_by_signals(job: Job) -> Iterator[None]:
+def stopped_by_signals(job: Job) -> AbstractContextManager[None]:
     """The first SIGINT or SIGTERM asks the workers to save and stop; the second one is Ctrl-C."""
-    if job.sender is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    sender, asked = job.sender, False
-
-    def handle(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        sender.stop()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    if job.sender is None:
+        return nullcontext()
+    return softly(job.sender.stop, "a checkpoint is saved after this step")

@@ -10,7 +10,7 @@ from ftray.spec.schema import Spec
 from ftray.store.root import Root
 from ftray.store.runs import RunFolder, State
 from ftray.store.tracking import Status, Tracker, flatten
-from ftray.train.channel import Event, Listener
+from ftray.train.channel import PASSING, Event, Listener
 
 # Kept in metrics.jsonl but no measurement, so not sent to MLflow.
 _NOT_METRICS = {"kind", "step", "steps", "epoch"}
@@ -24,6 +24,8 @@ def recorded(root: Root, spec: Spec, run: RunFolder) -> Iterator[Listener]:
     tracker = Tracker(root, run.run_id, spec.name, params, {"run_dir": run.location.url})
 
     def record(event: Event) -> None:
+        if event["kind"] in PASSING:
+            return
         run.append_metrics(event)
         numbers = {
             f"{event['kind']}/{name}": value

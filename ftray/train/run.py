@@ -20,7 +20,7 @@ from ftray.store.location import Location
 from ftray.store.registry import ModelVersion
 from ftray.store.root import MODEL_MANIFEST, Root
 from ftray.store.runs import Kind, RunFolder, new_run_id, unfinished
-from ftray.train.channel import Event, Listener, listening
+from ftray.train.channel import Event, Listener, listening, stage
 from ftray.train.check import Checked
 from ftray.train.export import export
 from ftray.train.fit import fit_workers
@@ -115,6 +115,7 @@ def train(
     check_scale(spec)
     for line in checked.dataset.report.lines():
         say(line)
+    listener(stage("encoding the rows"))
     prepared = prepare(checked)
     for line in prepared.data.length_lines():
         say(line)
@@ -122,9 +123,9 @@ def train(
     with recorded(root, spec, run) as record:
         checkpoint, seconds = None, 0.0
         if not _is_exported(prepared, run):
-            trunks = prepare_trunk(prepared.for_trunk(), say)
+            trunks = prepare_trunk(prepared.for_trunk(), say, listener)
             checkpoint, seconds = fit_run(prepared, run, trunks, both(record, listener))
-        trained = export_and_register(prepared, run, checkpoint, (), started, seconds)
+        trained = export_and_register(prepared, run, checkpoint, (), started, seconds, listener)
         tell_of_better(checked, trained, say)
         return trained
 
@@ -158,6 +159,7 @@ def fit_run(
     spec = prepared.checked.spec
     before = sum(record["seconds"] for record in run.metrics() if record.get("kind") == "step")
     started, alarms = time.perf_counter(), Alarms()
+    listener(stage("starting the workers"))
     with listening(both(alarms.listen, listener)) as sender:
         folder = run.location / "checkpoints"
         baselines = run.location / BASELINES if spec.train.baselines else None
@@ -174,6 +176,7 @@ def export_and_register(
     trials: tuple[dict[str, Any], ...],
     started: float,
     seconds: float = 0.0,
+    listener: Listener = lambda event: None,
 ) -> Trained:
     """Make the model folder from `checkpoint` (None: it is there already) and register it.
     `seconds`: that `fit_run` took."""
@@ -181,11 +184,13 @@ def export_and_register(
     target = prepared.checked.root.models(spec.name) / run.run_id
     trained = time.perf_counter()
     if checkpoint is not None:
+        listener(stage("exporting the model, evaluating it on the test split"))
         baselines = run.location / BASELINES
         order = Export(
             spec, prepared.data, checkpoint, target, run.run_id, trials, baselines, seconds
         )
         run_export(order, worker_resources(spec))
+    listener(stage("registering the model"))
     info = read_info(target)
     version = register(prepared.checked, info, target)
     run.set_status(state="done", model=version.name, version=version.version)

@@ -27,6 +27,7 @@ from ftray.spec.schema import Spec
 from ftray.store.evict import make_room
 from ftray.store.location import Location
 from ftray.store.states import row_digest, write_key, write_shard
+from ftray.train.channel import Listener, stage
 from ftray.train.orders import SPLITS, TrunkOrder
 from ftray.train.trunk import DTYPES, TrunkCache
 from ftray.train.trunk_survey import BATCH, Survey, TrunkModel, survey
@@ -38,7 +39,11 @@ _HERE_SECONDS = 30.0
 """What takes the driver less, it computes itself."""
 
 
-def prepare_trunk(order: TrunkOrder, say: Callable[[str], None]) -> tuple[TrunkCache, ...]:
+def prepare_trunk(
+    order: TrunkOrder,
+    say: Callable[[str], None],
+    listener: Listener = lambda event: None,
+) -> tuple[TrunkCache, ...]:
     """The caches for such runs; their rows are computed where they are not there yet. None where
     nothing is gained.
 
@@ -48,7 +53,7 @@ def prepare_trunk(order: TrunkOrder, say: Callable[[str], None]) -> tuple[TrunkC
     if wish == "off":
         return ()
     try:
-        return _prepared(order, say)
+        return _prepared(order, say, listener)
     except FtrayError as error:
         if wish == "on":
             raise
@@ -56,7 +61,9 @@ def prepare_trunk(order: TrunkOrder, say: Callable[[str], None]) -> tuple[TrunkC
         return ()
 
 
-def _prepared(order: TrunkOrder, say: Callable[[str], None]) -> tuple[TrunkCache, ...]:
+def _prepared(
+    order: TrunkOrder, say: Callable[[str], None], listener: Listener
+) -> tuple[TrunkCache, ...]:
     train = order.spec.train
     if train.token_dropout:
         problem = f"train.token_dropout {train.token_dropout:g} makes other rows of them each time"
@@ -64,6 +71,7 @@ def _prepared(order: TrunkOrder, say: Callable[[str], None]) -> tuple[TrunkCache
     forced = train.trunk_cache == "on"
     if not forced and order.passes * order.rows < _WORTH_ROWS:
         return ()  # not even worth loading the model
+    listener(stage("surveying the trunk"))
     found = _ask(order)
     for note in found.notes:
         say(note)
@@ -85,6 +93,7 @@ def _prepared(order: TrunkOrder, say: Callable[[str], None]) -> tuple[TrunkCache
         keep = {cache.folder.name for cache in found.caches}
         for name in make_room(order.root, found.bytes, 1e9 * train.trunk_gb, keep):
             say(f"trunk cache: {name}, which was not used for longest, made room")
+        listener(stage("building the trunk cache"))
         _fill(order, found)
     for cache in found.caches:
         write_key(cache.folder, dict(cache.key))

@@ -25,6 +25,7 @@ from ftray.store.root import Root
 from ftray.tasks import Task, get_task
 from ftray.train import checkpoints, loop, lora, state
 from ftray.train.baselines import Encoder, fit_baselines
+from ftray.train.channel import stage
 from ftray.train.checkpoints import Keeper
 from ftray.train.fitting import choose_micro_batch_size
 from ftray.train.outcomes import told_to_all_ranks
@@ -63,10 +64,12 @@ def _train(job: Job, ranks: Ranks, observer: _Reporter) -> None:
     """Set up and train. Every rank must call it; each may fail alone."""
     # Rank 0 alone writes, and after a restart another node may have it.
     Root(job.checkpoints).probe()
+    observer.stage("loading the base model")
     base = load_base(
         job.spec.model, job.spec.task, job.spec.seed, job.data.labels, job.spec.train.dropout
     )
     _tell_baselines(job, base, ranks, observer)
+    observer.stage("setting up the training")
     with latest(job.checkpoints, ranks, observer.warn) as folder:
         setup, progress = build(job.spec, job.data, base, ranks, folder, job.trunks)
     observer.setup = setup
@@ -82,6 +85,7 @@ def _tell_baselines(job: Job, base: Base, ranks: Ranks, observer: _Reporter) -> 
     file = job.baselines if get_task(job.spec.task).has_labels else None
     if file is None or ranks.gather(ranks.rank == 0 and file.is_file())[0]:
         return
+    observer.stage("baselines: what can be had without training")
     encoder = Encoder(base.model, get_task(job.spec.task), base.pad_id, ranks)
     fitted = fit_baselines(encoder, job.data, job.spec.seed)
     if fitted is not None:
@@ -92,6 +96,7 @@ def _tell_baselines(job: Job, base: Base, ranks: Ranks, observer: _Reporter) -> 
 
 def _tell_untrained(setup: loop.Setup, observer: _Reporter) -> None:
     """How the base model does before any step. Every rank must call it."""
+    observer.stage("evaluating the base model")
     started = time.perf_counter()
     metrics = loop.evaluate(setup, setup.validation, observer)
     seconds, rows = time.perf_counter() - started, len(setup.validation)
@@ -226,6 +231,10 @@ class _Reporter:
 
     def warn(self, line: str) -> None:
         self._send({"kind": "warning", "message": line}, now=True)
+
+    def stage(self, name: str) -> None:
+        """What this rank does from now on."""
+        self._send(stage(name), now=True)
 
     def baseline(self, event: dict[str, Any]) -> None:
         self._send(event, now=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from typing import Any
@@ -10,6 +11,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from ftray.errors import FtrayError, Interrupted
+from ftray.interrupt import handle, softly
 from ftray.spec.schema import Spec
 from ftray.store.location import Location
 from ftray.train import checkpoints
@@ -18,21 +20,28 @@ from ftray.train.scale import trial_resources
 from ftray.tune.course import Course
 from ftray.tune.standing import Segment, Standing
 from ftray.tune.table import row
-from ftray.tune.trial import Sweep, outcome, run_segment
+from ftray.tune.trial import Sweep, outcome, run_segment, standing_of
 
 
 def search(
-    sweep: Sweep, course: Course, folder: Location, concurrent: int, listener: Listener
+    sweep: Sweep,
+    course: Course,
+    folder: Location,
+    concurrent: int,
+    listener: Listener,
+    watcher: Listener = lambda event: None,
 ) -> None:
     """Carry `course` to its end, `concurrent` segments side by side; what Ray Tune keeps goes below
     `folder`.
 
     The listener gets {"kind": "trial", ...} when a trial begins and when a segment of it ends:
-    what `recall` makes a course of. Raises what it raises, and Interrupted after Ctrl-C.
+    what `recall` makes a course of. The watcher gets {"kind": "trial_step", "trial", "epoch",
+    "step", "steps"} now and then while a trial runs in a process of its own. Raises what they
+    raise, and Interrupted after Ctrl-C.
     """
     if course.over:
         return
-    section, feed = course.section, _Feed(course, sweep, listener)
+    section, feed = course.section, _Feed(course, sweep, listener, watcher)
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(run_segment, sweep=sweep), _resources(course.spec)
@@ -52,17 +61,43 @@ def search(
             verbose=0,
         ),
     )
-    tuner.fit()
+    with softly(_stop_tune, "trials that run are ended, and begin again where they last saved"):
+        tuner.fit()
     if feed.error is not None:
         raise feed.error
-    if not course.over:  # Tune took Ctrl-C for itself
-        ended = sum(not trial.running for trial in course.trials.values())
+    interrupted = not course.over  # Tune took Ctrl-C for itself
+    feed.close("interrupted" if interrupted else "stopped")
+    if interrupted:
         raise Interrupted.of(
             "run",
             course.spec.name,
-            f"interrupted: {ended} of {section.count} trials have stopped or ended",
+            f"interrupted: {_counts(course)}",
             "the same command goes on from there",
         )
+
+
+def _stop_tune() -> None:
+    """SIGTERM as Ctrl-C: Tune has a handler of its own for that while it runs."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler) or handler is handle:
+        raise KeyboardInterrupt
+    handler(signal.SIGINT, None)
+
+
+def _counts(course: Course) -> str:
+    """Where the trials of a sweep stand that was interrupted."""
+    drawn = course.drawn
+    counts = {
+        "done": sum(trial.over for trial in drawn),
+        "failed": sum(bool(trial.error) for trial in drawn),
+        "interrupted": sum(trial.running for trial in drawn),
+        "paused": sum(trial.waits and bool(trial.values) for trial in drawn),
+        "not begun": course.section.count
+        - sum(not trial.waits or bool(trial.values) for trial in drawn),
+    }
+    return f"of {course.section.count} trials " + ", ".join(
+        f"{count} {name}" for name, count in counts.items() if count
+    )
 
 
 def recall(course: Course, events: Iterable[Event]) -> None:
@@ -95,11 +130,12 @@ def _resources(spec: Spec) -> tune.PlacementGroupFactory:
 class _Feed(Searcher):
     """Hands the segments of a course to Ray Tune, and their outcomes back."""
 
-    def __init__(self, course: Course, sweep: Sweep, listener: Listener) -> None:
+    def __init__(self, course: Course, sweep: Sweep, listener: Listener, watcher: Listener) -> None:
         super().__init__()
         self.course = course
         self.sweep = sweep
         self.listener = listener
+        self.watcher = watcher
         self.segments: dict[str, Segment] = {}
         self.error: Exception | None = None
         """Of the listener or of the storage: Tune would make a failed trial of it. Nothing more
@@ -126,6 +162,12 @@ class _Feed(Searcher):
             self._tell(self.course.trials[segment.trial])
         return {"segment": asdict(segment)}
 
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        at = standing_of(result)
+        if at is not None and trial_id in self.segments:
+            trial = self.segments[trial_id].trial
+            self.watcher({"kind": "trial_step", "trial": trial, **at})
+
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
@@ -139,10 +181,16 @@ class _Feed(Searcher):
         except FtrayError as error:
             self.error = error
 
-    def _tell(self, trial: Standing) -> None:
+    def close(self, status: str) -> None:
+        """Tell of each trial that is neither done nor failed that this is how it ended."""
+        for trial in self.course.trials.values():
+            if trial.running or (trial.waits and trial.values):
+                self._tell(trial, status)
+
+    def _tell(self, trial: Standing, status: str = "") -> None:
         told = row(trial).to_json()
         if not trial.error and not trial.over:
-            told["status"] = "running" if trial.running else "waiting"
+            told["status"] = status or ("running" if trial.running else "waiting")
         more = {
             "values": trial.values,
             "cloned": trial.cloned,

@@ -12,7 +12,7 @@ from ftray.errors import RunFailed
 from ftray.spec.load import override
 from ftray.spec.tuning import TuneSpec
 from ftray.train import checkpoints
-from ftray.train.channel import Listener
+from ftray.train.channel import Event, Listener, stage
 from ftray.train.check import Checked
 from ftray.train.progress import BEST
 from ftray.train.record import recorded
@@ -49,6 +49,7 @@ class Tuned:
     def to_json(self) -> dict[str, Any]:
         return {
             **self.trained.to_json(),
+            "report": (self.trained.run.location / FILE).url,
             "trials": [trial.to_json() for trial in self.trials],
             "depths": [depth.to_json() for depth in self.depths.depths],
         }
@@ -70,6 +71,7 @@ def tune(
     concurrent = _check_room(checked, section)
     for line in checked.dataset.report.lines():
         say(line)
+    listener(stage("encoding the rows"))
     prepared = prepare(checked)
     for line in prepared.data.length_lines():
         say(line)
@@ -79,14 +81,16 @@ def tune(
         course = Course(spec)
         recall(course, run.metrics())
         passes = (section.count + section.refit) * course.most_epochs
-        trunks = prepare_trunk(prepared.for_trunk(depth_variants(spec), passes), say)
+        trunks = prepare_trunk(prepared.for_trunk(depth_variants(spec), passes), say, listener)
         sweep = Sweep(spec, prepared.data, run.location / "kept", trunks)
         say(_plan(course, concurrent))
+        listener(_plan_event(course, concurrent))
         of_ray_tune = run.location / "trials"
-        search(sweep, course, of_ray_tune, concurrent, told)
+        search(sweep, course, of_ray_tune, concurrent, told, listener)
         best = winner(course, say)
         whole = prepared.with_spec(override(spec, best.config))
         if section.refit:
+            say(f"trial {best.trial} is trained again at full scale: the refit")
             checkpoint, seconds = fit_run(whole, run, trunks, told)
         else:
             checkpoint, seconds = checkpoints.best(sweep.checkpoints(best.trial)), 0.0
@@ -94,7 +98,7 @@ def tune(
         found = compare_depths(course, len(prepared.data.load("validation")))
         (run.location / FILE).write_text(page(spec.name, spec.train.metric, table, found))
         told_rows = tuple(trial.to_json() for trial in table)
-        trained = export_and_register(whole, run, checkpoint, told_rows, started, seconds)
+        trained = export_and_register(whole, run, checkpoint, told_rows, started, seconds, listener)
         tell_of_better(checked, trained, say)
         for folder in (sweep.kept, of_ray_tune):
             folder.delete()
@@ -105,6 +109,21 @@ def _plan(course: Course, concurrent: int) -> str:
     known = sum(trial.over or bool(trial.error) for trial in course.drawn)
     ended = f", {known} of them ended before" if known else ""
     return f"{course.section.count} trials{ended}, {concurrent} side by side"
+
+
+def _plan_event(course: Course, concurrent: int) -> Event:
+    """What a display of the sweep has to know beforehand."""
+    section, train = course.section, course.spec.train
+    limits = dict(section.budget)
+    price = course.spec.scale.price_per_worker_hour
+    return {
+        "kind": "plan",
+        "trials": section.count,
+        "concurrent": concurrent,
+        "metric": train.metric,
+        "mode": train.metric_mode,
+        "budget": {**limits, "workers": section.workers, "price": price},
+    }
 
 
 def _check_room(checked: Checked, section: TuneSpec) -> int:

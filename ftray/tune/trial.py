@@ -31,6 +31,9 @@ from ftray.tune.standing import Outcome, Segment
 
 # What a segment reports.
 _VALUES, _METRICS, _OVER, _ERROR = "values", "metrics", "over", "error"
+_AT = "at"
+"""And now and then while it runs: epoch, step, and steps of the whole trial."""
+_TELL_EVERY_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -88,14 +91,29 @@ def outcome(reported: Mapping[str, Any] | None, died: bool) -> Outcome:
     )
 
 
-class _Silent:
-    """A trial has nobody who watches its steps."""
+def standing_of(reported: Mapping[str, Any]) -> dict[str, int] | None:
+    """Epoch, step and steps of a trial that runs; None for what a segment came to."""
+    at = reported.get(_AT)
+    return None if at is None else dict(zip(("epoch", "step", "steps"), at, strict=True))
+
+
+class _Teller:
+    """Tells Tune now and then how far a trial is; of its steps nothing is kept."""
+
+    def __init__(self) -> None:
+        self._told = time.monotonic()
 
     def phase(self, progress: Progress) -> None: ...
 
     def alive(self) -> None: ...
 
-    def step(self, event: dict[str, Any]) -> None: ...
+    def step(self, event: dict[str, Any]) -> None:
+        if time.monotonic() - self._told < _TELL_EVERY_S:
+            return
+        from ray import tune
+
+        self._told = time.monotonic()
+        tune.report({_AT: [event["epoch"], event["step"], event["steps"]]})
 
     def epoch(self, metrics: dict[str, Any]) -> None: ...
 
@@ -109,7 +127,7 @@ def _train_here(spec: Spec, segment: Segment, sweep: Sweep) -> Progress:
     settle(spec)
     pristine = _pristine(spec.model, spec.task, spec.seed, sweep.data.labels, spec.train.dropout)
     base = replace(pristine, model=twin(pristine.model))
-    folder, observer = sweep.checkpoints(segment.trial), _Silent()
+    folder, observer = sweep.checkpoints(segment.trial), _Teller()
     with latest(folder, alone(), observer.warn) as found:
         setup, progress = build(spec, sweep.data, base, alone(), found, sweep.trunks)
     # A trial that ends here, and whose winner is trained again, leaves nothing that is read.

@@ -1,0 +1,91 @@
+"""Signals are acknowledged at once, whatever the main thread does, and end the command soon."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+STUCK = """
+import os, sys
+from ftray.interrupt import acknowledged, softly
+import ftray.interrupt as interrupt
+interrupt.TERM_S = float(sys.argv[1])
+
+def say(line):
+    os.write(1, line.encode() + bytes([10]))
+
+with acknowledged(say):
+    try:
+        {body}
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(130)
+"""
+# A call into C that no handler interrupts, as reading or encoding in a library may be.
+IN_C = "import hashlib; say('begun'); hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"
+IN_PYTHON = "import time; say('begun'); time.sleep(60)"
+SOFTLY = """import threading
+        asked = threading.Event()
+        with softly(asked.set, 'a checkpoint is saved after this step'):
+            say('begun')
+            while not asked.wait(0.1):
+                pass
+        say('saved')"""
+
+
+def start(body: str, term_s: float = 60.0) -> subprocess.Popen[str]:
+    script = textwrap.dedent(STUCK).format(body=body)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(term_s)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_acknowledged_and_interrupts(number: int) -> None:
+    process = start(IN_PYTHON)
+    process.send_signal(number)
+    assert line(process) == (
+        "stopping: the same command goes on from what is done so far; Ctrl-C again ends at once"
+    )
+    assert line(process) == "interrupted"
+    assert process.wait(30) == 130
+
+
+def test_it_is_acknowledged_too_while_no_handler_can_run() -> None:
+    process = start(IN_C)
+    process.send_signal(signal.SIGINT)
+    assert line(process).startswith("stopping: ")
+    process.send_signal(signal.SIGINT)
+    assert line(process) == "ended at once"
+    assert process.wait(30) == 130
+
+
+def test_what_stops_softly_says_what_happens_and_goes_on() -> None:
+    process = start(SOFTLY)
+    process.send_signal(signal.SIGINT)
+    assert line(process).startswith("stopping: a checkpoint is saved after this step; ")
+    assert line(process) == "saved"
+    assert process.wait(30) == 0
+
+
+def test_the_time_after_sigterm_ends() -> None:
+    process = start(IN_C, term_s=0.5)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert line(process).startswith("stopping: ")
+    assert line(process).startswith("ended: ")
+    assert process.wait(30) == 130
+    assert time.monotonic() - began < 20, "and not after the minutes that the call takes"
