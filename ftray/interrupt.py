@@ -42,6 +42,8 @@ class _State:
     deadline: float | None
     watched: bool
     """Whether a thread acknowledges signals."""
+    sockets: tuple[socket.socket, socket.socket] | None
+    """Kept open as long as signals may come."""
     told: threading.Event
     """Set when it has done so."""
 
@@ -50,6 +52,7 @@ class _State:
 
     def forget(self) -> None:
         self.ways, self.count, self.deadline = [], 0, None
+        self.sockets = None
         self.watched, self.told = False, threading.Event()
 
 
@@ -64,7 +67,7 @@ def acknowledged(say: Callable[[str], None]) -> Iterator[None]:
     """
     _state.forget()
     _state.watched = True
-    reader, writer = socket.socketpair()
+    reader, writer = _state.sockets = socket.socketpair()
     writer.setblocking(False)
     before = {number: signal.signal(number, handle) for number in _SIGNALS}
     descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
