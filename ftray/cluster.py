@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def configure() -> None:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 
 
-def connect() -> None:
+def connect(watched: bool = False) -> None:
     """Connect to $RAY_ADDRESS, else start Ray inside this process. Raises ClusterError."""
     import ray
 
@@ -59,7 +59,7 @@ def connect() -> None:
     address = os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None or address == "local":
-        with _without_onlookers():
+        with nullcontext() if watched else _without_onlookers():
             ray.init(address="local", include_dashboard=False, **options)
         return
     try:
@@ -101,25 +101,26 @@ def _knock(address: str) -> None:
 
 
 @contextmanager
-def session(*ahead: str) -> Iterator[None]:
+def session(*ahead: str, watched: bool = False) -> Iterator[None]:
     """Connected inside the block; a Ray that was started for it ends with it. `ahead`: modules that
-    are needed then, imported while Ray starts.
+    are needed then, imported while Ray starts. `watched`: whether a Ray that is started for it gets
+    its dashboard's process and the like.
 
     Nothing reaches stdout from inside: Ray tells there what goes wrong within itself, also where
     it mends it, and stdout belongs to the caller's result. What concerns the caller is raised.
     """
-    with starting(*ahead) as connected:
+    with starting(*ahead, watched=watched) as connected:
         connected()
         yield
 
 
 @contextmanager
-def starting(*ahead: str) -> Iterator[Callable[[], None]]:
+def starting(*ahead: str, watched: bool = False) -> Iterator[Callable[[], None]]:
     """As `session`, but the block begins at once: what it gets waits until Ray is there, and raises
     what kept it from starting."""
     # A real file: libraries that print, as MLflow does when a run ends, fail where there is none.
     with Path(os.devnull).open("w") as sink, redirect_stdout(sink):
-        starter = _Starter()
+        starter = _Starter(watched)
         starter.start()
         threading.Thread(target=_import, args=ahead, daemon=True).start()
         try:
@@ -132,8 +133,9 @@ class _Starter(threading.Thread):
     """Connects, and lives as long as the session: the kernel ends the processes of a Ray when the
     thread that started them ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, watched: bool) -> None:
         super().__init__(name="ftray-ray", daemon=True)
+        self._watched = watched
         self._connected = threading.Event()
         self._over = threading.Event()
         self._error: BaseException | None = None
@@ -144,7 +146,7 @@ class _Starter(threading.Thread):
 
         try:
             self._owns = not ray.is_initialized()
-            connect()
+            connect(self._watched)
         except BaseException as error:  # noqa: BLE001 - raised by `wait`, in the thread that waits
             self._error = error
         self._connected.set()
@@ -168,8 +170,9 @@ class _Starter(threading.Thread):
 
 
 def _import(*names: str) -> None:
-    for name in names:
-        importlib.import_module(name)
+    with suppress(Exception):  # raised again where the module is needed
+        for name in names:
+            importlib.import_module(name)
 
 
 def is_this_machine() -> bool:

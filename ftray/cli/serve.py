@@ -53,7 +53,7 @@ def serve(
         if spec.api_keys is not None:
             read_keys(locate(spec.api_keys))
     stdout = sys.stdout
-    with fast_ingress() if here else nullcontext(), session(), _interrupts() as stop:
+    with fast_ingress() if here else nullcontext(), session(watched=True), _interrupts() as stop:
         from ftray.serve.launch import endpoint
 
         each = Resources(spec.cpus_per_replica, spec.gpus_per_replica)

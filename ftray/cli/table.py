@@ -33,8 +33,8 @@ def show(
         for line in [list(columns), *shown] if any(columns) else shown:
             print("\t".join(line))
         return
-    for line in draw(columns, shown, console.width, spare):
-        print(line)
+    for drawn in draw(columns, shown, console.width, spare):
+        print(drawn)
 
 
 def draw(
