@@ -28,8 +28,8 @@ from ftray.train.baselines import Encoder, fit_baselines
 from ftray.train.channel import stage
 from ftray.train.checkpoints import Keeper
 from ftray.train.fitting import choose_micro_batch_size
-from ftray.train.outcomes import told_to_all_ranks
 from ftray.train.orders import Job
+from ftray.train.outcomes import told_to_all_ranks
 from ftray.train.phased import PhasedEngine
 from ftray.train.process import settle
 from ftray.train.progress import Progress
