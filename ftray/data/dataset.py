@@ -22,6 +22,7 @@ from ftray.tasks.base import Task
 
 HELD_OUT = ("validation", "test")
 _NAMES_SHOWN = 8
+_NOTES_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def read_dataset(spec: Spec) -> Dataset:
     kept = _split(spec, parts, task)
     splits = {name: cleaning.table(rows, task.columns) for name, rows in kept.items()}
     counts = {name: cleaning.label_counts(rows, task) for name, rows in kept.items()}
-    notes = (*_spellings(parts, task), *_unevaluated(labels, counts))
+    notes = (*_findings(parts, task), *_unevaluated(labels, counts))
     report = CleaningReport({name: part.count() for name, part in parts.items()}, counts, notes)
     quarantine = tuple(row for part in parts.values() for row in part.dropped)
     return Dataset(splits, labels, report, content_digest(splits, labels), quarantine)
@@ -140,8 +141,13 @@ def _split(spec: Spec, parts: dict[str, Part], task: Task) -> dict[str, list[Kep
     return {name: splits[name] for name in ("train", *HELD_OUT)}
 
 
-def _spellings(parts: dict[str, Part], task: Task) -> Iterator[str]:
+def _findings(parts: dict[str, Part], task: Task) -> Iterator[str]:
+    """What was found out about files and labels."""
     for name, part in parts.items():
+        notes = part.source.notes
+        yield from (f"{name}: {note}" for note in notes[:_NOTES_SHOWN])
+        if len(notes) > _NOTES_SHOWN:
+            yield f"{name}: {len(notes) - _NOTES_SHOWN:,} notes more of this kind"
         yield from (f"{name}: {note}" for note in cleaning.spelling_notes(part, task))
 
 

@@ -11,7 +11,8 @@ from urllib.error import HTTPError
 from urllib.parse import parse_qs
 from urllib.request import Request, urlopen
 
-from ftray.data import formats
+from ftray.data.readers import files
+from ftray.data.readers.columnar import table_rows
 from ftray.data.rows import RawRow, Source
 
 _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -24,7 +25,7 @@ def is_hub_id(url: str) -> bool:
     name, mark, options = url.partition("?")
     if mark and "=" not in options:
         return False  # a pattern, in which ? is any character
-    is_file = formats.suffix(name) in formats.READERS or Path(name).exists() or Path(url).exists()
+    is_file = files.suffix(name) in files.READERS or Path(name).exists() or Path(url).exists()
     return not is_file and _ID.fullmatch(name) is not None
 
 
@@ -50,7 +51,7 @@ def read_hub(source: Source) -> Iterator[RawRow]:
         for column, feature in dataset.features.items()
         if hasattr(feature, "names")
     }
-    for row in formats.table_rows(dataset.with_format("arrow")[:], where):
+    for row in table_rows(dataset.with_format("arrow")[:].to_batches(), where, source):
         named = {column: _name(row.values[column], of) for column, of in names.items()}
         yield row._replace(values={**row.values, **named})
 

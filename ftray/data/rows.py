@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ftray.errors import DataError, FtrayError
+from ftray.spec.delimited import DelimitedSpec
 from ftray.store.location import Location
 from ftray.tasks.base import BadRow
 
@@ -36,6 +37,12 @@ class Source:
     """The split of a Hub data set that is read where the id names none."""
     every_column: bool = False
     """Whether rows keep the columns that `columns` does not name."""
+    csv: DelimitedSpec = DelimitedSpec()
+    notes: list[str] = field(default_factory=list, compare=False)
+    """What readers found out that the user should know."""
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def error(self, problem: str, fix: str) -> FtrayError:
         """A DataError about this source."""
@@ -77,8 +84,8 @@ def shown(file: Location) -> str:
 
 
 def _hint(name: str, present: Sequence[str]) -> str:
-    if len(present) == 1 and any(mark in present[0] for mark in ";|\t"):
-        return "The fields seem to be separated by something else than the comma (.tsv: the tab). "
+    if len(present) == 1 and any(mark in present[0] for mark in ",;|\t"):
+        return "The fields seem to be separated by something else: set data.csv.separator. "
     by_lower = {column.lower().strip(): column for column in present}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1)
     return f"Did you mean {by_lower[close[0]]}? " if close else ""

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
 
 from ftray.data import cleaning
-from ftray.data.formats import READERS, read_file, read_text, suffix
 from ftray.data.hub import is_hub_id, read_hub
+from ftray.data.readers import stream
+from ftray.data.readers.files import READERS, read_file, suffix
+from ftray.data.readers.text import read_text
 from ftray.data.report import CleaningReport
 from ftray.data.rows import RawRow, Source, shown
 from ftray.errors import StorageError
 from ftray.spec.columns import TaskName
+from ftray.spec.delimited import DelimitedSpec
 from ftray.spec.schema import DataSpec
 from ftray.store.location import Location
 from ftray.store.pattern import expand
@@ -29,7 +34,8 @@ def source_of(
     url: str, role: str, spec: DataSpec, task: TaskName = "text-classification"
 ) -> Source:
     """The source that data.ROLE names."""
-    return Source(f"data.{role}", url, spec.columns.of(task), spec.encoding, role)
+    columns = spec.columns.of(task)
+    return Source(f"data.{role}", url, columns, spec.encoding, role, csv=spec.csv)
 
 
 def read_source(
@@ -41,6 +47,7 @@ def read_source(
     labels: Collection[str] | None = None,
     answered: bool = True,
     key: str = "--data",
+    csv: DelimitedSpec | None = None,
 ) -> tuple[pa.Table, CleaningReport, tuple[cleaning.Dropped, ...]]:
     """The clean rows of one source that is not split: the task's columns and `where` (FILE:LINE);
     the report; the rows left out.
@@ -50,7 +57,7 @@ def read_source(
     `key` is what errors name. Raises DataError as `read_dataset` does.
     """
     named = dict(columns) if answered else asked_columns(columns, task)
-    asked = Source(key, source, named, encoding, split="test")
+    asked = Source(key, source, named, encoding, split="test", csv=csv or DelimitedSpec())
     part = cleaning.clean("data", asked, rows_of(asked), task, answered)
     if answered:
         cleaning.drop_twins(part, task)
@@ -102,7 +109,7 @@ def _rows_of_files(source: Source) -> Iterator[RawRow]:
 
 def _rows_of_folder(folder: Location, source: Source) -> Iterator[RawRow]:
     """The rows of a folder of data files, or of one that has a sub-folder of texts a label."""
-    names = [name for name in folder.files() if not _is_hidden(name)]
+    names = [name for name in _files(folder, source) if not _is_hidden(name)]
     inner = [name for name in names if "/" in name]
     data = [name for name in names if suffix(name) in READERS]
     name = shown(folder)
@@ -128,9 +135,23 @@ def _read_labelled(folder: Location, names: list[str], source: Source) -> Iterat
     files = [folder / name for name in names]
     # Many small files of an object store: waiting for them one by one would take minutes.
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-        contents = pool.map(Location.read_bytes, files)
+        contents = pool.map(partial(stream.read_bytes, source=source), files)
         for name, file, raw in zip(names, files, contents, strict=True):
             yield read_text(raw, name.partition("/")[0], file, source)
+
+
+def _files(folder: Location, source: Source) -> list[str]:
+    """Paths of all files under `folder`, relative to it, sorted. Raises DataError where a link
+    leads back to a folder above it: every file would be found again and again."""
+    if folder.is_local:
+        for path, folders, _ in os.walk(folder.path, followlinks=True):
+            for name in folders:
+                link = Path(path, name)
+                if link.is_symlink() and Path(path).resolve().is_relative_to(link.resolve()):
+                    raise source.error(
+                        f"{link} is a link to a folder that it lies in", "remove the link"
+                    )
+    return folder.files()
 
 
 def _is_hidden(name: str) -> bool:

@@ -56,7 +56,8 @@ def read_rows(model: ServedModel, source: str, text: str | None, encoding: str |
     asking = asked_columns(spec.columns, task)
     columns = {logical: text or name for logical, name in asking.items()}
     encoding = encoding or spec.data.encoding
-    asked = Source("--data", source, columns, encoding, split="test", every_column=True)
+    csv = spec.data.csv
+    asked = Source("--data", source, columns, encoding, "test", every_column=True, csv=csv)
     part = cleaning.clean("data", asked, rows_of(asked), task, answered=False)
     if spec.data.on_bad_row == "fail":
         cleaning.refuse_faults([part])

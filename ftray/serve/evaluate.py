@@ -86,5 +86,6 @@ def _rows_of(model: ServedModel, source: str, columns: Columns, encoding: str | 
         get_task(model.info.task),
         encoding or spec.data.encoding,
         spec.data.on_bad_row,
+        csv=spec.data.csv,
     )
     return table

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from ftray.spec.columns import Columns, TaskName
+from ftray.spec.delimited import DelimitedSpec
 from ftray.spec.fields import (
     Auto,
     CountFromZero,
@@ -61,6 +62,9 @@ class DataSpec(Section):
         "completion, messages (a chat whose last turn is learnt), or text for text-generation.",
     )
     encoding: Text = Field("utf-8", description="Character encoding of text files.")
+    csv: DelimitedSpec = Field(
+        DelimitedSpec(), description="How CSV and TSV files are written: found out, but for this."
+    )
     max_length: PositiveInt = Field(
         128,
         description="Tokens a row is cut to; a text without a prompt is learnt whole, in windows "

@@ -15,7 +15,7 @@ import ftray
 from ftray.errors import DataError
 from ftray.spec.load import load, parse
 from ftray.spec.schema import Spec
-from ftray.store.location import expand
+from ftray.store.pattern import expand
 from ftray.submit import package
 
 Pack = Callable[[Spec], Spec]

@@ -1,0 +1,54 @@
+"""From one file to its rows, by the suffix of its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pyarrow as pa
+
+from ftray.data.readers.columnar import read_arrow, read_parquet
+from ftray.data.readers.delimited import read_delimited
+from ftray.data.readers.json_rows import read_json
+from ftray.data.readers.stream import CODECS
+from ftray.data.rows import RawRow, Source, shown
+from ftray.store.location import Location
+
+Reader = Callable[[Location, Source], Iterator[RawRow]]
+
+READERS: dict[str, Reader] = {
+    ".csv": read_delimited,
+    ".tsv": read_delimited,
+    ".jsonl": read_json,
+    ".ndjson": read_json,
+    ".json": read_json,
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
+    ".feather": read_arrow,
+}
+
+
+def suffix(name: str) -> str:
+    """The lower-case suffix that says the format: '.csv' for both a.CSV and a.csv.gz."""
+    name = name.lower()
+    for ending in CODECS:
+        name = name.removesuffix(ending)
+    base = name.rpartition("/")[2]
+    return f".{base.rpartition('.')[2]}" if "." in base else ""
+
+
+def read_file(file: Location, source: Source) -> Iterator[RawRow]:
+    """The rows of a file, in its order. Raises DataError when it is none of the known formats,
+    cannot be read, is empty or lacks a column."""
+    reader = READERS.get(suffix(file.name))
+    if reader is None:
+        raise source.error(
+            f"{shown(file)} has an unknown suffix {suffix(file.name) or '(none)'}",
+            f"Use one of {', '.join(READERS)}, or a folder with one sub-folder of texts a label.",
+        )
+    try:
+        yield from reader(file, source)
+    except (OSError, pa.ArrowException) as error:
+        raise source.error(
+            f"{shown(file)} cannot be read: {error}",
+            "check that it is whole and what its name says",
+        ) from None

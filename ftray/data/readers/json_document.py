@@ -1,0 +1,85 @@
+"""Where the rows are in one JSON document that holds all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from ftray.data.rows import Source
+
+_DEPTH = 4
+_SHOWN = 8
+
+
+def rows_in(document: Any, name: str, source: Source) -> list[Any]:
+    """The rows of the document in the file `name`, which has one of these forms:
+
+    an array of rows; an array of rows below a key; one row; rows by their ids; a list of values a
+    column; and what pandas writes: values by row a column, or columns and data.
+
+    Says in a note of the source where rows are found. Raises DataError where they are not.
+    """
+    if isinstance(document, list):
+        return document
+    needed = set(source.columns.values())
+    if (rows := _by_column(document, needed)) is not None:
+        source.note(f"{name} holds a list of values a column")
+        return rows
+    if not needed.isdisjoint(document):
+        return [document]
+    found = dict(_lists(document, "", _DEPTH))
+    fitting = {key: rows for key, rows in found.items() if _have(rows, needed)}
+    if len(fitting) == 1 or len(found) == 1:
+        ((key, rows),) = (fitting or found).items()
+        source.note(f"{name}: the rows are below {key}")
+        return rows
+    keys = ", ".join(list(found or document)[:_SHOWN])
+    held = "several lists of rows" if found else "one object and no list of rows"
+    raise source.error(f"{name} holds {held}: {keys}", "write one object a line")
+
+
+def _by_column(document: dict[str, Any], needed: Collection[str]) -> list[Any] | None:
+    """Rows of what is written column by column; None where it is not."""
+    names, data = document.get("columns"), document.get("data")
+    if names and data and _are(names, str) and _are(data, list):
+        return [dict(zip(names, row, strict=False)) for row in data]
+    columns = [document[name] for name in needed if name in document]
+    if not columns or any(_are(column, dict) for column in columns):
+        return None  # objects are the turns of one row's chat
+    kinds = (list, dict)
+    kind = next((kind for kind in kinds if all(isinstance(c, kind) for c in columns)), None)
+    if kind is None:
+        return None
+    told: dict[str, Any] = {
+        name: column for name, column in document.items() if isinstance(column, kind)
+    }
+    if len({len(column) for column in told.values()}) > 1:
+        return None
+    if kind is dict:
+        ids = next(iter(told.values()))
+        if any(column.keys() != ids.keys() for column in told.values()):
+            return None
+        told = {name: [column[row] for row in ids] for name, column in told.items()}
+    return [dict(zip(told, values, strict=True)) for values in zip(*told.values(), strict=True)]
+
+
+def _lists(value: dict[str, Any], path: str, depth: int) -> Iterator[tuple[str, list[Any]]]:
+    """Key path -> what may be rows, of all objects in `value`."""
+    for key, inner in value.items():
+        where = f"{path}.{key}" if path else key
+        if _are(inner, dict):
+            yield where, inner
+        elif isinstance(inner, dict) and depth:
+            if _are(rows := list(inner.values()), dict):
+                yield where, rows
+            yield from _lists(inner, where, depth - 1)
+    if not path and _are(rows := list(value.values()), dict):
+        yield "their ids", rows
+
+
+def _have(rows: list[Any], needed: Collection[str]) -> bool:
+    return any(name in rows[0] for name in needed)
+
+
+def _are(values: Any, kind: type) -> bool:
+    return isinstance(values, list) and bool(values) and all(isinstance(v, kind) for v in values)

@@ -1,0 +1,20 @@
+"""Plain text: a file a row."""
+
+from __future__ import annotations
+
+from ftray.data.readers import stream
+from ftray.data.rows import RawRow, Source, shown
+from ftray.store.location import Location
+
+
+def read_text(raw: bytes, label: str, file: Location, source: Source) -> RawRow:
+    """The row of a text file that lies in the sub-folder `label`."""
+    if "text" not in source.columns:
+        raise source.error(
+            f"a folder of texts has no {' and no '.join(source.columns)}",
+            "name a file with these columns, or data.columns.text",
+        )
+    values = {source.columns["text"]: stream.decode(raw, file, source)}
+    if "label" in source.columns:
+        values[source.columns["label"]] = label
+    return RawRow(values, f"{shown(file)}:1")
