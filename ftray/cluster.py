@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftray.errors import ClusterError
+from ftray.errors import ClusterError, RunFailed
+from ftray.ray_folder import check_ray_folder, ray_folder
 
 _KNOCK_S = 5.0
 _LOOK_S = 0.1
@@ -50,7 +51,10 @@ def configure() -> None:
 
 
 def connect(watched: bool = False) -> None:
-    """Connect to $RAY_ADDRESS, else start Ray inside this process. Raises ClusterError."""
+    """Connect to $RAY_ADDRESS, else start Ray inside this process.
+
+    Raises ClusterError where no cluster answers, RunFailed where Ray does not start here.
+    """
     import ray
 
     if ray.is_initialized():
@@ -59,8 +63,7 @@ def connect(watched: bool = False) -> None:
     address = os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None or address == "local":
-        with nullcontext() if watched else _without_onlookers():
-            ray.init(address="local", include_dashboard=False, **options)
+        _start(watched, options)
         return
     try:
         _knock(address)
@@ -72,6 +75,25 @@ def connect(watched: bool = False) -> None:
             f"no Ray cluster answers: {str(error).splitlines()[0]}",
             "start one with `ray start --head`, or unset RAY_ADDRESS to run on this machine",
         ) from None
+
+
+def _start(watched: bool, options: dict[str, Any]) -> None:
+    """Start Ray inside this process. Raises RunFailed."""
+    import ray
+
+    check_ray_folder()
+    try:
+        with nullcontext() if watched else _without_onlookers():
+            ray.init(address="local", include_dashboard=False, **options)
+    except Exception as error:  # Ray raises no class of its own when a part of it does not start
+        first = str(error).strip().partition("\n")[0]
+        raise RunFailed.of(
+            "Ray",
+            None,
+            f"it did not start on this machine: {first}",
+            f"see the logs below {ray_folder()}/session_latest/logs; try again where the machine "
+            "was busy",
+        ) from error
 
 
 @contextmanager

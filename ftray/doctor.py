@@ -13,6 +13,7 @@ from typing import Literal
 from ftray import cluster, machine
 from ftray.device import own_device, visible_gpus
 from ftray.errors import FtrayError
+from ftray.ray_folder import check_ray_folder, ray_folder
 from ftray.spec.training import TrainSpec
 from ftray.store.registry import Registry
 from ftray.store.root import open_root
@@ -84,7 +85,7 @@ def _machine() -> Iterator[Finding]:
     yield Finding("memory", "ok", _size(machine.memory()))
     yield Finding("cores", "ok", str(machine.cores()))
     for folder, cost in (
-        ("/tmp", "Ray's logs and spilled objects have no room"),
+        (str(ray_folder().parent), "Ray's logs and spilled objects have no room"),
         ("/dev/shm", "Ray keeps objects on disk instead, which is slow"),
     ):
         room = machine.room(folder)
@@ -130,6 +131,11 @@ def _store(storage: str | None) -> Iterator[Finding]:
 def _cluster() -> Iterator[Finding]:
     address = os.environ.get("RAY_ADDRESS")
     if address is None or address == "local":
+        try:
+            check_ray_folder()
+        except FtrayError as error:
+            yield Finding("Ray", "broken", str(error), "no Ray starts on this machine")
+            return
         yield Finding("Ray", "ok", f"{version('ray')}, started here when it is needed")
         return
     try:

@@ -79,6 +79,23 @@ def test_doctor_fails_where_nothing_can_be_kept(tmp_path: Path) -> None:
     assert "Traceback" not in run.stderr
 
 
+def test_doctor_and_train_say_alike_that_no_ray_can_start(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 90)
+    folder.mkdir()
+    long = {"TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
+    run = ftray("doctor", "--json", cwd=tmp_path, **long)
+    assert run.returncode == 1
+    findings = json.loads(run.stdout.splitlines()[-1])["findings"]
+    (ray,) = [finding for finding in findings if finding["what"] == "Ray"]
+    assert ray["state"] == "broken"
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(yaml.safe_dump(tree(tmp_path)))
+    train = ftray("train", spec, cwd=tmp_path, **long)
+    assert train.returncode == 1
+    assert ray["value"] in train.stderr
+    assert "Traceback" not in train.stderr
+
+
 def test_doctor_fails_where_no_cluster_answers(tmp_path: Path) -> None:
     run = ftray("doctor", "--json", cwd=tmp_path, RAY_ADDRESS="127.0.0.1:1")
     assert run.returncode == 1
