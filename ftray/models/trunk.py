@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ftray.errors import ModelError
-from ftray.models.blocks import FreezePlan, find_blocks
+from ftray.models.blocks import FreezePlan, find_blocks, has_blocks
 from ftray.models.buffers import in_mode, kept, saved_buffers
 
 Position = Literal["first", "last"]
@@ -48,7 +48,10 @@ class _Reached(Exception):
 
 
 def frozen_blocks(model: nn.Module, plan: FreezePlan) -> int:
-    """How many blocks, from the lowest on, no parameter that trains has a part in."""
+    """How many blocks, from the lowest on, no parameter that trains has a part in; 0 where the
+    model has no single list of them."""
+    if not has_blocks(model):
+        return 0
     prefix, blocks = find_blocks(model)
     frozen = set(plan.frozen_modules)
     thawed = (i for i in range(len(blocks)) if f"{prefix}.{i}" not in frozen)

@@ -12,6 +12,7 @@ from ftray import __version__
 from ftray.data.encode import EncodedSplit
 from ftray.device import own_device
 from ftray.models.folder import ModelInfo, publish, staged, write_info, write_label_scores
+from ftray.models.limits import load_fitting
 from ftray.models.load import load_model
 from ftray.models.loaded import LoadedModel
 from ftray.models.measure import Measured, measure
@@ -43,9 +44,8 @@ def export(order: Export) -> ModelInfo:
     """
     spec = order.spec
     pretrained, task = find_pretrained(spec.model), get_task(spec.task)
-    tokenizer = pretrained.tokenizer()
-    model = pretrained.model(task, order.data.labels, spec.seed)
-    model.config.pad_token_id = tokenizer.pad_token_id
+    loaded = load_fitting(pretrained, task, order.data.labels, spec.seed)
+    model, tokenizer = loaded.model, loaded.tokenizer
     baselines = Baselines.read(order.baselines) if order.baselines else None
     probed = _probed(order, baselines, model) if baselines else None
     measures_base = spec.train.baselines and not task.has_labels

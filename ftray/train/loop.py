@@ -257,11 +257,14 @@ def _fail(setup: Setup, progress: Progress, what: str, rows: list[int]) -> None:
 
 
 def _inputs(setup: Setup, split: EncodedSplit, rows: np.ndarray) -> dict[str, torch.Tensor]:
-    # A rank without rows still runs its forward pass: one padding token stands in.
-    stand_in = [np.array([setup.pad_id])]
+    # A rank without rows still runs its forward pass: the shortest row stands in, as a row of
+    # padding alone is more than some models take.
+    if not len(rows) and setup.trunk is None:
+        rows = np.array([split.lengths.argmin()])
     ids = [split.ids_of(row) for row in rows]
     if setup.trunk is None:
-        return setup.task.collate(ids or stand_in, setup.pad_id)
+        return setup.task.collate(ids, setup.pad_id)
+    stand_in = [np.array([setup.pad_id])]
     batch = setup.task.collate(setup.trunk.tokens(ids) or stand_in, setup.pad_id)
     batch[STATES] = setup.trunk.states(ids, *batch["input_ids"].shape)
     return batch

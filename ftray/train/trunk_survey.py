@@ -88,7 +88,8 @@ class TrunkModel:
         self.data = data
         self.task = get_task(spec.task)
         self.device = own_device()
-        base = load_base(spec.model, spec.task, spec.seed, data.labels, spec.train.dropout)
+        dropout, longest = spec.train.dropout, spec.data.max_length
+        base = load_base(spec.model, spec.task, spec.seed, data.labels, dropout, longest)
         self.model = base.model.eval().to(self.device)
         self.pad_id = base.pad_id
         self.autocast = wants_autocast(spec.train, Ranks(0, 1, self.device))

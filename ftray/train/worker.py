@@ -18,6 +18,7 @@ from ftray.data.batches import BatchPlan, balancing_weights
 from ftray.data.encoded import EncodedDataset, EncodedSplit
 from ftray.errors import Interrupted
 from ftray.models.decoder import check_decodes
+from ftray.models.limits import load_fitting
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import ModelSpec, Spec
 from ftray.store.location import Location
@@ -65,9 +66,11 @@ def _train(job: Job, ranks: Ranks, observer: _Reporter) -> None:
     # Rank 0 alone writes, and after a restart another node may have it.
     Root(job.checkpoints).probe()
     observer.stage("loading the base model")
-    base = load_base(
-        job.spec.model, job.spec.task, job.spec.seed, job.data.labels, job.spec.train.dropout
-    )
+    spec, labels = job.spec, job.data.labels
+    dropout, longest = spec.train.dropout, spec.data.max_length
+    base = load_base(spec.model, spec.task, spec.seed, labels, dropout, longest)
+    if base.note:
+        observer.warn(base.note)
     _tell_baselines(job, base, ranks, observer)
     observer.stage("setting up the training")
     with latest(job.checkpoints, ranks, observer.warn) as folder:
@@ -123,21 +126,27 @@ class Base:
     model: PreTrainedModel
     pad_id: int
     special_ids: frozenset[int] = frozenset()
+    note: str = ""
+    """What was changed so that model and tokenizer fit each other."""
 
 
 def load_base(
-    spec: ModelSpec, task: str, seed: int, labels: Sequence[str], dropout: float | None = None
+    spec: ModelSpec,
+    task: str,
+    seed: int,
+    labels: Sequence[str],
+    dropout: float | None = None,
+    max_length: int = 0,
 ) -> Base:
-    """The model with its head drawn from `seed`, ready to be trained; `dropout` in place of every
-    dropout that its config names. Raises ModelError."""
-    pretrained = find_pretrained(spec)
-    tokenizer = pretrained.tokenizer()
-    model = pretrained.model(get_task(task), labels, seed, dropout)
-    model.config.pad_token_id = tokenizer.pad_token_id
+    """The model with its head drawn from `seed`, ready to be trained on rows of up to `max_length`
+    tokens; `dropout` in place of every dropout that its config names. Raises ModelError."""
+    loaded = load_fitting(find_pretrained(spec), get_task(task), labels, seed, dropout, max_length)
+    model, tokenizer = loaded.model, loaded.tokenizer
     if not get_task(task).has_labels:
         check_decodes(model)  # rather now than when it is to be served
     model.config.use_cache = False  # of keys and values: nothing is generated here
-    return Base(model, tokenizer.pad_token_id, frozenset(tokenizer.all_special_ids))
+    special = frozenset(tokenizer.all_special_ids)
+    return Base(model, tokenizer.pad_token_id, special, loaded.note)
 
 
 def build(

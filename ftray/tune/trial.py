@@ -125,7 +125,14 @@ class _Teller:
 
 def _train_here(spec: Spec, segment: Segment, sweep: Sweep) -> Progress:
     settle(spec)
-    pristine = _pristine(spec.model, spec.task, spec.seed, sweep.data.labels, spec.train.dropout)
+    pristine = _pristine(
+        spec.model,
+        spec.task,
+        spec.seed,
+        sweep.data.labels,
+        spec.train.dropout,
+        spec.data.max_length,
+    )
     base = replace(pristine, model=twin(pristine.model))
     folder, observer = sweep.checkpoints(segment.trial), _Teller()
     with latest(folder, alone(), observer.warn) as found:
@@ -161,7 +168,12 @@ def _train_in_group(spec: Spec, segment: Segment, sweep: Sweep) -> Progress:
 
 @lru_cache(maxsize=1)
 def _pristine(
-    model: ModelSpec, task: str, seed: int, labels: tuple[str, ...], dropout: float | None
+    model: ModelSpec,
+    task: str,
+    seed: int,
+    labels: tuple[str, ...],
+    dropout: float | None,
+    max_length: int,
 ) -> Base:
     """The base model, read from disk once for all trials of this process."""
-    return load_base(model, task, seed, labels, dropout)
+    return load_base(model, task, seed, labels, dropout, max_length)

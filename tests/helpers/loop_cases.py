@@ -18,6 +18,8 @@ WORLDS = (1, 2)
 # One worker has nobody to share its state with, and always runs at stage 0.
 CASES = ((1, 0), (2, 0), (2, 1), (2, 2), (2, 3))
 ENDS = ((1, 0), (2, 0), (2, 3))
+# Families without one list of blocks, and a stage for each.
+UNSTACKED = {"albert": 2, "bart": 0, "t5": 3}
 
 TRAIN = {
     "epochs": 2,
@@ -94,6 +96,12 @@ def runs(world: int, folder: Path) -> list[Run]:
         made.append(run(f"{world}-bf16-{stage}-resumed", **own, resume=f"{world}-bf16-{stage}/3"))
     return [
         *made,
+        *(run(f"{world}-{family}", stage, model=family, unfreeze="all")
+          for family, stage in UNSTACKED.items()),
+        *(run(f"{world}-{family}-resumed", stage, model=family, unfreeze="all",
+              resume=f"{world}-{family}/3") for family, stage in UNSTACKED.items()),
+        *(run(f"{world}-{family}-lp-ft", stage, model=family, unfreeze="lp-ft")
+          for family, stage in UNSTACKED.items()),
         run(f"{world}-normed-phases", 2, model="normed", **PHASED),
         run(f"{world}-normed-phases-resumed", 2, model="normed", **PHASED,
             resume=f"{world}-normed-phases/6"),

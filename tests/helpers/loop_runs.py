@@ -75,11 +75,15 @@ class Split:
 
     empty = np.empty(0, dtype=np.int64)
 
-    def __init__(self, rows: int, seed: int) -> None:
+    def __init__(self, rows: int, seed: int, closed: bool = False) -> None:
+        """closed: each row ends with the token that encoder-decoders read the answer at."""
         random = np.random.default_rng(seed)
         self.lengths = random.integers(3, 20, rows)
         self.targets = random.integers(0, len(LABELS), rows)
         self._ids = [random.integers(5, 97, length).astype(np.int32) for length in self.lengths]
+        if closed:
+            for ids in self._ids:
+                ids[-1] = 2
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -94,9 +98,11 @@ class Data:
 
     rows: int
     labels: tuple[str, ...] = LABELS
+    closed: bool = False
 
     def load(self, split: str) -> Split:
-        return {"train": Split(self.rows, 0), "validation": Split(19, 1)}[split]
+        rows, seed = {"train": (self.rows, 0), "validation": (19, 1)}[split]
+        return Split(rows, seed, self.closed)
 
 
 def checkpoint(root: Path, reference: str) -> Path:
@@ -118,11 +124,9 @@ def make_model(run: Run) -> Any:
     from tests.helpers.tiny_networks import tiny_network
 
     normed = run.model == "normed"
-    model = tiny_network(
-        "bert" if normed else run.model,
-        hidden_dropout_prob=run.dropout,
-        attention_probs_dropout_prob=run.dropout,
-    )
+    named = {"bart": "dropout", "t5": "dropout_rate"}.get(run.model)
+    dropouts = [named] if named else ["hidden_dropout_prob", "attention_probs_dropout_prob"]
+    model = tiny_network("bert" if normed else run.model, **dict.fromkeys(dropouts, run.dropout))
     return with_batch_norm(model) if normed else model
 
 
@@ -195,7 +199,7 @@ def _train(run: Run, root: Path, ranks: Any) -> Seen:
     folder = root / run.name
     folder.mkdir(exist_ok=True)
     resume = checkpoint(root, run.resume) if run.resume else None
-    data: Any = Data(run.rows)
+    data: Any = Data(run.rows, closed=run.model in ("bart", "t5"))
     spec = make_spec(run, ranks.world)
     trunks = [keep_states(model, spec, data, folder / "states", ranks)] if run.trunk else []
     setup, progress = build(spec, data, Base(model, 0), ranks, resume, trunks)

@@ -87,7 +87,14 @@ UNSTACKED: dict[str, dict[str, Any]] = {
         "decoder_ffn_dim": 24,
         "max_position_embeddings": 64,
     },
-    "t5": {"d_model": 16, "num_layers": BLOCKS, "num_heads": 2, "d_kv": 8, "d_ff": 24},
+    "t5": {
+        "d_model": 16,
+        "num_layers": BLOCKS,
+        "num_heads": 2,
+        "d_kv": 8,
+        "d_ff": 24,
+        "decoder_start_token_id": 0,
+    },
 }
 
 

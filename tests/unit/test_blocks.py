@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ import torch
 from torch import nn
 
 from ftray.errors import ModelError
-from ftray.models.blocks import FreezePlan, find_blocks, plan_freeze
+from ftray.models.blocks import FreezePlan, find_blocks, layer_depths, plan_freeze
+from ftray.models.trunk import frozen_blocks
 from tests.helpers.tiny_networks import BLOCKS, STACKED, UNSTACKED, tiny_batch, tiny_network
 
 DEPTHS = range(BLOCKS + 1)
@@ -205,13 +207,61 @@ def test_more_blocks_than_there_are_is_refused(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", UNSTACKED)
-@pytest.mark.parametrize("unfreeze", [0, 1])
-def test_a_model_without_one_list_of_blocks_is_refused(family: str, unfreeze: int) -> None:
+def test_of_a_model_without_one_list_of_blocks_no_number_of_them_trains(family: str) -> None:
+    model, batch = network(family), tiny_batch()
     with pytest.raises(ModelError) as caught:
-        plan_freeze(network(family), unfreeze, tiny_batch())
+        plan_freeze(model, 1, batch)
     (problem,) = caught.value.problems
     assert problem.key == "train.unfreeze"
-    assert problem.fix == "Set train.unfreeze to all."
+    assert problem.fix == "Set train.unfreeze to all, head, or patterns of parameter names."
+    for advised in ("all", 0, (r"layer_norm|LayerNorm",)):
+        assert plan_freeze(model, advised, batch).trainable
+
+
+@pytest.mark.parametrize("family", UNSTACKED)
+def test_the_head_of_a_model_without_one_list_of_blocks_is_known(family: str) -> None:
+    model, batch = fresh(family), tiny_batch()
+    model.config.use_cache = False
+    plan = plan_freeze(model, 0, batch)
+    assert all(n.startswith(("classif", "albert.pooler")) for n in plan.trainable)
+    assert any(n.startswith("classif") for n in plan.trainable)
+    plan.apply(model)
+    plan.set_train_mode(model)
+    body = {"albert": "albert.encoder", "bart": "model", "t5": "transformer"}[family]
+    states: list[torch.Tensor] = []
+    model.get_submodule(body).register_forward_hook(
+        lambda _module, _args, output: states.append(output.last_hidden_state)
+    )
+    model(**batch), model(**batch)
+    assert torch.equal(*states), "no dropout below the head"
+    assert model.training
+    assert frozen_blocks(model, plan) == 0
+
+
+@pytest.mark.parametrize("family", UNSTACKED)
+def test_layers_without_an_order_have_no_depths(family: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        layer_depths(network(family), tiny_batch())
+    assert caught.value.problems[0].key == "train.layer_decay"
+
+
+def test_a_model_that_does_not_say_where_its_head_begins_is_told_what_works() -> None:
+    with pytest.raises(ModelError) as caught:
+        plan_freeze(Averaged(), 0, tiny_batch())
+    (problem,) = caught.value.problems
+    assert problem.fix == "Set train.unfreeze to all, or to patterns of parameter names."
+    assert plan_freeze(Averaged(), "all", tiny_batch()).trainable
+
+
+class Averaged(nn.Module):
+    """A classifier that is no model of transformers, without blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(97, 4), nn.Linear(4, 2)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        return SimpleNamespace(logits=self.head(self.table(input_ids).mean(1)))
 
 
 @pytest.mark.parametrize("family", UNSTACKED)
