@@ -10,6 +10,7 @@ same folder.
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,10 +36,11 @@ from ftray.data.encoded import (
 )
 from ftray.data.lengths import Lengths
 from ftray.data.quiet import quiet_ray_data
-from ftray.errors import FtrayError, RunFailed, StorageError, find
+from ftray.errors import FtrayError, RunFailed, StorageError, StorageFault, find
 from ftray.models.pretrained import find_pretrained, load_tokenizer
 from ftray.node import naming_this_node
 from ftray.spec.schema import ModelSpec, Spec
+from ftray.store import checksum
 from ftray.store.location import Location
 from ftray.store.root import CACHE_MANIFEST, Root
 from ftray.tasks import get_task
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["EncodedDataset", "EncodedSplit", "encode_dataset", "open_encoded"]
+
+log = logging.getLogger(__name__)
 
 ENCODING_VERSION = 2
 """Part of the digest: raise it when shards change in what they hold."""
@@ -117,13 +121,26 @@ def _publish(work: Path, folder: Path) -> None:
 
 
 def _open(folder: Location) -> EncodedDataset | None:
-    try:
-        return open_encoded(folder)
-    except StorageError:
+    """The data set in `folder`; None where there is none, or a damaged one."""
+    if not (folder / CACHE_MANIFEST).is_file():
         return None
+    try:
+        encoded = open_encoded(folder)
+        # To read all of a remote one here costs more than to notice it where it is used.
+        damage = encoded.damage() if folder.is_local else ""
+    except StorageFault:
+        raise
+    except StorageError as error:
+        damage = error.problems[0].problem
+    if damage:
+        log.warning("the encoded data in %s is damaged and made anew: %s", folder, damage)
+        return None
+    return encoded
 
 
 def _unwritable(folder: Location, error: OSError) -> FtrayError:
+    if isinstance(error, StorageFault):
+        return error
     fix = "free space there, or name a root that you may write to"
     return StorageError.of("storage", str(folder), f"cannot be written: {error}", fix)
 
@@ -225,15 +242,14 @@ def _write_shard(
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    content = sink.getvalue().to_pybytes()
+    content = sink.getvalue()
     try:
         (folder / name).write_bytes(content)
     except OSError as error:
         raise _unwritable(folder, error) from None
     tokens = pa.array([examples.lengths], pa.list_(pa.int32()))
-    return pa.table(
-        {"file": [name], "rows": [batch.num_rows], "bytes": [len(content)], "tokens": tokens}
-    )
+    shard = Shard(name, batch.num_rows, len(content), checksum.of_content(content))
+    return pa.table({**{key: [value] for key, value in vars(shard).items()}, "tokens": tokens})
 
 
 @lru_cache(maxsize=1)

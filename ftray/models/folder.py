@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ftray.errors import ModelError
 from ftray.models.worth import Worth
 from ftray.spec.schema import ModelSpec
+from ftray.store import checksum
 from ftray.store.location import Location
 from ftray.store.root import MODEL_MANIFEST
 from ftray.tasks import TASKS
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FORMAT = 1
+CARD = "README.md"
 LABEL_SCORES = "per_label.csv"
 """Beside the manifest: precision, recall and F1 of each label."""
 _LABELS_SHOWN = 50
@@ -69,6 +71,9 @@ class ModelInfo(_Format):
     baselines: Worth | None = None
     """None where none were fitted before the training."""
     ftray_version: str
+    files: dict[str, str] = {}
+    """Name -> checksum of each file but the card, which people may edit; empty in the folder of an
+    older ftray."""
 
     @property
     def learnt_chats(self) -> bool:
@@ -99,6 +104,17 @@ def read_info(folder: Location) -> ModelInfo:
     return info
 
 
+def check_files(local: Path, info: ModelInfo) -> None:
+    """Raises ModelError where a file of the folder `local` is missing or not what was written."""
+    try:
+        damage = checksum.damage(local, info.files)
+    except OSError as error:
+        damage = f"cannot be read: {error}"
+    if damage:
+        fix = f"copy the folder again, or train again: it came from run {info.run}"
+        raise ModelError.of("model", str(local), damage, fix)
+
+
 @contextmanager
 def staged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[Path]:
     """The model saved in a temporary folder, without its manifest: nothing to be found yet."""
@@ -111,7 +127,7 @@ def staged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterat
 
 def write_info(folder: Path, info: ModelInfo) -> None:
     """Write model card and manifest into a local folder."""
-    (folder / "README.md").write_text(_card(info), encoding="utf-8")
+    (folder / CARD).write_text(_card(info), encoding="utf-8")
     (folder / MODEL_MANIFEST).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
@@ -129,7 +145,9 @@ def write_label_scores(folder: Path, splits: Mapping[str, Sequence[LabelScore]])
 
 def publish(staging: Path, info: ModelInfo, target: Location) -> None:
     """Write card and manifest into `staging` and copy it to `target`, the manifest last."""
-    write_info(staging, info)
+    names = [path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()]
+    kept = sorted(set(names) - {CARD, MODEL_MANIFEST})
+    write_info(staging, info.model_copy(update={"files": checksum.of_files(staging, kept)}))
     target.upload(staging, last=MODEL_MANIFEST)
 
 

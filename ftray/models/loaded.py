@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ftray.device import own_device
 from ftray.errors import ModelError
-from ftray.models.folder import Golden, ModelInfo, read_info
+from ftray.models.folder import Golden, ModelInfo, check_files, read_info
 from ftray.models.lineage import Lineage
 from ftray.models.measure import Measured, measure
 from ftray.models.pretrained import load_tokenizer
@@ -45,6 +45,7 @@ class LoadedModel(ABC):
         self.task = get_task(self.info.task)
         self.device = torch.device("cpu") if compute.on_cpu else own_device()
         with folder.as_local() as local:
+            check_files(local, self.info)
             self.model, self.tokenizer = self._load(local)
         self.tokenizing = threading.Lock()
         """Held while the tokenizer works, which several predictors may share."""

@@ -200,7 +200,20 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
+    _require_words(folder, tokenizer)
     return tokenizer
+
+
+def _require_words(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ModelError for a tokenizer that has no tokens of text: transformers makes one where the
+    files are missing, and it gives every word the same id."""
+    if len(tokenizer) - len(set(tokenizer.all_special_ids)) < 2:
+        raise ModelError.of(
+            _KEY,
+            str(folder),
+            "its tokenizer files are missing: every word would get the same id",
+            "copy tokenizer.json, or the vocabulary that the model was trained with, into it",
+        )
 
 
 def _chunks(file: Path) -> Iterator[bytes]:

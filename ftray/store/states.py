@@ -6,7 +6,7 @@ whole and never changed; their names hold their checksums. So any number of proc
 folder at once, a killed one loses the shard it was writing, and new rows only add shards.
 
     manifest.json               the key, written when the first shards are there
-    states-CRC32-RANDOM.arrow   row (16 bytes), states (bytes)
+    states-XXH3-RANDOM.arrow    row (16 bytes), states (bytes)
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import hashlib
 import uuid
 import zlib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +23,11 @@ import numpy as np
 import pyarrow as pa
 
 from ftray.errors import StorageError, StorageFault
+from ftray.store import checksum
 from ftray.store.location import Location
 from ftray.store.root import CACHE_MANIFEST
 
+_READS_AT_ONCE = 8
 _PREFIX, _SUFFIX = "states-", ".arrow"
 _SCHEMA = pa.schema({"row": pa.binary(16), "states": pa.large_binary()})
 
@@ -44,7 +47,7 @@ def write_shard(folder: Location, rows: Sequence[bytes], states: Sequence[bytes]
             )
         )
     content = sink.getvalue()
-    name = f"{_PREFIX}{zlib.crc32(content):08x}-{uuid.uuid4().hex[:12]}{_SUFFIX}"
+    name = f"{_PREFIX}{checksum.of_content(content)}-{uuid.uuid4().hex[:12]}{_SUFFIX}"
     (folder / name).write_bytes(content)
 
 
@@ -54,7 +57,10 @@ def write_key(folder: Location, key: dict[str, Any]) -> None:
 
 def drop_damaged(folder: Location) -> list[str]:
     """Delete shards that are not what was written, and say which."""
-    damaged = [file for file in _shards(folder) if not _is_whole(file)]
+    shards = list(_shards(folder))
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        whole = pool.map(_is_whole, shards)
+        damaged = [file for file, is_whole in zip(shards, whole, strict=True) if not is_whole]
     for file in damaged:
         file.delete()
     return [file.name for file in damaged]
@@ -108,7 +114,11 @@ def _shards(folder: Location) -> Iterable[Location]:
 
 
 def _is_whole(file: Location) -> bool:
-    return f"{zlib.crc32(file.read_bytes()):08x}" == file.name.split("-")[1]
+    kept = file.name.split("-")[1]
+    content = file.buffer()
+    if len(kept) == 8:  # a CRC-32, of an older ftray
+        return f"{zlib.crc32(content):08x}" == kept
+    return checksum.of_content(content) == kept
 
 
 def _open(file: Location) -> pa.RecordBatch:

@@ -19,14 +19,17 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from ftray.errors import StorageError
+from ftray.errors import StorageError, StorageFault
 from ftray.spec.training import CheckpointSpec
 from ftray.store.location import Location
+from ftray.store.retry import reason
 from ftray.train import state
 from ftray.train.progress import Progress
 from ftray.train.state import State
 
 MANIFEST, PROGRESS = "manifest.json", "progress.json"
+_SLOW_S = 20.0
+"""Seconds of writing after which training does not wait for it with the next checkpoint."""
 _PREFIX, _PART = "step-", ".part-"
 
 
@@ -86,8 +89,7 @@ def copy(source: Location, target: Location) -> None:
             with checkpoint.folder.as_local() as local:
                 (target / checkpoint.folder.name).upload(local, last=MANIFEST)
     except OSError as error:
-        fix = "free space or restore access; the same command goes on from there"
-        raise StorageError.of(target.url, None, f"not written: {error}", fix) from None
+        raise _unwritten(target, reason(error)) from None
 
 
 def read_progress(folder: Path) -> Progress:
@@ -118,13 +120,18 @@ class Keeper:
         return self._folder is not None
 
     def due(self, step: int) -> bool:
-        """Whether there should be a checkpoint after this step of an epoch."""
-        if not self.keeps:
+        """Whether there should be a checkpoint after this step of an epoch; the rank that writes
+        asks for all. While a storage that does not answer is tried again, training goes on."""
+        if not self.writes or self._is_slow():
             return False
         steps, minutes = self._spec.every_steps, self._spec.every_minutes
         by_step = steps is not None and step % steps == 0
         by_time = minutes is not None and time.monotonic() - self._saved > 60 * minutes
         return by_step or by_time
+
+    def _is_slow(self) -> bool:
+        writing = self._thread is not None and self._thread.is_alive()
+        return writing and time.monotonic() - self._saved > _SLOW_S
 
     def save(self, values: State, progress: Progress, rank: float) -> None:
         """Start writing. `values` must not be changed any more. Raises the error of an earlier
@@ -160,9 +167,10 @@ class Keeper:
                 manifest = json.dumps({**described, "files": files}, indent=2)
                 _move(part, target, manifest)
             self._delete_old()
-        except (OSError, SafetensorError) as error:
-            fix = "free space or restore access; the same command goes on from the last checkpoint"
-            self._failure.append(StorageError.of(target.url, None, f"not written: {error}", fix))
+        except OSError as error:
+            self._failure.append(_unwritten(target, reason(error)))
+        except SafetensorError as error:
+            self._failure.append(_unwritten(target, str(error)))
 
     def _delete_old(self) -> None:
         assert self._folder is not None
@@ -172,6 +180,11 @@ class Keeper:
         for checkpoint in found:
             if checkpoint not in newest and checkpoint is not best_one:
                 _drop(checkpoint)
+
+
+def _unwritten(target: Location, why: str) -> StorageFault:
+    fix = "free space or restore access; the same command goes on from the last checkpoint"
+    return StorageFault.of(target.url, None, f"not written: {why}", fix)
 
 
 def _drop(checkpoint: Checkpoint) -> None:
@@ -211,8 +224,7 @@ def _move(part: Path, target: Location, manifest: str) -> None:
         for file in part.iterdir():
             file.rename(Path(target.path) / file.name)
     else:
-        for file in part.iterdir():
-            (target / file.name).write_bytes(file.read_bytes())
+        target.upload_files({file.name: file for file in part.iterdir()})
     (target / MANIFEST).write_text(manifest)
 
 

@@ -47,6 +47,13 @@ def copy(made: Location, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made.path, tmp_path / "copy", copy_function=_copy))
 
 
+@pytest.fixture
+def unchecked(copy: Path) -> Path:
+    """The same without checksums, as an older ftray wrote it: only its answers prove it."""
+    change(copy, files={})
+    return copy
+
+
 def _copy(source: str, target: str) -> None:
     (os.link if source.endswith(".safetensors") else shutil.copy)(source, target)
 
@@ -148,23 +155,45 @@ def test_golden_answers_hold_on_a_copy(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["classifier.bias", "bert.encoder.layer.0.output.dense.weight"])
-def test_a_changed_weight_breaks_the_golden_answers(copy: Path, name: str) -> None:
-    change_weight(copy, name, 0.05)
-    predictor = Predictor(locate(str(copy)))
-    found = problem(copy, lambda _: predictor.check_golden())
+def test_a_changed_weight_breaks_the_golden_answers(unchecked: Path, name: str) -> None:
+    change_weight(unchecked, name, 0.05)
+    predictor = Predictor(locate(str(unchecked)))
+    found = problem(unchecked, lambda _: predictor.check_golden())
     assert found.key == "golden answers of tiny"
     assert found.value == GOLDEN[0]
 
 
-def test_a_lost_tokenizer_breaks_the_golden_answers(copy: Path) -> None:
-    (copy / "tokenizer.json").unlink()
-    found = problem(copy, lambda folder: Predictor(folder).check_golden())
-    assert found.key in ("golden answers of tiny", "model.name_or_path")
+def test_a_folder_without_its_tokenizer_is_refused(unchecked: Path) -> None:
+    for name in ("tokenizer.json", "vocab.txt"):
+        (unchecked / name).unlink(missing_ok=True)
+    assert "every word would get the same id" in problem(unchecked, Predictor).problem
 
 
-def test_answers_that_are_no_numbers_break_the_golden_answers(copy: Path) -> None:
-    change_weight(copy, "classifier.bias", math.nan)
-    assert "off by nan" in problem(copy, lambda it: Predictor(it).check_golden()).problem
+def test_answers_that_are_no_numbers_break_the_golden_answers(unchecked: Path) -> None:
+    change_weight(unchecked, "classifier.bias", math.nan)
+    assert "off by nan" in problem(unchecked, lambda it: Predictor(it).check_golden()).problem
+
+
+def flip_bit(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_one_bit_that_differs_is_refused_and_its_file_named(copy: Path, name: str) -> None:
+    # In the middle of the weights: no golden answer may have a word of that row.
+    flip_bit(copy / name, (copy / name).stat().st_size // 2)
+    found = problem(copy, Predictor)
+    assert found.problem == f"{name} is not what was written (its checksum differs)"
+    assert "copy the folder again" in found.fix.lower()
+
+
+def test_the_card_may_be_edited_and_files_added(copy: Path) -> None:
+    (copy / "README.md").write_text("My own words.")
+    (copy / "notes.txt").write_text("mine")
+    Predictor(locate(str(copy))).check_golden()
 
 
 def test_rounding_does_not_break_the_golden_answers(copy: Path) -> None:
@@ -251,10 +280,10 @@ def spoil(path: Path) -> None:
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
 @pytest.mark.parametrize("damage", [spoil, Path.unlink], ids=["torn", "missing"])
 def test_a_folder_with_a_broken_file_answers_nothing(
-    copy: Path, name: str, damage: Callable[[Path], None]
+    unchecked: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
-    damage(copy / name)
-    found = problem(copy, lambda folder: Predictor(folder).check_golden())
+    damage(unchecked / name)
+    found = problem(unchecked, lambda folder: Predictor(folder).check_golden())
     assert found.fix
 
 
@@ -281,5 +310,7 @@ def test_a_folder_exists_once_its_manifest_is_there(
     assert "not an ftray model folder" in problem(Path(target.path)).problem
     monkeypatch.undo()
     publish(staging, read_info(made), target)
-    assert read_info(target) == read_info(made)
+    published = read_info(target)
+    assert published == read_info(made).model_copy(update={"files": published.files})
+    assert set(published.files) == {"config.json", "vocab.txt", "zz-last-by-name.json"}
     assert MODEL_MANIFEST not in order
