@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -23,15 +24,13 @@ from ftray.train.worker import train_worker
 
 def fit_workers(
     job: Job,
-    folder: Location,
     max_failures: int,
     check: Callable[[], None] = lambda: None,
 ) -> Location:
     """Train `job` at its spec's scale; returns the folder of the best checkpoint.
 
     Workers that die are started again, from the last checkpoint, up to `max_failures` times. What
-    an earlier, killed call left under job.checkpoints is gone on with. `folder` belongs to Ray
-    Train.
+    an earlier, killed call left under job.checkpoints is gone on with.
 
     `check` is called a few times a second; what it raises ends the run.
 
@@ -39,8 +38,23 @@ def fit_workers(
     stand. A second signal does not wait for that. RunFailed names the ranks and nodes of workers
     that died or raised anything else as often as they may.
     """
+    # Ray Train looks whether it can write there. What is to be kept ftray writes itself, also where
+    # a storage does not answer for a while.
+    with tempfile.TemporaryDirectory(prefix="ftray-ray-train-") as scratch:
+        trainer = _trainer(job, max_failures, scratch)
+        with stopped_by_signals(job):
+            try:
+                result: Any = _in_a_thread(trainer.fit, check)
+            except TrainingFailedError as error:
+                raise told(error) from error
+    if isinstance(result.return_value, FtrayError):
+        raise result.return_value
+    return checkpoints.best(job.checkpoints)
+
+
+def _trainer(job: Job, max_failures: int, scratch: str) -> TorchTrainer:
     each = worker_resources(job.spec)
-    trainer = TorchTrainer(
+    return TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
@@ -49,21 +63,12 @@ def fit_workers(
             resources_per_worker=each.bundle(),
         ),
         run_config=RunConfig(
-            name=folder.name,
-            storage_path=folder.parent.path,
-            storage_filesystem=folder.fs,
+            name="run",
+            storage_path=scratch,
             failure_config=FailureConfig(max_failures=max_failures),
             callbacks=[EndsForGood(), StartsAtMost(max_failures)],
         ),
     )
-    with stopped_by_signals(job):
-        try:
-            result: Any = _in_a_thread(trainer.fit, check)
-        except TrainingFailedError as error:
-            raise told(error) from error
-    if isinstance(result.return_value, FtrayError):
-        raise result.return_value
-    return checkpoints.best(job.checkpoints)
 
 
 def _count(spec: Spec) -> Any:

@@ -165,7 +165,7 @@ def fit_run(
         baselines = run.location / BASELINES if spec.train.baselines else None
         job = Job(spec, prepared.data, folder, sender, baselines, trunks)
         failures = spec.scale.max_failures
-        best = fit_workers(job, run.location / "ray-train", failures, check=alarms.check)
+        best = fit_workers(job, failures, check=alarms.check)
     return best, before + time.perf_counter() - started
 
 

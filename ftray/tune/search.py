@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from typing import Any
@@ -13,7 +14,6 @@ from ray.tune.search import Searcher
 from ftray.errors import FtrayError, Interrupted
 from ftray.interrupt import handle, softly
 from ftray.spec.schema import Spec
-from ftray.store.location import Location
 from ftray.train import checkpoints
 from ftray.train.channel import Event, Listener
 from ftray.train.scale import trial_resources
@@ -26,13 +26,11 @@ from ftray.tune.trial import Sweep, outcome, run_segment, standing_of
 def search(
     sweep: Sweep,
     course: Course,
-    folder: Location,
     concurrent: int,
     listener: Listener,
     watcher: Listener = lambda event: None,
 ) -> None:
-    """Carry `course` to its end, `concurrent` segments side by side; what Ray Tune keeps goes below
-    `folder`.
+    """Carry `course` to its end, `concurrent` segments side by side.
 
     The listener gets {"kind": "trial", ...} when a trial begins and when a segment of it ends:
     what `recall` makes a course of. The watcher gets {"kind": "trial_step", "trial", "epoch",
@@ -42,27 +40,11 @@ def search(
     if course.over:
         return
     section, feed = course.section, _Feed(course, sweep, listener, watcher)
-    tuner = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(run_segment, sweep=sweep), _resources(course.spec)
-        ),
-        tune_config=tune.TuneConfig(
-            num_samples=-1,
-            search_alg=feed,
-            max_concurrent_trials=concurrent,
-            # A process that has run a trial has imported everything for the next one.
-            reuse_actors=section.workers == 1,
-        ),
-        run_config=tune.RunConfig(
-            name=folder.name,
-            storage_path=folder.parent.path,
-            storage_filesystem=folder.fs,
-            failure_config=tune.FailureConfig(max_failures=course.spec.scale.max_failures),
-            verbose=0,
-        ),
-    )
-    with softly(_stop_tune, "trials that run are ended, and begin again where they last saved"):
-        tuner.fit()
+    # Tune keeps its state there for a resume of its own; ftray resumes from the run's metrics.
+    with tempfile.TemporaryDirectory(prefix="ftray-ray-tune-") as scratch:
+        tuner = _tuner(sweep, course, feed, concurrent, scratch)
+        with softly(_stop_tune, "trials that run are ended, and begin again where they last saved"):
+            tuner.fit()
     if feed.error is not None:
         raise feed.error
     interrupted = not course.over  # Tune took Ctrl-C for itself
@@ -74,6 +56,27 @@ def search(
             f"interrupted: {_counts(course)}",
             "the same command goes on from there",
         )
+
+
+def _tuner(sweep: Sweep, course: Course, feed: _Feed, concurrent: int, scratch: str) -> tune.Tuner:
+    return tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(run_segment, sweep=sweep), _resources(course.spec)
+        ),
+        tune_config=tune.TuneConfig(
+            num_samples=-1,
+            search_alg=feed,
+            max_concurrent_trials=concurrent,
+            # A process that has run a trial has imported everything for the next one.
+            reuse_actors=course.section.workers == 1,
+        ),
+        run_config=tune.RunConfig(
+            name="sweep",
+            storage_path=scratch,
+            failure_config=tune.FailureConfig(max_failures=course.spec.scale.max_failures),
+            verbose=0,
+        ),
+    )
 
 
 def _stop_tune() -> None:

@@ -85,8 +85,7 @@ def tune(
         sweep = Sweep(spec, prepared.data, run.location / "kept", trunks)
         say(_plan(course, concurrent))
         listener(_plan_event(course, concurrent))
-        of_ray_tune = run.location / "trials"
-        search(sweep, course, of_ray_tune, concurrent, told, listener)
+        search(sweep, course, concurrent, told, listener)
         best = winner(course, say)
         whole = prepared.with_spec(override(spec, best.config))
         if section.refit:
@@ -100,8 +99,7 @@ def tune(
         told_rows = tuple(trial.to_json() for trial in table)
         trained = export_and_register(whole, run, checkpoint, told_rows, started, seconds, listener)
         tell_of_better(checked, trained, say)
-        for folder in (sweep.kept, of_ray_tune):
-            folder.delete()
+        sweep.kept.delete()
         return Tuned(table, trained, found)
 
 

@@ -159,7 +159,7 @@ def _refits(spec: Spec) -> bool:
 def _train_in_group(spec: Spec, segment: Segment, sweep: Sweep) -> Progress:
     folder = sweep.checkpoints(segment.trial)
     job = Job(spec, sweep.data, folder, trunks=sweep.trunks, until=segment.until)
-    fit_workers(job, sweep.kept / segment.trial / "ray-train", spec.scale.max_failures)
+    fit_workers(job, spec.scale.max_failures)
     newest = checkpoints.latest(folder)
     assert newest is not None, "a group that ended well has written a checkpoint"
     with newest.folder.as_local() as local:
