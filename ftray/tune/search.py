@@ -39,7 +39,7 @@ def search(
     """
     if course.over:
         return
-    section, feed = course.section, _Feed(course, sweep, listener, watcher)
+    feed = _Feed(course, sweep, listener, watcher)
     # Tune keeps its state there for a resume of its own; ftray resumes from the run's metrics.
     with tempfile.TemporaryDirectory(prefix="ftray-ray-tune-") as scratch:
         tuner = _tuner(sweep, course, feed, concurrent, scratch)
