@@ -7,6 +7,7 @@ when it is first needed (1.3 s), without its log lines, its telemetry and its mi
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import re
@@ -160,4 +161,5 @@ def mlflow_errors() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return MlflowException, SQLAlchemyError, OSError
+    # A proxy in front of the server may answer with something that is no JSON.
+    return MlflowException, SQLAlchemyError, OSError, json.JSONDecodeError

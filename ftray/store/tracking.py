@@ -32,6 +32,7 @@ _RETRY_AFTER = 5.0  # seconds until a server that failed is tried again
 _PATIENCE = 2.0  # seconds without an answer after which `close` gives a server up
 _LOCAL_PATIENCE = 30.0  # the same for SQLite, and for importing MLflow: slow, but not dead
 _LONGEST_CLOSE = 60.0  # seconds that a server which answers slowly may take in all
+_KILLED_CLOSE = 4.0  # the same for a run that was asked to end: somebody waits for that
 _NO_NAME = re.compile(r"[^\w.\-: /]")  # characters that MLflow refuses in names
 _METRICS_OF_A_BATCH = 1000  # MLflow's limits
 _PARAMS_OF_A_BATCH = 100
@@ -88,16 +89,17 @@ class Tracker:
 
     def close(self, status: Status = "FINISHED") -> None:
         """Send what is left and end the run in MLflow. Gives up on a server that is down after
-        2 seconds; never raises."""
+        2 seconds, and for a killed run after 4 in any case; never raises."""
         with self._changed:
             self._status = status
             self._changed.notify()
         closed = self._answered = time.monotonic()
+        longest = _KILLED_CLOSE if status == "KILLED" else _LONGEST_CLOSE
         while self._thread.is_alive():
             self._thread.join(0.02)
             now = time.monotonic()
             silent = now - self._answered > self._patience()
-            if self._thread.is_alive() and (silent or now - closed > _LONGEST_CLOSE):
+            if self._thread.is_alive() and (silent or now - closed > longest):
                 self._warn(Problem("registry", server() or "", "cannot be used: no answer", ""))
                 break
         if self._points:
