@@ -10,8 +10,10 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -69,6 +71,26 @@ class Registry:
             return
         with translated(tracking_uri(self.root)):
             self._client().search_registered_models(max_results=1)
+
+    def open_ahead(self) -> Callable[[], None]:
+        """Begin to make or open the database, which takes seconds. The function that is returned
+        waits for that, and raises RegistryError or StorageError where it cannot be: before a
+        training is spent on what cannot be registered."""
+        opening: Future[MlflowClient] = Future()
+
+        def begin() -> None:
+            try:
+                opening.set_result(self._ask(self._client))
+            except Exception as error:  # noqa: BLE001 - raised where it is waited for
+                opening.set_exception(error)
+
+        # A process that is asked to end does not wait for it.
+        threading.Thread(target=begin, name="ftray-registry", daemon=True).start()
+
+        def wait() -> None:
+            opening.result()
+
+        return wait
 
     def register(
         self,

@@ -116,6 +116,7 @@ def train(
     for line in checked.dataset.report.lines():
         say(line)
     listener(stage("encoding the rows"))
+    registry_is_open = checked.registry.open_ahead()
     prepared = prepare(checked)
     for line in prepared.data.length_lines():
         say(line)
@@ -124,6 +125,7 @@ def train(
         checkpoint, seconds = None, 0.0
         if not _is_exported(prepared, run):
             trunks = prepare_trunk(prepared.for_trunk(), say, listener)
+            registry_is_open()
             checkpoint, seconds = fit_run(prepared, run, trunks, both(record, listener))
         trained = export_and_register(prepared, run, checkpoint, (), started, seconds, listener)
         tell_of_better(checked, trained, say)

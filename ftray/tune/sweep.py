@@ -72,6 +72,7 @@ def tune(
     for line in checked.dataset.report.lines():
         say(line)
     listener(stage("encoding the rows"))
+    registry_is_open = checked.registry.open_ahead()
     prepared = prepare(checked)
     for line in prepared.data.length_lines():
         say(line)
@@ -85,6 +86,7 @@ def tune(
         sweep = Sweep(spec, prepared.data, run.location / "kept", trunks)
         say(_plan(course, concurrent))
         listener(_plan_event(course, concurrent))
+        registry_is_open()
         search(sweep, course, concurrent, told, listener)
         best = winner(course, say)
         whole = prepared.with_spec(override(spec, best.config))

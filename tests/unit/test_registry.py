@@ -18,7 +18,8 @@ from ftray.store.database import open_client
 from ftray.store.location import Location, locate
 from ftray.store.promotion import promote
 from ftray.store.registry import Registry, find_model
-from ftray.store.root import Root
+from ftray.store.root import MODEL_MANIFEST, Root
+from ftray.store.tracking import Tracker
 
 RUN = "20260101-000000-aaaaa{}"
 
@@ -218,7 +219,8 @@ socket.getaddrinfo = socket.create_connection = no_network
 from ftray.store import database
 from ftray.store.location import locate
 from ftray.store.registry import Registry
-from ftray.store.root import Root
+from ftray.store.root import MODEL_MANIFEST, Root
+from ftray.store.tracking import Tracker
 root, number, others = Root(locate(sys.argv[1])), sys.argv[2], int(sys.argv[3])
 folder = root.models("m") / f"20260101-000000-aaaaa{number}"
 database.import_quietly()
@@ -260,3 +262,28 @@ def test_processes_that_open_a_new_registry_at_once_all_register(
     assert [v.version for v in versions] == [1, 2]
     given = {n: int((tmp_path / f"version-{n}").read_text()) for n in (1, 2)}
     assert given == {int(v.folder.name[-1]): v.version for v in versions}
+
+
+@pytest.mark.parametrize("name", ["50% of 100%25", "what? #1 &x=y", "é漢 [x] a+b@c:d"])
+def test_a_root_may_have_any_name(tmp_path: Path, name: str) -> None:
+    """The database lies in it, and nothing beside it."""
+    root = Root(locate(str(tmp_path / name)))
+    registry = Registry.open(root)
+    registry.check()
+    assert list(tmp_path.iterdir()) == [], "to check makes nothing"
+    registry.open_ahead()()
+    assert root.registry_database.is_file()
+    folder = root.models("m") / "20260101-000000-aaaaaa"
+    (folder / MODEL_MANIFEST).write_json({"name": "m"})
+    assert registry.register("m", folder, "run", {}).version == 1
+    assert Registry.open(root).resolve("m").folder == folder
+    tracker = Tracker(root, "run-1", "m", {}, {})
+    tracker.close()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_database_that_cannot_be_opened_is_said_before_anything_is_spent(tmp_path: Path) -> None:
+    (tmp_path / "registry.db").write_bytes(b"no database" * 100)
+    opened = Registry.open(Root(locate(str(tmp_path)))).open_ahead()
+    with pytest.raises(RegistryError, match="registry.db: cannot be opened: file is not a databas"):
+        opened()
