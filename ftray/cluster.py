@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ftray.errors import ClusterError, RunFailed
 from ftray.ray_folder import check_ray_folder, ray_folder
+
+T = TypeVar("T")
 
 _KNOCK_S = 5.0
 _LOOK_S = 0.1
@@ -137,12 +139,14 @@ def session(*ahead: str, watched: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def starting(*ahead: str, watched: bool = False) -> Iterator[Callable[[], None]]:
-    """As `session`, but the block begins at once: what it gets waits until Ray is there, and raises
-    what kept it from starting."""
+def starting(
+    *ahead: str, watched: bool = False, then: Callable[[], T | None] = lambda: None
+) -> Iterator[Callable[[], T | None]]:
+    """As `session`, but the block begins at once: what it gets waits until Ray is there and `then`
+    has been called in another thread, and returns what that returned or raises what went wrong."""
     # A real file: libraries that print, as MLflow does when a run ends, fail where there is none.
     with Path(os.devnull).open("w") as sink, redirect_stdout(sink):
-        starter = _Starter(watched)
+        starter = _Starter(watched, then)
         starter.start()
         threading.Thread(target=_import, args=ahead, daemon=True).start()
         try:
@@ -151,12 +155,14 @@ def starting(*ahead: str, watched: bool = False) -> Iterator[Callable[[], None]]
             starter.stop()
 
 
-class _Starter(threading.Thread):
+class _Starter(threading.Thread, Generic[T]):
     """Connects, and lives as long as the session: the kernel ends the processes of a Ray when the
     thread that started them ends."""
 
-    def __init__(self, watched: bool) -> None:
+    def __init__(self, watched: bool, then: Callable[[], T | None]) -> None:
         super().__init__(name="ftray-ray", daemon=True)
+        self._then = then
+        self._found: T | None = None
         self._watched = watched
         self._connected = threading.Event()
         self._over = threading.Event()
@@ -169,6 +175,7 @@ class _Starter(threading.Thread):
         try:
             self._owns = not ray.is_initialized()
             connect(self._watched)
+            self._found = self._then()
         except BaseException as error:  # noqa: BLE001 - raised by `wait`, in the thread that waits
             self._error = error
         self._connected.set()
@@ -176,12 +183,13 @@ class _Starter(threading.Thread):
         if self._owns and ray.is_initialized():
             ray.shutdown()
 
-    def wait(self) -> None:
+    def wait(self) -> T | None:
         """Until it is connected. Raises what kept it from that."""
         while not self._connected.wait(_LOOK_S):
             pass  # signals are handled in between
         if self._error is not None:
             raise self._error
+        return self._found
 
     def stop(self) -> None:
         """Disconnect. What still starts is not waited for: it ends by itself, or with the
@@ -203,6 +211,11 @@ def is_this_machine() -> bool:
 
     alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     return alive == [ray.get_runtime_context().get_node_id()]
+
+
+def is_own() -> bool:
+    """Whether this process has started the Ray that it is connected to, for itself alone."""
+    return os.environ.get("RAY_ADDRESS", "local") == "local" and is_this_machine()
 
 
 def has_gpus() -> bool:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from importlib import import_module
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 from ftray.cli.console import AsJson, Set, SpecPath, emit, say, verb
+
+if TYPE_CHECKING:
+    from ftray.spec.schema import Spec
+    from ftray.train.local_worker import LocalWorker
 
 
 @verb
@@ -20,17 +27,28 @@ def train(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> Non
     with (
         RunDisplay(loaded.train.log_every) as display,
         acknowledged(display.acknowledge),
-        starting("transformers.modeling_utils", "ftray.train.run") as connected,
+        starting("ftray.train.run", then=partial(_ahead, loaded)) as connected,
     ):
         display.stage("reading the data")
         checked = check_inputs(loaded)
         display.stage("starting Ray")
-        connected()
+        worker = connected()
         from ftray.train.run import train as run
 
-        trained = run(checked, display.say, display.listen)
+        trained = run(checked, display.say, display.listen, worker)
         display.stage("stopping Ray")
     show_trained(trained.to_json(), as_json)
+
+
+def _ahead(spec: Spec) -> LocalWorker | None:
+    """As soon as Ray is there: the process that is to train, or here what Ray Train's take long to
+    import, which then encodes and exports here."""
+    from ftray.train.local_worker import LocalWorker
+
+    worker = LocalWorker.of(spec)
+    if worker is None:
+        Thread(target=import_module, args=["transformers.modeling_utils"], daemon=True).start()
+    return worker
 
 
 def show_trained(result: dict[str, Any], as_json: bool) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -55,15 +55,23 @@ log = logging.getLogger(__name__)
 ENCODING_VERSION = 2
 """Part of the digest: raise it when shards change in what they hold."""
 SHARD_ROWS = 4096
+Here = Callable[[Callable[[pa.Table], pa.Table], Sequence[pa.Table]], list[pa.Table]]
 _ROWS_HERE = 4 * SHARD_ROWS
 """Which the driver encodes itself where it is the cluster: to start a process takes longer."""
 
 
 def encode_dataset(
-    dataset: Dataset, tokenizer_path: str, tokenizer_digest: str, spec: Spec, root: Root
+    dataset: Dataset,
+    tokenizer_path: str,
+    tokenizer_digest: str,
+    spec: Spec,
+    root: Root,
+    here: Here | None = None,
 ) -> EncodedDataset:
     """The encoded rows of `dataset` under the storage root, made by Ray Data unless they are there.
 
+    `here` encodes blocks on this machine, where they are few and it is all the cluster; else this
+    process does.
     `tokenizer_path` is a local folder; on a node that lacks it the spec's model is fetched. Raises
     ModelError for a tokenizer that does not load and StorageError for a root that cannot be
     written or that the cluster's nodes do not share.
@@ -81,7 +89,7 @@ def encode_dataset(
         encoded = _open(folder)
         if encoded is None:
             with _work_folder(root, name) as work:
-                shards, lengths = _write_shards(dataset, work, tokenizer_path, spec)
+                shards, lengths = _write_shards(dataset, work, tokenizer_path, spec, here or _here)
                 _write_cleaning(work, dataset)
                 whole = {**identity, "digest": name}
                 _write_manifest(work, whole, dataset.labels, shards, lengths)
@@ -146,7 +154,7 @@ def _unwritable(folder: Location, error: OSError) -> FtrayError:
 
 
 def _write_shards(
-    dataset: Dataset, work: Location, tokenizer_path: str, spec: Spec
+    dataset: Dataset, work: Location, tokenizer_path: str, spec: Spec, here: Here
 ) -> tuple[dict[str, list[Shard]], dict[str, Lengths]]:
     """Encode and write all splits; returns the shards of each, in order, and how long its rows
     are."""
@@ -162,7 +170,7 @@ def _write_shards(
     )
     count = sum(block.num_rows for block in blocks)
     if count <= _ROWS_HERE and is_this_machine():
-        rows = [row for block in blocks for row in write(block).to_pylist()]
+        rows = [row for written in here(write, blocks) for row in written.to_pylist()]
     else:
         # To start a process for each small split takes longer than to encode them all in one.
         rows = _write_everywhere(write, blocks, processes=1 if count <= SHARD_ROWS else None)
@@ -183,6 +191,10 @@ def _write_shards(
         for split, listed in of_split.items()
     }
     return of_split, lengths
+
+
+def _here(write: Callable[[pa.Table], pa.Table], blocks: Sequence[pa.Table]) -> list[pa.Table]:
+    return [write(block) for block in blocks]
 
 
 def _write_everywhere(

@@ -30,6 +30,11 @@ def stage(name: str) -> Event:
     return {"kind": "stage", "name": name}
 
 
+def note(line: str) -> Event:
+    """The event of a line for the user."""
+    return {"kind": "note", "message": line}
+
+
 @ray.remote(num_cpus=0)
 class _Mailbox:
     def __init__(self) -> None:

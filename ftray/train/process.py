@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import sys
 
 import torch
 
@@ -16,8 +17,22 @@ from ftray.spec.schema import Spec
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 
 
+def import_deepspeed() -> None:
+    """Import DeepSpeed without MLflow, which its autotuner would import where there is one: that
+    takes as long as all the rest, and a process that trains logs nothing there."""
+    hidden = "mlflow" not in sys.modules
+    if hidden:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        import deepspeed  # noqa: F401
+    finally:
+        if hidden:
+            del sys.modules["mlflow"]
+
+
 def settle(spec: Spec) -> None:
     """Call once at the start of a process that trains."""
+    import_deepspeed()
     # Ray tells OpenMP of the worker's share of the cores only before torch starts.
     torch.set_num_threads(max(1, int(spec.scale.cpus_per_worker)))
     if own_device().type == "cpu" and platform.libc_ver()[0] == "glibc":

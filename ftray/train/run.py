@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
-from ftray import digest
+from ftray import digest, interrupt
 from ftray.cluster import Resources, is_this_machine
 from ftray.data.encode import EncodedDataset, encode_dataset
 from ftray.models.folder import ModelInfo, read_info
@@ -22,15 +22,17 @@ from ftray.store.root import MODEL_MANIFEST, Root
 from ftray.store.runs import Kind, RunFolder, new_run_id, unfinished
 from ftray.train.channel import Event, Listener, listening, stage
 from ftray.train.check import Checked
-from ftray.train.export import export
-from ftray.train.fit import fit_workers
+from ftray.train.local_worker import LocalWorker, local_worker
 from ftray.train.older_versions import better_version
 from ftray.train.orders import BASELINES, Export, Job, TrunkOrder
 from ftray.train.record import recorded
 from ftray.train.scale import check_scale, worker_resources
-from ftray.train.trunk import TrunkCache
-from ftray.train.trunk_build import prepare_trunk
 from ftray.train.watchdog import Alarms
+
+if TYPE_CHECKING:
+    from ftray.train.trunk import TrunkCache
+
+_SAVING_S = 50.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Prepared:
     checked: Checked
     data: EncodedDataset
     seconds: float
+    worker: LocalWorker | None = None
+    """The process that trains and exports; None where Ray Train starts workers."""
 
     def for_trunk(self, variants: Sequence[Spec] = (), passes: int = 0) -> TrunkOrder:
         """Of the trunk cache, for runs that differ as `variants` do in what they unfreeze and read
@@ -87,8 +91,9 @@ class Prepared:
         return replace(self, checked=replace(self.checked, spec=spec))
 
 
-def prepare(checked: Checked) -> Prepared:
-    """Encode the data, or find it encoded. Raises FtrayError."""
+def prepare(checked: Checked, worker: LocalWorker | None = None) -> Prepared:
+    """Encode the data, or find it encoded; `worker` does so where it is there. Raises
+    FtrayError."""
     started = time.perf_counter()
     pretrained = find_pretrained(checked.spec.model)
     data = encode_dataset(
@@ -97,19 +102,32 @@ def prepare(checked: Checked) -> Prepared:
         pretrained.tokenizer_digest(),
         checked.spec,
         checked.root,
+        *([worker.map] if worker else []),
     )
-    return Prepared(checked, data, time.perf_counter() - started)
+    return Prepared(checked, data, time.perf_counter() - started, worker)
 
 
 def train(
     checked: Checked,
     say: Callable[[str], None] = lambda line: None,
     listener: Listener = lambda event: None,
+    worker: LocalWorker | None = None,
 ) -> Trained:
     """Run the spec, or go on with the unfinished run of the very same spec. Needs Ray.
 
-    `say` gets lines for a person, `listener` the events of the run. Raises FtrayError.
+    `say` gets lines for a person, `listener` the events of the run. `worker`: one that was started
+    ahead for the spec. Raises FtrayError.
     """
+    with local_worker(checked.spec, worker) as own:
+        return _train(checked, say, listener, own)
+
+
+def _train(
+    checked: Checked,
+    say: Callable[[str], None],
+    listener: Listener,
+    worker: LocalWorker | None,
+) -> Trained:
     started = time.perf_counter()
     spec, root = checked.spec, checked.root
     check_scale(spec)
@@ -117,14 +135,14 @@ def train(
         say(line)
     listener(stage("encoding the rows"))
     registry_is_open = checked.registry.open_ahead()
-    prepared = prepare(checked)
+    prepared = prepare(checked, worker)
     for line in prepared.data.length_lines():
         say(line)
     run = claim_run(root, spec, "train", say)
     with recorded(root, spec, run) as record:
         checkpoint, seconds = None, 0.0
         if not _is_exported(prepared, run):
-            trunks = prepare_trunk(prepared.for_trunk(), say, listener)
+            trunks = None if worker else _filled(prepared, say, listener)
             registry_is_open()
             checkpoint, seconds = fit_run(prepared, run, trunks, both(record, listener))
         trained = export_and_register(prepared, run, checkpoint, (), started, seconds, listener)
@@ -154,21 +172,45 @@ def both(first: Listener, second: Listener) -> Listener:
 
 
 def fit_run(
-    prepared: Prepared, run: RunFolder, trunks: tuple[TrunkCache, ...], listener: Listener
+    prepared: Prepared, run: RunFolder, trunks: tuple[TrunkCache, ...] | None, listener: Listener
 ) -> tuple[Location, float]:
     """Train on the cluster, from where an earlier driver of this run was killed; returns the best
-    checkpoint's folder and the seconds it took, with those of earlier drivers' steps."""
+    checkpoint's folder and the seconds it took, with those of earlier drivers' steps. `trunks`:
+    None where prepared.worker is to fill them."""
     spec = prepared.checked.spec
     before = sum(record["seconds"] for record in run.metrics() if record.get("kind") == "step")
     started, alarms = time.perf_counter(), Alarms()
     listener(stage("starting the workers"))
-    with listening(both(alarms.listen, listener)) as sender:
+    with listening(both(_heed, both(alarms.listen, listener))) as sender:
         folder = run.location / "checkpoints"
         baselines = run.location / BASELINES if spec.train.baselines else None
-        job = Job(spec, prepared.data, folder, sender, baselines, trunks)
-        failures = spec.scale.max_failures
-        best = fit_workers(job, failures, check=alarms.check)
+        job = Job(spec, prepared.data, folder, sender, baselines, trunks or ())
+        if prepared.worker is not None:
+            order = prepared.for_trunk() if trunks is None else None
+            best = prepared.worker.train(job, order, alarms.check)
+        else:
+            best = _fit_group(job, alarms.check)
     return best, before + time.perf_counter() - started
+
+
+def _filled(
+    prepared: Prepared, say: Callable[[str], None], listener: Listener
+) -> tuple[TrunkCache, ...]:
+    from ftray.train.trunk_build import prepare_trunk  # takes torch
+
+    return prepare_trunk(prepared.for_trunk(), say, listener)
+
+
+def _heed(event: Event) -> None:
+    """Give a checkpoint the time it takes, also after SIGTERM."""
+    if event["kind"] == "stopping":
+        interrupt.grant(_SAVING_S)
+
+
+def _fit_group(job: Job, check: Callable[[], None]) -> Location:
+    from ftray.train.fit import fit_workers  # takes torch
+
+    return fit_workers(job, job.spec.scale.max_failures, check=check)
 
 
 def export_and_register(
@@ -191,7 +233,10 @@ def export_and_register(
         order = Export(
             spec, prepared.data, checkpoint, target, run.run_id, trials, baselines, seconds
         )
-        run_export(order, worker_resources(spec))
+        if prepared.worker is not None:
+            prepared.worker.export(order)
+        else:
+            run_export(order, worker_resources(spec))
     listener(stage("registering the model"))
     info = read_info(target)
     version = register(prepared.checked, info, target)
@@ -218,6 +263,8 @@ def _is_exported(prepared: Prepared, run: RunFolder) -> bool:
 def run_export(order: Export, each: Resources) -> ModelInfo:
     """`export` in a process on the cluster that has what a training worker has; right here where
     that is this machine, which spares the start of another."""
+    from ftray.train.export import export  # takes torch
+
     if is_this_machine() and not each.gpus:
         with quiet_transformers():
             return export(order)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray import train as ray_train
 
 from ftray.data.batches import BatchPlan, balancing_weights
 from ftray.data.encoded import EncodedDataset, EncodedSplit
@@ -34,7 +33,7 @@ from ftray.train.outcomes import told_to_all_ranks
 from ftray.train.phased import PhasedEngine
 from ftray.train.process import settle
 from ftray.train.progress import Progress
-from ftray.train.ranks import Ranks, join_group
+from ftray.train.ranks import Ranks, alone, join_group
 from ftray.train.trunk import SAMPLE, Trunk, TrunkCache, best_cache
 from ftray.train.watchdog import Watchdog
 
@@ -48,17 +47,30 @@ def train_worker(config: dict[Any, Any]) -> Any:
     Raises one FtrayError that names the ranks that failed and their nodes. Interrupted is returned:
     each rank then ends in its own time, after what it still writes.
     """
-    job = config["job"]
+    from ray import train as ray_train
+
+    return _run(config["job"], ray_train.report)
+
+
+def train_alone(job: Job) -> Interrupted | None:
+    """As `train_worker`, in a process that Ray Train does not know, and beside no other one."""
+    alone()
+    return _run(job, lambda metrics: None)
+
+
+def _run(job: Job, report: Callable[[dict[str, Any]], None]) -> Interrupted | None:
+    """`report` is called after each epoch, on every rank."""
     with told_to_all_ranks():
         settle(job.spec)
         ranks = join_group()
-        observer = _Reporter(job, ranks)
+        observer = _Reporter(job, ranks, report)
         try:
             _train(job, ranks, observer)
         except Interrupted as error:
             return error
         finally:
             observer.close()
+    return None
 
 
 def _train(job: Job, ranks: Ranks, observer: _Reporter) -> None:
@@ -220,8 +232,9 @@ def _cut(
 class _Reporter:
     """Tells the driver how the run goes, and Ray Train of each epoch."""
 
-    def __init__(self, job: Job, ranks: Ranks) -> None:
+    def __init__(self, job: Job, ranks: Ranks, report: Callable[[dict[str, Any]], None]) -> None:
         self.ranks = ranks
+        self._report = report
         self.setup: loop.Setup | None = None
         self._sender = job.sender if ranks.rank == 0 else None
         self._started = False
@@ -275,7 +288,7 @@ class _Reporter:
         self._send({"kind": "step", **event})
 
     def epoch(self, metrics: dict[str, Any]) -> None:
-        ray_train.report(metrics)
+        self._report(metrics)
         self._send({"kind": "epoch", **metrics}, now=True)
 
     def stopping(self) -> bool:

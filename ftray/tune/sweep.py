@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ftray import cluster
@@ -14,6 +14,7 @@ from ftray.spec.tuning import TuneSpec
 from ftray.train import checkpoints
 from ftray.train.channel import Event, Listener, stage
 from ftray.train.check import Checked
+from ftray.train.local_worker import local_worker
 from ftray.train.progress import BEST
 from ftray.train.record import recorded
 from ftray.train.run import (
@@ -92,7 +93,10 @@ def tune(
         whole = prepared.with_spec(override(spec, best.config))
         if section.refit:
             say(f"trial {best.trial} is trained again at full scale: the refit")
-            checkpoint, seconds = fit_run(whole, run, trunks, told)
+            with local_worker(whole.checked.spec) as worker:
+                whole = replace(whole, worker=worker)
+                checkpoint, seconds = fit_run(whole, run, trunks, told)
+            whole = replace(whole, worker=None)
         else:
             checkpoint, seconds = checkpoints.best(sweep.checkpoints(best.trial)), 0.0
         table = rows(course)
