@@ -118,7 +118,8 @@ class Worth(_Frozen):
         return f"training took {self._took()}"
 
     def _took(self) -> str:
-        parts = [f"{self.seconds:.0f} s", f"{self.worker_hours:.3g} worker-hours"]
+        hours = f"{self.worker_hours:.3g} worker-hours in all, trials included"
+        parts = [f"{self.seconds:.0f} s", hours]
         if self.cost is not None:
             parts.append(f"a cost of {self.cost:.3g}")
         if self.cost_per_point is not None:

@@ -171,7 +171,10 @@ def test_what_it_cost() -> None:
     found = worth(truth, probe, truth, seconds=1800.0, price=3.0)
     assert (found.worker_hours, found.cost) == (1.0, 3.0)
     assert found.cost_per_point == pytest.approx(0.3)
-    assert "1800 s, 1 worker-hours, a cost of 3, 0.3 for each point" in found.spent()
+    assert (
+        "1800 s, 1 worker-hours in all, trials included, a cost of 3, 0.3 for each point"
+        in found.spent()
+    )
     free = worth(truth, probe, truth)
     assert free.cost is None and "cost" not in free.spent()
 
