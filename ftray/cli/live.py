@@ -101,10 +101,12 @@ class LiveLine:
             else:
                 self.console.print(wrapped(line, self.width), markup=False, soft_wrap=True)
 
-    def leave(self) -> None:
-        """Give the cursor back before the process ends without leaving the block."""
-        if self._live is not None:
-            os.write(sys.stderr.fileno(), b"\x1b[?25h")
+    def interject(self, line: str) -> None:
+        """A line from another thread, at once: the one that speaks may be held up in the middle of
+        a line of its own. The process may end right after it, so the cursor is given back."""
+        if self.moves:
+            line = f"\r\x1b[2K{wrapped(line, self.width)}\x1b[?25h"
+        os.write(sys.stderr.fileno(), f"{line}\n".encode())
 
     def text(self) -> str:
         """The stage and how far it has come, as far as there is room."""

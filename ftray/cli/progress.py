@@ -24,6 +24,7 @@ class RunDisplay:
         self._log_every = log_every
         self._sweep: SweepProgress | None = None
         self._steps = self._epoch_at = self._best_epoch = 0
+        self._saving = False
         self._best: float | None = None
         self._last: dict[str, Any] = {}
         self._recent: list[tuple[int, float]] = []
@@ -57,8 +58,7 @@ class RunDisplay:
 
     def acknowledge(self, line: str) -> None:
         """What a signal does, said at once; the process may end right after it."""
-        self._line.say(line)
-        self._line.leave()
+        self._line.interject(line)
 
     def listen(self, event: dict[str, Any]) -> None:
         """Show one event; each kind has its method below."""
@@ -68,6 +68,7 @@ class RunDisplay:
         self.stage(event["name"])
 
     def _stopping(self, event: dict[str, Any]) -> None:
+        self._saving = True
         self.stage("saving a checkpoint")
 
     def _note(self, event: dict[str, Any]) -> None:
@@ -120,7 +121,8 @@ class RunDisplay:
     def _step(self, event: dict[str, Any]) -> None:
         self._last = event
         self._recent = [*self._recent, (event["rows"], event["seconds"])][-_RATE_STEPS:]
-        self._line.stage("training", self._progress)
+        if not self._saving:
+            self._line.stage("training", self._progress)
         if not self._line.moves and event["step"] % self._log_every == 0:
             self.say("  ".join(part for part in self._progress() if part))
 
