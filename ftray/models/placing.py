@@ -24,21 +24,20 @@ def placed(
     """`model` on `device`, its floating point numbers in `dtype` where given.
 
     Copies stand in for its parameters and buffers. Afterwards it has its own again, which nothing
-    that happened meanwhile has touched: no gradient, no running statistics, no requires_grad.
+    that happened meanwhile has touched: no gradient, no running statistics, no requires_grad, no
+    mode.
     """
     modules = list(model.modules())
-    own = [(dict(m._parameters), dict(m._buffers)) for m in modules]  # noqa: SLF001
+    own = [(dict(m._parameters), dict(m._buffers), m.training) for m in modules]  # noqa: SLF001
     stand_ins: dict[int, torch.Tensor] = {}
 
     def stand_in(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in stand_ins:  # shared weights stay shared
             wanted = dtype if tensor.is_floating_point() else None
-            moved = tensor.detach().to(device, wanted)
-            trains = tensor.requires_grad
-            if isinstance(tensor, nn.Parameter):
-                stand_ins[id(tensor)] = nn.Parameter(moved, trains)
-            else:
-                stand_ins[id(tensor)] = moved.clone() if moved is tensor else moved
+            trains = isinstance(tensor, nn.Parameter)
+            # Passes write to buffers, and to no parameter.
+            moved = tensor.detach().to(device, wanted, copy=not trains)
+            stand_ins[id(tensor)] = nn.Parameter(moved, tensor.requires_grad) if trains else moved
         return stand_ins[id(tensor)]
 
     try:
@@ -48,7 +47,8 @@ def placed(
                 tensors.update(put)
         yield
     finally:
-        for module, (parameters, buffers) in zip(modules, own, strict=True):
+        for module, (parameters, buffers, training) in zip(modules, own, strict=True):
+            module.training = training
             module._parameters.update(parameters)  # noqa: SLF001
             module._buffers.update(buffers)  # noqa: SLF001
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
-from torch import nn
 
 from ftray.errors import ClusterError
-from ftray.models.blocks import count_blocks, plan_freeze
+from ftray.models.placing import placed
 from ftray.spec.schema import Spec, micro_batch_size
 from ftray.tasks import get_task
-from ftray.train.engine import TrainedModule, wants_autocast
+from ftray.train.deepspeed_config import uses_bf16
+from ftray.train.engine import TrainedModule
 from ftray.train.memory import Layout, reserve
-from ftray.train.phases import plan_phases
+from ftray.train.plan import Trainee
 from ftray.train.ranks import Ranks
+from ftray.train.trunk import STATES
 
 
 def largest_that_fits(start: int, fits: Callable[[int], bool]) -> int:
@@ -31,7 +31,7 @@ def largest_that_fits(start: int, fits: Callable[[int], bool]) -> int:
 
 
 def choose_micro_batch_size(
-    spec: Spec, model: nn.Module, ranks: Ranks, pad_id: int, longest: int, before: int = 0
+    spec: Spec, trainee: Trainee, ranks: Ranks, longest: int, before: int = 0
 ) -> int:
     """Rows of one forward pass: as set; `auto` on a CPU by rule, and on a GPU the largest even
     division of the batch that fits there with rows of `longest` tokens.
@@ -40,68 +40,101 @@ def choose_micro_batch_size(
 
     The size changes how a batch is cut and nothing else: what its rows add up to is the same but
     for rounding, and for which units a dropout happens to drop. Every rank must call it, and all
-    get the same answer. Raises ClusterError where not even one row fits.
+    get the same answer; the model is left as it was. Raises ClusterError where not even one row
+    fits.
     """
-    if spec.train.micro_batch_size != "auto" or ranks.device.type != "cuda":
+    if spec.train.micro_batch_size != "auto" or ranks.device.type == "cpu":
         # An elastic run cuts its batches the same way with any number of workers.
         return micro_batch_size(spec, spec.scale.most_workers)
     start = before or -(-spec.train.batch_size // ranks.world)
-    probe = _Probe(spec, model, ranks, pad_id, longest)
-    size = min(ranks.gather(largest_that_fits(start, probe.fits)))
-    probe.close()
+    size = min(ranks.gather(_largest(spec, trainee, ranks, longest, start)))
     if size == 0:
         raise ClusterError.of(
             "train.micro_batch_size",
             "auto",
-            f"not even one row of {longest} tokens fits on {torch.cuda.get_device_name()}",
+            f"not even one row of {longest} tokens fits on {_name(ranks.device)}",
             "set train.gradient_checkpointing, a higher train.deepspeed.stage or its offload, or "
             "lower data.max_length or train.unfreeze",
         )
     return size
 
 
-class _Probe:
-    """Tries forward and backward passes on the device, beside room for the optimizer's state."""
+def _largest(spec: Spec, trainee: Trainee, ranks: Ranks, longest: int, start: int) -> int:
+    """The largest size that fits on this rank's device; 0 where not even the model does."""
+    dtype = torch.bfloat16 if uses_bf16(spec.train) else None
+    try:
+        with placed(trainee.model, ranks.device, dtype):
+            return largest_that_fits(start, _Probe(spec, trainee, ranks, longest).fits)
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        return 0
+    finally:
+        _release()
 
-    def __init__(
-        self, spec: Spec, model: nn.Module, ranks: Ranks, pad_id: int, longest: int
-    ) -> None:
-        self._spec, self._ranks = spec, ranks
-        self._pad_id, self._longest = pad_id, longest
+
+class _Probe:
+    """Tries the forward and backward passes of a step on the device, beside room for what DeepSpeed
+    keeps: of the phase that trains most, with its adapters, recomputation, precision and cut."""
+
+    def __init__(self, spec: Spec, trainee: Trainee, ranks: Ranks, longest: int) -> None:
+        plan = trainee.plan
+        self._spec, self._trainee, self._ranks, self._longest = spec, trainee, ranks, longest
         self._task = get_task(spec.task)
-        sample = self._task.collate([[pad_id] * min(6, longest)], pad_id)
-        phases = plan_phases(spec.train, count_blocks(model))
-        plans = [plan_freeze(model, phase.selection, sample) for phase in phases]
-        plan = max(plans, key=lambda plan: plan.trainable_parameters)
-        self._module = TrainedModule(model, plan, wants_autocast(spec.train, ranks))
-        self._module.to(ranks.device).train()
-        largest = max(parameter.numel() for parameter in model.parameters())
-        self._sizes = (plan.total_parameters, plan.trainable_parameters, largest)
+        self._module = TrainedModule(trainee.model, plan.largest, plan.autocast, trainee.replay)
+        self._module.train()
+        largest = max(parameter.numel() for parameter in trainee.model.parameters())
+        trained = plan.largest.trainable_parameters
+        self._sizes = (plan.largest.total_parameters, trained, largest)
 
     def fits(self, rows: int) -> bool:
         try:
             self._step(rows)
-        except torch.cuda.OutOfMemoryError:
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
             return False
         finally:
             self._module.zero_grad(set_to_none=True)
-            # What an error's traceback holds on to goes first.
-            gc.collect()
-            torch.cuda.empty_cache()
+            _release()
         return True
-
-    def close(self) -> None:
-        """Leave the model as it was."""
-        self._module.requires_grad_(True)
-        self._module.to("cpu").eval()
 
     def _step(self, rows: int) -> None:
         layout = Layout.of(self._spec.train, rows, self._ranks.world)
         held = torch.empty(
             reserve(*self._sizes, layout), dtype=torch.uint8, device=self._ranks.device
         )
-        ids = [[self._pad_id] * self._longest] * rows
-        inputs: Mapping[str, Any] = self._task.collate(ids, self._pad_id)
-        inputs = {name: tensor.to(self._ranks.device) for name, tensor in inputs.items()}
-        self._task.costliest_loss(self._module(**inputs)).backward()
+        inputs = self._inputs(rows)
+        # From the second pass on the gradients of those before lie beside the activations; from
+        # stage 2 on DeepSpeed takes them away.
+        passes = 2 if layout.accumulation > 1 and layout.stage < 2 else 1
+        for _ in range(passes):
+            self._task.costliest_loss(self._module(**inputs)).backward()
         del held
+
+    def _inputs(self, rows: int) -> dict[str, torch.Tensor]:
+        pad_id, trunk = self._trainee.pad_id, self._trainee.trunk
+        ids = [[pad_id] * self._longest] * rows
+        if trunk is None:
+            inputs = self._task.collate(ids, pad_id)
+        else:
+            inputs = self._task.collate(trunk.tokens(ids), pad_id)
+            inputs[STATES] = trunk.blank(*inputs["input_ids"].shape)
+        return {name: tensor.to(self._ranks.device) for name, tensor in inputs.items()}
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """torch's own error, or that of a library that found no room for its workspace."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return any(word in str(error) for word in ("out of memory", "STATUS_ALLOC_FAILED"))
+
+
+def _release() -> None:
+    """Give back to the device what nothing refers to; what an error's traceback held goes first."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

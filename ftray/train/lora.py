@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ftray.errors import ModelError, SpecError
 from ftray.models.blocks import FreezePlan, Selection, find_blocks, plan_freeze, plan_parameters
+from ftray.models.placing import without_numbers
 from ftray.spec.lora import LoraSpec
 from ftray.spec.schema import Spec
 from ftray.spec.training import TrainSpec
@@ -117,7 +118,9 @@ def take_adapter(tuner: LoraModel, inputs: Mapping[str, torch.Tensor]) -> Adapte
 
     model, config = tuner.model, tuner.peft_config[_NAME]
     assert isinstance(config, LoraConfig)
-    above = plan_freeze(model, 0, inputs).trainable
+    above = without_numbers(
+        model, inputs, lambda whole, batch: plan_freeze(whole, 0, batch)
+    ).trainable
     modules = sorted({name.rpartition(".")[0] for name in above})
     whole = model.state_dict()
     tensors = get_peft_model_state_dict(model, whole, _NAME, save_embedding_layers=False)

@@ -7,25 +7,19 @@ parameters that train in both phases keep their moments and their number of upda
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-
 import torch
-from torch import nn
 
 from ftray.data.batches import BatchPlan
-from ftray.errors import RunFailed, SpecError
-from ftray.models.blocks import FreezePlan, count_blocks, layer_depths, plan_freeze
-from ftray.models.trunk import Cut, Replay, cut_off, frozen_blocks
+from ftray.errors import RunFailed
+from ftray.models.blocks import FreezePlan
 from ftray.models.twin import own
 from ftray.spec.training import TrainSpec
 from ftray.train import deepspeed_state, state
-from ftray.train.checkpointing import enable_checkpointing
 from ftray.train.deepspeed_config import deepspeed_config, require_disk
-from ftray.train.engine import Engine, TrainedModule, wants_autocast
-from ftray.train.lora import plan_adapters
+from ftray.train.engine import Engine, TrainedModule
 from ftray.train.optimizer import parameter_groups
-from ftray.train.phases import Phase, index_at, layer_decay, plan_phases
+from ftray.train.phases import Phase, index_at
+from ftray.train.plan import Trainee
 from ftray.train.ranks import Ranks
 from ftray.train.state import State
 
@@ -33,35 +27,18 @@ from ftray.train.state import State
 class PhasedEngine:
     """A model through the phases of its training. Nothing is built before `enter`."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        spec: TrainSpec,
-        batches: BatchPlan,
-        ranks: Ranks,
-        inputs: Mapping[str, torch.Tensor],
-    ) -> None:
-        """model: with its adapters injected, where the spec asks for LoRA. inputs: one small
-        batch, to find out what lies where in the model. Raises ModelError or SpecError when the
-        model has not what the spec names."""
-        _check_groups(model, spec)
-        self.model = model
+    def __init__(self, trainee: Trainee, spec: TrainSpec, batches: BatchPlan, ranks: Ranks) -> None:
+        """Raises SpecError where a DeepSpeed JSON contradicts the spec, ClusterError where a node
+        lacks what it needs."""
+        self.model = trainee.model
         self.ranks = ranks
-        self.phases = plan_phases(spec, count_blocks(model))
+        self.whole = trainee.plan
         self._spec = spec
-        self.autocast = wants_autocast(spec, ranks)
-        # In a model that ZeRO 3 has cut to pieces there is nothing to be found out any more.
-        plan = plan_adapters if spec.lora else plan_freeze
-        self._plans = [plan(model, phase.selection, inputs) for phase in self.phases]
-        own(model, {name for plan in self._plans for name in plan.trainable})
-        self._depths = layer_depths(model, inputs) if layer_decay(spec) < 1 else {}
+        own(self.model, self.whole.trainable)
         accumulation = batches.accumulation_steps(ranks.world)
-        if spec.gradient_checkpointing:
-            enable_checkpointing(model)
         self._config = deepspeed_config(spec, batches.micro_batch_size, accumulation, ranks.world)
         require_disk(self._config, ranks)
-        self.frozen = min(frozen_blocks(model, plan) for plan in self._plans)
-        self._replay: Replay | None = None
+        self._replay = trainee.replay
         self._index = -1
         self._engine: Engine | None = None
         self._left = State()
@@ -74,22 +51,16 @@ class PhasedEngine:
 
     @property
     def plan(self) -> FreezePlan:
-        return self._plans[self._index]
+        return self.whole.parts[self._index]
 
     @property
     def phase(self) -> Phase:
-        return self.phases[self._index]
-
-    def cut(self, cut: Cut) -> None:
-        """Train without the lowest blocks, which stay frozen: batches bring states along. Before
-        the first phase."""
-        assert self._engine is None and cut.blocks <= self.frozen
-        self._replay = cut_off(self.model, cut)
+        return self.whole.phases[self._index]
 
     def enter(self, epoch: int, resumed: State | None = None) -> bool:
         """Make sure that the engine is that of `epoch`; `resumed` is the state to go on from at
         first. True when the engine is a new one."""
-        index = index_at(self.phases, epoch)
+        index = index_at(self.whole.phases, epoch)
         if index == self._index:
             return False
         before = resumed
@@ -141,11 +112,11 @@ class PhasedEngine:
     def _build(self, before: State) -> None:
         state.load_values(self.model, before.values)
         trainable = set(self.plan.trainable)
-        module = TrainedModule(self.model, self.plan, self.autocast, self._replay)
+        module = TrainedModule(self.model, self.plan, self.whole.autocast, self._replay)
         groups = parameter_groups(
             ((n, p) for n, p in self.model.named_parameters() if n in trainable),
             self._spec,
-            self._depths,
+            self.whole.depths,
             before.ages,
             self.phase.rate,
         )
@@ -160,15 +131,3 @@ class PhasedEngine:
     def _values(self, names: set[str]) -> dict[str, torch.Tensor]:
         parameters = self.model.named_parameters()
         return {n: p.detach().cpu().float().clone() for n, p in parameters if n in names}
-
-
-def _check_groups(model: nn.Module, spec: TrainSpec) -> None:
-    names = [name for name, _ in model.named_parameters()]
-    for index, group in enumerate(spec.groups):
-        if not any(re.search(group.match, name) for name in names):
-            raise SpecError.of(
-                f"train.groups.{index}.match",
-                group.match,
-                "matches no parameter of the model",
-                f"names are like {names[-1]} or {names[len(names) // 2]}",
-            )

@@ -73,7 +73,7 @@ class Trunk:
         self.cache = cache
         self._kept = KeptStates(cache.folder)
 
-    def tokens(self, ids: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def tokens(self, ids: Sequence[Any]) -> list[Any]:
         """Of each row's token ids, those that its states belong to."""
         return [self.cache.cut.kept(row) for row in ids]
 
@@ -85,6 +85,11 @@ class Trunk:
             values = np.frombuffer(self._kept.of(row), bits).reshape(-1, self.cache.width)
             target[: len(values)] = values
         return torch.from_numpy(states).view(DTYPES[self.cache.precision])
+
+    def blank(self, rows: int, length: int) -> torch.Tensor:
+        """Zeros in the shape and precision of `states`."""
+        shape = (rows, length, self.cache.width)
+        return torch.zeros(shape, dtype=DTYPES[self.cache.precision])
 
     @property
     def _tolerance(self) -> float:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import nn
 
 from ftray import digest
 from ftray.data.encoded import EncodedDataset
 from ftray.device import own_device
 from ftray.errors import FtrayError, ModelError
 from ftray.models.blocks import count_blocks, plan_freeze
+from ftray.models.placing import without_numbers
 from ftray.models.trunk import Cut, capture, find_cut, frozen_blocks
 from ftray.node import naming_this_node
 from ftray.spec.schema import Spec
@@ -24,7 +27,7 @@ from ftray.store.states import drop_damaged, known_rows, row_digest
 from ftray.tasks import get_task
 from ftray.train.engine import wants_autocast
 from ftray.train.orders import SPLITS, TrunkOrder
-from ftray.train.phases import plan_phases
+from ftray.train.phases import Phase, plan_phases
 from ftray.train.process import settle
 from ftray.train.ranks import Ranks
 from ftray.train.trunk import DTYPES, TrunkCache, trunk_key
@@ -100,8 +103,7 @@ class TrunkModel:
         for variant in variants:
             phases = plan_phases(variant.train, count_blocks(self.model))
             try:
-                plans = [plan_freeze(self.model, phase.selection, self._probe) for phase in phases]
-                found.add(min(frozen_blocks(self.model, plan) for plan in plans))
+                found.add(without_numbers(self.model, self._probe, partial(_frozen, phases)))
             except ModelError:
                 continue  # that run will say so itself
         return sorted(found - {0})
@@ -155,6 +157,12 @@ class TrunkModel:
 
     def _to_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+
+def _frozen(phases: Sequence[Phase], model: nn.Module, inputs: Mapping[str, Any]) -> int:
+    """How many of the lowest blocks train in none of the phases."""
+    plans = [plan_freeze(model, phase.selection, inputs) for phase in phases]
+    return min(frozen_blocks(model, plan) for plan in plans)
 
 
 def _bytes(states: torch.Tensor) -> bytes:

@@ -18,7 +18,9 @@ from ftray.data.encoded import EncodedDataset, EncodedSplit
 from ftray.errors import Interrupted
 from ftray.models.decoder import check_decodes
 from ftray.models.limits import load_fitting
+from ftray.models.placing import placed
 from ftray.models.pretrained import find_pretrained
+from ftray.models.trunk import cut_off
 from ftray.spec.schema import ModelSpec, Spec
 from ftray.store.location import Location
 from ftray.store.root import Root
@@ -26,11 +28,13 @@ from ftray.tasks import Task, get_task
 from ftray.train import checkpoints, loop, lora, state
 from ftray.train.baselines import Encoder, fit_baselines
 from ftray.train.channel import stage
+from ftray.train.checkpointing import enable_checkpointing
 from ftray.train.checkpoints import Keeper
 from ftray.train.fitting import choose_micro_batch_size
 from ftray.train.orders import Job
 from ftray.train.outcomes import told_to_all_ranks
 from ftray.train.phased import PhasedEngine
+from ftray.train.plan import Trainee, plan_training
 from ftray.train.process import settle
 from ftray.train.progress import Progress
 from ftray.train.ranks import Ranks, alone, join_group
@@ -173,11 +177,12 @@ def build(
 
     `base.model` becomes the trained model.
     """
-    task, model = get_task(spec.task), base.model
+    task = get_task(spec.task)
     train = data.load("train")
     progress = checkpoints.read_progress(resume) if resume else Progress()
+    trainee = _trainee(spec, base, task, train, ranks, trunks)
     progress.micro_batch_size = choose_micro_batch_size(
-        spec, model, ranks, base.pad_id, int(train.lengths.max()), progress.micro_batch_size
+        spec, trainee, ranks, int(train.lengths.max()), progress.micro_batch_size
     )
     weights = balancing_weights(train.targets)
     batches = BatchPlan(
@@ -187,11 +192,7 @@ def build(
         spec.seed,
         chances=weights if spec.train.balance == "sampling" else None,
     )
-    sample = task.collate([train.ids_of(0)], base.pad_id)
-    if spec.train.lora:
-        lora.inject(model, spec)
-    phased = PhasedEngine(model, spec.train, batches, ranks, sample)
-    trunk = _cut(spec, phased, trunks, base, task, train)
+    phased = PhasedEngine(trainee, spec.train, batches, ranks)
     phased.enter(progress.epoch_at_hand(spec.train), state.read(resume) if resume else None)
     setup = loop.Setup(
         spec=spec,
@@ -204,29 +205,36 @@ def build(
         batches=batches,
         special_ids=base.special_ids,
         row_weights=weights if spec.train.balance == "weights" else None,
-        trunk=trunk,
+        trunk=trainee.trunk,
     )
     return setup, progress
 
 
-def _cut(
+def _trainee(
     spec: Spec,
-    phased: PhasedEngine,
-    trunks: Sequence[TrunkCache],
     base: Base,
     task: Task,
     train: EncodedSplit,
-) -> Trunk | None:
-    """Cut the model at the highest boundary that a cache was made for and that stays frozen."""
-    fitting = [trunk for trunk in trunks if trunk.autocast == phased.autocast]
-    cache = best_cache(fitting, phased.frozen)
+    ranks: Ranks,
+    trunks: Sequence[TrunkCache],
+) -> Trainee:
+    """The base model made ready: adapters injected, what trains planned, and cut at the highest
+    boundary that a cache was made for and that stays frozen."""
+    model = base.model
+    if spec.train.lora:
+        lora.inject(model, spec)
+    plan = plan_training(model, spec.train, task.collate([train.ids_of(0)], base.pad_id), ranks)
+    if spec.train.gradient_checkpointing:
+        enable_checkpointing(model)
+    fitting = [trunk for trunk in trunks if trunk.autocast == plan.autocast]
+    cache = best_cache(fitting, plan.frozen)
     if cache is None:
-        return None
+        return Trainee(model, plan, base.pad_id)
     trunk = Trunk(cache)
     ids = [train.ids_of(row) for row in range(min(len(train), SAMPLE))]
-    trunk.check(spec, phased.model, task, ids, base.pad_id)
-    phased.cut(cache.cut)
-    return trunk
+    with placed(model, ranks.device):
+        trunk.check(spec, model, task, ids, base.pad_id)
+    return Trainee(model, plan, base.pad_id, trunk, cut_off(model, cache.cut))
 
 
 class _Reporter:

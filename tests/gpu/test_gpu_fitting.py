@@ -11,10 +11,17 @@ import torch
 from ftray.spec.load import parse
 from ftray.spec.schema import Spec
 from ftray.train.fitting import choose_micro_batch_size
+from ftray.train.plan import Trainee, plan_training
 from ftray.train.ranks import Ranks
-from tests.helpers.tiny_networks import tiny_network
+from tests.helpers.tiny_networks import tiny_batch, tiny_network
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def chosen(wanted: Spec, model: Any, ranks: Ranks, longest: int) -> int:
+    """As a worker chooses it."""
+    trainee = Trainee(model, plan_training(model, wanted.train, tiny_batch(), ranks), 0)
+    return choose_micro_batch_size(wanted, trainee, ranks, longest)
 
 
 def spec(**train: Any) -> Spec:
@@ -30,7 +37,7 @@ def ranks() -> Ranks:
 def test_a_small_model_takes_the_whole_batch_and_is_left_as_it_was(ranks: Ranks) -> None:
     model = tiny_network("bert")
     before = copy.deepcopy(model.state_dict())
-    assert choose_micro_batch_size(spec(batch_size=64), model, ranks, 0, 32) == 64
+    assert chosen(spec(batch_size=64), model, ranks, 32) == 64
     assert {p.device.type for p in model.parameters()} == {"cpu"}
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
@@ -42,7 +49,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(ranks: Ranks) -> None
         2e9 / torch.cuda.get_device_properties(0).total_memory
     )
     try:
-        size = choose_micro_batch_size(spec(precision="fp32"), model, ranks, 0, 64)
+        size = chosen(spec(precision="fp32"), model, ranks, 64)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert 1 <= size < 4096
@@ -52,5 +59,5 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(ranks: Ranks) -> None
 
 def test_a_size_that_is_set_is_not_probed(ranks: Ranks) -> None:
     model = tiny_network("bert")
-    assert choose_micro_batch_size(spec(micro_batch_size=3), model, ranks, 0, 32) == 3
+    assert chosen(spec(micro_batch_size=3), model, ranks, 32) == 3
     assert torch.cuda.memory_allocated() < 2**20

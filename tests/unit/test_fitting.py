@@ -7,8 +7,9 @@ import torch
 
 from ftray.spec.load import parse
 from ftray.train.fitting import choose_micro_batch_size, largest_that_fits
+from ftray.train.plan import Trainee, plan_training
 from ftray.train.ranks import Ranks
-from tests.helpers.tiny_networks import tiny_network
+from tests.helpers.tiny_networks import tiny_batch, tiny_network
 
 
 @pytest.mark.parametrize(
@@ -38,4 +39,6 @@ def test_on_a_cpu_the_rule_decides_whatever_fits(batch: int, expected: int) -> N
         }
     )
     ranks = Ranks(0, 1, torch.device("cpu"))
-    assert choose_micro_batch_size(spec, tiny_network("bert"), ranks, 0, 64, before=2) == expected
+    model = tiny_network("bert")
+    trainee = Trainee(model, plan_training(model, spec.train, tiny_batch(), ranks), 0)
+    assert choose_micro_batch_size(spec, trainee, ranks, 64, before=2) == expected
