@@ -13,6 +13,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,12 +101,19 @@ class Keeper:
     """Decides when a run writes a checkpoint, and writes it while the run goes on.
 
     Only rank 0 has a folder to write to; the others take part in gathering the state. With no
-    folder on any rank nothing is kept.
+    folder on any rank nothing is kept. `saving` is entered while a checkpoint is written.
     """
 
-    def __init__(self, spec: CheckpointSpec, folder: Location | None, writes: bool) -> None:
+    def __init__(
+        self,
+        spec: CheckpointSpec,
+        folder: Location | None,
+        writes: bool,
+        saving: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.keeps = folder is not None
         self._spec = spec
+        self._saving = saving
         self._folder = folder if writes else None
         self._saved = time.monotonic()
         self._thread: threading.Thread | None = None
@@ -159,7 +167,8 @@ class Keeper:
         assert self._folder is not None
         target = self._folder / f"{_PREFIX}{described['step']:08d}"
         try:
-            with tempfile.TemporaryDirectory(prefix=_PART, dir=_local_folder(self._folder)) as name:
+            beside = _local_folder(self._folder)
+            with self._saving(), tempfile.TemporaryDirectory(prefix=_PART, dir=beside) as name:
                 part = Path(name)
                 state.write(values, part)
                 (part / PROGRESS).write_text(progress)
@@ -171,6 +180,8 @@ class Keeper:
             self._failure.append(_unwritten(target, reason(error)))
         except SafetensorError as error:
             self._failure.append(_unwritten(target, str(error)))
+        except Exception as error:  # noqa: BLE001 - raised by `wait`, in the thread that waits
+            self._failure.append(error)
 
     def _delete_old(self) -> None:
         assert self._folder is not None

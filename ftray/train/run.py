@@ -179,9 +179,9 @@ def fit_run(
     None where prepared.worker is to fill them."""
     spec = prepared.checked.spec
     before = sum(record["seconds"] for record in run.metrics() if record.get("kind") == "step")
-    started, alarms = time.perf_counter(), Alarms()
+    started, alarms = time.perf_counter(), Alarms(60 * spec.scale.hang_minutes)
     listener(stage("starting the workers"))
-    with listening(both(_heed, both(alarms.listen, listener))) as sender:
+    with listening(both(_heed, alarms.filter(listener))) as sender:
         folder = run.location / "checkpoints"
         baselines = run.location / BASELINES if spec.train.baselines else None
         job = Job(spec, prepared.data, folder, sender, baselines, trunks or ())

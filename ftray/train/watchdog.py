@@ -11,66 +11,105 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from ftray.errors import RunFailed
+from ftray.errors import Problem, RunFailed
+from ftray.train.channel import Event, Listener
 
 _GRACE_S = 5.0  # from the first alarm on, for those of the other ranks
+_SAVE_LIMIT = 10
+"""How many times as long as a hang a checkpoint may take to be written. A store that does not
+answer ends the run sooner, by an error; this ends one that waits in the kernel for ever."""
+
+HANGS, MOVES, SAVES = "hang", "moves", "saves"
+"""Kinds of events: a rank no longer moves; it moves again; it is writing a checkpoint."""
 
 
 class Alarms:
-    """The driver's end: collects the alarms of a group of `workers` and makes an error of them."""
+    """The driver's end: collects the alarms of a group of workers, and makes an error of them when
+    no rank has written at a checkpoint for `seconds` either."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._workers = 0
         self._stacks: dict[int, str] = {}
         self._first = 0.0
+        self._saved = float("-inf")
 
-    def listen(self, event: Mapping[str, Any]) -> None:
+    def filter(self, listener: Listener) -> Listener:
+        """A listener that takes what concerns this object, and passes on all but signs of life."""
+
+        def tell(event: Event) -> None:
+            self.listen(event)
+            if event["kind"] not in (MOVES, SAVES):
+                listener(event)
+
+        return tell
+
+    def listen(self, event: Event) -> None:
         """Take any event of the run; those that are no concern are passed over."""
         if event["kind"] == "start":
             self._workers, self._stacks = event["workers"], {}
-        elif event["kind"] == "hang":
+        elif event["kind"] == HANGS:
             self._first = self._first if self._stacks else time.monotonic()
             self._stacks[event["rank"]] = f"({event['where']})\n{event['stack']}"
+        elif event["kind"] == MOVES:
+            self._stacks.pop(event["rank"], None)
+        elif event["kind"] == SAVES:
+            self._saved = time.monotonic()
 
     def check(self) -> None:
         """Raise RunFailed when a run hangs, and all ranks that can have said where they stand."""
-        if not self._stacks:
-            return
+        if not self._stacks or time.monotonic() - self._saved < self._seconds:
+            return  # the others wait for the rank that saves
         missing = [rank for rank in range(self._workers) if rank not in self._stacks]
         if missing and time.monotonic() - self._first < _GRACE_S:
             return
         silent = dict.fromkeys(missing, "does not answer at all: stopped, or its node is gone")
         said = {**self._stacks, **silent}
         ranks = "\n".join(f"rank {rank} {said[rank]}" for rank in sorted(said))
-        raise RunFailed.of(
-            "scale.hang_minutes",
-            None,
-            f"no forward pass on any rank for that long; the run was ended. The ranks stand at\n"
-            f"{ranks}\n",
-            "the same command goes on from the last checkpoint; raise scale.hang_minutes where a "
-            "pass takes that long",
+        problem = (
+            "no forward pass on any rank for that long, and no checkpoint written; the run was "
+            f"ended. The ranks stand at\n{ranks}\n"
         )
+        fix = (
+            "The same command goes on from the last checkpoint; raise scale.hang_minutes where a "
+            "pass takes that long."
+        )
+        raise RunFailed(Problem("scale.hang_minutes", "", problem, fix))
 
 
 class Watchdog:
-    """Calls `alarm` once, with the stack of the thread that entered, when that thread has not said
-    `alive` for `seconds`."""
+    """Calls `tell` from a thread of its own: with HANGS and the stack of the thread that entered
+    when that thread has not said `alive` for `seconds`, with MOVES when it does again, and with
+    SAVES while a checkpoint is written."""
 
-    def __init__(self, seconds: float, alarm: Callable[[str], None]) -> None:
+    def __init__(self, seconds: float, tell: Callable[[str, str], None]) -> None:
         self._seconds = seconds
-        self._alarm = alarm
+        self._tell = tell
         self._watched = 0
         self._seen = 0.0
+        self._saving: float | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="ftray-watchdog", daemon=True)
 
     def alive(self) -> None:
         self._seen = time.monotonic()
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """In any thread: inside the block a checkpoint is written, which is a sign of life for ten
+        times `seconds`."""
+        self._saving = time.monotonic()
+        try:
+            yield
+        finally:
+            self._saving = None
+            self.alive()
 
     def __enter__(self) -> Self:
         self._watched = threading.get_ident()
@@ -88,10 +127,19 @@ class Watchdog:
         self._thread.join()
 
     def _watch(self) -> None:
+        hangs = False
         while not self._over.wait(min(1.0, self._seconds / 4)):
-            if time.monotonic() - self._seen > self._seconds:
-                self._alarm(stack_of(self._watched))
-                return
+            if self._saves():
+                self.alive()
+                self._tell(SAVES, "")
+            silent = time.monotonic() - self._seen > self._seconds
+            if silent != hangs:
+                self._tell(*((HANGS, stack_of(self._watched)) if silent else (MOVES, "")))
+            hangs = silent
+
+    def _saves(self) -> bool:
+        since = self._saving
+        return since is not None and time.monotonic() - since < _SAVE_LIMIT * self._seconds
 
 
 def stack_of(thread: int) -> str:

@@ -94,8 +94,9 @@ def _train(job: Job, ranks: Ranks, observer: _Reporter) -> None:
     observer.setup = setup
     if job.baselines is not None and not setup.task.has_labels and not progress.step:
         _tell_untrained(setup, observer)
-    keeper = Keeper(job.spec.train.checkpoint, job.checkpoints, writes=ranks.rank == 0)
-    with observer.watchdog:
+    writes, watchdog = ranks.rank == 0, observer.watchdog
+    keeper = Keeper(job.spec.train.checkpoint, job.checkpoints, writes, watchdog.saving)
+    with watchdog:
         loop.run(setup, progress, keeper, observer, job.until)
 
 
@@ -249,11 +250,11 @@ class _Reporter:
         self._alarms = job.sender
         self.watchdog = Watchdog(60 * job.spec.scale.hang_minutes, self._alarm)
 
-    def _alarm(self, stack: str) -> None:
+    def _alarm(self, kind: str, stack: str) -> None:
         """Of any rank: the one that usually sends may be the one that hangs."""
         if self._alarms is not None:
             where = f"{socket.gethostname()}, pid {os.getpid()}"
-            event = {"kind": "hang", "rank": self.ranks.rank, "where": where, "stack": stack}
+            event = {"kind": kind, "rank": self.ranks.rank, "where": where, "stack": stack}
             self._alarms.alarm(event)
 
     def alive(self) -> None:

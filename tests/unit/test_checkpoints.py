@@ -47,6 +47,14 @@ def path_of(folder: Location, step: int) -> Path:
     return Path(folder.path) / f"step-{step:08d}"
 
 
+def test_no_error_of_the_thread_that_writes_is_lost(folder: Location) -> None:
+    broken = State({"w": "no tensor"}, {}, {})  # type: ignore[dict-item]
+    keeper = Keeper(CheckpointSpec(), folder, writes=True)
+    keeper.save(broken, Progress(step=1), 0.0)
+    with pytest.raises((AttributeError, TypeError, ValueError)):
+        keeper.wait()
+
+
 def test_what_was_saved_is_read_back(folder: Location) -> None:
     keep(folder, {7: -1.0})
     found = checkpoints.latest(folder)
