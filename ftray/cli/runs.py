@@ -176,9 +176,20 @@ def _metrics(root: Root, run: RunFolder, metric: str) -> dict[str, dict[str, flo
 
 
 def _trial_row(trial: dict[str, Any]) -> dict[str, Any]:
-    shown = {"trial": trial.get("id"), "status": trial.get("status")}
-    shown |= trial.get("config", {}) | trial.get("metrics", {})
-    return shown | {"seconds": trial.get("seconds")}
+    """What matters most first: a narrow terminal has no room for all."""
+    from ftray.cli.table import size
+
+    metrics = dict(trial.get("metrics", {}))
+    shown = {
+        "trial": trial.get("id"),
+        "status": trial.get("status"),
+        "best": metrics.pop("best", None),
+    }
+    shown |= trial.get("config", {})
+    shown["seconds"] = trial.get("seconds")
+    if memory := metrics.pop("memory", None):
+        shown["memory"] = size(int(memory))
+    return shown | metrics
 
 
 def _numbers(values: dict[str, Any], but: Iterable[str] = ()) -> dict[str, float]:
