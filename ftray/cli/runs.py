@@ -27,6 +27,7 @@ Runs = Annotated[list[str], typer.Argument(metavar="RUN RUN...", help=_RUN_HELP)
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
 
 
+_ENDED_AS = {"running": "interrupted", "waiting": "paused"}
 # What an epoch says of itself among the others: no measurement.
 _STANDING = {"best", "best_rank"}
 
@@ -74,6 +75,9 @@ def show(run: Run, storage: Storage = None, as_json: AsJson = False) -> None:
     epochs = [record for record in records if record.get("kind") == "epoch"]
     # A sweep that was continued may tell of a trial again: the last word counts.
     trials = list({r.get("id"): r for r in records if r.get("kind") == "trial"}.values())
+    if summary["state"] != "running":
+        # Of a sweep that was killed nobody told how its trials ended.
+        trials = [r | {"status": _ENDED_AS.get(r.get("status"), r.get("status"))} for r in trials]
     if as_json:
         emit(summary | {"epochs": epochs, "trials": trials, "spec": found.spec_tree()})
         return

@@ -174,9 +174,22 @@ def test_runs_show_a_sweeps_trials(tmp_path: Path) -> None:
     run.append_metrics({**trial, **done, "config": {"train.epochs": 1}})
     lines = ftray("runs", "show", RUNS[0], "--storage", str(tmp_path)).stdout.splitlines()
     assert lines[-2:] == [
-        "trial\tstatus\ttrain.epochs\tbest\tseconds",
-        "t1\tdone\t1\t0.9000\t1.0000",
+        "trial\tstatus\tbest\ttrain.epochs\tseconds",
+        "t1\tdone\t0.9000\t1\t1.0000",
     ]
+
+
+def test_no_trial_of_a_sweep_that_ended_is_said_to_run(tmp_path: Path) -> None:
+    root = Root(locate(str(tmp_path)))
+    run = RunFolder.create(root, SPEC, RUNS[0], "tune")
+    for name, status in (("1", "done"), ("2", "running"), ("3", "waiting")):
+        trial = {"kind": "trial", "id": name, "status": status, "seconds": 1.0}
+        run.append_metrics({**trial, "metrics": {"memory": 1_234_567_890}, "config": {}})
+    run.set_status(state="interrupted")
+    lines = ftray("runs", "show", RUNS[0], "--storage", str(tmp_path)).stdout.splitlines()
+    rows = [line.split("\t") for line in lines[-3:]]
+    assert [row[1] for row in rows] == ["done", "interrupted", "paused"]
+    assert {row[-1] for row in rows} == {"1.2 GB"}
 
 
 def test_prune_says_what_it_would_remove(tmp_path: Path) -> None:
