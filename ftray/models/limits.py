@@ -52,6 +52,16 @@ def load_fitting(
     return Loaded(model, tokenizer, note)
 
 
+def check_described(
+    pretrained: Pretrained, task: Task, labels: Sequence[str], max_length: int
+) -> None:
+    """Raise ModelError as `load_fitting` does for rows that are too long; no weight is read."""
+    pad_id = pretrained.tokenizer().pad_token_id
+    with torch.device("meta"):
+        model = pretrained.empty_model(task, labels)
+    check_positions(model, pad_id, pretrained.spec.name_or_path, max_length)
+
+
 def usable_positions(model: nn.Module, pad_id: int) -> int | None:
     """Tokens of the longest row for which every table of positions has a place; None where the
     model looks up no positions. No weight is read: `model` may lie on the meta device."""

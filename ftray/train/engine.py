@@ -81,6 +81,8 @@ class Engine:
         shares = self._plain and not uses_bf16(spec)
         self._shared = open_shared(ranks, trained) if shares else None
         self._trained = trained
+        self._passed_over: set[int] = set()
+        """Parameters, by index, without a gradient on any rank in this step: AdamW leaves them."""
         optimizer = adamw(self._shared.owned(groups) if self._shared else groups, spec)
         if self._shared is not None:
             self._shared.attach(optimizer)
@@ -141,15 +143,21 @@ class Engine:
         else:
             self.buffers.restore()
         self.updates += applied
+        for index, name in enumerate(self._ages) if applied else ():
+            self._ages[name] += index not in self._passed_over
         return applied
 
     def _finish_gradients(self) -> bool:
         """Add up over the ranks, where DeepSpeed does not, and clip. A gradient that is not finite
         is dropped, and the answer is False."""
-        norm = self._shared.add_up() if self._shared is not None else None
+        if self._shared is not None:
+            norm = self._shared.add_up()
+            reached = self._shared.reached
+        else:
+            reached = [i for i, p in enumerate(self._trained) if p.grad is not None]
+            norm = nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
+        self._passed_over = set(range(len(self._trained))).difference(reached)
         parameters = [p for p in self._trained if p.grad is not None]
-        if norm is None:
-            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not torch.isfinite(norm):
             for parameter in parameters:
                 parameter.grad = None
@@ -165,7 +173,7 @@ class Engine:
 
     def age(self, name: str) -> int:
         """Updates that a trainable parameter has had, also before this engine."""
-        return self._ages[name] + self.updates
+        return self._ages[name]
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Name in the model and parameter, of those that train, in the model's order."""
@@ -197,5 +205,6 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def _ages(model: nn.Module, groups: list[dict[str, Any]]) -> dict[str, int]:
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {names[id(p)]: group[AGE] for group in groups for p in group["params"]}
+    """The age of each parameter that trains, by name, in the model's order."""
+    ages = {id(parameter): group[AGE] for group in groups for parameter in group["params"]}
+    return {n: ages[id(p)] for n, p in model.named_parameters() if id(p) in ages}

@@ -38,7 +38,9 @@ class SharedState:
         flat = torch.frombuffer(memory, dtype=torch.float32)
         rows = flat[: (_KINDS + ranks.world) * sum(sizes)].view(_KINDS + ranks.world, -1)
         weights, first, second, *slots = (self._cut(row, sizes) for row in rows)
-        self._norms = flat[-len(sizes) :]  # of the summed gradients
+        rest = flat[rows.numel() :].view(1 + ranks.world, len(sizes))
+        self._norms, self._has = rest[0], rest[1:]
+        """Norms of the summed gradients; 1 where a rank has a gradient, 0 where it has none."""
         self._slots = slots  # gradients of each rank, of what others update
         self._moments = {
             p: {"exp_avg": one, "exp_avg_sq": two}
@@ -46,6 +48,8 @@ class SharedState:
         }
         owner = _spread(sizes, ranks.world)
         self._mine = {index for index, rank in enumerate(owner) if rank == ranks.rank}
+        self.reached: list[int] = []
+        """Parameters, by index, of which any rank had a gradient in the last step."""
         self._share(weights)
 
     def _cut(self, row: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
@@ -82,22 +86,43 @@ class SharedState:
         """Give the parameters that this rank updates the sum of all ranks' gradients, and the
         others none; returns the norm of all of them, the same on every rank.
 
-        Every rank must call it, with gradients of the same parameters, and `settle` afterwards.
+        A rank without a gradient of a parameter (an expert that none of its tokens went to) adds
+        zeros; a parameter without one on any rank gets none. Every rank must call it, and `settle`
+        afterwards.
         """
-        gradients = {i: p.grad for i, p in enumerate(self._parameters) if p.grad is not None}
-        mine = [i for i in gradients if i in self._mine]
-        others = [i for i in gradients if i not in self._mine]
-        own = self._slots[self._ranks.rank]
-        if others:
-            _copy([own[i] for i in others], [gradients[i] for i in others])
+        self._share_gradients()
         self._ranks.wait()
+        self.reached = [i for i, found in enumerate(self._has.any(0).tolist()) if found]
+        mine = [i for i in self.reached if i in self._mine]
         if mine:
-            sums = self._sums(mine, [gradients[i] for i in mine])
+            sums = self._sums(mine, [self._gradient(i) for i in mine])
             self._norms[mine] = torch.stack(_norm(sums))
-        for index in others:
-            self._parameters[index].grad = None
+        for index, parameter in enumerate(self._parameters):
+            if index not in self._mine:
+                parameter.grad = None
         self._ranks.wait()
-        return torch.linalg.vector_norm(self._norms[list(gradients)])
+        return torch.linalg.vector_norm(self._norms[self.reached])
+
+    def _share_gradients(self) -> None:
+        """Put this rank's gradients where the ranks that update those parameters read them."""
+        found = [parameter.grad for parameter in self._parameters]
+        self._has[self._ranks.rank] = torch.tensor([float(g is not None) for g in found])
+        own = [slot for i, slot in enumerate(self._slots[self._ranks.rank]) if i not in self._mine]
+        found = [gradient for i, gradient in enumerate(found) if i not in self._mine]
+        there = [(s, g) for s, g in zip(own, found, strict=True) if g is not None]
+        if there:
+            slots, gradients = zip(*there, strict=True)
+            _copy(slots, gradients)
+        for slot, gradient in zip(own, found, strict=True):
+            if gradient is None:
+                slot.zero_()  # what an earlier step has left there
+
+    def _gradient(self, index: int) -> torch.Tensor:
+        """This rank's gradient of a parameter that it updates; zeros where it has none."""
+        parameter = self._parameters[index]
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        return parameter.grad
 
     def _sums(self, mine: list[int], own: list[torch.Tensor]) -> list[torch.Tensor]:
         """`own` with the other ranks' gradients of the same tensors added, in place."""
@@ -134,5 +159,6 @@ def open_shared(ranks: Ranks, parameters: Sequence[nn.Parameter]) -> SharedState
     if ranks.world == 1 or any(p.dtype != torch.float32 or p.is_cuda for p in parameters):
         return None
     elements = sum(p.numel() for p in parameters)
-    memory = map_together(_FLOAT * ((_KINDS + ranks.world) * elements + len(parameters)))
+    rows = (_KINDS + ranks.world) * elements + (1 + ranks.world) * len(parameters)
+    memory = map_together(_FLOAT * rows)
     return None if memory is None else SharedState(ranks, parameters, memory)

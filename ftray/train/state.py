@@ -54,7 +54,7 @@ def take(engine: Engine, keeps: bool) -> State:
         if keeps:
             state.parameters[name] = _on_cpu(value)
             state.ages[name] = engine.age(name)
-        if not engine.updates and not engine.age(name):
+        if not engine.age(name):
             continue  # no moments yet
         for key in _KEYS:
             moment = _get(engine, parameter, key)

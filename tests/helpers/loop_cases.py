@@ -102,6 +102,9 @@ def runs(world: int, folder: Path) -> list[Run]:
               resume=f"{world}-{family}/3") for family, stage in UNSTACKED.items()),
         *(run(f"{world}-{family}-lp-ft", stage, model=family, unfreeze="lp-ft")
           for family, stage in UNSTACKED.items()),
+        run(f"{world}-experts", model="experts", unfreeze="all", dropout=0.0),
+        run(f"{world}-experts-resumed", model="experts", unfreeze="all", dropout=0.0,
+            resume=f"{world}-experts/3"),
         run(f"{world}-normed-phases", 2, model="normed", **PHASED),
         run(f"{world}-normed-phases-resumed", 2, model="normed", **PHASED,
             resume=f"{world}-normed-phases/6"),

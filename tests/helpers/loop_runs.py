@@ -44,7 +44,7 @@ class Run:
     trunk: str = ""
     """bf16 or fp32: the frozen blocks are cut off, and what they give is kept in that precision."""
     model: str = "bert"
-    """A family, or `normed`: BERT with BatchNorm."""
+    """A family; normed: BERT with BatchNorm; experts: BERT with layers that few rows go through."""
 
 
 @dataclass
@@ -120,14 +120,15 @@ def make_spec(run: Run, world: int) -> Any:
 
 
 def make_model(run: Run) -> Any:
-    from tests.helpers.odd_networks import with_batch_norm
+    from tests.helpers.odd_networks import with_batch_norm, with_experts
     from tests.helpers.tiny_networks import tiny_network
 
-    normed = run.model == "normed"
+    changed = {"normed": with_batch_norm, "experts": with_experts}.get(run.model)
     named = {"bart": "dropout", "t5": "dropout_rate"}.get(run.model)
     dropouts = [named] if named else ["hidden_dropout_prob", "attention_probs_dropout_prob"]
-    model = tiny_network("bert" if normed else run.model, **dict.fromkeys(dropouts, run.dropout))
-    return with_batch_norm(model) if normed else model
+    family = "bert" if changed else run.model
+    model = tiny_network(family, **dict.fromkeys(dropouts, run.dropout))
+    return changed(model) if changed else model
 
 
 def train_group(root: Path, world: int, runs: Sequence[Run]) -> None:
