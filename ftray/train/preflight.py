@@ -13,9 +13,11 @@ import torch
 from ftray import cluster, machine
 from ftray.device import visible_gpus
 from ftray.errors import FtrayError
+from ftray.models.limits import check_described
 from ftray.models.pretrained import described
 from ftray.spec.schema import Spec, micro_batch_size
 from ftray.spec.training import DeepSpeedSpec
+from ftray.tasks import get_task
 from ftray.train.engine import wants_autocast
 from ftray.train.memory import Layout, Memory, worker_memory
 from ftray.train.ranks import Ranks
@@ -95,7 +97,10 @@ class Forecast:
 
 def forecast(spec: Spec, labels: Sequence[str]) -> Forecast:
     """Needs torch, and a cluster only where $RAY_ADDRESS names one. Raises FtrayError where the
-    model's config is not to be had or its forward pass cannot be followed."""
+    model's config is not to be had, its forward pass cannot be followed, or it has no positions for
+    data.max_length tokens."""
+    with described(spec.model) as pretrained:
+        check_described(pretrained, get_task(spec.task), labels, spec.data.max_length)
     room = find_room(spec)
     return Planner(labels, room).plan(spec)
 

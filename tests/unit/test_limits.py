@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ftray.errors import ModelError
 from ftray.models.limits import check_positions, make_room, usable_positions
+from ftray.spec.load import override, parse
+from ftray.train.preflight import forecast
 from tests.helpers.tiny_generator import make_base, make_tokenizer
 from tests.helpers.tiny_networks import STACKED, UNSTACKED, VOCABULARY, tiny_network
 
@@ -76,6 +78,21 @@ def test_rows_that_are_too_long_are_refused_by_name() -> None:
     assert (problem.key, problem.value) == ("data.max_length", "63")
     assert problem.problem == "tiny takes at most 62 tokens"
     assert "62 or less" in problem.fix
+
+
+def test_a_plan_is_refused_as_training_is(tmp_path: Path) -> None:
+    """By the config alone: there are no weights in the folder."""
+    tokenizer = make_tokenizer(chat=False)
+    options = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    tiny_network("roberta", **options).config.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    usable = 64 - tokenizer.pad_token_id - 1
+    data = {"train": "rows.jsonl", "max_length": usable}
+    spec = parse({"name": "run", "model": {"name_or_path": str(tmp_path)}, "data": data})
+    forecast(spec, ("bad", "good"))
+    longer = override(spec, {"data.max_length": usable + 1})
+    with pytest.raises(ModelError, match=f"takes at most {usable} tokens"):
+        forecast(longer, ("bad", "good"))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
