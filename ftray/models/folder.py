@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 
-from ftray.errors import ModelError
+from ftray.errors import ModelError, StorageFault
 from ftray.models.worth import Worth
 from ftray.spec.schema import ModelSpec
 from ftray.store import checksum
@@ -120,8 +121,14 @@ def staged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterat
     """The model saved in a temporary folder, without its manifest: nothing to be found yet."""
     with tempfile.TemporaryDirectory(prefix="ftray-model-") as temporary:
         folder = Path(temporary) / "model"
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        try:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        except (OSError, SafetensorError) as error:
+            fix = (
+                "free space there, or name another folder by TMPDIR; the same command then goes on"
+            )
+            raise StorageFault.of(temporary, None, f"cannot be written: {error}", fix) from None
         yield folder
 
 

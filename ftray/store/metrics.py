@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ftray.store.location import Location
+from ftray.store.retry import fault
 
 _REWRITE_EVERY = 5.0  # seconds between two rewrites of a remote file
 
@@ -69,12 +70,15 @@ class MetricsLog:
 
 
 def _append(path: Path, line: bytes) -> None:
-    with path.open("ab+") as file:
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                line = b"\n" + line  # a killed process left its last line torn
-        file.write(line)
+    try:
+        with path.open("ab+") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    line = b"\n" + line  # a killed process left its last line torn
+            file.write(line)
+    except OSError as error:
+        raise fault(error, str(path)) from None
 
 
 def _finite(value: Any) -> Any:

@@ -95,13 +95,9 @@ class Baselines:
         return answers
 
     def write(self, file: Location) -> None:
-        """Whole or not at all. Raises StorageError."""
+        """Whole or not at all. Raises StorageFault."""
         tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in vars(self).items()}
-        try:
-            file.write_bytes(save(tensors))
-        except OSError as error:
-            fix = "free space there, or name a root that you may write to"
-            raise StorageError.of(str(file), None, f"cannot be written: {error}", fix) from None
+        file.write_bytes(save(tensors))
 
     @classmethod
     def read(cls, file: Location) -> Baselines | None:

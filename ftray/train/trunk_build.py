@@ -26,6 +26,7 @@ from ftray.spec.load import override
 from ftray.spec.schema import Spec
 from ftray.store.evict import make_room
 from ftray.store.location import Location
+from ftray.store.retry import reason
 from ftray.store.states import row_digest, write_key, write_shard
 from ftray.train.channel import Listener, stage
 from ftray.train.orders import SPLITS, TrunkOrder
@@ -218,4 +219,6 @@ def _write(folder: Location, shard: dict[bytes, bytes]) -> None:
         write_shard(folder, list(shard), list(shard.values()))
     except OSError as error:
         fix = "free space there, or set train.trunk_cache to off"
-        raise StorageError.of(str(folder), None, f"cannot be written: {error}", fix) from None
+        raise StorageError.of(
+            str(folder), None, f"cannot be written: {reason(error)}", fix
+        ) from None
