@@ -112,7 +112,6 @@ def _folders(folder: Location, above: tuple[str, ...]) -> Iterator[Location]:
 
 def _children(folder: Location) -> Iterator[tuple[Location, bool]]:
     """What lies directly in a folder, and whether each is a folder."""
-    selector = pafs.FileSelector(folder.path, allow_not_found=True)
-    for info in folder.fs.get_file_info(selector):
+    for info in folder.everything(deep=False):
         if info.type != pafs.FileType.NotFound:
             yield folder / info.base_name, info.type == pafs.FileType.Directory
