@@ -218,12 +218,6 @@ def is_own() -> bool:
     return os.environ.get("RAY_ADDRESS", "local") == "local" and is_this_machine()
 
 
-def has_gpus() -> bool:
-    import ray
-
-    return ray.cluster_resources().get("GPU", 0) > 0
-
-
 @dataclass(frozen=True)
 class Node:
     """What a live node offers; memory in bytes, for processes and for Ray's objects."""
@@ -245,47 +239,3 @@ def nodes() -> list[Node]:
             memory = int(has.get("memory", 0) + has.get("object_store_memory", 0))
             found.append(Node(node["NodeManagerAddress"], has["CPU"], has.get("GPU", 0), memory))
     return found
-
-
-def slots(each: Resources) -> int:
-    """How many processes of that size the live nodes hold when nothing else runs."""
-    import ray
-
-    return sum(
-        _fit(node["Resources"], each) for node in ray.nodes() if node["Alive"] and each.cpus > 0
-    )
-
-
-def require(count: int, each: Resources, key: str) -> None:
-    """Raise ClusterError, naming the spec's `key`, when `count` such processes can never run."""
-    room = slots(each)
-    if room >= count or _may_grow_to(count, each):
-        return
-    import ray
-
-    total = ray.cluster_resources()
-    raise ClusterError.of(
-        key,
-        count,
-        f"the cluster has room for {room} of {each} each (it has {total.get('CPU', 0):g} CPUs and "
-        f"{total.get('GPU', 0):g} GPUs)",
-        f"set {key} to {room} or less, or add nodes"
-        if room
-        else "ask for fewer CPUs or GPUs per worker, or add nodes",
-    )
-
-
-def _fit(node: dict[str, float], each: Resources) -> int:
-    by_cpu = node.get("CPU", 0) / each.cpus
-    by_gpu = node.get("GPU", 0) / each.gpus if each.gpus else by_cpu
-    return int(min(by_cpu, by_gpu) + 1e-9)
-
-
-def _may_grow_to(count: int, each: Resources) -> bool:
-    """Whether an autoscaler says that it can add what is missing."""
-    from ray._private.state import state
-
-    most = state.get_max_resources_from_cluster_config()
-    if not most:
-        return False
-    return all(most.get(name, 0) >= count * size for name, size in each.bundle().items())

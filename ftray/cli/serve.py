@@ -34,7 +34,8 @@ def serve(
     """Answer over HTTP until interrupted, on this machine or the cluster at $RAY_ADDRESS."""
     import os
 
-    from ftray.cluster import Resources, require, session
+    from ftray.capacity import require
+    from ftray.cluster import Resources, session
     from ftray.serve.access import read_keys
     from ftray.serve.ingress import fast_ingress
     from ftray.serve.port import check_port

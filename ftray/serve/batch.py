@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ftray.cluster import Resources, has_gpus, require, slots
+from ftray.capacity import has_gpus, pool_size, require
+from ftray.cluster import Resources
 from ftray.data import cleaning
 from ftray.data.quiet import quiet_ray_data
 from ftray.data.rows import Source
@@ -127,7 +128,7 @@ def _scored(
         fn_constructor_args=(model.folder.url, math.floor(each.cpus), compute),
         batch_size=None,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=min(slots(each), len(blocks))),
+        compute=ray.data.ActorPoolStrategy(size=pool_size(each, len(blocks))),
         num_cpus=each.cpus,
         num_gpus=each.gpus,
     )

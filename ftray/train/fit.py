@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
+from ftray import capacity
 from ftray.errors import FtrayError
 from ftray.interrupt import softly
 from ftray.spec.schema import Spec
@@ -20,6 +22,8 @@ from ftray.train.group_errors import EndsForGood, StartsAtMost, told
 from ftray.train.orders import Job
 from ftray.train.scale import worker_resources
 from ftray.train.worker import train_worker
+
+_LOOK_S, _SAY_S = 5.0, 60.0
 
 
 def fit_workers(
@@ -38,13 +42,19 @@ def fit_workers(
     stand. A second signal does not wait for that. RunFailed names the ranks and nodes of workers
     that died or raised anything else as often as they may.
     """
+    waits = _Waits(job)
+
+    def watch() -> None:
+        check()
+        waits.look()
+
     # Ray Train looks whether it can write there. What is to be kept ftray writes itself, also where
     # a storage does not answer for a while.
     with tempfile.TemporaryDirectory(prefix="ftray-ray-train-") as scratch:
         trainer = _trainer(job, max_failures, scratch)
         with stopped_by_signals(job):
             try:
-                result: Any = _in_a_thread(trainer.fit, check)
+                result: Any = _in_a_thread(trainer.fit, watch)
             except TrainingFailedError as error:
                 raise told(error) from error
     if isinstance(result.return_value, FtrayError):
@@ -69,6 +79,26 @@ def _trainer(job: Job, max_failures: int, scratch: str) -> TorchTrainer:
             callbacks=[EndsForGood(), StartsAtMost(max_failures)],
         ),
     )
+
+
+class _Waits:
+    """Says now and then, while the live nodes do not hold the workers, what is waited for."""
+
+    def __init__(self, job: Job) -> None:
+        self._sender, self._each = job.sender, worker_resources(job.spec)
+        self._count = job.spec.scale.fewest_workers
+        self._next = time.monotonic() + _LOOK_S
+
+    def look(self) -> None:
+        now = time.monotonic()
+        if self._sender is None or now < self._next:
+            return
+        line = capacity.waiting(self._count, self._each)
+        self._next = now + (_SAY_S if line else _LOOK_S)
+        if line:
+            self._sender.alarm(
+                {"kind": "warning", "message": f"{line}. Ctrl-C twice ends the wait"}
+            )
 
 
 def _count(spec: Spec) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ftray import cluster, machine
+from ftray import capacity, cluster, machine
 from ftray.device import visible_gpus
 from ftray.errors import FtrayError
 from ftray.models.limits import check_described
@@ -111,7 +111,9 @@ def find_room(spec: Spec) -> Room:
     if os.environ.get("RAY_ADDRESS", "local") != "local":
         with cluster.session():
             sizes = [node.memory for node in cluster.nodes()]
-            gpus = cluster.has_gpus()
+            # Scaled to zero: its nodes are taken to be as large as this one.
+            sizes = sizes or [machine.memory()] * workers
+            gpus = capacity.has_gpus()
         each = -(-workers // len(sizes))
         return Room(int(_USABLE * min(sizes) / each), None, _uses_gpu(spec, gpus))
     host = int(_USABLE * machine.memory() / workers)

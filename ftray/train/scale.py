@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ftray import cluster
+from ftray import capacity
 from ftray.cluster import Resources
 from ftray.spec.schema import Spec
 
@@ -11,7 +11,7 @@ def worker_resources(spec: Spec) -> Resources:
     """What one training worker gets; `gpus_per_worker: auto` is one where the cluster has any."""
     gpus = spec.scale.gpus_per_worker
     if gpus == "auto":
-        gpus = 1.0 if cluster.has_gpus() else 0.0
+        gpus = 1.0 if capacity.has_gpus() else 0.0
     return Resources(spec.scale.cpus_per_worker, gpus)
 
 
@@ -25,4 +25,4 @@ def trial_resources(spec: Spec) -> Resources:
 
 def check_scale(spec: Spec) -> None:
     """Raise ClusterError when the workers can never all run on this cluster."""
-    cluster.require(spec.scale.fewest_workers, worker_resources(spec), "scale.workers")
+    capacity.require(spec.scale.fewest_workers, worker_resources(spec), "scale.workers")

@@ -16,7 +16,8 @@ from functools import cached_property
 import pyarrow as pa
 import ray
 
-from ftray.cluster import is_this_machine, nodes, slots
+from ftray.capacity import pool_size
+from ftray.cluster import is_this_machine, nodes
 from ftray.data.encoded import EncodedDataset, EncodedSplit
 from ftray.data.quiet import quiet_ray_data
 from ftray.errors import FtrayError, RunFailed, SpecError, StorageError
@@ -155,7 +156,7 @@ def _fill_everywhere(
     from ray.exceptions import RayError
 
     each = order.each
-    pool = ray.data.ActorPoolStrategy(size=min(slots(each), len(blocks)))
+    pool = ray.data.ActorPoolStrategy(size=pool_size(each, len(blocks)))
     with quiet_ray_data():
         try:
             filled = ray.data.from_arrow(list(blocks)).map_batches(

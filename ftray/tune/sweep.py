@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ftray import cluster
+from ftray import capacity
 from ftray.errors import RunFailed
 from ftray.spec.load import override
 from ftray.spec.tuning import TuneSpec
@@ -133,10 +133,10 @@ def _plan_event(course: Course, concurrent: int) -> Event:
 def _check_room(checked: Checked, section: TuneSpec) -> int:
     """How many trials run side by side. Raises ClusterError when not one fits, or the refit not."""
     each = trial_resources(checked.spec)
-    cluster.require(section.workers, each, "tune.workers")
+    capacity.require(section.workers, each, "tune.workers")
     if section.refit:
         check_scale(checked.spec)
-    return max(1, min(section.count, cluster.slots(each) // section.workers))
+    return max(1, min(section.count, capacity.most_slots(each) // section.workers))
 
 
 def winner(course: Course, say: Callable[[str], None]) -> Standing:

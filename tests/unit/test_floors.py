@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "ftray"
 FLOORS = {
     "errors": 0, "logs": 0, "digest": 0, "cluster": 0, "machine": 0, "near": 0,
-    "device": 0, "node": 0, "interrupt": 0, "ray_folder": 0,
+    "device": 0, "node": 0, "interrupt": 0, "ray_folder": 0, "capacity": 0,
     "spec": 1,
     "tasks": 2,
     "store": 3, "models": 3, "data": 3,
