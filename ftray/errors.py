@@ -74,6 +74,10 @@ class ModelError(FtrayError):
     """The base model or a model folder cannot be used."""
 
 
+class NoEstimate(FtrayError):
+    """What a run needs cannot be foreseen; nothing is known to be wrong with it."""
+
+
 class StorageError(FtrayError):
     """The storage root cannot be read or written."""
 

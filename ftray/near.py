@@ -17,6 +17,14 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return by_letters[close[0]] if close else None
 
 
+def looks_local(path: str) -> bool:
+    """Whether `path` is no OWNER/NAME of the Hub but, maybe mistyped, a file or folder here."""
+    if path.startswith((".", "~", "/")) or "\\" in path or path.count("/") > 1:
+        return True
+    owner, slash, _ = path.partition("/")
+    return bool(slash) and (_exists(owner) or nearest_path(path) is not None)
+
+
 def nearest_path(path: str) -> str | None:
     """The file or folder of this machine that `path` misspells, written as `path` is: each part
     that is not there is replaced by its nearest neighbour. None where one part has none."""
@@ -35,6 +43,13 @@ def nearest_path(path: str) -> str | None:
     except (OSError, ValueError, RuntimeError):
         return None  # a name too long, or with a NUL, or a home that is not there
     return str(found)
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def did_you_mean(name: str | None, otherwise: str) -> str:

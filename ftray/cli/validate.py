@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -18,49 +21,51 @@ def validate(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> 
     from ftray.errors import FtrayError
 
     try:
-        checked = _check(spec, overrides or [])
+        estimate = _examine(spec, overrides or [], as_json)
     except FtrayError as error:
-        problems = [problem.to_json() for problem in error.problems]
         if not as_json:
             raise
-        emit({"ok": False, "problems": problems})
+        emit({"ok": False, "problems": [problem.to_json() for problem in error.problems]})
         raise typer.Exit(error.exit_code) from None
-    lengths = _lengths(checked)
-    estimate = _estimate(checked, lengths)
-    if not as_json:
-        for line in checked.dataset.report.lines():
-            say(line)
-        sampled = f" ({lengths.rows:,} rows of it)" if lengths.rows < estimate["train"] else ""
-        for line in lengths.lines(f"train split{sampled}"):
-            say(line)
-        say(f"{estimate['steps']:,} optimizer steps of {checked.spec.train.batch_size} rows")
-    # Last, as it needs torch and the model's code.
-    memory = _memory(checked)
     if as_json:
-        emit({"ok": True, "problems": [], "estimate": {**estimate, "memory": memory}})
-        return
-    print("ok")
+        emit({"ok": True, "problems": [], "estimate": estimate})
+    else:
+        print("ok")
 
 
-def _check(path: str, overrides: list[str]) -> Any:
+def _examine(path: str, overrides: list[str], as_json: bool) -> dict[str, Any]:
+    """What a run would take: rows of each split, optimizer steps, lengths, memory; told on the way
+    unless `as_json`. Raises FtrayError for everything that would keep the run from starting."""
     from ftray.spec.load import load
     from ftray.train.check import check_inputs
 
-    return check_inputs(load(path, overrides, say))
+    checked = check_inputs(load(path, overrides, say))
+    if not as_json:
+        _say_each(checked.dataset.report.lines())
+    # After the data, as they need torch and the model's code.
+    from ftray.train.dry_run import dry_run
+
+    dry_run(checked.spec, checked.dataset.labels)
+    lengths = _lengths(checked)
+    estimate = _estimate(checked, lengths)
+    if not as_json:
+        sampled = f" ({lengths.rows:,} rows of it)" if lengths.rows < estimate["train"] else ""
+        _say_each(lengths.lines(f"train split{sampled}"))
+        say(f"{estimate['steps']:,} optimizer steps of {checked.spec.train.batch_size} rows")
+    return {**estimate, "memory": _memory(checked)}
 
 
 def _memory(checked: Any) -> dict[str, Any] | None:
     """What a worker needs, told and as JSON; None where that cannot be foreseen."""
-    from ftray.errors import FtrayError
+    from ftray.errors import NoEstimate
     from ftray.train.preflight import forecast
 
     try:
         found = forecast(checked.spec, checked.dataset.labels)
-    except FtrayError as error:
+    except NoEstimate as error:
         say(f"memory not estimated: {error}")
         return None
-    for line in found.lines():
-        say(line)
+    _say_each(found.lines())
     return found.to_json()
 
 
@@ -80,10 +85,12 @@ def _lengths(checked: Any) -> Lengths:
 
 def _estimate(checked: Any, lengths: Lengths) -> dict[str, Any]:
     """Rows of each split, optimizer steps of the run, and how long the rows to train on are."""
-    import math
-    from dataclasses import asdict
-
     rows = {split: table.num_rows for split, table in checked.dataset.splits.items()}
     examples = math.ceil(rows["train"] * lengths.examples / lengths.rows)
     steps = math.ceil(examples / checked.spec.train.batch_size) * checked.spec.train.epochs
     return {**rows, "steps": steps, "lengths": asdict(lengths)}
+
+
+def _say_each(lines: Iterable[str]) -> None:
+    for line in lines:
+        say(line)

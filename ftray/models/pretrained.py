@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from safetensors import SafetensorError
+from typing import TYPE_CHECKING, Any
 
 from ftray import digest
 from ftray.errors import ModelError
+from ftray.models.border import KEY, check_weights, read_config, translated
+from ftray.near import did_you_mean, looks_local, nearest_path
 from ftray.spec.schema import ModelSpec
 from ftray.store.location import Location, locate
 from ftray.tasks import Task
@@ -23,15 +22,15 @@ from ftray.tasks import Task
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]*(/[\w.-]*\w)?", re.ASCII)
 _TOKENIZER_FILES = re.compile(
     r"tokenizer.*|vocab.*|merges\.txt|special_tokens_map\.json|added_tokens\.json|.*\.model|"
     r"chat_template.*"
 )
+CONFIG = "config.json"
 _DROPOUT = re.compile(r"dropout|pdrop")
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 _ALL_FILES = (*_SMALL_FILES, "*.safetensors")
-_KEY = "model.name_or_path"
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,11 @@ class Pretrained:
         probability that its config names, where given. Raises ModelError."""
         import torch
 
-        dropouts = {} if dropout is None else dict.fromkeys(self._dropouts(dropout), dropout)
-
+        dropouts = {} if dropout is None else dict.fromkeys(self.dropouts(dropout), dropout)
+        self.check_weights()
         torch.manual_seed(seed)
-        try:
-            model = task.load_model(
+        with self._read(f"cannot be loaded for {task.name}"):
+            return task.load_model(
                 str(self.folder),
                 labels,
                 dtype=torch.float32,
@@ -76,52 +75,38 @@ class Pretrained:
                 local_files_only=True,
                 **dropouts,
             )
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise ModelError.of(
-                _KEY,
-                self.spec.name_or_path,
-                f"cannot be loaded for {task.name}: {error}",
-                "name a transformers model folder or Hub id that fits the task",
-            ) from None
-        return model
 
     def empty_model(self, task: Task, labels: Sequence[str]) -> PreTrainedModel:
         """The model in fp32 as its config describes it; no weight is read. Raises ModelError."""
         import torch
 
-        try:
+        with self._read(f"cannot be loaded for {task.name}"):
             return task.empty_model(
                 str(self.folder),
                 labels,
                 dtype=torch.float32,
                 trust_remote_code=self.spec.trust_remote_code,
             )
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError.of(
-                _KEY,
-                self.spec.name_or_path,
-                f"its config cannot be used for {task.name}: {error}",
-                "name a transformers model folder or Hub id that fits the task",
-            ) from None
 
-    def _dropouts(self, wanted: float) -> list[str]:
+    def check_weights(self) -> None:
+        """Raise ModelError where the folder has no weights that can be read."""
+        check_weights(self.spec.name_or_path, self.folder)
+
+    def _read(self, problem: str) -> AbstractContextManager[None]:
+        fix = "name a transformers model folder or Hub id that fits the task"
+        return translated(self.spec.name_or_path, problem, fix)
+
+    def dropouts(self, wanted: float) -> list[str]:
         """Names of the dropout probabilities in the model's config that are set. Raises ModelError
         when there is none."""
         from transformers import AutoConfig
 
-        try:
+        with self._read("its config cannot be loaded"):
             config = AutoConfig.from_pretrained(
                 str(self.folder),
                 trust_remote_code=self.spec.trust_remote_code,
                 local_files_only=True,
             )
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError.of(
-                _KEY,
-                self.spec.name_or_path,
-                f"its config cannot be loaded: {error}",
-                "name a transformers model folder or Hub id",
-            ) from None
         names = [name for name, value in config.to_dict().items() if _is_dropout(name, value)]
         if not names:
             raise ModelError.of(
@@ -187,16 +172,15 @@ def check_pretrained(spec: ModelSpec, max_length: int) -> None:
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The folder's tokenizer, padding on the right. Raises ModelError."""
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), trust_remote_code=trust_remote_code, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError.of(
-            _KEY, str(folder), f"its tokenizer cannot be loaded: {error}", "add the tokenizer files"
-        ) from None
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    # Read first: else what is wrong with it would be said of the tokenizer, which asks it too.
+    if (folder / CONFIG).is_file():
+        with translated(str(folder), f"its {CONFIG} cannot be used", "mend the file"):
+            AutoConfig.from_pretrained(str(folder), **options)
+    with translated(str(folder), "its tokenizer cannot be loaded", "add the tokenizer files"):
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
@@ -232,30 +216,26 @@ def _location(spec: ModelSpec) -> Location | None:
     """Where the folder lies; None for a Hub id."""
     name = spec.name_or_path
     location = locate(name)
-    if "://" not in name and not location.exists() and _HUB_ID.fullmatch(name):
-        return None
-    return location
+    if "://" in name or location.exists():
+        return location
+    return None if _HUB_ID.fullmatch(name) and not looks_local(name) else location
 
 
-def _read_config(spec: ModelSpec, location: Location) -> dict:
+def _read_config(spec: ModelSpec, location: Location) -> dict[str, Any]:
+    name = spec.name_or_path
     if not location.is_dir():
-        raise ModelError.of(
-            _KEY, spec.name_or_path, "no such folder", "name a model folder or a Hub id OWNER/NAME"
-        )
-    config = location / "config.json"
+        advice = "name a model folder or a Hub id OWNER/NAME"
+        close = None if "://" in name else nearest_path(name)
+        raise ModelError.of(KEY, name, "no such folder", did_you_mean(close, advice))
+    config = location / CONFIG
     if not config.is_file():
         raise ModelError.of(
-            _KEY,
-            spec.name_or_path,
-            "not a model folder: it has no config.json",
+            KEY,
+            name,
+            f"not a model folder: it has no {CONFIG}",
             "name a folder that save_pretrained wrote",
         )
-    try:
-        return config.read_json()
-    except json.JSONDecodeError as error:
-        raise ModelError.of(
-            _KEY, spec.name_or_path, f"its config.json is not JSON: {error}", "mend the file"
-        ) from None
+    return read_config(name, config.read_bytes())
 
 
 def _fetch(spec: ModelSpec) -> Path:
@@ -286,11 +266,12 @@ def _download(spec: ModelSpec, patterns: Sequence[str]) -> Path:
         folder = snapshot_download(
             spec.name_or_path, revision=spec.revision, allow_patterns=[*patterns, *code]
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        close = nearest_path(spec.name_or_path)
         raise ModelError.of(
-            _KEY,
+            KEY,
             spec.name_or_path,
             f"not a folder here, and not to be had from the Hub: {str(error).splitlines()[0]}",
-            "check the name, HF_TOKEN and the network, or name a local folder",
+            did_you_mean(close, "check the name, HF_TOKEN and the network, or name a local folder"),
         ) from None
     return Path(folder)

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ftray.errors import ModelError
+from ftray.errors import NoEstimate
 from ftray.models.blocks import FreezePlan, count_blocks, plan_freeze
 from ftray.models.pretrained import Pretrained
 from ftray.spec.schema import Spec
@@ -50,10 +50,11 @@ def trace_phases(
 ) -> list[Trace]:
     """A trace of each phase of the spec, for `micro_batch_size` rows of data.max_length tokens.
 
-    Operators are those of a CPU, which keep at least what those of a GPU do. Raises ModelError.
+    Operators are those of a CPU, which keep at least what those of a GPU do. Raises ModelError, and
+    NoEstimate where the model's forward pass cannot be followed.
     """
     if spec.train.lora is not None:
-        raise ModelError.of(
+        raise NoEstimate.of(
             "train.lora",
             f"rank {spec.train.lora.rank}",
             "memory cannot be foreseen with adapters, which peft makes around real weights",
@@ -80,7 +81,7 @@ def _without_numbers(spec: Spec) -> Iterator[None]:
             yield
     except (RuntimeError, NotImplementedError) as error:
         # A forward pass that looks at values cannot be followed without them.
-        raise ModelError.of(
+        raise NoEstimate.of(
             "model.name_or_path",
             spec.model.name_or_path,
             f"its memory cannot be foreseen: {str(error).splitlines()[0]}",

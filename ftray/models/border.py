@@ -1,0 +1,103 @@
+"""Where other libraries read a model's files: what they raise becomes a ModelError of one line."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ftray.errors import FtrayError, ModelError
+
+KEY = "model.name_or_path"
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_REMOTE_CODE = "trust_remote_code"
+_SELDOM = (OSError, ValueError, RuntimeError)
+"""Kinds whose messages need not be told by kind."""
+
+
+@contextmanager
+def translated(name: str, problem: str, fix: str) -> Iterator[None]:
+    """Raise ModelError about the model `name` for whatever a library raises inside: a file that a
+    stranger wrote can lead it into any kind of error."""
+    try:
+        yield
+    except (FtrayError, MemoryError):
+        raise
+    except Exception as error:
+        if _REMOTE_CODE in str(error):
+            fix = f"set model.{_REMOTE_CODE} to true if you trust the code that comes with it"
+        raise ModelError.of(KEY, name, f"{problem}: {reason(error)}", fix) from error
+
+
+def reason(error: Exception) -> str:
+    """Why, in the library's words and where these say little with the kind of error."""
+    said = str(error).strip()
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not {error.encoding.upper()}"
+    if isinstance(error, _SELDOM) and said:
+        return said
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def read_config(name: str, content: bytes) -> dict[str, Any]:
+    """The content of a config.json. Raises ModelError about the model `name`."""
+    with translated(name, "its config.json is not JSON", "mend the file"):
+        config = json.loads(content)
+    if not isinstance(config, dict):
+        raise ModelError.of(
+            KEY, name, f"its config.json is a {type(config).__name__}, not an object", "mend it"
+        )
+    return config
+
+
+def check_weights(name: str, folder: Path) -> None:
+    """Raise ModelError about the model `name` where the weights in its folder cannot be read as
+    tensors. Their headers are read, no tensor is, and nothing is unpickled but tensors."""
+    found = next((file for file in (*_WEIGHTS, *_PICKLED) if (folder / file).is_file()), None)
+    if found is None:
+        raise ModelError.of(
+            KEY,
+            name,
+            f"it has no weights: none of {', '.join((*_WEIGHTS, *_PICKLED))}",
+            "name a folder that save_pretrained wrote",
+        )
+    fix = "save the model again with save_pretrained"
+    for file in _shards(name, folder, found):
+        with translated(name, f"its {file} cannot be read", fix):
+            if found in _WEIGHTS:
+                _read_header(folder / file)
+            else:
+                _read_pickled(folder / file)
+
+
+def _shards(name: str, folder: Path, found: str) -> list[str]:
+    """The names of the files that hold the weights."""
+    if not found.endswith(".json"):
+        return [found]
+    with translated(name, f"its {found} cannot be read", "save the model again"):
+        shards = sorted(set(json.loads((folder / found).read_bytes())["weight_map"].values()))
+        missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        problem = f"its {found} names {missing[0]}, which is not there"
+        raise ModelError.of(KEY, name, problem, "copy the whole folder")
+    return shards
+
+
+def _read_header(file: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(file, "numpy") as content:
+        content.keys()
+
+
+def _read_pickled(file: Path) -> None:
+    import torch
+
+    # What older versions of torch wrote is no archive and is read whole.
+    torch.load(file, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(file))
