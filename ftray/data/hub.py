@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 from ftray.data.readers import files
 from ftray.data.readers.columnar import table_rows
 from ftray.data.rows import RawRow, Source
+from ftray.near import looks_local
 
 _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _PATIENCE_S = 5
@@ -26,7 +27,7 @@ def is_hub_id(url: str) -> bool:
     if mark and "=" not in options:
         return False  # a pattern, in which ? is any character
     is_file = files.suffix(name) in files.READERS or Path(name).exists() or Path(url).exists()
-    return not is_file and _ID.fullmatch(name) is not None
+    return not is_file and _ID.fullmatch(name) is not None and not looks_local(name)
 
 
 def read_hub(source: Source) -> Iterator[RawRow]:
