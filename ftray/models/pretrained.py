@@ -39,6 +39,8 @@ class Pretrained:
 
     spec: ModelSpec
     folder: Path
+    is_whole: bool = True
+    """Whether the weights are in the folder too."""
 
     def tokenizer_digest(self) -> str:
         """Depends on the files that decide how text becomes token ids, and on nothing else."""
@@ -134,7 +136,7 @@ def described(spec: ModelSpec) -> Iterator[Pretrained]:
     """
     location = _location(spec)
     if location is None:
-        yield Pretrained(spec, _download(spec, _SMALL_FILES))
+        yield Pretrained(spec, _download(spec, _SMALL_FILES), is_whole=False)
         return
     _read_config(spec, location)
     if location.is_local:
@@ -144,7 +146,7 @@ def described(spec: ModelSpec) -> Iterator[Pretrained]:
         for file in location.children():
             if any(fnmatch.fnmatch(file.name, each) for each in (*_SMALL_FILES, "*.py")):
                 (Path(name) / file.name).write_bytes(file.read_bytes())
-        yield Pretrained(spec, Path(name))
+        yield Pretrained(spec, Path(name), is_whole=False)
 
 
 def most_tokens(spec: ModelSpec) -> int | None:

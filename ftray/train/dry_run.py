@@ -31,7 +31,8 @@ def dry_run(spec: Spec, labels: Sequence[str]) -> None:
     value is tried."""
     with quiet_transformers(), described(spec.model) as pretrained:
         pretrained.tokenizer()
-        pretrained.check_weights()
+        if pretrained.is_whole:
+            pretrained.check_weights()
         _try(spec, pretrained, labels)
         for path, variant in _variants(spec):
             try:

@@ -59,6 +59,18 @@ def test_validate_says_what_would_fit(tmp_path: Path) -> None:
     assert any("train.micro_batch_size" in option["set"] for option in memory["options"])
 
 
+def test_validate_refuses_what_the_run_would(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(tree(tmp_path, train={"unfreeze": 12})))
+    run = ftray("validate", path, "--json", cwd=tmp_path)
+    assert run.returncode == 2, run.stderr
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert found["ok"] is False
+    (problem,) = found["problems"]
+    assert (problem["key"], problem["value"]) == ("train.unfreeze", "12")
+    assert "6 blocks" in problem["problem"]
+
+
 def test_doctor_finds_this_machine(tmp_path: Path) -> None:
     run = ftray("doctor", "--json", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
