@@ -73,8 +73,9 @@ _SWITCHES = {"true": "on", "yes": "on", "false": "off", "no": "off"}
 
 def _switch(value: Any) -> Any:
     # Some write `on` and `off` as true and false, or yes and no.
-    word = str(value).lower() if isinstance(value, (bool, str)) else value
-    return _SWITCHES.get(word, value)
+    if not isinstance(value, (bool, str)):
+        return value
+    return _SWITCHES.get(str(value).lower(), value)
 
 
 Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)]
