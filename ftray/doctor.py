@@ -58,8 +58,9 @@ def _torch() -> Iterator[Finding]:
         device = torch.cuda.get_device_properties(number)
         yield Finding(f"GPU {number}", "ok", f"{device.name}, {_size(device.total_memory)}")
     if not visible_gpus():
-        built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else ""
-        yield Finding("GPU", "missing", built or "torch is built without", "training is on CPUs")
+        cuda = torch.version.cuda
+        built = f"torch is built for CUDA {cuda}" if cuda else "torch is built without CUDA"
+        yield Finding("GPU", "missing", f"none found; {built}", "training is on CPUs")
 
 
 def _training() -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sys
 import tempfile
@@ -21,15 +22,25 @@ from ftray.store.pattern import expand
 
 _LARGEST_MIB = 100  # Ray refuses larger packages
 _INPUTS = ("model.name_or_path", "data.train", "data.validation", "data.test", "train.deepspeed")
+_ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+_ASK = (
+    "give the address of the cluster's dashboard, such as --address http://HEAD:8265, or set "
+    f"{_ADDRESSES[0]}"
+)
 
 
 def submit_job(
     verb: str, spec: Spec, as_json: bool, address: str | None, say: Callable[[str], None]
 ) -> int:
-    """Submit `ftray VERB` with `spec`, print its log, and return its exit code.
+    """Submit `ftray VERB` with `spec`, print its log, and return its exit code. address: of the
+    Jobs API, else what the environment names; a Ray that merely runs here is not taken.
 
-    Raises ClusterError when no Jobs API answers, DataError when the inputs are too large to send.
+    Raises ClusterError when none is named or none answers, DataError when the inputs are too large
+    to send.
     """
+    address = address or next(filter(None, map(os.environ.get, _ADDRESSES)), None)
+    if address is None:
+        raise ClusterError.of("--address", None, "no cluster is named", _ASK)
     arguments = [verb, "spec.yaml", *(["--json"] if as_json else [])]
     with tempfile.TemporaryDirectory(prefix="ftray-job-") as temporary:
         folder = Path(temporary)
@@ -93,13 +104,13 @@ def _carry(value: str, target: Path) -> str | None:
 
 
 @contextmanager
-def _reachable(address: str | None) -> Iterator[None]:
+def _reachable(address: str) -> Iterator[None]:
     try:
         yield
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise ClusterError.of(
             "--address",
-            address or "$RAY_API_SERVER_ADDRESS or $RAY_ADDRESS",
+            address,
             f"no Jobs API takes the job: {str(error).splitlines()[0]}",
             "give the dashboard's address, such as http://HEAD:8265; with token authentication set "
             "RAY_AUTH_MODE=token",

@@ -7,6 +7,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 _LABELS_SHOWN = 12
+_WORDS = {
+    "bad_encoding": ("row in another encoding", "rows in another encoding"),
+    "conflicting_duplicate": ("duplicate with another label", "duplicates with other labels"),
+    "duplicate": ("duplicate", "duplicates"),
+    "empty_text": ("row without text", "rows without text"),
+    "leaked": ("row that another split has", "rows that another split has"),
+    "missing_label": ("row without a label", "rows without a label"),
+    "not_json": ("line that is not JSON", "lines that are not JSON"),
+    "ragged": ("row with other fields", "rows with other fields"),
+    "unknown_label": ("row with an unknown label", "rows with an unknown label"),
+}
+"""Kind of a row that is left out -> in words, one and several."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +56,9 @@ class CleaningReport:
     def lines(self) -> Iterator[str]:
         """The report for people, a line a source and a split."""
         for name, count in self.sources.items():
-            dropped = ", ".join(f"{rows:,} {kind}" for kind, rows in count.dropped.items())
-            yield f"{name}: {count.read:,} rows read, {dropped or 'none'} left out"
+            dropped = ", ".join(_in_words(kind, rows) for kind, rows in count.dropped.items())
+            read = f"{count.read:,} {'row' if count.read == 1 else 'rows'} read"
+            yield f"{name}: {read}, {dropped or 'none'} left out"
         for split, labels in self.splits.items():
             if "" in labels:
                 yield f"{split} split: {self.rows(split):,} rows"
@@ -55,3 +68,9 @@ class CleaningReport:
                 shown.append(f"and {len(labels) - _LABELS_SHOWN} labels more")
             yield f"{split} split: {self.rows(split):,} rows ({', '.join(shown)})"
         yield from self.notes
+
+
+def _in_words(kind: str, rows: int) -> str:
+    plain = kind.replace("_", " ")
+    one, several = _WORDS.get(kind, (f"row ({plain})", f"rows ({plain})"))
+    return f"{rows:,} {one if rows == 1 else several}"

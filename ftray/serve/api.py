@@ -115,6 +115,8 @@ def _add_faults(api: FastAPI) -> None:
         message = str(error.detail)
         if error.status_code == 404 and message == "Not Found":
             message = f"no such path; there are {', '.join((*PATHS, v2.PREFIX))}"
+        if error.status_code == 405 and error.headers:
+            message = f"send {error.headers['Allow']}, not {request.method}"
         return fault(request.url.path, error.status_code, message, None, error.headers)
 
     @api.exception_handler(Overloaded)

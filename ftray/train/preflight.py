@@ -57,6 +57,8 @@ class Forecast:
     """The memory of a spec's hungriest worker, the first one, which also writes checkpoints."""
 
     stage: int
+    asked: int
+    """The stage that the spec names."""
     micro_batch_size: int
     memory: Memory
     room: Room
@@ -72,8 +74,8 @@ class Forecast:
         need, there = self.memory.decisive, self.room.device or self.room.host
         parts = ", ".join(f"{name} {_size(count)}" for name, count in need.shown().items())
         yield (
-            f"{_size(need.total)} of {where} per worker at ZeRO stage {self.stage} and micro "
-            f"batches of {self.micro_batch_size}: {parts}"
+            f"{_size(need.total)} of {where} per worker at ZeRO stage {self.stage}{self._why()} "
+            f"and micro batches of {self.micro_batch_size}: {parts}"
         )
         if self.fits:
             return
@@ -83,6 +85,12 @@ class Forecast:
             yield f"  {changes}: {_size(option.memory.decisive.total)}"
         if not self.options:
             yield "  nothing of micro_batch_size, gradient_checkpointing, stage, offload, unfreeze"
+
+    def _why(self) -> str:
+        """Why the stage is not the one that the spec names, where it is another one."""
+        if self.stage == self.asked:
+            return ""
+        return f" (not {self.asked}: one worker has none to share with)"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -141,7 +149,9 @@ class Planner:
         memory = self.memory(spec)
         layout = Layout.of(spec.train, size, spec.scale.most_workers)
         options = () if self._room.holds(memory) else tuple(self._options(spec, size))
-        return Forecast(layout.stage, size, memory, self._room, options)
+        wanted = spec.train.deepspeed
+        asked = wanted.stage if isinstance(wanted, DeepSpeedSpec) else layout.stage
+        return Forecast(layout.stage, asked, size, memory, self._room, options)
 
     def memory(self, spec: Spec) -> Memory:
         size, workers = micro_batch_size(spec, spec.scale.most_workers), spec.scale.most_workers

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import ftray
-from ftray.errors import DataError
+from ftray.errors import ClusterError, DataError
 from ftray.spec.load import load, parse
 from ftray.spec.schema import Spec
 from ftray.store.pattern import expand
-from ftray.submit import package
+from ftray.submit import package, submit_job
 
 Pack = Callable[[Spec], Spec]
 
@@ -165,3 +165,12 @@ def test_too_much_for_a_job_is_refused(here: Path, job: Path) -> None:
     assert "100 MiB" in problem.problem
     assert "URL" in problem.fix
     assert not (job / "spec.yaml").exists()
+
+
+def test_without_an_address_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    spec = parse({"name": "m", "model": {"name_or_path": "x"}, "data": {"train": "a.csv"}})
+    with pytest.raises(ClusterError) as caught:
+        submit_job("train", spec, False, None, print)
+    assert str(caught.value).startswith("--address: no cluster is named. Give the address")

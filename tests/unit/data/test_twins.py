@@ -77,4 +77,6 @@ def test_no_row_is_lost_without_being_counted(read, jsonl, rows):
     assert kept == sum(count.kept for count in report.sources.values())
     assert report.to_json()["rows"] == {s: t.num_rows for s, t in dataset.splits.items()}
     text = "\n".join(report.lines())
-    assert "train: 33 rows read" in text and "1 empty_text" in text and "test split: 3" in text
+    assert (
+        "train: 33 rows read" in text and "1 row without text" in text and "test split: 3" in text
+    )
