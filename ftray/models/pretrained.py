@@ -195,7 +195,7 @@ def _require_words(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     files are missing, and it gives every word the same id."""
     if len(tokenizer) - len(set(tokenizer.all_special_ids)) < 2:
         raise ModelError.of(
-            _KEY,
+            KEY,
             str(folder),
             "its tokenizer files are missing: every word would get the same id",
             "copy tokenizer.json, or the vocabulary that the model was trained with, into it",
