@@ -6,6 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ftray.spec.compute import PLAIN, Compute, Precision
 from ftray.store.location import Location
 from ftray.tasks import get_task
 from ftray.tasks.base import Metrics
+from ftray.tasks.blank import frame, has_tokens
 
 GOLDEN_TOLERANCE = 1e-4
 """Largest difference of a probability from its golden answer: rounding differs between machines."""
@@ -76,6 +78,14 @@ class LoadedModel(ABC):
         """Token ids of each text that the model is asked, as it reads it."""
         with self.tokenizing:
             return self.task.encode(self.tokenizer, texts, self.info.max_length)
+
+    def has_tokens(self, ids: Sequence[int]) -> bool:
+        """Whether a text has become any token but those around every text."""
+        return has_tokens(ids, self._frame)
+
+    @cached_property
+    def _frame(self) -> frozenset[int]:
+        return frame(self.tokenizer)
 
     @property
     def most_tokens(self) -> int:

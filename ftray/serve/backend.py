@@ -11,6 +11,7 @@ from ftray.models.sampling import Prompt, Sampling
 
 GENERATED = "generated_text"
 """What an output of a model that generates holds: the text without the prompt."""
+_PLACES_SHOWN = 5
 MODEL_HEADER, VERSION_HEADER = "x-ftray-model", "x-ftray-version"
 
 
@@ -60,13 +61,26 @@ class Generation:
 
 
 class BadPrompt(Exception):
-    """What was asked cannot be answered. field: what is wrong, one of `prompt`, `top_k`; code: why,
-    in OpenAI's words."""
+    """What was asked cannot be answered. field: what is wrong, one of `prompt`, `prompt.N` (one of
+    several, counted from 0), `top_k`; code: why, in OpenAI's words."""
 
     def __init__(self, field: str, message: str, code: str) -> None:
         super().__init__(message)
         self.field = field
         self.code = code
+
+
+def require_contents(have: Sequence[bool]) -> None:
+    """Raise BadPrompt where one of the texts of a request has nothing in it."""
+    empty = [place for place, has in enumerate(have) if not has]
+    if empty:
+        message = "there is nothing in it that the model reads"
+        if len(have) > 1:
+            shown = ", ".join(str(place + 1) for place in empty[:_PLACES_SHOWN])
+            more = ", ..." if len(empty) > _PLACES_SHOWN else ""
+            message = f"of {len(have):,} texts number {shown}{more}: {message}"
+        field = f"prompt.{empty[0]}" if len(have) > 1 else "prompt"
+        raise BadPrompt(field, message, "empty_prompt")
 
 
 class Versioned(Protocol):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 
 from ftray.models.joint import joint_logits
 from ftray.models.predictor import Predictor
+from ftray.serve.backend import require_contents
 from ftray.serve.batcher import Batcher, Limits
 from ftray.serve.metrics import Metrics
 from ftray.spec.serving import Batching
@@ -49,8 +50,11 @@ class Engine:
         return Engine(self._batching, self._metrics)
 
     async def logits(self, model: Asked, texts: Sequence[str]) -> torch.Tensor:
-        """(len(texts), C) float32, C the labels of `model`. Raises Overloaded."""
-        return torch.stack(await self._batcher.submit([(model, text) for text in texts]))
+        """(len(texts), C) float32, C the labels of `model`. Raises BadPrompt for texts that become
+        no tokens, and Overloaded."""
+        rows = await self._batcher.submit([(model, text) for text in texts])
+        require_contents([row is not None for row in rows])
+        return torch.stack([row for row in rows if row is not None])
 
     @property
     def waiting(self) -> int:
@@ -61,8 +65,9 @@ class Engine:
         """Nobody asks from now on but those who have begun; they are still answered."""
         self._batcher.close()
 
-    def _forward(self, rows: list[tuple[Asked, str]]) -> Sequence[torch.Tensor]:
-        """Logits of each row. Runs in the batcher's thread."""
+    def _forward(self, rows: list[tuple[Asked, str]]) -> Sequence[torch.Tensor | None]:
+        """Logits of each row, None for a text that becomes no tokens. Runs in the batcher's
+        thread."""
         began, waited = time.perf_counter(), self._batcher.waited
         logits = _logits([(model.predictor, text) for model, text in rows])
         seconds = time.perf_counter() - began
@@ -71,14 +76,28 @@ class Engine:
         return logits
 
 
-def _logits(rows: Sequence[tuple[Predictor, str]]) -> Sequence[torch.Tensor]:
+def _logits(rows: Sequence[tuple[Predictor, str]]) -> Sequence[torch.Tensor | None]:
     places: dict[int, list[int]] = {}
     for place, (predictor, _) in enumerate(rows):
         places.setdefault(id(predictor), []).append(place)
     ids: dict[int, Sequence[int]] = {}
     for chosen in places.values():
         predictor, texts = rows[chosen[0]][0], [rows[place][1] for place in chosen]
-        if len(places) == 1:
-            return predictor.logits(texts).unbind()
-        ids.update(zip(chosen, predictor.encode(texts), strict=True))
-    return joint_logits([(predictor, ids[place]) for place, (predictor, _) in enumerate(rows)])
+        encoded = zip(chosen, predictor.encode(texts), strict=True)
+        ids.update((place, row) for place, row in encoded if predictor.has_tokens(row))
+    logits: list[torch.Tensor | None] = [None] * len(rows)
+    for place, row in zip(ids, _of_ids(rows, ids, len(places) == 1), strict=True):
+        logits[place] = row
+    return logits
+
+
+def _of_ids(
+    rows: Sequence[tuple[Predictor, str]], ids: Mapping[int, Sequence[int]], are_of_one: bool
+) -> Sequence[torch.Tensor]:
+    """Logits of the rows at the places that `ids` has, in its order."""
+    if not ids:
+        return []
+    if are_of_one:
+        predictor, _ = rows[0]
+        return predictor.logits_of(list(ids.values())).unbind()
+    return joint_logits([(rows[place][0], row) for place, row in ids.items()])

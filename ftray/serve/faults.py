@@ -88,7 +88,8 @@ def fault_of(path: str, errors: Sequence[Any], content_type: str) -> tuple[int, 
 def fault_of_prompt(path: str, field: str, message: str) -> tuple[int, str, str]:
     """Status, message and field for what validates, and a model cannot go on with."""
     dialect = _dialect(path)
-    return dialect.invalid, message, dialect.prompt if field == "prompt" else field
+    name, dot, place = field.partition(".")
+    return dialect.invalid, message, f"{dialect.prompt}{dot}{place}" if name == "prompt" else field
 
 
 @dataclass(frozen=True)

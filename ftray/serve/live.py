@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ftray.models.folder import ModelInfo
 from ftray.models.predictor import Predictor
 from ftray.models.sampling import Prompt, Sampling
-from ftray.serve.backend import Answers, BadPrompt, Generation
+from ftray.serve.backend import Answers, BadPrompt, Generation, require_contents
 from ftray.serve.engine import Engine
 from ftray.serve.metrics import Metrics
 
@@ -30,7 +30,9 @@ class LiveModel:
         return self.predictor.info
 
     async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
-        """The texts share forward passes with those of other requests. Raises Overloaded."""
+        """The texts share forward passes with those of other requests. Raises BadPrompt,
+        Overloaded."""
+        require_contents([not self.predictor.task.is_blank(text) for text in texts])
         logits = await self.engine.logits(self, texts)
         labels = self.info.labels
         outputs = self.predictor.answers_of(logits, top_k)

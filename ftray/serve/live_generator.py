@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,7 +12,7 @@ from ftray.errors import ModelError
 from ftray.models.folder import ModelInfo
 from ftray.models.generator import Generator
 from ftray.models.sampling import Prompt, Sampling
-from ftray.serve.backend import GENERATED, Answers, BadPrompt, Generation
+from ftray.serve.backend import GENERATED, Answers, BadPrompt, Generation, require_contents
 from ftray.serve.metrics import Metrics
 from ftray.serve.talks import Talks, Told
 from ftray.spec.serving import Batching
@@ -43,6 +44,7 @@ class LiveGenerator:
         """What each text goes on with, at its likeliest. Raises BadPrompt, Overloaded."""
         if top_k is not None:
             raise BadPrompt("top_k", "the model generates text: it has no labels", "no_labels")
+        require_contents([not self.generator.task.is_blank(text) for text in texts])
         # Those that wait for others of the same request wait here, for as long as it takes.
         places = asyncio.Semaphore(self.batching.max_size)
         tasks = [asyncio.ensure_future(self._text(text, places)) for text in texts]
@@ -75,17 +77,24 @@ class LiveGenerator:
         except ModelError as error:
             problem = error.problems[0]
             raise BadPrompt("prompt", f"{problem.problem}; {problem.fix}", "no_chat") from None
+        if self._is_empty(prompt, ids):
+            require_contents([False])
         vocabulary = self.generator.model.get_input_embeddings().num_embeddings
         if unknown := next((token for token in ids if token >= vocabulary), None):
             known = f"the model knows {vocabulary:,}"
             raise BadPrompt("prompt", f"no token {unknown}: {known}", "invalid_token")
-        if not ids:
-            raise BadPrompt("prompt", "there is nothing in it", "empty_prompt")
         if len(ids) >= self.generator.context:
             limit = f"the model's context has room for {self.generator.context:,} with its answer"
             message = f"{len(ids):,} tokens: {limit}"
             raise BadPrompt("prompt", message, "context_length_exceeded")
         return ids
+
+    def _is_empty(self, prompt: Prompt, ids: Sequence[int]) -> bool:
+        if isinstance(prompt, str):
+            return self.generator.task.is_blank(prompt) or not self.generator.has_tokens(ids)
+        if prompt and isinstance(prompt[0], int):
+            return False
+        return not prompt or self.generator.task.is_blank(json.dumps(prompt))
 
     def apart(self) -> LiveGenerator:
         """It has a thread of its own in any case."""

@@ -76,6 +76,10 @@ class Task(Protocol):
         """What is asked in one source row, whose answer may be missing. Raises BadRow."""
         ...
 
+    def is_blank(self, question: str) -> bool:
+        """Whether nothing is asked: there is nothing to be seen in it."""
+        ...
+
     def identity(self, row: Row) -> str:
         """What two rows share when one is the twin of the other, whatever their labels."""
         ...

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ftray.tasks.base import BadRow, Examples, Inputs, Metrics, Row, is_missing
+from ftray.tasks.blank import is_blank
 from ftray.tasks.labels import label_name
 from ftray.tasks.padding import padded
 
@@ -33,9 +34,12 @@ class TextClassification:
             raise BadRow("empty_text")
         if not isinstance(text, str):
             raise BadRow("text_not_a_string", repr(text))
-        if not text.strip():
-            raise BadRow("empty_text")
+        if self.is_blank(text):
+            raise BadRow("empty_text", ascii(text[:20]) if text else "")
         return text
+
+    def is_blank(self, question: str) -> bool:
+        return is_blank(question)
 
     def identity(self, row: Row) -> str:
         return " ".join(row["text"].split()).casefold()

@@ -16,6 +16,7 @@ import numpy as np
 
 from ftray.errors import ModelError
 from ftray.tasks.base import BadRow, Examples, Inputs, Metrics, Row, is_missing
+from ftray.tasks.blank import is_blank
 from ftray.tasks.padding import padded
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class TextGeneration:
             *asked, last = _turns(values["messages"])
             if last["role"] != "assistant":
                 raise BadRow("no_answer", f"the last turn is of {last['role']}")
-            if not asked:
+            if _is_silent(asked):
                 raise BadRow("empty_prompt")
             return {"prompt": json.dumps(asked), "completion": _filled(last["content"])}
         if "text" in values:
@@ -52,17 +53,23 @@ class TextGeneration:
         if "messages" in values:
             turns = _turns(values["messages"])
             asked = turns[:-1] if turns[-1]["role"] == "assistant" else turns
-            if not asked:
+            if _is_silent(asked):
                 raise BadRow("empty_prompt")
             return json.dumps(asked)
         prompt = values.get("prompt", values.get("text"))
         if isinstance(prompt, (list, np.ndarray)):
-            return json.dumps(_turns(prompt))
-        if is_missing(prompt) or prompt == "":
+            prompt = json.dumps(_turns(prompt))
+        if is_missing(prompt):
             raise BadRow("empty_prompt")
         if not isinstance(prompt, str):
             raise BadRow("prompt_not_a_string", repr(prompt))
+        if self.is_blank(prompt):
+            raise BadRow("empty_prompt", ascii(prompt[:20]) if prompt else "")
         return prompt
+
+    def is_blank(self, question: str) -> bool:
+        turns = _as_chat(question)
+        return is_blank(question) if turns is None else _is_silent(turns)
 
     def identity(self, row: Row) -> str:
         """Two rows may ask the same and answer otherwise."""
@@ -332,6 +339,11 @@ def _turns(value: Any) -> list[Turn]:
     return [_turn(turn) for turn in value]
 
 
+def _is_silent(turns: Sequence[Turn]) -> bool:
+    """Whether nobody says anything in a chat."""
+    return all(is_blank(turn["content"]) for turn in turns)
+
+
 def _turn(value: Any) -> Turn:
     if not isinstance(value, Mapping):
         raise BadRow("message_not_an_object", repr(value)[:80])
@@ -358,7 +370,7 @@ def _filled(value: Any) -> str:
         raise BadRow("empty_completion")
     if not isinstance(value, str):
         raise BadRow("completion_not_a_string", repr(value)[:80])
-    if not value.strip():
+    if is_blank(value):
         raise BadRow("empty_completion")
     return _encodable(value)
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from ftray.errors import ModelError
+from ftray.tasks import get_task
+from ftray.tasks.base import BadRow
 from ftray.tasks.text_generation import TextGeneration, prompt_ids
 from tests.helpers.tiny_generator import END, make_tokenizer
 
@@ -179,3 +181,22 @@ def test_smoothing_spreads_over_the_vocabulary() -> None:
 
 def test_a_hopeless_model_has_a_perplexity() -> None:
     assert TASK.metrics(np.array([1.0, 0.0, 1e4]), ())["perplexity"] == math.inf
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"prompt": " \n\t", "completion": "x"},
+        {"prompt": "\u200b\ufeff", "completion": "x"},
+        {"prompt": [{"role": "user", "content": " "}], "completion": "x"},
+        {
+            "messages": [
+                {"role": "user", "content": "\u00a0"},
+                {"role": "assistant", "content": "x"},
+            ]
+        },
+    ],
+)
+def test_a_prompt_in_which_nothing_can_be_seen_is_empty(values):
+    with pytest.raises(BadRow, match="empty_prompt"):
+        get_task("text-generation").clean(values)

@@ -14,6 +14,9 @@ from ftray.errors import DataError
 FAULTS = [
     ({"text": "", "label": "a"}, "empty_text"),
     ({"text": " \n\t", "label": "a"}, "empty_text"),
+    ({"text": "\u200b\ufeff\u00a0", "label": "a"}, "empty_text"),
+    ({"text": "\u0301", "label": "a"}, "empty_text"),
+    ({"text": "\u3164\u2800\ufffd\0", "label": "a"}, "empty_text"),
     ({"text": None, "label": "a"}, "empty_text"),
     ({"text": math.nan, "label": "a"}, "empty_text"),
     ({"label": "a"}, "empty_text"),
