@@ -39,9 +39,11 @@ class Problem:
 
 
 class FtrayError(Exception):
-    """A fault that the user can mend. `exit_code` is what the command line exits with."""
+    """A fault that the user can mend. `exit_code` is what the command line exits with;
+    `resumable`: whether a run that ends with it goes on by the same command."""
 
     exit_code = EXIT_WRONG_INPUT
+    resumable = False
 
     def __init__(self, *problems: Problem) -> None:
         assert problems, "an error without a problem tells the user nothing"
@@ -81,6 +83,8 @@ class NoEstimate(FtrayError):
 class StorageError(FtrayError):
     """The storage root cannot be read or written."""
 
+    resumable = True
+
 
 class StorageFault(StorageError, OSError):
     """A read or write of the storage failed: an outage, a full disk, no access.
@@ -104,9 +108,13 @@ class StorageFault(StorageError, OSError):
 class ClusterError(FtrayError):
     """The cluster cannot run what is asked of it."""
 
+    resumable = True
+
 
 class RegistryError(FtrayError):
     """A model name, version or alias is not there, or the registry cannot be reached."""
+
+    resumable = True
 
 
 class ServeError(FtrayError):
@@ -117,12 +125,25 @@ class RunFailed(FtrayError):
     """The input was right and the run failed all the same."""
 
     exit_code = EXIT_FAILED
+    resumable = True
+
+
+class NotTrainable(RunFailed):
+    """What was asked cannot be learnt so, as with a loss that diverges: to go on from a checkpoint
+    would end the same way."""
+
+    resumable = False
+
+
+class RunTaken(RunFailed):
+    """Another process drives the run: this one may not write to it any more."""
 
 
 class Interrupted(FtrayError):
     """The run was asked to end, has saved where it stands, and can go on."""
 
     exit_code = EXIT_INTERRUPTED
+    resumable = True
 
 
 def shorten(value: object, limit: int = 120) -> str:
@@ -162,6 +183,13 @@ def find(error: BaseException) -> FtrayError | None:
         if isinstance(candidate, FtrayError) and not hasattr(candidate, "cause"):
             return candidate
     return None
+
+
+def resumable(error: BaseException) -> bool:
+    """Whether a run that ended with `error` goes on by the same command: it does, unless the input
+    or the training itself is at fault."""
+    known = find(error)
+    return True if known is None else known.resumable
 
 
 def _wrapped(error: BaseException, seen: set[int]) -> Iterator[BaseException]:

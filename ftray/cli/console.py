@@ -21,6 +21,8 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="End stdout with one JSON object.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
 Storage = Annotated[
     str | None,
     typer.Option(help="Storage root. Else $FTRAY_STORAGE, else ./ftray-data.", show_default=False),
@@ -47,6 +49,20 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(known.exit_code) from None
 
     return wrapper
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask before what cannot be undone, unless `yes`. Exits with 1 for a no; raises RegistryError
+    where nobody can be asked."""
+    from ftray.errors import RegistryError
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        fix = "say --yes to go ahead, or --dry-run to see what would be deleted"
+        raise RegistryError.of("--yes", None, "missing, and nobody can be asked here", fix)
+    if not typer.confirm(question, err=True):
+        raise typer.Exit(1)
 
 
 def say(message: str) -> None:

@@ -6,16 +6,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ftray.cli.console import AsJson, ModelName, Storage, emit, say, verb
+from ftray.cli.console import (
+    AsJson,
+    DryRun,
+    ModelName,
+    Storage,
+    Yes,
+    confirm,
+    emit,
+    say,
+    verb,
+)
 
 if TYPE_CHECKING:
     from ftray.models.folder import ModelInfo
     from ftray.store.location import Location
+    from ftray.store.registry import Registry
+    from ftray.store.versions import ModelVersion
 
 _VALUES_SHOWN = 12
 
 app = typer.Typer(
-    help="List, show, promote, roll back and export registered models.",
+    help="List, show, promote, roll back, export and delete registered models.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -171,6 +183,50 @@ def export(model: ModelName, out: Out, storage: Storage = None, as_json: AsJson 
     say(f"{model} is now also in {target}")
     if as_json:
         emit({"model": found.name, "version": found.version, "out": target.url})
+
+
+@app.command()
+@verb
+def delete(
+    models: Annotated[list[str], typer.Argument(metavar="NAME:VERSION...")],
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete versions with their folders: none that an alias points to, or that is on trial."""
+    from ftray.cli.table import size
+    from ftray.store.registry import Registry
+    from ftray.store.removal import check_unused, delete_version
+    from ftray.store.root import open_root
+
+    registry = Registry.open(open_root(storage))
+    found = [_exact(registry, model) for model in dict.fromkeys(models)]
+    for version in found:
+        check_unused(registry, version)
+        what = "would delete" if dry_run else "to be deleted:"
+        say(f"{what} {version.reference} in {version.folder} ({size(version.folder.size())})")
+    if not dry_run:
+        confirm(f"Delete {len(found)} version{'s' if len(found) > 1 else ''} for good?", yes)
+        for version in found:
+            delete_version(registry, version)
+            say(f"deleted {version.reference}")
+    if as_json:
+        emit({"deleted": [version.reference for version in found], "dry_run": dry_run})
+
+
+def _exact(registry: Registry, model: str) -> ModelVersion:
+    """The version that NAME:VERSION means, whether or not its folder is still there. Raises
+    RegistryError for what may mean another version tomorrow."""
+    from ftray.errors import RegistryError
+    from ftray.store.versions import Reference
+
+    wanted = Reference.parse(model)
+    if wanted.version is None:
+        fix = f"name a version: {wanted.name}:N; `ftray models list {wanted.name}` shows them"
+        raise RegistryError.of("model", model, "says not which version is to be deleted", fix)
+    versions = registry.versions(wanted.name)
+    return wanted.choose(versions) if versions else registry.resolve(model)
 
 
 def _check_target(target: Location, source: Location) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ftray.cli.console import AsJson, Storage, emit, say, verb
+from ftray.cli.console import AsJson, DryRun, Storage, Yes, confirm, emit, say, verb
 
 if TYPE_CHECKING:
     from ftray.store.root import Root
     from ftray.store.runs import RunFolder
 
 app = typer.Typer(
-    help="List, show and compare runs, and remove what killed ones left.",
+    help="List, show, compare and delete runs, and remove what killed ones left.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -23,8 +23,14 @@ app = typer.Typer(
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only runs of this name.")]
 _RUN_HELP = "RUN_ID, its beginning, NAME/RUN_ID, or NAME for its newest run."
 Run = Annotated[str, typer.Argument(metavar="RUN", help=_RUN_HELP)]
+DeletedRuns = Annotated[list[str], typer.Argument(metavar="RUN...", help=_RUN_HELP)]
 Runs = Annotated[list[str], typer.Argument(metavar="RUN RUN...", help=_RUN_HELP)]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
+OlderThan = Annotated[
+    str | None,
+    typer.Option(
+        metavar="AGE", help="Also whole runs that ended so long ago: 30d, 12h.", show_default=False
+    ),
+]
 
 
 _ENDED_AS = {"running": "interrupted", "waiting": "paused"}
@@ -125,21 +131,87 @@ def compare(runs: Runs, storage: Storage = None, as_json: AsJson = False) -> Non
 
 @app.command()
 @verb
-def prune(dry_run: DryRun = False, storage: Storage = None, as_json: AsJson = False) -> None:
-    """Remove folders that killed runs left unfinished an hour ago."""
+def delete(
+    runs: DeletedRuns,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete runs with all that they kept; the models that they made stay."""
+    from ftray.store.root import open_root
+    from ftray.store.runs import find_run
+
+    root = open_root(storage)
+    found = {run.location.path: run for run in (find_run(root, reference) for reference in runs)}
+    _delete(list(found.values()), yes, dry_run)
+    if as_json:
+        emit({"deleted": [run.location.url for run in found.values()], "dry_run": dry_run})
+
+
+@app.command()
+@verb
+def prune(
+    older_than: OlderThan = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what killed and ended runs left; with --older-than also whole runs."""
     from ftray.cli.table import size
+    from ftray.store import removal
     from ftray.store.prune import prune as remove
     from ftray.store.root import open_root
 
-    leftovers = remove(open_root(storage), dry_run)
+    root = open_root(storage)
+    old = removal.older_than(root, _age(older_than)) if older_than is not None else []
+    _delete(old, yes, dry_run)
+    leftovers = remove(root, dry_run)
     for leftover in leftovers:
         what = "would remove" if dry_run else "removed"
-        say(f"{what} {leftover.folder} ({size(leftover.size)}, no {leftover.missing})")
+        say(f"{what} {leftover.folder} ({size(leftover.size)}, {leftover.why})")
     total = sum(leftover.size for leftover in leftovers)
-    say(f"{len(leftovers)} folders, {size(total)}" if leftovers else "nothing to remove")
+    if leftovers:
+        say(f"{len(leftovers)} folders, {size(total)}")
+    elif not old:
+        say("nothing to remove")
     if as_json:
         folders = [{"folder": item.folder.url, "bytes": item.size} for item in leftovers]
-        emit({"removed": folders, "bytes": total, "dry_run": dry_run})
+        deleted = [run.location.url for run in old]
+        emit({"removed": folders, "bytes": total, "deleted": deleted, "dry_run": dry_run})
+
+
+def _delete(runs: list[RunFolder], yes: bool, dry_run: bool) -> None:
+    """Delete these runs, after a question."""
+    from ftray.cli.table import size
+    from ftray.store.removal import delete_run
+
+    for run in runs:
+        status = run.status
+        what = "would delete" if dry_run else "to be deleted:"
+        say(
+            f"{what} {run.location} ({status.kind}, {status.shown}, {size(run.location.size())}, "
+            f"last heard of {status.updated[:10]})"
+        )
+    if dry_run or not runs:
+        return
+    confirm(f"Delete {len(runs)} run{'s' if len(runs) > 1 else ''} for good?", yes)
+    for run in runs:
+        delete_run(run, say)
+        say(f"deleted run {run.run_id}")
+
+
+def _age(text: str) -> timedelta:
+    """Of `30d`, `12h`, `2w`. Raises RegistryError."""
+    from ftray.errors import RegistryError
+
+    units = {"h": "hours", "d": "days", "w": "weeks"}
+    number, unit = text[:-1], units.get(text[-1:])
+    if unit is None or not number.isdecimal() or len(number) > 5:
+        fix = "a number and h, d or w, such as 30d, 12h or 2w"
+        raise RegistryError.of("--older-than", text, "is no age", fix)
+    return timedelta(**{unit: int(number)})
 
 
 def _summary(root: Root, run: RunFolder) -> dict[str, Any]:

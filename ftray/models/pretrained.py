@@ -42,6 +42,16 @@ class Pretrained:
     is_whole: bool = True
     """Whether the weights are in the folder too."""
 
+    @property
+    def commit(self) -> str | None:
+        """The Hub's commit that the files are of; None for a folder of the user's own."""
+        in_cache = _location(self.spec) is None and self.folder.parent.name == "snapshots"
+        return self.folder.name if in_cache else None
+
+    def digest(self) -> str:
+        """Depends on all files of the folder."""
+        return digest.of_json([self.weights_digest(), self.tokenizer_digest()])
+
     def tokenizer_digest(self) -> str:
         """Depends on the files that decide how text becomes token ids, and on nothing else."""
         names = sorted(

@@ -91,6 +91,9 @@ class CheckpointSpec(Section):
         10, description="Minutes between checkpoints; null: by steps and epochs alone."
     )
     keep: PositiveInt = Field(2, description="Newest checkpoints kept beside the best one.")
+    keep_after: bool = Field(
+        False, description="Keep them when the run has ended well; else they are deleted then."
+    )
 
 
 class TrainSpec(Section):

@@ -25,20 +25,14 @@ if TYPE_CHECKING:
     from obstore import UpdateVersion
     from obstore.store import ObjectStore
 
-_PATIENCE_S = 120.0
-"""How long a store that does not answer is asked again."""
+_LEAST_PATIENCE_S = 6.0
+"""How long a store that does not answer is asked again at least: as long as pyarrow does."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
-_RETRIES: dict[str, Any] = {
-    "max_retries": 100,
-    "retry_timeout": timedelta(seconds=_PATIENCE_S),
-    "backoff": {
-        "init_backoff": timedelta(seconds=_FIRST_PAUSE_S),
-        "max_backoff": timedelta(seconds=_LONGEST_PAUSE_S),
-        "base": 2,
-    },
+_BACKOFF: dict[str, Any] = {
+    "init_backoff": timedelta(seconds=_FIRST_PAUSE_S),
+    "max_backoff": timedelta(seconds=_LONGEST_PAUSE_S),
+    "base": 2,
 }
-# A write that the client repeats by itself is refused for what its first attempt wrote.
-_ONCE: dict[str, Any] = {"max_retries": 0}
 _CLIENT: dict[str, Any] = {"allow_http": True, "timeout": timedelta(seconds=20)}
 # Where the environment itself has the credentials: nothing else is to be asked for them.
 _CREDENTIALS = (
@@ -86,7 +80,7 @@ class StoredDocument:
 
         update: UpdateVersion = dict(after.tag)  # type: ignore[assignment]
         mode: Any = "create" if after.content is None else update
-        pauses, asked = _pauses(), False
+        pauses, asked = _pauses(_patience(self._location)), False
         while True:
             try:
                 written = obstore.put(self._writes, self._key, content, mode=mode)
@@ -113,15 +107,21 @@ def stored_document(location: Location) -> StoredDocument | None:
     """The document at `location`; None where the file system is no object store."""
     split = urlsplit(location.url)
     region = location.fs.region if isinstance(location.fs, pafs.S3FileSystem) else ""
-    reads = _open(split.scheme, split.netloc, split.query, region, retries=True)
-    writes = _open(split.scheme, split.netloc, split.query, region, retries=False)
+    reads = _open(split.scheme, split.netloc, split.query, region, _patience(location))
+    # A write that the client repeats by itself is refused for what its first attempt wrote.
+    writes = _open(split.scheme, split.netloc, split.query, region, 0.0)
     return StoredDocument(location, reads, writes) if reads and writes else None
 
 
 @lru_cache(maxsize=16)
-def _open(scheme: str, netloc: str, query: str, region: str, retries: bool) -> ObjectStore | None:
+def _open(scheme: str, netloc: str, query: str, region: str, patience: float) -> ObjectStore | None:
     url = SplitResult(scheme, netloc, "", query, "")
-    client = {"client_options": _CLIENT, "retry_config": _RETRIES if retries else _ONCE}
+    retry = {
+        "max_retries": 100 if patience else 0,
+        "retry_timeout": timedelta(seconds=patience),
+        "backoff": _BACKOFF,
+    }
+    client: dict[str, Any] = {"client_options": _CLIENT, "retry_config": retry}
     if scheme == "s3":
         return _s3(url, region, client)
     if scheme in ("gs", "gcs"):
@@ -179,9 +179,13 @@ def _azure(url: SplitResult, client: dict[str, Any]) -> ObjectStore:
     return AzureStore(container, **client, **config)
 
 
-def _pauses() -> Iterator[float]:
+def _patience(location: Location) -> float:
+    return max(location.patience, _LEAST_PATIENCE_S)
+
+
+def _pauses(patience: float) -> Iterator[float]:
     """Seconds to wait between attempts, until the patience is spent."""
-    until, pause = time.monotonic() + _PATIENCE_S, _FIRST_PAUSE_S
+    until, pause = time.monotonic() + patience, _FIRST_PAUSE_S
     while time.monotonic() < until:
         yield pause
         pause = min(2 * pause, _LONGEST_PAUSE_S)

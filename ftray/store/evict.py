@@ -54,7 +54,7 @@ def _last_used(folder: Location) -> float:
 
 def _oldest_living(root: Root) -> float:
     """When the oldest run began that still runs; never where none does."""
-    begun = [run.run_id for run in list_runs(root) if run.state == "running"]
+    begun = [run.run_id for run in list_runs(root) if run.status.may_live]
     times = [datetime.strptime(name[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC) for name in begun]
     return min((time.timestamp() for time in times), default=math.inf)
 

@@ -6,10 +6,12 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ftray.store.conditional import Version
+from ftray.store.document import open_document
 from ftray.store.location import Location
 from ftray.store.retry import fault
 
@@ -17,12 +19,16 @@ _REWRITE_EVERY = 5.0  # seconds between two rewrites of a remote file
 
 
 class MetricsLog:
-    """The file, for one writer whose threads may share this object."""
+    """The file, for one writer whose threads may share this object. confirm: raises where there is
+    another writer by now."""
 
-    def __init__(self, location: Location) -> None:
+    def __init__(self, location: Location, confirm: Callable[[], object]) -> None:
         self.location = location
         self._lock = threading.Lock()
-        self._lines: list[bytes] | None = None
+        self._confirm = confirm
+        self._document = open_document(location)
+        self._written: Version | None = None
+        self._pending: list[bytes] = []
         self._rewritten = 0.0
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -36,9 +42,7 @@ class MetricsLog:
             if self.location.is_local:
                 _append(Path(self.location.path), line)
                 return
-            if self._lines is None:
-                self._lines = [kept + b"\n" for kept in self._content().splitlines()]
-            self._lines.append(line)
+            self._pending.append(line)
             if time.monotonic() - self._rewritten >= _REWRITE_EVERY:
                 self._rewrite()
 
@@ -57,15 +61,23 @@ class MetricsLog:
     def close(self) -> None:
         """Write the lines that are held back."""
         with self._lock:
-            if self._lines is not None:
+            if self._pending:
                 self._rewrite()
 
     def _content(self) -> bytes:
         return self.location.read_bytes() if self.location.is_file() else b""
 
     def _rewrite(self) -> None:
-        assert self._lines is not None
-        self.location.write_bytes(b"".join(self._lines))
+        while True:
+            before = self._written or self._document.read()
+            kept = before.content or b""
+            torn = b"\n" if kept and not kept.endswith(b"\n") else b""
+            content = kept + torn + b"".join(self._pending)
+            self._written = self._document.write(content, before)
+            if self._written is not None:
+                break
+            self._confirm()
+        self._pending = []
         self._rewritten = time.monotonic()
 
 

@@ -7,8 +7,10 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-SILENCE = 60.0
+LEASE_S = 60.0
 """Seconds without a sign of life after which a process on another machine counts as dead."""
+BEAT_S = 10.0
+"""Seconds between two signs of life."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,13 @@ class Owner:
         machine = _machine()
         return cls(socket.gethostname(), pid, f"{machine}/{_start(pid)}" if machine else "")
 
-    def alive(self, silent: float) -> bool:
-        """True while the process lives; on another machine, while it was `silent` for no longer
-        than a minute."""
+    def alive(self) -> bool | None:
+        """Whether the process lives; None where that cannot be seen from here, as it runs on
+        another machine or in another container."""
         machine, _, start = self.process.rpartition("/")
         if machine and machine == _machine():
             return _start(self.pid) == start
-        return silent <= SILENCE
+        return None
 
 
 def _machine() -> str:

@@ -140,6 +140,11 @@ class Registry:
         version = str(chosen.version)
         self._ask(lambda: self._client().set_registered_model_alias(chosen.name, alias, version))
 
+    def delete(self, version: ModelVersion) -> None:
+        """Forget that version; its folder stays. Its number is not given again."""
+        number = str(version.version)
+        self._ask(lambda: self._client().delete_model_version(version.name, number))
+
     def versions(self, name: str) -> list[ModelVersion]:
         """All versions of `name`, oldest first; none for an unknown name."""
         if self._is_empty() or not _NAME.fullmatch(name):

@@ -80,8 +80,12 @@ class _File(_Frozen):
 def read_route(root: Root, name: str, alias: str) -> Route | None:
     """None where nobody promoted a version to that alias. Raises RegistryError for a file that
     is no such file, and StorageError for a storage that does not answer."""
-    content = open_document(root.routes(name)).read().content
-    return _parse(root, name, content).routes.get(alias)
+    return read_routes(root, name).get(alias)
+
+
+def read_routes(root: Root, name: str) -> dict[str, Route]:
+    """The routes of all aliases of a model. Raises as `read_route`."""
+    return _parse(root, name, open_document(root.routes(name)).read().content).routes
 
 
 def change_route(

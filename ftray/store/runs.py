@@ -1,66 +1,45 @@
 """The run folder, runs/NAME/RUN_ID: the resolved spec, how the run stands, and its metrics.
 
-status.json is the folder's manifest, written after the spec. A running driver rewrites it every few
-seconds, so that another driver can tell a run that was killed, and continue it.
+status.json is the folder's manifest, written after the spec. The process that drives a run, its
+owner, writes it every few seconds, each time only from the version that it wrote before: where
+another process has taken the run over (see `ftray.store.claim`), that is refused, and from then on
+the former owner writes nothing.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import re
 import secrets
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
-from ftray.errors import RegistryError, StorageError
+from ftray.errors import RegistryError, RunTaken, StorageError
 from ftray.spec.load import dump
 from ftray.spec.schema import Spec
+from ftray.store.conditional import Version
+from ftray.store.document import open_document
+from ftray.store.inputs import Inputs, read_inputs
 from ftray.store.location import Location
 from ftray.store.metrics import MetricsLog
-from ftray.store.owner import Owner
+from ftray.store.owner import BEAT_S
 from ftray.store.root import Root
-
-State = Literal["running", "done", "failed", "interrupted"]
-Kind = Literal["train", "tune"]
+from ftray.store.status import STATUS, Kind, RunStatus, Seen, State, read_status, taken
 
 log = logging.getLogger(__name__)
 
-SPEC, STATUS, METRICS = "spec.yaml", "status.json", "metrics.jsonl"
+SPEC, METRICS, INPUTS = "spec.yaml", "metrics.jsonl", "inputs.json"
+CHECKPOINTS = "checkpoints"
+WORKING = ("ray-train", "trials", "kept")
+"""Folders that serve a run until it has ended: what Ray Train, Ray Tune and trials keep."""
 RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
-_BEAT_EVERY = 10.0  # seconds
-
-
-@dataclass(frozen=True)
-class RunStatus:
-    """How a run stands. Times are ISO 8601 in UTC; `updated` is the owner's last sign of life."""
-
-    kind: Kind
-    state: State
-    started: str
-    updated: str
-    host: str
-    pid: int
-    process: str  # tells a process from a later one with its number: see Owner
-    message: str = ""
-    model: str = ""
-    version: int | None = None
-
-    @property
-    def owner(self) -> Owner:
-        return Owner(self.host, self.pid, self.process)
-
-    @property
-    def silent(self) -> float:
-        """Seconds since the owner's last sign of life."""
-        return (datetime.now(UTC) - datetime.fromisoformat(self.updated)).total_seconds()
 
 
 class RunFolder:
@@ -70,17 +49,35 @@ class RunFolder:
     def __init__(self, location: Location) -> None:
         self.location = location
         self._lock = threading.RLock()
-        self._metrics = MetricsLog(location / METRICS)
+        self._metrics = MetricsLog(location / METRICS, self.set_status)
+        self._document = open_document(location / STATUS)
+        self._held: Seen | None = None
+        """What this process last wrote as the owner."""
+        self._heard = 0.0
+        """When it did, on a clock that goes on while a process or machine is stopped."""
+        self._loss: RunTaken | None = None
 
     @classmethod
-    def create(cls, root: Root, spec: Spec, run_id: str, kind: Kind = "train") -> RunFolder:
-        """A new folder whose run is `running`, owned by this process."""
+    def create(
+        cls,
+        root: Root,
+        spec: Spec,
+        run_id: str,
+        kind: Kind = "train",
+        inputs: Inputs | None = None,
+    ) -> RunFolder:
+        """A new folder whose run is `running`, owned by this process. Raises StorageError."""
         run = cls(root.runs(spec.name) / run_id)
-        if not run.location.is_local:
-            run.location.fs.create_dir(run.location.path, recursive=True)
-        (run.location / SPEC).write_text(dump(spec))
-        now, owner = _now(), Owner.current()
-        run._write(RunStatus(kind, "running", now, now, owner.host, owner.pid, owner.process))
+        try:
+            if not run.location.is_local:
+                run.location.fs.create_dir(run.location.path, recursive=True)
+            if inputs is not None:
+                (run.location / INPUTS).write_json(inputs.to_json())
+            run.write_spec(spec)
+        except OSError as error:
+            raise _unwritable(run.location, error) from None
+        status = RunStatus.begun(kind)
+        assert run._write(status, Version(None)), "nobody else knows this run id"
         return run
 
     @classmethod
@@ -103,48 +100,73 @@ class RunFolder:
     @property
     def status(self) -> RunStatus:
         """What status.json says. Raises StorageError when it cannot be read."""
-        file = self.location / STATUS
-        known = {field.name for field in fields(RunStatus)}
-        try:
-            content = file.read_json()
-            return RunStatus(**{key: value for key, value in content.items() if key in known})
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            fix = "restore the file, or delete the run's folder"
-            raise StorageError.of(file.url, None, f"cannot be read: {error}", fix) from None
+        return self.look().status
 
     @property
     def state(self) -> State:
         """As the status says, but a `running` whose owner is dead is `interrupted`."""
-        status = self.status
-        if status.state == "running" and not status.owner.alive(status.silent):
-            return "interrupted"
-        return status.state
+        return self.status.shown
+
+    def look(self) -> Seen:
+        """The status as it is now. Raises StorageError when it cannot be read."""
+        return read_status(self._document, self.location / STATUS)
+
+    @property
+    def inputs(self) -> Inputs | None:
+        """What the run began with; None for one of an older ftray. Raises StorageError."""
+        return read_inputs(self.location / INPUTS)
 
     def spec_tree(self) -> dict[str, Any]:
         """The resolved spec as plain values: an older ftray's may no longer be a valid Spec."""
         return yaml.safe_load((self.location / SPEC).read_bytes())
 
+    def write_spec(self, spec: Spec) -> None:
+        """Keep `spec` as what the run trains."""
+        (self.location / SPEC).write_text(dump(spec))
+
     def set_status(self, **changes: Any) -> RunStatus:
-        """Change fields of the status, such as state="done" or message="…"; a sign of life too."""
+        """Change fields of the status, such as state="done" or message="…"; a sign of life too.
+
+        Only of a run that this object created or claimed. Raises RunTaken when another process has
+        taken the run over, and StorageError.
+        """
         with self._lock:
-            status = replace(self.status, **{"updated": _now(), **changes})
-            self._write(status)
+            assert self._held is not None, "only the owner of a run writes its status"
+            if self._loss is not None:
+                raise self._loss
+            status = self._held.status.changed(**changes)
+            if not self._write(status, self._held.version):
+                self._loss = self._taken()
+                raise self._loss
             return status
 
-    def claim(self) -> bool:
-        """Make this process the owner of an unfinished run; False if another one owns it by now."""
-        with _exclusive(self.location):
-            if not _is_free(self.status):
-                return False
-            owner = Owner.current()
-            self.set_status(state="running", message="", **asdict(owner))
-            return True
+    def claim(self, seen: Seen) -> bool:
+        """Make this process the owner; False where the status is no longer what was `seen`."""
+        with self._lock:
+            return self._write(seen.status.taken_over(), seen.version)
+
+    @property
+    def fence(self) -> Fence:
+        """By which processes that work for this owner see whether it still is the owner."""
+        with self._lock:
+            assert self._held is not None, "only the owner of a run has others work on it"
+            return Fence(self.location, self._held.status.generation)
+
+    def check_owned(self) -> None:
+        """Raise RunTaken when another process has taken the run over. Asks the storage only where
+        this process was still for so long that this may have happened."""
+        if self._loss is not None:
+            raise self._loss
+        if self._held is not None and _clock() - self._heard > self._held.status.lease / 2:
+            # A storage that does not answer does not say that either, and takes no write meanwhile.
+            with suppress(StorageError):
+                self.set_status()
 
     @contextmanager
-    def beating(self, every: float = _BEAT_EVERY) -> Iterator[None]:
+    def beating(self, every: float | None = None) -> Iterator[None]:
         """Give a sign of life every `every` seconds for as long as the block runs."""
-        over = threading.Event()
-        thread = threading.Thread(target=self._beat, args=(over, every), daemon=True)
+        over, pause = threading.Event(), BEAT_S if every is None else every
+        thread = threading.Thread(target=self._beat, args=(over, pause), daemon=True)
         thread.start()
         try:
             yield
@@ -153,7 +175,9 @@ class RunFolder:
             thread.join()
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add a record to metrics.jsonl; under a remote root it may wait for `close`."""
+        """Add a record to metrics.jsonl; under a remote root it may wait for `close`. Raises
+        RunTaken when another process has taken the run over."""
+        self.check_owned()
         self._metrics.append(record)
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -164,18 +188,46 @@ class RunFolder:
         """Write what `append_metrics` still holds back."""
         self._metrics.close()
 
-    def _write(self, status: RunStatus) -> None:
-        (self.location / STATUS).write_json(asdict(status))
+    def _write(self, status: RunStatus, after: Version) -> bool:
+        asked = _clock()
+        version = self._document.write(status.to_bytes(), after)
+        if version is None:
+            return False
+        self._held, self._heard = Seen(status, version), asked
+        return True
+
+    def _taken(self) -> RunTaken:
+        if not (self.location / STATUS).is_file():
+            fix = "run the same command to begin anew"
+            return RunTaken.of("run", self.run_id, "was deleted while it was driven", fix)
+        return taken(self.run_id, self.status)
 
     def _beat(self, over: threading.Event, every: float) -> None:
         warned = False
         while not over.wait(every):
             try:
                 self.set_status()
-            except OSError as error:
+            except RunTaken:
+                return  # raised where the owner next checks
+            except StorageError as error:
                 if not warned:
-                    log.warning("cannot write %s: %s", self.location / STATUS, error)
+                    log.warning("%s", error)
                 warned = True
+
+
+@dataclass(frozen=True)
+class Fence:
+    """What a process that works for the owner of a run asks before it writes into the run's
+    folder. generation: the owner's."""
+
+    run: Location
+    generation: int
+
+    def check(self) -> None:
+        """Raise RunTaken when the run has another owner by now, and StorageError."""
+        status = RunFolder(self.run).status
+        if status.generation != self.generation:
+            raise taken(self.run.name, status)
 
 
 def new_run_id(spec: Spec) -> str:
@@ -216,36 +268,14 @@ def find_run(root: Root, reference: str) -> RunFolder:
     raise RegistryError.of("run", reference, f"no such run in {root}", fix)
 
 
-def unfinished(root: Root, spec: Spec, kind: Kind = "train") -> RunFolder | None:
-    """The newest run of this very spec that was killed or interrupted and that nobody owns."""
-    text = dump(spec).encode()
-    for run in reversed(list_runs(root, spec.name)):
-        file = run.location / SPEC
-        if not file.is_file() or file.read_bytes() != text:
-            continue
-        status = run.status
-        if status.kind == kind and _is_free(status):
-            return run
-    return None
+def _unwritable(location: Location, error: OSError) -> StorageError:
+    fix = "free space or restore access; the same command goes on from there"
+    return StorageError.of(location.url, None, f"cannot be written: {error}", fix)
 
 
-def _is_free(status: RunStatus) -> bool:
-    if status.state == "interrupted" and status.owner == Owner.current():
-        return True  # this process stopped it and goes on with it
-    unfinished_state = status.state in ("running", "interrupted")
-    return unfinished_state and not status.owner.alive(status.silent)
+def _clock() -> float:
+    """Seconds; they go on while this process is stopped and while the machine sleeps."""
+    return time.clock_gettime(_CLOCK)
 
 
-@contextmanager
-def _exclusive(folder: Location) -> Iterator[None]:
-    """One process of this machine at a time, where the storage is local."""
-    if not folder.is_local:
-        yield
-        return
-    with (Path(folder.path) / ".claim.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)

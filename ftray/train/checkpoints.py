@@ -24,6 +24,7 @@ from ftray.errors import StorageError, StorageFault
 from ftray.spec.training import CheckpointSpec
 from ftray.store.location import Location
 from ftray.store.retry import reason
+from ftray.store.runs import Fence
 from ftray.train import state
 from ftray.train.progress import Progress
 from ftray.train.state import State
@@ -110,7 +111,9 @@ class Keeper:
         folder: Location | None,
         writes: bool,
         saving: Callable[[], AbstractContextManager[None]] = nullcontext,
+        fence: Fence | None = None,
     ) -> None:
+        """fence: asked before each change of the folder. Raises RunTaken and StorageError."""
         self.keeps = folder is not None
         self._spec = spec
         self._saving = saving
@@ -118,7 +121,9 @@ class Keeper:
         self._saved = time.monotonic()
         self._thread: threading.Thread | None = None
         self._failure: list[Exception] = []
+        self._fence = fence
         if self._folder is not None:
+            self._check()
             for part in self._folder.children():
                 if part.name.startswith(_PART):
                     part.delete()  # of a process that was killed
@@ -174,6 +179,7 @@ class Keeper:
                 (part / PROGRESS).write_text(progress)
                 files = {file.name: _checksum(file) for file in sorted(part.iterdir())}
                 manifest = json.dumps({**described, "files": files}, indent=2)
+                self._check()
                 _move(part, target, manifest)
             self._delete_old()
         except OSError as error:
@@ -182,6 +188,10 @@ class Keeper:
             self._failure.append(_unwritten(target, str(error)))
         except Exception as error:  # noqa: BLE001 - raised by `wait`, in the thread that waits
             self._failure.append(error)
+
+    def _check(self) -> None:
+        if self._fence is not None:
+            self._fence.check()
 
     def _delete_old(self) -> None:
         assert self._folder is not None

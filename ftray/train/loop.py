@@ -15,7 +15,7 @@ import torch
 from ftray.data.augment import drop_tokens
 from ftray.data.batches import BatchPlan, in_order
 from ftray.data.encode import EncodedSplit
-from ftray.errors import Interrupted, RunFailed
+from ftray.errors import Interrupted, NotTrainable
 from ftray.spec.schema import Spec
 from ftray.tasks import Task
 from ftray.tasks.base import Inputs, Metrics
@@ -91,7 +91,7 @@ def run(
     """Train from where `progress` stands to the last epoch, an early stop, or the end of epoch
     `until`, counted from 1: from the checkpoint left there it goes on as if it had not stopped.
 
-    Raises, on every rank alike, RunFailed when a loss or a gradient is not finite, before the
+    Raises, on every rank alike, NotTrainable when a loss or a gradient is not finite, before the
     weights take it in, and Interrupted when a rank was asked to stop, after a last checkpoint.
     """
     observer.phase(progress)
@@ -237,7 +237,7 @@ def _mine(setup: Setup, batch: np.ndarray) -> list[tuple[int, np.ndarray]]:
 
 
 def _fail(setup: Setup, progress: Progress, what: str, rows: list[int]) -> None:
-    """Raise RunFailed, naming the ranks and rows it comes from. Every rank must call it."""
+    """Raise NotTrainable, naming the ranks and rows it comes from. Every rank must call it."""
     found = setup.engine.ranks.gather(rows)
     where = "; ".join(
         f"rank {rank}: rows {', '.join(map(str, theirs[:_SHOWN_ROWS]))}"
@@ -246,7 +246,7 @@ def _fail(setup: Setup, progress: Progress, what: str, rows: list[int]) -> None:
         if theirs
     )
     skipped = f", after {progress.skipped} skipped updates" if progress.skipped else ""
-    raise RunFailed.of(
+    raise NotTrainable.of(
         "train.learning_rate",
         setup.spec.train.learning_rate,
         f"{what} in step {progress.step + 1} (epoch {progress.epoch + 1}){skipped}; {where} of the "

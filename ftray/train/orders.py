@@ -11,6 +11,7 @@ from ftray.data.encoded import EncodedDataset
 from ftray.spec.schema import Spec
 from ftray.store.location import Location
 from ftray.store.root import Root
+from ftray.store.runs import Fence
 
 if TYPE_CHECKING:
     from ftray.train.channel import Sender
@@ -34,6 +35,8 @@ class Job:
     baselines: Location | None = None
     trunks: tuple[TrunkCache, ...] = ()
     until: int | None = None
+    fence: Fence | None = None
+    """What says whether the run is still this driver's; None where nobody else can take it."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from ftray.data.batches import BatchPlan
-from ftray.errors import RunFailed
+from ftray.errors import NotTrainable
 from ftray.models.blocks import FreezePlan
 from ftray.models.twin import own
 from ftray.spec.training import TrainSpec
@@ -76,14 +76,14 @@ class PhasedEngine:
         return self._take(keeps)
 
     def check_moved(self) -> None:
-        """After the first update of a phase: raise RunFailed when none of the parameters that
+        """After the first update of a phase: raise NotTrainable when none of the parameters that
         began to train in it has changed."""
         if not self._unfrozen:
             return
         before, self._unfrozen = self._unfrozen, {}
         now = self._take(keeps=True).parameters
         if all(torch.equal(now[name], value) for name, value in before.items()):
-            raise RunFailed.of(
+            raise NotTrainable.of(
                 "train.unfreeze",
                 None,
                 f"{len(before)} parameters were unfrozen and did not move, {next(iter(before))} "

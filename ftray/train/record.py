@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ftray.errors import Interrupted
+from ftray.errors import Interrupted, RunTaken, StorageError, find, resumable
 from ftray.spec.schema import Spec
 from ftray.store.root import Root
-from ftray.store.runs import RunFolder, State
+from ftray.store.runs import RunFolder
+from ftray.store.status import State
 from ftray.store.tracking import Status, Tracker, flatten
 from ftray.train.channel import PASSING, Event, Listener
+
+log = logging.getLogger(__name__)
 
 # Kept in metrics.jsonl but no measurement, so not sent to MLflow.
 _NOT_METRICS = {"kind", "step", "steps", "epoch"}
@@ -36,18 +40,29 @@ def recorded(root: Root, spec: Spec, run: RunFolder) -> Iterator[Listener]:
             tracker.log(event["step"], numbers)
 
     def end(state: State, status: Status, error: BaseException) -> None:
-        run.close()
-        run.set_status(state=state, message=str(error))
+        try:
+            run.close()
+            run.set_status(state=state, message=_line(error), resumable=resumable(error))
+        except (StorageError, OSError) as unwritten:
+            # The run then stays `running` without an owner, and is gone on with as such.
+            log.warning("how run %s ended is not written: %s", run.run_id, unwritten)
         tracker.close(status)
 
     try:
         with run.beating():
             yield record
+        run.close()
+    except RunTaken:
+        raise  # what is on record is the other process's
     except (KeyboardInterrupt, Interrupted) as error:
         end("interrupted", "KILLED", error)
         raise
     except BaseException as error:
         end("failed", "FAILED", error)
         raise
-    run.close()
     tracker.close("FINISHED")
+
+
+def _line(error: BaseException) -> str:
+    known = find(error)
+    return str(known or error or type(error).__name__)

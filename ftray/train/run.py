@@ -18,10 +18,12 @@ from ftray.models.quiet import quiet_transformers
 from ftray.spec.schema import Spec
 from ftray.store.location import Location
 from ftray.store.registry import ModelVersion
-from ftray.store.root import MODEL_MANIFEST, Root
-from ftray.store.runs import Kind, RunFolder, new_run_id, unfinished
+from ftray.store.removal import clear
+from ftray.store.root import MODEL_MANIFEST
+from ftray.store.runs import CHECKPOINTS, RunFolder
 from ftray.train.channel import Event, Listener, listening, stage
 from ftray.train.check import Checked
+from ftray.train.inputs import claimed, pinned, with_own_deepspeed
 from ftray.train.local_worker import LocalWorker, local_worker
 from ftray.train.older_versions import better_version
 from ftray.train.orders import BASELINES, Export, Job, TrunkOrder
@@ -129,17 +131,17 @@ def _train(
     worker: LocalWorker | None,
 ) -> Trained:
     started = time.perf_counter()
-    spec, root = checked.spec, checked.root
-    check_scale(spec)
+    check_scale(checked.spec)
     for line in checked.dataset.report.lines():
         say(line)
     listener(stage("encoding the rows"))
     registry_is_open = checked.registry.open_ahead()
+    asked, checked = checked, pinned(checked, "train")
     prepared = prepare(checked, worker)
     for line in prepared.data.length_lines():
         say(line)
-    run = claim_run(root, spec, "train", say)
-    with recorded(root, spec, run) as record:
+    run = claimed(asked, checked, "train", say)
+    with recorded(checked.root, checked.spec, run) as record:
         checkpoint, seconds = None, 0.0
         if not _is_exported(prepared, run):
             trunks = None if worker else _filled(prepared, say, listener)
@@ -148,17 +150,6 @@ def _train(
         trained = export_and_register(prepared, run, checkpoint, (), started, seconds, listener)
         tell_of_better(checked, trained, say)
         return trained
-
-
-def claim_run(root: Root, spec: Spec, kind: Kind, say: Callable[[str], None]) -> RunFolder:
-    """The run of this very spec that was cut off, now owned by this process, else a new one."""
-    run = unfinished(root, spec, kind)
-    if run is not None and run.claim():
-        say(f"continuing run {run.run_id}, which was cut off")
-        return run
-    run = RunFolder.create(root, spec, new_run_id(spec), kind)
-    say(f"run {run.run_id} in {run.location}")
-    return run
 
 
 def both(first: Listener, second: Listener) -> Listener:
@@ -180,16 +171,22 @@ def fit_run(
     spec = prepared.checked.spec
     before = sum(record["seconds"] for record in run.metrics() if record.get("kind") == "step")
     started, alarms = time.perf_counter(), Alarms(60 * spec.scale.hang_minutes)
+
+    def check() -> None:
+        alarms.check()
+        run.check_owned()
+
     listener(stage("starting the workers"))
     with listening(both(_heed, alarms.filter(listener))) as sender:
-        folder = run.location / "checkpoints"
+        folder = run.location / CHECKPOINTS
         baselines = run.location / BASELINES if spec.train.baselines else None
-        job = Job(spec, prepared.data, folder, sender, baselines, trunks or ())
+        own = with_own_deepspeed(spec, run)
+        job = Job(own, prepared.data, folder, sender, baselines, trunks or (), fence=run.fence)
         if prepared.worker is not None:
             order = prepared.for_trunk() if trunks is None else None
-            best = prepared.worker.train(job, order, alarms.check)
+            best = prepared.worker.train(job, order, check)
         else:
-            best = _fit_group(job, alarms.check)
+            best = _fit_group(job, check)
     return best, before + time.perf_counter() - started
 
 
@@ -227,6 +224,7 @@ def export_and_register(
     spec = prepared.checked.spec
     target = prepared.checked.root.models(spec.name) / run.run_id
     trained = time.perf_counter()
+    run.check_owned()
     if checkpoint is not None:
         listener(stage("exporting the model, evaluating it on the test split"))
         baselines = run.location / BASELINES
@@ -239,8 +237,10 @@ def export_and_register(
             run_export(order, worker_resources(spec))
     listener(stage("registering the model"))
     info = read_info(target)
+    run.set_status()
     version = register(prepared.checked, info, target)
     run.set_status(state="done", model=version.name, version=version.version)
+    clear(run, spec.train.checkpoint.keep_after)
     spent = {
         "prepare": round(prepared.seconds, 3),
         "train": round(trained - started - prepared.seconds, 3),

@@ -95,7 +95,8 @@ def _train(job: Job, ranks: Ranks, observer: _Reporter) -> None:
     if job.baselines is not None and not setup.task.has_labels and not progress.step:
         _tell_untrained(setup, observer)
     writes, watchdog = ranks.rank == 0, observer.watchdog
-    keeper = Keeper(job.spec.train.checkpoint, job.checkpoints, writes, watchdog.saving)
+    saves = job.spec.train.checkpoint
+    keeper = Keeper(saves, job.checkpoints, writes, watchdog.saving, job.fence)
     with watchdog:
         loop.run(setup, progress, keeper, observer, job.until)
 

@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ftray import capacity
-from ftray.errors import RunFailed
+from ftray.errors import NotTrainable
 from ftray.spec.load import override
 from ftray.spec.tuning import TuneSpec
 from ftray.train import checkpoints
 from ftray.train.channel import Event, Listener, stage
 from ftray.train.check import Checked
+from ftray.train.inputs import claimed, pinned, with_own_deepspeed
 from ftray.train.local_worker import local_worker
 from ftray.train.progress import BEST
 from ftray.train.record import recorded
 from ftray.train.run import (
     Trained,
     both,
-    claim_run,
     export_and_register,
     fit_run,
     prepare,
@@ -64,27 +64,30 @@ def tune(
     """Run the sweep of the spec's `tune` section, then register its winner. Needs Ray.
 
     `say` gets lines for a person, `listener` an event when a trial ends and then the winner's
-    training events. Raises FtrayError; RunFailed when no trial could train.
+    training events. Raises FtrayError; NotTrainable when no trial could train.
     """
     started = time.perf_counter()
-    spec, section = checked.spec, checked.spec.tune
+    section = checked.spec.tune
     assert section is not None, "check_sweep lets no such spec pass"
     concurrent = _check_room(checked, section)
     for line in checked.dataset.report.lines():
         say(line)
     listener(stage("encoding the rows"))
     registry_is_open = checked.registry.open_ahead()
+    asked, checked = checked, pinned(checked, "tune")
     prepared = prepare(checked)
     for line in prepared.data.length_lines():
         say(line)
-    run = claim_run(checked.root, spec, "tune", say)
+    spec = checked.spec
+    run = claimed(asked, checked, "tune", say)
     with recorded(checked.root, spec, run) as record:
         told = both(record, listener)
         course = Course(spec)
         recall(course, run.metrics())
         passes = (section.count + section.refit) * course.most_epochs
         trunks = prepare_trunk(prepared.for_trunk(depth_variants(spec), passes), say, listener)
-        sweep = Sweep(spec, prepared.data, run.location / "kept", trunks)
+        own = with_own_deepspeed(spec, run)
+        sweep = Sweep(own, prepared.data, run.location / "kept", trunks, run.fence)
         say(_plan(course, concurrent))
         listener(_plan_event(course, concurrent))
         registry_is_open()
@@ -105,7 +108,6 @@ def tune(
         told_rows = tuple(trial.to_json() for trial in table)
         trained = export_and_register(whole, run, checkpoint, told_rows, started, seconds, listener)
         tell_of_better(checked, trained, say)
-        sweep.kept.delete()
         return Tuned(table, trained, found)
 
 
@@ -140,13 +142,13 @@ def _check_room(checked: Checked, section: TuneSpec) -> int:
 
 
 def winner(course: Course, say: Callable[[str], None]) -> Standing:
-    """The best trial. Raises RunFailed when none could train."""
+    """The best trial. Raises NotTrainable when none could train."""
     if spent := course.spent:
         say(f"{spent} is used up: {len(course.drawn)} of {course.section.count} trials began")
     ranking = course.ranking()
     if not ranking or ranking[0].value is None:
         first = f"; the first said: {ranking[0].error}" if ranking else ""
-        raise RunFailed.of(
+        raise NotTrainable.of(
             "tune",
             f"{len(ranking)} trials",
             f"none could train{first}",

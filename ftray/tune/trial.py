@@ -17,6 +17,7 @@ from ftray.errors import FtrayError
 from ftray.models.twin import twin
 from ftray.spec.schema import ModelSpec, Spec
 from ftray.store.location import Location
+from ftray.store.runs import Fence
 from ftray.train import checkpoints, loop
 from ftray.train.checkpoints import Keeper
 from ftray.train.fit import fit_workers
@@ -45,6 +46,8 @@ class Sweep:
     kept: Location
     """Where trials keep their checkpoints, and their groups of workers what Ray Train keeps."""
     trunks: tuple[TrunkCache, ...] = ()
+    fence: Fence | None = None
+    """What says whether the sweep is still this driver's."""
 
     def checkpoints(self, trial: str) -> Location:
         """Where a trial keeps its checkpoints."""
@@ -139,7 +142,8 @@ def _train_here(spec: Spec, segment: Segment, sweep: Sweep) -> Progress:
         setup, progress = build(spec, sweep.data, base, alone(), found, sweep.trunks)
     # A trial that ends here, and whose winner is trained again, leaves nothing that is read.
     needed = segment.until < spec.train.epochs or not _refits(sweep.spec)
-    keeper = Keeper(spec.train.checkpoint, folder if needed else None, writes=True)
+    kept = folder if needed else None
+    keeper = Keeper(spec.train.checkpoint, kept, writes=True, fence=sweep.fence)
     epoch, started = progress.epoch, time.perf_counter()
     try:
         loop.run(setup, progress, keeper, observer, segment.until)
@@ -158,7 +162,7 @@ def _refits(spec: Spec) -> bool:
 
 def _train_in_group(spec: Spec, segment: Segment, sweep: Sweep) -> Progress:
     folder = sweep.checkpoints(segment.trial)
-    job = Job(spec, sweep.data, folder, trunks=sweep.trunks, until=segment.until)
+    job = Job(spec, sweep.data, folder, trunks=sweep.trunks, until=segment.until, fence=sweep.fence)
     fit_workers(job, spec.scale.max_failures)
     newest = checkpoints.latest(folder)
     assert newest is not None, "a group that ended well has written a checkpoint"

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from typer import Typer
 from typer.testing import CliRunner, Result
 
 from ftray.cli import models, runs
+from ftray.errors import RegistryError, RunTaken
 from ftray.models.folder import ModelInfo, publish
 from ftray.spec.load import override, parse
 from ftray.store.location import locate
-from ftray.store.promotion import promote
+from ftray.store.promotion import promote, roll_back, try_out
 from ftray.store.registry import Registry
 from ftray.store.root import Root
-from ftray.store.runs import RunFolder
+from ftray.store.runs import RunFolder, list_runs
+from tests.helpers.object_store import ObjectStore
 
 SPEC = parse({"name": "reviews", "model": {"name_or_path": "bert"}, "data": {"train": "a.csv"}})
 RUNS = ("20260101-000000-aaaaaa", "20260102-000000-bbbbbb", "20260103-000000-cccccc")
@@ -244,3 +247,91 @@ def test_the_verbs_are_part_of_ftray_and_import_nothing_heavy() -> None:
     assert listed.returncode == 0, listed.stderr
     assert len(json.loads(listed.stdout)["models"]) == 2
     assert listed.stderr == ""
+
+
+def test_deleting_asks_and_keeps_what_is_in_use(tmp_path: Path) -> None:
+    root = Root(locate(str(tmp_path / "data")))
+    storage = f"--storage={root}"
+    registry = Registry.open(root)
+    for number in (1, 2, 3, 4):
+        folder = root.models("m") / f"2026010{number}-000000-aaaaaa"
+        (folder / "ftray.json").write_json({"name": "m"})
+        registry.register("m", folder, folder.name, {"accuracy": 0.5})
+    promote(registry, "m:1", "live")
+    promote(registry, "m:2", "live")
+    try_out(registry, "m:3", "live", 0.1, shadow=False)
+
+    for wrong, message in (
+        ("m:2", "points to"),
+        ("m:3", "on trial beside live"),
+        ("m", "which version"),
+        ("m@live", "which version"),
+        ("m:9", "no version 9"),
+        ("n:1", "no such model"),
+    ):
+        refused = ftray("models", "delete", wrong, "--yes", storage)
+        assert refused.exit_code == 2 and message in refused.stderr, wrong
+    assert ftray("models", "delete", "m:4", "m:2", "--yes", storage).exit_code == 2
+    assert [v.version for v in registry.versions("m")] == [1, 2, 3, 4]
+
+    unasked = ftray("models", "delete", "m:4", storage)
+    assert unasked.exit_code == 2 and "--yes" in unasked.stderr
+    only_said = ftray("models", "delete", "m:4", "--dry-run", storage)
+    assert only_said.exit_code == 0 and "would delete m:4" in only_said.stderr
+    assert [v.version for v in registry.versions("m")] == [1, 2, 3, 4]
+
+    gone = answer("models", "delete", "m:4", "m:1", "--yes", storage)
+    assert gone["deleted"] == ["m:4", "m:1"]
+    assert [v.version for v in registry.versions("m")] == [2, 3]
+    assert [f.name[7] for f in root.models("m").children()] == ["2", "3"]
+    # A number is not given twice, and nothing leads back to what was deleted.
+    again = root.models("m") / "20260105-000000-aaaaaa"
+    (again / "ftray.json").write_json({"name": "m"})
+    assert registry.register("m", again, again.name, {}).version == 5
+    roll_back(registry, "m", "live")
+    with pytest.raises(RegistryError, match="has always been version 2"):
+        roll_back(registry, "m", "live")
+
+
+def old_run(root: Root, number: int, **status: Any) -> RunFolder:
+    run = RunFolder.create(root, SPEC, f"2026010{number}-000000-aaaaaa")
+    (run.location / "checkpoints" / "step-1" / "file").write_text("12345")
+    run.set_status(**status)
+    return run
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_runs_are_deleted_by_name_and_by_age(
+    where: str, tmp_path: Path, object_store: ObjectStore
+) -> None:
+    url = str(tmp_path / "data") if where == "local" else object_store.url("root")
+    root, storage = Root(locate(url)), f"--storage={url}"
+    old, new = "2020-01-01T00:00:00+00:00", datetime.now(UTC).isoformat()
+    old_run(root, 1, state="done", updated=old)
+    old_run(root, 2, state="interrupted", updated=old)
+    old_run(root, 3, state="failed", updated=new)
+    living = old_run(root, 4, updated=old)
+
+    told = ftray("runs", "prune", "--older-than", "30d", "--dry-run", storage)
+    assert told.exit_code == 0, told.stderr
+    assert told.stderr.count("would delete") == 2
+    assert "done" in told.stderr and "interrupted" in told.stderr
+    unasked = ftray("runs", "prune", "--older-than", "30d", storage)
+    assert unasked.exit_code == 2 and "--yes" in unasked.stderr
+    assert len(list_runs(root)) == 4
+    for wrong in ("30", "d", "-3d", "3 days", "²d", "99999999d"):
+        refused = ftray("runs", "prune", f"--older-than={wrong}", storage)
+        assert refused.exit_code == 2 and f"--older-than = {wrong}" in refused.stderr
+    pruned = answer("runs", "prune", "--older-than", "30d", "--yes", storage)
+    assert len(pruned["deleted"]) == 2
+    assert [run.run_id[7] for run in list_runs(root)] == ["3", "4"]
+
+    driven = ftray("runs", "delete", living.run_id, "--yes", storage)
+    assert driven.exit_code == 1 and "is being driven by" in driven.stderr
+    living.set_status(state="interrupted")
+    deleted = answer("runs", "delete", "20260103", living.run_id, "--yes", storage)
+    assert len(deleted["deleted"]) == 2
+    assert not (root.runs() / "reviews").exists()
+    with pytest.raises(RunTaken, match="was deleted"):
+        living.set_status(state="done")
+    assert not (root.runs() / "reviews").exists()

@@ -63,4 +63,6 @@ def plain(
 ) -> Trained:
     """An uninterrupted run with two workers and ZeRO 2, which others are compared with."""
     folder = tmp_path_factory.mktemp("plain")
-    return train_here(tree(folder, train={"baselines": True}), plain_events)
+    return train_here(
+        tree(folder, train={"baselines": True, "checkpoint": {"keep_after": True}}), plain_events
+    )

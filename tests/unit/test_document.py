@@ -23,7 +23,7 @@ Place = Callable[[str], Location]
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "s3":
         store: ObjectStore = request.getfixturevalue("object_store")
-        return lambda name: store.at(f"root/{name}")
+        return lambda name: store.at("root") / name
     if request.param == "local":
         return lambda name: locate(str(tmp_path / "root" / name))
     fs = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
@@ -146,3 +146,12 @@ def test_what_may_not_be_written_is_told(object_store: ObjectStore, tmp_path: Pa
     local = open_document(locate(str(tmp_path / "file" / "a.json")))
     with pytest.raises(StorageError, match="cannot be"):
         local.write(b"1", local.read())
+
+
+@pytest.mark.parametrize("name", ["a b", "50%", "a%20b", "x#y", "what?", "ä", "a+b", "[1]", "~"])
+def test_the_file_is_the_one_that_others_read(place: Place, name: str) -> None:
+    document = open_document(place(name))
+    assert document.write(b"1", document.read()) is not None
+    assert place(name).read_bytes() == b"1"
+    place(name).write_bytes(b"2")
+    assert document.read().content == b"2"

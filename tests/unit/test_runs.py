@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,9 +13,10 @@ import pyarrow.fs as pafs
 import pytest
 
 from ftray.errors import RegistryError, StorageError
-from ftray.spec.load import dump, override, parse
+from ftray.spec.load import override, parse
 from ftray.store.location import Location, locate
 from ftray.store.prune import prune
+from ftray.store.removal import clear
 from ftray.store.root import Root
 from ftray.store.runs import (
     RUN_ID,
@@ -28,61 +24,15 @@ from ftray.store.runs import (
     find_run,
     list_runs,
     new_run_id,
-    unfinished,
 )
 
 SPEC = parse({"name": "reviews", "model": {"name_or_path": "m"}, "data": {"train": "a.csv"}})
 FIRST, SECOND = "20260101-000000-aaaaaa", "20260102-000000-bbbbbb"
 
-# What a driver in another process does: own a run, say so, and wait to be killed.
-_DRIVER = """
-import sys, time
-from ftray.spec.load import load
-from ftray.store.location import locate
-from ftray.store.root import Root
-from ftray.store.runs import RunFolder
-run = RunFolder.create(Root(locate(sys.argv[1])), load(sys.argv[2]), sys.argv[3])
-run.append_metrics({"step": 1})
-print("owned", flush=True)
-time.sleep(60)
-"""
-
-_CLAIM = """
-import sys, time
-from ftray.store.location import locate
-from ftray.store.root import Root
-from ftray.store.runs import RunFolder
-run = RunFolder.open(Root(locate(sys.argv[1])), "reviews", sys.argv[2])
-print("ready", flush=True)
-sys.stdin.readline()
-print(run.claim(), flush=True)
-sys.stdin.readline()
-"""
-
 
 @pytest.fixture
 def root(tmp_path: Path) -> Root:
     return Root(locate(str(tmp_path / "data")))
-
-
-@contextmanager
-def process(code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", code, *arguments]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.wait()
-
-
-@contextmanager
-def driver(root: Root, tmp_path: Path, run_id: str) -> Iterator[subprocess.Popen[str]]:
-    (tmp_path / "spec.yaml").write_text(dump(SPEC))
-    with process(_DRIVER, root.location.path, str(tmp_path / "spec.yaml"), run_id) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "owned\n"
-        yield child
 
 
 def test_a_run_from_start_to_end(root: Root) -> None:
@@ -122,7 +72,11 @@ def test_readers_never_see_half_a_status_while_the_run_beats(root: Root) -> None
         time.sleep(0.01)
     assert run.status.updated > first
     assert run.status.message == "99"
-    assert sorted(path.name for path in file.parent.iterdir()) == ["spec.yaml", "status.json"]
+    assert sorted(path.name for path in file.parent.iterdir()) == [
+        ".status.json.lock",
+        "spec.yaml",
+        "status.json",
+    ]
 
 
 def test_metrics_survive_a_torn_line(root: Root) -> None:
@@ -170,81 +124,20 @@ def test_remote_metrics_are_written_now_and_then_and_at_the_end(tmp_path: Path) 
     assert [found.run_id for found in list_runs(root)] == [FIRST]
 
 
-def test_a_killed_run_is_continued_and_a_living_one_is_not(root: Root, tmp_path: Path) -> None:
-    with driver(root, tmp_path, FIRST) as child:
-        run = RunFolder.open(root, "reviews", FIRST)
-        assert (run.status.pid, run.state) == (child.pid, "running")
-        assert unfinished(root, SPEC) is None
-        assert run.claim() is False
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-        assert (run.status.state, run.state) == ("running", "interrupted")
-        assert unfinished(root, override(SPEC, {"train.epochs": 9})) is None
-        assert unfinished(root, SPEC, "tune") is None
-        found = unfinished(root, SPEC)
-        assert found is not None
-        assert found.run_id == FIRST
-        assert found.claim()
-        assert (found.status.pid, found.state) == (os.getpid(), "running")
-        assert unfinished(root, SPEC) is None
-        assert found.metrics() == [{"step": 1}]
-
-
-def test_only_one_of_several_drivers_gets_a_killed_run(root: Root, tmp_path: Path) -> None:
-    with driver(root, tmp_path, FIRST):
-        pass
-    claims = []
-    with (
-        process(_CLAIM, root.location.path, FIRST) as one,
-        process(_CLAIM, root.location.path, FIRST) as two,
-    ):
-        for child in (one, two):
-            assert child.stdout is not None
-            child.stdout.readline()
-        for child in (one, two):
-            assert child.stdin is not None
-            child.stdin.write("go\n")
-            child.stdin.flush()
-        for child in (one, two):
-            assert child.stdout is not None
-            claims.append(child.stdout.readline().strip())
-    assert sorted(claims) == ["False", "True"]
-
-
-def test_a_process_with_the_number_of_a_dead_one_is_not_it(root: Root) -> None:
+def test_an_owner_that_is_dead_or_silent_has_been_interrupted(root: Root) -> None:
     run = RunFolder.create(root, SPEC, FIRST)
     machine = run.status.process.rpartition("/")[0]
     run.set_status(process=f"{machine}/1")  # this process's number, begun at another time
-    found = unfinished(root, SPEC)
-    assert found is not None
-    assert found.run_id == FIRST
-
-
-@pytest.mark.parametrize(("silent", "free"), [(5, False), (55, False), (65, True)])
-def test_a_driver_on_another_machine_is_dead_after_a_minute(
-    root: Root, silent: int, free: bool
-) -> None:
-    run = RunFolder.create(root, SPEC, FIRST)
-    heard = (datetime.now(UTC) - timedelta(seconds=silent)).isoformat()
-    # The same host name is not the same machine: containers share names, not pid namespaces.
-    run.set_status(process="other-boot/pid:[1]/77", updated=heard)
-    assert (unfinished(root, SPEC) is not None) is free
-    assert run.claim() is free
-
-
-def test_a_finished_run_is_not_continued(root: Root) -> None:
-    for number, state in enumerate(("done", "failed")):
-        run = RunFolder.create(root, SPEC, f"2026010{number}-000000-aaaaaa")
-        run.set_status(state=state, process="", updated="2020-01-01T00:00:00+00:00")
-        assert run.claim() is False
-    assert unfinished(root, SPEC) is None
-
-
-def test_the_process_that_interrupted_a_run_may_continue_it(root: Root) -> None:
-    run = RunFolder.create(root, SPEC, FIRST)
-    assert unfinished(root, SPEC) is None
-    run.set_status(state="interrupted")
-    assert unfinished(root, SPEC) is not None
+    assert (run.state, run.status.may_live) == ("interrupted", False)
+    for silent, state, may_live in (
+        (5, "running", True),
+        (65, "interrupted", True),  # a clock may be wrong by a minute
+        (7200, "interrupted", False),
+    ):
+        heard = (datetime.now(UTC) - timedelta(seconds=silent)).isoformat()
+        # The same host name is not the same machine: containers share names, not pid namespaces.
+        run.set_status(process="other-boot/pid:[1]/77", updated=heard)
+        assert (run.state, run.status.may_live) == (state, may_live)
 
 
 def test_runs_are_found_by_what_a_person_would_type(root: Root) -> None:
@@ -316,3 +209,32 @@ def _age(root: Root) -> None:
     then = time.time() - 7200
     for path in Path(root.location.path).rglob("*"):
         os.utime(path, (then, then))
+
+
+def test_what_served_a_run_goes_when_it_is_done_and_its_checkpoints_unless_kept(root: Root) -> None:
+    kept = override(SPEC, {"train.checkpoint.keep_after": True})
+    runs = {}
+    for number, (state, spec) in enumerate(
+        [("done", SPEC), ("done", kept), ("failed", SPEC), ("interrupted", SPEC)]
+    ):
+        run = RunFolder.create(root, spec, f"2026010{number}-000000-aaaaaa")
+        for name in ("checkpoints", "kept", "trials"):
+            (run.location / name / "deep" / "file").write_text("12345")
+        (Path(run.location.path) / "ray-train" / "empty").mkdir(parents=True)
+        run.set_status(state=state)
+        runs[number] = run
+    _age(root)
+    prune(root)
+    left = {
+        number: {c.name for c in run.location.children() if c.is_dir()}
+        for number, run in runs.items()
+    }
+    assert left == {
+        0: set(),
+        1: {"checkpoints"},
+        2: {"checkpoints", "kept", "trials"},
+        3: {"checkpoints", "kept", "trials"},
+    }
+    clear(runs[3], keep_checkpoints=True)
+    assert not (runs[3].location / "kept").exists()
+    assert (runs[3].location / "checkpoints").exists()

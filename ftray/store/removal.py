@@ -1,0 +1,91 @@
+"""Deleting what a user no longer wants: runs, and versions of models."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from ftray.errors import RegistryError, StorageError
+from ftray.store.claim import CURRENT, take
+from ftray.store.registry import Registry
+from ftray.store.root import MODEL_MANIFEST, Root
+from ftray.store.routes import Route, change_route, read_routes
+from ftray.store.runs import CHECKPOINTS, RUN_ID, WORKING, RunFolder, list_runs
+from ftray.store.status import STATUS
+from ftray.store.versions import ModelVersion
+
+log = logging.getLogger(__name__)
+
+
+def clear(run: RunFolder, keep_checkpoints: bool) -> None:
+    """Delete what served a run that has ended well. What cannot be deleted now is left to
+    `ftray runs prune`."""
+    for name in WORKING if keep_checkpoints else (*WORKING, CHECKPOINTS):
+        try:
+            (run.location / name).delete()
+        except (OSError, StorageError) as error:
+            log.warning("%s stays: %s", run.location / name, error)
+
+
+def older_than(root: Root, age: timedelta) -> list[RunFolder]:
+    """The runs that ended, or gave their last sign of life, so long ago; oldest first."""
+    before = datetime.now(UTC) - age
+    found = [(run, run.status) for run in list_runs(root)]
+    return [
+        run
+        for run, status in found
+        if not status.may_live and datetime.fromisoformat(status.updated) < before
+    ]
+
+
+def delete_run(run: RunFolder, say: Callable[[str], None]) -> None:
+    """Delete the run's folder; the model that it made stays.
+
+    A run whose owner runs elsewhere is taken over first, which may take its lease: `say` is told.
+    Raises RunTaken when another process drives it.
+    """
+    seen = run.look()
+    while seen.status.state == "running" and not take(run, seen, say):
+        seen = run.look()
+    # The manifest goes first: a folder without it does not exist.
+    (run.location / STATUS).delete()
+    run.location.delete()
+    parent = run.location.parent
+    names = {child.name for child in parent.children()}
+    if not any(RUN_ID.fullmatch(name) for name in names) and names <= {CURRENT}:
+        parent.delete()
+
+
+def check_unused(registry: Registry, version: ModelVersion) -> None:
+    """Raises RegistryError where an alias leads to that version, or it is on trial beside one."""
+    if version.aliases:
+        fix = f"promote another version to {version.aliases[0]} first"
+        these = ", ".join(version.aliases)
+        raise RegistryError.of("model", version.reference, f"is what {these} points to", fix)
+    for alias, route in read_routes(registry.root, version.name).items():
+        tried = None if route.trial is None else route.trial.stop
+        stops = {"is served as": route.current, "is on trial beside": tried}
+        for role, stop in stops.items():
+            if stop is not None and stop.version == version.version:
+                fix = f"promote another version to {alias}, or roll it back, first"
+                raise RegistryError.of("model", version.reference, f"{role} {alias}", fix)
+
+
+def delete_version(registry: Registry, version: ModelVersion) -> None:
+    """Delete a version and its folder. Raises RegistryError where it is in use."""
+    check_unused(registry, version)
+    gone = version.version
+
+    def without(route: Route | None) -> Route | None:
+        if route is None:
+            return None
+        before = tuple(stop for stop in route.before if stop.version != gone)
+        return route.model_copy(update={"before": before})
+
+    for alias in read_routes(registry.root, version.name):
+        change_route(registry.root, version.name, alias, without)
+    registry.delete(version)
+    # The manifest goes first: a folder without it does not exist.
+    (version.folder / MODEL_MANIFEST).delete()
+    version.folder.delete()
