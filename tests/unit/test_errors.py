@@ -15,8 +15,10 @@ from ftray.errors import (
     DataError,
     FtrayError,
     Interrupted,
+    NotTrainable,
     Problem,
     RunFailed,
+    RunTaken,
     SpecError,
     StorageFault,
     find,
@@ -67,6 +69,8 @@ def test_an_error_survives_pickling(kind: type[FtrayError]) -> None:
 def test_only_runs_that_fail_or_are_stopped_exit_otherwise(kind: type[FtrayError]) -> None:
     others = {
         RunFailed: EXIT_FAILED,
+        NotTrainable: EXIT_FAILED,
+        RunTaken: EXIT_FAILED,
         StorageFault: EXIT_FAILED,
         Interrupted: EXIT_INTERRUPTED,
     }
