@@ -94,6 +94,7 @@ def tune(
         search(sweep, course, concurrent, told, listener)
         best = winner(course, say)
         whole = prepared.with_spec(override(spec, best.config))
+        run.write_spec(whole.checked.spec)  # what the run trains is the winner's
         if section.refit:
             say(f"trial {best.trial} is trained again at full scale: the refit")
             with local_worker(whole.checked.spec) as worker:
