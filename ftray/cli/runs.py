@@ -83,7 +83,9 @@ def show(run: Run, storage: Storage = None, as_json: AsJson = False) -> None:
     trials = list({r.get("id"): r for r in records if r.get("kind") == "trial"}.values())
     if summary["state"] != "running":
         # Of a sweep that was killed nobody told how its trials ended.
-        trials = [r | {"status": _ENDED_AS.get(r.get("status"), r.get("status"))} for r in trials]
+        trials = [
+            r | {"status": _ENDED_AS.get(str(r.get("status")), r.get("status"))} for r in trials
+        ]
     if as_json:
         emit(summary | {"epochs": epochs, "trials": trials, "spec": found.spec_tree()})
         return
