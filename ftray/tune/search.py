@@ -43,12 +43,14 @@ def search(
     # Tune keeps its state there for a resume of its own; ftray resumes from the run's metrics.
     with tempfile.TemporaryDirectory(prefix="ftray-ray-tune-") as scratch:
         tuner = _tuner(sweep, course, feed, concurrent, scratch)
-        with softly(_stop_tune, "trials that run are ended, and begin again where they last saved"):
-            tuner.fit()
+        feed.open()
+    with softly(_stop_tune, "trials that run are ended, and begin again where they last saved"):
+        tuner.fit()
+    interrupted = not course.over  # Tune took Ctrl-C for itself
+    if feed.error is None:
+        feed.close(interrupted)
     if feed.error is not None:
         raise feed.error
-    interrupted = not course.over  # Tune took Ctrl-C for itself
-    feed.close("interrupted" if interrupted else "stopped")
     if interrupted:
         raise Interrupted.of(
             "run",
@@ -161,8 +163,11 @@ class _Feed(Searcher):
         news = segment.donor or segment.trial not in self.course.trials
         self.course.begin(segment)
         self.segments[trial_id] = segment
+        trial = self.course.trials[segment.trial]
         if news:
-            self._tell(self.course.trials[segment.trial])
+            self._tell(trial)
+        else:
+            self.watcher(self._event(trial))
         return {"segment": asdict(segment)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -184,13 +189,22 @@ class _Feed(Searcher):
         except FtrayError as error:
             self.error = error
 
-    def close(self, status: str) -> None:
-        """Tell of each trial that is neither done nor failed that this is how it ended."""
+    def open(self) -> None:
+        """Tell the watcher of the trials that ended in earlier drivers of this sweep."""
         for trial in self.course.trials.values():
-            if trial.running or (trial.waits and trial.values):
-                self._tell(trial, status)
+            if trial.over or trial.error:
+                self.watcher(self._event(trial))
 
-    def _tell(self, trial: Standing, status: str = "") -> None:
+    def close(self, interrupted: bool) -> None:
+        """Tell how trials ended that are neither done nor failed. After an interruption those that
+        wait may still go on."""
+        for trial in self.course.trials.values():
+            if trial.running:
+                self._tell(trial, "interrupted")
+            elif trial.waits and trial.values and not interrupted:
+                self._tell(trial, "stopped")
+
+    def _event(self, trial: Standing, status: str = "") -> Event:
         told = row(trial).to_json()
         if not trial.error and not trial.over:
             told["status"] = status or ("running" if trial.running else "waiting")
@@ -199,7 +213,10 @@ class _Feed(Searcher):
             "cloned": trial.cloned,
             "elapsed": round(self.course.elapsed, 3),
         }
+        return {"kind": "trial", **told, **more}
+
+    def _tell(self, trial: Standing, status: str = "") -> None:
         try:
-            self.listener({"kind": "trial", **told, **more})
+            self.listener(self._event(trial, status))
         except Exception as error:  # noqa: BLE001 - raised by `search`
             self.error = error
