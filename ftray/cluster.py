@@ -148,9 +148,18 @@ def starting(
     with Path(os.devnull).open("w") as sink, redirect_stdout(sink):
         starter = _Starter(watched, then)
         starter.start()
-        threading.Thread(target=_import, args=ahead, daemon=True).start()
+        importer = threading.Thread(target=_import, args=ahead, daemon=True)
+        importer.start()
+
+        def wait() -> T | None:
+            found = starter.wait()
+            # Two threads that import transformers at once find a half of it.
+            while importer.is_alive():
+                importer.join(_LOOK_S)
+            return found
+
         try:
-            yield starter.wait
+            yield wait
         finally:
             starter.stop()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from importlib import import_module
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from ftray.cli.console import AsJson, Set, SpecPath, emit, say, verb
@@ -47,7 +46,7 @@ def _ahead(spec: Spec) -> LocalWorker | None:
 
     worker = LocalWorker.of(spec)
     if worker is None:
-        Thread(target=import_module, args=["transformers.modeling_utils"], daemon=True).start()
+        import_module("transformers.modeling_utils")
     return worker
 
 
