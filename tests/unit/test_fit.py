@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ftray.train.fit import _stopped_by_signals
+from ftray.train.fit import stopped_by_signals
 
 
 class Sender:
@@ -23,7 +23,7 @@ class Sender:
 def test_the_first_signal_asks_and_the_second_does_not_wait(number: signal.Signals) -> None:
     sender, before = Sender(), signal.getsignal(number)
     job: Any = SimpleNamespace(sender=sender)
-    with pytest.raises(KeyboardInterrupt), _stopped_by_signals(job):
+    with pytest.raises(KeyboardInterrupt), stopped_by_signals(job):
         os.kill(os.getpid(), number)
         assert sender.asked == 1
         os.kill(os.getpid(), number)

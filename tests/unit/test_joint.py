@@ -32,7 +32,7 @@ class Small(Predictor):
     """A predictor of a small network, which no folder holds."""
 
     def __init__(self, model: Any, batch_size: int = 2) -> None:
-        self.model, self.batch_size, self.device = model.eval(), batch_size, "cpu"
+        self.model, self.batch_size, self.device = model.eval(), batch_size, torch.device("cpu")
         self.compute = PLAIN
         self.task = get_task("text-classification")
         self.tokenizer = SimpleNamespace(pad_token_id=0)
