@@ -103,7 +103,10 @@ class TextClassification:
         import torch
 
         return torch.nn.functional.cross_entropy(
-            logits.float(), targets, reduction="none", label_smoothing=smoothing
+            logits.float(),
+            targets.to(logits.device, non_blocking=True),
+            reduction="none",
+            label_smoothing=smoothing,
         )
 
     def costliest_loss(self, logits: torch.Tensor) -> torch.Tensor:

@@ -307,10 +307,14 @@ def _learnt(
     the largest tensor of the step."""
     import torch
 
-    ids, mask = (inputs[name].to(logits.device) for name in ("input_ids", "attention_mask"))
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
     places = torch.arange(1, ids.shape[1], device=ids.device)
     learnt = (places >= targets.to(ids.device)[:, None]) & mask[:, 1:].bool()
-    return logits[:, :-1][learnt].float(), ids[:, 1:][learnt], learnt.nonzero()[:, 0]
+    # Where the inputs still lie on the host, it knows how many there are: none waits for a device.
+    rows, before = learnt.nonzero(as_tuple=True)
+    truth = ids[rows, before + 1]
+    rows, before, truth = (t.to(logits.device, non_blocking=True) for t in (rows, before, truth))
+    return logits[rows, before].float(), truth, rows
 
 
 def _as_chat(text: str) -> list[Turn] | None:

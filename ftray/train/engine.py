@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -128,12 +129,25 @@ class Engine:
         if not self._deepspeed.is_gradient_accumulation_boundary():
             self._deepspeed.step()
 
-    def update(self, learning_rate: float) -> bool:
-        """One optimizer step with the accumulated gradients. False, on every rank and with all
-        weights as they were, when a gradient is not finite."""
+    def finish_gradients(self) -> torch.Tensor | None:
+        """Add up the accumulated gradients over the ranks where DeepSpeed does not; gives their
+        norm, on the device, or None where DeepSpeed is to judge them. Every rank must call it."""
+        if not self._plain:
+            return None
+        if self._shared is not None:
+            norm, reached = self._shared.add_up(), self._shared.reached
+        else:
+            reached = [i for i, p in enumerate(self._trained) if p.grad is not None]
+            norm = nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
+        self._passed_over = set(range(len(self._trained))).difference(reached)
+        return norm
+
+    def update(self, learning_rate: float, norm: float | None) -> bool:
+        """One optimizer step with the accumulated gradients, whose norm `finish_gradients` gave.
+        False, on every rank and with all weights as they were, when a gradient is not finite."""
         for group in self._deepspeed.optimizer.param_groups:
             group["lr"] = learning_rate * group[SCALE]
-        finite = self._finish_gradients() if self._plain else True
+        finite = norm is None or self._clipped(norm)
         self._deepspeed.step()
         if self._shared is not None:
             self._shared.settle()
@@ -147,23 +161,16 @@ class Engine:
             self._ages[name] += index not in self._passed_over
         return applied
 
-    def _finish_gradients(self) -> bool:
-        """Add up over the ranks, where DeepSpeed does not, and clip. A gradient that is not finite
-        is dropped, and the answer is False."""
-        if self._shared is not None:
-            norm = self._shared.add_up()
-            reached = self._shared.reached
-        else:
-            reached = [i for i, p in enumerate(self._trained) if p.grad is not None]
-            norm = nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
-        self._passed_over = set(range(len(self._trained))).difference(reached)
+    def _clipped(self, norm: float) -> bool:
+        """Clip gradients of that norm. One that is not finite is dropped, and the answer is
+        False."""
         parameters = [p for p in self._trained if p.grad is not None]
-        if not torch.isfinite(norm):
+        if not math.isfinite(norm):
             for parameter in parameters:
                 parameter.grad = None
             return False
         if self._clip is not None and norm > self._clip:
-            nn.utils.clip_grads_with_norm_(parameters, self._clip, norm)
+            nn.utils.clip_grads_with_norm_(parameters, self._clip, torch.tensor(norm))
         return True
 
     def moments(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:

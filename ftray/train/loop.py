@@ -23,6 +23,7 @@ from ftray.train.checkpoints import Keeper
 from ftray.train.engine import Engine
 from ftray.train.phased import PhasedEngine
 from ftray.train.progress import BEST, Progress
+from ftray.train.ranks import Ranks
 from ftray.train.schedule import learning_rate
 from ftray.train.trunk import STATES, Trunk
 
@@ -179,38 +180,50 @@ def _step(
     """One optimizer step on a global batch; returns its mean loss over all that its rows, on all
     ranks, are to answer, and of each wish whether any rank has it."""
     engine, ranks = setup.engine, setup.engine.ranks
-    total, broken = 0.0, []
     # Of the whole batch, which every rank knows: its shares on the ranks may weigh differently.
     weight = float(_weights(setup, batch).sum())
+    losses: list[tuple[np.ndarray, torch.Tensor]] = []
     for number, rows in setup.batches.chunks(batch, ranks.rank, ranks.world):
         observer.alive()
         _seed(setup.spec.seed, progress.step, number)
         inputs = _training_inputs(setup, progress.step, number, rows)
-        with engine.buffers.still(_lacks_statistics(setup, rows)):
-            loss = _loss(setup, engine.logits(inputs), inputs, rows)
-            value = loss.item()
-            total += value
-            if not math.isfinite(value):
-                broken.extend(rows.tolist())
-            engine.accumulate(loss / weight)
-    sums = ranks.sum(np.array([total, *wishes], dtype=np.float64))
-    mean = float(sums[0]) / weight
+        loss = _loss(setup, engine.logits(inputs), inputs, rows)
+        losses.append((rows, loss.detach().double()))
+        engine.accumulate(_barred(loss) / weight)
+    norm = engine.finish_gradients()
+    total, *told = _told(ranks, [loss for _, loss in losses], wishes, norm)
+    mean = total / weight
     may_skip = progress.skipped < setup.spec.train.skip_nonfinite
     if not math.isfinite(mean) and not may_skip:
+        broken = [row for rows, loss in losses if not loss.isfinite() for row in rows.tolist()]
         _fail(setup, progress, f"the loss is {mean}", broken)
-    if engine.update(rate):
+    if engine.update(rate, None if norm is None else told.pop()):
         setup.phased.check_moved()
     else:
         if not may_skip:
             rows = np.concatenate([r for _, r in _mine(setup, batch)] or [batch[:0]])
             _fail(setup, progress, "the gradient is not finite", rows.tolist())
         progress.skipped += 1
-    return mean, [bool(answer) for answer in sums[1:] > 0]
+    return mean, [answer > 0 for answer in told]
 
 
-def _lacks_statistics(setup: Setup, rows: np.ndarray) -> bool:
-    """Whether a chunk must not count for BatchNorm: it has no row, or one that was left over."""
-    return len(rows) < min(2, setup.batches.micro_batch_size)
+def _barred(loss: torch.Tensor) -> torch.Tensor:
+    """`loss`, whose gradients are NaN where it is not finite: so no update takes them in, which
+    the host need not wait for the device to know."""
+    return loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
+
+
+def _told(
+    ranks: Ranks, losses: Sequence[torch.Tensor], wishes: Sequence[bool], norm: torch.Tensor | None
+) -> list[float]:
+    """The sum of the losses over all ranks, of each wish how many ranks have it, and the norm. Here
+    the host waits for the device, once a step."""
+    asked = torch.tensor(wishes, dtype=torch.float64).to(losses[0].device, non_blocking=True)
+    total = torch.zeros_like(losses[0])
+    for loss in losses:
+        total = total + loss
+    own = asked[:0] if norm is None else norm.detach().double()[None]
+    return ranks.totals(torch.cat([total[None], asked]), own)
 
 
 def _weights(setup: Setup, batch: np.ndarray) -> np.ndarray:
@@ -224,7 +237,7 @@ def _loss(setup: Setup, logits: torch.Tensor, inputs: Inputs, rows: np.ndarray) 
     """The sum of the rows' losses, each times its weight: a scalar, also where there is no row."""
     if not len(rows):
         return logits.sum() * 0.0
-    targets = torch.from_numpy(setup.train.targets[rows]).to(logits.device)
+    targets = torch.from_numpy(setup.train.targets[rows])
     losses = setup.task.losses(logits, inputs, targets, setup.spec.train.label_smoothing)
     if setup.row_weights is None:
         return losses.sum()

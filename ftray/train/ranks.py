@@ -42,6 +42,16 @@ class Ranks:
         dist.all_reduce(tensor)
         return tensor.cpu().numpy()
 
+    def totals(self, values: torch.Tensor, own: torch.Tensor) -> list[float]:
+        """The elementwise sum of `values` over all ranks, then `own` of this one: (N,) and (M,)
+        float64 on the device. The host waits for the device once. Every rank must call it."""
+        if self.meeting is not None:
+            return [*self.sum(values.numpy()).tolist(), *own.tolist()]
+        if self.world > 1:
+            dist.all_reduce(values)
+        found: list[float] = torch.cat([values, own]).tolist()
+        return found
+
     def gather(self, value: Any) -> list[Any]:
         """`value` of every rank, by rank. Every rank must call it."""
         values: list[Any] = [value] * self.world

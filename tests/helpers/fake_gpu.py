@@ -1,0 +1,61 @@
+"""A GPU without one: tensors with shapes and devices but no numbers, on which passes go forward and
+backward, and which refuse to be mixed with those of another device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import backend_registration
+
+
+class _Backend(backend_registration._DummyBackendModule):  # noqa: SLF001
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16]
+
+
+@cache
+def fake_gpu() -> torch.device:
+    """torch takes no backward pass on a fake `cuda` where it is built without CUDA, and does on a
+    backend of Python's own."""
+    backend_registration._setup_privateuseone_for_python_backend(  # noqa: SLF001
+        "gpu", backend_module=_Backend()
+    )
+    return torch.device("gpu", 0)
+
+
+@contextmanager
+def without_numbers_here() -> Iterator[None]:
+    """All tensors are fake. What lies on the CPU reads as zeros; reading from the device fails."""
+
+    def of_host(tensor: torch.Tensor) -> torch.Tensor:
+        assert tensor.device.type == "cpu", "the host waits for the device"
+        return tensor
+
+    def numpy(tensor: torch.Tensor, **_: Any) -> np.ndarray:
+        of_host(tensor)
+        kinds: dict[Any, Any] = {torch.int64: np.int64, torch.float64: np.float64}
+        return np.zeros(tensor.shape, kinds.get(tensor.dtype, np.float32))
+
+    def item(tensor: torch.Tensor) -> float:
+        of_host(tensor)
+        return 0.0
+
+    def nonzero(tensor: torch.Tensor, *, as_tuple: bool = False) -> Any:
+        of_host(tensor)
+        places = [torch.ones(tensor.numel(), dtype=torch.long) for _ in tensor.shape]
+        return tuple(places) if as_tuple else torch.stack(places, 1)
+
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        patch.object(torch.Tensor, "numpy", numpy),
+        patch.object(torch.Tensor, "item", item),
+        patch.object(torch.Tensor, "nonzero", nonzero),
+    ):
+        yield
