@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorConverter, FakeTensorMode
 from torch.utils import backend_registration
 
 
@@ -52,8 +52,15 @@ def without_numbers_here() -> Iterator[None]:
         places = [torch.ones(tensor.numel(), dtype=torch.long) for _ in tensor.shape]
         return tuple(places) if as_tuple else torch.stack(places, 1)
 
+    convert = FakeTensorConverter.from_real_tensor
+
+    def without_constant(self: Any, *args: Any, **options: Any) -> Any:
+        """A constant would be moved to the device in earnest, and there is none."""
+        return convert(self, *args, **{**options, "make_constant": False})
+
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
+        patch.object(FakeTensorConverter, "from_real_tensor", without_constant),
         patch.object(torch.Tensor, "numpy", numpy),
         patch.object(torch.Tensor, "item", item),
         patch.object(torch.Tensor, "nonzero", nonzero),
