@@ -20,6 +20,6 @@ def test_a_model_that_cannot_names_the_key() -> None:
     with pytest.raises(ModelError) as caught:
         enable_checkpointing(tiny_network("mpnet"))
     (found,) = caught.value.problems
-    assert (found.key, found.value) == ("train.gradient_checkpointing", "True")
+    assert (found.key, found.value) == ("train.gradient_checkpointing", "true")
     assert "MPNet" in found.problem
     assert "micro_batch_size" in found.fix
