@@ -1,0 +1,205 @@
+"""The pieces of a step on a device that is not the CPU: a tensor on the wrong one raises.
+
+They are the real ones, from the baselines to the update, over fake tensors; DeepSpeed alone is
+stood in for, by what calls the module and its loss's backward pass.
+
+    python -m tests.helpers.fake_device_runs gpt2
+
+runs one family of models with and without adapters and a trunk cache. It takes a process of its
+own: autograd learns which devices there are at the first backward pass, and never again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import nn
+
+from ftray.data.batches import BatchPlan
+from ftray.models.blocks import count_blocks
+from ftray.models.placing import _sketch, placed
+from ftray.models.trunk import cut_off, find_cut
+from ftray.spec.load import parse
+from ftray.tasks import get_task
+from ftray.train import deepspeed_state, loop, lora
+from ftray.train.baselines import Encoder
+from ftray.train.checkpointing import enable_checkpointing
+from ftray.train.engine import TrainedModule
+from ftray.train.fitting import choose_micro_batch_size
+from ftray.train.phased import PhasedEngine
+from ftray.train.plan import Trainee, plan_training
+from ftray.train.progress import Progress
+from ftray.train.ranks import Ranks
+from ftray.train.trunk import Trunk, TrunkCache
+from tests.helpers.fake_gpu import fake_gpu, reading, without_numbers_here
+from tests.helpers.loop_runs import LABELS, Split, Watcher
+from tests.helpers.tiny_networks import tiny_batch, tiny_generator, tiny_network
+
+
+class OneRank(Ranks):
+    """Counts how often the host waits for the device."""
+
+    waits: list[str] = []
+
+    def totals(self, values: torch.Tensor, own: torch.Tensor) -> list[float]:
+        assert values.device == own.device == self.device
+        self.waits.append("totals")
+        return [1.0, *[0.0] * (len(values) - 1), *[1.0] * len(own)]
+
+
+class StandIn:
+    """What the engine asks of DeepSpeed's."""
+
+    def __init__(self, model: nn.Module, optimizer: Any, config: Any) -> None:
+        self.module, self.optimizer = model, optimizer
+
+    def __call__(self, **inputs: torch.Tensor) -> Any:
+        return self.module(**inputs)
+
+    def train(self) -> None:
+        self.module.train()
+
+    def eval(self) -> None:
+        self.module.eval()
+
+    def backward(self, loss: torch.Tensor, **_: Any) -> None:
+        loss.backward()
+
+    def is_gradient_accumulation_boundary(self) -> bool:
+        return True
+
+    def step(self) -> None: ...
+
+
+class BlankTrunk(Trunk):
+    """States of the right shape for any row."""
+
+    def __init__(self, cache: TrunkCache) -> None:
+        self.cache = cache
+
+    def states(self, ids: Any, rows: int, length: int) -> torch.Tensor:
+        return self.blank(rows, length)
+
+
+@contextmanager
+def without_deepspeed() -> Iterator[None]:
+    fake = SimpleNamespace(initialize=lambda **options: (StandIn(**options), None, None, None))
+    with ExitStack() as stack:
+        patches = {"import_deepspeed": lambda device: fake}
+        for name in ("check_optimizer", "turn_off_allreduce", "overflowed"):
+            patches[name] = lambda engine: False
+        for name, stand_in in patches.items():
+            stack.enter_context(patch.object(deepspeed_state, name, stand_in))
+        # torch cannot move a module of fake tensors in place.
+        stack.enter_context(patch.object(TrainedModule, "to", lambda self, device: self))
+        OneRank.waits.clear()
+        yield
+
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("text-classification", {"unfreeze": 1}),
+    "deberta-v2": ("text-classification", {"unfreeze": "all", "layer_decay": 0.5}),
+    "distilbert": ("text-classification", {"unfreeze": 0, "balance": "weights"}),
+    "gpt2": ("text-generation", {"unfreeze": 1}),
+    "llama": ("text-generation", {"unfreeze": "all", "gradient_checkpointing": True}),
+}
+
+
+def spec_of(task: str, **train: Any) -> Any:
+    return parse(
+        {
+            "name": "fake",
+            "task": task,
+            "model": {"name_or_path": "x"},
+            "data": {"train": "x.csv"},
+            "train": {"batch_size": 8, "precision": "fp32", "deepspeed": {"stage": 0}, **train},
+        }
+    )
+
+
+def model_of(family: str, task: str) -> Any:
+    model = tiny_network(family) if task == "text-classification" else tiny_generator(family)
+    model.config.use_cache = False
+    return model
+
+
+def run(family: str, trunk: bool, adapts: bool) -> None:
+    """Plan, probe, train two steps and evaluate. Raises where a tensor is on the wrong device."""
+    task_name, train = CASES[family]
+    spec = spec_of(task_name, **train, **({"lora": {"rank": 2}} if adapts else {}))
+    model, task = model_of(family, task_name), get_task(task_name)
+    cut = find_cut(model, count_blocks(model) - train["unfreeze"], tiny_batch(2)) if trunk else None
+    if adapts:
+        lora.inject(model, spec)
+    gpu = fake_gpu()
+    ranks = OneRank(0, 1, gpu)
+    split: Any = Split(20, 0)
+    if not task.has_labels:
+        split.targets = np.ones(20, np.int64)
+    with without_numbers_here():
+        model = _sketch(model)
+        if task.has_labels and not adapts:
+            list(Encoder(model, task, 0, ranks).features(split, np.arange(20)))
+        devices = {tensor.device.type for tensor in (*model.parameters(), *model.buffers())}
+        assert devices == {"cpu"}, "baselines leave the model where it lay"
+        # As a worker does that has its model on the device already, and as one that has not.
+        sample = task.collate([split.ids_of(0)], 0)
+        plan = plan_training(model, spec.train, sample, ranks)
+        with placed(model, gpu):
+            assert plan_training(model, spec.train, sample, ranks) == plan
+        if spec.train.gradient_checkpointing:
+            enable_checkpointing(model)
+        trainee = Trainee(model, plan, 0)
+        if cut is not None:
+            cache = TrunkCache(None, cut, "fp32", 16, False, {})  # type: ignore[arg-type]
+            trainee = Trainee(model, plan, 0, BlankTrunk(cache), cut_off(model, cut))
+        size = choose_micro_batch_size(spec, trainee, ranks, 20)
+        assert size == 8, "the whole batch fits where nothing takes memory"
+        with placed(model, gpu):
+            batches = BatchPlan(split.lengths, 8, 4, 1)
+            phased = PhasedEngine(trainee, spec.train, batches, ranks)
+            phased.enter(0)
+            setup = loop.Setup(
+                spec=spec,
+                task=task,
+                phased=phased,
+                train=split,
+                validation=split,
+                labels=LABELS if task.has_labels else (),
+                pad_id=0,
+                batches=batches,
+                row_weights=np.ones(20) if spec.train.balance else None,
+                trunk=trainee.trunk,
+            )
+            observer: Any = Watcher(model, 0)
+            progress = Progress()
+            for batch in batches.batches(0)[:2]:
+                loss, wishes = loop._step(setup, progress, batch, 1e-3, (False, False), observer)
+                assert (wishes, loss > 0) == ([False, False], True)
+            trained = [p for p in model.parameters() if p.requires_grad]
+            assert trained and all(p.grad.device == gpu for p in trained)
+            assert OneRank.waits == ["totals"] * 2, "the host waits once a step"
+            with reading():
+                assert "loss" in loop.evaluate(setup, split, observer)
+
+
+def main(family: str) -> None:
+    unfreeze = CASES[family][1]["unfreeze"]
+    for trunk in (False, True):
+        for adapts in (False, True):
+            if adapts and unfreeze == 0 or trunk and unfreeze == "all":
+                continue  # nothing to adapt, or nothing frozen
+            with without_deepspeed():
+                run(family, trunk, adapts)
+            print(f"{family}, trunk cache: {trunk}, adapters: {adapts}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
