@@ -11,11 +11,16 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ftray.errors import NoEstimate
+from ftray.errors import ModelError, NoEstimate
 from ftray.models.blocks import FreezePlan, count_blocks, plan_freeze
 from ftray.models.pretrained import Pretrained
 from ftray.spec.schema import Spec
@@ -24,6 +29,11 @@ from ftray.train.checkpointing import enable_checkpointing
 from ftray.train.phases import plan_phases
 
 _PROBE_TOKENS = 6
+_LOOKS_AT_VALUES = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+)
 
 
 @dataclass(frozen=True)
@@ -81,12 +91,21 @@ def _without_numbers(spec: Spec) -> Iterator[None]:
             yield
     except (RuntimeError, NotImplementedError) as error:
         # A forward pass that looks at values cannot be followed without them.
-        raise NoEstimate.of(
-            "model.name_or_path",
-            spec.model.name_or_path,
-            f"its memory cannot be foreseen: {str(error).splitlines()[0]}",
-            "train with a small train.micro_batch_size first and watch the memory",
-        ) from None
+        raise _unforeseen(spec, error) from None
+    except ModelError as error:
+        # Nor can the making of a model that does so.
+        if not isinstance(error.__cause__, _LOOKS_AT_VALUES):
+            raise
+        raise _unforeseen(spec, error.__cause__) from None
+
+
+def _unforeseen(spec: Spec, error: Exception) -> NoEstimate:
+    return NoEstimate.of(
+        "model.name_or_path",
+        spec.model.name_or_path,
+        f"its memory cannot be foreseen: {str(error).splitlines()[0]}",
+        "train with a small train.micro_batch_size first and watch the memory",
+    )
 
 
 def _inputs(rows: int, tokens: int) -> dict[str, torch.Tensor]:
