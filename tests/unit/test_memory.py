@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ftray.errors import ModelError
+from ftray.errors import NoEstimate
 from ftray.models.blocks import plan_freeze
 from ftray.models.pretrained import Pretrained
 from ftray.spec.load import parse
@@ -122,7 +122,7 @@ def test_recomputing_keeps_less(tmp_path: Path) -> None:
 
 
 def test_a_model_that_looks_at_values_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="cannot be foreseen"):
+    with pytest.raises(NoEstimate, match="cannot be foreseen"):
         traces(spec_of(config_of("modernbert", tmp_path)))
 
 
