@@ -19,6 +19,8 @@ from ftray.ray_folder import check_ray_folder, ray_folder
 T = TypeVar("T")
 
 _KNOCK_S = 5.0
+_SLOW = "timed out during startup"
+"""What Ray says when a part of it has not started in time."""
 _LOOK_S = 0.1
 
 
@@ -79,14 +81,27 @@ def connect(watched: bool = False) -> None:
         ) from None
 
 
-def _start(watched: bool, options: dict[str, Any]) -> None:
-    """Start Ray inside this process. Raises RunFailed."""
+def start_ray(**options: Any) -> Any:
+    """Start Ray on this machine, inside this process, with options of `ray.init`; gives what that
+    gives. Ray waits 30 s for itself, which is too short on a busy machine: then it is tried again.
+    """
     import ray
 
+    try:
+        return ray.init(address="local", include_dashboard=False, **options)
+    except Exception as error:  # Ray raises no class of its own
+        if _SLOW not in str(error):
+            raise
+        ray.shutdown()
+        return ray.init(address="local", include_dashboard=False, **options)
+
+
+def _start(watched: bool, options: dict[str, Any]) -> None:
+    """Start Ray inside this process. Raises RunFailed."""
     check_ray_folder()
     try:
         with nullcontext() if watched else _without_onlookers():
-            ray.init(address="local", include_dashboard=False, **options)
+            start_ray(**options)
     except Exception as error:  # Ray raises no class of its own when a part of it does not start
         first = str(error).strip().partition("\n")[0]
         raise RunFailed.of(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from ftray.cluster import configure
+from ftray.cluster import configure, start_ray
 from ftray.train.run import Trained
 from tests.helpers.free_cpus import wait_for_free_cpus
 from tests.helpers.small_runs import Events, train_here, tree
@@ -28,13 +28,7 @@ def ray_session() -> Iterator[Path]:
     """The folder of a Ray of two CPUs."""
     os.environ.pop("RAY_ADDRESS", None)
     configure()
-    context = ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    context = start_ray(num_cpus=2, log_to_driver=False, logging_level=logging.ERROR)
     yield Path(context.address_info["session_dir"])
     ray.shutdown()
 

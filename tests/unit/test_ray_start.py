@@ -90,3 +90,20 @@ def test_what_ray_raises_as_it_starts_is_one_message(bare: pytest.MonkeyPatch) -
     said = refused()
     assert "did not start on this machine: The current node timed out during startup." in said
     assert "/tmp/ray/session_latest/logs" in said
+
+
+def test_a_ray_that_a_busy_machine_starts_too_slowly_is_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = ["The current node timed out during startup. This could happen because …"]
+
+    def init(**options: Any) -> str:
+        if said:
+            raise Exception(said.pop())  # noqa: TRY002 - as Ray does
+        return "started"
+
+    monkeypatch.setattr(ray, "init", init)
+    assert cluster.start_ray(num_cpus=1) == "started"
+    said.append("no space left")
+    with pytest.raises(Exception, match="no space left"):
+        cluster.start_ray()
