@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ftray import cluster
+from ftray import capacity
 from ftray.spec.load import parse
 from ftray.spec.schema import Spec
 from ftray.train.scale import trial_resources, worker_resources
@@ -32,7 +32,7 @@ def spec(gpus: Any, tune_gpus: Any) -> Spec:
 def test_a_trial_has_a_share_of_its_own(
     monkeypatch: pytest.MonkeyPatch, gpus: Any, tune_gpus: Any, of_training: float, of_a_trial: Any
 ) -> None:
-    monkeypatch.setattr(cluster, "has_gpus", lambda: True)
+    monkeypatch.setattr(capacity, "has_gpus", lambda: True)
     wanted = spec(gpus, tune_gpus)
     assert worker_resources(wanted).gpus == of_training
     assert trial_resources(wanted).gpus == of_a_trial
