@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
+from types import FunctionType
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 Inputs = Mapping[str, torch.Tensor]
 Found = TypeVar("Found")
 _log = logging.getLogger(__name__)
+_LRU_CACHE = type(lru_cache(lambda: None))
 
 
 @contextmanager
@@ -63,12 +67,37 @@ def without_numbers(
     forward pass looks at values runs itself, on its own device.
     """
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        with forgetting(model), FakeTensorMode(allow_non_fake_inputs=True):
             return find(_sketch(model), {name: _outline(value) for name, value in inputs.items()})
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         _log.debug("%s runs to be looked at: %s", type(model).__name__, error)
         device = next(model.parameters()).device
         return find(model, {name: value.to(device) for name, value in inputs.items()})
+
+
+@contextmanager
+def forgetting(model: nn.Module) -> Iterator[None]:
+    """Afterwards the caches of functions that the model's code calls are empty: transformers keeps
+    tensors in some, for all models of a kind, and those made inside have no numbers."""
+    try:
+        yield
+    finally:
+        for cache in _caches(model):
+            cache.cache_clear()
+
+
+def _caches(model: nn.Module) -> Iterator[Any]:
+    """The lru_caches in the classes of the model's parts, and in the modules that define these."""
+    classes = {kind for part in model.modules() for kind in type(part).__mro__}
+    modules = {kind.__module__ for kind in classes if not kind.__module__.startswith("torch.")}
+    owners = [kind for kind in classes if kind.__module__ in modules]
+    for owner in (*owners, *(sys.modules[name] for name in modules if name in sys.modules)):
+        for value in list(vars(owner).values()):
+            function = value.__func__ if isinstance(value, staticmethod) else value
+            inside = function.__closure__ or () if isinstance(function, FunctionType) else ()
+            for found in (function, *(cell.cell_contents for cell in inside)):
+                if isinstance(found, _LRU_CACHE):
+                    yield found
 
 
 def _sketch(model: nn.Module) -> nn.Module:

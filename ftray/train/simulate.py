@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from ftray.errors import ModelError, NoEstimate
 from ftray.models.blocks import FreezePlan, count_blocks, plan_freeze
+from ftray.models.placing import forgetting
 from ftray.models.pretrained import Pretrained
 from ftray.spec.schema import Spec
 from ftray.tasks import Task, get_task
@@ -75,13 +76,14 @@ def trace_phases(
         model = pretrained.empty_model(task, labels)
         model.config.use_cache = False
         model.config.pad_token_id = model.config.pad_token_id or 0
-        probe = _inputs(1, _PROBE_TOKENS)
-        phases = plan_phases(spec.train, count_blocks(model))
-        plans = [plan_freeze(model, phase.selection, probe) for phase in phases]
-        if spec.train.gradient_checkpointing:
-            enable_checkpointing(model)
-        rows = _inputs(micro_batch_size, spec.data.max_length)
-        return [_trace(model, task, plan, rows, autocast) for plan in plans]
+        with forgetting(model):
+            probe = _inputs(1, _PROBE_TOKENS)
+            phases = plan_phases(spec.train, count_blocks(model))
+            plans = [plan_freeze(model, phase.selection, probe) for phase in phases]
+            if spec.train.gradient_checkpointing:
+                enable_checkpointing(model)
+            rows = _inputs(micro_batch_size, spec.data.max_length)
+            return [_trace(model, task, plan, rows, autocast) for plan in plans]
 
 
 @contextmanager

@@ -77,6 +77,16 @@ def test_what_trains_is_found_without_numbers(family: str) -> None:
         real.clear()
 
 
+def test_what_a_family_keeps_for_all_its_models_is_made_with_numbers_again() -> None:
+    """BEiT keeps an index of positions in a cache of the class."""
+    model, inputs = tiny_network("beit"), tiny_images()
+    expected = model(**inputs).logits
+    for each in (model, tiny_network("beit")):
+        without_numbers(each, inputs, lambda m, i: m(**i).logits)
+        assert not is_fake(model(**inputs).logits)
+    assert torch.equal(model(**inputs).logits, expected)
+
+
 def test_a_model_of_any_size_is_planned_at_no_cost_wherever_it_lies() -> None:
     """On the meta device there is nothing to compute with."""
     with torch.device("meta"):
