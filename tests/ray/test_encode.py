@@ -269,7 +269,7 @@ def test_a_root_that_the_nodes_do_not_share_is_named(spec, tmp_path):
     blocks = list(encode._blocks(dataset, "test"))
     elsewhere = [encode.Shard("test-00000.arrow", 4, 1000)]
     with pytest.raises(StorageError, match="other nodes"):
-        encode._check_written(locate(str(tmp_path)), elsewhere, blocks)
+        encode._check_written(locate(str(tmp_path)), elsewhere, {"test-00000.arrow": 4}, blocks)
 
 
 def test_few_rows_are_encoded_alike_in_the_driver(
