@@ -24,7 +24,6 @@ from ftray.serve.messages import MAX_BODY, MAX_ROWS, MAX_TEXT
 MAX_SIZE = 8
 TEXTS = [
     "A wonderful film.",
-    "",
     "dull",
     "naïve – 日本語 🎬",
     "It is " + "very " * 200 + "long.",

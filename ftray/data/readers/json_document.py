@@ -25,17 +25,16 @@ def rows_in(document: Any, name: str, source: Source) -> list[Any]:
     if (rows := _by_column(document, needed)) is not None:
         source.note(f"{name} holds a list of values a column")
         return rows
-    if not needed.isdisjoint(document):
-        return [document]
     found = dict(_lists(document, "", _DEPTH))
+    if not found or not needed.isdisjoint(document):
+        return [document]
     fitting = {key: rows for key, rows in found.items() if _have(rows, needed)}
     if len(fitting) == 1 or len(found) == 1:
         ((key, rows),) = (fitting or found).items()
         source.note(f"{name}: the rows are below {key}")
         return rows
-    keys = ", ".join(list(found or document)[:_SHOWN])
-    held = "several lists of rows" if found else "one object and no list of rows"
-    raise source.error(f"{name} holds {held}: {keys}", "write one object a line")
+    keys = ", ".join(list(found)[:_SHOWN])
+    raise source.error(f"{name} holds several lists of rows: {keys}", "write one object a line")
 
 
 def _by_column(document: dict[str, Any], needed: Collection[str]) -> list[Any] | None:

@@ -72,7 +72,7 @@ def test_one_chat_is_one_row(found):
     "document, problem",
     [
         ({"train": ROWS, "test": ROWS}, "several lists of rows: train, test"),
-        ({"name": "x", "size": 3}, "one object and no list of rows: name, size"),
+        ({"name": "x", "size": 3}, "no such column in .*, which has: name, size"),
         ("[" + json.dumps(ROWS[0]) + ",", "no JSON, neither as a whole nor line by line"),
         ('{\n "data": [\n  {"text":', "no JSON, neither as a whole nor line by line"),
         ("text,label\none,a\n", "rows cannot be used"),
