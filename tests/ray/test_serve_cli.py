@@ -68,7 +68,9 @@ def test_serves_until_sigterm_and_leaves_nothing(
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 0
     assert stdout == "", "the JSON object is the last line"
-    assert stderr.splitlines() == [
+    # Ray Serve says so where a busy machine takes long to start a replica.
+    told = [line for line in stderr.splitlines() if "taken more than" not in line]
+    assert told == [
         f"tiny answers at {announced['url']}/v1/predict",
         "stop with Ctrl-C",
         "stopping",
