@@ -20,6 +20,8 @@ from ftray.cli.table import duration, fitting, wrapped
 
 QUIET_S = 30.0
 """Seconds without a line after which one is printed where there is no terminal."""
+_LITTLE_S = 3.0
+"""Seconds after which a line names a stage that most often is over by then."""
 _REFRESH_HZ = 8
 _ASIDE = 14
 """Columns of the spinner and of the time since the stage began."""
@@ -38,6 +40,8 @@ class LiveLine:
         self._clock = clock
         self._quiet_s = quiet_s
         self._stage = ""
+        self._unsaid = False
+        """Whether the stage goes on without a line that says so."""
         self._parts: Callable[[], Sequence[str]] = tuple
         self._began = self._spoke = clock()
         self._spinner = Spinner("dots")
@@ -80,15 +84,18 @@ class LiveLine:
         if self._live is not None:
             self._live.stop()
 
-    def stage(self, name: str, parts: Callable[[], Sequence[str]] = tuple) -> None:
+    def stage(
+        self, name: str, parts: Callable[[], Sequence[str]] = tuple, at_once: bool = True
+    ) -> None:
         """From now on `name` goes on; `parts` tells how far it has come, what matters most first.
-        Where there is no terminal a line says so."""
+        Where there is no terminal a line says so, `at_once` or when it has lasted a little."""
         with self._lock:
             if name == self._stage:
                 self._parts = parts
                 return
             self._stage, self._parts, self._began = name, parts, self._clock()
-        if not self.moves:
+            self._unsaid = not at_once
+        if not self.moves and at_once:
             self.say(f"{name} …")
 
     def say(self, line: str) -> None:
@@ -125,5 +132,8 @@ class LiveLine:
     def _speak_up(self) -> None:
         """The thread where there is no terminal."""
         while not self._over.wait(min(1.0, self._quiet_s / 4)):
+            if self._unsaid and self._clock() - self._began >= _LITTLE_S:
+                self._unsaid = False
+                self.say(f"{self._stage} …")
             if self._stage and self._clock() - self._spoke >= self._quiet_s:
                 self.say(f"{self.text()}  (for {duration(self._clock() - self._began)})")

@@ -49,12 +49,12 @@ class RunDisplay:
     def say(self, line: str) -> None:
         self._line.say(line)
 
-    def stage(self, name: str) -> None:
-        """`name` begins: reading, starting Ray, encoding …"""
+    def stage(self, name: str, at_once: bool = True) -> None:
+        """`name` begins: reading, starting Ray, encoding …; see `LiveLine.stage`."""
         if 0 < self._best_epoch < self._epoch_at:
             self.say(f"epoch {self._best_epoch} was the best: the model kept is that of its end")
         self._best_epoch = 0
-        self._line.stage(name)
+        self._line.stage(name, at_once=at_once)
 
     def acknowledge(self, line: str) -> None:
         """What a signal does, said at once; the process may end right after it."""

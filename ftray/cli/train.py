@@ -28,7 +28,7 @@ def train(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> Non
         acknowledged(display.acknowledge),
         starting("ftray.train.run", then=partial(_ahead, loaded)) as connected,
     ):
-        display.stage("reading the data")
+        display.stage("reading the data", at_once=False)  # a wrong input is one line
         checked = check_inputs(loaded)
         display.stage("starting Ray")
         worker = connected()

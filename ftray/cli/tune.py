@@ -25,7 +25,7 @@ def tune(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> None
         acknowledged(display.acknowledge),
         starting("transformers.modeling_utils", "ftray.tune.sweep") as connected,
     ):
-        display.stage("reading the data")
+        display.stage("reading the data", at_once=False)  # a wrong input is one line
         checked = check_inputs(loaded)
         display.stage("starting Ray")
         connected()
