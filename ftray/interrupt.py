@@ -7,15 +7,18 @@ when SIGTERM's time is up.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 from ftray.errors import EXIT_INTERRUPTED
 
@@ -70,6 +73,7 @@ def acknowledged(say: Callable[[str], None]) -> Iterator[None]:
     reader, writer = _state.sockets = socket.socketpair()
     writer.setblocking(False)
     before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    sys.unraisablehook = _raise_again
     descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     thread = threading.Thread(target=_watch, args=(reader, say), name="ftray-signals", daemon=True)
     thread.start()
@@ -78,6 +82,7 @@ def acknowledged(say: Callable[[str], None]) -> Iterator[None]:
     finally:
         # SIGTERM's time goes on: what is still to be closed may wait for something too.
         if _state.count == 0:
+            sys.unraisablehook = sys.__unraisablehook__
             signal.set_wakeup_fd(descriptor)
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -122,6 +127,16 @@ def handle(number: int, frame: FrameType | None) -> None:
     if _state.count > 1 or not _state.ways:
         raise KeyboardInterrupt
     _state.ways[-1].stop()
+
+
+def _raise_again(unraisable: Any) -> None:
+    """Python drops an exception that is raised inside of a destructor or a weak reference's
+    callback: a KeyboardInterrupt is raised once more, after that."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    main = ctypes.c_ulong(threading.main_thread().ident or 0)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(main, ctypes.py_object(KeyboardInterrupt))
 
 
 def _watch(reader: socket.socket, say: Callable[[str], None]) -> None:

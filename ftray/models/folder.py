@@ -150,12 +150,15 @@ def write_label_scores(folder: Path, splits: Mapping[str, Sequence[LabelScore]])
         writer.writerows(lines)
 
 
-def publish(staging: Path, info: ModelInfo, target: Location) -> None:
-    """Write card and manifest into `staging` and copy it to `target`, the manifest last."""
+def publish(staging: Path, info: ModelInfo, target: Location) -> ModelInfo:
+    """Write card and manifest into `staging` and copy it to `target`, the manifest last; returns
+    what the manifest says, the files' checksums among it."""
     names = [path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()]
     kept = sorted(set(names) - {CARD, MODEL_MANIFEST})
-    write_info(staging, info.model_copy(update={"files": checksum.of_files(staging, kept)}))
+    whole = info.model_copy(update={"files": checksum.of_files(staging, kept)})
+    write_info(staging, whole)
     target.upload(staging, last=MODEL_MANIFEST)
+    return whole
 
 
 def _card(info: ModelInfo) -> str:

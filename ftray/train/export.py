@@ -89,8 +89,7 @@ def export(order: Export) -> ModelInfo:
             )
         golden = trained.golden(test.texts(range(min(_GOLDEN, len(test)))))
         info = info.model_copy(update={"metrics": metrics, "golden": golden, "baselines": worth})
-        publish(staging, info, order.target)
-    return info
+        return publish(staging, info, order.target)
 
 
 def _load(

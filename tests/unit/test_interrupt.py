@@ -93,3 +93,24 @@ def test_the_time_after_sigterm_ends() -> None:
     assert line(process).startswith("ended: ")
     assert process.wait(30) == 130
     assert time.monotonic() - began < 20, "and not after the minutes that the call takes"
+
+
+def test_an_interrupt_that_python_drops_is_raised_again() -> None:
+    """In a weak reference's callback an exception is only printed."""
+    import gc
+    import weakref
+
+    from ftray.interrupt import acknowledged
+
+    class Thing: ...
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), acknowledged(lambda line: None):
+        thing = Thing()
+        reference = weakref.ref(thing, interrupted)
+        del thing
+        gc.collect()
+        for _ in range(1000):
+            assert reference() is None
