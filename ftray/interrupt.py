@@ -25,6 +25,7 @@ from ftray.errors import EXIT_INTERRUPTED
 TERM_S = 9.0
 """Seconds that a command has left after SIGTERM."""
 _TOLD_S = 0.5
+_SOON_S = 0.05
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PROMISE = "the same command goes on from what is done so far"
 
@@ -135,6 +136,11 @@ def _raise_again(unraisable: Any) -> None:
     if not issubclass(unraisable.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
         return
+    # From another thread: raised in here it would be dropped as well.
+    threading.Timer(_SOON_S, _raise_in_main).start()
+
+
+def _raise_in_main() -> None:
     main = ctypes.c_ulong(threading.main_thread().ident or 0)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(main, ctypes.py_object(KeyboardInterrupt))
 
