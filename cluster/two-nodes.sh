@@ -2,7 +2,7 @@
 # A Ray cluster of two nodes on this machine, for trying what only shows with more than one.
 #
 #   eval "$(cluster/two-nodes.sh start)"      start it; the exported lines let this shell use it
-#   cluster/two-nodes.sh status               the nodes it knows
+#   cluster/two-nodes.sh status [OPTION...]   the nodes it knows, with options of `ray list nodes`
 #   cluster/two-nodes.sh stop                 end it, and nothing else
 #
 # From the environment: NODE_CPUS, FTRAY_STORAGE, CLUSTER_DIR, GCS_PORT, DASHBOARD_PORT, CLIENT_PORT,
@@ -177,7 +177,7 @@ stop() {
 case ${1:-} in
   start) start ;;
   stop) stop ;;
-  status) nodes ;;
+  status) nodes "${@:2}" ;;
   *)
     echo "usage: $0 start|stop|status" >&2
     exit 2

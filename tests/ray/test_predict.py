@@ -235,4 +235,4 @@ def test_evaluate_refuses_labels_that_the_model_does_not_know(
     data.write_text("text,label\na,good\nb,unheard\n")
     done = run("evaluate", str(model_folder), "--data", str(data))
     assert done.exit_code == 2
-    assert "labels that tiny does not know: unheard" in done.stderr
+    assert "labels that tiny does not know: 'unheard'" in done.stderr
