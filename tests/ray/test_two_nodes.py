@@ -145,6 +145,13 @@ def test_without_the_token_the_cluster_says_what_is_missing(
     assert "RAY_AUTH_MODE=token" in job.stderr
 
 
+def wait_for_both_nodes(cluster: Environment) -> None:
+    """A run that may begin with one worker does so while an ended job still holds a node."""
+    code = "import ray; from tests.helpers.free_cpus import *; ray.init(); wait_for_free_cpus(2)"
+    said = run(sys.executable, "-c", code, cwd=REPOSITORY, env=cluster)
+    assert said.returncode == 0, said.stderr
+
+
 def second_node(cluster: Environment) -> str:
     """Ray's id of it, the first digits."""
     said = run(SCRIPT, "status", "--format=json", cwd=REPOSITORY, env=cluster)
@@ -200,6 +207,7 @@ def test_ftray_submit_trains_over_both_nodes_and_goes_on_when_one_is_lost(
     elastic = {"workers": {"min": 1, "max": 2}}
     data = {"train": "rows.jsonl"}
     write_spec(tmp_path, data=data, scale=elastic, train={"checkpoint": {"every_steps": 4}})
+    wait_for_both_nodes(cluster)
     ftray = (sys.executable, "-m", "ftray", "submit", "train", "spec.yaml", "--json")
     job = start(*ftray, cwd=tmp_path, env=cluster)
     run_dir = wait_for_step(Path(cluster["FTRAY_STORAGE"]), 21)
