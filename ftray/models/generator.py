@@ -13,6 +13,7 @@ import torch
 from ftray.models.decoder import Decoder
 from ftray.models.drawing import Answer
 from ftray.models.folder import Golden
+from ftray.models.limits import context
 from ftray.models.loaded import LoadedModel
 from ftray.models.sampling import Prompt, Sampling
 from ftray.spec.schema import Spec
@@ -33,10 +34,8 @@ class Generator(LoadedModel):
 
     @cached_property
     def context(self) -> int:
-        """Tokens of a prompt and its answer together, at most: all that the model has positions
-        for, where its config says that, else as many as it was trained with."""
-        most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return most or self.info.max_length
+        """Tokens of a prompt and its answer together, at most."""
+        return context(self.model.config, self.info.max_length)
 
     @property
     def most_tokens(self) -> int:

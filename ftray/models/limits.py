@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ftray.errors import ModelError
 from ftray.models.pretrained import Pretrained
@@ -92,6 +92,12 @@ def check_positions(model: nn.Module, pad_id: int, name: str, max_length: int) -
             f"{name} takes at most {usable} tokens",
             f"set data.max_length to {usable} or less",
         )
+
+
+def context(config: PretrainedConfig, trained: int) -> int:
+    """Tokens that a model which generates has in view: all that it has positions for, where its
+    config says that, else as many as it was trained with."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or trained
 
 
 def make_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -30,7 +30,8 @@ _TOKENIZER_FILES = re.compile(
 CONFIG = "config.json"
 _DROPOUT = re.compile(r"dropout|pdrop")
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
-_ALL_FILES = (*_SMALL_FILES, "*.safetensors")
+_CARD = "README.md"
+_ALL_FILES = (*_SMALL_FILES, "*.safetensors", _CARD)
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,14 @@ class Pretrained:
     """Whether the weights are in the folder too."""
 
     @property
+    def is_of_hub(self) -> bool:
+        """Whether the model is named by its Hub id."""
+        return _location(self.spec) is None
+
+    @property
     def commit(self) -> str | None:
         """The Hub's commit that the files are of; None for a folder of the user's own."""
-        in_cache = _location(self.spec) is None and self.folder.parent.name == "snapshots"
+        in_cache = self.is_of_hub and self.folder.parent.name == "snapshots"
         return self.folder.name if in_cache else None
 
     def digest(self) -> str:
@@ -60,8 +66,9 @@ class Pretrained:
         return digest.of_chunks((self.folder / name).read_bytes() for name in names)
 
     def weights_digest(self) -> str:
-        """Depends on the files that decide what the model computes: all but the tokenizer's."""
-        files = sorted(path for path in self.folder.iterdir() if path.is_file())
+        """Depends on the files that decide what the model computes: all but the tokenizer's and
+        the model card."""
+        files = sorted(f for f in self.folder.iterdir() if f.is_file() and f.name != _CARD)
         kept = [f for f in files if not _TOKENIZER_FILES.fullmatch(f.name)]
         return digest.of_chunks(chunk for file in kept for chunk in _chunks(file))
 
@@ -230,7 +237,12 @@ def _location(spec: ModelSpec) -> Location | None:
     location = locate(name)
     if "://" in name or location.exists():
         return location
-    return None if _HUB_ID.fullmatch(name) and not looks_local(name) else location
+    return None if is_hub_id(name) else location
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name`, which is no folder here, can be a Hub id."""
+    return _HUB_ID.fullmatch(name) is not None and not looks_local(name)
 
 
 def _read_config(spec: ModelSpec, location: Location) -> dict[str, Any]:

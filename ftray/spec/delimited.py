@@ -6,18 +6,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from ftray.spec.fields import Section, Text, contradiction
+from ftray.spec.fields import Section, Text, contradiction, off_in_yaml
 
 _NAMES = {"tab": "\t", "\\t": "\t"}
 
 
 def _named(value: Any) -> Any:
     return _NAMES.get(value, value) if isinstance(value, str) else value
-
-
-def _off(value: Any) -> Any:
-    # YAML reads `off` as false.
-    return "off" if value is False else value
 
 
 def _one_character(value: str) -> str:
@@ -35,12 +30,12 @@ class DelimitedSpec(Section):
         description="The character between fields, or tab; auto: the comma (.tsv: the tab), or "
         "the tab, semicolon or | where the header is whole only with it.",
     )
-    quote: Annotated[Literal["auto", "off"] | _Character, BeforeValidator(_off)] = Field(
+    quote: Annotated[Literal["auto", "off"] | _Character, BeforeValidator(off_in_yaml)] = Field(
         "auto",
         description='The character around fields; off: it is part of the text. auto: ", or off '
         "where it encloses hardly a field.",
     )
-    escape: Annotated[Literal["auto", "off"] | _Character, BeforeValidator(_off)] = Field(
+    escape: Annotated[Literal["auto", "off"] | _Character, BeforeValidator(off_in_yaml)] = Field(
         "auto",
         description="The character before a quotation mark that is part of a field; auto: the "
         "backslash where rows are whole only with it. A doubled quotation mark is one in any case.",

@@ -78,6 +78,11 @@ def _switch(value: Any) -> Any:
     return _SWITCHES.get(str(value).lower(), value)
 
 
+def off_in_yaml(value: Any) -> Any:
+    """`off` where YAML read it as false."""
+    return "off" if value is False else value
+
+
 Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)]
 
 

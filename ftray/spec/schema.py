@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from ftray.spec.columns import Columns, TaskName
 from ftray.spec.delimited import DelimitedSpec
+from ftray.spec.exporting import ExportSpec
 from ftray.spec.fields import (
     Auto,
     CountFromZero,
@@ -149,6 +150,7 @@ class Spec(Section):
     train: TrainSpec = TrainSpec()
     scale: ScaleSpec = ScaleSpec()
     tune: TuneSpec | None = None
+    export: ExportSpec = ExportSpec()
     serve: ServeSpec = ServeSpec()
 
     @model_validator(mode="before")

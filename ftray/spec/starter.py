@@ -38,6 +38,8 @@ tune:                          # `ftray tune` tries these and keeps the best
   scheduler: asha              # or hyperband, median, fifo
   refit: true                  # train the winner again at `scale`
 
+export: {golden: rows}         # test rows kept with the model to prove it; or synthetic, off
+
 serve:
   replicas: {min: 1, max: 1}
 %(serve)s

@@ -69,6 +69,7 @@ _WORDS: dict[str, str] = {
     "tune.scheduler": "pruner",
     "tune.budget": "time_budget timeout time_limit max_time",
     "tune.refit": "retrain",
+    "export.golden": "golden_answers golden_rows",
     "serve.batch.max_size": "max_batch_size",
     "serve.batch.wait_ms": "max_wait batch_wait_timeout_s max_latency wait",
     "serve.replicas": "num_replicas n_replicas autoscaling",

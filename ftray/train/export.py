@@ -11,13 +11,15 @@ import torch
 from ftray import __version__
 from ftray.data.encode import EncodedSplit
 from ftray.device import own_device
-from ftray.models.folder import ModelInfo, publish, staged, write_info, write_label_scores
-from ftray.models.limits import load_fitting
+from ftray.models.folder import ModelInfo
+from ftray.models.limits import context, load_fitting
 from ftray.models.load import load_model
 from ftray.models.loaded import LoadedModel
 from ftray.models.measure import Measured, measure
+from ftray.models.origin import hub_id, license_of
 from ftray.models.placing import placed
 from ftray.models.pretrained import find_pretrained
+from ftray.models.publish import publish, staged, write_info
 from ftray.node import naming_this_node
 from ftray.store.location import locate
 from ftray.tasks import get_task
@@ -25,6 +27,7 @@ from ftray.tasks.base import Metrics
 from ftray.tasks.per_label import LabelScore, label_scores
 from ftray.train import lora, state
 from ftray.train.baselines import Baselines, Encoder
+from ftray.train.golden import golden_texts
 from ftray.train.orders import Export
 from ftray.train.ranks import Ranks
 from ftray.train.worth import Spent, measure_worth
@@ -32,7 +35,6 @@ from ftray.train.worth import Spent, measure_worth
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_GOLDEN = 8
 _BATCH = 32
 
 
@@ -53,7 +55,10 @@ def export(order: Export) -> ModelInfo:
     with order.checkpoint.as_local() as checkpoint:
         values = state.trained_values(checkpoint)
     adapter = _load(order, model, values)
-    with staged(model, tokenizer) as staging:
+    longest = spec.data.max_length
+    with staged(
+        model, tokenizer, longest if task.has_labels else context(model.config, longest)
+    ) as staging:
         if adapter is not None:
             adapter.write(staging / lora.ADAPTER)
         info = ModelInfo(
@@ -63,8 +68,11 @@ def export(order: Export) -> ModelInfo:
             labels=order.data.labels,
             max_length=spec.data.max_length,
             base=spec.model,
+            base_id=hub_id(pretrained),
+            license=license_of(pretrained),
             data_digest=order.data.digest,
             spec=spec.model_dump(mode="json"),
+            rows={split: told.rows for split, told in order.data.lengths.items()},
             metrics={},
             golden=(),
             trials=order.trials,
@@ -80,16 +88,15 @@ def export(order: Export) -> ModelInfo:
             "validation": _scores(measured["validation"], validation, labels),
             "test": _scores(measured["test"], test, labels),
         }
-        write_label_scores(staging, scores)
         worth = None
         if baselines is not None and probed is not None and tuned is not None:
             classes, spent = len(labels), _spent(order)
             worth = measure_worth(
                 test.targets, baselines.majority, probed, tuned, classes, spent, spec.seed
             )
-        golden = trained.golden(test.texts(range(min(_GOLDEN, len(test)))))
+        golden = trained.golden(golden_texts(spec, test, tokenizer))
         info = info.model_copy(update={"metrics": metrics, "golden": golden, "baselines": worth})
-        return publish(staging, info, order.target)
+        return publish(staging, info, order.target, scores)
 
 
 def _load(

@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 
 from ftray.cli import models, runs
 from ftray.errors import RegistryError, RunTaken
-from ftray.models.folder import ModelInfo, publish
+from ftray.models.folder import ModelInfo
+from ftray.models.publish import publish
 from ftray.spec.load import override, parse
 from ftray.store.location import locate
 from ftray.store.promotion import promote, roll_back, try_out

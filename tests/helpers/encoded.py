@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ftray.data.encoded import EncodedDataset, Shard
+from ftray.data.lengths import Lengths
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import Spec
 from ftray.store.location import locate
@@ -21,7 +22,7 @@ def write_encoded(folder: Path, spec: Spec, splits: Mapping[str, Sequence[str]])
     other, in Arrow shards."""
     task, tokenizer = get_task(spec.task), find_pretrained(spec.model).tokenizer()
     folder.mkdir(exist_ok=True)
-    shards = {}
+    shards, lengths = {}, {}
     for split, texts in splits.items():
         ids = task.encode(tokenizer, list(texts), spec.data.max_length)
         targets = [(1, 0, 2)[row % 3] for row in range(len(texts))]
@@ -32,4 +33,5 @@ def write_encoded(folder: Path, spec: Spec, splits: Mapping[str, Sequence[str]])
         with pa.ipc.new_file(str(file), table.schema) as writer:
             writer.write_table(table)
         shards[split] = (Shard(file.name, len(texts), file.stat().st_size),)
-    return EncodedDataset(locate(str(folder)), "0" * 16, LABELS, shards, {})
+        lengths[split] = Lengths.of([len(row) for row in ids], len(ids), spec.data.max_length)
+    return EncodedDataset(locate(str(folder)), "0" * 16, LABELS, shards, {}, lengths)

@@ -13,9 +13,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from ftray import __version__
-from ftray.models.folder import ModelInfo, publish, staged, write_info
+from ftray.models.folder import ModelInfo
 from ftray.models.generator import Generator
 from ftray.models.pretrained import find_pretrained
+from ftray.models.publish import publish, staged, write_info
 from ftray.spec.load import parse
 from ftray.store.location import Location, locate
 from ftray.tasks import get_task
@@ -123,7 +124,7 @@ def make_generator(target: Path, name: str = "tiny", seed: int = 0, **options: A
             ftray_version=__version__,
         )
         location = locate(str(target))
-        with staged(model, found.tokenizer()) as folder:
+        with staged(model, found.tokenizer(), 128) as folder:
             write_info(folder, info)
             golden = Generator(locate(str(folder))).golden(GOLDEN)
             publish(folder, info.model_copy(update={"golden": golden}), location)

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from ftray import __version__
-from ftray.models.folder import ModelInfo, publish, staged, write_info
+from ftray.models.folder import ModelInfo
 from ftray.models.predictor import Predictor
 from ftray.models.pretrained import find_pretrained
+from ftray.models.publish import publish, staged, write_info
 from ftray.spec.load import parse
 from ftray.store import checksum
 from ftray.store.location import Location, locate
@@ -61,7 +62,7 @@ def make_model(
         ftray_version=__version__,
     )
     location = locate(str(target))
-    with staged(model, base.tokenizer()) as folder:
+    with staged(model, base.tokenizer(), spec.data.max_length) as folder:
         write_info(folder, info)
         golden = Predictor(locate(str(folder))).golden(GOLDEN)
         publish(folder, info.model_copy(update={"golden": golden}), location)

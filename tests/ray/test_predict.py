@@ -15,8 +15,9 @@ from typer.testing import CliRunner, Result
 
 from ftray.cli.main import app
 from ftray.errors import DataError
-from ftray.models.folder import read_info, write_info
+from ftray.models.folder import read_info
 from ftray.models.predictor import Predictor
+from ftray.models.publish import write_info
 from ftray.serve import batch
 from ftray.serve.parts import Parts, run_key
 from ftray.serve.settings import find_one

@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from ftray.errors import ModelError
-from ftray.models.folder import FORMAT, ModelInfo, publish, read_info
+from ftray.models.folder import FORMAT, ModelInfo, read_info
 from ftray.models.loaded import GOLDEN_TOLERANCE, TOLERANCES
 from ftray.models.predictor import Predictor
+from ftray.models.publish import publish
 from ftray.spec.compute import Compute
 from ftray.store.location import Location, locate
 from ftray.store.root import MODEL_MANIFEST

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from ftray.models.folder import LABEL_SCORES, write_label_scores
+from ftray.models.folder import LABEL_SCORES
+from ftray.models.publish import write_label_scores
 from ftray.tasks import get_task
 from ftray.tasks.per_label import label_scores, most_confused
 

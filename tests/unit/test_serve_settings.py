@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ftray.errors import ModelError, ServeError, SpecError
-from ftray.models.folder import ModelInfo, read_info, write_info
+from ftray.models.folder import ModelInfo, read_info
+from ftray.models.publish import write_info
 from ftray.serve.port import check_port
 from ftray.serve.refusal import read_refusal, refusal
 from ftray.serve.settings import find, parse

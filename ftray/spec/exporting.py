@@ -1,0 +1,18 @@
+"""The section `export`: what goes into the folder of a trained model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from ftray.spec.fields import Section, off_in_yaml
+
+
+class ExportSpec(Section):
+    golden: Annotated[Literal["rows", "synthetic", "off"], BeforeValidator(off_in_yaml)] = Field(
+        "rows",
+        description="Texts whose answers are kept in the model folder, by which a service proves "
+        "that it runs this model; rows: some of the test split, which whoever gets the folder can "
+        "read; synthetic: made up from the tokenizer's vocabulary; off: none, and no such proof.",
+    )
