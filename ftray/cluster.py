@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from ftray.environment import setup_hook
 from ftray.errors import ClusterError, RunFailed
 from ftray.ray_folder import check_ray_folder, ray_folder
 
@@ -48,8 +49,9 @@ def configure() -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # How long Ray Train may go without noticing that its workers are done; 2 s unless set.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    # An actor a run, for notices that ftray's workers do not read.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # An actor for each run, which nothing would be told of on a machine that is all of the cluster.
+    if os.environ.get("RAY_ADDRESS", "local") == "local":
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # Files in three formats for every trial: what ftray keeps of a sweep is in its run folder.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 
@@ -71,7 +73,8 @@ def connect(watched: bool = False) -> None:
         return
     try:
         _knock(address)
-        ray.init(**options)
+        hook = setup_hook()
+        ray.init(runtime_env={"worker_process_setup_hook": hook} if hook else None, **options)
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         raise ClusterError.of(
             "RAY_ADDRESS",

@@ -15,6 +15,7 @@ from typing import Any
 from ray.exceptions import RayError
 from ray.job_submission import JobSubmissionClient
 
+from ftray import environment
 from ftray.errors import ClusterError, DataError
 from ftray.spec.load import dump
 from ftray.spec.schema import Spec
@@ -45,10 +46,11 @@ def submit_job(
     with tempfile.TemporaryDirectory(prefix="ftray-job-") as temporary:
         folder = Path(temporary)
         package(spec, folder)
+        environment.pack(folder)
         with _reachable(address):
             client = JobSubmissionClient(address)
             job = client.submit_job(
-                entrypoint=f"python -m ftray {' '.join(arguments)}",
+                entrypoint=f"python -m ftray.job {' '.join(arguments)}",
                 runtime_env={"working_dir": str(folder)},
                 metadata={"ftray": spec.name},
             )

@@ -13,7 +13,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,8 +112,10 @@ class Keeper:
         writes: bool,
         saving: Callable[[], AbstractContextManager[None]] = nullcontext,
         fence: Fence | None = None,
+        wanted: Callable[[], bool] = lambda: False,
     ) -> None:
-        """fence: asked before each change of the folder. Raises RunTaken and StorageError."""
+        """fence: asked before each change of the folder; wanted: whether a checkpoint is due out of
+        turn. Raises RunTaken and StorageError."""
         self.keeps = folder is not None
         self._spec = spec
         self._saving = saving
@@ -122,6 +124,7 @@ class Keeper:
         self._thread: threading.Thread | None = None
         self._failure: list[Exception] = []
         self._fence = fence
+        self._wanted = wanted
         if self._folder is not None:
             self._check()
             for part in self._folder.children():
@@ -140,7 +143,7 @@ class Keeper:
         steps, minutes = self._spec.every_steps, self._spec.every_minutes
         by_step = steps is not None and step % steps == 0
         by_time = minutes is not None and time.monotonic() - self._saved > 60 * minutes
-        return by_step or by_time
+        return self._wanted() or by_step or by_time
 
     def _is_slow(self) -> bool:
         writing = self._thread is not None and self._thread.is_alive()
@@ -167,6 +170,15 @@ class Keeper:
             self._thread = None
         if self._failure:
             raise self._failure.pop()
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """A checkpoint that is being written when the block fails is written to its end."""
+        try:
+            yield
+        finally:
+            if self._thread is not None:
+                self._thread.join()
 
     def _write(self, values: State, progress: str, described: dict[str, Any]) -> None:
         assert self._folder is not None

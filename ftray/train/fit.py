@@ -20,6 +20,7 @@ from ftray.store.location import Location
 from ftray.train import checkpoints
 from ftray.train.group_errors import EndsForGood, StartsAtMost, told
 from ftray.train.orders import Job
+from ftray.train.preemption import GRACE_S
 from ftray.train.scale import worker_resources
 from ftray.train.worker import train_worker
 
@@ -75,7 +76,7 @@ def _trainer(job: Job, max_failures: int, scratch: str) -> TorchTrainer:
         run_config=RunConfig(
             name="run",
             storage_path=scratch,
-            failure_config=FailureConfig(max_failures=max_failures),
+            failure_config=FailureConfig(max_failures=max_failures, preemption_grace_s=GRACE_S),
             callbacks=[EndsForGood(), StartsAtMost(max_failures)],
         ),
     )

@@ -35,6 +35,7 @@ from ftray.train.orders import Job
 from ftray.train.outcomes import told_to_all_ranks
 from ftray.train.phased import PhasedEngine
 from ftray.train.plan import Trainee, plan_training
+from ftray.train.preemption import Notices, no_notice, own_notice
 from ftray.train.process import settle
 from ftray.train.progress import Progress
 from ftray.train.ranks import Ranks, alone, join_group
@@ -42,6 +43,7 @@ from ftray.train.trunk import SAMPLE, Trunk, TrunkCache, best_cache
 from ftray.train.watchdog import Watchdog
 
 if TYPE_CHECKING:
+    from ray.train import PreemptionInfo
     from transformers import PreTrainedModel
 
 
@@ -53,23 +55,27 @@ def train_worker(config: dict[Any, Any]) -> Any:
     """
     from ray import train as ray_train
 
-    return _run(config["job"], ray_train.report)
+    return _run(config["job"], ray_train.report, own_notice)
 
 
 def train_alone(job: Job) -> Interrupted | None:
     """As `train_worker`, in a process that Ray Train does not know, and beside no other one."""
     alone()
-    return _run(job, lambda metrics: None)
+    return _run(job, lambda metrics: None, no_notice)
 
 
-def _run(job: Job, report: Callable[[dict[str, Any]], None]) -> Interrupted | None:
-    """`report` is called after each epoch, on every rank."""
+def _run(
+    job: Job,
+    report: Callable[[dict[str, Any]], None],
+    notice: Callable[[], PreemptionInfo | None],
+) -> Interrupted | None:
+    """report: called after each epoch, on every rank; notice: that a node is to be taken away."""
     with told_to_all_ranks():
         settle(job.spec)
         ranks = join_group()
         observer = _Reporter(job, ranks, report)
         try:
-            _train(job, ranks, observer)
+            _train(job, ranks, observer, Notices(observer.warn, notice))
         except Interrupted as error:
             return error
         finally:
@@ -77,7 +83,7 @@ def _run(job: Job, report: Callable[[dict[str, Any]], None]) -> Interrupted | No
     return None
 
 
-def _train(job: Job, ranks: Ranks, observer: _Reporter) -> None:
+def _train(job: Job, ranks: Ranks, observer: _Reporter, notices: Notices) -> None:
     """Set up and train. Every rank must call it; each may fail alone."""
     # Rank 0 alone writes, and after a restart another node may have it.
     Root(job.checkpoints).probe()
@@ -96,8 +102,8 @@ def _train(job: Job, ranks: Ranks, observer: _Reporter) -> None:
         _tell_untrained(setup, observer)
     writes, watchdog = ranks.rank == 0, observer.watchdog
     saves = job.spec.train.checkpoint
-    keeper = Keeper(saves, job.checkpoints, writes, watchdog.saving, job.fence)
-    with watchdog:
+    keeper = Keeper(saves, job.checkpoints, writes, watchdog.saving, job.fence, notices.due)
+    with watchdog, keeper.finishing():
         loop.run(setup, progress, keeper, observer, job.until)
 
 

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "ftray"
 FLOORS = {
     "errors": 0, "logs": 0, "digest": 0, "cluster": 0, "machine": 0, "near": 0,
-    "device": 0, "node": 0, "interrupt": 0, "ray_folder": 0, "capacity": 0,
+    "device": 0, "node": 0, "interrupt": 0, "ray_folder": 0, "capacity": 0, "environment": 0,
     "spec": 1,
     "tasks": 2,
     "store": 3, "models": 3, "data": 3,
@@ -19,6 +19,7 @@ FLOORS = {
     "tune": 5,
     "submit": 5, "doctor": 5,
     "cli": 6,
+    "job": 7,
 }  # fmt: skip
 # Floor 3 is one floor with an order of its own: where things lie, models, the rows for them.
 ORDER = {"store": 0, "models": 1, "data": 2}

@@ -61,6 +61,19 @@ def test_ray_says_how_far_a_cluster_may_grow() -> None:
     assert callable(state.get_max_resources_from_cluster_config)
 
 
+def test_a_worker_of_ray_train_keeps_the_notice_that_its_node_goes() -> None:
+    from dataclasses import fields
+
+    from ray.train import FailureConfig
+    from ray.train.v2._internal.execution.context import TrainContext, get_train_context
+    from ray.train.v2._internal.execution.preemption import PreemptionContext
+
+    assert callable(get_train_context)
+    assert "preemption_context" in {field.name for field in fields(TrainContext)}
+    assert PreemptionContext().preemption_info is None
+    assert FailureConfig().max_preemption_failures == -1, "not counted with failures"
+
+
 def test_python_joins_its_threads_when_asked() -> None:
     assert callable(threading._shutdown)  # type: ignore[attr-defined]
 
