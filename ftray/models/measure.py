@@ -40,19 +40,24 @@ def measure(
     # Of keys and values, which are for tokens to come.
     options = {} if task.has_labels else {"use_cache": False}
     device = next(model.parameters()).device
-    total, predicted = task.empty_tally(labels), np.zeros(len(ids), dtype=np.int64)
+    total = torch.from_numpy(task.empty_tally(labels)).to(device)
+    order: list[np.ndarray] = []
+    likeliest: list[torch.Tensor] = []
     for places in _passes(np.array([len(row) for row in ids]), rows, words):
         inputs = task.collate([ids[place] for place in places], pad_id)
-        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-        aims = torch.from_numpy(targets[places]).to(device)
+        inputs = {name: t.to(device, non_blocking=True) for name, t in inputs.items()}
+        aims = torch.from_numpy(targets[places])
         with torch.inference_mode():
             logits = model(**inputs, **options).logits
             total += task.tally(logits, inputs, aims)
-        if task.has_labels:
-            predicted[places] = logits.argmax(-1).cpu().numpy()
-    metrics = task.metrics(total, labels)
+            if task.has_labels:
+                likeliest.append(logits.argmax(-1))
+        order.append(places)
+    metrics = task.metrics(total.cpu().numpy(), labels)
     if not task.has_labels:
         return Measured(metrics, None)
+    predicted = np.zeros(len(ids), dtype=np.int64)
+    predicted[np.concatenate(order)] = torch.cat(likeliest).cpu().numpy()
     confused = most_confused(targets, predicted, labels)
     return Measured({**metrics, "confused": confused}, predicted)
 

@@ -145,9 +145,9 @@ class Task(Protocol):
         """That of no rows."""
         ...
 
-    def tally(self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor) -> np.ndarray:
+    def tally(self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor) -> torch.Tensor:
         """Counts from which `metrics` is computed: a float64 vector that adds up over batches
-        and ranks."""
+        and ranks, on the device of the logits. The host does not wait for that."""
         ...
 
     def metrics(self, tally: np.ndarray, labels: Sequence[str]) -> Metrics:

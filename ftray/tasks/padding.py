@@ -15,10 +15,10 @@ def padded(ids: Sequence[Sequence[int] | np.ndarray], pad_id: int) -> dict[str, 
     """input_ids and attention_mask, (B, T) int64, on the right padded to the longest row."""
     import torch
 
-    longest = max(len(row) for row in ids)
-    tokens = np.full((len(ids), longest), pad_id, dtype=np.int64)
-    mask = np.zeros((len(ids), longest), dtype=np.int64)
-    for index, row in enumerate(ids):
-        tokens[index, : len(row)] = row
-        mask[index, : len(row)] = 1
+    lengths = np.array([len(row) for row in ids])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    tokens = np.full(mask.shape, pad_id, dtype=np.int64)
+    for target, row in zip(tokens, ids, strict=True):
+        target[: len(row)] = row
+    mask = mask.astype(np.int64)
     return {"input_ids": torch.from_numpy(tokens), "attention_mask": torch.from_numpy(mask)}

@@ -115,15 +115,24 @@ class TextClassification:
     def empty_tally(self, labels: Sequence[str]) -> np.ndarray:
         return np.zeros(3 * len(labels) + 1)
 
-    def tally(self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor) -> np.ndarray:
+    def tally(self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor) -> torch.Tensor:
         """(3 C + 1,): of each label the rows that have it, those that were given it and those that
         were rightly given it; then the sum of the losses."""
+        import torch
+
         classes = logits.shape[-1]
-        predicted, truth = logits.argmax(-1).cpu().numpy(), targets.cpu().numpy()
-        right = truth[truth == predicted]
-        counts = [np.bincount(rows, minlength=classes) for rows in (truth, predicted, right)]
-        loss = self.losses(logits, inputs, targets).double().sum().item()
-        return np.concatenate([*counts, [loss]])
+        predicted, truth = logits.argmax(-1), targets.to(logits.device, non_blocking=True)
+        right = predicted == truth
+        counts = torch.zeros(3, classes, dtype=torch.float64, device=logits.device)
+        for count, place, rows in zip(
+            counts,
+            (truth, predicted, truth),
+            (torch.ones_like(right), torch.ones_like(right), right),
+            strict=True,
+        ):
+            count.index_add_(0, place, rows.double())
+        loss = self.losses(logits, inputs, truth).double().sum()
+        return torch.cat([counts.flatten(), loss[None]])
 
     def metrics(self, tally: np.ndarray, labels: Sequence[str]) -> Metrics:
         """accuracy; f1_macro: the unweighted mean of F1 over the labels that occur, as truth or as

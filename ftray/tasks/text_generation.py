@@ -153,14 +153,15 @@ class TextGeneration:
     def empty_tally(self, labels: Sequence[str]) -> np.ndarray:
         return np.zeros(3)
 
-    def tally(self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor) -> np.ndarray:
+    def tally(self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor) -> torch.Tensor:
         """Tokens, those of them that were the likeliest, and the sum of their losses."""
         import torch
 
         predicted, truth, _ = _learnt(logits, inputs, targets)
         loss = torch.nn.functional.cross_entropy(predicted, truth, reduction="none")
-        right = (predicted.argmax(-1) == truth).sum().item()
-        return np.array([len(truth), right, loss.double().sum().item()])
+        right = predicted.argmax(-1) == truth
+        sums = [torch.ones_like(right), right, loss]
+        return torch.stack([values.double().sum() for values in sums])
 
     def metrics(self, tally: np.ndarray, labels: Sequence[str]) -> Metrics:
         """loss: mean cross-entropy in nats over all tokens of all completions, each given those

@@ -117,7 +117,8 @@ class Engine:
         self._deepspeed.eval()
 
     def logits(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return self._deepspeed(**{name: t.to(self.ranks.device) for name, t in batch.items()})
+        device = self.ranks.device
+        return self._deepspeed(**{n: t.to(device, non_blocking=True) for n, t in batch.items()})
 
     def accumulate(self, loss: torch.Tensor) -> None:
         """Add the gradient of `loss`, a share of the mean over the whole batch; every rank,

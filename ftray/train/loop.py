@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from ftray.tasks import Task
 from ftray.tasks.base import Inputs, Metrics
 from ftray.train.checkpoints import Keeper
 from ftray.train.engine import Engine
+from ftray.train.feed import feed
 from ftray.train.phased import PhasedEngine
 from ftray.train.progress import BEST, Progress
 from ftray.train.ranks import Ranks
@@ -115,31 +116,33 @@ def evaluate(setup: Setup, split: EncodedSplit, observer: Observer) -> Metrics:
     """Metrics over all rows of `split`, the same on every rank."""
     engine, task, ranks = setup.engine, setup.task, setup.engine.ranks
     engine.eval_mode()
-    tally = task.empty_tally(setup.labels)
+    tally = torch.from_numpy(task.empty_tally(setup.labels)).to(ranks.device)
     size = 2 * setup.batches.micro_batch_size
     mine = in_order(split.lengths, size, ranks.rank, ranks.world)
     # ZeRO 3 gathers weights in every forward pass, so all ranks make equally many.
     most = math.ceil(math.ceil(len(split.lengths) / size) / ranks.world)
+    passes = [*mine, *[split.empty] * (most - len(mine))]
+    batches = feed(lambda rows: _inputs(setup, split, rows), passes, ranks.device)
     with torch.no_grad():
-        for rows in [*mine, *[split.empty] * (most - len(mine))]:
+        for rows, inputs in zip(passes, batches, strict=True):
             observer.alive()
-            inputs = _inputs(setup, split, rows)
             logits = engine.logits(inputs)
             if len(rows):
-                targets = torch.from_numpy(split.targets[rows]).to(logits.device)
-                tally += task.tally(logits, inputs, targets)
+                tally += task.tally(logits, inputs, torch.from_numpy(split.targets[rows]))
     engine.train_mode()
-    return task.metrics(ranks.sum(tally), setup.labels)
+    return task.metrics(ranks.sum(tally.cpu().numpy()), setup.labels)
 
 
 def _train_epoch(setup: Setup, progress: Progress, keeper: Keeper, observer: Observer) -> None:
     """The steps of an epoch that are still to be made."""
     done = progress.step - progress.epoch * setup.batches.steps_per_epoch
-    for batch in setup.batches.batches(progress.epoch)[done:]:
+    left = setup.batches.batches(progress.epoch)[done:]
+    fed = _fed(setup, left, progress.step)
+    for batch in left:
         started = time.perf_counter()
         rate = learning_rate(setup.spec.train, progress.step, setup.steps)
         wishes = (observer.stopping(), keeper.due(progress.step + 1))
-        loss, (stops, saves) = _step(setup, progress, batch, rate, wishes, observer)
+        loss, (stops, saves) = _step(setup, progress, batch, fed, rate, wishes, observer)
         progress.finish_step(loss, len(batch))
         observer.step(
             {
@@ -173,20 +176,22 @@ def _step(
     setup: Setup,
     progress: Progress,
     batch: np.ndarray,
+    fed: Iterator[dict[str, torch.Tensor]],
     rate: float,
     wishes: Sequence[bool],
     observer: Observer,
 ) -> tuple[float, list[bool]]:
-    """One optimizer step on a global batch; returns its mean loss over all that its rows, on all
-    ranks, are to answer, and of each wish whether any rank has it."""
+    """One optimizer step on a global batch, whose inputs on this rank come next of those `fed`;
+    returns its mean loss over all that its rows, on all ranks, are to answer, and of each wish
+    whether any rank has it."""
     engine, ranks = setup.engine, setup.engine.ranks
     # Of the whole batch, which every rank knows: its shares on the ranks may weigh differently.
     weight = float(_weights(setup, batch).sum())
     losses: list[tuple[np.ndarray, torch.Tensor]] = []
-    for number, rows in setup.batches.chunks(batch, ranks.rank, ranks.world):
+    for number, rows in _mine(setup, batch):
         observer.alive()
         _seed(setup.spec.seed, progress.step, number)
-        inputs = _training_inputs(setup, progress.step, number, rows)
+        inputs = next(fed)
         loss = _loss(setup, engine.logits(inputs), inputs, rows)
         losses.append((rows, loss.detach().double()))
         engine.accumulate(_barred(loss) / weight)
@@ -247,6 +252,20 @@ def _loss(setup: Setup, logits: torch.Tensor, inputs: Inputs, rows: np.ndarray) 
 def _mine(setup: Setup, batch: np.ndarray) -> list[tuple[int, np.ndarray]]:
     ranks = setup.engine.ranks
     return setup.batches.chunks(batch, ranks.rank, ranks.world)
+
+
+def _fed(
+    setup: Setup, batches: Sequence[np.ndarray], step: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """The inputs of each forward pass of this rank for global batches, the first of them that of
+    the step after `step`."""
+    orders = (
+        (number, *chunk)
+        for number, batch in enumerate(batches, step)
+        for chunk in _mine(setup, batch)
+    )
+    device = setup.engine.ranks.device
+    return feed(lambda order: _training_inputs(setup, *order), orders, device)
 
 
 def _fail(setup: Setup, progress: Progress, what: str, rows: list[int]) -> None:

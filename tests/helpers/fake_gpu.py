@@ -69,9 +69,18 @@ def without_numbers_here() -> Iterator[None]:
 
 
 @contextmanager
-def reading() -> Iterator[None]:
-    """The host may wait for the device here."""
+def reading_once() -> Iterator[None]:
+    """The host may copy from the device once, which gives ones. Raises AssertionError where it
+    does not."""
+    copy, copies = torch.Tensor.cpu, []
+
+    def cpu(tensor: torch.Tensor) -> torch.Tensor:
+        copies.append(tensor.shape)
+        return copy(tensor)
+
     with (
-        patch.object(torch.Tensor, "item", lambda tensor: 0.0),
+        patch.object(torch.Tensor, "cpu", cpu),
+        patch.object(torch.Tensor, "numpy", lambda tensor: np.ones(tensor.shape)),
     ):
         yield
+    assert len(copies) == 1, f"the host waits for the device {len(copies)} times: {copies}"

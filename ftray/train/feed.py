@@ -1,0 +1,45 @@
+"""Batches for the training loop, on a GPU made ahead by a thread and in memory that it copies from
+without the host waiting."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+Batch = dict[str, torch.Tensor]
+
+_AHEAD = 2
+"""Batches that are ready while the GPU works on one."""
+
+
+def feed(make: Callable[[T], Batch], orders: Iterable[T], device: torch.device) -> Iterator[Batch]:
+    """What `make` gives of each of `orders`, in order. On a CPU, whose cores all train, each batch
+    is made when it is asked for."""
+    if device.type == "cpu":
+        return map(make, orders)
+    return ahead(lambda order: _pinned(make(order)), orders, _AHEAD)
+
+
+def ahead(make: Callable[[T], Batch], orders: Iterable[T], count: int) -> Iterator[Batch]:
+    """What `make` gives of each of `orders`, in order; a thread makes `count` of them ahead. What
+    it raises is raised where the batch is asked for."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="ftray-batches")
+    waiting: deque[Future[Batch]] = deque()
+    try:
+        for order in orders:
+            waiting.append(pool.submit(make, order))
+            if len(waiting) > count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pinned(batch: Batch) -> Batch:
+    return {name: tensor.pin_memory() for name, tensor in batch.items()}
