@@ -120,7 +120,7 @@ class TextClassification:
         were rightly given it; then the sum of the losses."""
         import torch
 
-        classes = logits.shape[-1]
+        logits, classes = logits.detach(), logits.shape[-1]
         predicted, truth = logits.argmax(-1), targets.to(logits.device, non_blocking=True)
         right = predicted == truth
         counts = torch.zeros(3, classes, dtype=torch.float64, device=logits.device)

@@ -157,7 +157,7 @@ class TextGeneration:
         """Tokens, those of them that were the likeliest, and the sum of their losses."""
         import torch
 
-        predicted, truth, _ = _learnt(logits, inputs, targets)
+        predicted, truth, _ = _learnt(logits.detach(), inputs, targets)
         loss = torch.nn.functional.cross_entropy(predicted, truth, reduction="none")
         right = predicted.argmax(-1) == truth
         sums = [torch.ones_like(right), right, loss]

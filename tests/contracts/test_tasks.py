@@ -312,7 +312,7 @@ def test_there_is_one_loss_a_row_over_its_units(task: Task, sample: Sample, mode
     losses = task.losses(logits, inputs, targets)
     assert losses.shape == (len(ROWS),) and losses.dtype == torch.float32
     units = task.units(np.array([len(row) for row in ROWS]), targets.numpy())
-    metrics = task.metrics(task.tally(logits, inputs, targets), sample.labels)
+    metrics = task.metrics(task.tally(logits, inputs, targets).numpy(), sample.labels)
     assert losses.sum().item() / units.sum() == pytest.approx(metrics["loss"], rel=1e-5)
 
 
@@ -360,11 +360,11 @@ def test_tallies_add_up_to_the_metrics_of_all_rows(task: Task, sample: Sample, m
     inputs, targets = batch(task, sample)
     with torch.inference_mode():
         logits = model(**inputs).logits
-        whole = task.tally(logits, inputs, targets)
+        whole = task.tally(logits, inputs, targets).numpy()
         total = task.empty_tally(sample.labels)
         for row in range(len(ROWS)):
             one, target = alone(task, inputs, targets, row)
-            total += task.tally(model(**one).logits, one, target)
+            total += task.tally(model(**one).logits, one, target).numpy()
     assert whole.dtype == np.float64 and whole.shape == total.shape
     assert total == pytest.approx(whole, rel=1e-5)
     found, expected = task.metrics(total, sample.labels), task.metrics(whole, sample.labels)
@@ -377,7 +377,9 @@ def test_metrics_are_json_and_have_what_a_run_is_judged_by(
     task: Task, sample: Sample, model: Any
 ) -> None:
     inputs, targets = batch(task, sample)
-    metrics = task.metrics(task.tally(model(**inputs).logits, inputs, targets), sample.labels)
+    metrics = task.metrics(
+        task.tally(model(**inputs).logits, inputs, targets).numpy(), sample.labels
+    )
     assert json.loads(json.dumps(metrics)) == metrics
     judged = {"accuracy", "loss", "f1_macro" if task.has_labels else "perplexity"}
     assert judged <= metrics.keys()
