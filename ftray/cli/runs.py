@@ -80,7 +80,8 @@ def show(run: Run, storage: Storage = None, as_json: AsJson = False) -> None:
     records = found.metrics()
     epochs = [record for record in records if record.get("kind") == "epoch"]
     # A sweep that was continued may tell of a trial again: the last word counts.
-    trials = list({r.get("id"): r for r in records if r.get("kind") == "trial"}.values())
+    last = {record.get("id"): record for record in records if record.get("kind") == "trial"}
+    trials = [{key: r[key] for key in r if key != "points"} for r in last.values()]
     if summary["state"] != "running":
         # Of a sweep that was killed nobody told how its trials ended.
         trials = [

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from ftray.errors import Interrupted, RunTaken, StorageError, find, resumable
 from ftray.spec.schema import Spec
 from ftray.store.root import Root
 from ftray.store.runs import RunFolder
 from ftray.store.status import State
-from ftray.store.tracking import Status, Tracker, flatten
-from ftray.train.channel import PASSING, Event, Listener
+from ftray.store.tracked_run import Status, TrackedRun
+from ftray.store.tracking import Tracker, flatten
+from ftray.train.channel import PASSING, Event
 
 log = logging.getLogger(__name__)
 
@@ -20,24 +22,50 @@ log = logging.getLogger(__name__)
 _NOT_METRICS = {"kind", "step", "steps", "epoch"}
 
 
-@contextmanager
-def recorded(root: Root, spec: Spec, run: RunFolder) -> Iterator[Listener]:
-    """Yields a listener that records events. A block that raises leaves the run `failed`, or
-    `interrupted` by Ctrl-C; one that ends well leaves it to the caller to say `done`."""
-    params = flatten(spec.model_dump(mode="json", exclude={"tune", "serve"}))
-    tracker = Tracker(root, run.run_id, spec.name, params, {"run_dir": run.location.url})
+class Record:
+    """A listener that keeps the events of a run; `tracker` is the run in MLflow."""
 
-    def record(event: Event) -> None:
-        if event["kind"] in PASSING:
-            return
-        run.append_metrics(event)
-        numbers = {
-            f"{event['kind']}/{name}": value
-            for name, value in event.items()
-            if name not in _NOT_METRICS and isinstance(value, (int, float))
-        }
-        if numbers and "step" in event:
-            tracker.log(event["step"], numbers)
+    def __init__(self, run: RunFolder, tracker: Tracker) -> None:
+        self._run, self.tracker = run, tracker
+
+    def __call__(self, event: Event) -> None:
+        if event["kind"] not in PASSING:
+            self._run.append_metrics(event)
+            track(self.tracker.run, event)
+
+    def trained(self, spec: Spec) -> None:
+        """Tell MLflow what the run trains."""
+        self.tracker.run.parameters(parameters(spec))
+
+    def made(self, model: str, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+        """Tell MLflow of the model that the run made, and of its metrics on each split."""
+        self.tracker.run.tag({"model": model})
+        for split, values in metrics.items():
+            track(self.tracker.run, {**values, "kind": split, "step": 0})
+
+
+def parameters(spec: Spec) -> dict[str, Any]:
+    """All that decides what a training comes to, by dotted path."""
+    return flatten(spec.model_dump(mode="json", exclude={"tune", "serve"}))
+
+
+def track(run: TrackedRun, event: Event) -> None:
+    """Send the numbers of an event that belongs to a step."""
+    numbers = {
+        f"{event['kind']}/{name}": value
+        for name, value in event.items()
+        if name not in _NOT_METRICS and isinstance(value, (int, float))
+    }
+    if numbers and "step" in event:
+        run.log(event["step"], numbers)
+
+
+@contextmanager
+def recorded(root: Root, name: str, run: RunFolder) -> Iterator[Record]:
+    """Yields the record of a run of that name. A block that raises leaves the run `failed`, or
+    `interrupted` by Ctrl-C; one that ends well leaves it to the caller to say `done`."""
+    tracker = Tracker(root, run.run_id, name)
+    tracker.run.tag({"run_dir": run.location.url})
 
     def end(state: State, status: Status, error: BaseException) -> None:
         try:
@@ -50,7 +78,7 @@ def recorded(root: Root, spec: Spec, run: RunFolder) -> Iterator[Listener]:
 
     try:
         with run.beating():
-            yield record
+            yield Record(run, tracker)
         run.close()
     except RunTaken:
         raise  # what is on record is the other process's

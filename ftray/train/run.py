@@ -141,13 +141,15 @@ def _train(
     for line in prepared.data.length_lines():
         say(line)
     run = claimed(asked, checked, "train", say)
-    with recorded(checked.root, checked.spec, run) as record:
+    with recorded(checked.root, checked.spec.name, run) as record:
+        record.trained(checked.spec)
         checkpoint, seconds = None, 0.0
         if not _is_exported(prepared, run):
             trunks = None if worker else _filled(prepared, say, listener)
             registry_is_open()
             checkpoint, seconds = fit_run(prepared, run, trunks, both(record, listener))
         trained = export_and_register(prepared, run, checkpoint, (), started, seconds, listener)
+        record.made(trained.version.reference, trained.info.metrics)
         tell_of_better(checked, trained, say)
         return trained
 

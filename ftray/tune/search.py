@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from ftray.train.scale import trial_resources
 from ftray.tune.course import Course
 from ftray.tune.standing import Segment, Standing
 from ftray.tune.table import row
-from ftray.tune.trial import Sweep, outcome, run_segment, standing_of
+from ftray.tune.trial import Sweep, outcome, run_segment, step_of
 
 
 def search(
@@ -33,9 +33,9 @@ def search(
     """Carry `course` to its end, `concurrent` segments side by side.
 
     The listener gets {"kind": "trial", ...} when a trial begins and when a segment of it ends:
-    what `recall` makes a course of. The watcher gets {"kind": "trial_step", "trial", "epoch",
-    "step", "steps"} now and then while a trial runs in a process of its own. Raises what they
-    raise, and Interrupted after Ctrl-C.
+    what `recall` makes a course of, and with a segment's end in "points" the events of its steps
+    and epochs. The watcher gets {"kind": "trial_step", "trial", "epoch", "step", "steps", "points"}
+    now and then while a trial runs. Raises what they raise, and Interrupted after Ctrl-C.
     """
     if course.over:
         return
@@ -142,6 +142,8 @@ class _Feed(Searcher):
         self.listener = listener
         self.watcher = watcher
         self.segments: dict[str, Segment] = {}
+        self.points: dict[str, dict[tuple[str, int], Event]] = {}
+        """Of each segment that runs; one whose process died tells of the same steps again."""
         self.error: Exception | None = None
         """Of the listener or of the storage: Tune would make a failed trial of it. Nothing more
         begins."""
@@ -162,7 +164,7 @@ class _Feed(Searcher):
             return None if self.course.running else Searcher.FINISHED
         news = segment.donor or segment.trial not in self.course.trials
         self.course.begin(segment)
-        self.segments[trial_id] = segment
+        self.segments[trial_id], self.points[trial_id] = segment, {}
         trial = self.course.trials[segment.trial]
         if news:
             self._tell(trial)
@@ -171,17 +173,19 @@ class _Feed(Searcher):
         return {"segment": asdict(segment)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        at = standing_of(result)
-        if at is not None and trial_id in self.segments:
+        step = step_of(result)
+        if step is not None and trial_id in self.segments:
             trial = self.segments[trial_id].trial
-            self.watcher({"kind": "trial_step", "trial": trial, **at})
+            self.points[trial_id] |= {(p["kind"], p["step"]): p for p in step["points"]}
+            self.watcher({"kind": "trial_step", "trial": trial, **step})
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         segment = self.segments.pop(trial_id)
+        points = tuple(self.points.pop(trial_id).values())
         self.course.end(segment, outcome(result, error))
-        self._tell(self.course.trials[segment.trial])
+        self._tell(self.course.trials[segment.trial], points=points)
 
     def _clone(self, donor: str, trial: str) -> None:
         try:
@@ -215,8 +219,9 @@ class _Feed(Searcher):
         }
         return {"kind": "trial", **told, **more}
 
-    def _tell(self, trial: Standing, status: str = "") -> None:
+    def _tell(self, trial: Standing, status: str = "", points: Sequence[Event] = ()) -> None:
+        event = self._event(trial, status)
         try:
-            self.listener(self._event(trial, status))
+            self.listener({**event, "points": points} if points else event)
         except Exception as error:  # noqa: BLE001 - raised by `search`
             self.error = error

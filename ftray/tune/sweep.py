@@ -17,7 +17,7 @@ from ftray.train.check import Checked
 from ftray.train.inputs import claimed, pinned, with_own_deepspeed
 from ftray.train.local_worker import local_worker
 from ftray.train.progress import BEST
-from ftray.train.record import recorded
+from ftray.train.record import recorded, track
 from ftray.train.run import (
     Trained,
     both,
@@ -32,9 +32,10 @@ from ftray.tune.course import Course
 from ftray.tune.depth import Comparison, compare_depths
 from ftray.tune.report import FILE, page
 from ftray.tune.search import recall, search
-from ftray.tune.space import depth_variants
+from ftray.tune.space import depth_variants, trial_spec
 from ftray.tune.standing import Standing
 from ftray.tune.table import Trial, rows
+from ftray.tune.tracked import TrackedTrials, points_of
 from ftray.tune.trial import Sweep
 
 
@@ -80,8 +81,9 @@ def tune(
         say(line)
     spec = checked.spec
     run = claimed(asked, checked, "tune", say)
-    with recorded(checked.root, spec, run) as record:
-        told = both(record, listener)
+    with recorded(checked.root, spec.name, run) as record:
+        watcher = both(TrackedTrials(record.tracker, spec), listener)
+        told = both(record, watcher)
         course = Course(spec)
         recall(course, run.metrics())
         passes = (section.count + section.refit) * course.most_epochs
@@ -91,23 +93,29 @@ def tune(
         say(_plan(course, concurrent))
         listener(_plan_event(course, concurrent))
         registry_is_open()
-        search(sweep, course, concurrent, told, listener)
+        search(sweep, course, concurrent, told, watcher)
         best = winner(course, say)
-        whole = prepared.with_spec(override(spec, best.config))
-        run.write_spec(whole.checked.spec)  # what the run trains is the winner's
+        won = override(spec, best.config) if section.refit else trial_spec(spec, best.config)
+        whole = prepared.with_spec(won)
+        run.write_spec(won)  # what the run trains is the winner's
+        record.trained(won)
+        record.tracker.run.tag({"winner": f"trial {best.trial}"})
         if section.refit:
             say(f"trial {best.trial} is trained again at full scale: the refit")
-            with local_worker(whole.checked.spec) as worker:
+            with local_worker(won) as worker:
                 whole = replace(whole, worker=worker)
                 checkpoint, seconds = fit_run(whole, run, trunks, told)
             whole = replace(whole, worker=None)
         else:
             checkpoint, seconds = checkpoints.best(sweep.checkpoints(best.trial)), 0.0
+            for point in points_of(run.metrics(), best.trial):
+                track(record.tracker.run, point)
         table = rows(course)
         found = compare_depths(course, len(prepared.data.load("validation")))
         (run.location / FILE).write_text(page(spec.name, spec.train.metric, table, found))
         told_rows = tuple(trial.to_json() for trial in table)
         trained = export_and_register(whole, run, checkpoint, told_rows, started, seconds, listener)
+        record.made(trained.version.reference, trained.info.metrics)
         tell_of_better(checked, trained, say)
         return Tuned(table, trained, found)
 

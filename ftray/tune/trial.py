@@ -6,6 +6,7 @@ start of a worker group. A trial with several workers starts a group of its own.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from ftray.spec.schema import ModelSpec, Spec
 from ftray.store.location import Location
 from ftray.store.runs import Fence
 from ftray.train import checkpoints, loop
+from ftray.train.channel import Event, listening
 from ftray.train.checkpoints import Keeper
 from ftray.train.fit import fit_workers
 from ftray.train.orders import Job
@@ -34,7 +36,12 @@ from ftray.tune.standing import Outcome, Segment
 _VALUES, _METRICS, _OVER, _ERROR = "values", "metrics", "over", "error"
 _AT = "at"
 """And now and then while it runs: epoch, step, and steps of the whole trial."""
+_POINTS = "points"
+"""With that: the events of its steps and epochs since it last told."""
 _TELL_EVERY_S = 2.0
+_STEPS_TOLD = 100
+"""Of each trial at most: the curve of one among hundreds."""
+_OF_A_STEP = ("kind", "step", "epoch", "loss", "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -64,12 +71,13 @@ def run_segment(config: dict[str, Any], sweep: Sweep) -> None:
 
     segment = Segment(**config["segment"])
     forget_peak_memory()
+    teller = _Teller()
     try:
         spec = trial_spec(sweep.spec, segment.config)
         run = _train_here if spec.scale.workers == 1 else _train_in_group
-        progress = run(spec, segment, sweep)
+        progress = run(spec, segment, sweep, teller)
     except FtrayError as error:
-        tune.report({_ERROR: str(error)})
+        tune.report({_ERROR: str(error), **teller.news()})
         return
     last = {k: v for k, v in progress.history[-1].items() if isinstance(v, (int, float))}
     if spec.scale.workers == 1 and (held := peak_memory()) is not None:
@@ -79,7 +87,7 @@ def run_segment(config: dict[str, Any], sweep: Sweep) -> None:
         _METRICS: [*last.items(), (BEST, progress.best)],  # of a mapping Tune would make keys
         _OVER: progress.is_over(spec.train),
     }
-    tune.report(found)
+    tune.report({**found, **teller.news()})
 
 
 def outcome(reported: Mapping[str, Any] | None, died: bool) -> Outcome:
@@ -94,31 +102,51 @@ def outcome(reported: Mapping[str, Any] | None, died: bool) -> Outcome:
     )
 
 
-def standing_of(reported: Mapping[str, Any]) -> dict[str, int] | None:
-    """Epoch, step and steps of a trial that runs; None for what a segment came to."""
-    at = reported.get(_AT)
-    return None if at is None else dict(zip(("epoch", "step", "steps"), at, strict=True))
+def step_of(reported: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Epoch, step and steps of a trial, and the `points` that it came by since it last told; None
+    where it has made no step."""
+    if _AT not in reported:
+        return None
+    at = zip(("epoch", "step", "steps"), reported[_AT], strict=True)
+    return {**dict(at), "points": reported[_POINTS]}
 
 
 class _Teller:
-    """Tells Tune now and then how far a trial is; of its steps nothing is kept."""
+    """Tells Tune now and then how far a trial is."""
 
     def __init__(self) -> None:
         self._told = time.monotonic()
+        self._at: tuple[int, ...] = ()
+        self._points: list[Event] = []
+
+    def hear(self, event: Event) -> None:
+        """Of the loop, or of the workers that run it."""
+        if event["kind"] == "epoch":
+            self._points.append(event)
+        if event["kind"] == "step":
+            self._at = (event["epoch"], event["step"], event["steps"])
+            if event["step"] % math.ceil(event["steps"] / _STEPS_TOLD) == 0:
+                self._points.append({key: event[key] for key in _OF_A_STEP})
+            if time.monotonic() - self._told >= _TELL_EVERY_S:
+                from ray import tune
+
+                self._told = time.monotonic()
+                tune.report(self.news())
+
+    def news(self) -> dict[str, Any]:
+        """What has not been told yet."""
+        points, self._points = tuple(self._points), []
+        return {_AT: self._at, _POINTS: points} if self._at else {}
 
     def phase(self, progress: Progress) -> None: ...
 
     def alive(self) -> None: ...
 
-    def step(self, event: dict[str, Any]) -> None:
-        if time.monotonic() - self._told < _TELL_EVERY_S:
-            return
-        from ray import tune
+    def step(self, event: Event) -> None:
+        self.hear({"kind": "step", **event})
 
-        self._told = time.monotonic()
-        tune.report({_AT: [event["epoch"], event["step"], event["steps"]]})
-
-    def epoch(self, metrics: dict[str, Any]) -> None: ...
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        self.hear({"kind": "epoch", **metrics})
 
     def warn(self, line: str) -> None: ...
 
@@ -126,7 +154,7 @@ class _Teller:
         return False
 
 
-def _train_here(spec: Spec, segment: Segment, sweep: Sweep) -> Progress:
+def _train_here(spec: Spec, segment: Segment, sweep: Sweep, teller: _Teller) -> Progress:
     settle(spec)
     pristine = _pristine(
         spec.model,
@@ -137,8 +165,8 @@ def _train_here(spec: Spec, segment: Segment, sweep: Sweep) -> Progress:
         spec.data.max_length,
     )
     base = replace(pristine, model=twin(pristine.model))
-    folder, observer = sweep.checkpoints(segment.trial), _Teller()
-    with latest(folder, alone(), observer.warn) as found:
+    folder = sweep.checkpoints(segment.trial)
+    with latest(folder, alone(), teller.warn) as found:
         setup, progress = build(spec, sweep.data, base, alone(), found, sweep.trunks)
     # A trial that ends here, and whose winner is trained again, leaves nothing that is read.
     needed = segment.until < spec.train.epochs or not _refits(sweep.spec)
@@ -146,7 +174,7 @@ def _train_here(spec: Spec, segment: Segment, sweep: Sweep) -> Progress:
     keeper = Keeper(spec.train.checkpoint, kept, writes=True, fence=sweep.fence)
     epoch, started = progress.epoch, time.perf_counter()
     try:
-        loop.run(setup, progress, keeper, observer, segment.until)
+        loop.run(setup, progress, keeper, teller, segment.until)
     finally:
         keeper.wait()
         setup.phased.close()
@@ -160,10 +188,11 @@ def _refits(spec: Spec) -> bool:
     return spec.tune.refit
 
 
-def _train_in_group(spec: Spec, segment: Segment, sweep: Sweep) -> Progress:
-    folder = sweep.checkpoints(segment.trial)
-    job = Job(spec, sweep.data, folder, trunks=sweep.trunks, until=segment.until, fence=sweep.fence)
-    fit_workers(job, spec.scale.max_failures)
+def _train_in_group(spec: Spec, segment: Segment, sweep: Sweep, teller: _Teller) -> Progress:
+    folder, until = sweep.checkpoints(segment.trial), segment.until
+    with listening(teller.hear) as sender:
+        job = Job(spec, sweep.data, folder, sender, None, sweep.trunks, until, sweep.fence)
+        fit_workers(job, spec.scale.max_failures)
     newest = checkpoints.latest(folder)
     assert newest is not None, "a group that ended well has written a checkpoint"
     with newest.folder.as_local() as local:

@@ -48,11 +48,7 @@ class MlflowServer:
 
     def runs(self) -> list[Any]:
         """All runs, as MLflow's client gives them."""
-        from ftray.store.database import import_quietly
-
-        client = import_quietly()(self.uri, self.uri)
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        return list(client.search_runs(experiments))
+        return all_runs(self.uri)
 
     def _answers(self) -> bool:
         assert self._process is not None
@@ -62,6 +58,25 @@ class MlflowServer:
                 return bool(answer.status == 200)
         except OSError:
             return False
+
+
+def all_runs(uri: str) -> list[Any]:
+    """The runs in the database or on the server of that URI."""
+    from ftray.store.database import import_quietly
+
+    client = import_quietly()(uri, uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(experiments))
+
+
+def below(uri: str, run_name: str) -> tuple[Any, dict[str, Any]]:
+    """The run of that name, and those below it by theirs."""
+    runs = all_runs(uri)
+    (parent,) = [run for run in runs if run.info.run_name == run_name]
+    trials = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    names = [run.info.run_name for run in trials]
+    assert len(names) == len(set(names)), "none twice"
+    return parent, dict(zip(names, trials, strict=True))
 
 
 def free_port() -> int:

@@ -17,6 +17,7 @@ from ftray.train import trunk_build
 from ftray.train.check import check_inputs
 from ftray.tune.sweep import Tuned, tune
 from tests.helpers.free_cpus import wait_for_free_cpus
+from tests.helpers.mlflow_server import below
 from tests.helpers.small_runs import tree
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -111,6 +112,33 @@ def test_the_winner_is_trained_again_and_registered_with_the_table(
     assert info.spec["train"]["unfreeze"] == winner["train.unfreeze"]
 
 
+def test_each_trial_is_a_run_in_mlflow_below_the_sweeps_which_has_the_winners_values(
+    tuned: Tuned,
+) -> None:
+    parent, trials = in_mlflow(tuned)
+    assert parent.info.status == "FINISHED"
+    winner = tuned.trials[0]
+    rate = parent.data.params["train.learning_rate"]
+    assert float(rate) == winner.config["train.learning_rate"]
+    assert parent.data.params["scale.workers"] == "2", "the refit's"
+    assert {"step/loss", "epoch/f1_macro", "test/f1_macro"} <= parent.data.metrics.keys()
+    assert trials.keys() == {f"trial {trial.id}" for trial in tuned.trials}
+    for trial in tuned.trials:
+        shown = trials[f"trial {trial.id}"]
+        assert (shown.info.status, shown.data.tags["ended"]) == ("FINISHED", trial.status)
+        for key, value in trial.config.items():
+            assert shown.data.params[key] == str(value)
+        assert {"step/loss", "step/learning_rate", "epoch/f1_macro"} <= shown.data.metrics.keys()
+        assert shown.data.metrics["trial/best"] == trial.metrics["best"]
+
+
+def in_mlflow(tuned: Tuned) -> tuple[Any, dict[str, Any]]:
+    """The sweep's run, and those of its trials by name."""
+    run = tuned.trained.run
+    folder = Path(run.location.path).parents[2]
+    return below(f"sqlite:///{folder}/registry.db", run.run_id)
+
+
 def test_the_same_trials_without_the_trunk_cache_and_without_a_refit(
     tuned: Tuned, folder: Path
 ) -> None:
@@ -148,6 +176,11 @@ def test_trials_of_two_workers_leak_nothing(tmp_path: Path) -> None:
     tuned = sweep(tmp_path, trials=1, workers=2, refit=False, space=space)
     assert [trial.status for trial in tuned.trials] == ["done"]
     assert tuned.trained.info.metrics["test"]["accuracy"] > 0.5
+    parent, trials = in_mlflow(tuned)
+    told = trials["trial 1"].data.metrics
+    assert told["step/loss"] > 0
+    curve = {key: value for key, value in told.items() if not key.startswith("trial/")}
+    assert curve.items() <= parent.data.metrics.items(), "without a refit the trial is the result"
     alive = [g for g in placement_group_table().values() if g["state"] != "REMOVED"]
     assert not alive
     wait_for_free_cpus(2)

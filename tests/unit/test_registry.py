@@ -277,7 +277,7 @@ def test_a_root_may_have_any_name(tmp_path: Path, name: str) -> None:
     (folder / MODEL_MANIFEST).write_json({"name": "m"})
     assert registry.register("m", folder, "run", {}).version == 1
     assert Registry.open(root).resolve("m").folder == folder
-    tracker = Tracker(root, "run-1", "m", {}, {})
+    tracker = Tracker(root, "run-1", "m")
     tracker.close()
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from ftray.store import tracking
-from ftray.store.database import import_quietly
+from ftray.store.database import import_quietly, open_client
 from ftray.store.location import locate
 from ftray.store.promotion import promote
 from ftray.store.registry import Registry
 from ftray.store.root import Root
 from ftray.store.tracking import Tracker, flatten
-from tests.helpers.mlflow_server import MlflowServer, free_port
+from tests.helpers.mlflow_server import MlflowServer, all_runs, below, free_port
 
 
 @pytest.fixture(autouse=True)
@@ -44,9 +44,7 @@ def root(tmp_path: Path) -> Root:
 
 def stored(uri: str, run_name: str) -> Any:
     """The one MLflow run of that name, with its run id."""
-    client = import_quietly()(uri, uri)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    (run,) = client.search_runs(experiments, f"attributes.run_name = '{run_name}'")
+    (run,) = [run for run in all_runs(uri) if run.info.run_name == run_name]
     return run
 
 
@@ -69,14 +67,15 @@ def until(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 def test_a_run_in_sqlite(root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    params = flatten({"train": {"epochs": 3, "deepspeed": {"stage": 2}}, "empty": {}})
-    sweep = Tracker(root, "sweep", "reviews", params, {"run_dir": "runs/reviews/sweep"})
-    trial = Tracker(root, "trial-1", "reviews", {"odd=name": "x" * 9000}, {}, parent="sweep")
+    sweep = Tracker(root, "sweep", "reviews")
+    sweep.run.tag({"run_dir": "runs/reviews/sweep"})
+    trial = sweep.child("trial-1")
+    trial.parameters({"odd=name": "x" * 9000, **{f"key{n}": n for n in range(150)}})
     for step in range(600):
-        sweep.log(step, {"step/loss": 1 / (step + 1), "step/learning rate": 1e-4})
+        sweep.run.log(step, {"step/loss": 1 / (step + 1), "step/learning rate": 1e-4})
     trial.log(1, {"f1@k": 0.5, "loss": float("nan")})
+    sweep.run.parameters(flatten({"train": {"epochs": 3, "deepspeed": {"stage": 2}}, "empty": {}}))
     sweep.close()
-    trial.close("KILLED")
     run = stored(database(root), "sweep")
     assert run.info.status == "FINISHED"
     assert run.data.params == {"train.epochs": "3", "train.deepspeed.stage": "2", "empty": "{}"}
@@ -87,16 +86,74 @@ def test_a_run_in_sqlite(root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert child.info.status == "KILLED"
     assert child.data.tags["mlflow.parentRunId"] == run.info.run_id
     assert child.data.metrics["f1_k"] == 0.5
+    assert child.data.params["key149"] == "149"
     assert [path.name for path in tmp_path.iterdir()] == ["data"]  # no ./mlruns
 
 
 def test_a_resumed_run_goes_on_in_the_mlflow_run_it_had(root: Root) -> None:
     for step, status in ((1, "KILLED"), (2, "FINISHED")):
-        tracker = Tracker(root, "run-1", "reviews", {"epochs": 2}, {})
-        tracker.log(step, {"loss": float(step)})
+        tracker = Tracker(root, "run-1", "reviews")
+        tracker.run.parameters({"epochs": 2})
+        tracker.run.log(step, {"loss": float(step)})
         tracker.close(status)  # type: ignore[arg-type]
     assert stored(database(root), "run-1").info.status == "FINISHED"
     assert points(database(root), "run-1", "loss") == [(1, 1.0), (2, 2.0)]
+
+
+def test_one_thread_sends_all_children_and_forgets_those_that_ended(root: Root) -> None:
+    tracker, before = Tracker(root, "sweep", "reviews"), threading.active_count()
+    for number in range(20):
+        child = tracker.child(f"trial {number}")
+        child.log(1, {"loss": float(number)})
+        child.end("FINISHED")
+    assert threading.active_count() <= before
+    until(lambda: len(tracker._runs) == 1)
+    tracker.close()
+    runs = below(database(root), "sweep")[1].values()
+    assert len(runs) == 20
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert sum(run.data.metrics["loss"] for run in runs) == sum(range(20))
+
+
+def test_a_child_that_another_process_ended_is_neither_doubled_nor_ended_again(root: Root) -> None:
+    ends = []
+    for _ in range(2):
+        tracker = Tracker(root, "sweep", "reviews")
+        for name, status in (("trial 1", "FINISHED"), ("trial 2", None)):
+            child = tracker.child(name)
+            child.log(1, {"loss": 0.5})
+            if status:
+                child.end("FINISHED")
+        tracker.close("KILLED")
+        _, found = below(database(root), "sweep")
+        assert {name: run.info.status for name, run in found.items()} == {
+            "trial 1": "FINISHED",
+            "trial 2": "KILLED",
+        }
+        assert len(points(database(root), "trial 1", "loss")) == 1
+        ends.append({name: run.info.end_time for name, run in found.items()})
+    assert ends[0]["trial 1"] == ends[1]["trial 1"]
+    assert ends[0]["trial 2"] < ends[1]["trial 2"]
+
+
+def test_a_child_deleted_by_its_user_holds_nothing_up(
+    root: Root, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Tracker(root, "sweep", "reviews")
+    child, other = tracker.child("trial 1"), tracker.child("trial 2")
+    child.log(1, {"loss": 0.5})
+    until(lambda: not child.points)
+    open_client(root).delete_run(stored(database(root), "trial 1").info.run_id)
+    for step in (2, 3):
+        child.log(step, {"loss": 0.5})
+        until(lambda: not child.points)
+    child.end("FINISHED")
+    other.log(1, {"loss": 0.5})
+    other.end("FINISHED")
+    tracker.close()
+    assert stored(database(root), "trial 2").info.status == "FINISHED"
+    assert stored(database(root), "sweep").info.status == "FINISHED"
+    assert len(caplog.records) == 1
 
 
 def test_a_server_that_refuses_costs_nothing_and_is_said_once(
@@ -137,9 +194,9 @@ def test_a_server_that_never_answers_costs_two_seconds(
 def log_and_close(root: Root, pause: float) -> float:
     """Log 100 points over `pause` seconds; the seconds of it all beyond that."""
     started = time.monotonic()
-    tracker = Tracker(root, "run-1", "reviews", {"epochs": 2}, {})
+    tracker = Tracker(root, "run-1", "reviews")
     for step in range(100):
-        tracker.log(step, {"loss": 1.0})
+        tracker.run.log(step, {"loss": 1.0})
         time.sleep(pause / 100)
     tracker.close()
     return time.monotonic() - started - pause
@@ -164,18 +221,18 @@ def test_a_server_that_dies_and_comes_back(
     doubled. The registry on the same server finds models by paths below the root."""
     monkeypatch.setattr(tracking, "_RETRY_AFTER", 0.2)
     _register_and_find(root, server)
-    tracker = Tracker(root, "run-1", "reviews", {"epochs": 2}, {})
-    tracker.log(1, {"loss": 1.0})
-    until(lambda: not tracker._points)
+    tracker = Tracker(root, "run-1", "reviews")
+    tracker.run.log(1, {"loss": 1.0})
+    until(lambda: not tracker.run.points)
     server.kill()
-    tracker.log(2, {"loss": 2.0})
+    tracker.run.log(2, {"loss": 2.0})
     until(lambda: bool(caplog.records))
-    tracker.log(3, {"loss": 3.0})
+    tracker.run.log(3, {"loss": 3.0})
     server.start()
-    until(lambda: not tracker._points)
+    until(lambda: not tracker.run.points)
     assert points(server.uri, "run-1", "loss") == [(1, 1.0), (2, 2.0), (3, 3.0)]
     assert stored(server.uri, "run-1").info.status == "RUNNING"
-    tracker.log(4, {"loss": 4.0})
+    tracker.run.log(4, {"loss": 4.0})
     tracker.close()
     assert points(server.uri, "run-1", "loss")[3:] == [(4, 4.0)]
     assert stored(server.uri, "run-1").info.status == "FINISHED"
