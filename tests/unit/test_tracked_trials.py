@@ -122,7 +122,7 @@ def test_a_sweep_that_is_cut_off_and_goes_on_has_each_trial_once(root: Root) -> 
 
 def test_a_trial_whose_values_change_has_those_it_ends_with(root: Root) -> None:
     space = {"train.learning_rate": {"loguniform": [1e-5, 1e-3]}}
-    sweep = spec(space, train={"epochs": 4}, tune={"scheduler": "pbt", "trials": 2})
+    sweep = spec(space, train={"epochs": 4}, tune={"scheduler": "pbt", "refit": False})
     with recorded(root, sweep.name, sweep_run(root, sweep)) as record:
         trials = TrackedTrials(record.tracker, sweep)
         trials(ended(1, "running", 1e-4))
