@@ -115,7 +115,7 @@ def write_rows(file: Path, labels: int) -> None:
     with file.open("w") as stream:
         for row in range(labels * _ROWS_OF_A_LABEL):
             label, copy = divmod(row, _ROWS_OF_A_LABEL)
-            text = f"{'a big small new old'.split()[copy]} thing number {label}"
+            text = f"{['a', 'big', 'small', 'new', 'old'][copy]} thing number {label}"
             stream.write(json.dumps({"text": text, "label": f"label-{label:05d}"}) + "\n")
 
 
