@@ -41,7 +41,8 @@ def predict(
     rows = batch.read_rows(served, data, text, encoding)
     parts = Parts(target, run_key(served.info, spec.compute, rows.texts))
     with session(), _silence():
-        answers = batch.predict(served, rows.texts, spec.compute, parts)
+        answers = batch.predict(served, rows, spec.compute, parts)
+    rows = answers.rows
     output.write(target, rows.values, answers.predictions, answers.scores)
     parts.delete()
     if rows.left_out:

@@ -36,6 +36,7 @@ def validate(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> 
 def _examine(path: str, overrides: list[str], as_json: bool) -> dict[str, Any]:
     """What a run would take: rows of each split, optimizer steps, lengths, memory; told on the way
     unless `as_json`. Raises FtrayError for everything that would keep the run from starting."""
+    from ftray.data.report import NO_TOKENS, in_words
     from ftray.spec.load import load
     from ftray.train.check import check_inputs
 
@@ -46,10 +47,13 @@ def _examine(path: str, overrides: list[str], as_json: bool) -> dict[str, Any]:
     from ftray.train.dry_run import dry_run
 
     dry_run(checked.spec, checked.dataset.labels)
-    lengths = _lengths(checked)
+    lengths, tokenless = _lengths(checked)
     estimate = _estimate(checked, lengths)
     if not as_json:
-        sampled = f" ({lengths.rows:,} rows of it)" if lengths.rows < estimate["train"] else ""
+        if tokenless:
+            say(f"train split: {in_words(NO_TOKENS, tokenless)} left out")
+        read = lengths.rows + tokenless
+        sampled = f" ({read:,} rows of it)" if read < estimate["train"] else ""
         _say_each(lengths.lines(f"train split{sampled}"))
         say(f"{estimate['steps']:,} optimizer steps of {checked.spec.train.batch_size} rows")
     return {**estimate, "memory": _memory(checked)}
@@ -69,9 +73,10 @@ def _memory(checked: Any) -> dict[str, Any] | None:
     return found.to_json()
 
 
-def _lengths(checked: Any) -> Lengths:
-    """How long the rows to train on are."""
+def _lengths(checked: Any) -> tuple[Lengths, int]:
+    """How long the rows to train on are, and how many give no token, in a sample of them."""
     from ftray.data.lengths import estimate_lengths
+    from ftray.data.tokenless import without_tokenless
     from ftray.models.pretrained import described
     from ftray.models.quiet import quiet_transformers
     from ftray.tasks import get_task
@@ -80,7 +85,10 @@ def _lengths(checked: Any) -> Lengths:
     with quiet_transformers(), described(spec.model) as pretrained:
         tokenizer = pretrained.tokenizer()
         task, rows = get_task(spec.task), dataset.splits["train"]
-        return estimate_lengths(rows, task, tokenizer, dataset.labels, spec.data.max_length)
+        longest = spec.data.max_length
+        lengths, tokenless = estimate_lengths(rows, task, tokenizer, dataset.labels, longest)
+        without_tokenless(dataset, {"train": tokenless}, spec)
+        return lengths, len(tokenless)
 
 
 def _estimate(checked: Any, lengths: Lengths) -> dict[str, Any]:

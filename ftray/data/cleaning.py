@@ -15,13 +15,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from ftray.data import spellings
-from ftray.data.report import SourceCount
+from ftray.data.report import SourceCount, in_words
 from ftray.data.rows import RawRow, Source
 from ftray.errors import DataError, Problem, shorten
 from ftray.tasks.base import BadRow, Row, Task
@@ -179,40 +179,49 @@ def drop_unknown(part: Part, task: Task, labels: Collection[str]) -> None:
 def require_rows(part: Part) -> None:
     """Raise DataError when no row is left."""
     if not part.kept:
-        kinds = ", ".join(f"{rows:,} {kind}" for kind, rows in part.count().dropped.items())
+        kinds = ", ".join(in_words(kind, rows) for kind, rows in part.count().dropped.items())
         raise part.source.error(f"no usable row is left ({kinds})", "name a source with good rows")
 
 
 def refuse_faults(parts: Iterable[Part]) -> None:
     """Raise DataError with one problem a source that has faulty rows; twins are no fault."""
-    problems = [problem for part in parts if (problem := _problem(part))]
+    problems = [found for part in parts if (found := _problem(part))]
     if problems:
         raise DataError(*problems)
 
 
 def _problem(part: Part) -> Problem | None:
-    places: dict[str, list[Dropped]] = {}
-    for row in part.dropped:
-        if row.kind not in _TWINS:
-            places.setdefault(row.kind, []).append(row)
-    if not places:
+    faulty = [row for row in part.dropped if row.kind not in _TWINS]
+    if not faulty:
         return None
-    faulty = sum(map(len, places.values()))
-    kinds = "; ".join(f"{len(rows):,} {kind} ({_first(rows)})" for kind, rows in places.items())
-    problem = f"{faulty:,} of {part.count().read:,} rows cannot be used: {kinds}"
-    fix = "Mend them, or set data.on_bad_row: skip to leave them out and list them in a file."
-    if UNKNOWN_LABEL in places:
-        unknown = Counter(row.detail for row in places[UNKNOWN_LABEL])
-        problem += f". {_unknown(unknown, part.known)}"
-    if BAD_ENCODING in places:
-        fix = f"Set data.encoding to the file's own, for example latin-1 or cp1252. Or: {fix}"
+    found = problem(part.source, faulty, part.count().read)
+    if unknown := Counter(row.detail for row in faulty if row.kind == UNKNOWN_LABEL):
+        found = replace(found, problem=f"{found.problem}. {_unknown(unknown, part.known)}")
+    if undecoded := sum(row.kind == BAD_ENCODING for row in faulty):
+        advice = "Set data.encoding to the file's own, for example latin-1 or cp1252."
+        found = replace(found, fix=f"{advice} Or: {found.fix}")
         fit = sum(not "".join(item.row.values()).isascii() for item in part.kept)
-        if fit * _MOSTLY < len(places[BAD_ENCODING]):
-            problem += (
-                f". Hardly a row beyond ASCII reads as {part.source.encoding}: "
+        if fit * _MOSTLY < undecoded:
+            mostly = (
+                f"Hardly a row beyond ASCII reads as {part.source.encoding}: "
                 "the whole source seems to be in another encoding"
             )
-    return Problem(part.source.key, shorten(part.source.url), problem, fix)
+            found = replace(found, problem=f"{found.problem}. {mostly}")
+    return found
+
+
+def problem(source: Source, faulty: Iterable[Dropped], read: int) -> Problem:
+    """What is said of the faulty rows among the `read` rows of a source."""
+    places: dict[str, list[Dropped]] = {}
+    for row in faulty:
+        places.setdefault(row.kind, []).append(row)
+    count = sum(map(len, places.values()))
+    kinds = "; ".join(
+        f"{in_words(kind, len(rows))} ({_first(rows)})" for kind, rows in places.items()
+    )
+    said = f"{count:,} of {read:,} rows cannot be used: {kinds}"
+    fix = "Mend them, or set data.on_bad_row: skip to leave them out and list them in a file."
+    return Problem(source.key, shorten(source.url), said, fix)
 
 
 def _unknown(unknown: Mapping[str, int], known: Collection[str]) -> str:
@@ -239,6 +248,11 @@ def spelling_notes(part: Part, task: Task) -> Iterator[str]:
         column = part.source.columns[task.answer]
         raw = (item.raw.values[column] for item in part.kept)
         yield from spellings.spelling_notes(raw, label_counts(part.kept, task))
+
+
+def places(kept: Iterable[Kept]) -> pa.Array:
+    """Where each row was found."""
+    return pa.array([item.raw.where for item in kept], pa.large_string())
 
 
 def table(kept: Iterable[Kept], columns: Iterable[str]) -> pa.Table:

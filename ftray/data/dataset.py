@@ -37,6 +37,8 @@ class Dataset:
     digest: str
     """Of rows, splits and labels; not of file names, formats or rows left out."""
     quarantine: tuple[Dropped, ...]
+    places: dict[str, pa.Array]
+    """Split -> where each of its rows was found, FILE:LINE."""
 
 
 def read_dataset(spec: Spec) -> Dataset:
@@ -58,7 +60,8 @@ def read_dataset(spec: Spec) -> Dataset:
     notes = (*_findings(parts, task), *_unevaluated(labels, counts))
     report = CleaningReport({name: part.count() for name, part in parts.items()}, counts, notes)
     quarantine = tuple(row for part in parts.values() for row in part.dropped)
-    return Dataset(splits, labels, report, content_digest(splits, labels), quarantine)
+    places = {name: cleaning.places(rows) for name, rows in kept.items()}
+    return Dataset(splits, labels, report, content_digest(splits, labels), quarantine, places)
 
 
 def content_digest(splits: dict[str, pa.Table], labels: Sequence[str]) -> str:

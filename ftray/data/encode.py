@@ -14,7 +14,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ from ftray.data.encoded import (
 )
 from ftray.data.lengths import Lengths
 from ftray.data.quiet import quiet_ray_data
+from ftray.data.tokenless import without_tokenless
 from ftray.errors import FtrayError, RunFailed, StorageError, StorageFault, find
 from ftray.models.pretrained import find_pretrained, load_tokenizer
 from ftray.node import naming_this_node
@@ -52,7 +53,7 @@ __all__ = ["EncodedDataset", "EncodedSplit", "encode_dataset", "open_encoded"]
 
 log = logging.getLogger(__name__)
 
-ENCODING_VERSION = 2
+ENCODING_VERSION = 3
 """Part of the digest: raise it when shards change in what they hold."""
 SHARD_ROWS = 4096
 Here = Callable[[Callable[[pa.Table], pa.Table], Sequence[pa.Table]], list[pa.Table]]
@@ -73,8 +74,9 @@ def encode_dataset(
     `here` encodes blocks on this machine, where they are few and it is all the cluster; else this
     process does.
     `tokenizer_path` is a local folder; on a node that lacks it the spec's model is fetched. Raises
-    ModelError for a tokenizer that does not load and StorageError for a root that cannot be
-    written or that the cluster's nodes do not share.
+    ModelError for a tokenizer that does not load, DataError for rows that it makes no token of
+    where bad rows are not skipped, and StorageError for a root that cannot be written or that the
+    cluster's nodes do not share.
     """
     identity = {
         "encoding_version": ENCODING_VERSION,
@@ -89,12 +91,13 @@ def encode_dataset(
         encoded = _open(folder)
         if encoded is None:
             with _work_folder(root, name) as work:
-                shards, lengths = _write_shards(dataset, work, tokenizer_path, spec, here or _here)
+                written = _write_shards(dataset, work, tokenizer_path, spec, here or _here)
+                dataset = without_tokenless(dataset, written.tokenless, spec)
                 _write_cleaning(work, dataset)
-                whole = {**identity, "digest": name}
-                _write_manifest(work, whole, dataset.labels, shards, lengths)
+                _write_manifest(work, {**identity, "digest": name}, dataset.labels, written)
             encoded = open_encoded(folder)
         else:
+            dataset = without_tokenless(dataset, encoded.tokenless, spec)
             # The same clean rows may come from other files: the folder tells of the latest reading.
             _write_cleaning(folder, dataset)
     except OSError as error:
@@ -153,11 +156,19 @@ def _unwritable(folder: Location, error: OSError) -> FtrayError:
     return StorageError.of("storage", str(folder), f"cannot be written: {error}", fix)
 
 
+@dataclass(frozen=True)
+class _Written:
+    """Of each split its shards in order, how long its rows are, and which give no token."""
+
+    shards: dict[str, list[Shard]]
+    lengths: dict[str, Lengths]
+    tokenless: dict[str, list[int]]
+
+
 def _write_shards(
     dataset: Dataset, work: Location, tokenizer_path: str, spec: Spec, here: Here
-) -> tuple[dict[str, list[Shard]], dict[str, Lengths]]:
-    """Encode and write all splits; returns the shards of each, in order, and how long its rows
-    are."""
+) -> _Written:
+    """Encode and write all splits."""
     blocks = [block for split in dataset.splits for block in _blocks(dataset, split)]
     write = partial(
         _write_shard,
@@ -176,21 +187,24 @@ def _write_shards(
         rows = _write_everywhere(write, blocks, processes=1 if count <= SHARD_ROWS else None)
     rows.sort(key=lambda row: row["file"])
     tokens = {row["file"]: row.pop("tokens") for row in rows}
-    shards = [Shard(**row) for row in rows]
-    _check_written(work, shards, {file: len(lengths) for file, lengths in tokens.items()}, blocks)
-    of_split = {
-        split: [shard for shard in shards if shard.file.rpartition("-")[0] == split]
-        for split in dataset.splits
-    }
-    lengths = {
-        split: Lengths.of(
-            np.concatenate([tokens[shard.file] for shard in listed]),
-            sum(shard.rows for shard in listed),
-            spec.data.max_length,
-        )
-        for split, listed in of_split.items()
-    }
-    return of_split, lengths
+    empty = {row["file"]: row.pop("empty") for row in rows}
+    shards = [shard for row in rows if (shard := Shard(**row)).rows]
+    encoded = {file: len(tokens[file]) + len(empty[file]) for file in tokens}
+    _check_written(work, shards, encoded, blocks)
+    written = _Written({}, {}, {})
+    for split in dataset.splits:
+        files = [file for file in tokens if file.rpartition("-")[0] == split]
+        listed = [shard for shard in shards if shard.file in files]
+        lengths = np.concatenate([tokens[file] for file in files])
+        count = sum(shard.rows for shard in listed)
+        written.shards[split] = listed
+        written.lengths[split] = Lengths.of(lengths, count, spec.data.max_length)
+        written.tokenless[split] = [
+            number * SHARD_ROWS + place
+            for number, file in enumerate(files)
+            for place in empty[file]
+        ]
+    return written
 
 
 def _here(write: Callable[[pa.Table], pa.Table], blocks: Sequence[pa.Table]) -> list[pa.Table]:
@@ -256,12 +270,14 @@ def _write_shard(
         writer.write_batch(batch)
     content = sink.getvalue()
     try:
-        (folder / name).write_bytes(content)
+        if batch.num_rows:
+            (folder / name).write_bytes(content)
     except OSError as error:
         raise _unwritable(folder, error) from None
-    tokens = pa.array([examples.lengths], pa.list_(pa.int32()))
     shard = Shard(name, batch.num_rows, len(content), checksum.of_content(content))
-    return pa.table({**{key: [value] for key, value in vars(shard).items()}, "tokens": tokens})
+    told = {"tokens": examples.lengths, "empty": examples.empty}
+    lists = {key: pa.array([values], pa.list_(pa.int32())) for key, values in told.items()}
+    return pa.table({**{key: [value] for key, value in vars(shard).items()}, **lists})
 
 
 @lru_cache(maxsize=1)
@@ -304,10 +320,14 @@ def _write_manifest(
     folder: Location,
     identity: dict[str, Any],
     labels: tuple[str, ...],
-    shards: dict[str, list[Shard]],
-    lengths: dict[str, Lengths],
+    written: _Written,
 ) -> None:
-    splits = {split: [vars(shard) for shard in listed] for split, listed in shards.items()}
-    told = {split: vars(of) for split, of in lengths.items()}
-    manifest = {**identity, "labels": list(labels), "splits": splits, "lengths": told}
+    splits = {split: [vars(shard) for shard in listed] for split, listed in written.shards.items()}
+    manifest = {
+        **identity,
+        "labels": list(labels),
+        "splits": splits,
+        "lengths": {split: vars(of) for split, of in written.lengths.items()},
+        "tokenless": written.tokenless,
+    }
     (folder / CACHE_MANIFEST).write_json(manifest)

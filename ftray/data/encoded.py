@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from ftray.data.lengths import Lengths
+from ftray.data.report import NO_TOKENS, in_words
 from ftray.errors import StorageError
 from ftray.store import checksum
 from ftray.store.location import Location
@@ -99,14 +100,20 @@ class EncodedDataset:
     """The cleaning report, as JSON."""
     lengths: Mapping[str, Lengths] = field(default_factory=dict)
     """Split -> how long its rows are."""
+    tokenless: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Split -> places of the clean rows that give no token, and are not here."""
 
     @property
     def rows(self) -> dict[str, int]:
         """Split -> rows."""
         return {split: sum(s.rows for s in shards) for split, shards in self.shards.items()}
 
-    def length_lines(self) -> Iterator[str]:
-        """For people: how long the rows to train on are, and of the other splits what is cut."""
+    def lines(self) -> Iterator[str]:
+        """For people: what gives no token, how long the rows to train on are, and of the other
+        splits what is cut."""
+        for split, places in self.tokenless.items():
+            if places:
+                yield f"{split} split: {in_words(NO_TOKENS, len(places))} left out"
         for split, lengths in self.lengths.items():
             if split == "train" or lengths.longer:
                 yield from lengths.lines(f"{split} split")
@@ -160,7 +167,8 @@ def open_encoded(location: Location) -> EncodedDataset:
     check_shards(location, [shard for listed in shards.values() for shard in listed])
     lengths = {split: Lengths(**told) for split, told in manifest["lengths"].items()}
     labels = tuple(manifest["labels"])
-    return EncodedDataset(location, manifest["digest"], labels, shards, report, lengths)
+    tokenless = {split: tuple(places) for split, places in manifest["tokenless"].items()}
+    return EncodedDataset(location, manifest["digest"], labels, shards, report, lengths, tokenless)
 
 
 def check_shards(location: Location, shards: list[Shard]) -> None:

@@ -14,6 +14,7 @@ from ftray.tasks.base import Task
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_RANKS = (50, 90, 99, 100)
 _SAMPLE = 2_000
 """Rows by which the lengths of a split are estimated."""
 
@@ -34,11 +35,10 @@ class Lengths:
 
     @classmethod
     def of(cls, tokens: Sequence[int] | np.ndarray, examples: int, limit: int) -> Self:
-        """tokens: (rows,) of each row, at least one row."""
-        counts = np.asarray(tokens)
-        median, p90, p99, longest = (
-            int(value) for value in np.percentile(counts, (50, 90, 99, 100), method="higher")
-        )
+        """tokens: (rows,) of each row."""
+        counts = np.asarray(tokens) if len(tokens) else np.zeros(0, int)
+        ranks = np.percentile(counts, _RANKS, method="higher") if len(counts) else [0] * 4
+        median, p90, p99, longest = map(int, ranks)
         longer = int((counts > limit).sum())
         return cls(len(counts), longer, examples, limit, median, p90, p99, longest)
 
@@ -63,11 +63,14 @@ def estimate_lengths(
     tokenizer: PreTrainedTokenizerBase,
     labels: Sequence[str],
     max_length: int,
-) -> Lengths:
-    """The lengths of a split's clean rows, from a random sample of them."""
+) -> tuple[Lengths, list[int]]:
+    """The lengths of a split's clean rows, from a random sample of them, and the places of those
+    of the sample that give no token."""
     count = min(rows.num_rows, _SAMPLE)
     chosen = np.random.default_rng(0).choice(rows.num_rows, count, replace=False)
-    sample = rows.take(pa.array(np.sort(chosen)))
+    chosen = np.sort(chosen)
+    sample = rows.take(pa.array(chosen))
     columns = {column: sample[column].to_pylist() for column in task.columns}
     examples = task.examples(tokenizer, columns, labels, max_length)
-    return Lengths.of(examples.lengths, len(examples.ids), max_length)
+    lengths = Lengths.of(examples.lengths, len(examples.ids), max_length)
+    return lengths, chosen[examples.empty].tolist()

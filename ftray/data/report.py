@@ -6,15 +6,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+NO_TOKENS = "no_tokens"
+"""The kind of a row that the model's tokenizer makes no token of."""
 _LABELS_SHOWN = 12
 _WORDS = {
-    "bad_encoding": ("row in another encoding", "rows in another encoding"),
+    "bad_encoding": ("row that does not decode", "rows that do not decode"),
     "conflicting_duplicate": ("duplicate with another label", "duplicates with other labels"),
     "duplicate": ("duplicate", "duplicates"),
     "empty_text": ("row without text", "rows without text"),
     "leaked": ("row that another split has", "rows that another split has"),
     "missing_label": ("row without a label", "rows without a label"),
     "not_json": ("line that is not JSON", "lines that are not JSON"),
+    NO_TOKENS: ("row that gives the model no token", "rows that give the model no token"),
     "ragged": ("row with other fields", "rows with other fields"),
     "unknown_label": ("row with an unknown label", "rows with an unknown label"),
 }
@@ -56,7 +59,7 @@ class CleaningReport:
     def lines(self) -> Iterator[str]:
         """The report for people, a line a source and a split."""
         for name, count in self.sources.items():
-            dropped = ", ".join(_in_words(kind, rows) for kind, rows in count.dropped.items())
+            dropped = ", ".join(in_words(kind, rows) for kind, rows in count.dropped.items())
             read = f"{count.read:,} {'row' if count.read == 1 else 'rows'} read"
             yield f"{name}: {read}, {dropped or 'none'} left out"
         for split, labels in self.splits.items():
@@ -70,7 +73,8 @@ class CleaningReport:
         yield from self.notes
 
 
-def _in_words(kind: str, rows: int) -> str:
+def in_words(kind: str, rows: int) -> str:
+    """How many rows are left out, and why."""
     plain = kind.replace("_", " ")
     one, several = _WORDS.get(kind, (f"row ({plain})", f"rows ({plain})"))
     return f"{rows:,} {one if rows == 1 else several}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +19,11 @@ from ftray.data.readers.text import read_text
 from ftray.data.report import CleaningReport
 from ftray.data.rows import RawRow, Source, shown
 from ftray.errors import StorageError
+from ftray.near import did_you_mean, nearest_path
 from ftray.spec.columns import TaskName
 from ftray.spec.delimited import DelimitedSpec
 from ftray.spec.schema import DataSpec
-from ftray.store.location import Location
+from ftray.store.location import Location, locate
 from ftray.store.pattern import expand
 from ftray.tasks.base import Task
 
@@ -67,7 +67,7 @@ def read_source(
         cleaning.refuse_faults([part])
     cleaning.require_rows(part)
     table = cleaning.table(part.kept, task.columns if answered else task.columns[:1])
-    table = table.append_column("where", pa.array([item.raw.where for item in part.kept]))
+    table = table.append_column("where", cleaning.places(part.kept))
     counts = cleaning.label_counts(part.kept, task) if answered else {"": len(part.kept)}
     report = CleaningReport({part.name: part.count()}, {part.name: counts})
     return table, report, tuple(part.dropped)
@@ -164,10 +164,11 @@ def _glob(folder: Location, data: list[str]) -> str:
 
 
 def _neighbours(file: Location) -> str:
-    """What to do about a file that is not there: the likeliest names beside it."""
+    """What to do about a file that is not there."""
     if not file.is_local:
         return "check the URL"
-    folder = Path(file.path).parent
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    close = difflib.get_close_matches(file.name, names, n=1)
-    return f"did you mean {close[0]}?" if close else "check the path; it starts where you are"
+    otherwise = "check the path; it starts where you are"
+    if (close := nearest_path(file.path)) is None:
+        return otherwise
+    is_beside = Path(close).parent == Path(file.path).parent
+    return did_you_mean(Path(close).name if is_beside else shown(locate(close)), otherwise)

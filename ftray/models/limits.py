@@ -54,12 +54,14 @@ def load_fitting(
 
 def check_described(
     pretrained: Pretrained, task: Task, labels: Sequence[str], max_length: int
-) -> None:
-    """Raise ModelError as `load_fitting` does for rows that are too long; no weight is read."""
-    pad_id = pretrained.tokenizer().pad_token_id
+) -> str:
+    """The note of `load_fitting`. Raises ModelError as that does for rows that are too long. No
+    weight is read."""
+    tokenizer = pretrained.tokenizer()
     with torch.device("meta"):
         model = pretrained.empty_model(task, labels)
-    check_positions(model, pad_id, pretrained.spec.name_or_path, max_length)
+    check_positions(model, tokenizer.pad_token_id, pretrained.spec.name_or_path, max_length)
+    return lacking_rows(model, tokenizer)
 
 
 def usable_positions(model: nn.Module, pad_id: int) -> int | None:
@@ -106,21 +108,32 @@ def make_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str
 
     The new rows train where the embedding does (train.unfreeze: all).
     """
-    names = {token: name for name, token in tokenizer.get_vocab().items()}
-    there, needed = model.get_input_embeddings().weight.shape[0], max(names, default=0) + 1
-    if needed <= there:
+    note = lacking_rows(model, tokenizer)
+    if not note:
         return ""
+    there = model.get_input_embeddings().weight.shape[0]
+    needed = max(tokenizer.get_vocab().values()) + 1
     model.resize_token_embeddings(needed, mean_resizing=False)
     for module in {model.get_input_embeddings(), model.get_output_embeddings()}:
         # Drawn at random they would differ between seeds, for which frozen layers are cached once.
         for tensor in module.parameters(recurse=False) if module is not None else ():
             if tensor.shape[0] == needed and not tensor.is_meta:
                 tensor.data[there:] = tensor.data[:there].mean(0)
+    return note
+
+
+def lacking_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The rows that `make_room` adds to the embedding, as a sentence; empty where it has one for
+    each token id. No weight is read."""
+    names = {token: name for name, token in tokenizer.get_vocab().items()}
+    there, needed = model.get_input_embeddings().weight.shape[0], max(names, default=0) + 1
+    if needed <= there:
+        return ""
     shown = [names[token] for token in sorted(names) if token >= there]
     more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
     return (
         f"the embedding of {model.config.name_or_path} has {there:,} rows and its tokenizer ids up "
-        f"to {needed - 1:,}: rows were added for {', '.join(shown[:3])}{more}, which begin as the "
+        f"to {needed - 1:,}: rows are added for {', '.join(shown[:3])}{more}, which begin as the "
         "mean of the others and train with train.unfreeze: all"
     )
 

@@ -25,7 +25,7 @@ from ftray.models.pretrained import load_tokenizer
 from ftray.spec.compute import PLAIN, Compute, Precision
 from ftray.store.location import Location
 from ftray.tasks import get_task
-from ftray.tasks.base import Metrics
+from ftray.tasks.base import Examples
 from ftray.tasks.blank import frame, has_tokens
 
 GOLDEN_TOLERANCE = 1e-4
@@ -83,6 +83,10 @@ class LoadedModel(ABC):
         """Whether a text has become any token but those around every text."""
         return has_tokens(ids, self._frame)
 
+    def reads(self, texts: Sequence[str]) -> list[bool]:
+        """Of each text whether it becomes any token."""
+        return [self.has_tokens(ids) for ids in self.encode(texts)]
+
     @cached_property
     def _frame(self) -> frozenset[int]:
         return frame(self.tokenizer)
@@ -119,13 +123,12 @@ class LoadedModel(ABC):
         with self.inference():
             return measure(self.model, self.task, ids, targets, labels, pad_id, self.batch_size)
 
-    def evaluate(self, rows: Mapping[str, Sequence[str]]) -> Metrics:
-        """Metrics over clean rows (column -> values); labels are all among the model's."""
+    def examples(self, rows: Mapping[str, Sequence[str]]) -> Examples:
+        """Clean rows (column -> values) as the model is measured on them; labels are all among the
+        model's."""
+        labels, longest = self.info.labels, self.info.max_length
         with self.tokenizing:
-            examples = self.task.examples(
-                self.tokenizer, rows, self.info.labels, self.info.max_length
-            )
-        return self.measure(examples.ids, np.array(examples.targets)).metrics
+            return self.task.examples(self.tokenizer, rows, labels, longest)
 
     @contextmanager
     def inference(self) -> Iterator[None]:

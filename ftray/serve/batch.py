@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,9 +15,12 @@ import pyarrow as pa
 from ftray.capacity import has_gpus, pool_size, require
 from ftray.cluster import Resources
 from ftray.data import cleaning
+from ftray.data.cleaning import Dropped, Part
 from ftray.data.quiet import quiet_ray_data
+from ftray.data.report import NO_TOKENS
 from ftray.data.rows import Source
 from ftray.data.sources import asked_columns, rows_of
+from ftray.data.tokenless import none_left
 from ftray.errors import DataError, FtrayError, RunFailed
 from ftray.serve.output import OUTCOME
 from ftray.serve.parts import COLUMNS, Parts
@@ -45,6 +49,30 @@ class Rows:
     """What the model reads of each row."""
     left_out: list[dict[str, Any]]
     """Rows that cannot be read and why, where the model's spec says to skip those."""
+    part: Part
+    """The same rows as they were read."""
+    skips: bool
+    """Whether bad rows are left out; else they are refused."""
+
+    def without(self, tokenless: Collection[int]) -> Rows:
+        """The rows but those of these places, which give the model no token. Raises DataError
+        unless bad rows are left out, and where there are no others."""
+        if not tokenless:
+            return self
+        raw = [self.part.kept[place].raw for place in sorted(tokenless)]
+        dropped = [Dropped(self.part.name, row.where, NO_TOKENS, "", row.values) for row in raw]
+        if not self.skips:
+            read = self.part.count().read
+            raise DataError(cleaning.problem(self.part.source, dropped, read))
+        kept = [place for place in range(len(self.texts)) if place not in tokenless]
+        if not kept:
+            raise none_left(self.part.source, len(dropped))
+        return replace(
+            self,
+            values=[self.values[place] for place in kept],
+            texts=[self.texts[place] for place in kept],
+            left_out=[*self.left_out, *(row.to_json() for row in dropped)],
+        )
 
 
 def read_rows(model: ServedModel, source: str, text: str | None, encoding: str | None) -> Rows:
@@ -68,44 +96,54 @@ def read_rows(model: ServedModel, source: str, text: str | None, encoding: str |
         if any(name in row for row in values):
             raise DataError.of("--data", source, f"has a column {name} already", "rename it")
     left_out = [row.to_json() for row in part.dropped]
-    return Rows(values, [item.row[task.columns[0]] for item in part.kept], left_out)
+    texts = [item.row[task.columns[0]] for item in part.kept]
+    return Rows(values, texts, left_out, part, spec.data.on_bad_row == "skip")
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The prediction for each text and how sure the model is of it, as `LoadedModel.outcomes` gives
-    them, in the order of the texts; `cut` of the texts are longer than the model reads."""
+    """The rows that were answered, of each the prediction and how sure the model is of it, as
+    `LoadedModel.outcomes` gives them; `cut` of the texts are longer than the model reads."""
 
+    rows: Rows
     predictions: list[str]
     scores: list[float]
     cut: int
 
 
-def predict(model: ServedModel, texts: Sequence[str], compute: Compute, parts: Parts) -> Answers:
-    """The answers to `texts`; what `parts` holds already is not computed again.
+def predict(model: ServedModel, rows: Rows, compute: Compute, parts: Parts) -> Answers:
+    """The answers to `rows`; what `parts` holds already is not computed again.
 
     Needs a connection to Ray. Raises ModelError when the model no longer gives its golden answers,
-    ClusterError when not one actor fits, DataError where parts cannot be written, RunFailed when
-    Ray Data fails.
+    ClusterError when not one actor fits, DataError where parts cannot be written and for rows that
+    give no token where bad rows are not skipped, RunFailed when Ray Data fails.
     """
     from ray.exceptions import RayError
 
     each = Resources(1, 1 if has_gpus() and not compute.on_cpu else 0)
     require(1, each, "ftray predict")
-    known = set(parts.read()["row"].to_pylist())
+    found, texts = parts.read(), rows.texts
+    rows.without(_tokenless(found))
+    known = set(found["row"].to_pylist())
     missing = [row for row in range(len(texts)) if row not in known]
     if missing:
         try:
             with quiet_ray_data():
-                _keep(_scored(model, texts, missing, compute, each), parts)
+                _keep(_scored(model, texts, missing, compute, each), parts, rows)
         except RayError as error:
             last = str(error).strip().splitlines()[-1]
             raise RunFailed.of(model.name, None, last, "see the logs of Ray Data") from error
     answers = parts.read()
     assert answers["row"].to_pylist() == list(range(len(texts))), "Ray Data lost rows"
-    columns = (answers[name].to_pylist() for name in COLUMNS[1:])
+    answered = rows.without(_tokenless(answers))
+    columns = (answers.drop_null()[name].to_pylist() for name in COLUMNS[1:])
     predictions, scores, cut = columns
-    return Answers(predictions, scores, sum(cut))
+    return Answers(answered, predictions, scores, sum(cut))
+
+
+def _tokenless(answers: pa.Table) -> set[int]:
+    """Numbers of the rows that have no answer, as they give the model no token."""
+    return set(answers["row"].filter(answers[OUTCOME[0]].is_null()).to_pylist())
 
 
 def _scored(
@@ -134,13 +172,16 @@ def _scored(
     )
 
 
-def _keep(scored: Any, parts: Parts) -> None:
+def _keep(scored: Any, parts: Parts, rows: Rows) -> None:
+    """Put what is answered into `parts`. Raises DataError as soon as a row is to be refused."""
     refused: FtrayError | None = None
     for batch in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
         if _REFUSED in batch.column_names:
             refused = pickle.loads(batch[_REFUSED][0].as_py())
             continue
         parts.add(batch.select(list(COLUMNS)))
+        if not rows.skips:
+            rows.without(_tokenless(batch))
     if refused:
         raise refused
 
@@ -172,10 +213,11 @@ class _Scorer:
     def __call__(self, block: pa.Table) -> pa.Table:
         try:
             texts = block["text"].to_pylist()
-            outcomes, cut = self._model.outcomes(texts), self._model.cut(texts)
+            reads, cut = self._model.reads(texts), self._model.cut(texts)
+            found = iter(self._model.outcomes(list(compress(texts, reads))))
         except FtrayError as error:
             return pa.table({_REFUSED: [pickle.dumps(error)]})
-        columns = {"row": block["row"], "cut": pa.array(cut)}
-        for name, values in zip(OUTCOME, zip(*outcomes, strict=True), strict=True):
-            columns[name] = pa.array(values)
-        return pa.table(columns)
+        predictions, scores = zip(*(next(found) if r else (None, None) for r in reads), strict=True)
+        outcome = (pa.array(predictions, pa.string()), pa.array(scores, pa.float64()))
+        named = dict(zip(OUTCOME, outcome, strict=True))
+        return pa.table({"row": block["row"], "cut": pa.array(cut), **named})

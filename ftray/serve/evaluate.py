@@ -7,16 +7,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from ftray.data import spellings
+from ftray.data import cleaning, spellings
 from ftray.data.dataset import read_dataset
-from ftray.data.sources import read_source
+from ftray.data.rows import Source
+from ftray.data.sources import read_source, source_of
+from ftray.data.tokenless import none_left, tokenless_rows
 from ftray.errors import DataError
 from ftray.models.load import load_model
 from ftray.serve.settings import ServedModel
 from ftray.spec.load import parse
+from ftray.spec.schema import DataSpec
 from ftray.tasks import get_task
+from ftray.tasks.base import Examples
 from ftray.tasks.labels import label_name
 
 OWN_SPLIT = "test"
@@ -49,14 +54,27 @@ def evaluate(
     Raises DataError when the rows cannot be read or a label is none of the model's, ModelError
     when the model cannot be loaded or no longer gives its golden answers.
     """
-    rows = _own_rows(model) if source is None else _rows_of(model, source, columns, encoding)
+    asked, rows = _own_rows(model) if source is None else _rows_of(model, source, columns, encoding)
     task = get_task(model.info.task)
     if task.has_labels:
         _require_known(rows["label"].to_pylist(), model, source)
     loaded = load_model(model.folder)
     loaded.check_golden()
-    metrics = loaded.evaluate({column: rows[column].to_pylist() for column in task.columns})
-    return Evaluation(model.name, model.version, source or OWN_SPLIT, rows.num_rows, metrics)
+    examples = loaded.examples({column: rows[column].to_pylist() for column in task.columns})
+    _admit(examples, rows, asked, parse(model.info.spec).data)
+    measured = loaded.measure(examples.ids, np.array(examples.targets))
+    count = rows.num_rows - len(examples.empty)
+    return Evaluation(model.name, model.version, source or OWN_SPLIT, count, measured.metrics)
+
+
+def _admit(examples: Examples, rows: pa.Table, asked: Source, data: DataSpec) -> None:
+    """Raise DataError for rows that give no token, unless they are to be skipped, and where there
+    are no others."""
+    found = tokenless_rows("data", rows, rows["where"], examples.empty)
+    if found and data.on_bad_row == "fail":
+        raise DataError(cleaning.problem(asked, found, rows.num_rows))
+    if not examples.ids:
+        raise none_left(asked, rows.num_rows)
 
 
 def _require_known(labels: Sequence[str], model: ServedModel, source: str | None) -> None:
@@ -70,22 +88,32 @@ def _require_known(labels: Sequence[str], model: ServedModel, source: str | None
         )
 
 
-def _own_rows(model: ServedModel) -> pa.Table:
-    return read_dataset(parse(model.info.spec)).splits[OWN_SPLIT]
+def _own_rows(model: ServedModel) -> tuple[Source, pa.Table]:
+    """The test split, and what it was read of."""
+    spec = parse(model.info.spec)
+    dataset = read_dataset(spec)
+    url = spec.data.test if isinstance(spec.data.test, str) else spec.data.train
+    table = dataset.splits[OWN_SPLIT].append_column("where", dataset.places[OWN_SPLIT])
+    return source_of(url, OWN_SPLIT, spec.data, spec.task), table
 
 
-def _rows_of(model: ServedModel, source: str, columns: Columns, encoding: str | None) -> pa.Table:
+def _rows_of(
+    model: ServedModel, source: str, columns: Columns, encoding: str | None
+) -> tuple[Source, pa.Table]:
     spec = parse(model.info.spec)
     if columns[1] is not None and len(spec.columns) < 2:
         problem = f"{model.reference} has what is asked and its answer in one column"
         raise DataError.of("--label", columns[1], problem, "leave it out")
-    named = zip(spec.columns.items(), columns, strict=False)
+    named = {
+        logical: given or own
+        for (logical, own), given in zip(spec.columns.items(), columns, strict=False)
+    }
     table, _, _ = read_source(
         source,
-        {logical: given or own for (logical, own), given in named},
+        named,
         get_task(model.info.task),
         encoding or spec.data.encoding,
         spec.data.on_bad_row,
         csv=spec.data.csv,
     )
-    return table
+    return Source("--data", source, named), table

@@ -19,7 +19,8 @@ from ftray.store.location import Location
 
 _KEY = "key"
 COLUMNS = ("row", "prediction", "score", "cut")
-"""cut: whether the row was longer than the model reads."""
+"""prediction, score: null where the row gives the model no token; cut: whether it was longer than
+the model reads."""
 
 
 class Parts:
@@ -38,7 +39,7 @@ class Parts:
 
     def read(self) -> pa.Table:
         """COLUMNS of all rows that were answered, each once."""
-        found: dict[int, tuple[str, float, bool]] = {}
+        found: dict[int, tuple[str | None, float | None, bool]] = {}
         files = self._folder.children() if self._are_ours else []
         for file in files:
             if not file.name.endswith(".arrow"):

@@ -7,7 +7,6 @@ root can be moved or copied with its registry.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import threading
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ftray.errors import ModelError, RegistryError
+from ftray.near import nearest
 from ftray.store.database import (
     exclusive,
     open_client,
@@ -197,8 +197,8 @@ class Registry:
 
     def _no_such_name(self, wanted: Reference) -> RegistryError:
         names = self.names()
-        close = difflib.get_close_matches(wanted.name, names, n=1)
-        fix = f"Did you mean {close[0]}? " if close else ""
+        close = nearest(wanted.name, names)
+        fix = f"Did you mean {close}? " if close else ""
         if names:
             fix += f"Models here: {', '.join(names[:10])}{', …' if len(names) > 10 else ''}"
         else:

@@ -48,13 +48,15 @@ class Examples(NamedTuple):
 
     ids: token ids of each example; targets: of each example one number, by which the task finds
     what is to be learnt; rows: the place of the row that each example is made of, rising; lengths:
-    tokens of each row before anything is cut.
+    tokens of each of these rows before anything is cut; empty: places of rows that no example is
+    made of, since the tokenizer makes no token of what they ask or answer.
     """
 
     ids: list[list[int]]
     targets: list[int]
     rows: list[int]
     lengths: list[int]
+    empty: list[int]
 
 
 class Task(Protocol):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ftray.tasks.base import BadRow, Examples, Inputs, Metrics, Row, is_missing
-from ftray.tasks.blank import is_blank
+from ftray.tasks.blank import frame, has_tokens, is_blank
 from ftray.tasks.labels import label_name
 from ftray.tasks.padding import padded
 
@@ -79,13 +79,19 @@ class TextClassification:
         # A model may have been trained when its labels were not named like this yet.
         index = {label_name(label): place for place, label in enumerate(labels)}
         ids = _token_ids(tokenizer, rows["text"], truncation=False)
-        lengths = [len(row) for row in ids]
-        long = [place for place, length in enumerate(lengths) if length > max_length]
+        lengths, around = [len(row) for row in ids], frame(tokenizer)
+        kept = [place for place, row in enumerate(ids) if has_tokens(row, around)]
+        long = [place for place in kept if lengths[place] > max_length]
         cut = self.encode(tokenizer, [rows["text"][place] for place in long], max_length)
         for place, row in zip(long, cut, strict=True):
             ids[place] = row
-        targets = [index[label] for label in rows["label"]]
-        return Examples(ids, targets, [*range(len(ids))], lengths)
+        return Examples(
+            [ids[place] for place in kept],
+            [index[rows["label"][place]] for place in kept],
+            kept,
+            [lengths[place] for place in kept],
+            sorted({*range(len(ids))}.difference(kept)),
+        )
 
     def collate(
         self, ids: Sequence[Sequence[int] | np.ndarray], pad_id: int

@@ -16,7 +16,7 @@ import numpy as np
 
 from ftray.errors import ModelError
 from ftray.tasks.base import BadRow, Examples, Inputs, Metrics, Row, is_missing
-from ftray.tasks.blank import is_blank
+from ftray.tasks.blank import frame, has_tokens, is_blank
 from ftray.tasks.padding import padded
 
 if TYPE_CHECKING:
@@ -111,8 +111,13 @@ class TextGeneration:
         as `encode`."""
         asked = prompt_ids(tokenizer, rows["prompt"])
         answers = _completion_ids(tokenizer, rows["prompt"], rows["completion"])
-        examples = Examples([], [], [], [])
+        around = frame(tokenizer)
+        examples = Examples([], [], [], [], [])
         for place, (prompt, completion) in enumerate(zip(asked, answers, strict=True)):
+            is_asked = not rows["prompt"][place] or has_tokens(prompt, around)
+            if not is_asked or not has_tokens(completion, around):
+                examples.empty.append(place)
+                continue
             cut = _cut if rows["prompt"][place] else _windows
             for before, learnt in cut(prompt, completion, max_length):
                 examples.ids.append([*before, *learnt])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -63,6 +63,8 @@ class Forecast:
     memory: Memory
     room: Room
     options: tuple[Option, ...]
+    note: str = ""
+    """What making the model and its tokenizer fit each other takes."""
 
     @property
     def fits(self) -> bool:
@@ -70,6 +72,8 @@ class Forecast:
 
     def lines(self) -> Iterator[str]:
         """For a person."""
+        if self.note:
+            yield self.note
         where = "GPU" if self.memory.device else "memory"
         need, there = self.memory.decisive, self.room.device or self.room.host
         parts = ", ".join(f"{name} {_size(count)}" for name, count in need.shown().items())
@@ -108,9 +112,9 @@ def forecast(spec: Spec, labels: Sequence[str]) -> Forecast:
     model's config is not to be had, its forward pass cannot be followed, or it has no positions for
     data.max_length tokens."""
     with described(spec.model) as pretrained:
-        check_described(pretrained, get_task(spec.task), labels, spec.data.max_length)
+        note = check_described(pretrained, get_task(spec.task), labels, spec.data.max_length)
     room = find_room(spec)
-    return Planner(labels, room).plan(spec)
+    return replace(Planner(labels, room).plan(spec), note=note)
 
 
 def find_room(spec: Spec) -> Room:

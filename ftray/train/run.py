@@ -138,7 +138,7 @@ def _train(
     registry_is_open = checked.registry.open_ahead()
     asked, checked = checked, pinned(checked, "train")
     prepared = prepare(checked, worker)
-    for line in prepared.data.length_lines():
+    for line in prepared.data.lines():
         say(line)
     run = claimed(asked, checked, "train", say)
     with recorded(checked.root, checked.spec.name, run) as record:

@@ -77,7 +77,7 @@ def tune(
     registry_is_open = checked.registry.open_ahead()
     asked, checked = checked, pinned(checked, "tune")
     prepared = prepare(checked)
-    for line in prepared.data.length_lines():
+    for line in prepared.data.lines():
         say(line)
     spec = checked.spec
     run = claimed(asked, checked, "tune", say)

@@ -271,10 +271,10 @@ def test_examples_are_cut_and_have_something_to_learn(
     label = sample.labels[0] if sample.labels else "many words " * 50
     texts = ["a", "", "many words " * 50]
     rows = {task.columns[0]: texts, task.columns[1]: [label] * 3}
-    ids, targets, made_of, lengths = task.examples(tokenizer, rows, sample.labels, 16)
+    ids, targets, made_of, lengths, empty = task.examples(tokenizer, rows, sample.labels, 16)
     assert all(len(row) <= 16 for row in ids) and len(targets) == len(ids) == len(made_of)
-    assert sorted({*made_of}) == [0, 1, 2] and made_of == sorted(made_of)
-    assert len(lengths) == 3 and lengths[0] < lengths[2] and lengths[2] > 16
+    assert sorted([*{*made_of}, *empty]) == [0, 1, 2] and made_of == sorted(made_of)
+    assert len(lengths) + len(empty) == 3 and lengths[0] < lengths[-1] and lengths[-1] > 16
     assert (task.units(np.array([len(row) for row in ids]), np.array(targets)) >= 1).all()
 
 

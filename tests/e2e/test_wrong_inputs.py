@@ -120,7 +120,7 @@ QUICK = {
     ),
     "NaN text": Mistake(
         _train_on("nan.jsonl", _jsonl(*_rows("a", "b") * 5, {"text": float("nan"), "label": "a"})),
-        ("nan.jsonl:11", "empty_text", "data.on_bad_row"),
+        ("nan.jsonl:11", "1 row without text", "data.on_bad_row"),
     ),
     "not UTF-8": Mistake(
         _train_on("latin.csv", _csv("déjà vu,positive", *BALANCED).decode().encode("latin-1")),

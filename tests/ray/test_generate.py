@@ -103,7 +103,7 @@ def test_predictions_keep_their_rows(trained: Trained, home: Path, tmp_path: Pat
     model = find_one(trained.version.folder.url, None)
     rows = batch.read_rows(model, str(source), None, None)
     parts = Parts(locate(str(tmp_path / "out.jsonl")), run_key(model.info, PLAIN, rows.texts))
-    answers = batch.predict(model, rows.texts, PLAIN, parts)
+    answers = batch.predict(model, rows, PLAIN, parts)
     assert answers.predictions == [" positive", " negative", " positive"]
     assert all(0.5 < score <= 1 for score in answers.scores)
     assert answers.cut == 0

@@ -176,13 +176,43 @@ def test_rows_that_cannot_be_read_are_left_out_only_where_the_spec_says_so(
     data = tmp_path / "rows.jsonl"
     data.write_text('{"text": "a"}\n{"text": null}\n{"text": "b", "more": 1}\n')
     model = find_one(str(model_folder), None)
-    with pytest.raises(DataError, match="empty_text"):
+    with pytest.raises(DataError, match="1 row without text"):
         batch.read_rows(model, str(data), None, None)
     model.info.spec["data"]["on_bad_row"] = "skip"
     rows = batch.read_rows(model, str(data), None, None)
     assert (rows.values, rows.texts) == ([{"text": "a"}, {"text": "b", "more": 1}], ["a", "b"])
     (left,) = rows.left_out
     assert left["kind"] == "empty_text"
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_rows_that_give_no_token_are_left_out_only_where_the_spec_says_so(
+    ray_cluster: None, model_folder: Path, predictor: Predictor, tmp_path: Path, skips: bool
+) -> None:
+    own, data, out = tmp_path / "model", tmp_path / "rows.csv", tmp_path / "out.jsonl"
+    shutil.copytree(model_folder, own)
+    info = read_info(locate(str(own)))
+    info.spec["data"]["on_bad_row"] = "skip" if skips else "fail"
+    write_info(own, info)
+    data.write_text("id,text\n1,a fine film\n2,\ue000\n3,dull\n4,\n5,\ue001 \ue002\n")
+    if not skips:
+        data.write_text("id,text\n1,a fine film\n2,\ue000\n")
+    done = run("predict", str(own), "--data", str(data), "--out", str(out), "--json")
+    if not skips:
+        assert done.exit_code == 2
+        said = f"1 of 2 rows cannot be used: 1 row that gives the model no token ({data}:3)"
+        assert said in done.stderr and not out.exists()
+        return
+    assert json.loads(done.stdout.splitlines()[-1])["rows"] == 2, done.stderr
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    labels = [answer["label"] for answer in predictor.answers(["a fine film", "dull"])]
+    assert [(row["id"], row["prediction"]) for row in rows] == list(
+        zip(["1", "3"], labels, strict=True)
+    )
+    left = (tmp_path / "out.jsonl.quarantine.jsonl").read_text().splitlines()
+    told = [(row["kind"], row["values"]["id"]) for row in map(json.loads, left)]
+    assert told == [("empty_text", "4"), ("no_tokens", "2"), ("no_tokens", "5")]
+    assert "3 rows" in done.stderr
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -116,6 +117,8 @@ def test_the_ends_are_the_tokenizers_and_the_bases(generator: Generator) -> None
 def test_evaluation_counts_the_completions_tokens(generator: Generator) -> None:
     (golden,) = generator.golden(["the film has"])
     text = generator.tokenizer.decode(golden.tokens)
-    metrics = generator.evaluate({"prompt": ["the film has"] * 3, "completion": [text, "x", "y"]})
+    rows = {"prompt": ["the film has"] * 3, "completion": [text, "x", "y"]}
+    examples = generator.examples(rows)
+    metrics = generator.measure(examples.ids, np.array(examples.targets)).metrics
     assert metrics["tokens"] > len(golden.tokens)
     assert 0 < metrics["accuracy"] < 1

@@ -95,6 +95,23 @@ def test_a_plan_is_refused_as_training_is(tmp_path: Path) -> None:
         forecast(longer, ("bad", "good"))
 
 
+def test_a_plan_says_that_tokens_were_added(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    spec = parse(
+        {
+            "name": "run",
+            "task": "text-generation",
+            "model": {"name_or_path": str(base)},
+            "data": {"train": "rows.jsonl", "max_length": 16},
+        }
+    )
+    assert "embedding" not in "".join(forecast(spec, ()).lines())
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<|one|>"])
+    tokenizer.save_pretrained(base)
+    assert "rows are added for <|one|>, which begin as" in next(forecast(spec, ()).lines())
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_tokens_that_were_added_get_rows(tmp_path: Path, family: str) -> None:
     from transformers import AutoModelForCausalLM

@@ -209,6 +209,11 @@ def test_what_fits_needs_no_options(folder: Path) -> None:
     assert "per worker at ZeRO stage 2 and micro batches of 4" in line
 
 
+def test_another_stage_than_the_spec_names_is_said_with_its_reason(folder: Path) -> None:
+    (line,) = Planner(LABELS, Room(10**12)).plan(spec_of(folder, workers=1)).lines()
+    assert "ZeRO stage 0 (not 2: one worker has none to share with)" in line
+
+
 def test_each_option_fits_and_says_its_figure(folder: Path) -> None:
     need = planned(folder, 10**12, deepspeed={"stage": 0}).memory.host.total
     found = planned(folder, need - 1, deepspeed={"stage": 0})

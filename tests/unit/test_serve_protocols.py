@@ -30,6 +30,12 @@ def client(metrics: Metrics) -> Iterator[TestClient]:
         yield client
 
 
+def test_a_wrong_method_is_told_the_right_one(client: TestClient) -> None:
+    answer = client.get("/v1/predict")
+    assert answer.status_code == 405
+    assert answer.json()["error"]["message"] == "send POST, not GET"
+
+
 INFER = "/v2/models/reviews/infer"
 TEXTS = ["dull", "a wonderful film", "naïve 🎬"]
 

@@ -28,7 +28,7 @@ def tokenizer() -> Any:
 def examples(tokenizer: Any, prompt: str, completion: str, length: int = 100) -> tuple[str, str]:
     """What is asked and what is learnt, as text."""
     rows = {"prompt": [prompt], "completion": [completion]}
-    (ids,), (target,), _, _ = TASK.examples(tokenizer, rows, (), length)
+    (ids,), (target,), *_ = TASK.examples(tokenizer, rows, (), length)
     return tokenizer.decode(ids[:target]), tokenizer.decode(ids[target:])
 
 
@@ -82,7 +82,7 @@ def test_of_a_chat_the_last_turn_is_learnt(tokenizer: Any) -> None:
 def test_a_chat_is_asked_as_it_is_learnt(tokenizer: Any) -> None:
     row = TASK.clean({"messages": [*ASKED, {"role": "assistant", "content": "wonderful"}]})
     rows = {"prompt": [row["prompt"]], "completion": [row["completion"]]}
-    (ids,), (target,), _, _ = TASK.examples(tokenizer, rows, (), 100)
+    (ids,), (target,), *_ = TASK.examples(tokenizer, rows, (), 100)
     assert TASK.encode(tokenizer, [json.dumps(ASKED)], 100) == [ids[:target]]
 
 

@@ -149,5 +149,5 @@ def test_bytes_that_are_no_text_are_faults(read, tmp_path):
     images = [b"\x89PNG\r\n" + bytes([128 + i]) for i in range(30)]
     table = pa.table({"text": images, "label": [b"ab"[i % 2 :][:1] for i in range(30)]})
     pq.write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="30 bad_encoding .*byte 0x89"):
+    with pytest.raises(DataError, match="30 rows that do not decode .*byte 0x89"):
         read(str(tmp_path / "a.parquet"))

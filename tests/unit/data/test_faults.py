@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ftray.data.report import in_words
 from ftray.errors import DataError
 
 FAULTS = [
@@ -39,7 +40,7 @@ def test_each_fault_is_refused_with_its_place_and_the_fix(read, jsonl, rows, bad
     (problem,) = caught.value.problems
     assert (problem.key, problem.value) == ("data.train", path)
     assert "1 of 31 rows cannot be used" in problem.problem
-    assert f"1 {kind} ({path}:31" in problem.problem
+    assert f"{in_words(kind, 1)} ({path}:31" in problem.problem
     assert "data.on_bad_row: skip" in problem.fix
     assert ("data.encoding" in problem.fix) == (kind == "bad_encoding")
 
@@ -62,9 +63,9 @@ def test_one_message_counts_all_kinds_and_shows_the_first_places(read, tmp_path)
     with pytest.raises(DataError) as caught:
         read(str(path))
     message = str(caught.value)
-    assert "6 of 26 rows cannot be used: 5 empty_text" in message
+    assert "6 of 26 rows cannot be used: 5 rows without text" in message
     assert f"({path}:22, {path}:23, {path}:24, ...)" in message
-    assert f"1 ragged ({path}:27: 3 fields instead of 2)" in message
+    assert f"1 row with other fields ({path}:27: 3 fields instead of 2)" in message
 
 
 def test_every_source_is_reported_in_one_go(read, jsonl, rows):
@@ -89,7 +90,7 @@ def test_a_source_in_another_encoding_as_a_whole_is_recognised(read, tmp_path):
     with pytest.raises(DataError) as caught:
         read(str(path))
     message = str(caught.value)
-    assert f"5 bad_encoding ({path}:32: byte 0xe9 at character 5" in message
+    assert f"5 rows that do not decode ({path}:32: byte 0xe9 at character 5" in message
     assert "the whole source seems to be in another encoding" in message
     assert "Set data.encoding to the file's own, for example latin-1" in message
     dataset = read(str(path), encoding="latin-1")
@@ -125,7 +126,7 @@ def test_a_label_that_train_lacks(read, jsonl, rows):
         read(train, test=test)
     (problem,) = caught.value.problems
     assert problem.key == "data.test"
-    assert "1 unknown_label" in problem.problem and f"({test}:1: c)" in problem.problem
+    assert "1 row with an unknown label" in problem.problem and f"({test}:1: c)" in problem.problem
     assert "Unknown: 'c' (1 row); known: a, b" in problem.problem
     dataset = read(train, test=test, on_bad_row="skip")
     assert dataset.report.sources["test"].dropped == {"unknown_label": 1}
@@ -149,7 +150,7 @@ def test_no_rows_at_all(read, tmp_path):
 
 def test_no_usable_rows(read, jsonl):
     path = jsonl([{"text": "", "label": "a"}] * 3)
-    with pytest.raises(DataError, match=r"no usable row is left \(3 empty_text\)"):
+    with pytest.raises(DataError, match=r"no usable row is left \(3 rows without text\)"):
         read(path, on_bad_row="skip")
 
 

@@ -118,7 +118,7 @@ def test_an_unknown_label_names_itself_the_known_ones_and_the_nearest(read, json
     with pytest.raises(DataError) as caught:
         read(train, test=test)
     message = str(caught.value)
-    assert "301 unknown_label" in message and "'unknown 0' (4 rows)" in message
+    assert "301 rows with an unknown label" in message and "'unknown 0' (4 rows)" in message
     assert "known: label 00, label 01" in message and "'LABEL 07' for 'label 07'" in message
     assert len(message) < 1000
 

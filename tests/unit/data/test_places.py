@@ -87,6 +87,14 @@ def test_a_missing_file_names_the_nearest_one(tmp_path):
     assert problem.fix == "Did you mean reviews.jsonl?"
 
 
+def test_a_file_that_is_hardly_like_it_is_not_named(tmp_path):
+    (tmp_path / "run.sh").touch()
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "films.csv").touch()
+    assert "Check the path" in refusal(tmp_path / "run").fix
+    assert refusal(tmp_path / "row" / "film.csv").fix == f"Did you mean {tmp_path}/rows/films.csv?"
+
+
 def test_a_pattern_that_matches_nothing_or_a_folder_is_refused(tmp_path):
     assert "matches no file" in refusal(f"{tmp_path}/*.csv").problem
     (tmp_path / "a.csv").write_text("text,label\none,a\n")

@@ -25,7 +25,7 @@ def test_prediction_needs_no_labels_and_keeps_twins(jsonl):
 
 def test_prediction_says_which_rows_it_skips(jsonl):
     path = jsonl([{"text": "one"}, {"text": ""}, {"text": "three"}])
-    with pytest.raises(DataError, match="--data = .*1 empty_text"):
+    with pytest.raises(DataError, match="--data = .*1 row without text"):
         read_source(path, COLUMNS, TASK, answered=False)
     table, _, (dropped,) = read_source(path, COLUMNS, TASK, on_bad_row="skip", answered=False)
     assert table["where"].to_pylist() == [f"{path}:1", f"{path}:3"]

@@ -37,7 +37,7 @@ def test_messy_tweets(read, demo_data):
     with pytest.raises(DataError) as caught:
         read(**data)
     message = str(caught.value)
-    assert "4,934 of 38,158 rows cannot be used: 4,934 bad_encoding" in message
+    assert "4,934 of 38,158 rows cannot be used: 4,934 rows that do not decode" in message
     assert "the whole source seems to be in another encoding" in message
 
     start = time.process_time()
@@ -60,7 +60,7 @@ def test_skipping_keeps_the_tweets_that_read(read, demo_data):
 
 def test_bbc_news_is_a_folder_per_label_with_one_stray_byte(read, demo_data):
     (folder,) = demo_data.bbc(demo_data.DEFAULT_OUT)
-    with pytest.raises(DataError, match=r"1 bad_encoding .*sports/199.txt:1: byte 0xa3"):
+    with pytest.raises(DataError, match=r"row that does not decode .*sports/199.txt:1: byte 0xa3"):
         read(str(folder))
     dataset = read(str(folder), encoding="latin-1")
     assert dataset.labels == ("business", "entertainment", "politics", "sports", "tech")

@@ -56,13 +56,15 @@ def test_a_share_is_taken_after_leaks_are_gone(read, jsonl, rows, own):
 
 
 def test_train_that_is_all_in_test_is_refused(read, jsonl, rows):
-    with pytest.raises(DataError, match=r"no usable row is left \(30 leaked\)"):
+    with pytest.raises(
+        DataError, match=r"no usable row is left \(30 rows that another split has\)"
+    ):
         read(jsonl(rows), test=jsonl(rows, "test.jsonl"))
 
 
 def test_a_label_that_leaks_away_is_unknown_in_validation(read, jsonl, rows):
     own = jsonl([{"text": "rare", "label": "c"}, *rows[:2]], "validation.jsonl")
-    with pytest.raises(DataError, match="unknown_label"):
+    with pytest.raises(DataError, match="rows? with an unknown label"):
         read(jsonl([*rows, {"text": "rare", "label": "c"}]), validation=own)
 
 
