@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from textwrap import wrap
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,6 +11,7 @@ from ftray.models.sample_size import about, more_that_settle
 
 _NAMES = {"majority": "majority label", "probe": "linear probe", "tuned": "fine-tuned"}
 _POINTS = 100
+_WIDTH = 80
 
 
 class _Frozen(BaseModel):
@@ -34,7 +36,7 @@ class Estimate(_Frozen):
     def points(self) -> str:
         """A difference in hundredths."""
         value, low, high = (_POINTS * part for part in (self.value, self.low, self.high))
-        return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
+        return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 class Scores(_Frozen):
@@ -86,21 +88,16 @@ class Worth(_Frozen):
         return f"about {about(fewest)} test rows would settle a gain of the size that was seen"
 
     def lines(self) -> Iterator[str]:
-        """For people, on a terminal."""
+        """For people, on a terminal of 80 columns."""
         yield f"on {self.rows:,} test rows, with 95 % intervals:"
+        yield _columns("", "accuracy", "macro-F1")
         for field, name in _NAMES.items():
             scores: Scores = getattr(self, field)
-            yield (
-                f"  {name:14}  accuracy {scores.accuracy.plain()}  "
-                f"macro-F1 {scores.f1_macro.plain()}"
-            )
+            yield _columns(name, scores.accuracy.plain(), scores.f1_macro.plain())
         for name, gain in (("majority", self.over_majority), ("probe", self.over_probe)):
-            yield (
-                f"  gain over the {name}: accuracy {gain.accuracy.points()}, "
-                f"macro-F1 {gain.f1_macro.points()}"
-            )
-        yield f"  {self.spent()}"
-        yield self.verdict()
+            yield _columns(f"points over {name}", gain.accuracy.points(), gain.f1_macro.points())
+        yield from wrap(f"  {self.spent()}", _WIDTH, subsequent_indent="    ")
+        yield from wrap(self.verdict(), _WIDTH, subsequent_indent="  ")
 
     def card(self) -> str:
         """A table and a sentence for the model card, in Markdown."""
@@ -108,8 +105,8 @@ class Worth(_Frozen):
             "| on the test split, 95 % intervals | accuracy | macro-F1 |",
             "|---|---|---|",
             *(_row(name, getattr(self, field)) for field, name in _NAMES.items()),
-            _row("gain over the majority label", self.over_majority, gain=True),
-            _row("gain over the linear probe", self.over_probe, gain=True),
+            _row("points over the majority label", self.over_majority, gain=True),
+            _row("points over the linear probe", self.over_probe, gain=True),
         ]
         said = f"{self.verdict()[:1].upper()}{self.verdict()[1:]}. Training took {self._took()}."
         return "\n".join([*rows, "", said])
@@ -125,6 +122,10 @@ class Worth(_Frozen):
         if self.cost_per_point is not None:
             parts.append(f"{self.cost_per_point:.3g} for each point of accuracy over the probe")
         return ", ".join(parts)
+
+
+def _columns(name: str, accuracy: str, f1_macro: str) -> str:
+    return f"  {name:20}  {accuracy:25}  {f1_macro}"
 
 
 def _judged(name: str, gain: Estimate) -> str:

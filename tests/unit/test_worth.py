@@ -181,7 +181,7 @@ def test_what_it_cost() -> None:
 
 def test_lines_and_card_say_every_figure(rows: Any) -> None:
     found = worth(*rows)
-    card, lines = found.card(), "\n".join(found.lines())
+    card, lines = found.card(), " ".join(" ".join(found.lines()).split())
     for scores in (found.majority, found.probe, found.tuned):
         for estimate in (scores.accuracy, scores.f1_macro):
             assert estimate.plain() in card
@@ -189,8 +189,18 @@ def test_lines_and_card_say_every_figure(rows: Any) -> None:
     for gain in (found.over_majority, found.over_probe):
         assert gain.accuracy.points() in card
         assert gain.accuracy.points() in lines
+    assert found.spent() in lines
     assert found.verdict() in lines
     assert found.verdict()[1:] in card
+
+
+def test_no_line_is_wider_than_80_columns(rows: Any) -> None:
+    truth, probe, _ = rows
+    wrong = (truth + 1) % 3
+    for answers in ((truth, wrong, truth), (truth, truth, wrong), (truth, probe, probe)):
+        found = worth(*answers, seconds=1_000_000.0, price=123.456)
+        found = found.model_copy(update={"rows": 12_345_678})
+        assert max(map(len, found.lines())) <= 80
 
 
 def test_it_survives_json(rows: Any) -> None:
