@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -51,18 +51,24 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def confirm(question: str, yes: bool) -> None:
-    """Ask before what cannot be undone, unless `yes`. Exits with 1 for a no; raises RegistryError
-    where nobody can be asked."""
+def confirmed(noun: str, doomed: Sequence[str], yes: bool, dry_run: bool) -> bool:
+    """Say what is to be deleted and ask, unless `yes`; whether to go on. Exits with 1 for a no;
+    raises RegistryError where nobody can be asked."""
     from ftray.errors import RegistryError
 
+    for each in doomed:
+        say(f"{'would delete' if dry_run else 'to be deleted:'} {each}")
+    if dry_run or not doomed:
+        return False
     if yes:
-        return
+        return True
     if not sys.stdin.isatty():
         fix = "say --yes to go ahead, or --dry-run to see what would be deleted"
         raise RegistryError.of("--yes", None, "missing, and nobody can be asked here", fix)
+    question = f"Delete {len(doomed)} {noun}{'s' if len(doomed) > 1 else ''} for good?"
     if not typer.confirm(question, err=True):
         raise typer.Exit(1)
+    return True
 
 
 def say(message: str) -> None:

@@ -12,7 +12,7 @@ from ftray.cli.console import (
     ModelName,
     Storage,
     Yes,
-    confirm,
+    confirmed,
     emit,
     say,
     verb,
@@ -204,10 +204,8 @@ def delete(
     found = [_exact(registry, model) for model in dict.fromkeys(models)]
     for version in found:
         check_unused(registry, version)
-        what = "would delete" if dry_run else "to be deleted:"
-        say(f"{what} {version.reference} in {version.folder} ({size(version.folder.size())})")
-    if not dry_run:
-        confirm(f"Delete {len(found)} version{'s' if len(found) > 1 else ''} for good?", yes)
+    doomed = [f"{v.reference} in {v.folder} ({size(v.folder.size())})" for v in found]
+    if confirmed("version", doomed, yes, dry_run):
         for version in found:
             delete_version(registry, version)
             say(f"deleted {version.reference}")

@@ -169,6 +169,29 @@ def test_runs_compare_says_only_what_differs() -> None:
     assert "train.epochs\t2\t3" in ftray("runs", "compare", RUNS[0], RUNS[1]).stdout
 
 
+def test_runs_compare_sweeps_by_what_won(tmp_path: Path) -> None:
+    root = Root(locate(str(tmp_path)))
+    space = {"train.learning_rate": {"choice": [1e-5, 1e-4]}}
+    plain = RunFolder.create(root, SPEC, "20260101-000000-dddddd")
+    plain.set_status(state="done")
+    for run_id, rate, trials in zip(RUNS, (1e-5, 1e-4, None), (4, 4, 8), strict=True):
+        sweep = parse({**SPEC.model_dump(mode="json"), "tune": {"space": space, "trials": trials}})
+        run = RunFolder.create(root, sweep, run_id, "tune")
+        if rate is not None:
+            run.write_spec(override(sweep, {"train.learning_rate": rate}))
+            run.set_status(state="done", model="reviews", version=1)
+
+    def compared(*runs: str) -> Any:
+        return answer("runs", "compare", *runs, "--storage", str(tmp_path))["spec"]
+
+    assert compared(*RUNS[:2]) == {"train.learning_rate": [1e-5, 1e-4]}
+    assert compared(*RUNS[1:]) == {
+        "train.learning_rate": [1e-4, "searched"],
+        "tune.trials": [4, 8],
+    }, "of the last one nobody knows what wins"
+    assert compared(RUNS[1], plain.run_id) == {"train.learning_rate": [1e-4, 2e-5]}
+
+
 def test_runs_show_a_sweeps_trials(tmp_path: Path) -> None:
     root = Root(locate(str(tmp_path)))
     run = RunFolder.create(root, SPEC, RUNS[0], "tune")

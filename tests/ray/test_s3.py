@@ -20,7 +20,7 @@ from ftray.store.root import open_root
 from ftray.train.check import check_inputs
 from ftray.train.run import Trained
 from ftray.tune.sweep import tune
-from tests.helpers.mlflow_server import MlflowServer
+from tests.helpers.mlflow_server import MlflowServer, below
 from tests.helpers.object_store import Fault, ObjectStore
 from tests.helpers.small_runs import train_here, tree, weights
 
@@ -95,7 +95,9 @@ def _is_served(store: ObjectStore, trained: Trained) -> None:
     load_model(found.folder).check_golden()
 
 
-def test_a_sweep_on_s3(object_store: ObjectStore, tmp_path: Path) -> None:
+def test_a_sweep_on_s3(
+    object_store: ObjectStore, mlflow_server: MlflowServer, tmp_path: Path
+) -> None:
     space = {"train.learning_rate": {"choice": [1e-4, 5e-4]}, "train.epochs": {"choice": [1]}}
     section = {"trials": 2, "space": space, "refit": False}
     train = {"trunk_cache": "on"}
@@ -104,3 +106,9 @@ def test_a_sweep_on_s3(object_store: ObjectStore, tmp_path: Path) -> None:
     assert len(tuned.trials) == 2
     load_model(tuned.trained.version.folder).check_golden()
     assert object_store.keys("root/cache/trunk/")
+    parent, trials = below(mlflow_server.uri, tuned.trained.run.run_id)
+    assert {name: run.info.status for name, run in trials.items()} == {
+        "trial 1": "FINISHED",
+        "trial 2": "FINISHED",
+    }
+    assert parent.data.metrics["step/loss"] > 0, "of the winner, which was not trained again"

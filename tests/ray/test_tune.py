@@ -120,6 +120,7 @@ def test_each_trial_is_a_run_in_mlflow_below_the_sweeps_which_has_the_winners_va
     winner = tuned.trials[0]
     rate = parent.data.params["train.learning_rate"]
     assert float(rate) == winner.config["train.learning_rate"]
+    assert tuned.trained.run.spec_tree()["train"]["learning_rate"] == float(rate)
     assert parent.data.params["scale.workers"] == "2", "the refit's"
     assert {"step/loss", "epoch/f1_macro", "test/f1_macro"} <= parent.data.metrics.keys()
     assert trials.keys() == {f"trial {trial.id}" for trial in tuned.trials}
