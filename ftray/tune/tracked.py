@@ -37,7 +37,8 @@ class TrackedTrials:
     def __call__(self, event: Event) -> None:
         if event["kind"] == "trial":
             self._trial(event)
-        elif event["kind"] == "trial_step":
+        # Of one whose beginning could not be recorded nothing is known: the sweep ends of that.
+        elif event["kind"] == "trial_step" and event["trial"] in self._runs:
             for point in event["points"]:
                 track(self._runs[event["trial"]], point)
 

@@ -64,6 +64,7 @@ def test_trials_end_as_they_did_and_the_sweep_has_the_winners_values(root: Root)
         for number, rate in ((1, 1e-4), (2, 2e-4), (3, 4e-4)):
             trials(ended(number, "running", rate))
             trials(made_step(number, 5))
+        trials(made_step(4, 1))  # whose beginning was not told
         trials(ended(1, "done"))
         trials(ended(2, "waiting", 2e-4))
         trials(ended(2, "stopped", 2e-4))
