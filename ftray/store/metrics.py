@@ -47,9 +47,12 @@ class MetricsLog:
                 self._rewrite()
 
     def read(self) -> list[dict[str, Any]]:
-        """The records; lines that a killed process left torn are skipped."""
+        """The records, with those that `append` holds back; lines that a killed process left torn
+        are skipped."""
+        with self._lock:
+            lines = [*self._content().splitlines(), *self._pending]
         records = []
-        for line in self._content().splitlines():
+        for line in lines:
             try:
                 record = json.loads(line)
             except ValueError:

@@ -115,6 +115,7 @@ def test_remote_metrics_are_written_now_and_then_and_at_the_end(tmp_path: Path) 
     for step in range(1000):
         run.append_metrics({"step": step})
     assert len(reader.metrics()) < 1000  # else each line would be a whole upload
+    assert len(run.metrics()) == 1000, "the writer knows what it holds back"
     run.close()
     assert [record["step"] for record in reader.metrics()] == list(range(1000))
     # The driver that continues the run keeps what is there.
