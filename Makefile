@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint types constraints clean
+.PHONY: install demo test test-parts test-whole lint types constraints clean
 
 install: $(INSTALLED)
 
@@ -21,8 +21,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/python jobs/demo.py
 
-test: lint types
-	$(BIN)/python -m pytest
+# Side by side: the tests with Ray wait for processes to start most of their time.
+test: lint
+	$(MAKE) --jobs=2 --output-sync=target types test-parts test-whole
+
+test-parts: install
+	$(BIN)/python -m pytest tests/unit tests/contracts
+
+test-whole: install
+	$(BIN)/python -m pytest tests/ray tests/e2e tests/gpu
 
 lint: install
 	$(BIN)/ruff check .
