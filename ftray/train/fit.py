@@ -11,8 +11,11 @@ from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2.api.callback import RayTrainCallback
 
-from ftray import capacity
+from ftray import capacity, cluster
 from ftray.errors import FtrayError
 from ftray.interrupt import softly
 from ftray.spec.schema import Spec
@@ -63,9 +66,21 @@ def fit_workers(
     return checkpoints.best(job.checkpoints)
 
 
+class _Trainer(TorchTrainer):
+    """Starts no process that has nothing to do: the one that hands out rows of Ray Data, and on a
+    Ray that ends with this process the one that frees the workers' resources after it, which waits
+    for a dashboard that is not there."""
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        idle: tuple[type, ...] = (DatasetsCallback,)
+        if cluster.is_own():
+            idle += (PlacementGroupCleanerCallback,)
+        return [c for c in super()._create_default_callbacks() if not isinstance(c, idle)]
+
+
 def _trainer(job: Job, max_failures: int, scratch: str) -> TorchTrainer:
     each = worker_resources(job.spec)
-    return TorchTrainer(
+    return _Trainer(
         train_worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(

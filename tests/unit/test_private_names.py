@@ -74,6 +74,15 @@ def test_a_worker_of_ray_train_keeps_the_notice_that_its_node_goes() -> None:
     assert FailureConfig().max_preemption_failures == -1, "not counted with failures"
 
 
+def test_ray_train_takes_its_callbacks_from_a_method_of_the_trainer() -> None:
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks import datasets, placement_group_callback
+
+    assert callable(TorchTrainer._create_default_callbacks)
+    assert isinstance(datasets.DatasetsCallback, type)
+    assert isinstance(placement_group_callback.PlacementGroupCleanerCallback, type)
+
+
 def test_python_joins_its_threads_when_asked() -> None:
     assert callable(threading._shutdown)  # type: ignore[attr-defined]
 
