@@ -6,7 +6,8 @@
 The same global batches, ftray's own loop, without Ray (which is out of the way while steps are
 made). Efficiency is the speed of two workers over twice that of one, run by run. `2 apart` are two
 that know nothing of each other and train with half the batch each: what the machine gives to two
-processes at all. The parts of a step are timed inside of the processes, mean over ranks: `waiting`
+processes at all. `2 gloo` are two whose gradients gloo adds up, as between machines, and not memory
+that they share. The parts of a step are timed inside of the processes, mean over ranks: `waiting`
 is the time until the other rank has its loss, `gradients` the time to add them up.
 """
 
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +41,10 @@ from ftray.train.process import settle
 from ftray.train.progress import Progress
 from ftray.train.ranks import Ranks, alone, join_group
 from ftray.train.run import prepare
-from ftray.train.shared import SharedState
 from ftray.train.worker import build, load_base
 
 Parts = dict[str, float]
-WORKERS = ("1", "2", "2 apart")
+WORKERS = ("1", "2", "2 gloo", "2 apart")
 PARTS = ("forward", "backward", "waiting", "gradients", "optimizer", "rest")
 
 
@@ -62,10 +63,11 @@ def main() -> None:
                         "train.batch_size": options.batch_size // (2 if apart else 1),
                         "train.micro_batch_size": options.batch_size // 2,
                         "train.deepspeed": {"stage": options.stage},
-                        "scale.workers": 2 if workers == "2" else 1,
+                        "scale.workers": 2 if workers in ("2", "2 gloo") else 1,
                         "storage": str(here.folder / "storage"),
                     }
-                    parts = measure(dump(override(here.spec, changes)), int(workers[0]), apart)
+                    spec = dump(override(here.spec, changes))
+                    parts = measure(spec, int(workers[0]), apart, workers == "2 gloo")
                     runs.append({"unfreeze": unfreeze, "workers": workers, "ms": parts})
                     total = sum(parts.values())
                     print(f"{unfreeze} blocks, {workers}: {total:.1f} ms a step", file=sys.stderr)
@@ -74,13 +76,13 @@ def main() -> None:
         Path(options.out).write_text(json.dumps(runs, indent=2) + "\n")
 
 
-def measure(spec: str, count: int, apart: bool) -> Parts:
+def measure(spec: str, count: int, apart: bool, gloo: bool) -> Parts:
     """Milliseconds of each part of a step, in processes of their own."""
     context = mp.get_context("spawn")
     results: Any = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
         world = 1 if apart else count
-        arguments = [(rank, world, folder, spec, results) for rank in range(count)]
+        arguments = [(rank, world, folder, spec, gloo, results) for rank in range(count)]
         processes = [context.Process(target=work, args=one) for one in arguments]
         for process in processes:
             process.start()
@@ -90,7 +92,7 @@ def measure(spec: str, count: int, apart: bool) -> Parts:
     return {part: statistics.fmean(parts[part] for parts in found) for part in PARTS}
 
 
-def work(rank: int, world: int, folder: str, text: str, results: Any) -> None:
+def work(rank: int, world: int, folder: str, text: str, gloo: bool, results: Any) -> None:
     file = Path(folder) / f"{rank}.yaml"
     file.write_text(text)
     checked = check_inputs(load(file))
@@ -104,6 +106,8 @@ def work(rank: int, world: int, folder: str, text: str, results: Any) -> None:
         store = f"file://{folder}/store"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     ranks = join_group() if world > 1 else alone()
+    if gloo:
+        ranks = replace(ranks, meeting=None)
     base = load_base(spec.model, spec.task, spec.seed, data.labels)
     setup, progress = build(spec, data, base, ranks, None)
     clock = Clock()
@@ -124,14 +128,11 @@ class Clock:
         self._wrap(Engine, "logits", "forward")
         self._wrap(Engine, "accumulate", "backward")
         self._wrap(Ranks, "sum", "waiting")
-        self._wrap(SharedState, "add_up", "gradients")
-        self._wrap(SharedState, "settle", "gradients")
+        self._wrap(Engine, "finish_gradients", "gradients")
         self._wrap(Engine, "update", "optimizer")
 
     def means(self) -> Parts:
         known = {part: 1000 * self._spent[part] / self._steps for part in PARTS}
-        # The gradients are added up within the update.
-        known["optimizer"] -= known["gradients"]
         known["rest"] -= sum(value for part, value in known.items() if part != "rest")
         return known
 
