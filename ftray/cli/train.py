@@ -40,12 +40,13 @@ def train(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> Non
 
 
 def _ahead(spec: Spec) -> LocalWorker | None:
-    """As soon as Ray is there: the process that is to train, or here what Ray Train's take long to
-    import, which then encodes and exports here."""
+    """As soon as Ray is there: the process that is to train. Where Ray Train starts others on this
+    machine, this process encodes and exports, and imports here what that takes."""
+    from ftray.cluster import is_this_machine
     from ftray.train.local_worker import LocalWorker
 
     worker = LocalWorker.of(spec)
-    if worker is None:
+    if worker is None and is_this_machine():
         import_module("transformers.modeling_utils")
     return worker
 

@@ -125,8 +125,7 @@ class Task(Protocol):
         ...
 
     def units(self, lengths: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Of each row over how many answers its loss adds up, (rows,) float64: a batch's loss is
-        the mean over all of them."""
+        """Loss terms per row, (rows,) float64: a batch's loss is the mean over all of its terms."""
         ...
 
     def losses(
