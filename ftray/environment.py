@@ -14,7 +14,7 @@ from pathlib import Path
 
 FILE = ".ftray-environment.json"
 """In the package of a job."""
-_NAMES = ("HF_TOKEN", "HF_ENDPOINT")
+_NAMES = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE")
 _PREFIXES = ("AWS_", "MLFLOW_")
 # These name a file, a profile or a role of the machine that they are set on.
 _LOCAL_PREFIXES = ("AWS_CONTAINER_", "AWS_ROLE_")

@@ -14,6 +14,7 @@ from ftray import environment
 
 CARRIED = {
     "HF_TOKEN": "hf_secret",
+    "HF_HUB_OFFLINE": "1",
     "AWS_ACCESS_KEY_ID": "AKIA",
     "AWS_SECRET_ACCESS_KEY": "secret",
     "AWS_ENDPOINT_URL": "http://storage:9000",
