@@ -82,8 +82,8 @@ class Progress:
             return None
         return (
             f"the run overfits: from epoch {least['epoch']} to epoch {last['epoch']} the "
-            f"validation loss rose from {least['loss']:.3g} to {last['loss']:.3g} while the "
-            f"training loss fell from {least['train_loss']:.3g} to {last['train_loss']:.3g} (the "
+            f"validation loss rose from {least['loss']:#.3g} to {last['loss']:#.3g} while the "
+            f"training loss fell from {least['train_loss']:#.3g} to {last['train_loss']:#.3g} (the "
             f"model kept is that of epoch {self.best_epoch}); lower train.epochs or "
             "train.learning_rate, set train.early_stopping, or raise train.dropout or "
             "train.label_smoothing"

@@ -190,7 +190,7 @@ def test_a_run_overfits_when_only_the_training_loss_goes_on_falling(
 def test_the_warning_says_where_it_began_and_what_would_do() -> None:
     line = along([0.5, 0.4, 0.6], [0.61, 0.41, 0.21], spec("f1_macro")).overfitting() or ""
     assert "from epoch 2 to epoch 3" in line
-    assert "0.4000 to 0.6000" in line and "0.4100 to 0.2100" in line
+    assert "0.400 to 0.600" in line and "0.410 to 0.210" in line
     assert "the model kept is that of epoch 1" in line, "by train.metric"
     for key in ("epochs", "early_stopping", "dropout", "label_smoothing"):
         assert f"train.{key}" in line
