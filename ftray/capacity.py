@@ -1,4 +1,5 @@
-"""What fits on the Ray cluster: on the nodes that are there, and on those that it may grow by."""
+"""Counts the processes that fit on the Ray cluster: on its live nodes, and on the nodes that an
+autoscaler may add."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ def growth_slots(each: Resources) -> int:
 
 
 def pool_size(each: Resources, tasks: int) -> int:
-    """Of a pool of processes of that size for so many tasks; at least one, which is waited for."""
+    """The number of processes of that size in a pool for `tasks` tasks, at least one."""
     return max(1, min(most_slots(each), tasks))
 
 
@@ -66,7 +67,7 @@ def waiting(count: int, each: Resources) -> str | None:
 
 
 def extent() -> str:
-    """What the cluster has and may grow to, in words."""
+    """Describes in words the resources that the cluster has and may grow to."""
     import ray
 
     total = ray.cluster_resources()

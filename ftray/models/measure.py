@@ -45,10 +45,10 @@ def measure(
     likeliest: list[torch.Tensor] = []
     for places in _passes(np.array([len(row) for row in ids]), rows, words):
         inputs = task.collate([ids[place] for place in places], pad_id)
-        inputs = {name: t.to(device, non_blocking=True) for name, t in inputs.items()}
+        moved = {name: t.to(device, non_blocking=True) for name, t in inputs.items()}
         aims = torch.from_numpy(targets[places])
         with torch.inference_mode():
-            logits = model(**inputs, **options).logits
+            logits = model(**moved, **options).logits
             total += task.tally(logits, inputs, aims)
             if task.has_labels:
                 likeliest.append(logits.argmax(-1))

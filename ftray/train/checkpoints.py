@@ -173,7 +173,7 @@ class Keeper:
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
-        """A checkpoint that is being written when the block fails is written to its end."""
+        """Wait at the end of the block, also when it fails, until the checkpoint is written."""
         try:
             yield
         finally:

@@ -1,5 +1,5 @@
-"""Batches for the training loop, on a GPU made ahead by a thread and in memory that it copies from
-without the host waiting."""
+"""Batches for the training loop. Where a GPU trains, a thread makes them ahead and pins their
+memory, so that the host does not wait for the copy to the GPU."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _AHEAD = 2
 
 
 def feed(make: Callable[[T], Batch], orders: Iterable[T], device: torch.device) -> Iterator[Batch]:
-    """What `make` gives of each of `orders`, in order. On a CPU, whose cores all train, each batch
-    is made when it is asked for."""
+    """The batch that `make` returns for each of `orders`, in order. On a CPU, whose cores all
+    train, each batch is made when it is asked for."""
     if device.type == "cpu":
         return map(make, orders)
     return ahead(lambda order: _pinned(make(order)), orders, _AHEAD)
 
 
 def ahead(make: Callable[[T], Batch], orders: Iterable[T], count: int) -> Iterator[Batch]:
-    """What `make` gives of each of `orders`, in order; a thread makes `count` of them ahead. What
-    it raises is raised where the batch is asked for."""
+    """The batch that `make` returns for each of `orders`, in order; a thread makes `count` batches
+    ahead. An exception of `make` is raised where its batch is asked for."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="ftray-batches")
     waiting: deque[Future[Batch]] = deque()
     try:

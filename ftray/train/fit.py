@@ -67,9 +67,9 @@ def fit_workers(
 
 
 class _Trainer(TorchTrainer):
-    """Starts no process that has nothing to do: the one that hands out rows of Ray Data, and on a
-    Ray that ends with this process the one that frees the workers' resources after it, which waits
-    for a dashboard that is not there."""
+    """Starts fewer processes than TorchTrainer. ftray gives it no Ray Data to hand out. On a Ray
+    that ends with the driver no placement group outlives the driver, and the process that would
+    remove it asks a dashboard that does not run: the run would wait 12 s for the answer."""
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         idle: tuple[type, ...] = (DatasetsCallback,)

@@ -18,8 +18,8 @@ GRACE_S = 30.0
 class Notices:
     """Says when a checkpoint is due because a node is to be taken away.
 
-    One is due with each new notice, and a last one shortly before the node goes. The worker group
-    begins again on other nodes when it has gone.
+    A checkpoint is due with each new notice, and a last one shortly before the node goes. When the
+    node has gone, Ray Train starts the worker group again on other nodes.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class Notices:
         self._last_is_due = False
 
     def due(self) -> bool:
+        """Whether a checkpoint is due now. Each one is told of once."""
         info = self._read()
         if info is None:
             return False
@@ -64,4 +65,4 @@ def own_notice() -> PreemptionInfo | None:
 
 
 def no_notice() -> None:
-    """What a process is told that Ray Train does not know."""
+    """The notice of a process that Ray Train did not start: there is none."""
