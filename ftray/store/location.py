@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -212,26 +212,16 @@ class Location:
 
 
 def _replace(target: Path, content: bytes | pa.Buffer) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        with _create(part) as file:
+        with part.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _create(path: Path) -> BinaryIO:
-    """A new file, its folder made where there is none: also while another process, which only
-    looked whether one can be made, removes it again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        return path.open("wb")
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("wb")
 
 
 def locate(url: str, patience: float = QUICK) -> Location:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import uuid
-from contextlib import suppress
 from pathlib import Path
 
 from ftray.errors import StorageError
@@ -51,11 +50,17 @@ class Root:
         return self.location / "registry.db"
 
     def check_writable(self) -> None:
-        """Raises StorageError when nothing can be written here. Leaves nothing behind."""
-        existed = self._exists()
-        self.probe()
-        if not existed:
-            self._remove_empty()
+        """Raises StorageError when nothing can be written here.
+
+        Makes no folder: of a local root that is not there yet, the nearest folder above it is
+        tried. (An object store may keep an empty folder.)
+        """
+        folder = self.location
+        if folder.is_local:
+            path = Path(folder.path)
+            there = next(p for p in (path, *path.parents) if os.path.lexists(p))
+            folder = locate(str(there))
+        self._try_to_write(folder)
 
     def patient(self) -> Root:
         """The same for a run, which bridges an outage of some minutes."""
@@ -63,33 +68,22 @@ class Root:
 
     def probe(self) -> None:
         """Write and delete a small file. Raises StorageError."""
-        file = self.location / f".probe-{uuid.uuid4().hex[:8]}"
+        self._try_to_write(self.location)
+
+    def _try_to_write(self, folder: Location) -> None:
+        file = folder / f".probe-{uuid.uuid4().hex[:8]}"
         try:
             file.write_bytes(b"ftray")
             file.delete()
         except OSError as error:
-            raise self._unusable("written", error) from None
+            raise self._unusable(error) from None
 
-    def _exists(self) -> bool:
-        try:
-            return self.location.exists()
-        except OSError as error:
-            raise self._unusable("read", error) from None
-
-    def _unusable(self, verb: str, error: OSError) -> StorageError:
-        problem = f"cannot be {verb}: {reason(error)}"
+    def _unusable(self, error: OSError) -> StorageError:
+        problem = f"cannot be written: {reason(error)}"
         fix = "name a folder or URL that you may write to"
         if is_transient(error):
             fix = "see that the storage can be reached"
         return StorageError.of("storage", str(self), problem, fix)
-
-    def _remove_empty(self) -> None:
-        """Remove the folder that `probe` made, unless another process has begun to use it."""
-        if self.location.is_local:
-            with suppress(OSError):
-                Path(self.location.path).rmdir()
-        elif not self.location.children():
-            self.location.delete()
 
 
 def open_root(url: str | None) -> Root:

@@ -44,3 +44,9 @@ def test_what_another_begins_to_write_meanwhile_stays(tmp_path: Path) -> None:
         root.check_writable()
         thread.join()
         assert {path.name for path in (tmp_path / str(turn)).iterdir()} == {"first", "second"}
+
+
+def test_a_root_below_a_link_that_leads_nowhere_is_said(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(StorageError, match="storage = .*link/root: cannot be written"):
+        open_root(str(tmp_path / "link" / "root")).check_writable()
