@@ -20,7 +20,6 @@ from ftray.train.buffers import MovingBuffers
 from ftray.train.deepspeed_config import Config, uses_bf16
 from ftray.train.optimizer import AGE, SCALE, adamw
 from ftray.train.ranks import Ranks
-from ftray.train.shared import open_shared
 
 
 class TrainedModule(nn.Module):
@@ -78,19 +77,12 @@ class Engine:
             # Clipped here: the one norm also tells whether the gradient is finite.
             config = {**config, "gradient_clipping": 0.0}
         self._linear = nn.functional.linear
-        trained = [p for p in module.model.parameters() if p.requires_grad]
-        shares = self._plain and not uses_bf16(spec)
-        self._shared = open_shared(ranks, trained) if shares else None
-        self._trained = trained
-        self._passed_over: set[int] = set()
-        """Parameters, by index, without a gradient on any rank in this step: AdamW leaves them."""
-        optimizer = adamw(self._shared.owned(groups) if self._shared else groups, spec)
-        if self._shared is not None:
-            self._shared.attach(optimizer)
+        self._trained = [p for p in module.model.parameters() if p.requires_grad]
+        optimizer = adamw(groups, spec)
         self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
         deepspeed_state.check_optimizer(self._deepspeed)
-        if self._plain and (ranks.world == 1 or self._shared is not None):
-            # DeepSpeed would flatten and copy them, with nobody to add them up or the slow way.
+        if self._plain and ranks.world == 1:
+            # DeepSpeed would flatten and copy them, with nobody to add them up.
             deepspeed_state.turn_off_allreduce(self._deepspeed)
         self._deepspeed.train()
         self.buffers = MovingBuffers(module.model, ranks, module.plan.frozen_modules)
@@ -123,61 +115,55 @@ class Engine:
     def accumulate(self, loss: torch.Tensor) -> None:
         """Add the gradient of `loss`, a share of the mean over the whole batch; every rank,
         accumulation_steps times before each update."""
-        if self._shared is None:
-            loss = loss * self.ranks.world  # DeepSpeed averages over the ranks
+        loss = loss * self.ranks.world  # DeepSpeed averages over the ranks
         with self.buffers.kept() if self._recomputes else nullcontext():
             self._deepspeed.backward(loss, scale_wrt_gas=False)
         if not self._deepspeed.is_gradient_accumulation_boundary():
             self._deepspeed.step()
 
-    def finish_gradients(self) -> torch.Tensor | None:
-        """Add up the accumulated gradients over the ranks where DeepSpeed does not; gives their
-        norm, on the device, or None where DeepSpeed is to judge them. Every rank must call it."""
+    def gradient_norm(self) -> torch.Tensor | None:
+        """Norm of the gradient of a whole batch, on the device, the same on every rank; None where
+        DeepSpeed judges gradients itself."""
         if not self._plain:
             return None
-        if self._shared is not None:
-            norm, reached = self._shared.add_up(), self._shared.reached
-        else:
-            reached = [i for i, p in enumerate(self._trained) if p.grad is not None]
-            norm = nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
-        self._passed_over = set(range(len(self._trained))).difference(reached)
-        return norm
+        for parameter in self._trained:
+            if parameter.grad is None:
+                # No row went through it. DeepSpeed, too, adds up zeros for it.
+                parameter.grad = torch.zeros_like(parameter)
+        return nn.utils.get_total_norm([p.grad for p in self._trained])
 
     def update(self, learning_rate: float, norm: float | None) -> bool:
-        """One optimizer step with the accumulated gradients, whose norm `finish_gradients` gave.
+        """One optimizer step with the accumulated gradients, whose norm `gradient_norm` gave.
         False, on every rank and with all weights as they were, when a gradient is not finite."""
         for group in self._deepspeed.optimizer.param_groups:
             group["lr"] = learning_rate * group[SCALE]
         finite = norm is None or self._clipped(norm)
         self._deepspeed.step()
-        if self._shared is not None:
-            self._shared.settle()
         applied = finite and not deepspeed_state.overflowed(self._deepspeed)
         if applied:
             self.buffers.agree()
         else:
             self.buffers.restore()
         self.updates += applied
-        for index, name in enumerate(self._ages) if applied else ():
-            self._ages[name] += index not in self._passed_over
+        for name in self._ages:
+            self._ages[name] += applied
         return applied
 
     def _clipped(self, norm: float) -> bool:
         """Clip gradients of that norm. One that is not finite is dropped, and the answer is
         False."""
-        parameters = [p for p in self._trained if p.grad is not None]
         if not math.isfinite(norm):
-            for parameter in parameters:
+            for parameter in self._trained:
                 parameter.grad = None
             return False
         if self._clip is not None and norm > self._clip:
-            nn.utils.clip_grads_with_norm_(parameters, self._clip, torch.tensor(norm))
+            nn.utils.clip_grads_with_norm_(self._trained, self._clip, torch.tensor(norm))
         return True
 
     def moments(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
         """exp_avg and exp_avg_sq of a parameter at stage 0, in place."""
-        shared = self._shared and self._shared.moments(parameter)
-        return shared or self._deepspeed.optimizer.state[parameter]
+        found: dict[str, torch.Tensor] = self._deepspeed.optimizer.state[parameter]
+        return found
 
     def age(self, name: str) -> int:
         """Updates that a trainable parameter has had, also before this engine."""

@@ -195,7 +195,7 @@ def _step(
         loss = _loss(setup, engine.logits(inputs), inputs, rows)
         losses.append((rows, loss.detach().double()))
         engine.accumulate(_barred(loss) / weight)
-    norm = engine.finish_gradients()
+    norm = engine.gradient_norm()
     total, *told = _told(ranks, [loss for _, loss in losses], wishes, norm)
     mean = total / weight
     may_skip = progress.skipped < setup.spec.train.skip_nonfinite

@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 
 from ftray.device import limit_memory, own_device
-from ftray.train.meeting import Meeting, open_meeting
 
 
 @dataclass(frozen=True)
@@ -21,23 +20,12 @@ class Ranks:
     rank: int
     world: int
     device: torch.device
-    meeting: Meeting | None = None
-    """Where the ranks meet when they are all on one machine, without GPUs."""
-
-    def wait(self) -> None:
-        """Until all ranks are here. Every rank must call it."""
-        if self.meeting is not None:
-            self.meeting.wait()
-        elif self.world > 1:
-            dist.barrier()
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """Elementwise sum of a float64 array over all ranks. Every rank must call it."""
         if self.world == 1:
             return values
         values = np.asarray(values, dtype=np.float64)
-        if self.meeting is not None and (found := self.meeting.sum(values)) is not None:
-            return found
         tensor = torch.from_numpy(values).to(self.device)
         dist.all_reduce(tensor)
         return tensor.cpu().numpy()
@@ -45,8 +33,6 @@ class Ranks:
     def totals(self, values: torch.Tensor, own: torch.Tensor) -> list[float]:
         """The elementwise sum of `values` over all ranks, then `own` of this one: (N,) and (M,)
         float64 on the device. The host waits for the device once. Every rank must call it."""
-        if self.meeting is not None:
-            return [*self.sum(values.numpy()).tolist(), *own.tolist()]
         if self.world > 1:
             dist.all_reduce(values)
         found: list[float] = torch.cat([values, own]).tolist()
@@ -68,10 +54,9 @@ def join_group() -> Ranks:
     """The ranks of the process group that Ray Train has set up in this worker."""
     rank, world = dist.get_rank(), dist.get_world_size()
     device = own_device()
-    if device.type == "cpu":
-        return Ranks(rank, world, device, open_meeting() if world > 1 else None)
-    torch.cuda.set_device(device)
-    limit_memory(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        limit_memory(device)
     return Ranks(rank, world, device)
 
 

@@ -6,9 +6,9 @@
 The same global batches, ftray's own loop, without Ray (which is out of the way while steps are
 made). Efficiency is the speed of two workers over twice that of one, run by run. `2 apart` are two
 that know nothing of each other and train with half the batch each: what the machine gives to two
-processes at all. `2 gloo` are two whose gradients gloo adds up, as between machines, and not memory
-that they share. The parts of a step are timed inside of the processes, mean over ranks: `waiting`
-is the time until the other rank has its loss, `gradients` the time to add them up.
+processes at all. The parts of a step are timed inside of the processes, mean over ranks: `backward`
+holds the time in which gradients are added up, `waiting` is the time until the other rank has its
+loss.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ from ftray.train.run import prepare
 from ftray.train.worker import build, load_base
 
 Parts = dict[str, float]
-WORKERS = ("1", "2", "2 gloo", "2 apart")
+WORKERS = ("1", "2", "2 apart")
 PARTS = ("forward", "backward", "waiting", "gradients", "optimizer", "rest")
 
 
@@ -63,11 +62,11 @@ def main() -> None:
                         "train.batch_size": options.batch_size // (2 if apart else 1),
                         "train.micro_batch_size": options.batch_size // 2,
                         "train.deepspeed": {"stage": options.stage},
-                        "scale.workers": 2 if workers in ("2", "2 gloo") else 1,
+                        "scale.workers": 2 if workers == "2" else 1,
                         "storage": str(here.folder / "storage"),
                     }
                     spec = dump(override(here.spec, changes))
-                    parts = measure(spec, int(workers[0]), apart, workers == "2 gloo")
+                    parts = measure(spec, int(workers[0]), apart)
                     runs.append({"unfreeze": unfreeze, "workers": workers, "ms": parts})
                     total = sum(parts.values())
                     print(f"{unfreeze} blocks, {workers}: {total:.1f} ms a step", file=sys.stderr)
@@ -76,13 +75,13 @@ def main() -> None:
         Path(options.out).write_text(json.dumps(runs, indent=2) + "\n")
 
 
-def measure(spec: str, count: int, apart: bool, gloo: bool) -> Parts:
+def measure(spec: str, count: int, apart: bool) -> Parts:
     """Milliseconds of each part of a step, in processes of their own."""
     context = mp.get_context("spawn")
     results: Any = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
         world = 1 if apart else count
-        arguments = [(rank, world, folder, spec, gloo, results) for rank in range(count)]
+        arguments = [(rank, world, folder, spec, results) for rank in range(count)]
         processes = [context.Process(target=work, args=one) for one in arguments]
         for process in processes:
             process.start()
@@ -92,7 +91,7 @@ def measure(spec: str, count: int, apart: bool, gloo: bool) -> Parts:
     return {part: statistics.fmean(parts[part] for parts in found) for part in PARTS}
 
 
-def work(rank: int, world: int, folder: str, text: str, gloo: bool, results: Any) -> None:
+def work(rank: int, world: int, folder: str, text: str, results: Any) -> None:
     file = Path(folder) / f"{rank}.yaml"
     file.write_text(text)
     checked = check_inputs(load(file))
@@ -106,8 +105,6 @@ def work(rank: int, world: int, folder: str, text: str, gloo: bool, results: Any
         store = f"file://{folder}/store"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     ranks = join_group() if world > 1 else alone()
-    if gloo:
-        ranks = replace(ranks, meeting=None)
     base = load_base(spec.model, spec.task, spec.seed, data.labels)
     setup, progress = build(spec, data, base, ranks, None)
     clock = Clock()
@@ -128,7 +125,7 @@ class Clock:
         self._wrap(Engine, "logits", "forward")
         self._wrap(Engine, "accumulate", "backward")
         self._wrap(Ranks, "sum", "waiting")
-        self._wrap(Engine, "finish_gradients", "gradients")
+        self._wrap(Engine, "gradient_norm", "gradients")
         self._wrap(Engine, "update", "optimizer")
 
     def means(self) -> Parts:
