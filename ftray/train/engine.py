@@ -126,11 +126,13 @@ class Engine:
         DeepSpeed judges gradients itself."""
         if not self._plain:
             return None
+        gradients = []
         for parameter in self._trained:
             if parameter.grad is None:
                 # No row went through it. DeepSpeed, too, adds up zeros for it.
                 parameter.grad = torch.zeros_like(parameter)
-        return nn.utils.get_total_norm([p.grad for p in self._trained])
+            gradients.append(parameter.grad)
+        return nn.utils.get_total_norm(gradients)
 
     def update(self, learning_rate: float, norm: float | None) -> bool:
         """One optimizer step with the accumulated gradients, whose norm `gradient_norm` gave.
