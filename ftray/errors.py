@@ -9,7 +9,7 @@ around it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -57,6 +57,11 @@ class FtrayError(Exception):
         said = shorten(problem, _LONGEST).rstrip(".")
         shown = (shorten(key), shorten(value), said, _sentence(shorten(fix, _LONGEST)))
         return cls(Problem(*map(without_passwords, shown)))
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads: no code can be put into it, as it could into a pickle."""
+        problems = [problem.to_json() for problem in self.problems]
+        return {"kind": type(self).__name__, "problems": problems}
 
     def __str__(self) -> str:
         lines = [str(problem) for problem in self.problems[:_MOST]]
@@ -173,6 +178,18 @@ def _written(value: object) -> str:
 def without_passwords(text: str) -> str:
     """`text` with scheme://host in place of scheme://user:password@host."""
     return re.sub(r"://[^@/\s:]*:[^@/\s]*@", "://", text)
+
+
+def from_json(content: Mapping[str, Any]) -> FtrayError:
+    """The error that `FtrayError.to_json` wrote, perhaps in another process."""
+    kinds = {kind.__name__: kind for kind in _kinds(FtrayError)}
+    return kinds[content["kind"]](*(Problem(**problem) for problem in content["problems"]))
+
+
+def _kinds(kind: type[FtrayError]) -> Iterator[type[FtrayError]]:
+    yield kind
+    for lower in kind.__subclasses__():
+        yield from _kinds(lower)
 
 
 def find(error: BaseException) -> FtrayError | None:

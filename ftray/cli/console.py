@@ -22,6 +22,9 @@ Set = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="End stdout with one JSON object.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
 Storage = Annotated[
     str | None,

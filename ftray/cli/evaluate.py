@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ftray.cli.console import AsJson, ModelName, Storage, emit, say, verb
+from ftray.cli.console import AsJson, ModelName, Storage, TrustCode, emit, say, verb
 
 TextColumn = Annotated[
     str | None,
@@ -32,12 +32,13 @@ def evaluate(
     label: LabelColumn = None,
     encoding: Encoding = None,
     storage: Storage = None,
+    trust_remote_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Metrics of a model on its test split or on another source with answers."""
     from ftray.serve.settings import find_one
 
-    served = find_one(model, storage)
+    served = find_one(model, storage, trust_remote_code)
     from transformers.utils import logging
 
     from ftray.serve.evaluate import evaluate as run

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ftray.cli.console import AsJson, ModelName, Set, Storage, emit, say, verb
+from ftray.cli.console import AsJson, ModelName, Set, Storage, TrustCode, emit, say, verb
 from ftray.cli.evaluate import Encoding, TextColumn
 
 
@@ -24,6 +24,7 @@ def predict(
     encoding: Encoding = None,
     storage: Storage = None,
     overrides: Set = None,
+    trust_remote_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """The prediction and its score for every row, in order, beside the row's own columns. A run
@@ -35,9 +36,8 @@ def predict(
     from ftray.spec.load import serving
 
     target = output.open_output(out, overwrite)
-    (served,), spec = find(
-        parse({**serving(overrides or (), say), "model": model, "storage": storage})
-    )
+    given = {**serving(overrides or (), say), "model": model, "storage": storage}
+    (served,), spec = find(parse({**given, "trust_remote_code": trust_remote_code}))
     rows = batch.read_rows(served, data, text, encoding)
     parts = Parts(target, run_key(served.info, spec.compute, rows.texts))
     with session(), _silence():

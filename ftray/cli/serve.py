@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ftray.cli.console import AsJson, ModelNames, Set, Storage, emit, say, verb
+from ftray.cli.console import AsJson, ModelNames, Set, Storage, TrustCode, emit, say, verb
 
 if TYPE_CHECKING:
     from ftray.serve.settings import ServedModel
@@ -29,6 +29,7 @@ def serve(
         typer.Option(min=1, help="Else serve.replicas of the model's spec.", show_default=False),
     ] = None,
     overrides: Set = None,
+    trust_remote_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer over HTTP until interrupted, on this machine or the cluster at $RAY_ADDRESS."""
@@ -44,6 +45,7 @@ def serve(
     from ftray.store.location import locate
 
     given: dict[str, Any] = {**serving(overrides or (), say), "model": models, "storage": storage}
+    given["trust_remote_code"] = trust_remote_code
     if replicas is not None:
         given["replicas"] = {"min": replicas, "max": replicas}
     served, spec = find(parse(given))

@@ -12,9 +12,13 @@ from typing import Any
 from ftray.errors import FtrayError, ModelError
 
 KEY = "model.name_or_path"
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _REMOTE_CODE = "trust_remote_code"
+TRUST = (
+    f"if you trust the code that comes with it: model.{_REMOTE_CODE} of a spec that trains, "
+    "--trust-remote-code of a command that uses a trained model"
+)
 _SELDOM = (OSError, ValueError, RuntimeError)
 """Kinds whose messages need not be told by kind."""
 
@@ -29,7 +33,7 @@ def translated(name: str, problem: str, fix: str) -> Iterator[None]:
         raise
     except Exception as error:
         if _REMOTE_CODE in str(error):
-            fix = f"set model.{_REMOTE_CODE} to true if you trust the code that comes with it"
+            fix = TRUST
         raise ModelError.of(KEY, name, f"{problem}: {reason(error)}", fix) from error
 
 
@@ -59,18 +63,18 @@ def read_config(name: str, content: bytes) -> dict[str, Any]:
 def check_weights(name: str, folder: Path) -> None:
     """Raise ModelError about the model `name` where the weights in its folder cannot be read as
     tensors. Their headers are read, no tensor is, and nothing is unpickled but tensors."""
-    found = next((file for file in (*_WEIGHTS, *_PICKLED) if (folder / file).is_file()), None)
+    found = next((file for file in (*WEIGHTS, *_PICKLED) if (folder / file).is_file()), None)
     if found is None:
         raise ModelError.of(
             KEY,
             name,
-            f"it has no weights: none of {', '.join((*_WEIGHTS, *_PICKLED))}",
+            f"it has no weights: none of {', '.join((*WEIGHTS, *_PICKLED))}",
             "name a folder that save_pretrained wrote",
         )
     fix = "save the model again with save_pretrained"
     for file in _shards(name, folder, found):
         with translated(name, f"its {file} cannot be read", fix):
-            if found in _WEIGHTS:
+            if found in WEIGHTS:
                 _read_header(folder / file)
             else:
                 _read_pickled(folder / file)

@@ -11,8 +11,13 @@ from ftray.store.location import Location
 from ftray.tasks import get_task
 
 
-def load_model(folder: Location, batch_size: int = 32, compute: Compute = PLAIN) -> LoadedModel:
+def load_model(
+    folder: Location,
+    batch_size: int = 32,
+    compute: Compute = PLAIN,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
     """As `LoadedModel`. Raises ModelError when `folder` is not a model folder."""
     labelled = get_task(read_info(folder).task).has_labels
     kind = Predictor if labelled else Generator
-    return kind(folder, batch_size, compute)
+    return kind(folder, batch_size, compute, trust_remote_code)

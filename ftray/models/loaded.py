@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ftray.device import own_device
 from ftray.errors import ModelError
+from ftray.models.contents import check_contents
 from ftray.models.folder import Golden, ModelInfo, check_files, read_info
 from ftray.models.lineage import Lineage
 from ftray.models.measure import Measured, measure
@@ -38,8 +39,15 @@ of a row together."""
 class LoadedModel(ABC):
     """The model in one folder, in eval mode, on the device of this process."""
 
-    def __init__(self, folder: Location, batch_size: int = 32, compute: Compute = PLAIN) -> None:
-        """In bf16 is computed what is safe in it (autocast), the rest in fp32. Raises ModelError
+    def __init__(
+        self,
+        folder: Location,
+        batch_size: int = 32,
+        compute: Compute = PLAIN,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """trust_remote_code: whether code in the folder may run, which the folder itself has no say
+        in. In bf16 is computed what is safe in it (autocast), the rest in fp32. Raises ModelError
         when `folder` is not a model folder."""
         self.info: ModelInfo = read_info(folder)
         self.batch_size = batch_size
@@ -47,8 +55,9 @@ class LoadedModel(ABC):
         self.task = get_task(self.info.task)
         self.device = torch.device("cpu") if compute.on_cpu else own_device()
         with folder.as_local() as local:
+            check_contents(local)
             check_files(local, self.info)
-            self.model, self.tokenizer = self._load(local)
+            self.model, self.tokenizer = self._load(local, trust_remote_code)
         self.tokenizing = threading.Lock()
         """Held while the tokenizer works, which several predictors may share."""
         self._computing = threading.Lock()
@@ -57,16 +66,17 @@ class LoadedModel(ABC):
         if compute.bf16:
             _round_matrices(self.model)
 
-    def _load(self, local: Path) -> tuple[Any, Any]:
+    def _load(self, local: Path, trust_remote_code: bool) -> tuple[Any, Any]:
         model: Any
-        tokenizer = load_tokenizer(local, self.info.base.trust_remote_code)
+        tokenizer = load_tokenizer(local, trust_remote_code)
         try:
             model = self.task.load_model(
                 str(local),
                 self.info.labels,
                 dtype=torch.float32,
                 local_files_only=True,
-                trust_remote_code=self.info.base.trust_remote_code,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
             )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ModelError.of(

@@ -27,9 +27,15 @@ _log = logging.getLogger(__name__)
 class Predictor(LoadedModel):
     """Of one row one answer, from logits of all labels."""
 
-    def __init__(self, folder: Location, batch_size: int = 32, compute: Compute = PLAIN) -> None:
+    def __init__(
+        self,
+        folder: Location,
+        batch_size: int = 32,
+        compute: Compute = PLAIN,
+        trust_remote_code: bool = False,
+    ) -> None:
         """Raises ModelError also where ONNX cannot compute the model."""
-        super().__init__(folder, batch_size, compute)
+        super().__init__(folder, batch_size, compute, trust_remote_code)
         if compute.backend == "onnx":
             self.model = OnnxModel(self.model, self._examples(), compute.precision == "int8")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import math
-import pickle
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,13 +21,12 @@ from ftray.data.report import NO_TOKENS
 from ftray.data.rows import Source
 from ftray.data.sources import asked_columns, rows_of
 from ftray.data.tokenless import none_left
-from ftray.errors import DataError, FtrayError, RunFailed
+from ftray.errors import DataError, FtrayError, RunFailed, from_json
 from ftray.serve.output import OUTCOME
 from ftray.serve.parts import COLUMNS, Parts
 from ftray.serve.settings import ServedModel
 from ftray.spec.compute import Compute
 from ftray.spec.load import parse
-from ftray.store.location import locate
 from ftray.tasks import get_task
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ def _scored(
     blocks = [table.slice(start, BLOCK_ROWS) for start in range(0, len(order), BLOCK_ROWS)]
     return ray.data.from_arrow(blocks).map_batches(
         _Scorer,
-        fn_constructor_args=(model.folder.url, math.floor(each.cpus), compute),
+        fn_constructor_args=(model, math.floor(each.cpus), compute),
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=pool_size(each, len(blocks))),
@@ -177,7 +176,7 @@ def _keep(scored: Any, parts: Parts, rows: Rows) -> None:
     refused: FtrayError | None = None
     for batch in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
         if _REFUSED in batch.column_names:
-            refused = pickle.loads(batch[_REFUSED][0].as_py())
+            refused = from_json(json.loads(batch[_REFUSED][0].as_py()))
             continue
         parts.add(batch.select(list(COLUMNS)))
         if not rows.skips:
@@ -194,8 +193,8 @@ class _Scorer:
     what Ray Data raises keeps its actors, and the CPUs they hold, for as long as it is referred to.
     """
 
-    def __init__(self, folder: str, threads: int, compute: Compute) -> None:
-        self._folder = folder
+    def __init__(self, served: ServedModel, threads: int, compute: Compute) -> None:
+        self._served = served
         self._threads = threads
         self._compute = compute
 
@@ -206,7 +205,10 @@ class _Scorer:
         from ftray.models.load import load_model
 
         torch.set_num_threads(self._threads)
-        model = load_model(locate(self._folder), compute=self._compute)
+        served, compute = self._served, self._compute
+        model = load_model(
+            served.folder, compute=compute, trust_remote_code=served.trust_remote_code
+        )
         model.check_golden()
         return model
 
@@ -216,7 +218,7 @@ class _Scorer:
             reads, cut = self._model.reads(texts), self._model.cut(texts)
             found = iter(self._model.outcomes(list(compress(texts, reads))))
         except FtrayError as error:
-            return pa.table({_REFUSED: [pickle.dumps(error)]})
+            return pa.table({_REFUSED: [json.dumps(error.to_json())]})
         predictions, scores = zip(*(next(found) if r else (None, None) for r in reads), strict=True)
         outcome = (pa.array(predictions, pa.string()), pa.array(scores, pa.float64()))
         named = dict(zip(OUTCOME, outcome, strict=True))

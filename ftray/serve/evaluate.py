@@ -58,7 +58,7 @@ def evaluate(
     task = get_task(model.info.task)
     if task.has_labels:
         _require_known(rows["label"].to_pylist(), model, source)
-    loaded = load_model(model.folder)
+    loaded = load_model(model.folder, trust_remote_code=model.trust_remote_code)
     loaded.check_golden()
     examples = loaded.examples({column: rows[column].to_pylist() for column in task.columns})
     _admit(examples, rows, asked, parse(model.info.spec).data)

@@ -79,12 +79,14 @@ class Loader:
             generators = list(self._generators)
         return self.engine.waiting + sum(live.talks.waiting for live in generators)
 
-    def load(self, folder: Location, name: str, version: int | None) -> Live:
+    def load(
+        self, folder: Location, name: str, version: int | None, trust_remote_code: bool = False
+    ) -> Live:
         """Raises ModelError when there is no model, or it does not give its golden answers."""
         most = self.batching.max_size
         on_cpu = self.compute.on_cpu or own_device().type == "cpu"
         rows = min(_CPU_ROWS, most) if on_cpu else most
-        model = load_model(folder, rows, self.compute)
+        model = load_model(folder, rows, self.compute, trust_remote_code)
         if self.pool is not None and self.compute.backend == "torch":
             self.pool.add(model)
         elif isinstance(model, Predictor):

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import json
 
-from ftray import errors
-from ftray.errors import FtrayError, Problem
+from ftray.errors import FtrayError, from_json
 
 _MARK = "ftray refuses to serve: "
 
 
 def refusal(error: FtrayError) -> RuntimeError:
     """What a replica's constructor raises for `error`."""
-    problems = [problem.to_json() for problem in error.problems]
-    return RuntimeError(_MARK + json.dumps({"kind": type(error).__name__, "problems": problems}))
+    return RuntimeError(_MARK + json.dumps(error.to_json()))
 
 
 def read_refusal(message: str) -> FtrayError | None:
@@ -26,5 +24,4 @@ def read_refusal(message: str) -> FtrayError | None:
     if not mark:
         return None
     content, _ = json.JSONDecoder().raw_decode(rest)
-    kind = getattr(errors, content["kind"])
-    return kind(*(Problem(**problem) for problem in content["problems"]))
+    return from_json(content)

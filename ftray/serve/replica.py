@@ -4,7 +4,7 @@ themselves."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -71,9 +71,10 @@ class Replica:
     def _start(self, model: ServedModel) -> Shelf:
         """Begins with what the alias means, or with the version that was deployed where that does
         not prove itself: the other replicas stay with it too."""
-        alias, load = model.alias, self._loader.load
+        alias = model.alias
+        load = partial(self._loader.load, trust_remote_code=model.trust_remote_code)
         if alias is None:
-            return self._shelf(load(model.folder, model.name, model.version), None)
+            return self._shelf(load(model.folder, model.name, model.version), None, load)
         route = alias.route()
         try:
             stop = None if route is None else route.current
@@ -81,19 +82,19 @@ class Replica:
         except ModelError as error:
             _log.error("version %s answers: %s", model.version, error)
             first = None
-        shelf = self._shelf(first or load(model.folder, model.name, model.version), alias)
+        shelf = self._shelf(first or load(model.folder, model.name, model.version), alias, load)
         if route is not None:
             shelf.update(route)
         follow(alias, shelf.update, shelf.over)
         return shelf
 
-    def _shelf(self, first: Live, alias: Alias | None) -> Shelf:
-        def load(stop: Stop) -> Live:
+    def _shelf(self, first: Live, alias: Alias | None, load: Callable[..., Live]) -> Shelf:
+        def load_stop(stop: Stop) -> Live:
             assert alias is not None, "without one nothing changes"
-            return self._loader.load(alias.folder(stop), first.name, stop.version)
+            return load(alias.folder(stop), first.name, stop.version)
 
         end_trial = (lambda trial, why: None) if alias is None else alias.end_trial
-        return Shelf(first, load, end_trial, partial(self._metrics.count_shadow, first.name))
+        return Shelf(first, load_stop, end_trial, partial(self._metrics.count_shadow, first.name))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_api(self, self._metrics, self._keys)

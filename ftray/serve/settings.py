@@ -30,6 +30,13 @@ class Settings(ServeSpec):
     model: Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_several)]
     """One reference, or a list of them."""
     storage: Text | None = None
+    trust_remote_code: bool = False
+    """Whether code that comes with a model runs: nothing in its folder decides that."""
+
+    @property
+    def own(self) -> set[str]:
+        """Keys that are the operator's alone, and no part of a spec's section `serve`."""
+        return set(Settings.model_fields) - set(ServeSpec.model_fields)
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class ServedModel:
     version: int | None
     info: ModelInfo
     alias: Alias | None = None
+    trust_remote_code: bool = False
 
     @property
     def reference(self) -> str:
@@ -68,13 +76,14 @@ def find(settings: Settings) -> tuple[tuple[ServedModel, ...], ServeSpec]:
     Raises RegistryError or ModelError when there is no such model, ServeError when the two
     sections contradict each other, or two references mean the same.
     """
-    served = tuple(find_one(reference, settings.storage) for reference in settings.model)
+    storage, trusts = settings.storage, settings.trust_remote_code
+    served = tuple(find_one(reference, storage, trusts) for reference in settings.model)
     for place, model in enumerate(served):
         if model.address in {other.address for other in served[:place]}:
             raise ServeError.of("model", model.address, "named twice", "name it once")
-    given = settings.model_dump(exclude_unset=True, exclude={"model", "storage"})
+    given = settings.model_dump(exclude_unset=True, exclude=settings.own)
     section = _laid_over(given, served[0].info.spec.get("serve", {}))
-    whole = parse({**section, "model": settings.model}).model_dump(exclude={"model", "storage"})
+    whole = parse({**section, "model": settings.model}).model_dump(exclude=settings.own)
     spec = ServeSpec(**whole)
     for model in served:
         if spec.backend != "torch" and not model.info.labels:
@@ -93,11 +102,12 @@ def _laid_over(given: Mapping[str, Any], section: Mapping[str, Any]) -> dict[str
     return {**section, **given, **inner}
 
 
-def find_one(reference: str, storage: str | None) -> ServedModel:
+def find_one(reference: str, storage: str | None, trust_remote_code: bool = False) -> ServedModel:
     """Raises RegistryError or ModelError when there is no such model."""
     found = find_model(reference, storage)
     info = read_info(found.folder)
-    return ServedModel(found.folder, found.name, found.version, info, _alias(reference, storage))
+    alias = _alias(reference, storage)
+    return ServedModel(found.folder, found.name, found.version, info, alias, trust_remote_code)
 
 
 def _alias(reference: str, storage: str | None) -> Alias | None:

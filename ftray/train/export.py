@@ -79,7 +79,8 @@ def export(order: Export) -> ModelInfo:
             ftray_version=__version__,
         )
         write_info(staging, info)
-        trained = load_model(locate(str(staging)))
+        trusts = spec.model.trust_remote_code
+        trained = load_model(locate(str(staging)), trust_remote_code=trusts)
         validation, test = order.data.load("validation"), order.data.load("test")
         measured = {"validation": _measure(trained, validation), "test": _measure(trained, test)}
         metrics = {split: found.metrics for split, found in measured.items()} | untrained

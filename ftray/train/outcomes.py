@@ -7,17 +7,18 @@ for all of them. Ray Train ends the whole group as soon as one rank raises.
 
 from __future__ import annotations
 
-import pickle
+import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from ftray import cluster
-from ftray.errors import FtrayError, Interrupted, Problem
+from ftray.errors import FtrayError, Interrupted, Problem, from_json
 from ftray.node import at, this_node
 from ftray.train.faults import translated
 
@@ -34,6 +35,15 @@ class Failure:
 
     place: str
     error: FtrayError | None
+
+    def to_text(self) -> str:
+        error = None if self.error is None else self.error.to_json()
+        return json.dumps({"place": self.place, "error": error})
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        told = json.loads(text)
+        return cls(told["place"], told["error"] and from_json(told["error"]))
 
 
 @contextmanager
@@ -80,10 +90,10 @@ class Board:
         ended or the time is up."""
         failures = {self._rank: failure}
         try:
-            self._store.set(self._key(self._rank), pickle.dumps(failure).hex())
+            self._store.set(self._key(self._rank), failure.to_text())
             for rank, told in self._outcomes():
                 if told:
-                    failures[rank] = pickle.loads(bytes.fromhex(told.decode()))
+                    failures[rank] = Failure.from_text(told.decode())
         except dist.DistError:
             pass  # the rank that holds the store is gone: what is known is enough
         return dict(sorted(failures.items()))

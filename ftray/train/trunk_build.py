@@ -8,7 +8,7 @@ starting others.
 
 from __future__ import annotations
 
-import pickle
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -20,7 +20,7 @@ from ftray.capacity import pool_size
 from ftray.cluster import is_this_machine, nodes
 from ftray.data.encoded import EncodedDataset, EncodedSplit
 from ftray.data.quiet import quiet_ray_data
-from ftray.errors import FtrayError, RunFailed, SpecError, StorageError
+from ftray.errors import FtrayError, RunFailed, SpecError, StorageError, from_json
 from ftray.models.quiet import quiet_transformers
 from ftray.node import naming_this_node
 from ftray.spec.load import override
@@ -137,12 +137,12 @@ def _fill(order: TrunkOrder, found: Survey) -> None:
     else:
         failures = _fill_everywhere(order, caches, blocks)
     if failures:
-        raise pickle.loads(failures[0])
+        raise from_json(json.loads(failures[0]))
 
 
 def _fill_here(
     order: TrunkOrder, caches: tuple[TrunkCache, ...], blocks: Sequence[pa.Table]
-) -> list[bytes]:
+) -> list[str]:
     filler = Filler(order.spec, order.data, caches)
     failures = [filler(block)["failure"][0].as_py() for block in blocks]
     return [failure for failure in failures if failure]
@@ -150,7 +150,7 @@ def _fill_here(
 
 def _fill_everywhere(
     order: TrunkOrder, caches: tuple[TrunkCache, ...], blocks: Sequence[pa.Table]
-) -> list[bytes]:
+) -> list[str]:
     """By Ray Data, on all of the cluster."""
     import ray.data
     from ray.exceptions import RayError
@@ -197,8 +197,8 @@ class Filler:
             with naming_this_node():
                 self._write(block)
         except FtrayError as error:
-            return pa.table({"failure": [pickle.dumps(error)]})
-        return pa.table({"failure": pa.array([None], pa.binary())})
+            return pa.table({"failure": [json.dumps(error.to_json())]})
+        return pa.table({"failure": pa.array([None], pa.string())})
 
     def _write(self, block: pa.Table) -> None:
         shards: list[dict[bytes, bytes]] = [{} for _ in self._caches]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ftray.cluster import Resources
-from ftray.errors import SpecError, StorageError
+from ftray.errors import SpecError, StorageError, from_json
 from ftray.models.pretrained import find_pretrained
 from ftray.models.trunk import capture
 from ftray.spec.load import override, parse
@@ -86,7 +85,7 @@ def fill(wanted: TrunkOrder, rows: slice = slice(None)) -> Survey:
         block = found.table().slice(*rows.indices(len(found.lacking))[:2])
         (failure,) = Filler(wanted.spec, wanted.data, found.caches)(block)["failure"].to_pylist()
         if failure:
-            raise pickle.loads(failure)
+            raise from_json(json.loads(failure))
     for cache in found.caches:
         write_key(cache.folder, dict(cache.key))
     return found

@@ -1,0 +1,41 @@
+"""What a trained model's folder may hold, whoever made it: weights as safetensors, nothing outside.
+
+A pickle can run any code where it is read; a link can lead to any file of who reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+
+from ftray.errors import ModelError
+from ftray.models.border import WEIGHTS, translated
+
+_ADAPTER = "adapter_config.json"
+_FIX = "serve a folder that `ftray train` wrote"
+
+
+def check_contents(folder: Path) -> None:
+    """Raises ModelError for a folder from which more would be read than tensors of its own."""
+    whole = folder.resolve()
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(whole):
+            raise _refused(folder, f"its {path.relative_to(folder)} is a link out of it")
+    if (folder / _ADAPTER).exists():
+        # transformers would put the adapter onto the weights that the manifest speaks of.
+        raise _refused(folder, f"its {_ADAPTER} changes the weights beside it")
+    for shard in _shards(folder):
+        if PurePosixPath(shard).name != shard or not shard.endswith(".safetensors"):
+            raise _refused(folder, f"its weights are in {shard}, and only safetensors are read")
+
+
+def _shards(folder: Path) -> list[str]:
+    index = folder / WEIGHTS[1]
+    if not index.is_file():
+        return []
+    with translated(str(folder), f"its {index.name} cannot be read", _FIX):
+        return sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
+
+
+def _refused(folder: Path, problem: str) -> ModelError:
+    return ModelError.of("model", str(folder), problem, _FIX)
