@@ -28,6 +28,7 @@ from ftray.store.location import Location
 from ftray.tasks import get_task
 from ftray.tasks.base import Examples
 from ftray.tasks.blank import frame, has_tokens
+from ftray.tasks.tokens import Spend, free
 
 GOLDEN_TOLERANCE = 1e-4
 """Largest difference of a probability from its golden answer: rounding differs between machines."""
@@ -84,10 +85,10 @@ class LoadedModel(ABC):
             ) from None
         return model.to(self.device).eval(), tokenizer
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, texts: Sequence[str], spend: Spend = free) -> list[list[int]]:
         """Token ids of each text that the model is asked, as it reads it."""
         with self.tokenizing:
-            return self.task.encode(self.tokenizer, texts, self.info.max_length)
+            return self.task.encode(self.tokenizer, texts, self.info.max_length, spend)
 
     def has_tokens(self, ids: Sequence[int]) -> bool:
         """Whether a text has become any token but those around every text."""

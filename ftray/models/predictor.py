@@ -17,6 +17,7 @@ from ftray.models.traced import TracedModel
 from ftray.spec.compute import PLAIN, Compute
 from ftray.store.location import Location
 from ftray.tasks.base import Labelling
+from ftray.tasks.tokens import GLANCE
 
 _GOLDEN_LABELS = 50
 """How many labels a golden answer has the probabilities of, at most."""
@@ -38,6 +39,10 @@ class Predictor(LoadedModel):
         super().__init__(folder, batch_size, compute, trust_remote_code)
         if compute.backend == "onnx":
             self.model = OnnxModel(self.model, self._examples(), compute.precision == "int8")
+
+    def is_long(self, text: str) -> bool:
+        """Whether it takes a while to find the tokens of a text."""
+        return len(text) > GLANCE * self.info.max_length
 
     def trace(self) -> None:
         """From here on torch's graph gives the logits where that is faster and the model allows it:

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from ftray.serve.turns import Waiting, next_rows
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -42,6 +44,8 @@ class _Request(Generic[Answer]):
     done: asyncio.Future[list[Answer]]
     missing: int
     arrived: float
+    since: float
+    """When it had its last turn, or came."""
     answers: dict[int, Answer] = field(default_factory=dict)
 
     def put(self, place: int, answer: Answer) -> None:
@@ -100,7 +104,8 @@ class Batcher(Generic[Item, Answer]):
             self._worker = loop.create_task(self._work())
         if len(self._rows) >= self._limits.max_waiting:
             raise self._overloaded(f"{len(self._rows):,} rows are waiting already")
-        request: _Request[Answer] = _Request(loop.create_future(), len(items), loop.time())
+        now = loop.time()
+        request: _Request[Answer] = _Request(loop.create_future(), len(items), now, now)
         self._rows.extend(_Row(item, place, request) for place, item in enumerate(items))
         self._crowd = max(self._crowd, len(self._rows) + self._computing)
         self._arrival.set()
@@ -148,17 +153,22 @@ class Batcher(Generic[Item, Answer]):
                 return
 
     def _take(self) -> list[_Row[Item, Answer]]:
-        """The row that waits longest and those most like it in size, by arrival."""
-        latest = asyncio.get_running_loop().time() - self._limits.timeout_s
+        """Rows of all requests in turn, of like size where there is a choice; by arrival."""
+        now = asyncio.get_running_loop().time()
+        latest = now - self._limits.timeout_s
         for row in self._rows:
             if row.request.arrived < latest:
                 waited = f"no answer within {self._limits.timeout_s:g} s"
                 row.request.fail(self._overloaded(waited))
         # Done already: its caller went away, it waited too long, or another of its rows failed.
         rows = [row for row in self._rows if not row.request.done.done()]
-        chosen = set(_alike([self._size(row.item) for row in rows], self._limits.max_rows))
+        waiting = [Waiting(id(r.request), r.request.since, self._size(r.item)) for r in rows]
+        chosen = set(next_rows(waiting, self._limits.max_rows))
         self._rows = [row for place, row in enumerate(rows) if place not in chosen]
-        return [row for place, row in enumerate(rows) if place in chosen]
+        taken = [rows[place] for place in sorted(chosen)]
+        for row in taken:
+            row.request.since = now
+        return taken
 
     async def _answer(self, batch: list[_Row[Item, Answer]]) -> None:
         loop = asyncio.get_running_loop()
@@ -181,14 +191,3 @@ class Batcher(Generic[Item, Answer]):
     def _overloaded(self, message: str) -> Overloaded:
         seconds = len(self._rows) / self._speed if self._speed else 1.0
         return Overloaded(message, max(1, math.ceil(seconds)))
-
-
-def _alike(sizes: Sequence[int], count: int) -> list[int]:
-    """Places of `count` sizes, the first one among them, that lie closest together."""
-    order = sorted(range(len(sizes)), key=lambda place: sizes[place])
-    if len(order) <= count:
-        return order
-    first = order.index(0)
-    starts = range(max(0, first - count + 1), min(first, len(order) - count) + 1)
-    start = min(starts, key=lambda s: sizes[order[s + count - 1]] - sizes[order[s]])
-    return order[start : start + count]

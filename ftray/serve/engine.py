@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 
 from ftray.models.joint import joint_logits
 from ftray.models.predictor import Predictor
-from ftray.serve.backend import require_contents
+from ftray.serve.backend import BadPrompt, require_contents
 from ftray.serve.batcher import Batcher, Limits
+from ftray.serve.messages import MAX_READ
 from ftray.serve.metrics import Metrics
 from ftray.spec.serving import Batching
+
+_CHARACTERS = 4
+"""Of a token, about."""
 
 
 class Asked(Protocol):
@@ -30,8 +38,27 @@ class Asked(Protocol):
     def predictor(self) -> Predictor: ...
 
 
+Row = tuple[Asked, str | Sequence[int]]
+"""Of a model a text, or the token ids of one."""
+_Asked = tuple[Predictor, str | Sequence[int]]
+
+
+@dataclass
+class _Budget:
+    """The characters that may still be read of one request."""
+
+    left: int = MAX_READ
+
+    def spend(self, characters: int) -> None:
+        self.left -= characters
+        if self.left < 0:
+            limit = f"of one request {MAX_READ:,} characters are read at most"
+            raise BadPrompt("prompt", f"{limit}: send fewer or shorter texts", "too_long")
+
+
 class Engine:
-    """A thread, and the rows that wait for it."""
+    """A thread, and the rows that wait for it. The tokens of short texts are found in that thread,
+    where a batch of them costs little more than one; those of long texts beside it."""
 
     def __init__(self, batching: Batching, metrics: Metrics) -> None:
         self._batching, self._metrics = batching, metrics
@@ -41,9 +68,8 @@ class Engine:
             batching.max_waiting,
             batching.timeout_seconds,
         )
-        # Characters say well enough which texts are alike: their tokens are counted in the model's
-        # thread, where a batch of them costs little more than one.
-        self._batcher = Batcher(self._forward, limits, lambda row: len(row[1]))
+        self._batcher = Batcher(self._forward, limits, _size)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="tokens")
 
     def another(self) -> Engine:
         """One like this, with a thread of its own."""
@@ -51,10 +77,23 @@ class Engine:
 
     async def logits(self, model: Asked, texts: Sequence[str]) -> torch.Tensor:
         """(len(texts), C) float32, C the labels of `model`. Raises BadPrompt for texts that become
-        no tokens, and Overloaded."""
-        rows = await self._batcher.submit([(model, text) for text in texts])
+        no tokens and where too much is to be read, and Overloaded."""
+        rows = await self._batcher.submit(await self._read(model, texts))
         require_contents([row is not None for row in rows])
         return torch.stack([row for row in rows if row is not None])
+
+    async def _read(self, model: Asked, texts: Sequence[str]) -> list[Row]:
+        """Requests with long texts take turns, a text each."""
+        rows: list[Row] = []
+        predictor, budget, loop = model.predictor, _Budget(), asyncio.get_running_loop()
+        for text in texts:
+            if predictor.is_long(text):
+                read = partial(predictor.encode, [text], budget.spend)
+                (ids,) = await loop.run_in_executor(self._reader, read)
+                rows.append((model, ids))
+            else:
+                rows.append((model, text))
+        return rows
 
     @property
     def waiting(self) -> int:
@@ -65,25 +104,31 @@ class Engine:
         """Nobody asks from now on but those who have begun; they are still answered."""
         self._batcher.close()
 
-    def _forward(self, rows: list[tuple[Asked, str]]) -> Sequence[torch.Tensor | None]:
+    def _forward(self, rows: list[Row]) -> Sequence[torch.Tensor | None]:
         """Logits of each row, None for a text that becomes no tokens. Runs in the batcher's
         thread."""
         began, waited = time.perf_counter(), self._batcher.waited
-        logits = _logits([(model.predictor, text) for model, text in rows])
+        logits = _logits([(model.predictor, asked) for model, asked in rows])
         seconds = time.perf_counter() - began
         for model, count in Counter(model for model, _ in rows).items():
             self._metrics.count_batch(model.name, model.version, count, waited, seconds)
         return logits
 
 
-def _logits(rows: Sequence[tuple[Predictor, str]]) -> Sequence[torch.Tensor | None]:
+def _size(row: Row) -> int:
+    """Characters say well enough which texts are alike."""
+    _, asked = row
+    return len(asked) if isinstance(asked, str) else _CHARACTERS * len(asked)
+
+
+def _logits(rows: Sequence[_Asked]) -> Sequence[torch.Tensor | None]:
     places: dict[int, list[int]] = {}
     for place, (predictor, _) in enumerate(rows):
         places.setdefault(id(predictor), []).append(place)
     ids: dict[int, Sequence[int]] = {}
     for chosen in places.values():
-        predictor, texts = rows[chosen[0]][0], [rows[place][1] for place in chosen]
-        encoded = zip(chosen, predictor.encode(texts), strict=True)
+        predictor = rows[chosen[0]][0]
+        encoded = zip(chosen, _ids(predictor, [rows[place][1] for place in chosen]), strict=True)
         ids.update((place, row) for place, row in encoded if predictor.has_tokens(row))
     logits: list[torch.Tensor | None] = [None] * len(rows)
     for place, row in zip(ids, _of_ids(rows, ids, len(places) == 1), strict=True):
@@ -91,8 +136,17 @@ def _logits(rows: Sequence[tuple[Predictor, str]]) -> Sequence[torch.Tensor | No
     return logits
 
 
+def _ids(predictor: Predictor, asked: Sequence[str | Sequence[int]]) -> list[Sequence[int]]:
+    """Those of texts are found together."""
+    texts = [each for each in asked if isinstance(each, str)]
+    found = iter(predictor.encode(texts) if texts else [])
+    return [next(found) if isinstance(each, str) else each for each in asked]
+
+
 def _of_ids(
-    rows: Sequence[tuple[Predictor, str]], ids: Mapping[int, Sequence[int]], are_of_one: bool
+    rows: Sequence[_Asked],
+    ids: Mapping[int, Sequence[int]],
+    are_of_one: bool,
 ) -> Sequence[torch.Tensor]:
     """Logits of the rows at the places that `ids` has, in its order."""
     if not ids:

@@ -13,6 +13,7 @@ from ftray.models.folder import ModelInfo
 from ftray.models.generator import Generator
 from ftray.models.sampling import Prompt, Sampling
 from ftray.serve.backend import GENERATED, Answers, BadPrompt, Generation, require_contents
+from ftray.serve.messages import MAX_READ
 from ftray.serve.metrics import Metrics
 from ftray.serve.talks import Talks, Told
 from ftray.spec.serving import Batching
@@ -72,6 +73,9 @@ class LiveGenerator:
         return Generation(self.name, self.version, len(ids), pieces)
 
     def _ids(self, prompt: Prompt) -> list[int]:
+        if len(prompt if isinstance(prompt, str) else json.dumps(prompt)) > MAX_READ:
+            limit = f"of one prompt {MAX_READ:,} characters are read at most"
+            raise BadPrompt("prompt", limit, "context_length_exceeded")
         try:
             ids = self.generator.prompt_ids(prompt)
         except ModelError as error:

@@ -16,6 +16,8 @@ from pydantic import (
 MAX_ROWS = 1024
 MAX_TEXT = 100_000
 """Characters of one text."""
+MAX_READ = 1_000_000
+"""Characters that are read of one request: not all of texts far longer than the model reads."""
 MAX_BODY = 4 * 2**20
 """Bytes of one request."""
 MAX_STREAM = 32 * 2**20

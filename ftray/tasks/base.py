@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from ftray.tasks.tokens import Spend, free
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -99,7 +101,11 @@ class Task(Protocol):
         ...
 
     def encode(
-        self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], max_length: int
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        questions: Sequence[str],
+        max_length: int,
+        spend: Spend = free,
     ) -> list[list[int]]:
         """Token ids of what is asked, cut to `max_length`, without padding."""
         ...

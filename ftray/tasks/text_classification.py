@@ -11,6 +11,7 @@ from ftray.tasks.base import BadRow, Examples, Inputs, Metrics, Row, is_missing
 from ftray.tasks.blank import frame, has_tokens, is_blank
 from ftray.tasks.labels import label_name
 from ftray.tasks.padding import padded
+from ftray.tasks.tokens import Spend, first_tokens, free, tokenized
 
 if TYPE_CHECKING:
     import torch
@@ -61,12 +62,16 @@ class TextClassification:
         return AutoModelForSequenceClassification.from_config(config, **options)
 
     def encode(
-        self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], max_length: int
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        questions: Sequence[str],
+        max_length: int,
+        spend: Spend = free,
     ) -> list[list[int]]:
-        return _token_ids(tokenizer, questions, truncation=True, max_length=max_length)
+        return first_tokens(tokenizer, questions, max_length, spend)
 
     def lengths(self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[int]:
-        return [len(ids) for ids in _token_ids(tokenizer, questions, truncation=False)]
+        return [len(ids) for ids in _token_ids(tokenizer, questions)]
 
     def examples(
         self,
@@ -78,7 +83,7 @@ class TextClassification:
         """The target of a row is its label's place among `labels`."""
         # A model may have been trained when its labels were not named like this yet.
         index = {label_name(label): place for place, label in enumerate(labels)}
-        ids = _token_ids(tokenizer, rows["text"], truncation=False)
+        ids = _token_ids(tokenizer, rows["text"])
         lengths, around = [len(row) for row in ids], frame(tokenizer)
         kept = [place for place, row in enumerate(ids) if has_tokens(row, around)]
         long = [place for place in kept if lengths[place] > max_length]
@@ -169,20 +174,9 @@ class TextClassification:
         return ranked if top_k else [row[0] for row in ranked]
 
 
-def _token_ids(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any
-) -> list[list[int]]:
-    if not texts:
-        return []
-    encoded = tokenizer(
-        list(texts),
-        padding=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,  # of texts that are longer than the model reads: ftray counts those itself
-        **options,
-    )
-    return encoded["input_ids"]
+def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Of whole texts."""
+    return tokenized(tokenizer, texts, truncation=False)["input_ids"] if texts else []
 
 
 def _head(labels: Sequence[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ftray.errors import ModelError
 from ftray.tasks.base import BadRow, Examples, Inputs, Metrics, Row, is_missing
 from ftray.tasks.blank import frame, has_tokens, is_blank
 from ftray.tasks.padding import padded
+from ftray.tasks.tokens import Spend, free
 
 if TYPE_CHECKING:
     import torch
@@ -90,10 +91,15 @@ class TextGeneration:
         return AutoModelForCausalLM.from_config(config, **options)
 
     def encode(
-        self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], max_length: int
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        questions: Sequence[str],
+        max_length: int,
+        spend: Spend = free,
     ) -> list[list[int]]:
         """Of a prompt that is too long the end is kept. Raises ModelError for a chat where the
         model has no template for it."""
+        spend(sum(map(len, questions)))
         return [ids[-max_length:] for ids in prompt_ids(tokenizer, questions)]
 
     def lengths(self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[int]:

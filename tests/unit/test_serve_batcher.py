@@ -60,7 +60,7 @@ def test_rows_of_several_requests_share_a_call_and_a_long_request_is_cut() -> No
         await asyncio.gather(batcher.submit(["a", "b", "c", "d", "e", "f"]), batcher.submit(["g"]))
 
     asyncio.run(run())
-    assert model.calls == [["a", "b", "c", "d"], ["e", "f", "g"]]
+    assert model.calls == [["a", "b", "c", "g"], ["d", "e", "f"]]
 
 
 def test_a_full_batch_does_not_wait() -> None:
@@ -119,9 +119,10 @@ def test_rows_that_arrive_during_a_call_go_together_in_the_next() -> None:
 def test_a_failure_reaches_those_who_shared_the_call_and_nobody_else() -> None:
     async def run() -> list:
         batcher = Batcher(Model(), Limits(2, 0.05))
-        together = [batcher.submit(texts) for texts in (["a", "b"], ["c"], ["boom", "d", "e"])]
+        first = await batcher.submit(["a", "b"])
+        together = [batcher.submit(texts) for texts in (["c"], ["boom", "d", "e"])]
         results = await asyncio.gather(*together, return_exceptions=True)
-        return [*results, await batcher.submit(["f"])]
+        return [first, *results, await batcher.submit(["f"])]
 
     first, second, third, later = asyncio.run(run())
     assert first == ["A", "B"]

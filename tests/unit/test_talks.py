@@ -255,6 +255,9 @@ def test_a_text_that_cannot_be_answered_says_so_for_all(generator: Generator) ->
         run(live.answer(["a", "naïve " * 200, "dull"], None))
     with pytest.raises(BadPrompt, match="no labels"):
         run(live.answer(["a"], 3))
+    chat = [{"role": "user", "content": "a " * 50_000}] * 11
+    with pytest.raises(BadPrompt, match="1,000,000 characters"):
+        run(live.generate(chat, Sampling()))
     until_idle(live.talks)
 
 

@@ -1,0 +1,111 @@
+"""Texts as token ids, and the first ones of a long text without reading it whole.
+
+A beginning of the text is read. A word is one to the tokenizer whatever follows the next word, so
+the tokens that are kept are those of the whole text where two more words follow them in the
+beginning. Else a longer beginning is read, in the end the whole text. That holds of tokenizers that
+go through a text from left to right, as known ones do: of any other the whole text is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+GLANCE = 8
+"""Characters a token that are read at first."""
+_GROWTH = 16
+_LOOK_AHEAD = 2
+"""Words of the beginning that what follows it may change."""
+_LOCAL = {
+    *("BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled"),
+    *("Prepend", "Strip", "StripAccents", "BertPreTokenizer", "ByteLevel", "CharDelimiterSplit"),
+    *("Digits", "Metaspace", "Punctuation", "UnicodeScripts", "Whitespace", "WhitespaceSplit"),
+}
+"""Normalizers and pre-tokenizers that decide where a word ends by the character after it."""
+_TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_HEAD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_PATTERNS = frozenset((rf"{_HEAD}\p{{N}}|{_TAIL}", rf"{_HEAD}\p{{N}}{{1,3}}|{_TAIL}", " {2,}"))
+"""Regular expressions that do so: those of Qwen and Llama 3, and runs of spaces."""
+
+Spend = Callable[[int], None]
+"""Told of the characters that are about to be read; may raise."""
+
+
+def free(characters: int) -> None:
+    """Where it does not matter how much is read."""
+
+
+def tokenized(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any
+) -> BatchEncoding:
+    """The token ids of each text, without padding."""
+    return tokenizer(
+        list(texts),
+        padding=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,  # of texts that are longer than the model reads: ftray counts those itself
+        **options,
+    )
+
+
+def first_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int,
+    spend: Spend = free,
+) -> list[list[int]]:
+    """Token ids of each text cut to `max_length`, those around a text among them."""
+    found: list[list[int]] = [[] for _ in texts]
+    places, size = list(range(len(texts))), GLANCE * max_length
+    if any(len(text) > size for text in texts) and not _goes_left_to_right(tokenizer):
+        size = max(map(len, texts))
+    while places:
+        read = [texts[place][:size] for place in places]
+        spend(sum(map(len, read)))
+        encoded = tokenized(tokenizer, read, truncation=True, max_length=max_length)
+        for place, ids in zip(places, encoded["input_ids"], strict=True):
+            found[place] = ids
+        places = [
+            place
+            for row, place in enumerate(places)
+            if len(texts[place]) > size and not _is_settled(encoded[row])
+        ]
+        size *= _GROWTH
+    return found
+
+
+def _is_settled(encoding: Encoding) -> bool:
+    """Whether enough words follow those that are kept."""
+    if not encoding.overflowing:
+        return False
+    return _last_word(encoding) + _LOOK_AHEAD <= _last_word(encoding.overflowing[-1])
+
+
+def _last_word(encoding: Encoding) -> int:
+    return max((word for word in encoding.word_ids if word is not None), default=-1)
+
+
+def _goes_left_to_right(tokenizer: PreTrainedTokenizerBase) -> bool:
+    if not tokenizer.is_fast or tokenizer.truncation_side != "right":
+        return False
+    backend = cast(Any, tokenizer).backend_tokenizer
+    return all(map(_is_known, (backend.normalizer, backend.pre_tokenizer)))
+
+
+def _is_known(component: Any) -> bool:
+    return component is None or _is_local(json.loads(component.__getstate__()))
+
+
+def _is_local(state: Mapping[str, Any]) -> bool:
+    kind = state["type"]
+    if kind == "Sequence":
+        return all(map(_is_local, state.get("normalizers", state.get("pretokenizers", ()))))
+    if kind in ("Replace", "Split"):
+        return state["pattern"].get("Regex", " {2,}") in _PATTERNS
+    return kind in _LOCAL
