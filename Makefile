@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-parts test-whole lint types constraints clean
+.PHONY: install demo test test-parts test-training test-serving lint types constraints clean
 
 install: $(INSTALLED)
 
@@ -23,13 +23,16 @@ demo: install
 
 # Side by side: the tests with Ray wait for processes to start most of their time.
 test: lint
-	$(MAKE) --jobs=2 --output-sync=target types test-parts test-whole
+	$(MAKE) --jobs=3 --output-sync=target types test-parts test-training test-serving
 
 test-parts: install
 	$(BIN)/python -m pytest tests/unit tests/contracts
 
-test-whole: install
-	$(BIN)/python -m pytest tests/ray tests/e2e tests/gpu
+test-training: install
+	$(BIN)/python -m pytest tests/ray/training tests/gpu
+
+test-serving: install
+	$(BIN)/python -m pytest tests/ray/serving tests/e2e
 
 lint: install
 	$(BIN)/ruff check .

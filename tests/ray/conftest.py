@@ -1,4 +1,5 @@
-"""One Ray for all tests of this folder, started inside the test process."""
+"""One Ray for all tests of a folder here, started inside the test process. The folders run side by
+side: tests that serve keep to one of them."""
 
 from __future__ import annotations
 

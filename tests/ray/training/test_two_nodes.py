@@ -21,7 +21,7 @@ from ftray import environment
 from tests.helpers.object_store import ObjectStore
 from tests.helpers.small_runs import losses, tree, wait_for, wait_for_step
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 SCRIPT = REPOSITORY / "cluster" / "two-nodes.sh"
 Environment = dict[str, str]
 STEPS_OF_AN_EPOCH = 20
