@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ftray.cli.console import AsJson, ModelName, Storage, TrustCode, emit, say, verb
+from ftray.cli.console import AsJson, ModelName, Overwrite, Storage, TrustCode, emit, say, verb
+
+if TYPE_CHECKING:
+    from ftray.errors import SpecError
+    from ftray.serve.settings import ServedModel
+    from ftray.tasks.per_label import LabelScore
+
+_MOST_LABELS, _MOST_PAIRS = 20, 10
+_MATRIX = 7
+"""Up to so many labels all pairs are shown; of these none is beyond the pairs that are counted."""
 
 TextColumn = Annotated[
     str | None,
@@ -31,24 +41,76 @@ def evaluate(
     text: TextColumn = None,
     label: LabelColumn = None,
     encoding: Encoding = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="Write the wrong rows there: a .jsonl, .csv or .parquet file or URL."),
+    ] = None,
+    overwrite: Overwrite = False,
     storage: Storage = None,
     trust_remote_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Metrics of a model on its test split or on another source with answers."""
+    """Metrics of a model on its test split or on another source with answers, over all rows and
+    for each label."""
+    from ftray.serve import output
     from ftray.serve.settings import find_one
 
+    target = None if out is None else output.open_output(out, overwrite)
     served = find_one(model, storage, trust_remote_code)
     from transformers.utils import logging
 
     from ftray.serve.evaluate import evaluate as run
 
     logging.disable_progress_bar()
+    if target is not None and not served.info.labels:
+        raise without_labels(served, "--out")
     found = run(served, data, (text, label), encoding)
+    if target is not None:
+        rows = [wrong.row for wrong in found.wrong]
+        answers = ([w.prediction for w in found.wrong], [w.score for w in found.wrong])
+        output.write(target, rows, dict(zip(output.OUTCOME, answers, strict=True)))
     if as_json:
-        emit(found.to_json())
+        emit({**found.to_json(), **({"out": target.url} if target else {})})
         return
     say(f"{served.reference} on {found.rows:,} rows of {found.data}")
     for name, value in found.metrics.items():
         if isinstance(value, float):
             print(f"{name:10} {value:.4f}")
+    if found.labels:
+        _show_labels(found.labels, found.metrics["confused"])
+    if target is not None:
+        say(f"{len(found.wrong):,} wrong rows, the surest first: {target.url}")
+
+
+def without_labels(served: ServedModel, option: str) -> SpecError:
+    """The error for an option that only a model with labels can do."""
+    from ftray.errors import SpecError
+
+    problem = f"{served.reference} writes texts: it has no labels"
+    return SpecError.of(option, None, problem, "leave it out")
+
+
+def _show_labels(labels: Sequence[LabelScore], confused: Sequence[Mapping[str, Any]]) -> None:
+    """A table of the labels with most rows, and what the model takes them for."""
+    from ftray.cli.table import show
+
+    shown = sorted(labels, key=lambda label: -label.rows)[:_MOST_LABELS]
+    print()
+    show(
+        ["label", "rows", "predicted", "precision", "recall", "f1"],
+        [tuple(label) for label in shown],
+    )
+    if len(labels) > len(shown):
+        say(f"and {len(labels) - len(shown):,} labels with fewer rows; --json has all")
+    if not confused:
+        return
+    print()
+    if len(labels) <= _MATRIX:
+        counts = {(pair["label"], pair["predicted"]): pair["rows"] for pair in confused}
+        counts |= {(of.label, of.label): round(of.recall * of.rows) for of in labels}
+        names = [of.label for of in labels]
+        cells = [[name, *(counts.get((name, said), 0) for said in names)] for name in names]
+        show(["label", *(f"-> {name}" for name in names)], cells)
+    else:
+        pairs = confused[:_MOST_PAIRS]
+        show(["label", "taken for", "rows"], [tuple(pair.values()) for pair in pairs])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
+import platform
 import sys
 import threading
-from typing import NoReturn
+from contextlib import suppress
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -32,9 +34,32 @@ app = typer.Typer(
 )
 for command in (init, schema, validate, train, tune, evaluate, predict, serve, submit, doctor):
     app.command()(command)
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=lambda asked: _version(asked))
+    ] = False,
+) -> None: ...
+
+
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 app.add_typer(runs.app, name="runs")
+
+
+def _version(asked: bool) -> None:
+    """Print the versions of ftray and of what its results depend on."""
+    if not asked:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    print(f"ftray {version('ftray')}, Python {platform.python_version()}")
+    for name in ("ray", "torch", "transformers", "deepspeed"):
+        with suppress(PackageNotFoundError):  # a serving image has no DeepSpeed
+            print(f"{name} {version(name)}")
+    raise typer.Exit
 
 
 def main(*arguments: str) -> NoReturn:

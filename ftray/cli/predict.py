@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from ftray.cli.console import AsJson, ModelName, Set, Storage, TrustCode, emit, say, verb
-from ftray.cli.evaluate import Encoding, TextColumn
+from ftray.cli.console import AsJson, ModelName, Overwrite, Set, Storage, TrustCode, emit, say, verb
+from ftray.cli.evaluate import Encoding, TextColumn, without_labels
 
 
 @verb
@@ -19,9 +19,12 @@ def predict(
     model: ModelName,
     data: Annotated[str, typer.Option(help="Any source that data.train takes; no labels needed.")],
     out: Annotated[str, typer.Option(help="A .jsonl, .csv or .parquet file or URL.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    overwrite: Overwrite = False,
     text: TextColumn = None,
     encoding: Encoding = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Add the probability of every label.")
+    ] = False,
     storage: Storage = None,
     overrides: Set = None,
     trust_remote_code: TrustCode = False,
@@ -38,12 +41,17 @@ def predict(
     target = output.open_output(out, overwrite)
     given = {**serving(overrides or (), say), "model": model, "storage": storage}
     (served,), spec = find(parse({**given, "trust_remote_code": trust_remote_code}))
-    rows = batch.read_rows(served, data, text, encoding)
-    parts = Parts(target, run_key(served.info, spec.compute, rows.texts))
+    if probabilities and not served.info.labels:
+        raise without_labels(served, "--probabilities")
+    added = (*output.OUTCOME, output.PROBABILITIES) if probabilities else output.OUTCOME
+    rows = batch.read_rows(served, data, text, encoding, added)
+    parts = Parts(target, run_key(served.info, spec.compute, rows.texts, probabilities))
     with session(), _silence():
-        answers = batch.predict(served, rows, spec.compute, parts)
-    rows = answers.rows
-    output.write(target, rows.values, answers.predictions, answers.scores)
+        answers = batch.predict(served, rows, spec.compute, parts, probabilities)
+    rows, labels = answers.rows, served.info.labels
+    shares = [dict(zip(labels, of or (), strict=False)) for of in answers.probabilities]
+    columns = (answers.predictions, answers.scores, shares)
+    output.write(target, rows.values, dict(zip(added, columns, strict=False)))
     parts.delete()
     if rows.left_out:
         file = output.write_left_out(target, rows.left_out)

@@ -14,7 +14,7 @@ from ftray.models.decoder import Decoder
 from ftray.models.drawing import Answer
 from ftray.models.folder import Golden
 from ftray.models.limits import context
-from ftray.models.loaded import LoadedModel
+from ftray.models.loaded import LoadedModel, Outcome
 from ftray.models.sampling import Prompt, Sampling
 from ftray.spec.schema import Spec
 from ftray.tasks.text_generation import end_id, prompt_ids
@@ -54,13 +54,13 @@ class Generator(LoadedModel):
         with self.tokenizing:
             return prompt_ids(self.tokenizer, [text])[0]
 
-    def outcomes(self, texts: Sequence[str]) -> list[tuple[str, float]]:
+    def outcomes(self, texts: Sequence[str]) -> list[Outcome]:
         """What each prompt goes on with, at its likeliest, and the geometric mean of its tokens'
         probabilities."""
         most = Spec.model_validate(self.info.spec).serve.max_tokens
         answers = [Answer(ids, Sampling(max_tokens=most)) for ids in self._asked(texts)]
         self._write(answers)
-        return [(self._text(answer), self._sureness(answer)) for answer in answers]
+        return [Outcome(self._text(answer), self._sureness(answer)) for answer in answers]
 
     def decoder(self) -> Decoder:
         """A new one. Raises ModelError where the model keeps more than keys and values."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +35,15 @@ GOLDEN_TOLERANCE = 1e-4
 TOLERANCES: Mapping[Precision, float] = {"fp32": GOLDEN_TOLERANCE, "bf16": 3e-2, "int8": 1e-1}
 """The same by precision: bf16 has eight bits for a number's digits, and so has int8 for the numbers
 of a row together."""
+
+
+class Outcome(NamedTuple):
+    """A prediction, and from 0 to 1 how sure the model is of it. probabilities: of all labels, in
+    their order; None where the model has no labels."""
+
+    prediction: str
+    score: float
+    probabilities: list[float] | None = None
 
 
 class LoadedModel(ABC):
@@ -154,8 +163,8 @@ class LoadedModel(ABC):
         )
 
     @abstractmethod
-    def outcomes(self, texts: Sequence[str]) -> list[tuple[str, float]]:
-        """Of each text the prediction and how sure the model is of it, from 0 to 1."""
+    def outcomes(self, texts: Sequence[str]) -> list[Outcome]:
+        """The prediction for each text."""
 
     @abstractmethod
     def golden(self, texts: Sequence[str]) -> tuple[Golden, ...]:

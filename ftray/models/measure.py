@@ -18,11 +18,12 @@ MOST_LOGITS = 2**26
 
 @dataclass(frozen=True)
 class Measured:
-    """How a model did on rows. predicted: (rows,) the likeliest label of each, as its place among
-    the labels; None where rows have none."""
+    """How a model did on rows. predicted, scores: (rows,) the likeliest label of each, as its place
+    among the labels, and its probability; None where rows have no labels."""
 
     metrics: Metrics
-    predicted: np.ndarray | None
+    predicted: np.ndarray | None = None
+    scores: np.ndarray | None = None
 
 
 def measure(
@@ -42,7 +43,7 @@ def measure(
     device = next(model.parameters()).device
     total = torch.from_numpy(task.empty_tally(labels)).to(device)
     order: list[np.ndarray] = []
-    likeliest: list[torch.Tensor] = []
+    likeliest: list[torch.return_types.max] = []
     for places in _passes(np.array([len(row) for row in ids]), rows, words):
         inputs = task.collate([ids[place] for place in places], pad_id)
         moved = {name: t.to(device, non_blocking=True) for name, t in inputs.items()}
@@ -51,15 +52,17 @@ def measure(
             logits = model(**moved, **options).logits
             total += task.tally(logits, inputs, aims)
             if task.has_labels:
-                likeliest.append(logits.argmax(-1))
+                likeliest.append(torch.softmax(logits.float(), -1).max(-1))
         order.append(places)
     metrics = task.metrics(total.cpu().numpy(), labels)
     if not task.has_labels:
-        return Measured(metrics, None)
-    predicted = np.zeros(len(ids), dtype=np.int64)
-    predicted[np.concatenate(order)] = torch.cat(likeliest).cpu().numpy()
+        return Measured(metrics)
+    places = np.concatenate(order)
+    predicted, scores = np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids))
+    predicted[places] = torch.cat([found.indices for found in likeliest]).cpu().numpy()
+    scores[places] = torch.cat([found.values for found in likeliest]).cpu().numpy()
     confused = most_confused(targets, predicted, labels)
-    return Measured({**metrics, "confused": confused}, predicted)
+    return Measured({**metrics, "confused": confused}, predicted, scores)
 
 
 def _passes(lengths: np.ndarray, rows: int, words: int) -> Iterator[np.ndarray]:

@@ -11,7 +11,7 @@ import torch
 
 from ftray.models.folder import Golden
 from ftray.models.graph import Unfit
-from ftray.models.loaded import LoadedModel
+from ftray.models.loaded import LoadedModel, Outcome
 from ftray.models.onnx import OnnxModel
 from ftray.models.traced import TracedModel
 from ftray.spec.compute import PLAIN, Compute
@@ -86,8 +86,15 @@ class Predictor(LoadedModel):
         """From logits (B, C)."""
         return cast(Labelling, self.task).answers(logits, self.info.labels, top_k)
 
-    def outcomes(self, texts: Sequence[str]) -> list[tuple[str, float]]:
-        return [(answer["label"], answer["score"]) for answer in self.answers(texts)]
+    def outcomes(self, texts: Sequence[str]) -> list[Outcome]:
+        if not texts:
+            return []
+        logits = self.logits(texts)
+        shares = torch.softmax(logits, -1).tolist()
+        return [
+            Outcome(answer["label"], answer["score"], row)
+            for answer, row in zip(self.answers_of(logits), shares, strict=True)
+        ]
 
     def golden(self, texts: Sequence[str]) -> tuple[Golden, ...]:
         """The probabilities of each text's likeliest labels."""

@@ -23,7 +23,7 @@ from ftray.data.sources import asked_columns, rows_of
 from ftray.data.tokenless import none_left
 from ftray.errors import DataError, FtrayError, RunFailed, from_json
 from ftray.serve.output import OUTCOME
-from ftray.serve.parts import COLUMNS, Parts
+from ftray.serve.parts import SCHEMA, Parts
 from ftray.serve.settings import ServedModel
 from ftray.spec.compute import Compute
 from ftray.spec.load import parse
@@ -74,8 +74,15 @@ class Rows:
         )
 
 
-def read_rows(model: ServedModel, source: str, text: str | None, encoding: str | None) -> Rows:
-    """The rows of `source`. `text` and `encoding` are as in the model's spec unless given.
+def read_rows(
+    model: ServedModel,
+    source: str,
+    text: str | None,
+    encoding: str | None,
+    added: Sequence[str] = OUTCOME,
+) -> Rows:
+    """The rows of `source`, to which the columns `added` are to come. `text` and `encoding` are as
+    in the model's spec unless given.
 
     Raises DataError when the source cannot be read, has faulty rows (unless the spec skips them)
     or has the columns that prediction adds.
@@ -91,7 +98,7 @@ def read_rows(model: ServedModel, source: str, text: str | None, encoding: str |
         cleaning.refuse_faults([part])
     cleaning.require_rows(part)
     values = [dict(item.raw.values) for item in part.kept]
-    for name in OUTCOME:
+    for name in added:
         if any(name in row for row in values):
             raise DataError.of("--data", source, f"has a column {name} already", "rename it")
     left_out = [row.to_json() for row in part.dropped]
@@ -101,17 +108,21 @@ def read_rows(model: ServedModel, source: str, text: str | None, encoding: str |
 
 @dataclass(frozen=True)
 class Answers:
-    """The rows that were answered, of each the prediction and how sure the model is of it, as
-    `LoadedModel.outcomes` gives them; `cut` of the texts are longer than the model reads."""
+    """The rows that were answered, and of each what `LoadedModel.outcomes` gives; `cut` of the
+    texts are longer than the model reads."""
 
     rows: Rows
     predictions: list[str]
     scores: list[float]
+    probabilities: list[list[float] | None]
     cut: int
 
 
-def predict(model: ServedModel, rows: Rows, compute: Compute, parts: Parts) -> Answers:
-    """The answers to `rows`; what `parts` holds already is not computed again.
+def predict(
+    model: ServedModel, rows: Rows, compute: Compute, parts: Parts, probabilities: bool = False
+) -> Answers:
+    """The answers to `rows`, with the `probabilities` of all labels where asked for; what `parts`
+    holds already is not computed again.
 
     Needs a connection to Ray. Raises ModelError when the model no longer gives its golden answers,
     ClusterError when not one actor fits, DataError where parts cannot be written and for rows that
@@ -128,16 +139,18 @@ def predict(model: ServedModel, rows: Rows, compute: Compute, parts: Parts) -> A
     if missing:
         try:
             with quiet_ray_data():
-                _keep(_scored(model, texts, missing, compute, each), parts, rows)
+                scored = _scored(model, texts, missing, each, compute, probabilities)
+                _keep(scored, parts, rows)
         except RayError as error:
             last = str(error).strip().splitlines()[-1]
             raise RunFailed.of(model.name, None, last, "see the logs of Ray Data") from error
     answers = parts.read()
     assert answers["row"].to_pylist() == list(range(len(texts))), "Ray Data lost rows"
     answered = rows.without(_tokenless(answers))
-    columns = (answers.drop_null()[name].to_pylist() for name in COLUMNS[1:])
-    predictions, scores, cut = columns
-    return Answers(answered, predictions, scores, sum(cut))
+    found = answers.filter(answers[OUTCOME[0]].is_valid())
+    columns = (found[name].to_pylist() for name in SCHEMA.names[1:])
+    predictions, scores, shares, cut = columns
+    return Answers(answered, predictions, scores, shares, sum(cut))
 
 
 def _tokenless(answers: pa.Table) -> set[int]:
@@ -146,9 +159,14 @@ def _tokenless(answers: pa.Table) -> set[int]:
 
 
 def _scored(
-    model: ServedModel, texts: Sequence[str], rows: Sequence[int], compute: Compute, each: Resources
+    model: ServedModel,
+    texts: Sequence[str],
+    rows: Sequence[int],
+    each: Resources,
+    compute: Compute,
+    probabilities: bool,
 ) -> Any:
-    """A Ray data set of `parts.COLUMNS`, in any order."""
+    """A Ray data set of `parts.SCHEMA`, in any order."""
     import ray.data
 
     # Rows of like length side by side: little padding. The longest first: no straggler at the end.
@@ -162,7 +180,7 @@ def _scored(
     blocks = [table.slice(start, BLOCK_ROWS) for start in range(0, len(order), BLOCK_ROWS)]
     return ray.data.from_arrow(blocks).map_batches(
         _Scorer,
-        fn_constructor_args=(model, math.floor(each.cpus), compute),
+        fn_constructor_args=(model, math.floor(each.cpus), compute, probabilities),
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=pool_size(each, len(blocks))),
@@ -178,7 +196,7 @@ def _keep(scored: Any, parts: Parts, rows: Rows) -> None:
         if _REFUSED in batch.column_names:
             refused = from_json(json.loads(batch[_REFUSED][0].as_py()))
             continue
-        parts.add(batch.select(list(COLUMNS)))
+        parts.add(batch.select(SCHEMA.names))
         if not rows.skips:
             rows.without(_tokenless(batch))
     if refused:
@@ -193,10 +211,13 @@ class _Scorer:
     what Ray Data raises keeps its actors, and the CPUs they hold, for as long as it is referred to.
     """
 
-    def __init__(self, served: ServedModel, threads: int, compute: Compute) -> None:
+    def __init__(
+        self, served: ServedModel, threads: int, compute: Compute, probabilities: bool
+    ) -> None:
         self._served = served
         self._threads = threads
         self._compute = compute
+        self._probabilities = probabilities
 
     @cached_property
     def _model(self) -> LoadedModel:
@@ -219,7 +240,9 @@ class _Scorer:
             found = iter(self._model.outcomes(list(compress(texts, reads))))
         except FtrayError as error:
             return pa.table({_REFUSED: [json.dumps(error.to_json())]})
-        predictions, scores = zip(*(next(found) if r else (None, None) for r in reads), strict=True)
-        outcome = (pa.array(predictions, pa.string()), pa.array(scores, pa.float64()))
-        named = dict(zip(OUTCOME, outcome, strict=True))
-        return pa.table({"row": block["row"], "cut": pa.array(cut), **named})
+        answers: list[dict[str, Any]] = [next(found)._asdict() if r else {} for r in reads]
+        for row, answer, long in zip(block["row"].to_pylist(), answers, cut, strict=True):
+            answer.update(row=row, cut=long)
+            if not self._probabilities:
+                answer.pop("probabilities", None)
+        return pa.Table.from_pylist(answers, SCHEMA)

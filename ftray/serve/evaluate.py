@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,16 +17,26 @@ from ftray.data.sources import read_source, source_of
 from ftray.data.tokenless import none_left, tokenless_rows
 from ftray.errors import DataError
 from ftray.models.load import load_model
+from ftray.models.measure import Measured
 from ftray.serve.settings import ServedModel
 from ftray.spec.load import parse
 from ftray.spec.schema import DataSpec
 from ftray.tasks import get_task
 from ftray.tasks.base import Examples
 from ftray.tasks.labels import label_name
+from ftray.tasks.per_label import LabelScore, label_scores
 
 OWN_SPLIT = "test"
 Columns = tuple[str | None, str | None]
 """Names in a source, where they are not those of the model's spec."""
+
+
+class Wrong(NamedTuple):
+    """A row that the model gives another label than it has. score: the probability of that."""
+
+    row: dict[str, Any]
+    prediction: str
+    score: float
 
 
 @dataclass(frozen=True)
@@ -37,9 +47,15 @@ class Evaluation:
     """The source, or `test`: the test split of the model's own spec."""
     rows: int
     metrics: dict[str, Any]
+    labels: tuple[LabelScore, ...]
+    """Of each label; nothing where the model has none."""
+    wrong: tuple[Wrong, ...]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """All but the wrong rows."""
+        named = {name: getattr(self, name) for name in ("model", "version", "data", "rows")}
+        labels = [label._asdict() for label in self.labels]
+        return {**named, "metrics": self.metrics, "labels": labels}
 
 
 def evaluate(
@@ -62,9 +78,29 @@ def evaluate(
     loaded.check_golden()
     examples = loaded.examples({column: rows[column].to_pylist() for column in task.columns})
     _admit(examples, rows, asked, parse(model.info.spec).data)
-    measured = loaded.measure(examples.ids, np.array(examples.targets))
+    targets = np.array(examples.targets)
+    measured = loaded.measure(examples.ids, targets)
     count = rows.num_rows - len(examples.empty)
-    return Evaluation(model.name, model.version, source or OWN_SPLIT, count, measured.metrics)
+    found: tuple[LabelScore, ...] = ()
+    if measured.predicted is not None:
+        found = tuple(label_scores(targets, measured.predicted, model.info.labels))
+    wrong = tuple(_wrong(rows, examples, measured, model.info.labels))
+    about = (model.name, model.version, source or OWN_SPLIT, count)
+    return Evaluation(*about, measured.metrics, found, wrong)
+
+
+def _wrong(
+    rows: pa.Table, examples: Examples, measured: Measured, labels: Sequence[str]
+) -> Iterator[Wrong]:
+    """The rows with a wrong label, those that the model is surest of first."""
+    if measured.predicted is None or measured.scores is None:
+        return
+    places = np.flatnonzero(measured.predicted != np.array(examples.targets))
+    columns = [name for name in rows.column_names if name != "where"]
+    for place in places[np.argsort(-measured.scores[places], kind="stable")].tolist():
+        number = examples.rows[place]
+        row = {name: rows[name][number].as_py() for name in columns}
+        yield Wrong(row, labels[measured.predicted[place]], float(measured.scores[place]))
 
 
 def _admit(examples: Examples, rows: pa.Table, asked: Source, data: DataSpec) -> None:

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from ftray.store.location import Location, locate
 
 OUTCOME = ("prediction", "score")
 """The columns that prediction adds."""
+PROBABILITIES = "probabilities"
+"""And that which it adds on demand: label -> probability."""
 Row = dict[str, Any]
 
 
@@ -39,18 +41,16 @@ def open_output(out: str, overwrite: bool) -> Location:
     return target
 
 
-def write(
-    target: Location, rows: Sequence[Row], predictions: Sequence[str], scores: Sequence[float]
-) -> None:
-    """`rows` in their order with the columns OUTCOME. Raises DataError when the format cannot hold
+def write(target: Location, rows: Sequence[Row], added: Mapping[str, Sequence[Any]]) -> None:
+    """`rows` in their order with the columns `added`. Raises DataError when the format cannot hold
     them or the file cannot be written."""
-    whole = [
-        {**{name: _plain(value) for name, value in row.items()}, OUTCOME[0]: label, OUTCOME[1]: p}
-        for row, label, p in zip(rows, predictions, scores, strict=True)
-    ]
-    # A row may lack a column that others have; the outcome stays at the end.
+    whole = [{name: _plain(value) for name, value in row.items()} for row in rows]
+    for name, values in added.items():
+        for row, value in zip(whole, values, strict=True):
+            row[name] = value
+    # A row may lack a column that others have; what is added stays at the end.
     names = dict.fromkeys(name for row in rows for name in row)
-    content = _FORMATS[Path(target.path).suffix.lower()](whole, [*names, *OUTCOME])
+    content = _FORMATS[Path(target.path).suffix.lower()](whole, [*names, *added])
     try:
         target.write_bytes(content)
     except OSError as error:

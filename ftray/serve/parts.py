@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import ArrowInvalid
@@ -18,9 +19,17 @@ from ftray.spec.compute import Compute
 from ftray.store.location import Location
 
 _KEY = "key"
-COLUMNS = ("row", "prediction", "score", "cut")
-"""prediction, score: null where the row gives the model no token; cut: whether it was longer than
-the model reads."""
+SCHEMA = pa.schema(
+    {
+        "row": pa.int64(),
+        "prediction": pa.string(),
+        "score": pa.float64(),
+        "probabilities": pa.list_(pa.float64()),
+        "cut": pa.bool_(),
+    }
+)
+"""prediction, score: null where the row gives the model no token; probabilities: of all labels,
+null where nobody asked for them; cut: whether the row was longer than the model reads."""
 
 
 class Parts:
@@ -38,8 +47,8 @@ class Parts:
         return file.is_file() and file.read_bytes() == self._key.encode()
 
     def read(self) -> pa.Table:
-        """COLUMNS of all rows that were answered, each once."""
-        found: dict[int, tuple[str | None, float | None, bool]] = {}
+        """Of all rows that were answered, each once, with the columns of SCHEMA."""
+        found: dict[int, dict[str, Any]] = {}
         files = self._folder.children() if self._are_ours else []
         for file in files:
             if not file.name.endswith(".arrow"):
@@ -49,15 +58,9 @@ class Parts:
                     part = reader.read_all()
             except ArrowInvalid:
                 continue  # torn by the kill, on a storage that does not write whole files
-            if not set(COLUMNS) <= set(part.column_names):
-                continue  # kept by an older ftray
-            columns = (part[name].to_pylist() for name in COLUMNS)
-            found.update((row, tuple(answer)) for row, *answer in zip(*columns, strict=True))
-        rows = sorted(found)
-        answers = ([found[row][place] for row in rows] for place in range(len(COLUMNS) - 1))
-        types = (pa.int64(), pa.string(), pa.float64(), pa.bool_())
-        arrays = [pa.array(v, t) for v, t in zip((rows, *answers), types, strict=True)]
-        return pa.table(arrays, names=list(COLUMNS))
+            if part.schema.names == SCHEMA.names:  # else an older ftray has kept it
+                found.update((answer["row"], answer) for answer in part.to_pylist())
+        return pa.Table.from_pylist([found[row] for row in sorted(found)], SCHEMA)
 
     def add(self, answers: pa.Table) -> None:
         """Raises DataError where it cannot be written."""
@@ -81,12 +84,14 @@ class Parts:
         self._folder.delete()
 
 
-def run_key(info: ModelInfo, compute: Compute, texts: Sequence[str]) -> str:
+def run_key(
+    info: ModelInfo, compute: Compute, texts: Sequence[str], probabilities: bool = False
+) -> str:
     """What two runs share that answer the same rows by the same model."""
 
     def chunks() -> Iterable[bytes]:
         yield info.model_dump_json().encode()
-        yield str(compute).encode()
+        yield f"{compute} {probabilities}".encode()
         for text in texts:
             content = text.encode("utf-8", "surrogatepass")
             yield len(content).to_bytes(8, "little")

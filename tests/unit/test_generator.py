@@ -39,7 +39,7 @@ def generator(made: Location) -> Generator:
 def test_plain_transformers_goes_on_the_same_way(made: Location, generator: Generator) -> None:
     model = AutoModelForCausalLM.from_pretrained(made.path).eval()
     tokenizer = AutoTokenizer.from_pretrained(made.path)
-    for prompt, (text, sureness) in zip(PROMPTS, generator.outcomes(PROMPTS), strict=True):
+    for prompt, (text, sureness, _) in zip(PROMPTS, generator.outcomes(PROMPTS), strict=True):
         ids = torch.tensor([generator.prompt_ids(prompt)[-generator.context + 1 :]])
         room = min(MAX_TOKENS, generator.context - ids.shape[1])
         whole = model.generate(ids, do_sample=False, max_new_tokens=room)[0, ids.shape[1] :]
@@ -65,7 +65,7 @@ def test_answers_do_not_depend_on_who_is_asked_beside_them(
 ) -> None:
     alone = load_model(made, batch_size=1)
     together, single = generator.outcomes(PROMPTS), alone.outcomes(PROMPTS)
-    assert [text for text, _ in together] == [text for text, _ in single]
+    assert [text for text, *_ in together] == [text for text, *_ in single]
 
 
 def test_golden_answers_hold_on_a_copy(made: Location, tmp_path: Path) -> None:

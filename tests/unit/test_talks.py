@@ -79,7 +79,7 @@ def until_idle(talks: Talks) -> None:
 def test_more_than_have_a_place_are_answered_one_after_the_other(
     talks: Talks, generator: Generator, told: list[Told]
 ) -> None:
-    expected = [text for text, _ in generator.outcomes(PROMPTS)]
+    expected = [text for text, *_ in generator.outcomes(PROMPTS)]
     assert run(gathered(*(written(talks, prompt) for prompt in PROMPTS))) == expected
     until_idle(talks)
     assert len(told) == len(PROMPTS) and talks.waiting == 0
@@ -207,7 +207,7 @@ def test_long_prompts_are_not_all_read_at_once(
     with monkeypatch.context() as watched:
         watched.setattr(generator.model, "forward", forward)
         texts = run(gathered(*(written(talks, prompt) for prompt in prompts)))
-    assert texts == [text for text, _ in generator.outcomes(prompts)]
+    assert texts == [text for text, *_ in generator.outcomes(prompts)]
     assert len(seen) > 1 and max(seen) <= 25
 
 

@@ -19,7 +19,7 @@ from ftray.models.folder import read_info
 from ftray.models.predictor import Predictor
 from ftray.models.publish import write_info
 from ftray.serve import batch
-from ftray.serve.parts import Parts, run_key
+from ftray.serve.parts import SCHEMA, Parts, run_key
 from ftray.serve.settings import find_one
 from ftray.spec.compute import PLAIN, Compute
 from ftray.store.location import locate
@@ -71,17 +71,20 @@ def test_every_row_in_order_with_its_own_columns(
 ) -> None:
     monkeypatch.setattr(batch, "BLOCK_ROWS", 32)  # several blocks for each of two actors
     out = tmp_path / "out.parquet"
-    chosen = ("--set", f"serve.backend={backend}")
+    chosen = ("--probabilities", "--set", f"serve.backend={backend}")
     done = result("predict", str(model_folder), "--data", source, "--out", str(out), *chosen)
     assert done == {"model": "tiny", "version": None, "rows": ROWS, "out": str(out)}
     table = pq.read_table(out)
-    assert table.column_names == ["id", "text", "note", "prediction", "score"]
+    assert table.column_names == ["id", "text", "note", "prediction", "score", "probabilities"]
     assert table["id"].to_pylist() == [str(i) for i in range(ROWS)]
     assert table["note"].to_pylist() == [f"n{i}" for i in range(ROWS)]
     expected = predictor.answers(texts)
     assert table["prediction"].to_pylist() == [answer["label"] for answer in expected]
     scores = [answer["score"] for answer in expected]
     assert table["score"].to_pylist() == pytest.approx(scores, abs=1e-5)
+    for row in table.select(["prediction", "score", "probabilities"]).to_pylist():
+        assert row["probabilities"][row["prediction"]] == pytest.approx(row["score"], abs=1e-6)
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_run_that_was_killed_goes_on(
@@ -130,9 +133,11 @@ def test_parts_of_another_run_are_not_used(model_folder: Path, tmp_path: Path) -
         run_key(info, PLAIN, ["ab", "c"]),
         run_key(info, Compute("onnx"), ["a", "bc"]),
         run_key(info.model_copy(update={"run": "other"}), PLAIN, ["a", "bc"]),
+        run_key(info, PLAIN, ["a", "bc"], probabilities=True),
     ]
-    assert len(set(keys)) == 4
-    answers = pa.table({"row": [1], "prediction": ["good"], "score": [0.5], "cut": [False]})
+    assert len(set(keys)) == 5
+    row = {"row": 1, "prediction": "good", "score": 0.5, "probabilities": [0.5, 0.5], "cut": False}
+    answers = pa.Table.from_pylist([row], SCHEMA)
     Parts(out, keys[0]).add(answers)
     assert Parts(out, keys[0]).read().to_pylist() == answers.to_pylist()
     assert Parts(out, keys[1]).read().num_rows == 0
@@ -237,12 +242,23 @@ def test_evaluate_another_source(
     with data.open("w", newline="") as file:
         csv.writer(file).writerows([("body", "label"), *zip(few, labels, strict=True)])
     done = result("evaluate", str(model_folder), "--data", str(data), "--text", "body")
-    metrics = done.pop("metrics")
+    metrics, of = done.pop("metrics"), done.pop("labels")
     assert done == {"model": "tiny", "version": None, "data": str(data), "rows": 60}
     answers = [answer["label"] for answer in predictor.answers(few)]
     right = sum(a == b for a, b in zip(answers, labels, strict=True))
     assert metrics["accuracy"] == pytest.approx(right / 60)
     assert set(metrics) == {"accuracy", "f1_macro", "loss", "confused"}
+    assert {label["label"]: label["rows"] for label in of} == {"bad": 20, "good": 40, "mixed": 0}
+    wrong = tmp_path / "wrong.jsonl"
+    shown = run("evaluate", str(model_folder), "--data", str(data), "--text", "body",
+                "--out", str(wrong))  # fmt: skip
+    assert shown.exit_code == 0, shown.stderr
+    assert "recall" in shown.stdout and "-> good" in shown.stdout
+    rows = [json.loads(line) for line in wrong.read_text().splitlines()]
+    expected = [(t, lab, a) for t, lab, a in zip(few, labels, answers, strict=True) if lab != a]
+    assert {(row["text"], row["label"], row["prediction"]) for row in rows} == set(expected)
+    scores = [row["score"] for row in rows]
+    assert scores == sorted(scores, reverse=True)
 
 
 def test_evaluate_the_models_own_test_split(model_folder: Path, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from ftray.cli.main import app
 from tests.helpers.served import free_port, ftray_serve
 from tests.helpers.tiny_model import tamper
 
+_AT_ONCE_S = 25.0
+"""Generous: on a busy machine a Ray takes longer than that to start."""
 Process = subprocess.Popen[str]
 
 
@@ -133,8 +135,8 @@ def test_a_port_in_use_is_said_at_once(
         port = taken.getsockname()[1]
         start = time.monotonic()
         process = begin(started, model_folder, port)
-        stdout, stderr = process.communicate(timeout=30)
-    assert time.monotonic() - start < 2
+        stdout, stderr = process.communicate(timeout=60)
+    assert time.monotonic() - start < _AT_ONCE_S
     assert (process.returncode, stdout) == (2, "")
     assert stderr == (
         f"--port = {port}: in use on 127.0.0.1. "
@@ -147,8 +149,8 @@ def test_a_folder_that_is_no_model_is_said_at_once(
 ) -> None:
     start = time.monotonic()
     process = begin(started, tmp_path, port)
-    _, stderr = process.communicate(timeout=30)
-    assert time.monotonic() - start < 2
+    _, stderr = process.communicate(timeout=60)
+    assert time.monotonic() - start < _AT_ONCE_S
     assert process.returncode == 2
     assert "not an ftray model folder: it has no ftray.json" in stderr
     assert len(stderr.splitlines()) == 1
