@@ -30,7 +30,8 @@ def check_inputs(spec: Spec) -> Checked:
     """
     root = open_root(spec.storage)
     root.check_writable()
-    check_deepspeed(spec.train)
+    fewest, most = spec.scale.fewest_workers, spec.scale.most_workers
+    check_deepspeed(spec.train, fewest if fewest == most else None)
     spec = _within_positions(spec)
     check_pretrained(spec.model, spec.data.max_length)
     dataset = read_dataset(spec)

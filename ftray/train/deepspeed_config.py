@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +31,7 @@ def deepspeed_config(
 
     Raises SpecError, one problem a key, where a JSON contradicts the spec.
     """
-    ours: Config = {
-        "train_micro_batch_size_per_gpu": micro_batch_size,
-        "gradient_accumulation_steps": accumulation,
-        "train_batch_size": micro_batch_size * accumulation * workers,
-        "gradient_clipping": spec.clip or 0.0,
-    }
+    ours = {**_batch(micro_batch_size, accumulation, workers), **_clipping(spec)}
     if isinstance(spec.deepspeed, DeepSpeedSpec):
         config: Config = {"zero_optimization": _zero(spec.deepspeed, workers)}
     else:
@@ -74,12 +70,30 @@ def require_disk(config: Config, ranks: Ranks) -> None:
         )
 
 
-def check_deepspeed(spec: TrainSpec) -> None:
-    """Raise SpecError when train.deepspeed names a JSON that cannot be used."""
-    if not isinstance(spec.deepspeed, DeepSpeedSpec):
-        problems = _contradictions(spec, read_json(spec.deepspeed), {})
-        if problems:
-            raise SpecError(*problems)
+def check_deepspeed(spec: TrainSpec, workers: int | None = None) -> None:
+    """Raise SpecError when train.deepspeed names a JSON that cannot be used, as far as that is
+    known before workers start. workers: None where their number is not settled."""
+    if isinstance(spec.deepspeed, DeepSpeedSpec):
+        return
+    ours, size = _clipping(spec), spec.micro_batch_size
+    if workers is not None and size != "auto":
+        passes = math.ceil(math.ceil(spec.batch_size / size) / workers)
+        ours |= _batch(size, passes, workers)
+    problems = _contradictions(spec, read_json(spec.deepspeed), ours)
+    if problems:
+        raise SpecError(*problems)
+
+
+def _batch(micro_batch_size: int, accumulation: int, workers: int) -> Config:
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "train_batch_size": micro_batch_size * accumulation * workers,
+    }
+
+
+def _clipping(spec: TrainSpec) -> Config:
+    return {"gradient_clipping": spec.clip or 0.0}
 
 
 def read_json(path: str) -> Config:

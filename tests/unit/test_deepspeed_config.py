@@ -292,5 +292,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
 def test_what_needs_no_scale_is_checked_before_anything_starts(write: Write) -> None:
     with pytest.raises(SpecError):
         check_deepspeed(write({"fp16": {"enabled": True}}))
+    with pytest.raises(SpecError, match="gradient_clipping = 0.5: the spec makes it 1"):
+        check_deepspeed(write({"gradient_clipping": 0.5}))
+    with pytest.raises(SpecError, match="train_batch_size = 8: the spec makes it 16"):
+        check_deepspeed(write({"train_batch_size": 8}, batch_size=16, micro_batch_size=4), 2)
+    check_deepspeed(write({"train_batch_size": 16}, batch_size=16, micro_batch_size=4), 2)
     check_deepspeed(write({"train_batch_size": "auto", "zero_optimization": {"stage": 2}}))
     check_deepspeed(TrainSpec())
