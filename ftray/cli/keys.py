@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+Scope = Literal["predict", "metrics"]
 Name = Annotated[str, typer.Argument(help="Whose key it is.")]
 File = Annotated[str, typer.Option(help="The file of hashes: a path or URL.")]
 _FILE = "api-keys.txt"
@@ -21,12 +22,23 @@ _FILE = "api-keys.txt"
 
 @app.command()
 @verb
-def add(name: Name, file: File = _FILE, as_json: AsJson = False) -> None:
+def add(
+    name: Name,
+    file: File = _FILE,
+    scope: Annotated[
+        Scope | None, typer.Option(help="All that it is for. Else both.", show_default=False)
+    ] = None,
+    per_minute: Annotated[
+        int | None,
+        typer.Option(min=1, max=10**9 - 1, help="Requests that a replica takes of it."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Make a key and print it: it is shown once, and only its hash is kept."""
-    from ftray.serve.access import add_key
+    from ftray.serve.access import SCOPES, add_key
     from ftray.store.location import locate
 
-    key = add_key(locate(file), name)
+    key = add_key(locate(file), name, [scope] if scope else SCOPES, per_minute)
     if as_json:
         emit({"name": name, "key": key, "file": file})
         return
@@ -41,11 +53,15 @@ def list_(file: File = _FILE, as_json: AsJson = False) -> None:
     from ftray.serve.access import read_keys
     from ftray.store.location import locate
 
-    names = list(read_keys(locate(file)))
+    keys = read_keys(locate(file))
     if as_json:
-        emit({"names": names})
+        several = {
+            name: {"scopes": sorted(key.scopes), "per_minute": key.per_minute}
+            for name, key in keys.items()
+        }
+        emit({"names": list(keys), "keys": several})
         return
-    for name in names:
+    for name in keys:
         print(name)
 
 

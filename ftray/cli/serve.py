@@ -28,6 +28,9 @@ def serve(
         int | None,
         typer.Option(min=1, help="Else serve.replicas of the model's spec.", show_default=False),
     ] = None,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Let everybody who reaches the service ask.")
+    ] = False,
     overrides: Set = None,
     trust_remote_code: TrustCode = False,
     as_json: AsJson = False,
@@ -38,17 +41,23 @@ def serve(
     from ftray.capacity import require
     from ftray.cluster import Resources, session
     from ftray.serve.access import read_keys
+    from ftray.serve.door import is_loopback
     from ftray.serve.ingress import fast_ingress
     from ftray.serve.port import check_port
-    from ftray.serve.settings import find, parse
+    from ftray.serve.settings import find, parse, require_auth
     from ftray.spec.load import serving
     from ftray.store.location import locate
 
     given: dict[str, Any] = {**serving(overrides or (), say), "model": models, "storage": storage}
-    given["trust_remote_code"] = trust_remote_code
+    given.update(trust_remote_code=trust_remote_code, loopback=is_loopback(host))
+    if no_auth:
+        given["auth"] = False
     if replicas is not None:
         given["replicas"] = {"min": replicas, "max": replicas}
-    served, spec = find(parse(given))
+    settings = parse(given)
+    if not settings.loopback:
+        require_auth(settings)
+    served, spec = find(settings)
     here = "RAY_ADDRESS" not in os.environ
     if here:
         # On a cluster the port is the head node's, and asked for there; so is the file of keys.

@@ -12,9 +12,9 @@ from starlette.exceptions import HTTPException
 
 from ftray import __version__
 from ftray.serve import v2
-from ftray.serve.access import Keyring
 from ftray.serve.backend import Backends, BadPrompt, Unavailable
 from ftray.serve.batcher import Overloaded
+from ftray.serve.door import Door
 from ftray.serve.faults import (
     CHAT,
     COMPLETIONS,
@@ -25,6 +25,7 @@ from ftray.serve.faults import (
     fault_of_prompt,
 )
 from ftray.serve.gate import Gate
+from ftray.serve.keyring import Keyring
 from ftray.serve.messages import MAX_BODY, MAX_STREAM, Health
 from ftray.serve.metrics import CONTENT_TYPE, Metrics
 from ftray.serve.openai import openai_routes
@@ -45,11 +46,15 @@ PATHS = (
     METRICS,
     OPENAPI,
 )
+OPEN = {"/", HEALTH, *v2.HEALTH}
+"""Paths that need no key."""
 
 
-def create_api(backends: Backends, metrics: Metrics, keys: Keyring | None = None) -> FastAPI:
-    """The application of one replica, for everybody or for those who bear one of `keys`. It exists
-    only after the golden answers were replayed."""
+def create_api(
+    backends: Backends, metrics: Metrics, keys: Keyring | None = None, loopback: bool = False
+) -> FastAPI:
+    """The application of one replica, for everybody or for those who bear one of `keys`; loopback:
+    for nobody but its own machine. It exists only after the golden answers were replayed."""
     # The usual documentation pages load their scripts from outside.
     api = FastAPI(
         title=f"ftray: {', '.join(backend.address for backend in backends.entries)}",
@@ -70,10 +75,22 @@ def create_api(backends: Backends, metrics: Metrics, keys: Keyring | None = None
         paths=PATHS,
         prefixes=(MODELS, v2.PREFIX),
         max_body=_max_body,
-        keys=keys,
-        open_paths={"/", HEALTH, *v2.HEALTH},
+        door=Door(keys, loopback, OPEN, METRICS),
     )
+    if keys is not None:
+        _add_scheme(api)
     return api
+
+
+def _add_scheme(api: FastAPI) -> None:
+    """The document of the interface says which paths need a key."""
+    document = api.openapi()  # kept, and served as it is from now on
+    schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+    schemes["key"] = {"type": "http", "scheme": "bearer", "description": "An API key."}
+    document["security"] = [{"key": []}]
+    for path in OPEN & document["paths"].keys():
+        for operation in document["paths"][path].values():
+            operation["security"] = []
 
 
 def _max_body(path: str) -> int:

@@ -10,7 +10,7 @@ from ray.serve import Application, deployment
 
 from ftray.serve.log import logging_config
 from ftray.serve.replica import Replica
-from ftray.serve.settings import ServedModel, find, parse
+from ftray.serve.settings import ServedModel, Service, find, parse, require_auth
 from ftray.spec.serving import ServeSpec
 from ftray.store.location import locate
 
@@ -18,11 +18,15 @@ from ftray.store.location import locate
 def build(args: dict[str, Any]) -> Application:
     """The application for `import_path: ftray.serve.app:build`.
 
-    `args` are `model` (a MODEL reference, or a list of them), `storage`, and the keys of the spec's
-    `serve` section. Raises ServeError naming the wrong argument, RegistryError or ModelError for a
+    `args` are `model` (a MODEL reference, or a list of them), `storage`, the keys of the spec's
+    `serve` section, of which `api_keys` is needed unless `auth` is false, and `trust_remote_code`.
+    Raises ServeError naming the wrong argument, RegistryError or ModelError for a
     model.
     """
-    return application(*find(parse(args)))
+    settings = parse(args)
+    # Where it will listen is not known here.
+    require_auth(settings)
+    return application(*find(settings))
 
 
 def application(models: Sequence[ServedModel], spec: ServeSpec) -> Application:
@@ -48,6 +52,8 @@ def application(models: Sequence[ServedModel], spec: ServeSpec) -> Application:
         threads=threads,
         compute=spec.compute,
         api_keys=None if spec.api_keys is None else locate(spec.api_keys).url,
+        # Who starts an application in another way says nothing of where it listens.
+        loopback=isinstance(spec, Service) and spec.loopback,
     )
 
 

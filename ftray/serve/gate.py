@@ -1,4 +1,5 @@
-"""What every request passes: the limit on its body, the model's name on its answer, counting."""
+"""What every request passes: the door, the limit on its body, the model's name on its answer,
+counting and the log."""
 
 from __future__ import annotations
 
@@ -6,16 +7,19 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from fastapi.responses import JSONResponse as Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ftray.serve.access import Keyring
 from ftray.serve.backend import MODEL_HEADER, VERSION_HEADER, Backends, named
-from ftray.serve.faults import CHAT, COMPLETIONS, fault
+from ftray.serve.door import KEY, Door
+from ftray.serve.faults import CHAT, COMPLETIONS
+from ftray.serve.log import logger
 from ftray.serve.metrics import Metrics
 from ftray.serve.v1 import PREDICT
 from ftray.serve.v2 import INFER
+
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+_log = logger(__name__)
 
 
 @dataclass
@@ -32,10 +36,7 @@ class Gate:
     """Paths that begin so are counted together; any other is counted as `other`."""
     max_body: Callable[[str], int]
     """Path -> bytes."""
-    keys: Keyring | None
-    """None: everybody may ask."""
-    open_paths: Collection[str]
-    """Those that need no key."""
+    door: Door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -51,10 +52,10 @@ class Gate:
                 told = {name.decode("latin-1"): value for name, value in message["headers"]}
                 who.update((name, told[name].decode()) for name in who if name in told)
                 missing = [(n.encode(), v.encode()) for n, v in who.items() if n not in told]
-                message["headers"] = [*message["headers"], *missing]
+                message["headers"] = [*message["headers"], *missing, _NO_SNIFFING]
             await send(message)
 
-        app = self.app if self._admits(scope) else _stranger(scope["path"])
+        app = self.door.refusal(scope, scope["path"]) or self.app
         try:
             await app(scope, self._limited(scope, receive), send_named)
         finally:
@@ -62,13 +63,11 @@ class Gate:
             known = path if path in self.paths else self._family(path)
             answered_by = who[MODEL_HEADER], who[VERSION_HEADER]
             self.metrics.count_request(*answered_by, known, status)
+            if name := scope.get(KEY):
+                # Serve writes a line a request too, which knows of no keys.
+                _log.info("%s %s %d", scope["method"], known, status, extra={"api_key": name})
             if status == 200 and path.endswith((PREDICT, INFER, COMPLETIONS, CHAT)):
                 self.metrics.count_prediction(*answered_by, time.perf_counter() - start)
-
-    def _admits(self, scope: Scope) -> bool:
-        if self.keys is None or scope["path"] in self.open_paths:
-            return True
-        return self.keys.admits(dict(scope["headers"]).get(b"authorization", b"").decode("latin-1"))
 
     def _family(self, path: str) -> str:
         return next((prefix for prefix in self.prefixes if path.startswith(prefix)), "other")
@@ -96,9 +95,3 @@ class Gate:
             return message
 
         return limited
-
-
-def _stranger(path: str) -> Response:
-    message = "no valid API key; send the header Authorization: Bearer KEY"
-    headers = {"www-authenticate": "Bearer"}
-    return fault(path, 401, message, None, headers, "invalid_api_key")

@@ -15,12 +15,12 @@ from ray import serve
 from ftray.errors import FtrayError, ModelError
 from ftray.models.pool import Pool
 from ftray.serve import metrics
-from ftray.serve.access import Keyring
 from ftray.serve.alias import Alias, follow
 from ftray.serve.api import create_api
 from ftray.serve.backend import Backend
 from ftray.serve.catalog import Catalog
 from ftray.serve.engine import Engine
+from ftray.serve.keyring import Keyring
 from ftray.serve.loader import Live, Loader
 from ftray.serve.log import logger
 from ftray.serve.refusal import refusal
@@ -49,6 +49,7 @@ class Replica:
         threads: int,
         compute: Compute,
         api_keys: str | None,
+        loopback: bool,
     ) -> None:
         """Load the models, or what their aliases mean by now, and replay their golden answers.
         When it raises, Ray Serve sends this replica no traffic."""
@@ -63,10 +64,13 @@ class Replica:
         pool = Pool() if len(served) > 1 else None
         self._loader = Loader(batching, compute, max_tokens, self._metrics, self._engine, pool)
         try:
+            self._loopback = loopback
             self._keys = None if api_keys is None else Keyring(locate(api_keys))
             self._catalog = Catalog(served, self._start, max_models)
         except FtrayError as error:
             raise refusal(error) from error
+        if self._keys is not None:
+            self._keys.follow()
 
     def _start(self, model: ServedModel) -> Shelf:
         """Begins with what the alias means, or with the version that was deployed where that does
@@ -97,7 +101,7 @@ class Replica:
         return Shelf(first, load_stop, end_trial, partial(self._metrics.count_shadow, first.name))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_api(self, self._metrics, self._keys)
+        return create_api(self, self._metrics, self._keys, self._loopback)
 
     @property
     def entries(self) -> Sequence[Backend]:

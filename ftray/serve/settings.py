@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ftray.errors import ServeError
 from ftray.models.folder import ModelInfo, read_info
 from ftray.serve.alias import Alias
-from ftray.spec.fields import Text
+from ftray.spec.fields import Text, contradiction
 from ftray.spec.messages import problems
 from ftray.spec.serving import ServeSpec
 from ftray.store.location import Location
@@ -24,19 +24,31 @@ def _several(references: Any) -> Any:
     return (references,) if isinstance(references, str) else references
 
 
-class Settings(ServeSpec):
+class Service(ServeSpec):
+    """How models are served, and what whoever runs the service decides alone: no model's folder has
+    a say in it."""
+
+    auth: bool = True
+    """False: everybody who reaches the service may ask, whatever `api_keys` says."""
+    loopback: bool = False
+    """Whether it listens where only its own machine can ask."""
+    trust_remote_code: bool = False
+    """Whether code that comes with a model runs."""
+
+
+class Settings(Service):
     """Arguments of `ftray.serve.app:build`. A key that is left out is as in the model's spec."""
 
     model: Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_several)]
     """One reference, or a list of them."""
     storage: Text | None = None
-    trust_remote_code: bool = False
-    """Whether code that comes with a model runs: nothing in its folder decides that."""
 
-    @property
-    def own(self) -> set[str]:
-        """Keys that are the operator's alone, and no part of a spec's section `serve`."""
-        return set(Settings.model_fields) - set(ServeSpec.model_fields)
+    @model_validator(mode="after")
+    def _somebody_says_who_may_ask(self) -> Self:
+        if not self.auth and self.api_keys is not None:
+            problem = f"keys are asked for by api_keys {self.api_keys}, and auth is false"
+            raise contradiction(problem, "Leave one of them out.")
+        return self
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,19 @@ def parse(args: Mapping[str, Any]) -> Settings:
         raise ServeError(*problems(error, args, Settings, root="arguments")) from None
 
 
-def find(settings: Settings) -> tuple[tuple[ServedModel, ...], ServeSpec]:
+def require_auth(settings: Settings) -> None:
+    """Raises ServeError where whoever runs the service does not say who may ask it. What a model's
+    own spec says is not enough: its folder may be a stranger's."""
+    if settings.auth and settings.api_keys is None:
+        problem = "nobody says who may ask, and others than this machine can"
+        fix = (
+            "name a file of keys (`ftray keys add NAME`), or let everybody ask with auth false "
+            "(--no-auth)"
+        )
+        raise ServeError.of("serve.api_keys", None, problem, fix)
+
+
+def find(settings: Settings) -> tuple[tuple[ServedModel, ...], Service]:
     """The models, and how to serve them: the `serve` section of the first one's own spec under the
     given keys.
 
@@ -81,15 +105,22 @@ def find(settings: Settings) -> tuple[tuple[ServedModel, ...], ServeSpec]:
     for place, model in enumerate(served):
         if model.address in {other.address for other in served[:place]}:
             raise ServeError.of("model", model.address, "named twice", "name it once")
-    given = settings.model_dump(exclude_unset=True, exclude=settings.own)
-    section = _laid_over(given, served[0].info.spec.get("serve", {}))
-    whole = parse({**section, "model": settings.model}).model_dump(exclude=settings.own)
-    spec = ServeSpec(**whole)
+    spec = _service(settings, served[0].info.spec.get("serve", {}))
     for model in served:
         if spec.backend != "torch" and not model.info.labels:
             problem = f"computes labels, and {model.reference} generates"
             raise ServeError.of("backend", spec.backend, problem, "set it to torch")
     return served, spec
+
+
+def _service(settings: Settings, section: Mapping[str, Any]) -> Service:
+    """The keys of `section`, a model's own, under those of `settings`."""
+    known = {key: value for key, value in section.items() if key in ServeSpec.model_fields}
+    if not settings.auth:
+        known.pop("api_keys", None)
+    given = settings.model_dump(exclude_unset=True)
+    whole = parse(_laid_over(given, known))
+    return Service(**whole.model_dump(include=set(Service.model_fields)))
 
 
 def _laid_over(given: Mapping[str, Any], section: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ _BODY = {
     "requestBody": {
         "required": False,
         "description": 'A line a row: "a text", or {"inputs": "a text"}.',
-        "content": {kind: {"schema": {"type": "string"}} for kind in (MEDIA_TYPE, "text/plain")},
+        "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
     }
 }
 _ANSWERS: dict[int | str, Any] = {

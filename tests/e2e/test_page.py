@@ -19,9 +19,10 @@ import pytest
 import uvicorn
 from websockets.sync.client import ClientConnection, connect
 
-from ftray.serve.access import Keyring, add_key
+from ftray.serve.access import add_key
 from ftray.serve.api import create_api
 from ftray.serve.backend import Piece
+from ftray.serve.keyring import Keyring
 from ftray.serve.metrics import Metrics
 from ftray.store.location import locate
 from tests.helpers.fake_backend import FakeBackend, FakeBackends, FakeGenerator

@@ -29,7 +29,7 @@ def http(
     length: int | str | None = None,
 ) -> bytes:
     """A request as it goes over the wire; `length`: what it says of its body."""
-    told = {"host": "x", "connection": "close", **(JSON if headers is None else headers)}
+    told = {"host": "127.0.0.1", "connection": "close", **(JSON if headers is None else headers)}
     told["content-length"] = str(len(body) if length is None else length)
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in told.items())]
     return "\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n" + body

@@ -16,8 +16,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from ftray.errors import ServeError
+from ftray.serve.settings import parse, require_auth
 from ftray.spec.schema import Spec
-from ftray.spec.serving import ServeSpec
 
 BASE = Path(__file__).parents[2] / "k8s" / "base"
 KUBECTL = shutil.which("kubectl", path=f"{os.environ['PATH']}:{Path(sys.executable).parent}")
@@ -205,10 +206,10 @@ def serve_rules(document: Object) -> Iterator[str]:
         section = dict(application["args"])
         if not {"model", "storage"} <= section.keys():
             yield "serveConfigV2: args lack model or storage"
-        section = {key: section[key] for key in section.keys() - {"model", "storage"}}
+            continue
         try:
-            ServeSpec.model_validate(section)
-        except ValidationError as error:
+            require_auth(parse(section))
+        except ServeError as error:
             yield f"serveConfigV2: {error}"
 
 

@@ -13,10 +13,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from ftray.models.sampling import Prompt, Sampling
-from ftray.serve.access import Keyring, add_key
+from ftray.serve.access import add_key
 from ftray.serve.api import create_api
 from ftray.serve.backend import Answers, BadPrompt, Generation, Piece, Unavailable
 from ftray.serve.batcher import Overloaded
+from ftray.serve.keyring import Keyring
 from ftray.serve.messages import MAX_TEXT
 from ftray.serve.metrics import Metrics
 from ftray.store.location import locate

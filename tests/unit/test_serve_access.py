@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import stat
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,10 +13,11 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from ftray.cli.main import app
-from ftray.errors import ServeError
-from ftray.serve import access
-from ftray.serve.access import Keyring, add_key, read_keys, revoke_key
+from ftray.errors import ServeError, StorageError
+from ftray.serve import keyring
+from ftray.serve.access import add_key, read_keys, revoke_key
 from ftray.serve.api import create_api
+from ftray.serve.keyring import Keyring
 from ftray.serve.metrics import Metrics
 from ftray.store.location import Location, locate
 from tests.helpers.fake_backend import FakeBackends
@@ -23,26 +28,28 @@ def file(tmp_path: Path) -> Location:
     return locate(str(tmp_path / "keys.txt"))
 
 
-@pytest.fixture(autouse=True)
-def _read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "_FRESH_S", 0.0)
-
-
 def bearer(key: str) -> str:
     return f"Bearer {key}"
+
+
+def status(keys: Keyring, authorization: str, scope: str = "predict") -> int:
+    return keys.judge(authorization, scope).status
 
 
 def test_a_key_admits_until_it_is_revoked(file: Location) -> None:
     first, second = add_key(file, "app"), add_key(file, "batch")
     keys = Keyring(file)
-    assert keys.admits(bearer(first)) and keys.admits(bearer(second))
+    assert keys.judge(bearer(first), "predict").name == "app"
+    assert status(keys, bearer(second)) == 200
     for wrong in ("", first, f"Basic {first}", bearer(first[:-1]), bearer("app"), bearer("")):
-        assert not keys.admits(wrong)
+        assert status(keys, wrong) == 401
     revoke_key(file, "app")
-    assert not keys.admits(bearer(first))
-    assert keys.admits(bearer(second))
+    keys.refresh()
+    assert status(keys, bearer(first)) == 401
+    assert status(keys, bearer(second)) == 200
     third = add_key(file, "third")
-    assert keys.admits(bearer(third))
+    keys.refresh()
+    assert status(keys, bearer(third)) == 200
     assert list(read_keys(file)) == ["batch", "third"]
 
 
@@ -54,19 +61,113 @@ def test_the_file_holds_no_key(file: Location) -> None:
 
 def test_a_hash_of_the_file_is_no_key(file: Location) -> None:
     add_key(file, "app")
-    (hash_,) = read_keys(file).values()
-    assert not Keyring(file).admits(bearer(hash_))
+    (key,) = read_keys(file).values()
+    assert status(Keyring(file), bearer(key.hash)) == 401
 
 
-def test_a_file_that_is_gone_or_torn_changes_nothing(file: Location) -> None:
+def test_a_file_that_is_torn_changes_nothing_and_one_that_is_gone_revokes(file: Location) -> None:
     key = add_key(file, "app")
+    keys, content = Keyring(file), file.read_bytes()
+    file.write_text("app sha256:12")
+    keys.refresh()
+    assert (status(keys, bearer(key)), status(keys, bearer("other"))) == (200, 401)
+    file.delete()
+    keys.refresh()
+    assert status(keys, bearer(key)) == 401
+    file.write_bytes(content)
+    keys.refresh()
+    assert status(keys, bearer(key)) == 200
+
+
+def test_a_storage_that_hangs_holds_up_nobody(
+    file: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyring, "_EVERY_S", 0.001)
+    key = add_key(file, "app")
+    keys, asked, answers = Keyring(file), threading.Event(), threading.Event()
+
+    def hang(location: Location) -> bytes:
+        asked.set()
+        answers.wait()
+        raise StorageError.of("s3://bucket", None, "does not answer", "wait")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Location, "read_bytes", hang)
+        keys.follow()
+        assert asked.wait(10)
+        began = time.monotonic()
+        assert status(keys, bearer(key)) == 200
+        assert time.monotonic() - began < 1
+        answers.set()
+    revoke_key(file, "app")
+    end = time.monotonic() + 10
+    while status(keys, bearer(key)) == 200 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert status(keys, bearer(key)) == 401, "the thread goes on"
+
+
+def test_comments_stay_and_the_file_is_its_owners_alone(file: Location) -> None:
+    path = Path(file.path)
+    path.write_text("# ours\n\n")
+    path.chmod(0o644)
+    add_key(file, "app")
+    with path.open("a") as stream:
+        stream.write("# theirs")
+    add_key(file, "other", ["metrics"], 5)
+    revoke_key(file, "app")
+    lines = path.read_text().splitlines()
+    assert lines[:3] == ["# ours", "", "# theirs"]
+    assert lines[3].startswith("other sha256:") and lines[3].endswith(
+        " scopes=metrics per_minute=5"
+    )
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_keys_that_are_made_at_once_are_all_kept(file: Location) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: add_key(file, f"key{number}"), range(24)))
+    assert len(read_keys(file)) == 24
+
+
+def test_a_key_is_for_its_scopes_and_as_often_as_it_says(
+    file: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(keyring.time, "monotonic", lambda: now)
+    watcher, app_key = add_key(file, "watcher", ["metrics"]), add_key(file, "app", ["predict"], 30)
     keys = Keyring(file)
-    for content in (None, "app sha256:12"):
-        file.delete()
-        if content is not None:
-            file.write_text(content)
-        assert keys.admits(bearer(key))
-        assert not keys.admits(bearer("other"))
+    assert status(keys, bearer(watcher), "metrics") == 200
+    assert status(keys, bearer(watcher), "predict") == 403
+    assert status(keys, bearer(app_key), "metrics") == 403
+    assert [status(keys, bearer(app_key)) for _ in range(31)] == [200] * 30 + [429]
+    assert keys.judge(bearer(app_key), "predict").headers == {"retry-after": "2"}
+    now += 2
+    assert [status(keys, bearer(app_key)) for _ in range(2)] == [200, 429]
+    assert status(keys, bearer(watcher), "metrics") == 200, "others have quotas of their own"
+
+
+def test_the_request_log_names_the_key(file: Location, caplog: pytest.LogCaptureFixture) -> None:
+    key = add_key(file, "app")
+    api = create_api(FakeBackends(), Metrics("one"), Keyring(file))
+    with TestClient(api) as client, caplog.at_level("INFO"):
+        client.get("/v1/model", headers={"authorization": bearer(key)})
+        client.get("/v1/model")
+    (record,) = [r for r in caplog.records if hasattr(r, "api_key")]
+    assert (record.api_key, record.getMessage()) == ("app", "GET /v1/model 200")
+    assert key not in caplog.text
+
+
+def test_the_document_says_what_needs_a_key(file: Location) -> None:
+    key = add_key(file, "app")
+    with TestClient(create_api(FakeBackends(), Metrics("one"), Keyring(file))) as client:
+        told = client.get("/openapi.json", headers={"authorization": bearer(key)}).json()
+    (scheme,) = told["components"]["securitySchemes"].values()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    assert told["security"] == [{"key": []}]
+    assert told["paths"]["/healthz"]["get"]["security"] == []
+    assert "security" not in told["paths"]["/v1/predict"]["post"]
+    with TestClient(create_api(FakeBackends(), Metrics("one"))) as client:
+        assert "security" not in client.get("/openapi.json").json()
 
 
 @pytest.mark.parametrize("name", ["", "a b", "-x", "a" * 64, "ü", "a/b"])
@@ -104,9 +205,9 @@ def test_the_command_shows_a_key_once(tmp_path: Path) -> None:
     file, run = str(tmp_path / "keys.txt"), CliRunner().invoke
     made = run(app, ["keys", "add", "app", "--file", file])
     key = made.stdout.splitlines()[-1]
-    assert Keyring(locate(file)).admits(bearer(key))
+    assert status(Keyring(locate(file)), bearer(key)) == 200
     assert run(app, ["keys", "list", "--file", file]).stdout == "app\n"
     assert run(app, ["keys", "add", "app", "--file", file]).exit_code == 2
     assert run(app, ["keys", "revoke", "other", "--file", file]).exit_code == 2
     assert run(app, ["keys", "revoke", "app", "--file", file]).exit_code == 0
-    assert not Keyring(locate(file)).admits(bearer(key))
+    assert status(Keyring(locate(file)), bearer(key)) == 401

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from ftray.cli.main import app
 from ftray.errors import ModelError, ServeError, SpecError
 from ftray.models.folder import ModelInfo, read_info
 from ftray.models.publish import write_info
+from ftray.serve.app import build
 from ftray.serve.port import check_port
 from ftray.serve.refusal import read_refusal, refusal
 from ftray.serve.settings import find, parse
@@ -79,6 +83,38 @@ def test_a_backend_for_labels_does_not_serve_a_model_that_generates(
     write_info(writer, info.model_copy(update={"name": "writer", "labels": ()}))
     with pytest.raises(ServeError, match="backend = onnx: computes labels, and writer generates"):
         find(parse({"model": [folder, str(writer)], "backend": "onnx"}))
+
+
+def test_a_model_does_not_decide_who_may_ask(folder: str) -> None:
+    """What its own spec says holds where nobody says otherwise, and only for its own machine."""
+    info = read_info(locate(folder))
+    serve = {**info.spec["serve"], "api_keys": "theirs.txt", "auth": False, "loopback": True}
+    write_info(Path(folder), info.model_copy(update={"spec": {**info.spec, "serve": serve}}))
+    _, spec = find(parse({"model": folder}))
+    assert (spec.api_keys, spec.auth, spec.loopback) == ("theirs.txt", True, False)
+    assert find(parse({"model": folder, "api_keys": "ours.txt"}))[1].api_keys == "ours.txt"
+    assert find(parse({"model": folder, "auth": False}))[1].api_keys is None
+    with pytest.raises(ServeError, match="nobody says who may ask"):
+        build({"model": folder})
+    build({"model": folder, "auth": False})
+    build({"model": folder, "api_keys": "ours.txt"})
+    with pytest.raises(ServeError, match="asked for by api_keys ours.txt, and auth is false"):
+        parse({"model": folder, "auth": False, "api_keys": "ours.txt"})
+
+
+def test_a_service_for_others_needs_keys_or_insistence(folder: str) -> None:
+    asked = ["serve", folder, "--host", "0.0.0.0"]
+    refused = CliRunner().invoke(app, asked)
+    assert refused.exit_code == 2
+    assert "nobody says who may ask" in refused.stderr and "--no-auth" in refused.stderr
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        for allowed in ("--no-auth", "--set=serve.api_keys=keys.txt"):
+            port = str(taken.getsockname()[1])
+            other = CliRunner().invoke(app, [*asked, allowed, "--port", port])
+            assert other.exit_code == 2
+            assert "in use on 0.0.0.0" in other.stderr, "goes on to the next fault"
 
 
 def test_several_models_are_served_as_the_first_one_says(folder: str) -> None:

@@ -133,7 +133,7 @@ def client(trained: Trained, served_root: Path) -> Iterator[httpx.Client]:
     }
     try:
         serve.start(proxy_location="HeadOnly", http_options={"port": port})
-        serve.run(build(settings), name="writer")
+        serve.run(build({**settings, "auth": False}), name="writer")
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             yield client
     finally:

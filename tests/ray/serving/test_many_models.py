@@ -38,7 +38,7 @@ def client(ray_cluster: None, folders: dict[str, Path]) -> Iterator[httpx.Client
     settings = {"model": [str(folder) for folder in folders.values()], "max_models": 2}
     try:
         serve.start(proxy_location="HeadOnly", http_options={"port": port})
-        serve.run(build(settings), name="models")
+        serve.run(build({**settings, "auth": False}), name="models")
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             yield client
     finally:

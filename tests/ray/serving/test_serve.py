@@ -45,7 +45,7 @@ def client(ray_cluster: None, model_folder: Path) -> Iterator[httpx.Client]:
     }
     try:
         serve.start(proxy_location="HeadOnly", http_options={"port": port})
-        serve.run(build(settings), name="reviews")
+        serve.run(build({**settings, "auth": False}), name="reviews")
         limits = httpx.Limits(max_connections=128)
         url = f"http://127.0.0.1:{port}"
         with httpx.Client(base_url=url, timeout=60, limits=limits) as client:

@@ -39,7 +39,7 @@ def callers(ray_cluster: None, registry: Registry) -> Iterator[Callers]:
     }
     try:
         serve.start(proxy_location="HeadOnly", http_options={"port": port})
-        serve.run(build(settings), name="tiny")
+        serve.run(build({**settings, "auth": False}), name="tiny")
         callers = Callers(f"http://127.0.0.1:{port}", answers_of(registry, (1, 2, 4)))
         with callers.asking(8):
             yield callers
