@@ -140,6 +140,12 @@ class NotTrainable(RunFailed):
     resumable = False
 
 
+class RolloutFailed(FtrayError):
+    """Replicas that serve an alias do not answer with the version that was promoted to it."""
+
+    exit_code = EXIT_FAILED
+
+
 class RunTaken(RunFailed):
     """Another process drives the run: this one may not write to it any more."""
 

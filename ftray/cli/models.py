@@ -17,6 +17,7 @@ from ftray.cli.console import (
     say,
     verb,
 )
+from ftray.cli.rollout import PATIENCE_S, Wait, follow
 
 if TYPE_CHECKING:
     from ftray.models.folder import ModelInfo
@@ -51,11 +52,14 @@ Out = Annotated[str, typer.Option(help="A new or empty folder, or a URL.")]
 def list_(name: Name = None, storage: Storage = None, as_json: AsJson = False) -> None:
     """All versions, of one model or of every one."""
     from ftray.cli.table import show
+    from ftray.store.promotion import settled_routes
     from ftray.store.registry import Registry
     from ftray.store.root import open_root
 
     registry = Registry.open(open_root(storage))
     names = registry.names() if name is None else [name]
+    for known in names:
+        settled_routes(registry, known)
     versions = [version for known in names for version in registry.versions(known)]
     if name is not None and not versions:
         registry.resolve(name)  # says which models there are instead
@@ -80,18 +84,24 @@ def list_(name: Name = None, storage: Storage = None, as_json: AsJson = False) -
 @verb
 def show(model: ModelName, storage: Storage = None, as_json: AsJson = False) -> None:
     """One version: where it lies, where it comes from, and how good it is."""
+    from ftray.cli import rollout
     from ftray.cli.table import show as show_table
     from ftray.models.folder import read_info
-    from ftray.store.registry import Registry, find_model
+    from ftray.store.lookup import find_model
+    from ftray.store.promotion import settled_routes
+    from ftray.store.registry import Registry
     from ftray.store.root import open_root
 
     found = find_model(model, storage)
     info = read_info(found.folder)
+    tell = rollout.as_json if as_json else rollout.described
     known: dict[str, Any] = {"model": found.name, "version": None, "model_dir": found.folder.url}
     if found.version is not None:
-        registered = Registry.open(open_root(storage)).resolve(f"{found.name}:{found.version}")
-        known = registered.to_json()
+        registry = Registry.open(open_root(storage))
+        routes = settled_routes(registry, found.name)
+        known = registry.resolve(f"{found.name}:{found.version}").to_json()
         del known["metrics"]  # the manifest has those of every split
+        known["routes"] = {alias: tell(route) for alias, route in routes.items()}
     known |= _described(info)
     if as_json:
         emit(known)
@@ -109,11 +119,12 @@ def promote(
     alias: Alias,
     share: Share = None,
     shadow: Shadow = False,
+    wait: Wait = PATIENCE_S,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Give a version an alias, taking it from the version that had it; or try it out beside that
-    one. What serves the alias follows within seconds, without losing a request."""
+    one. What serves the alias follows without losing a request; ends with 1 where it does not."""
     from ftray.store.promotion import promote as point
     from ftray.store.promotion import try_out
     from ftray.store.registry import Registry
@@ -121,15 +132,16 @@ def promote(
 
     registry = Registry.open(open_root(storage))
     if share is None and not shadow:
-        version = point(registry, model, alias)
-        say(f"{version.name}@{alias} is now version {version.version}")
+        changed = point(registry, model, alias)
+        say(f"{changed.model.name}@{alias} is now version {changed.model.version}")
     else:
         part = _fraction(share)
-        version = try_out(registry, model, alias, part, shadow)
+        changed = try_out(registry, model, alias, part, shadow)
         what = "copies of " if shadow else ""
-        say(f"version {version.version} gets {what}{part:.0%} of the requests to {alias}")
+        say(f"version {changed.model.version} gets {what}{part:.0%} of the requests to {alias}")
+    told = follow(registry, changed, alias, wait)
     if as_json:
-        emit(version.to_json())
+        emit(told)
 
 
 @app.command()
@@ -137,6 +149,7 @@ def promote(
 def rollback(
     name: Annotated[str, typer.Argument(metavar="NAME")],
     alias: Alias,
+    wait: Wait = PATIENCE_S,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
@@ -145,10 +158,12 @@ def rollback(
     from ftray.store.registry import Registry
     from ftray.store.root import open_root
 
-    version = roll_back(Registry.open(open_root(storage)), name, alias)
-    say(f"{name}@{alias} is version {version.version} again, and nothing is on trial")
+    registry = Registry.open(open_root(storage))
+    changed = roll_back(registry, name, alias)
+    say(f"{name}@{alias} is version {changed.model.version} again, and nothing is on trial")
+    told = follow(registry, changed, alias, wait)
     if as_json:
-        emit(version.to_json())
+        emit(told)
 
 
 def _fraction(share: str | None) -> float:
@@ -171,7 +186,7 @@ def export(model: ModelName, out: Out, storage: Storage = None, as_json: AsJson 
     """Copy the model's folder: it opens with plain transformers wherever it lies."""
     from ftray.models.folder import read_info
     from ftray.store.location import locate
-    from ftray.store.registry import find_model
+    from ftray.store.lookup import find_model
     from ftray.store.root import MODEL_MANIFEST
 
     found = find_model(model, storage)

@@ -1,60 +1,67 @@
-"""An alias that replicas serve, and a thread that looks where it leads."""
+"""An alias that replicas serve: what its route says, and what they write into it."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ftray.errors import FtrayError
-from ftray.serve.log import logger
 from ftray.store.location import Location
+from ftray.store.reports import Report, Roll, read_reports, report_file
 from ftray.store.root import Root, open_root
-from ftray.store.routes import Route, Stop, Trial, end_trial, read_route
-
-_EVERY_S = 2.0
-_log = logger(__name__)
+from ftray.store.route_file import change_route, read_route
+from ftray.store.routes import Refusal, Route, Stop, Trial
 
 
 @dataclass(frozen=True)
 class Alias:
-    """Of the model `name` below the storage root at `storage`."""
+    """Of the model `name` below the storage root at `storage`. deployed: what it meant when the
+    service was deployed; what counts where nobody has written a route.
+
+    Every method raises RegistryError for a file that is no route or report, and StorageError for a
+    storage that does not answer. Those that change the route return it as it is then.
+    """
 
     storage: str
     name: str
     alias: str
+    deployed: Stop
 
     @property
     def root(self) -> Root:
         return open_root(self.storage)
 
-    def route(self) -> Route | None:
-        """Raises as `read_route`."""
-        return read_route(self.root, self.name, self.alias)
-
     def folder(self, stop: Stop) -> Location:
         return self.root.location / stop.folder
 
-    def end_trial(self, trial: Trial, why: str) -> None:
-        """For all replicas. What cannot be written is logged: this replica has ended it anyway."""
-        try:
-            end_trial(self.root, self.name, self.alias, trial, why)
-        except (FtrayError, OSError) as error:
-            _log.warning("the other replicas are not told: %s", error)
+    def route(self) -> Route:
+        return read_route(self.root, self.name, self.alias) or Route(current=self.deployed)
 
+    def proved(self, stop: Stop) -> Route:
+        return self._change(lambda route: route.proved(stop))
 
-def follow(alias: Alias, update: Callable[[Route], None], over: threading.Event) -> None:
-    """Tell `update` where the alias leads, every few seconds until it is `over`."""
-    threading.Thread(target=_follow, args=(alias.route, update, over), daemon=True).start()
+    def refused(self, refusal: Refusal) -> Route:
+        return self._change(lambda route: route.refused_by(refusal))
 
+    def trial_proven(self, trial: Trial) -> Route:
+        return self._change(lambda route: route.trial_proven(trial))
 
-def _follow(
-    look: Callable[[], Route | None], update: Callable[[Route], None], over: threading.Event
-) -> None:
-    while not over.wait(_EVERY_S):
-        try:
-            if route := look():
-                update(route)
-        except Exception:  # noqa: BLE001 - a replica must not stop to follow
-            # Such as a storage that does not answer: it changes nothing, and is asked again.
-            _log.exception("the alias cannot be followed just now")
+    def trial_ended(self, trial: Trial, why: str) -> Route:
+        return self._change(lambda route: route.trial_ended(trial, why))
+
+    def reports(self) -> list[Report]:
+        return read_reports(self.root, self.name, self.alias)
+
+    def report(self, replica: str) -> Location:
+        return report_file(self.root, self.name, self.alias, replica)
+
+    def roll(self) -> Roll:
+        return Roll(self.root, self.name, self.alias)
+
+    def _change(self, edit: Callable[[Route], Route]) -> Route:
+        first = Route(current=self.deployed)
+
+        def edited(now: Route | None) -> Route:
+            return edit(now or first)
+
+        route = change_route(self.root, self.name, self.alias, edited)
+        return route or first

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ftray.serve.backend import MODEL_HEADER, VERSION_HEADER, Backends, named
+from ftray.serve.caller import CALLER, CALLER_HEADER
 from ftray.serve.door import KEY, Door
 from ftray.serve.faults import CHAT, COMPLETIONS
 from ftray.serve.log import logger
@@ -55,6 +56,8 @@ class Gate:
                 message["headers"] = [*message["headers"], *missing, _NO_SNIFFING]
             await send(message)
 
+        headers = dict(scope["headers"])
+        CALLER.set(headers.get(CALLER_HEADER.encode(), b"").decode("latin-1"))
         app = self.door.refusal(scope, scope["path"]) or self.app
         try:
             await app(scope, self._limited(scope, receive), send_named)

@@ -4,7 +4,7 @@ themselves."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,20 +12,20 @@ import torch
 from fastapi import FastAPI
 from ray import serve
 
-from ftray.errors import FtrayError, ModelError
+from ftray.errors import FtrayError
 from ftray.models.pool import Pool
 from ftray.serve import metrics
-from ftray.serve.alias import Alias, follow
 from ftray.serve.api import create_api
 from ftray.serve.backend import Backend
 from ftray.serve.catalog import Catalog
 from ftray.serve.engine import Engine
 from ftray.serve.keyring import Keyring
 from ftray.serve.loader import Live, Loader
-from ftray.serve.log import logger
 from ftray.serve.refusal import refusal
+from ftray.serve.reporter import Reporter
 from ftray.serve.settings import ServedModel
 from ftray.serve.shelf import Shelf
+from ftray.serve.watcher import Watcher
 from ftray.spec.compute import Compute
 from ftray.spec.serving import Batching
 from ftray.store.location import locate
@@ -33,7 +33,6 @@ from ftray.store.routes import Stop
 
 _PAGE_SECONDS = 5.0
 _SWITCH_S = 0.0002
-_log = logger(__name__)
 
 
 @serve.ingress()
@@ -59,10 +58,12 @@ class Replica:
         sys.setswitchinterval(_SWITCH_S)
         context = serve.get_replica_context()
         self._handle_of = (context.deployment, context.app_name)
-        self._metrics = metrics.Metrics(context.replica_id.unique_id)
+        self._id = context.replica_id.unique_id
+        self._metrics = metrics.Metrics(self._id)
         self._engine = Engine(batching, self._metrics)
         pool = Pool() if len(served) > 1 else None
         self._loader = Loader(batching, compute, max_tokens, self._metrics, self._engine, pool)
+        self._reporters: dict[str, Reporter] = {}
         try:
             self._loopback = loopback
             self._keys = None if api_keys is None else Keyring(locate(api_keys))
@@ -73,32 +74,26 @@ class Replica:
             self._keys.follow()
 
     def _start(self, model: ServedModel) -> Shelf:
-        """Begins with what the alias means, or with the version that was deployed where that does
-        not prove itself: the other replicas stay with it too."""
+        """Begins with what the other replicas answer with."""
         alias = model.alias
         load = partial(self._loader.load, trust_remote_code=model.trust_remote_code)
+        count_shadow = partial(self._metrics.count_shadow, model.name)
         if alias is None:
-            return self._shelf(load(model.folder, model.name, model.version), None, load)
-        route = alias.route()
-        try:
-            stop = None if route is None else route.current
-            first = load(alias.folder(stop), model.name, stop.version) if stop else None
-        except ModelError as error:
-            _log.error("version %s answers: %s", model.version, error)
-            first = None
-        shelf = self._shelf(first or load(model.folder, model.name, model.version), alias, load)
-        if route is not None:
-            shelf.update(route)
-        follow(alias, shelf.update, shelf.over)
-        return shelf
+            return Shelf(load(model.folder, model.name, model.version), count_shadow)
 
-    def _shelf(self, first: Live, alias: Alias | None, load: Callable[..., Live]) -> Shelf:
         def load_stop(stop: Stop) -> Live:
-            assert alias is not None, "without one nothing changes"
-            return load(alias.folder(stop), first.name, stop.version)
+            return load(alias.folder(stop), model.name, stop.version)
 
-        end_trial = (lambda trial, why: None) if alias is None else alias.end_trial
-        return Shelf(first, load_stop, end_trial, partial(self._metrics.count_shadow, first.name))
+        reporter = Reporter(alias, self._id)
+        watcher = Watcher(alias, load_stop, reporter, count_shadow)
+        self._reporters[model.address] = reporter
+        watcher.follow()
+        return watcher.shelf
+
+    def __del__(self) -> None:
+        """Ray Serve calls it when the replica has answered its last request."""
+        for reporter in getattr(self, "_reporters", {}).values():
+            reporter.withdraw()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_api(self, self._metrics, self._keys, self._loopback)

@@ -15,9 +15,11 @@ from ftray.spec.fields import Text, contradiction
 from ftray.spec.messages import problems
 from ftray.spec.serving import ServeSpec
 from ftray.store.location import Location
+from ftray.store.lookup import find_model
 from ftray.store.promotion import find_route
-from ftray.store.registry import Registry, alias_in, find_model
+from ftray.store.registry import Registry
 from ftray.store.root import open_root
+from ftray.store.versions import alias_in
 
 
 def _several(references: Any) -> Any:
@@ -147,5 +149,7 @@ def _alias(reference: str, storage: str | None) -> Alias | None:
     if (alias := alias_in(reference)) is None:
         return None
     # The registry may have been changed by other tools than ftray: replicas look at the route.
-    find_route(Registry.open(root), *alias)
-    return Alias(root.location.url, *alias)
+    route = find_route(Registry.open(root), *alias)
+    assert route is not None, "the alias was resolved"
+    name, word = alias
+    return Alias(root.location.url, name, word, route.current)

@@ -1,62 +1,55 @@
 """The versions that a replica holds: the current one, and one on trial beside it.
 
-A change of the route loads the new version while the old one answers; the two change places once
-the new one has given its golden answers. Requests that have begun end where they began.
+A new version is loaded while the old one answers; the two change places once the new one has
+proved itself. Requests that have begun end where they began.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from ftray.errors import FtrayError
 from ftray.models.sampling import Prompt, Sampling
 from ftray.serve.backend import Answers, BadPrompt, Generation, Piece
 from ftray.serve.batcher import Overloaded
-from ftray.serve.judge import Judge
+from ftray.serve.caller import is_tried
+from ftray.serve.judge import Tally
 from ftray.serve.loader import Live
 from ftray.serve.log import logger
-from ftray.store.routes import Route, Stop, Trial
+from ftray.store.reports import TrialCounts
+from ftray.store.routes import Trial
 
 _log = logger(__name__)
 
 _NO_FAULT = (Overloaded, BadPrompt, asyncio.CancelledError)
 """Of a version that raises them."""
 
-Load = Callable[[Stop], Live]
-"""Raises ModelError when the version does not prove itself."""
+CountShadow = Callable[[int | None, bool], None]
+"""Told of each text that a version in the shadow answered, and whether its label was the current
+version's."""
 
 
 @dataclass
 class _OnTrial:
     trial: Trial
     model: Live
-    judge: Judge = field(default_factory=Judge)
+    tally: Tally = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tally = Tally(self.trial.id)
 
 
 class Shelf:
-    """Follows a route: `update` is called by one thread at a time, `answer` on the event loop."""
+    """Changed by one thread at a time, asked on the event loop."""
 
-    def __init__(
-        self,
-        current: Live,
-        load: Load,
-        end_trial: Callable[[Trial, str], None],
-        count_shadow: Callable[[int | None, bool], None],
-    ) -> None:
-        """end_trial: told of a trial that ends badly, and why; count_shadow: told of each text
-        that a version in the shadow answered, and whether its label was the current version's."""
+    def __init__(self, current: Live, count_shadow: CountShadow) -> None:
         self.current = current
-        self._load = load
-        self._end_trial = end_trial
         self._count_shadow = count_shadow
         self._trial: _OnTrial | None = None
-        self._refused: set[Stop | Trial] = set()  # not to be loaded again and again
         self._shadows: set[asyncio.Task[None]] = set()
         self.over = threading.Event()
         """Set once nobody asks any more but those who have begun."""
@@ -66,7 +59,7 @@ class Shelf:
         on_trial = self._trial
         if on_trial is None:
             return await self.current.answer(texts, top_k)
-        chosen = random.random() < on_trial.trial.share
+        chosen = is_tried(on_trial.trial)
         if on_trial.trial.shadow:
             answers = await self._judged(on_trial, False, texts, top_k)
             if chosen:
@@ -91,9 +84,9 @@ class Shelf:
         except _NO_FAULT:
             raise
         except Exception:
-            on_trial.judge.failed(tried)
+            on_trial.tally.failed(tried)
             raise
-        on_trial.judge.answered(tried, time.perf_counter() - began)
+        on_trial.tally.answered(tried, time.perf_counter() - began)
         return answers
 
     def _keep(self, shadow: Coroutine[None, None, None]) -> None:
@@ -120,7 +113,7 @@ class Shelf:
         on_trial = self._trial
         if on_trial is None:
             return await self.current.generate(prompt, sampling)
-        chosen, shadow = random.random() < on_trial.trial.share, on_trial.trial.shadow
+        chosen, shadow = is_tried(on_trial.trial), on_trial.trial.shadow
         if chosen and not shadow:
             try:
                 return await self._begun(on_trial, True, prompt, sampling)
@@ -140,7 +133,7 @@ class Shelf:
         self, on_trial: _OnTrial, tried: bool, prompt: Prompt, sampling: Sampling
     ) -> Generation:
         """Once its first piece is there; the time to it counts, as answers differ in length."""
-        model, judge = on_trial.model if tried else self.current, on_trial.judge
+        model, tally = on_trial.model if tried else self.current, on_trial.tally
         began = time.perf_counter()
         try:
             generation = await model.generate(prompt, sampling)
@@ -148,10 +141,10 @@ class Shelf:
         except _NO_FAULT:
             raise
         except Exception:
-            judge.failed(tried)
+            tally.failed(tried)
             raise
-        judge.answered(tried, time.perf_counter() - began)
-        return replace(generation, pieces=_rest(judge, tried, first, generation.pieces))
+        tally.answered(tried, time.perf_counter() - began)
+        return replace(generation, pieces=_rest(tally, tried, first, generation.pieces))
 
     async def _followed(
         self,
@@ -182,61 +175,47 @@ class Shelf:
         if not sampling.temperature:  # what is drawn by chance need not be the same
             self._count_shadow(on_trial.model.version, text == told)
 
+    @property
+    def trial(self) -> Trial | None:
+        return None if self._trial is None else self._trial.trial
+
+    @property
+    def counts(self) -> TrialCounts | None:
+        """Of the trial."""
+        return None if self._trial is None else self._trial.tally.counts
+
+    def on_trial(self, version: int) -> Live | None:
+        """The version on trial, where it is that one."""
+        held = self._trial
+        return held.model if held is not None and held.trial.stop.version == version else None
+
+    def advance(self, model: Live) -> None:
+        """Answer with `model`, which may have been on trial."""
+        old = self.current
+        if self._trial is not None and self._trial.model is model:
+            self.current, self._trial = model.settled(), None
+        else:
+            self.current = model
+        old.close()
+
+    def try_out(self, trial: Trial, model: Live) -> None:
+        self.end_trial()
+        self._trial = _OnTrial(trial, model.apart())
+        if self.over.is_set():  # since it began to load
+            self.end_trial()
+
+    def end_trial(self) -> None:
+        if self._trial is not None:
+            held, self._trial = self._trial, None
+            held.model.close()
+
     def close(self) -> None:
         self.over.set()
-        self._try(None)
-
-    def update(self, route: Route) -> None:
-        """Hold what `route` says, as far as it proves itself."""
-        self._refused = {one for one in self._refused if one in (route.current, route.trial)}
-        self._judge()
-        if route.current.version != self.current.version and route.current not in self._refused:
-            self._advance(route.current)
-        known = None if self._trial is None else self._trial.trial
-        if route.trial != known and route.trial not in self._refused:
-            self._try(route.trial)
-
-    def _advance(self, stop: Stop) -> None:
-        on_trial, old = self._trial, self.current
-        if on_trial is not None and on_trial.trial.stop == stop:
-            self.current, self._trial = on_trial.model.settled(), None
-        else:
-            try:
-                self.current = self._load(stop)
-            except FtrayError as error:
-                self._refused.add(stop)
-                _log.error("version %s goes on: %s", old.version, error)
-                return
-        old.close()
-        _log.warning("version %s answers in place of %s", self.current.version, old.version)
-
-    def _try(self, trial: Trial | None) -> None:
-        if self._trial is not None:
-            self._trial.model.close()
-            self._trial = None
-        if trial is None or trial.stop.version == self.current.version:
-            return
-        try:
-            self._trial = _OnTrial(trial, self._load(trial.stop).apart())
-        except FtrayError as error:
-            self._fail(trial, str(error))
-        if self.over.is_set():  # since it began to load
-            self._try(None)
-
-    def _judge(self) -> None:
-        if self._trial is not None and (why := self._trial.judge.verdict()):
-            trial = self._trial.trial
-            self._try(None)
-            self._fail(trial, why)
-
-    def _fail(self, trial: Trial, why: str) -> None:
-        self._refused.add(trial)
-        _log.error("the trial of version %s ends: %s", trial.stop.version, why)
-        self._end_trial(trial, why)
+        self.end_trial()
 
 
 async def _rest(
-    judge: Judge, tried: bool, first: Piece, pieces: AsyncGenerator[Piece, None]
+    tally: Tally, tried: bool, first: Piece, pieces: AsyncGenerator[Piece, None]
 ) -> AsyncGenerator[Piece, None]:
     """`first` and the pieces behind it; what fails there is a version's failure too."""
     async with aclosing(pieces):
@@ -247,5 +226,5 @@ async def _rest(
         except (*_NO_FAULT, GeneratorExit):
             raise
         except Exception:
-            judge.failed(tried)
+            tally.broke_off(tried)
             raise

@@ -7,17 +7,14 @@ root can be moved or copied with its registry.
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ftray.errors import ModelError, RegistryError
+from ftray.errors import RegistryError
 from ftray.near import nearest
 from ftray.store.database import (
     exclusive,
@@ -27,9 +24,9 @@ from ftray.store.database import (
     tracking_uri,
     translated,
 )
-from ftray.store.location import Location, locate
-from ftray.store.root import MODEL_MANIFEST, Root, open_root
-from ftray.store.versions import NEWEST, ModelVersion, Reference, from_mlflow, metric_tags
+from ftray.store.location import Location
+from ftray.store.root import MODEL_MANIFEST, Root
+from ftray.store.versions import ModelVersion, Reference, from_mlflow, metric_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,15 +36,6 @@ R = TypeVar("R")
 _SCHEME = "ftray:/"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PAUSES = (2.0, 5.0)  # seconds between attempts to register: a trained model is worth a wait
-
-
-@dataclass(frozen=True)
-class FoundModel:
-    """A model folder, and the version it was found as: None for one named by its path."""
-
-    folder: Location
-    name: str
-    version: int | None
 
 
 class Registry:
@@ -135,10 +123,10 @@ class Registry:
         self._check_folder(wanted, chosen)
         return chosen
 
-    def point(self, alias: str, chosen: ModelVersion) -> None:
+    def point(self, alias: str, name: str, version: int) -> None:
         """Have `alias` mean that version, and no other any more."""
-        version = str(chosen.version)
-        self._ask(lambda: self._client().set_registered_model_alias(chosen.name, alias, version))
+        client = self._client
+        self._ask(lambda: client().set_registered_model_alias(name, alias, str(version)))
 
     def delete(self, version: ModelVersion) -> None:
         """Forget that version; its folder stays. Its number is not given again."""
@@ -215,51 +203,6 @@ class Registry:
         raise RegistryError.of(
             "model", wanted.text, f"version {version.version} has no folder {version.folder}", fix
         )
-
-
-def find_model(reference: str, storage: str | None) -> FoundModel:
-    """What a MODEL argument means: a registered model, or the path or URL of a model folder.
-
-    Raises RegistryError for a name that is not registered, ModelError for a folder that is none.
-    """
-    if _is_path(reference):
-        folder = locate(reference)
-        return FoundModel(folder, _name_in(folder), None)
-    found = Registry.open(open_root(storage)).resolve(reference)
-    return FoundModel(found.folder, found.name, found.version)
-
-
-def alias_in(reference: str) -> tuple[str, str] | None:
-    """Name and alias of a MODEL argument that is NAME@alias; None for any other. NAME@latest is
-    none: what it means changes with every training."""
-    if "@" not in reference or _is_path(reference):
-        return None
-    wanted = Reference.parse(reference)
-    assert wanted.alias is not None, "nothing else has an @"
-    return None if wanted.alias == NEWEST else (wanted.name, wanted.alias)
-
-
-def _is_path(reference: str) -> bool:
-    return "/" in reference or reference.startswith(".") or _is_model_folder(reference)
-
-
-def _is_model_folder(reference: str) -> bool:
-    return (Path(reference) / MODEL_MANIFEST).is_file()
-
-
-def _name_in(folder: Location) -> str:
-    """The name that the model folder's manifest gives it."""
-    manifest = folder / MODEL_MANIFEST
-    fix = "name a registered model, or a folder that `ftray train` wrote"
-    try:
-        content = manifest.read_json() if manifest.is_file() else None
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError.of(manifest.url, None, f"cannot be read: {error}", fix) from None
-    if content is None:
-        what = f"not an ftray model folder: it has no {MODEL_MANIFEST}"
-        raise ModelError.of("model", folder.url, what if folder.exists() else "no such folder", fix)
-    name = content.get("name") if isinstance(content, dict) else None
-    return str(name or folder.name)
 
 
 def _ensure_name(client: MlflowClient, name: str) -> None:

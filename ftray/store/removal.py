@@ -10,7 +10,8 @@ from ftray.errors import RegistryError, StorageError
 from ftray.store.claim import CURRENT, take
 from ftray.store.registry import Registry
 from ftray.store.root import MODEL_MANIFEST, Root
-from ftray.store.routes import Route, change_route, read_routes
+from ftray.store.route_file import change_route, read_routes
+from ftray.store.routes import Route
 from ftray.store.runs import CHECKPOINTS, RUN_ID, WORKING, RunFolder, list_runs
 from ftray.store.status import STATUS
 from ftray.store.versions import ModelVersion
@@ -64,12 +65,16 @@ def check_unused(registry: Registry, version: ModelVersion) -> None:
         these = ", ".join(version.aliases)
         raise RegistryError.of("model", version.reference, f"is what {these} points to", fix)
     for alias, route in read_routes(registry.root, version.name).items():
-        tried = None if route.trial is None else route.trial.stop
-        stops = {"is served as": route.current, "is on trial beside": tried}
-        for role, stop in stops.items():
-            if stop is not None and stop.version == version.version:
-                fix = f"promote another version to {alias}, or roll it back, first"
-                raise RegistryError.of("model", version.reference, f"{role} {alias}", fix)
+        _check_apart(version, alias, route)
+
+
+def _check_apart(version: ModelVersion, alias: str, route: Route) -> None:
+    for role, stop in route.in_use.items():
+        if stop.version == version.version:
+            fix = f"promote another version to {alias}, or roll it back, first"
+            if route.proven == stop != route.current:
+                fix = f"delete it once a replica answers with version {route.current.version}"
+            raise RegistryError.of("model", version.reference, f"{role} {alias}", fix)
 
 
 def delete_version(registry: Registry, version: ModelVersion) -> None:
@@ -77,13 +82,15 @@ def delete_version(registry: Registry, version: ModelVersion) -> None:
     check_unused(registry, version)
     gone = version.version
 
-    def without(route: Route | None) -> Route | None:
-        if route is None:
-            return None
-        before = tuple(stop for stop in route.before if stop.version != gone)
-        return route.model_copy(update={"before": before})
-
     for alias in read_routes(registry.root, version.name):
+
+        def without(route: Route | None, alias: str = alias) -> Route | None:
+            if route is None:
+                return None
+            _check_apart(version, alias, route)  # somebody may have promoted it just now
+            before = tuple(stop for stop in route.before if stop.version != gone)
+            return route.model_copy(update={"before": before})
+
         change_route(registry.root, version.name, alias, without)
     registry.delete(version)
     # The manifest goes first: a folder without it does not exist.

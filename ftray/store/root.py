@@ -36,8 +36,8 @@ class Root:
         return _below(self.location / "models", name)
 
     def routes(self, name: str) -> Location:
-        """The file that says where the aliases of a model lead."""
-        return self.location / "routes" / f"{name}.json"
+        """The folder with where the aliases of a model lead: a file an alias."""
+        return self.location / "routes" / name
 
     def data_cache(self, digest: str) -> Location:
         return self.location / "cache" / "data" / digest

@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Self
 
 from ftray.errors import RegistryError
 from ftray.store.location import Location
+from ftray.store.root import MODEL_MANIFEST
 
 NEWEST = "latest"  # NAME@latest is NAME: MLflow reserves the word, so no alias can contradict it
 _METRIC = "metric."
@@ -80,6 +82,25 @@ class Reference:
         known = [f"{v.version}" + "".join(f"@{alias}" for alias in v.aliases) for v in versions]
         shown = ", ".join([*(["…"] if len(known) > 10 else []), *known[-10:]])
         raise RegistryError.of("model", self.text, what, f"Versions of {self.name}: {shown}")
+
+
+def alias_in(reference: str) -> tuple[str, str] | None:
+    """Name and alias of a MODEL argument that is NAME@alias; None for any other. NAME@latest is
+    none: what it means changes with every training."""
+    if "@" not in reference or is_path(reference):
+        return None
+    wanted = Reference.parse(reference)
+    assert wanted.alias is not None, "nothing else has an @"
+    return None if wanted.alias == NEWEST else (wanted.name, wanted.alias)
+
+
+def is_path(reference: str) -> bool:
+    """Whether a MODEL argument is the path or URL of a model folder."""
+    return "/" in reference or reference.startswith(".") or _is_model_folder(reference)
+
+
+def _is_model_folder(reference: str) -> bool:
+    return (Path(reference) / MODEL_MANIFEST).is_file()
 
 
 def check_alias(alias: str) -> None:

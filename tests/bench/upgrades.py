@@ -48,7 +48,7 @@ def _upset(registry: Registry, callers: Callers, server: int, options: argparse.
     kills = ["ray::ServeReplica"] * options.kills + ["haproxy"]
     for number in range(options.changes):
         if number % 3 == 2:
-            current = roll_back(registry, NAME, ALIAS).version
+            current = roll_back(registry, NAME, ALIAS).model.version
         else:
             current = random.choice([v for v in VERSIONS if v != current])
             promote(registry, f"{NAME}:{current}", ALIAS)

@@ -16,11 +16,12 @@ from ftray.serve.catalog import Catalog
 from ftray.serve.settings import ServedModel
 from ftray.serve.shelf import Shelf
 from ftray.store.location import locate
+from ftray.store.routes import Stop
 from tests.helpers.fake_backend import INFO
 
 
 def model(name: str, version: int | None = 1, alias: str | None = None) -> ServedModel:
-    followed = None if alias is None else Alias("storage", name, alias)
+    followed = None if alias is None else Alias("storage", name, alias, Stop(version=1, folder="m"))
     return ServedModel(locate(f"/models/{name}"), name, version, INFO, followed)
 
 

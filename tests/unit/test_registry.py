@@ -16,8 +16,9 @@ import pytest
 from ftray.errors import ModelError, RegistryError, StorageError
 from ftray.store.database import open_client
 from ftray.store.location import Location, locate
+from ftray.store.lookup import find_model
 from ftray.store.promotion import promote
-from ftray.store.registry import Registry, find_model
+from ftray.store.registry import Registry
 from ftray.store.root import MODEL_MANIFEST, Root
 from ftray.store.tracking import Tracker
 

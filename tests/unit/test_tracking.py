@@ -251,7 +251,7 @@ def _register_and_find(root: Root, server: MlflowServer) -> None:
         folder = root.models("reviews") / f"20260101-000000-aaaaa{number}"
         (folder / "ftray.json").write_json({"name": "reviews"})
         registry.register("reviews", folder, folder.name, {"accuracy": 0.5}, {"data_digest": "d"})
-    assert promote(registry, "reviews:1", "production").aliases == ("production",)
+    assert promote(registry, "reviews:1", "production").model.aliases == ("production",)
     found = registry.resolve("reviews@production")
     assert (found.version, found.metrics, found.lineage["data_digest"]) == (
         1,

@@ -1,0 +1,49 @@
+"""What a MODEL argument means: a registered model, or a model folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from ftray.errors import ModelError
+from ftray.store.location import Location, locate
+from ftray.store.promotion import resolve
+from ftray.store.registry import Registry
+from ftray.store.root import MODEL_MANIFEST, open_root
+from ftray.store.versions import is_path
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model folder, and the version it was found as: None for one named by its path."""
+
+    folder: Location
+    name: str
+    version: int | None
+
+
+def find_model(reference: str, storage: str | None) -> FoundModel:
+    """What a MODEL argument means: a registered model, or the path or URL of a model folder.
+
+    Raises RegistryError for a name that is not registered, ModelError for a folder that is none.
+    """
+    if is_path(reference):
+        folder = locate(reference)
+        return FoundModel(folder, _name_in(folder), None)
+    found = resolve(Registry.open(open_root(storage)), reference)
+    return FoundModel(found.folder, found.name, found.version)
+
+
+def _name_in(folder: Location) -> str:
+    """The name that the model folder's manifest gives it."""
+    manifest = folder / MODEL_MANIFEST
+    fix = "name a registered model, or a folder that `ftray train` wrote"
+    try:
+        content = manifest.read_json() if manifest.is_file() else None
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError.of(manifest.url, None, f"cannot be read: {error}", fix) from None
+    if content is None:
+        what = f"not an ftray model folder: it has no {MODEL_MANIFEST}"
+        raise ModelError.of("model", folder.url, what if folder.exists() else "no such folder", fix)
+    name = content.get("name") if isinstance(content, dict) else None
+    return str(name or folder.name)
