@@ -30,7 +30,7 @@ from tests.helpers.object_store import ObjectStore
 VERSIONS = range(1, 6)
 FAILING, BAD = 3, (4, 5)
 """One that fails requests, and those that do not give their golden answers."""
-ROUNDS = 6
+ROUNDS = 5
 
 
 @pytest.fixture(scope="module")

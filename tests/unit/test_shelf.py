@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from ftray.models.sampling import Sampling
+from ftray.serve.api import create_api
+from ftray.serve.backend import Answers
 from ftray.serve.caller import CALLER
+from ftray.serve.metrics import Metrics
 from ftray.store.route_file import change_route
 from ftray.store.routes import Route, Trial
+from tests.helpers.fake_backend import FakeBackend, FakeBackends
 from tests.helpers.fake_versions import FakeReplica, stop
 
 
@@ -170,6 +176,30 @@ def test_a_caller_is_answered_by_the_same_version_while_a_trial_goes_on(tmp_path
         assert 55 < seen[2] < 130
 
     asyncio.run(run())
+
+
+def test_a_caller_is_known_by_a_header(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.follow(1, trial=2, share=0.5)
+
+    class Served(FakeBackend):
+        async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
+            return await bench.shelf.answer(texts, top_k)
+
+    client = TestClient(create_api(FakeBackends(Served("m")), Metrics("r")))
+
+    def asked(path: str, caller: str, **body: Any) -> str:
+        answer = client.post(path, headers={"X-Ftray-Caller": caller}, **body)
+        assert answer.status_code == 200, answer.text
+        return answer.headers["x-ftray-version"]
+
+    seen: set[str] = set()
+    for caller in ("anna", "bert", "carl", "dora", "emil", "fred", "gina", "hans"):
+        body = {"inputs": ["a"]}
+        answered = {asked("/v1/predict", caller, json=body) for _ in range(8)}
+        assert len(answered) == 1
+        seen |= answered
+    assert seen == {"1", "2"}
 
 
 def test_what_is_being_written_ends_where_it_began(tmp_path: Path) -> None:

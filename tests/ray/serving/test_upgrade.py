@@ -10,8 +10,10 @@ import pytest
 from ray import serve
 
 from ftray.serve.app import build
-from ftray.store.promotion import find_route, promote, roll_back, try_out
+from ftray.store.promotion import find_route, promote, resolve, roll_back, try_out
 from ftray.store.registry import Registry
+from ftray.store.reports import read_reports
+from ftray.store.rollout import Rollout, await_rollout
 from tests.helpers.small_runs import wait_for
 from tests.helpers.upgrades import ALIAS, NAME, Callers, answers_of, register_versions
 
@@ -44,6 +46,9 @@ def callers(ray_cluster: None, registry: Registry) -> Iterator[Callers]:
         with callers.asking(8):
             yield callers
         assert not callers.wrong, callers.wrong[:5]
+        assert len(read_reports(registry.root, NAME, ALIAS)) == 2
+        serve.delete("tiny")
+        assert read_reports(registry.root, NAME, ALIAS) == [], "replicas that end take theirs along"
     finally:
         serve.shutdown()
 
@@ -63,13 +68,19 @@ def test_what_is_promoted_answers_and_no_request_is_lost(
 def test_a_version_that_does_not_prove_itself_never_answers(
     registry: Registry, callers: Callers
 ) -> None:
-    promote(registry, f"{NAME}:2", ALIAS)
+    def promoted(version: int) -> Rollout:
+        changed = promote(registry, f"{NAME}:{version}", ALIAS)
+        return await_rollout(registry.root, NAME, ALIAS, changed.route, 60, print)
+
+    good = promoted(2)
+    assert good.done and len(good.followed) == 2, "both replicas say so"
     callers.wait_for({2})
-    promote(registry, f"{NAME}:{BROKEN}", ALIAS)
-    promoted = time.monotonic()
-    time.sleep(6)  # in which both replicas look at it
-    assert callers.versions_since(promoted) == {2}
-    promote(registry, f"{NAME}:1", ALIAS)
+    began = time.monotonic()
+    assert "golden answers" in promoted(BROKEN).undone
+    assert resolve(registry, f"{NAME}@{ALIAS}").version == 2
+    time.sleep(6)  # in which both replicas look
+    assert callers.versions_since(began) == {2}
+    assert promoted(1).done
     callers.wait_for({1})
     assert not callers.wrong
 
