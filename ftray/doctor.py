@@ -12,7 +12,7 @@ from typing import Literal
 
 from ftray import cluster, machine
 from ftray.device import own_device, visible_gpus
-from ftray.errors import FtrayError
+from ftray.errors import FtrayError, without_passwords
 from ftray.ray_folder import check_ray_folder, ray_folder
 from ftray.spec.training import TrainSpec
 from ftray.store.registry import Registry
@@ -126,7 +126,11 @@ def _store(storage: str | None) -> Iterator[Finding]:
         yield Finding("MLflow", "broken", str(error), "no model is registered or found by name")
         return
     server = os.environ.get("MLFLOW_TRACKING_URI")
-    yield Finding("MLflow", "ok", f"{server} answers" if server else "SQLite in the storage root")
+    yield Finding(
+        "MLflow",
+        "ok",
+        f"{without_passwords(server)} answers" if server else "SQLite in the storage root",
+    )
 
 
 def _cluster() -> Iterator[Finding]:

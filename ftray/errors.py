@@ -198,6 +198,17 @@ def _kinds(kind: type[FtrayError]) -> Iterator[type[FtrayError]]:
         yield from _kinds(lower)
 
 
+def masked(tree: Any) -> Any:
+    """`tree` of JSON with every text in it `without_passwords`: as it is kept and shown."""
+    if isinstance(tree, str):
+        return without_passwords(tree)
+    if isinstance(tree, Mapping):
+        return {key: masked(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [masked(value) for value in tree]
+    return tree
+
+
 def find(error: BaseException) -> FtrayError | None:
     """The FtrayError that `error` is, was raised from, or was wrapped around by Ray; else None."""
     seen: set[int] = set()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ftray.errors import without_passwords
 from ftray.models.folder import LABEL_SCORES, ModelInfo
 from ftray.tasks.per_label import LabelScore
 
@@ -85,7 +86,7 @@ def _origin(info: ModelInfo) -> str:
 
 def _base(info: ModelInfo) -> str:
     """The base model in words. A path says nothing on another machine, and too much there."""
-    name = info.base.name_or_path
+    name = without_passwords(info.base.name_or_path)
     name = info.base_id or (name if name.startswith("package://") else "")
     return f"`{name}`" if name else "a model that has no Hub id"
 

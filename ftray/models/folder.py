@@ -7,12 +7,13 @@ it still answers as the trained model did.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ftray.errors import ModelError
+from ftray.errors import ModelError, shorten
 from ftray.models.worth import Worth
 from ftray.spec.schema import ModelSpec
 from ftray.store import checksum
@@ -21,6 +22,7 @@ from ftray.store.root import MODEL_MANIFEST
 from ftray.tasks import TASKS
 
 FORMAT = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 CARD = "README.md"
 LABEL_SCORES = "per_label.csv"
 """Beside the manifest: precision, recall and F1 of each label."""
@@ -96,9 +98,21 @@ def read_info(folder: Location) -> ModelInfo:
         where = ".".join(str(part) for part in first["loc"])
         problem = f"{where}: {first['msg']}" if where else first["msg"]
         raise ModelError.of(manifest.url, None, f"cannot be read: {problem}", fix) from None
+    if problem := _not_plain(info):
+        raise ModelError.of(manifest.url, None, problem, fix)
     if info.task not in TASKS:
         raise ModelError.of(manifest.url, info.task, "a task that this ftray lacks", upgrade)
     return info
+
+
+def _not_plain(info: ModelInfo) -> str:
+    """Which name in the manifest is more than a name: in a path, a header or a route."""
+    if _NAME.fullmatch(info.name) is None:
+        return f"its name is {shorten(info.name)!r}: letters, digits, dots and dashes, up to 128"
+    strange = (n for n in info.files if n.startswith("/") or ".." in n.split("/") or "\\" in n)
+    if (file := next(strange, None)) is not None:
+        return f"it names a file outside of its folder: {shorten(file)}"
+    return ""
 
 
 def check_files(local: Path, info: ModelInfo) -> None:

@@ -93,7 +93,8 @@ class Versioned(Protocol):
 
 def named(model: Versioned) -> dict[str, str]:
     """The headers that say which model it was."""
-    name = model.name.encode("ascii", "backslashreplace").decode()
+    name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in model.name)
+    name = name.encode("ascii", "backslashreplace").decode()
     return {MODEL_HEADER: name, VERSION_HEADER: _digits(model.version)}
 
 

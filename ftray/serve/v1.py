@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, HTTPException, Response
 from fastapi.responses import JSONResponse
 
-from ftray.errors import shorten
+from ftray.errors import shorten, without_passwords
 from ftray.serve.backend import Backend, Backends, named
 from ftray.serve.faults import Fault, documented
 from ftray.serve.messages import ModelCard, ModelCards, Prediction, PredictRequest
@@ -85,7 +85,7 @@ def _card(backend: Backend) -> ModelCard:
         labels=list(info.labels),
         max_length=info.max_length,
         chat=info.learnt_chats,
-        base=info.base.name_or_path,
+        base=without_passwords(info.base.name_or_path),
         run=info.run,
         metrics=info.metrics,
     )

@@ -196,6 +196,11 @@ class Location:
             for i in found
             if i.type == pafs.FileType.File
         }
+        for path in files:
+            # A key of an object store may hold any text.
+            if ".." in PurePosixPath(path[len(self.path) + 1 :]).parts:
+                problem = f"has an object whose name leads out of the folder: {path}"
+                raise StorageError.of(str(self), None, problem, "delete that object")
         target.parent.mkdir(parents=True, exist_ok=True)
         if info.type == pafs.FileType.Directory:
             target.mkdir(exist_ok=True)

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from ftray.errors import RegistryError, RunTaken, StorageError
+from ftray.errors import RegistryError, RunTaken, StorageError, masked
 from ftray.spec.load import dump
 from ftray.spec.schema import Spec
 from ftray.store.conditional import Version
@@ -121,8 +121,9 @@ class RunFolder:
         return yaml.safe_load((self.location / SPEC).read_bytes())
 
     def write_spec(self, spec: Spec) -> None:
-        """Keep `spec` as what the run trains."""
-        (self.location / SPEC).write_text(dump(spec))
+        """Keep `spec` as what the run trains, without passwords: people and reports read it."""
+        shown = Spec.model_validate(masked(spec.model_dump(mode="json")))
+        (self.location / SPEC).write_text(dump(shown))
 
     def set_status(self, **changes: Any) -> RunStatus:
         """Change fields of the status, such as state="done" or message="…"; a sign of life too.

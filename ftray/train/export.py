@@ -11,6 +11,7 @@ import torch
 from ftray import __version__
 from ftray.data.encode import EncodedSplit
 from ftray.device import own_device
+from ftray.errors import masked
 from ftray.models.folder import ModelInfo
 from ftray.models.limits import context, load_fitting
 from ftray.models.load import load_model
@@ -21,6 +22,7 @@ from ftray.models.placing import placed
 from ftray.models.pretrained import find_pretrained
 from ftray.models.publish import publish, staged, write_info
 from ftray.node import naming_this_node
+from ftray.spec.schema import ModelSpec
 from ftray.store.location import locate
 from ftray.tasks import get_task
 from ftray.tasks.base import Metrics
@@ -67,11 +69,11 @@ def export(order: Export) -> ModelInfo:
             task=spec.task,
             labels=order.data.labels,
             max_length=spec.data.max_length,
-            base=spec.model,
+            base=ModelSpec(**masked(spec.model.model_dump())),
             base_id=hub_id(pretrained),
             license=license_of(pretrained),
             data_digest=order.data.digest,
-            spec=spec.model_dump(mode="json"),
+            spec=masked(spec.model_dump(mode="json")),
             rows={split: told.rows for split, told in order.data.lengths.items()},
             metrics={},
             golden=(),

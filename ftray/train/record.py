@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ftray.errors import Interrupted, RunTaken, StorageError, find, resumable
+from ftray.errors import Interrupted, RunTaken, StorageError, find, masked, resumable
 from ftray.spec.schema import Spec
 from ftray.store.root import Root
 from ftray.store.runs import RunFolder
@@ -46,7 +46,7 @@ class Record:
 
 def parameters(spec: Spec) -> dict[str, Any]:
     """All that decides what a training comes to, by dotted path."""
-    return flatten(spec.model_dump(mode="json", exclude={"tune", "serve"}))
+    return flatten(masked(spec.model_dump(mode="json", exclude={"tune", "serve"})))
 
 
 def track(run: TrackedRun, event: Event) -> None:
@@ -65,7 +65,7 @@ def recorded(root: Root, name: str, run: RunFolder) -> Iterator[Record]:
     """Yields the record of a run of that name. A block that raises leaves the run `failed`, or
     `interrupted` by Ctrl-C; one that ends well leaves it to the caller to say `done`."""
     tracker = Tracker(root, run.run_id, name)
-    tracker.run.tag({"run_dir": run.location.url})
+    tracker.run.tag({"run_dir": str(run.location)})
 
     def end(state: State, status: Status, error: BaseException) -> None:
         try:

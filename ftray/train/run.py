@@ -12,6 +12,7 @@ import ray
 from ftray import digest, interrupt
 from ftray.cluster import Resources, is_this_machine
 from ftray.data.encode import EncodedDataset, encode_dataset
+from ftray.errors import without_passwords
 from ftray.models.folder import ModelInfo, read_info
 from ftray.models.pretrained import find_pretrained
 from ftray.models.quiet import quiet_transformers
@@ -285,6 +286,6 @@ def register(checked: Checked, info: ModelInfo, target: Location) -> ModelVersio
         {
             "spec_digest": digest.of_json(spec.model_dump(mode="json")),
             "data_digest": info.data_digest,
-            "base_model": spec.model.name_or_path,
+            "base_model": without_passwords(spec.model.name_or_path),
         },
     )
