@@ -23,12 +23,17 @@ EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault: where (`key`), what was found (`value`), what is wrong, what would do."""
+    """One fault: where (`key`), what was found (`value`), what is wrong, what would do; URLs in it
+    are without their passwords."""
 
     key: str
     value: str
     problem: str
     fix: str
+
+    def __post_init__(self) -> None:
+        for name, text in asdict(self).items():
+            object.__setattr__(self, name, without_passwords(text))
 
     def __str__(self) -> str:
         found = f" = {self.value}" if self.value else ""
@@ -56,7 +61,7 @@ class FtrayError(Exception):
         passwords."""
         said = shorten(problem, _LONGEST).rstrip(".")
         shown = (shorten(key), shorten(value), said, _sentence(shorten(fix, _LONGEST)))
-        return cls(Problem(*map(without_passwords, shown)))
+        return cls(Problem(*shown))
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads: no code can be put into it, as it could into a pickle."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ftray.errors import ModelError, StorageError, masked
+from ftray.errors import ModelError, SpecError, StorageError, masked
 from ftray.models.folder import read_info
 from ftray.serve.backend import named
 from ftray.spec.load import parse
@@ -38,6 +38,12 @@ def write(folder: Path, **values: Any) -> None:
 def test_a_tree_is_masked_at_every_depth() -> None:
     tree = {"a": ["s3://K:S@b/x", {"b": "https://u:p@h/"}], "n": 3, "t": "a: b@c"}
     assert masked(tree) == {"a": ["s3://b/x", {"b": "https://h/"}], "n": 3, "t": "a: b@c"}
+
+
+def test_no_message_about_a_spec_has_a_password() -> None:
+    with pytest.raises(SpecError) as caught:
+        spec_of(name="s3://KEYID:sEcret@bucket/x", storage=["s3://KEYID:sEcret@bucket/y"])
+    assert "bucket" in str(caught.value) and "sEcret" not in str(caught.value)
 
 
 def test_mlflow_and_the_runs_folder_are_told_no_password(tmp_path: Path) -> None:
