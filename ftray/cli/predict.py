@@ -60,10 +60,10 @@ def predict(
         say(f"{answers.cut:,} rows are longer than the model reads: what is beyond that was cut")
     if as_json:
         done = {"model": served.name, "version": served.version, "rows": len(rows.texts)}
-        emit({**done, "out": target.url})
+        emit({**done, "out": str(target)})
     else:
         say(f"{len(rows.texts):,} rows answered by {served.reference}")
-        print(target.url)
+        print(target)
 
 
 @contextmanager

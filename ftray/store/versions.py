@@ -43,7 +43,7 @@ class ModelVersion:
             "aliases": list(self.aliases),
             "run": self.run,
             "created": self.created,
-            "model_dir": self.folder.url,
+            "model_dir": str(self.folder),
             "metrics": self.metrics,
             "lineage": self.lineage,
         }
