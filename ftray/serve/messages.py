@@ -93,6 +93,8 @@ class ModelCard(BaseModel):
     run: str
     metrics: dict[str, dict[str, Any]]
     """Split -> metric -> value."""
+    examples: list[str]
+    """What it may be asked: inputs of its golden answers."""
 
 
 class ModelCards(BaseModel):

@@ -17,6 +17,7 @@ from ftray.serve.messages import ModelCard, ModelCards, Prediction, PredictReque
 from ftray.serve.stream import add_stream
 
 V1, PREDICT = "/v1", "/predict"
+_EXAMPLES = 3
 MODEL, MODELS = f"{V1}/model", f"{V1}/models"
 _FAULTS = documented(
     Fault,
@@ -77,6 +78,7 @@ def _add_model(routes: APIRouter, card_path: str, which: Any) -> None:
 
 def _card(backend: Backend) -> ModelCard:
     info = backend.info
+    shown = 0 if info.learnt_chats else _EXAMPLES  # a chat is no text
     return ModelCard(
         id=backend.address,
         model=backend.name,
@@ -88,4 +90,5 @@ def _card(backend: Backend) -> ModelCard:
         base=without_passwords(info.base.name_or_path),
         run=info.run,
         metrics=info.metrics,
+        examples=[golden.input for golden in info.golden[:shown]],
     )

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -90,6 +91,12 @@ class Page:
     def type(self, text: str) -> None:
         self.call("Input.insertText", text=text)
 
+    def choose(self, element: str, file: Path) -> None:
+        """A file for an input of that kind."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=f"#{element}")["nodeId"]
+        self.call("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
+
     def press(self, key: str, code: int, modifiers: int = 0) -> None:
         for kind in ("keyDown", "keyUp"):
             self.call(
@@ -156,6 +163,58 @@ def test_a_text_is_typed_and_its_answer_read(size: tuple[int, int], tmp_path: Pa
         assert not page.complaints
 
 
+def test_what_a_classifier_has_no_use_for_is_not_shown(tmp_path: Path) -> None:
+    with serving() as url, browsing(url, DESKTOP, tmp_path) as page:
+        page.wait_for("name", "reviews")
+        for hidden in ("options", "system-row", "stop", "anew", "key-row", "choice-row"):
+            assert page.value(f"document.getElementById('{hidden}').offsetParent === null"), hidden
+
+
+def test_an_example_is_asked_and_the_same_by_a_program(tmp_path: Path) -> None:
+    golden = [{"input": 'it\'s a "fine" film', "probabilities": [0.1, 0.8, 0.1]}]
+    model = FakeBackend()
+    model.info = model.info.model_validate({**model.info.model_dump(), "golden": golden})
+    with serving(model) as url, browsing(url, PHONE, tmp_path) as page:
+        page.wait_for("examples", "fine")
+        page.value("document.querySelector('#examples button').click()")
+        page.value("document.getElementById('ask').click()")
+        assert "version 3, answered in" in page.wait_for("result", "good")
+        page.value("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+        assert page.value("document.documentElement.scrollWidth <= window.innerWidth")
+        shell, python = page.text_of("curl"), page.text_of("python")
+        assert not page.complaints
+        done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout)["outputs"][0][0]["label"] == "good"
+        done = subprocess.run(
+            [sys.executable, "-c", python], capture_output=True, text=True, check=True
+        )
+        assert "'label': 'good'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.txt", "a wonderful film\n\nno\n"),
+        ("rows.csv", 'id,text\n1,"a ""wonderful"", long film"\n2,no\n'),
+        ("rows.jsonl", '{"text": "a wonderful film"}\n{"text": "no"}\n'),
+    ],
+)
+def test_a_file_of_rows_is_answered(name: str, content: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_text(content)
+    with serving() as url, browsing(url, DESKTOP, tmp_path / "browser") as page:
+        page.wait_for("name", "reviews")
+        page.value("document.getElementById('file-row').open = true")
+        page.choose("file", file)
+        shown = page.wait_for("rows", "All 2 rows")
+        assert "wonderful" in shown and "good" in shown and "bad" in shown
+        wrong = tmp_path / f"wrong-{name}"
+        wrong.write_text("id,words\n1,a\n" if name.endswith(".csv") else "")
+        page.choose("file", wrong)
+        page.wait_for("rows", "no column is called text|has no rows")
+        assert not page.complaints
+
+
 def test_a_page_that_needs_a_key_asks_for_it(tmp_path: Path) -> None:
     file = locate(str(tmp_path / "keys"))
     key = add_key(file, "me")
@@ -218,10 +277,23 @@ def test_a_chat_is_asked_and_stopped(tmp_path: Path) -> None:
         page.wait_for("facts", "as a chat")
         page.type("When?")
         page.press("Enter", 13, modifiers=2)
-        page.wait_for("result", "Never")
+        page.wait_for("turns", "Never")
         page.value("document.getElementById('stop').click()")
         page.wait_for("result", "stopped after")
         assert chat.asked[0][0] == ({"role": "user", "content": "When?"},)
+        page.value("document.getElementById('system').focus()")
+        page.type("Be brief.")
+        page.value("document.getElementById('text').focus()")
+        page.type("Why?")
+        page.press("Enter", 13, modifiers=2)
+        page.wait_for("turns", "Never[^N]*Never")
+        said = [(turn["role"], turn["content"]) for turn in chat.asked[1][0]]
+        assert said == [("system", "Be brief."), ("user", "When?"), ("assistant", "Never"),
+                        ("user", "Why?")]  # fmt: skip
+        page.value("document.getElementById('stop').click()")
+        page.wait_for("result", "stopped after")
+        page.value("document.getElementById('anew').click()")
+        assert page.text_of("turns") == ""
         end = time.monotonic() + PATIENCE_S
         while chat.open:
             assert time.monotonic() < end, "nobody told the model"
