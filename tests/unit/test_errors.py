@@ -17,6 +17,7 @@ from ftray.errors import (
     Interrupted,
     NotTrainable,
     Problem,
+    RolloutFailed,
     RunFailed,
     RunTaken,
     SpecError,
@@ -72,6 +73,7 @@ def test_only_runs_that_fail_or_are_stopped_exit_otherwise(kind: type[FtrayError
         NotTrainable: EXIT_FAILED,
         RunTaken: EXIT_FAILED,
         StorageFault: EXIT_FAILED,
+        RolloutFailed: EXIT_FAILED,
         Interrupted: EXIT_INTERRUPTED,
     }
     assert kind.exit_code == others.get(kind, EXIT_WRONG_INPUT)
