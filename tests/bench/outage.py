@@ -40,6 +40,7 @@ from ftray.spec.load import parse
 from ftray.store.promotion import promote
 from ftray.store.registry import Registry
 from ftray.store.root import open_root
+from ftray.store.runs import SPEC
 from ftray.train.check import Checked, check_inputs
 from ftray.train.run import Trained, train
 from ftray.tune.sweep import tune
@@ -147,7 +148,8 @@ class Bench:
         return check_inputs(parse({**spec, "tune": section} if tune_it else spec))
 
     def _run_ids(self, name: str) -> list[str]:
-        return [run.name for run in self.store.at(f"root/runs/{name}").patient().children()]
+        found = self.store.at(f"root/runs/{name}").patient().children()
+        return [run.name for run in found if (run / SPEC).is_file()]
 
     def _is_right(self, trained: Trained) -> bool:
         steps = [r["step"] for r in trained.run.metrics() if r["kind"] == "step"]
@@ -208,7 +210,7 @@ def full_disk(folder: Path) -> Result:
             except FtrayError as error:
                 said = str(error)
             subprocess.run(["mount", "-o", "remount,size=1g", str(disk)], check=True)
-        runs = list((disk / "root" / "runs" / "full").iterdir())
+        runs = list((disk / "root" / "runs" / "full").glob(f"*/{SPEC}"))
         seconds, right = time.monotonic() - started, trained is not None
         return Result("full disk", "", tries, seconds, len(runs) == 1, right, "", said)
     finally:
