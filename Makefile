@@ -21,6 +21,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/python jobs/demo.py
 
+# Ray starts its processes with a niceness of 15: beside the other tests they would hardly run.
+export RAY_worker_niceness := 0
+
 # Side by side: the tests with Ray wait for processes to start most of their time.
 test: lint
 	$(MAKE) --jobs=3 --output-sync=target types test-parts test-training test-serving
