@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ftray.cli.console import AsJson, Set, SpecPath, emit, say, verb
 
@@ -13,8 +15,21 @@ if TYPE_CHECKING:
     from ftray.train.local_worker import LocalWorker
 
 
+Promote = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ALIAS",
+        help="Else train.promote: an alias for the model, unless the version that has it does "
+        "better on the same validation rows.",
+        show_default=False,
+    ),
+]
+
+
 @verb
-def train(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> None:
+def train(
+    spec: SpecPath, overrides: Set = None, promote: Promote = None, as_json: AsJson = False
+) -> None:
     """Fine-tune, evaluate and register a model; a run that was cut off goes on where it was."""
     from ftray.cli.progress import RunDisplay
     from ftray.cluster import starting
@@ -22,7 +37,7 @@ def train(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> Non
     from ftray.spec.load import load
     from ftray.train.check import check_inputs
 
-    loaded = load(spec, overrides or (), say)
+    loaded = load(spec, with_promote(overrides, promote), say)
     with (
         RunDisplay(loaded.train.log_every) as display,
         acknowledged(display.acknowledge),
@@ -49,6 +64,11 @@ def _ahead(spec: Spec) -> LocalWorker | None:
     if worker is None and is_this_machine():
         import_module("transformers.modeling_utils")
     return worker
+
+
+def with_promote(overrides: list[str] | None, alias: str | None) -> list[str]:
+    """The overrides that --set and --promote stand for."""
+    return [*(overrides or ()), *([] if alias is None else [f"train.promote={alias}"])]
 
 
 def show_trained(result: dict[str, Any], as_json: bool) -> None:

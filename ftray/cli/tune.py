@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from ftray.cli.console import AsJson, Set, SpecPath, say, verb
-from ftray.cli.train import show_trained
+from ftray.cli.train import Promote, show_trained, with_promote
 
 
 @verb
-def tune(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> None:
+def tune(
+    spec: SpecPath, overrides: Set = None, promote: Promote = None, as_json: AsJson = False
+) -> None:
     """Sweep over the spec's search space, then train the winner at full scale and register it."""
     from ftray.cli.progress import RunDisplay
     from ftray.cli.sweep_tables import show_depths, show_trials
@@ -17,7 +19,7 @@ def tune(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> None
     from ftray.spec.load import load
     from ftray.train.check import check_inputs
 
-    loaded = load(spec, overrides or (), say)
+    loaded = load(spec, with_promote(overrides, promote), say)
     if loaded.tune is None:
         raise SpecError.of("tune", None, "missing", "add a tune section; `ftray init` shows one")
     with (

@@ -11,6 +11,7 @@ from ray.serve import Application, deployment
 from ftray.serve.log import logging_config
 from ftray.serve.replica import Replica
 from ftray.serve.settings import ServedModel, Service, find, parse, require_auth
+from ftray.serve.waiting import find_once_there
 from ftray.spec.serving import ServeSpec
 from ftray.store.location import locate
 
@@ -19,14 +20,14 @@ def build(args: dict[str, Any]) -> Application:
     """The application for `import_path: ftray.serve.app:build`.
 
     `args` are `model` (a MODEL reference, or a list of them), `storage`, the keys of the spec's
-    `serve` section, of which `api_keys` is needed unless `auth` is false, and `trust_remote_code`.
-    Raises ServeError naming the wrong argument, RegistryError or ModelError for a
+    `serve` section, of which `api_keys` is needed unless `auth` is false, `trust_remote_code` and
+    `wait_for_model`. Raises ServeError naming the wrong argument, RegistryError or ModelError for a
     model.
     """
     settings = parse(args)
     # Where it will listen is not known here.
     require_auth(settings)
-    return application(*find(settings))
+    return application(*(find_once_there if settings.wait_for_model else find)(settings))
 
 
 def application(models: Sequence[ServedModel], spec: ServeSpec) -> Application:
@@ -38,6 +39,7 @@ def application(models: Sequence[ServedModel], spec: ServeSpec) -> Application:
             "num_cpus": spec.cpus_per_replica,
             "num_gpus": spec.gpus_per_replica,
         },
+        "max_replicas_per_node": spec.max_replicas_per_node,
         # How many rows may wait is the replica's own affair: what it refuses, it refuses at once,
         # and says when to come back.
         "max_ongoing_requests": spec.batch.max_waiting + spec.batch.max_size,

@@ -44,6 +44,9 @@ class Settings(Service):
     model: Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_several)]
     """One reference, or a list of them."""
     storage: Text | None = None
+    wait_for_model: bool = False
+    """Whether the application waits for a model, version or alias that is not registered yet: one
+    that cannot be built stays failed after its model is there."""
 
     @model_validator(mode="after")
     def _somebody_says_who_may_ask(self) -> Self:

@@ -122,6 +122,25 @@ Name = Annotated[
 """Of runs and models: Kubernetes, URLs and MLflow take it as it is."""
 
 
+_ALIAS = re.compile(r"(?!(v\d+|latest)$)[a-z][\w-]*", re.IGNORECASE)
+
+
+def is_alias(word: str) -> bool:
+    """Whether a version may be called so: MLflow keeps latest and v1, v2, … to itself."""
+    return _ALIAS.fullmatch(word) is not None
+
+
+def _is_an_alias(word: str) -> str:
+    if is_alias(word):
+        return word
+    fix = "Write a word such as production; latest and v1, v2, … are reserved."
+    raise contradiction("not a name for an alias", fix, value=word)
+
+
+Alias = Annotated[Text, AfterValidator(_is_an_alias)]
+"""What a version of a model is called, as the registry takes it."""
+
+
 class Section(BaseModel):
     """A part of the spec: unknown keys are refused, values never change."""
 

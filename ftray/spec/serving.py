@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -58,6 +58,11 @@ class ServeSpec(Section):
     cpus_per_replica: PositiveFloat = 1
     gpus_per_replica: FloatFromZero = Field(
         0, description="0, 1, or less than 1: so many replicas share a GPU."
+    )
+    max_replicas_per_node: Annotated[PositiveInt, Field(le=100)] | None = Field(
+        None,
+        description="How many replicas a node may hold; 1: the loss of a node costs one replica. "
+        "null: as many as find room.",
     )
     api_keys: Text | None = Field(
         None, description="File of hashed keys that requests must bear one of; see `ftray keys`."

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from ftray.spec.fields import (
+    Alias,
     Auto,
     CountFromZero,
     FloatFromZero,
@@ -194,6 +195,12 @@ class TrainSpec(Section):
         True,
         description="Measure what the commonest label and a linear probe on the base model reach, "
         "or, of text-generation, the base model itself, to see what training adds.",
+    )
+    promote: Alias | None = Field(
+        None,
+        description="An alias that the model gets once it is registered, unless the version that "
+        "has it does better by `metric` on the same validation rows.",
+        examples=["production"],
     )
 
     @model_validator(mode="after")

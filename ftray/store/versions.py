@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from ftray.errors import RegistryError
+from ftray.spec.fields import is_alias
 from ftray.store.location import Location
 from ftray.store.root import MODEL_MANIFEST
 
 NEWEST = "latest"  # NAME@latest is NAME: MLflow reserves the word, so no alias can contradict it
 _METRIC = "metric."
 _REFERENCE = re.compile(r"(?P<name>[^@:]+)(?:@(?P<alias>[^@:]+)|:(?P<version>\d+))?")
-_ALIAS = re.compile(r"(?!v\d+$)[A-Za-z][\w-]*", re.IGNORECASE)  # MLflow keeps v1, v2, … to itself
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,14 @@ def alias_in(reference: str) -> tuple[str, str] | None:
     return None if wanted.alias == NEWEST else (wanted.name, wanted.alias)
 
 
+def check_reference(reference: str) -> None:
+    """Raises RegistryError for a MODEL argument that no model will ever answer to."""
+    if not is_path(reference):
+        wanted = Reference.parse(reference)
+        if wanted.alias not in (None, NEWEST):
+            check_alias(wanted.alias)
+
+
 def is_path(reference: str) -> bool:
     """Whether a MODEL argument is the path or URL of a model folder."""
     return "/" in reference or reference.startswith(".") or _is_model_folder(reference)
@@ -105,7 +113,7 @@ def _is_model_folder(reference: str) -> bool:
 
 def check_alias(alias: str) -> None:
     """Raises RegistryError for an alias that is no word, or that MLflow reserves."""
-    if not _ALIAS.fullmatch(alias) or alias.lower() == NEWEST:
+    if not is_alias(alias):
         fix = f"a word such as production; {NEWEST} and v1, v2, … are reserved"
         raise RegistryError.of("alias", alias, "not a name for an alias", fix)
 

@@ -28,6 +28,7 @@ from ftray.train.inputs import claimed, pinned, with_own_deepspeed
 from ftray.train.local_worker import LocalWorker, local_worker
 from ftray.train.older_versions import better_version
 from ftray.train.orders import BASELINES, Export, Job, TrunkOrder
+from ftray.train.promoting import promote_unless_worse
 from ftray.train.record import recorded
 from ftray.train.scale import check_scale, worker_resources
 from ftray.train.watchdog import Alarms
@@ -46,6 +47,8 @@ class Trained:
     version: ModelVersion
     info: ModelInfo
     seconds: dict[str, float]
+    promoted: str | None = None
+    """The alias of `train.promote`, where the version got it."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -55,6 +58,7 @@ class Trained:
             "version": self.version.version,
             "model_dir": self.version.folder.url,
             "metrics": self._metrics(),
+            "promoted": self.promoted,
             "seconds": self.seconds,
         }
 
@@ -152,7 +156,7 @@ def _train(
         trained = export_and_register(prepared, run, checkpoint, (), started, seconds, listener)
         record.made(trained.version.reference, trained.info.metrics)
         tell_of_better(checked, trained, say)
-        return trained
+    return promoted(checked, trained, say)
 
 
 def both(first: Listener, second: Listener) -> Listener:
@@ -256,6 +260,14 @@ def tell_of_better(checked: Checked, trained: Trained, say: Callable[[str], None
     """Say so where an older version of the model does better than the one just trained."""
     if line := better_version(checked.registry, trained.version, trained.info):
         say(line)
+
+
+def promoted(checked: Checked, trained: Trained, say: Callable[[str], None]) -> Trained:
+    """With the alias that the spec names, where the metrics allow. Raises RegistryError."""
+    alias = checked.spec.train.promote
+    if alias and promote_unless_worse(checked.registry, trained.version, trained.info, alias, say):
+        return replace(trained, promoted=alias)
+    return trained
 
 
 def _is_exported(prepared: Prepared, run: RunFolder) -> bool:

@@ -24,6 +24,7 @@ from ftray.train.run import (
     export_and_register,
     fit_run,
     prepare,
+    promoted,
     tell_of_better,
 )
 from ftray.train.scale import check_scale, trial_resources
@@ -117,7 +118,7 @@ def tune(
         trained = export_and_register(whole, run, checkpoint, told_rows, started, seconds, listener)
         record.made(trained.version.reference, trained.info.metrics)
         tell_of_better(checked, trained, say)
-        return Tuned(table, trained, found)
+    return Tuned(table, promoted(checked, trained, say), found)
 
 
 def _plan(course: Course, concurrent: int) -> str:

@@ -169,3 +169,12 @@ def test_a_refusal_survives_as_text_within_a_traceback() -> None:
 def test_a_host_that_is_none_is_named() -> None:
     with pytest.raises(ServeError, match="--host = no such host"):
         check_port("no such host", 8000)
+
+
+def test_no_node_holds_more_replicas_than_it_may(folder: str) -> None:
+    """As Ray Serve is told."""
+    for given, told in (({}, None), ({"max_replicas_per_node": 1}, 1)):
+        deployed = build({"model": folder, "auth": False, **given})._bound_deployment
+        assert deployed._replica_config.max_replicas_per_node == told
+    with pytest.raises(ServeError, match="max_replicas_per_node = 101"):
+        parse({"model": folder, "max_replicas_per_node": 101})

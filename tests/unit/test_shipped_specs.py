@@ -16,6 +16,7 @@ from ftray.cli.main import app
 from ftray.errors import SpecError
 from ftray.spec.load import dump, load, override, parse
 from ftray.spec.schema import Spec, micro_batch_size
+from ftray.spec.serving import ServeSpec
 from ftray.spec.starter import starter
 from ftray.tasks import TASKS
 
@@ -55,7 +56,7 @@ def text(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_specs_are_shipped_for_the_demo_and_for_kubernetes() -> None:
-    assert {ROOT / "jobs/movie-sentiment.yaml", ROOT / "k8s/base/movie-sentiment.yaml"} <= set(
+    assert {ROOT / "jobs/movie-sentiment.yaml", ROOT / "k8s/parts/movie-sentiment.yaml"} <= set(
         SHIPPED
     )
 
@@ -88,12 +89,12 @@ def test_it_runs_on_any_number_of_workers_it_may_get(text: str) -> None:
 
 
 def test_it_serves_by_its_rayservice_as_by_its_spec() -> None:
-    documents = yaml.safe_load_all((ROOT / "k8s/base/ray-service.yaml").read_text())
+    documents = yaml.safe_load_all((ROOT / "k8s/parts/ray-service.yaml").read_text())
     (application,) = yaml.safe_load(next(documents)["spec"]["serveConfigV2"])["applications"]
     arguments = application["args"]
-    spec = load(ROOT / "k8s/base/movie-sentiment.yaml")
+    spec = load(ROOT / "k8s/parts/movie-sentiment.yaml")
     assert arguments["model"].partition("@")[0] == spec.name
-    section = {key: value for key, value in arguments.items() if key not in ("model", "storage")}
+    section = {key: value for key, value in arguments.items() if key in ServeSpec.model_fields}
     tree = {**spec.model_dump(mode="json"), "serve": section}
     assert parse(tree).serve.model_dump(exclude_unset=True) == section
 

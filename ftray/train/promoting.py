@@ -1,0 +1,43 @@
+"""Whether the model just trained takes the alias that its spec names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ftray.models.folder import ModelInfo
+from ftray.store.promotion import find_route, promote
+from ftray.store.registry import Registry
+from ftray.store.versions import ModelVersion
+from ftray.train.older_versions import rival_of
+
+
+def promote_unless_worse(
+    registry: Registry,
+    version: ModelVersion,
+    info: ModelInfo,
+    alias: str,
+    say: Callable[[str], None],
+) -> bool:
+    """Point `alias` to `version`, except where the version that has it does better by the metric
+    that picks checkpoints, on the same validation rows. `say` is told which of the two, and why.
+    Returns whether `version` has the alias now. Raises RegistryError."""
+    name = f"{version.name}@{alias}"
+    route = find_route(registry, version.name, alias)
+    known = [] if route is None else registry.versions(version.name)
+    held = [each for each in known if route and each.version == route.current.version]
+    rival = rival_of(info, held[0]) if held else None
+    if rival is not None and rival.on_same_rows and rival.lead > 0:
+        say(
+            f"{name} stays version {rival.version.version}, which does better on the same "
+            f"validation rows: {rival.figures} of version {version.version}. `ftray models promote "
+            f"{version.reference} --alias {alias}` promotes it all the same"
+        )
+        return False
+    promote(registry, version.reference, alias)
+    before = ""
+    if held and held[0].version != version.version:
+        before = f", in place of version {held[0].version}"
+        if rival is None or not rival.on_same_rows:
+            before += ", which nothing measured on the same validation rows"
+    say(f"{name} is version {version.version}{before}")
+    return True

@@ -1,0 +1,33 @@
+"""Registered versions of a model, without weights: what is read before one is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ftray.models.folder import ModelInfo
+from ftray.spec.schema import ModelSpec
+from ftray.store.registry import Registry
+from ftray.store.versions import ModelVersion
+
+
+def register(
+    registry: Registry, metric: str, value: float, digest: str = "d", **changes: Any
+) -> tuple[ModelVersion, ModelInfo]:
+    """One more version of `m` with that validation metric."""
+    number = len(registry.versions("m")) + 1
+    info = ModelInfo(
+        name="m",
+        run=f"20260101-000000-aaaaa{number}",
+        task="text-classification",
+        labels=("a", "b"),
+        max_length=8,
+        base=ModelSpec(name_or_path="x"),
+        data_digest=digest,
+        spec={"train": {"metric": metric}},
+        metrics={"validation": {metric: value}, "test": {metric: 0.5}},
+        golden=(),
+        ftray_version="0",
+    ).model_copy(update=changes)
+    folder = registry.root.models("m") / info.run
+    (folder / "ftray.json").write_text(info.model_dump_json())
+    return registry.register("m", folder, info.run, {}), info
