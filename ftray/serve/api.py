@@ -24,7 +24,7 @@ from ftray.serve.faults import (
     fault_of,
     fault_of_prompt,
 )
-from ftray.serve.gate import Gate
+from ftray.serve.gate import Gate, route_path
 from ftray.serve.keyring import Keyring
 from ftray.serve.messages import MAX_BODY, MAX_STREAM, Health
 from ftray.serve.metrics import CONTENT_TYPE, Metrics
@@ -62,6 +62,9 @@ def create_api(
         docs_url=None,
         redoc_url=None,
         openapi_url=OPENAPI,
+        # Where the document itself lies, whatever a proxy has cut off the path.
+        servers=[{"url": "."}],
+        root_path_in_servers=False,
     )
     protocols = v1_routes(backends), openai_routes(backends), v2.v2_routes(backends)
     for routes in (*protocols, page_routes()):
@@ -114,18 +117,18 @@ def _add_faults(api: FastAPI) -> None:
     @api.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> Response:
         announced = request.headers.get("content-type", "")
-        path = request.url.path
+        path = route_path(request.scope)
         return fault(path, *fault_of(path, error.errors(), announced))
 
     @api.exception_handler(BadPrompt)
     async def unanswerable(request: Request, error: BadPrompt) -> Response:
-        path = request.url.path
+        path = route_path(request.scope)
         return fault(path, *fault_of_prompt(path, error.field, str(error)), code=error.code)
 
     @api.exception_handler(Refused)
     async def refused_field(request: Request, error: Refused) -> Response:
         status, message = error.status_code, str(error.detail)
-        return fault(request.url.path, status, message, error.field, code=error.code)
+        return fault(route_path(request.scope), status, message, error.field, code=error.code)
 
     @api.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
@@ -134,19 +137,19 @@ def _add_faults(api: FastAPI) -> None:
             message = f"no such path; there are {', '.join((*PATHS, v2.PREFIX))}"
         if error.status_code == 405 and error.headers:
             message = f"send {error.headers['Allow']}, not {request.method}"
-        return fault(request.url.path, error.status_code, message, None, error.headers)
+        return fault(route_path(request.scope), error.status_code, message, None, error.headers)
 
     @api.exception_handler(Overloaded)
     async def overloaded(request: Request, error: Overloaded) -> Response:
         headers = {"retry-after": str(error.retry_after_s)}
         message = f"too much to do: {error}; try again in {error.retry_after_s} s"
-        return fault(request.url.path, 503, message, None, headers, "overloaded")
+        return fault(route_path(request.scope), 503, message, None, headers, "overloaded")
 
     @api.exception_handler(Unavailable)
     async def unavailable(request: Request, error: Unavailable) -> Response:
         message = f"{error}; the log of the service says why"
-        return fault(request.url.path, 503, message, code="unavailable")
+        return fault(route_path(request.scope), 503, message, code="unavailable")
 
     @api.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
-        return fault(request.url.path, 500, UNANSWERED)
+        return fault(route_path(request.scope), 500, UNANSWERED)

@@ -23,6 +23,14 @@ _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 _log = logger(__name__)
 
 
+def route_path(scope: Scope) -> str:
+    """The path below the one under which the application lies: Serve's route_prefix, and what a
+    proxy before it has cut off and Serve's root_path names."""
+    path, root = scope["path"], scope.get("root_path", "").rstrip("/")
+    within = path == root or path.startswith(f"{root}/")
+    return path[len(root) :] or "/" if within else path
+
+
 @dataclass
 class Gate:
     """ASGI middleware around the application."""
@@ -58,11 +66,11 @@ class Gate:
 
         headers = dict(scope["headers"])
         CALLER.set(headers.get(CALLER_HEADER.encode(), b"").decode("latin-1"))
-        app = self.door.refusal(scope, scope["path"]) or self.app
+        path = route_path(scope)
+        app = self.door.refusal(scope, path) or self.app
         try:
             await app(scope, self._limited(scope, receive), send_named)
         finally:
-            path = scope["path"]
             known = path if path in self.paths else self._family(path)
             answered_by = who[MODEL_HEADER], who[VERSION_HEADER]
             self.metrics.count_request(*answered_by, known, status)
@@ -82,7 +90,7 @@ class Gate:
         size_told = int(announced) if announced.isdigit() else 0
         received = 0
 
-        most = self.max_body(scope["path"])
+        most = self.max_body(route_path(scope))
 
         def check(size: int) -> None:
             if size > most:
