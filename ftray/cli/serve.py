@@ -22,8 +22,21 @@ if TYPE_CHECKING:
 def serve(
     models: ModelNames,
     storage: Storage = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="Address to listen on; 0.0.0.0: all. Else 127.0.0.1, or as Serve on the cluster "
+            "does already.",
+            show_default=False,
+        ),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Else 8000, or likewise.", show_default=False),
+    ] = None,
+    route_prefix: Annotated[
+        str, typer.Option(help="Path that all others are below: several share a cluster.")
+    ] = "/",
     replicas: Annotated[
         int | None,
         typer.Option(min=1, help="Else serve.replicas of the model's spec.", show_default=False),
@@ -43,11 +56,13 @@ def serve(
     from ftray.serve.access import read_keys
     from ftray.serve.door import is_loopback
     from ftray.serve.ingress import fast_ingress
+    from ftray.serve.place import HOST, PORT, Place
     from ftray.serve.port import check_port
     from ftray.serve.settings import find, parse, require_auth
     from ftray.spec.load import serving
     from ftray.store.location import locate
 
+    place = Place(host, port, route_prefix)
     given: dict[str, Any] = {**serving(overrides or (), say), "model": models, "storage": storage}
     given.update(trust_remote_code=trust_remote_code, loopback=is_loopback(host))
     if no_auth:
@@ -61,7 +76,7 @@ def serve(
     here = "RAY_ADDRESS" not in os.environ
     if here:
         # On a cluster the port is the head node's, and asked for there; so is the file of keys.
-        check_port(host, port)
+        check_port(host or HOST, port or PORT)
         if spec.api_keys is not None:
             read_keys(locate(spec.api_keys))
     stdout = sys.stdout
@@ -70,7 +85,7 @@ def serve(
 
         each = Resources(spec.cpus_per_replica, spec.gpus_per_replica)
         require(max(1, spec.replicas.min), each, "--replicas" if replicas else "serve.replicas.min")
-        with endpoint(served, spec, host, port, say, stop.is_set) as url:
+        with endpoint(served, spec, place, say, stop.is_set) as url:
             if url is None:
                 return
             _say_where(served, url)

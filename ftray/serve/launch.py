@@ -15,6 +15,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ftray.errors import RunFailed, ServeError
 from ftray.serve.app import app_name, application
 from ftray.serve.log import logging_config
+from ftray.serve.neighbours import end, find_running
+from ftray.serve.place import HOST, PORT, Place
 from ftray.serve.port import check_port
 from ftray.serve.refusal import read_refusal
 from ftray.serve.settings import ServedModel
@@ -35,43 +37,38 @@ Stopped = Callable[[], bool]
 def endpoint(
     models: Sequence[ServedModel],
     spec: ServeSpec,
-    host: str,
-    port: int,
+    place: Place,
     say: Say,
     stopped: Stopped,
 ) -> Iterator[str | None]:
     """The URL under which `models` answer inside the block; None when `stopped` said so first.
 
-    Needs a connection to Ray. Raises ServeError when Serve runs there already or nothing answers
-    under the URL, and what made a replica refuse to start: a ModelError or RunFailed.
+    Needs a connection to Ray. Where Serve runs on the cluster already, the application goes beside
+    those of others, and leaves them as they are. Raises ServeError when there is no room for it or
+    nothing answers under the URL, and what made a replica refuse to start: a ModelError or
+    RunFailed.
     """
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    _check_free()
-    node = _head()
-    _check_port_of(node, host, port)
+    name, node, running = app_name(models), _head(), find_running()
+    if running is None:
+        host, port = place.host or HOST, place.port or PORT
+        _check_port_of(node, host, port)
+    else:
+        running.check_room(name, place)
+        host, port = running.host, running.port
     try:
-        serve.start(
-            proxy_location="HeadOnly",
-            http_options={"host": host, "port": port},
-            logging_config=logging_config(requests=False),
-        )
-        _deploy(models, spec)
-        running = _wait_until_running(app_name(models), say, stopped)
-        url = _url(host, port, node["NodeManagerAddress"])
-        yield url if running and _wait_until_answering(url, stopped) else None
+        if running is None:
+            serve.start(
+                proxy_location="HeadOnly",
+                http_options={"host": host, "port": port},
+                logging_config=logging_config(requests=False),
+            )
+        _deploy(models, spec, place.prefix)
+        runs = _wait_until_running(name, say, stopped)
+        url = _url(host, port, node["NodeManagerAddress"]) + place.prefix.rstrip("/")
+        yield url if runs and _wait_until_answering(url, stopped) else None
     finally:
-        serve.shutdown()
-
-
-def _check_free() -> None:
-    if serve.status().proxies:
-        raise ServeError.of(
-            "ftray serve",
-            None,
-            "Ray Serve runs on this cluster already",
-            "add the model with `serve deploy` (import_path: ftray.serve.app:build), or end what "
-            "runs with `serve shutdown`",
-        )
+        end(name, started=running is None)
 
 
 def _head() -> dict:
@@ -88,9 +85,8 @@ def _check_port_of(node: dict, host: str, port: int) -> None:
     ray.get(check.remote(host, port))
 
 
-def _deploy(models: Sequence[ServedModel], spec: ServeSpec) -> None:
-    name = app_name(models)
-    target = serve.RunTarget(application(models, spec), name=name)
+def _deploy(models: Sequence[ServedModel], spec: ServeSpec, prefix: str) -> None:
+    target = serve.RunTarget(application(models, spec), app_name(models), prefix)
     serve.run_many(
         [target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
     )

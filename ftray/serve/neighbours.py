@@ -1,0 +1,60 @@
+"""Ray Serve as it runs on a cluster already, with applications of others to stand beside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ray import serve
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ServeInstanceDetails
+
+from ftray.errors import ServeError
+from ftray.serve.place import Place
+
+
+@dataclass(frozen=True)
+class Running:
+    """The Serve of the cluster."""
+
+    host: str
+    port: int
+    routes: Mapping[str, str | None]
+    """Name of an application -> its route prefix."""
+
+    def check_room(self, name: str, place: Place) -> None:
+        """Raises ServeError where an application of that name cannot go to that place."""
+        for option, given, here in (
+            ("--host", place.host, self.host),
+            ("--port", place.port, self.port),
+        ):
+            if given not in (None, here):
+                problem = f"Ray Serve listens on {self.host}:{self.port} on this cluster already"
+                raise ServeError.of(option, given, problem, f"leave it out, or say {here}")
+        if name in self.routes:
+            problem = "an application of that name runs on this cluster already"
+            fix = "end it first; `serve status` shows what runs"
+            raise ServeError.of("ftray serve", name, problem, fix)
+        for other, route in self.routes.items():
+            if route == place.prefix:
+                fix = f"name another one, such as --route-prefix /{name}"
+                raise ServeError.of("--route-prefix", route, f"is that of {other}", fix)
+
+
+def find_running() -> Running | None:
+    """None where Serve does not run on the cluster."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return None
+    applications = ServeInstanceDetails(**client.get_serve_details()).applications
+    live = {n: app.route_prefix for n, app in applications.items() if app.status != "DELETING"}
+    return Running(str(client.http_config.host), client.http_config.port, live)
+
+
+def end(name: str, started: bool) -> None:
+    """End the application, and Serve with it where `started` for it and no other one needs it."""
+    applications = serve.status().applications
+    if started and not applications.keys() - {name}:
+        serve.shutdown()
+    elif name in applications:
+        serve.delete(name)

@@ -1,0 +1,89 @@
+"""A cluster whose Serve several use: each has its own application, and ends that alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from ray import serve
+
+from ftray.errors import ServeError
+from ftray.serve.launch import endpoint
+from ftray.serve.place import Place
+from ftray.serve.settings import find, parse
+from tests.helpers.served import free_port
+
+SERVED = {"cpus_per_replica": 0.5}
+
+
+@serve.deployment(ray_actor_options={"num_cpus": 0})
+class Other:
+    def __call__(self) -> str:
+        return "other"
+
+
+@pytest.fixture
+def others(ray_cluster: None) -> Iterator[int]:
+    """Somebody else's application, at /other on this port."""
+    port = free_port()
+    serve.start(proxy_location="HeadOnly", http_options={"port": port})
+    serve.run(Other.bind(), name="other", route_prefix="/other")
+    yield port
+    serve.shutdown()
+
+
+def _endpoint(model: Path, place: Place):  # type: ignore[no-untyped-def]
+    served, spec = find(parse({"model": str(model), **SERVED}))
+    return endpoint(served, spec, place, lambda _: None, threading.Event().is_set)
+
+
+def test_it_goes_beside_others_and_ends_its_own_alone(others: int, model_folder: Path) -> None:
+    other = f"http://127.0.0.1:{others}/other"
+    for prefix in ("/", "/reviews"):
+        with _endpoint(model_folder, Place(prefix=prefix)) as url:
+            assert url == f"http://127.0.0.1:{others}{prefix}".rstrip("/")
+            assert httpx.get(f"{url}/healthz").json()["model"] == "tiny"
+            answer = httpx.post(f"{url}/v2/models/nobody/infer", json={})
+            assert isinstance(answer.json()["error"], str), "the protocol's shape"
+            assert httpx.get(other).text == "other"
+        assert httpx.get(other).text == "other"
+        assert serve.status().applications.keys() == {"other"}
+
+
+def test_what_has_no_room_is_refused_and_nothing_else_ends(others: int, model_folder: Path) -> None:
+    for place, said in (
+        (Place(prefix="/other"), "--route-prefix = /other: is that of other"),
+        (Place(port=others + 1), f"Ray Serve listens on .*:{others} on this cluster already"),
+    ):
+        with pytest.raises(ServeError, match=said), _endpoint(model_folder, place):
+            pass
+    serve.run(Other.bind(), name="tiny", route_prefix="/theirs")
+    with (
+        pytest.raises(ServeError, match="an application of that name"),
+        _endpoint(model_folder, Place()),
+    ):
+        pass
+    assert serve.status().applications.keys() == {"other", "tiny"}
+
+
+def test_what_it_started_stays_for_those_who_came(ray_cluster: None, model_folder: Path) -> None:
+    port = free_port()
+    with _endpoint(model_folder, Place(port=port)):
+        serve.run(Other.bind(), name="other", route_prefix="/other")
+    try:
+        assert httpx.get(f"http://127.0.0.1:{port}/other").text == "other"
+        assert serve.status().applications.keys() == {"other"}
+    finally:
+        serve.shutdown()
+    with _endpoint(model_folder, Place(port=port)):
+        pass
+    assert not serve.status().proxies, "nobody was left who needs it"
+
+
+def test_a_prefix_has_one_form() -> None:
+    for prefix in ("", "reviews", "/reviews/", "//"):
+        with pytest.raises(ServeError, match="is no route prefix"):
+            Place(prefix=prefix)
