@@ -64,7 +64,7 @@ def serve(
 
     place = Place(host, port, route_prefix)
     given: dict[str, Any] = {**serving(overrides or (), say), "model": models, "storage": storage}
-    given.update(trust_remote_code=trust_remote_code, loopback=is_loopback(host))
+    given.update(trust_remote_code=trust_remote_code, loopback=is_loopback(host or HOST))
     if no_auth:
         given["auth"] = False
     if replicas is not None:

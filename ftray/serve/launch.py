@@ -19,7 +19,7 @@ from ftray.serve.neighbours import end, find_running
 from ftray.serve.place import HOST, PORT, Place
 from ftray.serve.port import check_port
 from ftray.serve.refusal import read_refusal
-from ftray.serve.settings import ServedModel
+from ftray.serve.settings import ServedModel, Service
 from ftray.spec.serving import ServeSpec
 
 START_SECONDS = 600.0
@@ -54,7 +54,7 @@ def endpoint(
         host, port = place.host or HOST, place.port or PORT
         _check_port_of(node, host, port)
     else:
-        running.check_room(name, place)
+        running.check_room(name, place, isinstance(spec, Service) and spec.loopback)
         host, port = running.host, running.port
     try:
         if running is None:

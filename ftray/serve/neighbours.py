@@ -10,6 +10,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeInstanceDetails
 
 from ftray.errors import ServeError
+from ftray.serve.door import is_loopback
 from ftray.serve.place import Place
 
 
@@ -22,8 +23,9 @@ class Running:
     routes: Mapping[str, str | None]
     """Name of an application -> its route prefix."""
 
-    def check_room(self, name: str, place: Place) -> None:
-        """Raises ServeError where an application of that name cannot go to that place."""
+    def check_room(self, name: str, place: Place, loopback: bool) -> None:
+        """Raises ServeError where an application of that name cannot go to that place, or, with
+        `loopback`, where others than its own machine could ask it."""
         for option, given, here in (
             ("--host", place.host, self.host),
             ("--port", place.port, self.port),
@@ -31,6 +33,9 @@ class Running:
             if given not in (None, here):
                 problem = f"Ray Serve listens on {self.host}:{self.port} on this cluster already"
                 raise ServeError.of(option, given, problem, f"leave it out, or say {here}")
+        if loopback and not is_loopback(self.host):
+            problem = f"Ray Serve listens on {self.host} on this cluster, where others can ask"
+            raise ServeError.of("--host", None, problem, f"say --host {self.host}")
         if name in self.routes:
             problem = "an application of that name runs on this cluster already"
             fix = "end it first; `serve status` shows what runs"

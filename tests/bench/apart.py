@@ -29,7 +29,7 @@ import psutil
 
 from ftray.models.predictor import Predictor
 from ftray.store.location import locate
-from tests.helpers.served import free_port, ftray_serve
+from tests.helpers.served import ftray_serve, quiet_port
 from tests.helpers.tiny_model import make_model, tamper
 from tests.helpers.upgrades import CLOSE, TEXTS
 
@@ -58,7 +58,7 @@ class Service:
         tamper(folder / f"{name}-broken")
         rows = Predictor(locate(str(folder / name))).answers(TEXTS, len(labels))
         said = [{item["label"]: item["score"] for item in row} for row in rows]
-        return cls(name, folder, free_port(), said)
+        return cls(name, folder, quiet_port(), said)
 
     @property
     def url(self) -> str:

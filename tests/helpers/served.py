@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -17,6 +18,16 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def quiet_port() -> int:
+    """A free port that no connection of another process is given, for those who try it long before
+    anybody listens there."""
+    while True:
+        port = random.randrange(10_000, 20_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def ftray_serve(model: str | Path, port: int, *options: str) -> subprocess.Popen[str]:
@@ -33,7 +44,7 @@ def ftray_serve(model: str | Path, port: int, *options: str) -> subprocess.Popen
 @contextmanager
 def served(model: str | Path, *options: str) -> Iterator[tuple[str, int]]:
     """The URL under which the model answers inside the block, and the process that serves it."""
-    process = ftray_serve(model, free_port(), *options)
+    process = ftray_serve(model, quiet_port(), *options)
     assert process.stdout is not None and process.stderr is not None
     try:
         announced = process.stdout.readline()

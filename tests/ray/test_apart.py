@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.helpers.served import free_port, ftray_serve, served
+from tests.helpers.served import ftray_serve, quiet_port, served
 from tests.helpers.tiny_model import make_model
 
 
@@ -56,7 +56,7 @@ def watched(port: int) -> Iterator[set[str]]:
 def test_a_service_that_starts_or_lost_its_replica_is_not_answered_for(
     folders: list[Path],
 ) -> None:
-    port = free_port()
+    port = quiet_port()
     with served(folders[0]) as (url, _), watched(port) as seen:
         second = ftray_serve(folders[1], port)
         try:

@@ -81,9 +81,3 @@ def test_what_it_started_stays_for_those_who_came(ray_cluster: None, model_folde
     with _endpoint(model_folder, Place(port=port)):
         pass
     assert not serve.status().proxies, "nobody was left who needs it"
-
-
-def test_a_prefix_has_one_form() -> None:
-    for prefix in ("", "reviews", "/reviews/", "//"):
-        with pytest.raises(ServeError, match="is no route prefix"):
-            Place(prefix=prefix)

@@ -99,12 +99,12 @@ def token() -> Iterator[str]:
 
 @contextmanager
 def proxied(
-    folder: Path, replicas: Sequence[Replica], fall: int = 1000
+    folder: Path, replicas: Sequence[Replica], checked: str = "60s"
 ) -> Iterator[tuple[str, psutil.Process]]:
-    """The URL of a HAProxy before them, and its process. fall: failed health checks until a
-    replica is left out; by default requests come before that."""
+    """The URL of a HAProxy before them, and its process. checked: how often a health check
+    looks at a replica; by default requests come before that."""
     port = free_port()
-    config = _configured(folder, port, replicas, fall)
+    config = _configured(folder, port, replicas, checked)
     process = subprocess.Popen([os.environ[BINARY], "-db", "-f", str(config)])
     try:
         _wait_for(port, process)
@@ -114,7 +114,7 @@ def proxied(
         process.wait()
 
 
-def _configured(folder: Path, port: int, replicas: Sequence[Replica], fall: int) -> Path:
+def _configured(folder: Path, port: int, replicas: Sequence[Replica], checked: str) -> Path:
     """The file, as Ray writes it."""
     cfg = HAProxyConfig(
         http_options=HTTPOptions(host="127.0.0.1", port=port),
@@ -124,8 +124,10 @@ def _configured(folder: Path, port: int, replicas: Sequence[Replica], fall: int)
         retry_on=os.environ["RAY_SERVE_HAPROXY_RETRY_ON"],
         retries=int(os.environ["RAY_SERVE_HAPROXY_RETRIES"]),
         timeout_client_s=75,
-        health_check_fall=fall,
-        health_check_inter="100ms",
+        health_check_fall=1,
+        health_check_inter=checked,
+        health_check_fastinter=checked,
+        health_check_downinter=checked,
         metrics_enabled=False,
         has_received_routes=True,
         has_received_servers=True,
@@ -187,11 +189,13 @@ def test_another_services_replica_is_not_healthy(
     tmp_path: Path, token: str, other: str | None
 ) -> None:
     replica = Replica("other", other)
-    with proxied(tmp_path, [replica], fall=1) as (url, _):
+    with proxied(tmp_path, [replica], "500ms") as (url, _):
         for bears, status in ((other, 503), (token, 200)):
             replica.token = bears
-            time.sleep(1)
-            assert httpx.get(f"{url}/-/healthz").status_code == status
+            end = time.monotonic() + 30
+            while httpx.get(f"{url}/-/healthz").status_code != status:
+                assert time.monotonic() < end
+                time.sleep(0.1)
 
 
 def test_a_request_that_ends_a_replica_is_not_sent_to_the_next(tmp_path: Path, token: str) -> None:
@@ -229,7 +233,7 @@ def test_no_page_of_figures_and_no_socket_for_others(tmp_path: Path, token: str)
 
 
 def test_the_proxy_ends_with_the_process_that_started_it(tmp_path: Path, token: str) -> None:
-    config = _configured(tmp_path, free_port(), [Replica("own", token)], fall=1)
+    config = _configured(tmp_path, free_port(), [Replica("own", token)], "60s")
     command = [os.environ[BINARY], "-db", "-f", str(config)]
     code = (
         "import subprocess, time\n"
