@@ -60,8 +60,10 @@ def test_a_service_that_starts_or_lost_its_replica_is_not_answered_for(
     with served(folders[0]) as (url, _), watched(port) as seen:
         second = ftray_serve(folders[1], port)
         try:
-            assert second.stdout is not None
-            assert json.loads(second.stdout.readline())["model"] == "second"
+            assert second.stdout is not None and second.stderr is not None
+            announced = second.stdout.readline()
+            assert announced, second.stderr.read()
+            assert json.loads(announced)["model"] == "second"
             (replica,) = _replicas(second)
             replica.kill()
             end = time.monotonic() + 60
