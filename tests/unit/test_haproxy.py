@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -20,7 +22,7 @@ import pytest
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions
 
-from ftray.serve.haproxy import BINARY, MISDIRECTED, STAMP, connections, hardened
+from ftray.serve.haproxy import BINARY, MISDIRECTED, STAMP, connections
 from ftray.serve.identity import TOKEN
 from ftray.serve.ingress import fast_ingress
 from tests.helpers.served import free_port
@@ -99,13 +101,14 @@ def token() -> Iterator[str]:
 
 @contextmanager
 def proxied(
-    folder: Path, replicas: Sequence[Replica], checked: str = "60s"
+    folder: Path, replicas: Sequence[Replica], checked: str = "60s", binary: str = ""
 ) -> Iterator[tuple[str, psutil.Process]]:
     """The URL of a HAProxy before them, and its process. checked: how often a health check
-    looks at a replica; by default requests come before that."""
+    looks at a replica; by default requests come before that. binary: in
+    place of the service's own."""
     port = free_port()
     config = _configured(folder, port, replicas, checked)
-    process = subprocess.Popen([os.environ[BINARY], "-db", "-f", str(config)])
+    process = subprocess.Popen([binary or os.environ[BINARY], "-db", "-f", str(config)])
     try:
         _wait_for(port, process)
         yield f"http://127.0.0.1:{port}", psutil.Process(process.pid)
@@ -313,9 +316,24 @@ def test_a_limit_on_files_limits_connections(monkeypatch: pytest.MonkeyPatch) ->
         assert connections() == most
 
 
-def test_a_cluster_is_hardened_without_a_stamp() -> None:
-    config = "global\n    stats socket /s mode 666 level admin\n    maxconn 4096\ndefaults\n"
-    config += "frontend prometheus\n    bind :9101\nlisten stats\n  bind *:8404\n"
-    told = hardened(config, 99)
-    assert "mode 600" in told and "maxconn 99\n" in told and "timeout http-request" in told
-    assert "9101" not in told and "8404" not in told and STAMP not in told
+def test_the_command_for_clusters_closes_as_much_and_stamps_nothing(
+    tmp_path: Path, token: str
+) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    module, name = project["scripts"]["ftray-haproxy"].split(":")
+    command = tmp_path / "ftray-haproxy"
+    command.write_text(f"#!{sys.executable}\nfrom {module} import {name}\n{name}()\n")
+    command.chmod(0o700)
+    replica = Replica("any", None)
+    replica.status = 404
+    with proxied(tmp_path, [replica], binary=str(command)) as (url, haproxy):
+        answer = ask(url)
+        assert (answer.status_code, answer.text) == (404, "any"), "an application's own words"
+        assert STAMP not in replica.seen[0]
+        listening = [c for c in haproxy.net_connections() if c.status == psutil.CONN_LISTEN]
+        assert [f"http://{c.laddr.ip}:{c.laddr.port}" for c in listening] == [url]
+        assert (tmp_path / "admin.sock").stat().st_mode & 0o777 == 0o600
+        (slow,) = _slow(1, int(url.rpartition(":")[2]), b"POST / HTTP/1.1\r\nHost: a\r\n")
+        slow.settimeout(30)
+        assert b" 408 " in slow.recv(100)
+        slow.close()

@@ -61,6 +61,16 @@ def test_ray_says_how_far_a_cluster_may_grow() -> None:
     assert callable(state.get_max_resources_from_cluster_config)
 
 
+def test_serve_says_where_it_listens_and_what_it_runs() -> None:
+    from ray.serve._private.client import ServeControllerClient
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeInstanceDetails
+
+    assert callable(_get_global_client) and callable(ServeControllerClient.get_serve_details)
+    assert isinstance(ServeControllerClient.http_config, property)
+    assert "applications" in ServeInstanceDetails.model_fields
+
+
 def test_a_worker_of_ray_train_keeps_the_notice_that_its_node_goes() -> None:
     from dataclasses import fields
 
