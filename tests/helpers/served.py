@@ -52,4 +52,4 @@ def served(model: str | Path, *options: str) -> Iterator[tuple[str, int]]:
         yield json.loads(announced)["url"], process.pid
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=180)

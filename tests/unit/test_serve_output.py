@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ftray.errors import DataError
-from ftray.serve.output import open_output, write
+from ftray.serve.output import OUTCOME, open_output, write
 
 ROWS = [
     {"id": 1, "text": 'a "quoted", text\nof two lines', "tags": ["x"]},
@@ -21,7 +21,7 @@ LABELS, SCORES = ["good", "bad", "good"], [0.9, 0.625, 0.5]
 
 
 def written(path: Path) -> Path:
-    write(open_output(str(path), overwrite=False), ROWS, LABELS, SCORES)
+    write(open_output(str(path), overwrite=False), ROWS, dict(zip(OUTCOME, (LABELS, SCORES), strict=True)))
     assert [child.name for child in path.parent.iterdir()] == [path.name]
     return path
 
@@ -53,7 +53,7 @@ def test_parquet(tmp_path: Path) -> None:
 def test_parquet_refuses_a_column_of_several_types(tmp_path: Path) -> None:
     target = open_output(str(tmp_path / "out.parquet"), overwrite=False)
     with pytest.raises(DataError, match="column id has values of several types"):
-        write(target, [{"id": 1}, {"id": "two"}], ["a", "b"], [0.5, 0.5])
+        write(target, [{"id": 1}, {"id": "two"}], {"prediction": ["a", "b"]})
     assert not list(tmp_path.iterdir())
 
 
@@ -71,5 +71,5 @@ def test_what_cannot_be_written_is_said_beforehand(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is a folder"):
         open_output(str(tmp_path / "folder.csv"), overwrite=True)
     assert there.read_text() == "precious"
-    write(open_output(str(there), overwrite=True), [{"id": 1}], ["a"], [0.5])
+    write(open_output(str(there), overwrite=True), [{"id": 1}], {"prediction": ["a"]})
     assert there.read_text() == "id,prediction,score\n1,a,0.5\n"

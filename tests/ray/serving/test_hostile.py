@@ -95,7 +95,7 @@ def _fault(hostile: Hostile, status: int, body: str) -> str:
         message = error if isinstance(error, str) else error["message"]
         return "" if 3 < len(message) < 500 and "Traceback" not in message else "no clear message"
     # What is no HTTP never comes as far as ftray: the proxy refuses it.
-    return "" if status in (0, 400, 413, 431) and len(body) < 500 else "no message"
+    return "" if status in (0, 400, 408, 413, 431) and len(body) < 500 else "no message"
 
 
 def test_slow_senders_hold_nobody_up(url: str, callers: Callers) -> None:
