@@ -21,7 +21,8 @@ LABELS, SCORES = ["good", "bad", "good"], [0.9, 0.625, 0.5]
 
 
 def written(path: Path) -> Path:
-    write(open_output(str(path), overwrite=False), ROWS, dict(zip(OUTCOME, (LABELS, SCORES), strict=True)))
+    added = dict(zip(OUTCOME, (LABELS, SCORES), strict=True))
+    write(open_output(str(path), overwrite=False), ROWS, added)
     assert [child.name for child in path.parent.iterdir()] == [path.name]
     return path
 
@@ -71,5 +72,5 @@ def test_what_cannot_be_written_is_said_beforehand(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is a folder"):
         open_output(str(tmp_path / "folder.csv"), overwrite=True)
     assert there.read_text() == "precious"
-    write(open_output(str(there), overwrite=True), [{"id": 1}], {"prediction": ["a"]})
+    write(open_output(str(there), overwrite=True), [{"id": 1}], {"prediction": ["a"], "score": [0.5]})
     assert there.read_text() == "id,prediction,score\n1,a,0.5\n"
