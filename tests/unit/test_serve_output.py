@@ -72,5 +72,7 @@ def test_what_cannot_be_written_is_said_beforehand(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is a folder"):
         open_output(str(tmp_path / "folder.csv"), overwrite=True)
     assert there.read_text() == "precious"
-    write(open_output(str(there), overwrite=True), [{"id": 1}], {"prediction": ["a"], "score": [0.5]})
+    write(
+        open_output(str(there), overwrite=True), [{"id": 1}], {"prediction": ["a"], "score": [0.5]}
+    )
     assert there.read_text() == "id,prediction,score\n1,a,0.5\n"
