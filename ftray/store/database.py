@@ -105,7 +105,10 @@ def translated(uri: str) -> Iterator[None]:
     """Whatever MLflow raises, as a RegistryError that names the server or database."""
     try:
         yield
-    except mlflow_errors() as error:
+    except Exception as error:
+        # Asked here and not above: Ctrl-C may have come amid the import of MLflow.
+        if not isinstance(error, mlflow_errors()):
+            raise
         problem, fix = f"cannot be used: {reason(error)}", "check that the server runs"
         if uri.startswith("sqlite"):
             fix = "see that the file can be read and written"
