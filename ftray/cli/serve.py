@@ -15,7 +15,9 @@ import typer
 from ftray.cli.console import AsJson, ModelNames, Set, Storage, TrustCode, emit, say, verb
 
 if TYPE_CHECKING:
-    from ftray.serve.settings import ServedModel
+    from ftray.serve.place import Place
+    from ftray.serve.settings import ServedModel, Settings
+    from ftray.spec.serving import ServeSpec
 
 
 @verb
@@ -53,32 +55,22 @@ def serve(
 
     from ftray.capacity import require
     from ftray.cluster import Resources, session
-    from ftray.serve.access import read_keys
-    from ftray.serve.door import is_loopback
     from ftray.serve.ingress import fast_ingress
-    from ftray.serve.place import HOST, PORT, Place
-    from ftray.serve.port import check_port
-    from ftray.serve.settings import find, parse, require_auth
+    from ftray.serve.place import Place
+    from ftray.serve.settings import find
     from ftray.spec.load import serving
-    from ftray.store.location import locate
 
     place = Place(host, port, route_prefix)
     given: dict[str, Any] = {**serving(overrides or (), say), "model": models, "storage": storage}
-    given.update(trust_remote_code=trust_remote_code, loopback=is_loopback(host or HOST))
+    given["trust_remote_code"] = trust_remote_code
     if no_auth:
         given["auth"] = False
     if replicas is not None:
         given["replicas"] = {"min": replicas, "max": replicas}
-    settings = parse(given)
-    if not settings.loopback:
-        require_auth(settings)
-    served, spec = find(settings)
+    served, spec = find(_settings(given, place))
     here = "RAY_ADDRESS" not in os.environ
     if here:
-        # On a cluster the port is the head node's, and asked for there; so is the file of keys.
-        check_port(host or HOST, port or PORT)
-        if spec.api_keys is not None:
-            read_keys(locate(spec.api_keys))
+        _check_this_machine(place, spec)
     stdout = sys.stdout
     with fast_ingress() if here else nullcontext(), session(watched=True), _interrupts() as stop:
         from ftray.serve.launch import endpoint
@@ -90,13 +82,42 @@ def serve(
                 return
             _say_where(served, url)
             with redirect_stdout(stdout):
-                if as_json:
-                    several = {"models": [*map(_named, served)]} if len(served) > 1 else {}
-                    emit({"url": url, **_named(served[0]), **several})
-                else:
-                    print(url, flush=True)
+                _print_url(served, url, as_json)
             stop.wait()
             say("stopping")
+
+
+def _settings(given: dict[str, Any], place: Place) -> Settings:
+    """Parse the options. Raises ServeError, also where other machines could ask without a key."""
+    from ftray.serve.door import is_loopback
+    from ftray.serve.place import HOST
+    from ftray.serve.settings import parse, require_auth
+
+    settings = parse({**given, "loopback": is_loopback(place.host or HOST)})
+    if not settings.loopback:
+        require_auth(settings)
+    return settings
+
+
+def _check_this_machine(place: Place, spec: ServeSpec) -> None:
+    """Raise ServeError where the port is taken or the file of keys is wrong. On a cluster both are
+    the head node's, and checked there."""
+    from ftray.serve.access import read_keys
+    from ftray.serve.place import HOST, PORT
+    from ftray.serve.port import check_port
+    from ftray.store.location import locate
+
+    check_port(place.host or HOST, place.port or PORT)
+    if spec.api_keys is not None:
+        read_keys(locate(spec.api_keys))
+
+
+def _print_url(served: Sequence[ServedModel], url: str, as_json: bool) -> None:
+    if as_json:
+        several = {"models": [*map(_named, served)]} if len(served) > 1 else {}
+        emit({"url": url, **_named(served[0]), **several})
+    else:
+        print(url, flush=True)
 
 
 def _say_where(served: Sequence[ServedModel], url: str) -> None:

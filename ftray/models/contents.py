@@ -1,4 +1,4 @@
-"""What a trained model's folder may hold, whoever made it: weights as safetensors, nothing outside.
+"""Checks a trained model's folder: weights are safetensors, and no link leads out of it.
 
 A pickle can run any code where it is read; a link can lead to any file of who reads it.
 """

@@ -1,4 +1,4 @@
-"""Who asks, as far as that decides which version answers while one is on trial."""
+"""Chooses the version that answers a request while one is on trial."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from ftray.store.routes import Trial
 CALLER_HEADER = "x-ftray-caller"
 """Requests with the same value are answered by the same version for as long as a trial goes on."""
 CALLER: ContextVar[str] = ContextVar("caller", default="")
-"""The header's value in the request that is being answered; empty without one."""
+"""Value of that header in the current request; empty without the header."""
 
 
 def is_tried(trial: Trial) -> bool:
-    """Whether the version on trial gets this request: by chance, or for good by who asks."""
+    """Decide whether the version on trial gets this request: at random, or by a hash of the
+    caller's header, which keeps a caller at one version."""
     caller = CALLER.get()
     if not caller:
         return random.random() < trial.share

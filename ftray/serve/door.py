@@ -1,4 +1,4 @@
-"""Which requests come in at all: by the host they are for, their key, and the type of the body."""
+"""Refuses requests by their Host header, their API key and the type of their body."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from ftray.serve.faults import fault
 from ftray.serve.keyring import Keyring
 
 KEY = "ftray.key"
-"""In the scope of a request: the name of the key that it bears."""
+"""Entry of a request's ASGI scope with the name of its API key."""
 _TYPES = ("application/json", "application/x-ndjson", "application/octet-stream")
-"""Of bodies. Those that a form or a stranger's page can send without being asked are not among
-them."""
+"""Accepted types of a body. A browser asks the service before a stranger's page may send these."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Door:
     loopback: bool = False
     """Whether only this machine is to ask: then a name that leads here may be a stranger's."""
     open_paths: Collection[str] = ()
-    """Those that need no key."""
+    """Paths that need no key."""
     metrics_path: str = ""
 
     def refusal(self, scope: Scope, path: str) -> JSONResponse | None:

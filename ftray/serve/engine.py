@@ -22,7 +22,7 @@ from ftray.serve.metrics import Metrics
 from ftray.spec.serving import Batching
 
 _CHARACTERS = 4
-"""Of a token, about."""
+"""Characters of a token, roughly."""
 
 
 class Asked(Protocol):
@@ -39,7 +39,7 @@ class Asked(Protocol):
 
 
 Row = tuple[Asked, str | Sequence[int]]
-"""Of a model a text, or the token ids of one."""
+"""A model, and a text or its token ids."""
 _Asked = tuple[Predictor, str | Sequence[int]]
 
 
@@ -137,7 +137,7 @@ def _logits(rows: Sequence[_Asked]) -> Sequence[torch.Tensor | None]:
 
 
 def _ids(predictor: Predictor, asked: Sequence[str | Sequence[int]]) -> list[Sequence[int]]:
-    """Those of texts are found together."""
+    """Token ids of each; texts are tokenised in one call."""
     texts = [each for each in asked if isinstance(each, str)]
     found = iter(predictor.encode(texts) if texts else [])
     return [next(found) if isinstance(each, str) else each for each in asked]

@@ -48,7 +48,7 @@ class Evaluation:
     rows: int
     metrics: dict[str, Any]
     labels: tuple[LabelScore, ...]
-    """Of each label; nothing where the model has none."""
+    """Scores of each label; empty for a model without labels."""
     wrong: tuple[Wrong, ...]
 
     def to_json(self) -> dict[str, Any]:

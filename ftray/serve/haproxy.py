@@ -25,7 +25,7 @@ MISDIRECTED = 425
 """Status of an answer to another service's request. HAProxy can retry on it (not on 421), and no
 answer of a model has it."""
 REQUEST_S = 10
-"""How long a client may take to send its headers, and a body as far as HAProxy holds it."""
+"""Seconds within which a client must send its headers, and its body up to HAProxy's buffer."""
 
 _MOST_CONNECTIONS = 16_384
 _FILES_EACH, _OTHER_FILES = 3, 512
@@ -34,7 +34,7 @@ _PDEATHSIG = 1  # of linux/prctl.h
 
 @dataclass(frozen=True)
 class Service:
-    """Whose proxy it is: of one `ftray serve` that started Ray itself."""
+    """The `ftray serve` that a proxy belongs to; it has started Ray itself."""
 
     token: str
     """Known to its proxy and its replicas alone."""
@@ -128,7 +128,7 @@ def of_service(config: str, service: Service) -> str:
 
 
 def connections() -> int:
-    """As many as the limit on open files allows, unless the environment says how many."""
+    """Number of connections: as the environment says, else what the limit on open files allows."""
     if MAXCONN in os.environ:
         return int(os.environ[MAXCONN])
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""Whether a request is for this service: several on one machine may follow each other on a port.
+"""Refuses requests for other services: several on one machine may follow each other on a port.
 
 The proxy stamps every request that it passes on (see `haproxy`), and each HTTP server of Ray Serve
 behind it, a replica's and the fallback proxy's, answers what bears its own service's stamp alone.

@@ -88,7 +88,7 @@ def _port_settings(ports: range) -> dict[str, str]:
 
 
 def _identity(folder: Path, token: str) -> dict[str, str]:
-    """Of this service, whatever the environment has of another; what it names stays in use."""
+    """Settings that tell this service from others; a user's own binary and middleware are kept."""
     unreachable = folder / "unreachable.http"
     unreachable.write_bytes(_unreachable())
     command = folder / "haproxy"

@@ -28,8 +28,9 @@ _SLOWER, _SLOWER_S = 2.0, 0.02
 
 
 class Tally:
-    """Of one trial at one replica. Times are those of single requests, in seconds. What counts as
-    slow is told by the replica's own first answers: a slow machine is slow for both versions."""
+    """Counts of one trial at one replica. Times are those of single requests, in seconds. The
+    replica's own first answers set the limit for slow ones: a slow machine is slow for both
+    versions."""
 
     def __init__(self, trial: str) -> None:
         self._trial = trial
@@ -58,7 +59,7 @@ class Tally:
         self._add(on_trial, failed=1)
 
     def broke_off(self, on_trial: bool) -> None:
-        """In the middle of what counts as an answer since its first piece."""
+        """Turn an answer that ended after its first piece into a failure."""
         self._add(on_trial, answered=-1, failed=1)
 
     def _begin_timing(self) -> None:
@@ -114,7 +115,7 @@ def bounds(hits: int, of: int) -> tuple[float, float]:
 
 
 def _edge(outside: Callable[[float], bool], far: float, near: float) -> float:
-    """Where `outside` begins between a share that is inside and an end of the scale."""
+    """Find the edge of `outside` between a share that is inside and an end of the scale."""
     if not outside(far):
         return far
     for _ in range(40):

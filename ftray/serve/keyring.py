@@ -1,4 +1,4 @@
-"""The API keys of a running service: what each may do, and how often."""
+"""Checks API keys of a running service: their scopes and quotas."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logger(__name__)
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whose key a request bears, or why it is refused."""
+    """Name of the request's key, or the refusal."""
 
     name: str = ""
     status: int = 200
@@ -68,7 +68,7 @@ class Keyring:
         threading.Thread(target=self._follow, name="keys", daemon=True).start()
 
     def judge(self, authorization: str, scope: str) -> Verdict:
-        """What becomes of a request with this Authorization header that needs `scope`."""
+        """Judge a request by its Authorization header and the `scope` that it needs."""
         kind, _, key = authorization.partition(" ")
         found, name = hash_of(key.strip()), ""
         # All of them, so that the time it takes says nothing.

@@ -94,7 +94,7 @@ class ModelCard(BaseModel):
     metrics: dict[str, dict[str, Any]]
     """Split -> metric -> value."""
     examples: list[str]
-    """What it may be asked: inputs of its golden answers."""
+    """Texts to try: inputs of golden answers."""
 
 
 class ModelCards(BaseModel):

@@ -1,4 +1,4 @@
-"""Ray Serve as it runs on a cluster already, with applications of others to stand beside."""
+"""Finds a Ray Serve that runs on the cluster already, and leaves other applications there alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ftray.serve.place import Place
 
 @dataclass(frozen=True)
 class Running:
-    """The Serve of the cluster."""
+    """Address and applications of the cluster's Ray Serve."""
 
     host: str
     port: int
@@ -47,7 +47,7 @@ class Running:
 
 
 def find_running() -> Running | None:
-    """None where Serve does not run on the cluster."""
+    """Ask the cluster for its Ray Serve; None where none runs."""
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is None:
         return None

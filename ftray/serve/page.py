@@ -28,7 +28,7 @@ def _policy() -> str:
 
 
 def _hash(element: str) -> str:
-    """Of the one element of that name in the page."""
+    """Hash of the content of the page's one element with that name."""
     content = _page().partition(f"<{element}>")[2].partition(f"</{element}>")[0]
     return f"'sha256-{b64encode(sha256(content.encode()).digest()).decode()}'"
 

@@ -47,7 +47,7 @@ class Parts:
         return file.is_file() and file.read_bytes() == self._key.encode()
 
     def read(self) -> pa.Table:
-        """Of all rows that were answered, each once, with the columns of SCHEMA."""
+        """Read all answered rows, each once, with the columns of SCHEMA."""
         found: dict[int, dict[str, Any]] = {}
         files = self._folder.children() if self._are_ours else []
         for file in files:

@@ -63,7 +63,7 @@ class Reporter:
         self.withdraw()
 
     def withdraw(self) -> None:
-        """Of a replica that ends."""
+        """Delete the report; the replica ends."""
         with self._lock:
             self._told, self._over = None, True
             try:

@@ -1,5 +1,5 @@
-"""Which of the rows that wait share the next call: those of all requests in turn, of like size
-where there is a choice."""
+"""Picks the waiting rows for the next batch: every request gets its turn, and rows of like size
+share a batch where there is a choice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 
 class Waiting(NamedTuple):
-    """A row that waits. request: who asks; since: when that request had its last turn, or came."""
+    """A row that waits. request: the request it belongs to; since: time of that request's last turn,
+    or of its arrival."""
 
     request: Hashable
     since: float

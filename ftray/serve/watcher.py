@@ -1,4 +1,4 @@
-"""What keeps a replica at the versions that its alias leads to.
+"""Keeps a replica at the versions that its alias leads to.
 
 A version answers once this replica got its golden answers and the route, where every replica looks,
 has it as proven. One that does not prove itself is refused for all replicas: the route goes back to
@@ -31,8 +31,8 @@ Load = Callable[[Stop], Live]
 
 
 class Watcher:
-    """Of one alias. Made with the versions loaded that the alias leads to; `poll` is called by one
-    thread at a time."""
+    """Follows one alias. The constructor loads the versions that the alias leads to; one thread at a
+    time calls `poll`."""
 
     def __init__(
         self, alias: Alias, load: Load, reporter: Reporter, count_shadow: CountShadow
@@ -50,7 +50,7 @@ class Watcher:
         self._report()
 
     def follow(self) -> None:
-        """Until the shelf is closed."""
+        """Poll and report in threads, until the shelf is closed."""
         for work in (self._keep_polling, lambda: self._reporter.keep_on(self.shelf.over)):
             threading.Thread(target=work, name="ftray-alias", daemon=True).start()
 
@@ -136,7 +136,7 @@ class Watcher:
         return self._refusal
 
     def _written(self, seen: Route, change: Callable[[], Route]) -> Route:
-        """What cannot be written is logged: this replica goes by what it has seen."""
+        """Write a change of the route. A failure is logged, and the replica goes by what it has read."""
         try:
             return change()
         except (FtrayError, OSError) as error:
@@ -189,11 +189,11 @@ class Watcher:
 
 
 class _Backoff:
-    """When what failed is tried again: ever later."""
+    """Pauses before a failed step is tried again, each twice as long as the one before."""
 
     def __init__(self) -> None:
         self._until: dict[Hashable, tuple[float, float]] = {}
-        """What failed -> the last pause, and until when it lasts."""
+        """Failed step -> its last pause in seconds, and the time when the pause ends."""
 
     def again(self, key: Hashable) -> None:
         pause, _ = self._until.get(key, (_FIRST_PAUSE_S / 2, 0.0))

@@ -26,8 +26,8 @@ _MAY_WRITE = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class Changed:
-    """What a command made of an alias: the version that it leads to or tries out, and the route
-    that the replicas are to follow."""
+    """Result of a command: the version that the alias leads to or tries out, and the route that the
+    replicas are to follow."""
 
     model: ModelVersion
     route: Route
@@ -187,7 +187,7 @@ def _known_route(registry: Registry, name: str, alias: str) -> Route:
 
 
 def _meaning(route: Route) -> tuple[int, str | None]:
-    """What a rollback undoes."""
+    """The promotion and trial that a rollback undoes."""
     return route.since, None if route.trial is None else route.trial.id
 
 

@@ -1,5 +1,5 @@
-"""What each replica that serves an alias says of itself: routes/NAME/ALIAS/REPLICA.json below the
-storage root.
+"""Reports of the replicas that serve an alias: routes/NAME/ALIAS/REPLICA.json below the storage
+root.
 
 A replica writes its report anew every few seconds, with a number that grows. Who reads reports
 takes a replica for dead whose number stays the same for longer than it promised, by the reader's
@@ -24,8 +24,8 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Counts(Frozen):
-    """Of requests to one version while a trial goes on. timed: answers whose time was looked at,
-    slow: those of them that took much longer than the current version's usually take."""
+    """Requests to one version during a trial. timed: answers with a measured time; slow: timed answers
+    that took much longer than the current version usually takes."""
 
     answered: Count = 0
     failed: Count = 0
@@ -37,7 +37,7 @@ class Counts(Frozen):
 
 
 class TrialCounts(Frozen):
-    """What one replica saw of the trial of that id."""
+    """Counts of one replica for the trial with that id."""
 
     id: str
     current: Counts = Counts()
@@ -62,7 +62,7 @@ class Report(Frozen):
 
     @property
     def alive(self) -> bool | None:
-        """None where that cannot be seen from here."""
+        """Whether the replica's process runs; None where it runs on another machine."""
         return Owner(self.host, self.pid, self.process).alive()
 
 
@@ -71,7 +71,7 @@ def report_file(root: Root, name: str, alias: str, replica: str) -> Location:
 
 
 def read_reports(root: Root, name: str, alias: str) -> list[Report]:
-    """Those of living and of dead replicas. Raises RegistryError for a file that is no report, and
+    """Read the reports of living and dead replicas. Raises RegistryError for a file that is no report, and
     StorageError for a storage that does not answer."""
     files = (root.routes(name) / alias).children()
     found = [_read(file) for file in files if file.name.endswith(_SUFFIX)]
@@ -97,7 +97,8 @@ class Roll:
         """Replica -> its last beat, and when it was first seen."""
 
     def call(self) -> list[Report]:
-        """Those that may be alive. Reports of dead ones are deleted. Raises as `read_reports`."""
+        """Return reports of replicas that may be alive, and delete those of dead ones. Raises as
+        `read_reports`."""
         living = []
         for report in read_reports(*self._of):
             if self._is_alive(report):

@@ -16,8 +16,8 @@ _LOOK_EVERY_S = 0.5
 
 @dataclass(frozen=True)
 class Rollout:
-    """What became of a change. refused: replica -> why it does not follow; waiting: those that
-    have said neither; undone: why the route is no longer as it was changed, else empty."""
+    """Outcome of a change. refused: replica -> its reason; waiting: replicas that have neither
+    followed nor refused; undone: why the route was changed again, else empty."""
 
     followed: tuple[str, ...]
     refused: dict[str, str]

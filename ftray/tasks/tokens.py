@@ -37,7 +37,7 @@ Spend = Callable[[int], None]
 
 
 def free(characters: int) -> None:
-    """Where it does not matter how much is read."""
+    """Set no limit on the characters read."""
 
 
 def tokenized(

@@ -37,7 +37,7 @@ class Rival:
 
     version: ModelVersion
     lead: float
-    """How much better it does; below 0: worse."""
+    """Its advantage by that metric; below 0: it does worse."""
     figures: str
     on_same_rows: bool
     """Encoded alike, too."""

@@ -1,4 +1,4 @@
-"""Whether the model just trained takes the alias that its spec names."""
+"""Gives the model just trained the alias that its spec names, unless it does worse."""
 
 from __future__ import annotations
 
