@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.helpers.mlflow_server import MlflowServer
 from tests.helpers.object_store import ObjectStore
 
 
@@ -35,3 +36,11 @@ def object_store(_object_store: ObjectStore) -> Iterator[ObjectStore]:
     _object_store.empty()
     yield _object_store
     _object_store.mend()
+
+
+@pytest.fixture(scope="module")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+    server.start()
+    yield server
+    server.kill()

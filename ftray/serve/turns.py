@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 
 class Waiting(NamedTuple):
-    """A row that waits. request: the request it belongs to; since: time of that request's last turn,
-    or of its arrival."""
+    """A row that waits. request: the request it belongs to; since: time of that request's last
+    turn, or of its arrival."""
 
     request: Hashable
     since: float

@@ -31,8 +31,8 @@ Load = Callable[[Stop], Live]
 
 
 class Watcher:
-    """Follows one alias. The constructor loads the versions that the alias leads to; one thread at a
-    time calls `poll`."""
+    """Follows one alias. The constructor loads the versions that the alias leads to; one thread at
+    a time calls `poll`."""
 
     def __init__(
         self, alias: Alias, load: Load, reporter: Reporter, count_shadow: CountShadow
@@ -136,7 +136,7 @@ class Watcher:
         return self._refusal
 
     def _written(self, seen: Route, change: Callable[[], Route]) -> Route:
-        """Write a change of the route. A failure is logged, and the replica goes by what it has read."""
+        """Write a change of the route. A failure is logged; the replica goes by what it has read."""
         try:
             return change()
         except (FtrayError, OSError) as error:

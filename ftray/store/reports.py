@@ -24,8 +24,8 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Counts(Frozen):
-    """Requests to one version during a trial. timed: answers with a measured time; slow: timed answers
-    that took much longer than the current version usually takes."""
+    """Requests to one version during a trial. timed: answers with a measured time; slow: timed
+    answers that took much longer than the current version usually takes."""
 
     answered: Count = 0
     failed: Count = 0
@@ -71,8 +71,8 @@ def report_file(root: Root, name: str, alias: str, replica: str) -> Location:
 
 
 def read_reports(root: Root, name: str, alias: str) -> list[Report]:
-    """Read the reports of living and dead replicas. Raises RegistryError for a file that is no report, and
-    StorageError for a storage that does not answer."""
+    """Read the reports of living and dead replicas. Raises RegistryError for a file that is no
+    report, and StorageError for a storage that does not answer."""
     files = (root.routes(name) / alias).children()
     found = [_read(file) for file in files if file.name.endswith(_SUFFIX)]
     return [report for report in found if report is not None]
