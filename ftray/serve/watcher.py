@@ -136,7 +136,7 @@ class Watcher:
         return self._refusal
 
     def _written(self, seen: Route, change: Callable[[], Route]) -> Route:
-        """Write a change of the route. A failure is logged; the replica goes by what it has read."""
+        """Write a change of the route. A failure is logged; the replica goes by what it read."""
         try:
             return change()
         except (FtrayError, OSError) as error:
