@@ -19,6 +19,8 @@ from ftray.errors import ClusterError
 if TYPE_CHECKING:
     import torch
 
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
+"""In messages of errors that have no class of their own."""
 _VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 
@@ -46,6 +48,15 @@ def own_device() -> torch.device:
             "serve.gpus_per_replica: 0)",
         )
     return torch.device("cuda", number)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, or a library that it calls, found no room on the device or in the host."""
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(word in str(error) for word in _NO_MEMORY)
 
 
 def visible_gpus() -> int:

@@ -174,9 +174,10 @@ class LoadedModel(ABC):
     def replayed(self, golden: Sequence[Golden]) -> list[list[float]]:
         """Of each golden answer its probabilities, as they are here."""
 
-    def check_golden(self) -> None:
-        """Replay the golden answers. Raises ModelError when the model no longer gives them."""
-        golden, tolerance = self.info.golden, TOLERANCES[self.compute.precision]
+    def check_golden(self, most: int | None = None) -> None:
+        """Replay the golden answers, or that many of them. Raises ModelError when the model no
+        longer gives them."""
+        golden, tolerance = self.info.golden[:most], TOLERANCES[self.compute.precision]
         found = self.replayed(golden) if golden else []
         exact = "" if self.compute.precision == "fp32" else ", or set serve.precision to fp32"
         for item, row in zip(golden, found, strict=True):

@@ -19,7 +19,10 @@ from ftray.serve.faults import (
     CHAT,
     COMPLETIONS,
     UNANSWERED,
+    UNHEALTHY,
+    Fault,
     Refused,
+    documented,
     fault,
     fault_of,
     fault_of_prompt,
@@ -101,9 +104,13 @@ def _max_body(path: str) -> int:
 
 
 def _add_operations(api: FastAPI, backends: Backends) -> None:
-    @api.get(HEALTH, response_model=Health)
+    sick = documented(Fault, {503: "The model hangs, or gives its golden answers no longer."})
+
+    @api.get(HEALTH, response_model=Health, responses=sick)
     async def health() -> Response:
-        """Answers once a replica has given the golden answers again, and not before."""
+        """Whether the replica gave its golden answers, and still gives them."""
+        if backends.fault:
+            return fault(HEALTH, 503, UNHEALTHY, headers={"retry-after": "1"})
         first = backends.entries[0]
         return JSONResponse({"status": "ok", "model": first.name, "version": first.version})
 
@@ -147,8 +154,9 @@ def _add_faults(api: FastAPI) -> None:
 
     @api.exception_handler(Unavailable)
     async def unavailable(request: Request, error: Unavailable) -> Response:
+        headers = {"retry-after": str(error.retry_after_s)}
         message = f"{error}; the log of the service says why"
-        return fault(route_path(request.scope), 503, message, code="unavailable")
+        return fault(route_path(request.scope), 503, message, None, headers, "unavailable")
 
     @api.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:

@@ -43,6 +43,8 @@ def application(models: Sequence[ServedModel], spec: ServeSpec) -> Application:
         # How many rows may wait is the replica's own affair: what it refuses, it refuses at once,
         # and says when to come back.
         "max_ongoing_requests": spec.batch.max_waiting + spec.batch.max_size,
+        # A replica that hangs or answers wrongly is replaced after three checks.
+        "health_check_period_s": 5,
         "logging_config": logging_config(spec.log_requests),
         **_replicas(spec),
     }

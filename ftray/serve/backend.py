@@ -107,8 +107,29 @@ def _digits(version: int | None) -> str:
     return "" if version is None else str(version)
 
 
+def label(model: Versioned) -> str:
+    """The model as a reference names it."""
+    return model.name if model.version is None else f"{model.name}:{model.version}"
+
+
 class Unavailable(Exception):
-    """A model that is served could not be loaded when it was asked for; the log says why."""
+    """A model that is served could not be loaded when it was asked for, or has stopped to answer;
+    the log says why. Another try makes sense after `retry_after_s`."""
+
+    def __init__(self, message: str, retry_after_s: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Answering(Versioned, Protocol):
+    @property
+    def fault(self) -> str: ...
+
+
+def require_sound(model: Answering) -> None:
+    """Raise Unavailable where a model hangs, or does not give its golden answers any more."""
+    if model.fault:
+        raise Unavailable(f"{label(model)} does not answer just now")
 
 
 class Backend(Protocol):
@@ -132,6 +153,11 @@ class Backend(Protocol):
         """Of that version."""
         ...
 
+    @property
+    def fault(self) -> str:
+        """Why it does not answer just now; empty where it does."""
+        ...
+
     async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
         """All by the same version; with top_k that many labels a text, as far as there are.
         Raises BadPrompt, Overloaded, Unavailable."""
@@ -148,6 +174,11 @@ class Backends(Protocol):
 
     @property
     def entries(self) -> Sequence[Backend]: ...
+
+    @property
+    def fault(self) -> str:
+        """Why the replica should get no requests; empty where it should."""
+        ...
 
     def find(self, name: str, version: str | None = None) -> Backend | None:
         """The model of that name or address, and of that `version_number`."""

@@ -7,13 +7,19 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, TypeVar
 
+from ftray.device import is_out_of_memory
+from ftray.serve.log import logger
+from ftray.serve.stopwatch import Stopwatch
 from ftray.serve.turns import Waiting, next_rows
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
+_log = logger(__name__)
 _SMOOTHING = 0.2  # of the newest call in the speed that is told, and in the crowd's dwindling
 
 
@@ -25,16 +31,20 @@ class Overloaded(Exception):
         self.retry_after_s = retry_after_s
 
 
+class TooLate(Overloaded):
+    """No answer came within the time that a request may take."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """max_rows: of one call; wait_s: how long a row waits for others to join it at most;
-    max_waiting: rows that may wait before more are refused; timeout_s: after so long a row is no
-    longer computed."""
+    max_waiting: rows that may wait before more are refused; hung_s: a call that takes longer is
+    taken for one that never returns."""
 
     max_rows: int
     wait_s: float
     max_waiting: float = math.inf
-    timeout_s: float = math.inf
+    hung_s: float = math.inf
 
 
 @dataclass
@@ -66,7 +76,9 @@ class _Row(Generic[Item, Answer]):
 
 
 class Batcher(Generic[Item, Answer]):
-    """Calls `run` in a thread of its own, with items of like `size` where there is a choice.
+    """Calls `run` in a thread of its own, with items of like `size` where there is a choice. A call
+    that fails is made again with fewer rows at a time, so that it fails only those requests that
+    fail alone.
 
     A row waits for the calls before it, and then for others to join it: as many as there were
     lately, so that who comes alone does not wait. Belongs to the event loop on which `submit` is
@@ -90,12 +102,14 @@ class Batcher(Generic[Item, Answer]):
         self._computing = 0  # rows of the call that runs
         self._crowd = 0.0  # rows that were here at once lately, whether waiting or computed
         self._closed = False
+        self.watch = Stopwatch(limits.hung_s)
+        """Of the model's thread."""
         self.waited = 0.0
         """Seconds that the first row of the newest call waited for it."""
 
     async def submit(self, items: Sequence[Item]) -> list[Answer]:
-        """The answers to `items`, in their order. Raises what `run` raised for any of them, and
-        Overloaded.
+        """The answers to `items`, in their order. Raises Overloaded, and what `run` raised for some
+        of them without those of other requests.
 
         When the caller is cancelled, its rows that still wait are not computed.
         """
@@ -103,7 +117,8 @@ class Batcher(Generic[Item, Answer]):
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
         if len(self._rows) >= self._limits.max_waiting:
-            raise self._overloaded(f"{len(self._rows):,} rows are waiting already")
+            message = f"{len(self._rows):,} rows are waiting already"
+            raise Overloaded(message, self.retry_after_s)
         now = loop.time()
         request: _Request[Answer] = _Request(loop.create_future(), len(items), now, now)
         self._rows.extend(_Row(item, place, request) for place, item in enumerate(items))
@@ -115,10 +130,19 @@ class Batcher(Generic[Item, Answer]):
             self._rows = [row for row in self._rows if row.request is not request]
             raise
 
+    async def between(self, work: Callable[[], None]) -> None:
+        """Do `work` in the model's thread, between two calls. Raises what it raises."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._timed, work)
+
     @property
     def waiting(self) -> int:
         """Rows that wait for a call."""
         return len(self._rows)
+
+    @property
+    def retry_after_s(self) -> int:
+        """Seconds after which the rows that wait now will be answered."""
+        return max(1, math.ceil(len(self._rows) / self._speed if self._speed else 1.0))
 
     def close(self) -> None:
         """Let go of the event loop once no row waits; rows that come later are still answered. May
@@ -155,12 +179,7 @@ class Batcher(Generic[Item, Answer]):
     def _take(self) -> list[_Row[Item, Answer]]:
         """Rows of all requests in turn, of like size where there is a choice; by arrival."""
         now = asyncio.get_running_loop().time()
-        latest = now - self._limits.timeout_s
-        for row in self._rows:
-            if row.request.arrived < latest:
-                waited = f"no answer within {self._limits.timeout_s:g} s"
-                row.request.fail(self._overloaded(waited))
-        # Done already: its caller went away, it waited too long, or another of its rows failed.
+        # Done already: its caller went away, or another of its rows failed.
         rows = [row for row in self._rows if not row.request.done.done()]
         waiting = [Waiting(id(r.request), r.request.since, self._size(r.item)) for r in rows]
         chosen = set(next_rows(waiting, self._limits.max_rows))
@@ -171,23 +190,44 @@ class Batcher(Generic[Item, Answer]):
         return taken
 
     async def _answer(self, batch: list[_Row[Item, Answer]]) -> None:
+        parts = [batch]
+        while parts:
+            # Those that other rows of their requests have not failed, and that are waited for.
+            part = [row for row in parts.pop() if not row.request.done.done()]
+            error = await self._call(part) if part else None
+            if error is None:
+                continue
+            if len(part) > 1 and (is_out_of_memory(error) or not _of_one_request(part)):
+                error.with_traceback(None)  # which holds what the call had in memory
+                _log.warning("a call with %d rows is made by halves: %r", len(part), error)
+                middle = len(part) // 2
+                parts += [part[middle:], part[:middle]]
+                continue
+            for row in part:
+                row.request.fail(error)
+
+    async def _call(self, rows: list[_Row[Item, Answer]]) -> BaseException | None:
+        """Hand the answers out, or return what the model raised."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        self.waited = began - min(row.request.arrived for row in batch)
-        call = loop.run_in_executor(self._thread, self._run, [row.item for row in batch])
-        self._computing = len(batch)
+        self.waited = began - min(row.request.arrived for row in rows)
+        items = [row.item for row in rows]
+        call = loop.run_in_executor(self._thread, self._timed, partial(self._run, items))
+        self._computing = len(rows)
         await asyncio.wait([call])
         self._computing = 0
-        self._crowd -= _SMOOTHING * max(0.0, self._crowd - len(batch) - len(self._rows))
-        speed = len(batch) / max(loop.time() - began, 1e-6)
+        self._crowd -= _SMOOTHING * max(0.0, self._crowd - len(rows) - len(self._rows))
+        speed = len(rows) / max(loop.time() - began, 1e-6)
         self._speed += (_SMOOTHING if self._speed else 1.0) * (speed - self._speed)
-        if error := call.exception():
-            for row in batch:
-                row.request.fail(error)
-            return
-        for row, answer in zip(batch, call.result(), strict=True):
-            row.request.put(row.place, answer)
+        if (error := call.exception()) is None:
+            for row, answer in zip(rows, call.result(), strict=True):
+                row.request.put(row.place, answer)
+        return error
 
-    def _overloaded(self, message: str) -> Overloaded:
-        seconds = len(self._rows) / self._speed if self._speed else 1.0
-        return Overloaded(message, max(1, math.ceil(seconds)))
+    def _timed(self, work: Callable[[], Result]) -> Result:
+        with self.watch:
+            return work()
+
+
+def _of_one_request(rows: Sequence[_Row[Item, Answer]]) -> bool:
+    return all(row.request is rows[0].request for row in rows)

@@ -11,6 +11,7 @@ from ftray.errors import FtrayError
 from ftray.models.folder import ModelInfo
 from ftray.models.sampling import Prompt, Sampling
 from ftray.serve.backend import Answers, Generation, Unavailable, version_number
+from ftray.serve.loader import Live
 from ftray.serve.log import logger
 from ftray.serve.settings import ServedModel
 from ftray.serve.shelf import Shelf
@@ -42,6 +43,11 @@ class Catalog:
 
     def held(self, model: ServedModel) -> Shelf | None:
         return self._held.get(model.address)
+
+    @property
+    def current(self) -> list[Live]:
+        """The version that answers, of each model that is held."""
+        return [shelf.current for shelf in self._held.values()]
 
     async def shelf(self, model: ServedModel) -> Shelf:
         """It is the one used last from now on. Raises Unavailable."""
@@ -94,6 +100,11 @@ class Entry:
     def info(self) -> ModelInfo:
         shelf = self.catalog.held(self.model)
         return self.model.info if shelf is None else shelf.current.info
+
+    @property
+    def fault(self) -> str:
+        shelf = self.catalog.held(self.model)
+        return "" if shelf is None else shelf.current.fault
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         return await (await self.catalog.shelf(self.model)).generate(prompt, sampling)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +16,11 @@ import torch
 from ftray.models.joint import joint_logits
 from ftray.models.predictor import Predictor
 from ftray.serve.backend import BadPrompt, require_contents
-from ftray.serve.batcher import Batcher, Limits
+from ftray.serve.batcher import Batcher, Limits, TooLate
 from ftray.serve.messages import MAX_READ
 from ftray.serve.metrics import Metrics
+from ftray.serve.soundness import Soundness
+from ftray.serve.stopwatch import Stopwatch
 from ftray.spec.serving import Batching
 
 _CHARACTERS = 4
@@ -36,6 +38,9 @@ class Asked(Protocol):
 
     @property
     def predictor(self) -> Predictor: ...
+
+    @property
+    def soundness(self) -> Soundness: ...
 
 
 Row = tuple[Asked, str | Sequence[int]]
@@ -66,10 +71,11 @@ class Engine:
             batching.max_size,
             batching.wait_ms / 1000,
             batching.max_waiting,
-            batching.timeout_seconds,
+            batching.hung_seconds,
         )
         self._batcher = Batcher(self._forward, limits, _size)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="tokens")
+        self._reading = Stopwatch(batching.hung_seconds)
 
     def another(self) -> Engine:
         """One like this, with a thread of its own."""
@@ -77,8 +83,17 @@ class Engine:
 
     async def logits(self, model: Asked, texts: Sequence[str]) -> torch.Tensor:
         """(len(texts), C) float32, C the labels of `model`. Raises BadPrompt for texts that become
-        no tokens and where too much is to be read, and Overloaded."""
-        rows = await self._batcher.submit(await self._read(model, texts))
+        no tokens and where too much is to be read, and Overloaded, also where no answer comes in
+        time."""
+        seconds = self._batching.timeout_seconds
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                rows = await self._batcher.submit(await self._read(model, texts))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            message = f"no answer within {seconds:g} s"
+            raise TooLate(message, self._batcher.retry_after_s) from None
         require_contents([row is not None for row in rows])
         return torch.stack([row for row in rows if row is not None])
 
@@ -88,12 +103,26 @@ class Engine:
         predictor, budget, loop = model.predictor, _Budget(), asyncio.get_running_loop()
         for text in texts:
             if predictor.is_long(text):
-                read = partial(predictor.encode, [text], budget.spend)
-                (ids,) = await loop.run_in_executor(self._reader, read)
+                read = partial(self._encode, predictor, text, budget)
+                ids = await loop.run_in_executor(self._reader, read)
                 rows.append((model, ids))
             else:
                 rows.append((model, text))
         return rows
+
+    def _encode(self, predictor: Predictor, text: str, budget: _Budget) -> Sequence[int]:
+        with self._reading:
+            (ids,) = predictor.encode([text], budget.spend)
+        return ids
+
+    async def between(self, work: Callable[[], None]) -> None:
+        """Do `work` in the model's thread, between two calls. Raises what it raises."""
+        await self._batcher.between(work)
+
+    @property
+    def fault(self) -> str:
+        """Says that one of the threads hangs; empty while none does."""
+        return self._batcher.watch.fault or self._reading.fault
 
     @property
     def waiting(self) -> int:
@@ -108,7 +137,12 @@ class Engine:
         """Logits of each row, None for a text that becomes no tokens. Runs in the batcher's
         thread."""
         began, waited = time.perf_counter(), self._batcher.waited
-        logits = _logits([(model.predictor, asked) for model, asked in rows])
+        try:
+            logits = _logits([(model.predictor, asked) for model, asked in rows])
+        except Exception:
+            for model, _ in rows:
+                model.soundness.suspect = True
+            raise
         seconds = time.perf_counter() - began
         for model, count in Counter(model for model, _ in rows).items():
             self._metrics.count_batch(model.name, model.version, count, waited, seconds)

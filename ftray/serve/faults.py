@@ -15,6 +15,7 @@ V2 = "/v2"
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 """OpenAI's protocol; anything else is ftray's own."""
 
+UNHEALTHY = "the model does not answer just now; the log of the service says why"
 UNANSWERED = "the model could not answer; the log of the service says why"
 
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ftray.models.folder import ModelInfo
 from ftray.models.predictor import Predictor
 from ftray.models.sampling import Prompt, Sampling
-from ftray.serve.backend import Answers, BadPrompt, Generation, require_contents
+from ftray.serve.backend import (
+    Answers,
+    BadPrompt,
+    Generation,
+    label,
+    require_contents,
+    require_sound,
+)
 from ftray.serve.engine import Engine
 from ftray.serve.metrics import Metrics
+from ftray.serve.soundness import Soundness
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +33,17 @@ class LiveModel:
     metrics: Metrics
     home: Engine | None = None
     """The engine that it shares with other models, while it has one of its own."""
+    soundness: Soundness = field(default_factory=Soundness)
+
+    @property
+    def fault(self) -> str:
+        """Why it does not answer; empty where it does."""
+        return self.soundness.fault or self.engine.fault
+
+    async def check(self) -> None:
+        """Give a golden answer, in the thread where the model computes, and note what came out."""
+        replay = partial(self.predictor.check_golden, most=1)
+        await self.soundness.check(label(self), self.engine.between(replay))
 
     @property
     def info(self) -> ModelInfo:
@@ -31,7 +51,8 @@ class LiveModel:
 
     async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
         """The texts share forward passes with those of other requests. Raises BadPrompt,
-        Overloaded."""
+        Overloaded, Unavailable."""
+        require_sound(self)
         require_contents([not self.predictor.task.is_blank(text) for text in texts])
         logits = await self.engine.logits(self, texts)
         labels = self.info.labels

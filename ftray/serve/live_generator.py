@@ -12,9 +12,18 @@ from ftray.errors import ModelError
 from ftray.models.folder import ModelInfo
 from ftray.models.generator import Generator
 from ftray.models.sampling import Prompt, Sampling
-from ftray.serve.backend import GENERATED, Answers, BadPrompt, Generation, require_contents
+from ftray.serve.backend import (
+    GENERATED,
+    Answers,
+    BadPrompt,
+    Generation,
+    label,
+    require_contents,
+    require_sound,
+)
 from ftray.serve.messages import MAX_READ
 from ftray.serve.metrics import Metrics
+from ftray.serve.soundness import Soundness
 from ftray.serve.talks import Talks, Told
 from ftray.spec.serving import Batching
 
@@ -31,11 +40,22 @@ class LiveGenerator:
     """Of an answer, whatever is asked."""
     metrics: Metrics
     talks: Talks = field(init=False)
+    soundness: Soundness = field(default_factory=Soundness)
 
     def __post_init__(self) -> None:
         count = partial(_count, self.metrics, self.name, self.version)
         # A frozen dataclass has no other way to hold what is made of its fields.
         object.__setattr__(self, "talks", Talks(self.generator, self.batching, count))
+
+    @property
+    def fault(self) -> str:
+        """Why it does not answer; empty where it does."""
+        return self.soundness.fault or self.talks.watch.fault
+
+    async def check(self) -> None:
+        """Give a golden answer, in the thread where the model computes, and note what came out."""
+        replay = partial(self.generator.check_golden, most=1)
+        await self.soundness.check(label(self), self.talks.between(replay))
 
     @property
     def info(self) -> ModelInfo:
@@ -63,7 +83,9 @@ class LiveGenerator:
             return "".join([piece.text async for piece in generation.pieces])
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-        """Its steps are shared with those of other requests. Raises BadPrompt, Overloaded."""
+        """Its steps are shared with those of other requests. Raises BadPrompt, Overloaded,
+        Unavailable."""
+        require_sound(self)
         # Off the event loop, where others wait for the tokens of a long prompt to be found.
         ids = await asyncio.to_thread(self._ids, prompt)
         room = min(self.max_tokens, self.generator.context - len(ids))

@@ -20,6 +20,7 @@ from ftray.serve.engine import Engine
 from ftray.serve.live import LiveModel
 from ftray.serve.live_generator import LiveGenerator
 from ftray.serve.metrics import Metrics
+from ftray.serve.soundness import Soundness
 from ftray.spec.compute import Compute
 from ftray.spec.serving import Batching
 from ftray.store.location import Location
@@ -40,6 +41,18 @@ class Live(Protocol):
 
     @property
     def info(self) -> ModelInfo: ...
+
+    @property
+    def soundness(self) -> Soundness: ...
+
+    @property
+    def fault(self) -> str:
+        """Why it does not answer; empty where it does."""
+        ...
+
+    async def check(self) -> None:
+        """Give a golden answer, in the thread where the model computes, and note what came out."""
+        ...
 
     async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers: ...
 

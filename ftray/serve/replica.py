@@ -19,6 +19,7 @@ from ftray.serve.api import create_api
 from ftray.serve.backend import Backend
 from ftray.serve.catalog import Catalog
 from ftray.serve.engine import Engine
+from ftray.serve.health import Health
 from ftray.serve.keyring import Keyring
 from ftray.serve.loader import Live, Loader
 from ftray.serve.refusal import refusal
@@ -68,6 +69,7 @@ class Replica:
             self._loopback = loopback
             self._keys = None if api_keys is None else Keyring(locate(api_keys))
             self._catalog = Catalog(served, self._start, max_models)
+            self._health = Health(lambda: self._catalog.current)
         except FtrayError as error:
             raise refusal(error) from error
         if self._keys is not None:
@@ -101,6 +103,15 @@ class Replica:
     @property
     def entries(self) -> Sequence[Backend]:
         return self._catalog.entries
+
+    async def check_health(self) -> None:
+        """Ray Serve calls it every few seconds, and replaces a replica where it raises thrice."""
+        await self._health.check()
+
+    @property
+    def fault(self) -> str:
+        """Why this replica should get no requests; empty where it should."""
+        return self._health.fault
 
     def find(self, name: str, version: str | None = None) -> Backend | None:
         """The model of that name or address, and of that version."""

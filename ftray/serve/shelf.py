@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from ftray.models.sampling import Prompt, Sampling
 from ftray.serve.backend import Answers, BadPrompt, Generation, Piece
-from ftray.serve.batcher import Overloaded
+from ftray.serve.batcher import Overloaded, TooLate
 from ftray.serve.caller import is_tried
 from ftray.serve.judge import Tally
 from ftray.serve.loader import Live
@@ -26,7 +26,7 @@ from ftray.store.routes import Trial
 _log = logger(__name__)
 
 _NO_FAULT = (Overloaded, BadPrompt, asyncio.CancelledError)
-"""Of a version that raises them."""
+"""Of a version that raises them, but for TooLate: a version that hangs is never on time."""
 
 CountShadow = Callable[[int | None, bool], None]
 """Told of each text that a version in the shadow answered, and whether its label was the current
@@ -81,6 +81,9 @@ class Shelf:
         began = time.perf_counter()
         try:
             answers = await model.answer(texts, top_k)
+        except TooLate:
+            on_trial.tally.failed(tried)
+            raise
         except _NO_FAULT:
             raise
         except Exception:
@@ -138,6 +141,9 @@ class Shelf:
         try:
             generation = await model.generate(prompt, sampling)
             first = await anext(generation.pieces)
+        except TooLate:
+            tally.failed(tried)
+            raise
         except _NO_FAULT:
             raise
         except Exception:

@@ -17,9 +17,9 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from ftray.serve.backend import Backend, BadPrompt, named
+from ftray.serve.backend import Backend, BadPrompt, Unavailable, named
 from ftray.serve.batcher import Overloaded
-from ftray.serve.faults import Fault, documented
+from ftray.serve.faults import UNANSWERED, Fault, documented
 from ftray.serve.log import logger
 from ftray.serve.messages import MAX_STREAM_ROWS, Input
 
@@ -116,15 +116,15 @@ async def _rows(backend: Backend, texts: Sequence[str], top_k: int | None) -> li
             answers = await backend.answer(texts, top_k)
         except Overloaded as busy:
             await asyncio.sleep(busy.retry_after_s)
-        except BadPrompt as wrong:
-            if len(texts) == 1:
-                return [_fault(str(wrong))]
-            return [row for text in texts for row in await _rows(backend, [text], top_k)]
-        except Exception:  # noqa: BLE001 - the answer has begun: its status can tell nothing any more
-            _log.exception("%s could not answer a stream", backend.address)
-            return [_fault("the model could not answer; the log of the service says why")] * len(
-                texts
-            )
+        except Unavailable as gone:
+            return [_fault(str(gone))] * len(texts)
+        except Exception as error:  # noqa: BLE001 - the status is sent, and can tell it no longer
+            if len(texts) > 1:
+                return [row for text in texts for row in await _rows(backend, [text], top_k)]
+            if isinstance(error, BadPrompt):
+                return [_fault(str(error))]
+            _log.exception("%s could not answer a line of a stream", backend.address)
+            return [_fault(UNANSWERED)]
         else:
             return [{"version": answers.version, "output": one} for one in answers.outputs]
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ftray.models.drawing import Answer
@@ -15,8 +16,9 @@ from ftray.models.generator import Generator
 from ftray.models.sampling import Sampling
 from ftray.models.text_stream import TextStream
 from ftray.serve.backend import Piece
-from ftray.serve.batcher import Overloaded
+from ftray.serve.batcher import Overloaded, TooLate
 from ftray.serve.log import logger
+from ftray.serve.stopwatch import Stopwatch
 from ftray.spec.serving import Batching
 
 _log = logger(__name__)
@@ -88,7 +90,11 @@ class Talks:
         self._decoder = generator.decoder()
         self._waiting: deque[Talk] = deque()
         self._talking: dict[Answer, Talk] = {}
+        self._errands: deque[tuple[Callable[[], None], Future[None]]] = deque()
+        """What is to be done between two steps."""
         self._lock = threading.Lock()
+        self.watch = Stopwatch(batching.hung_seconds)
+        """Of the thread."""
         self._thread: threading.Thread | None = None
         self._seconds = 1.0  # that an answer takes, lately
 
@@ -105,6 +111,7 @@ class Talks:
         Raises Overloaded: at the first piece, where it had to wait for too long.
         """
         talk = self._begin(Answer(prompt, sampling))
+        late = talk.loop.call_later(self._batching.timeout_seconds, self._give_up, talk)
         try:
             while True:
                 piece = await talk.pieces.get()
@@ -114,12 +121,22 @@ class Talks:
                 if piece.finish is not None:
                     return
         finally:
+            late.cancel()
             talk.cancel()
+
+    async def between(self, work: Callable[[], None]) -> None:
+        """Do `work` in the thread, between two steps. Raises what it raises."""
+        done: Future[None] = Future()
+        with self._lock:
+            self._errands.append((work, done))
+            self._wake()
+        await asyncio.wrap_future(done)
 
     def check_room(self) -> None:
         """Raises Overloaded where too many wait already."""
         if self.waiting >= self._batching.max_waiting:
-            raise self._overloaded(f"{self.waiting:,} requests are waiting already")
+            message = f"{self.waiting:,} requests are waiting already"
+            raise Overloaded(message, self._retry_after_s)
 
     def _begin(self, answer: Answer) -> Talk:
         self.check_room()
@@ -127,22 +144,41 @@ class Talks:
         talk = Talk(answer, text, asyncio.get_running_loop())
         with self._lock:
             self._waiting.append(talk)
-            if self._thread is None:
-                thread = threading.Thread(target=self._work, name="generate", daemon=True)
-                thread.start()
-                self._thread = thread
+            self._wake()
         return talk
+
+    def _wake(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name="generate", daemon=True)
+            thread.start()
+            self._thread = thread
+
+    def _give_up(self, talk: Talk) -> None:
+        """Refuse a request that has not begun."""
+        with self._lock:
+            if talk not in self._waiting:
+                return
+            self._waiting.remove(talk)
+        message = f"not begun within {self._batching.timeout_seconds:g} s"
+        talk.pieces.put_nowait(TooLate(message, self._retry_after_s))
 
     def _work(self) -> None:
         while True:
             with self._lock:
+                errands, self._errands = self._errands, deque()
                 newcomers = self._admitted()
-                if not newcomers and not self._talking:
+                if not newcomers and not self._talking and not errands:
                     self._thread = None
                     return
                 self._talking.update((talk.answer, talk) for talk in newcomers)
+            with self.watch:
+                for work, done in errands:
+                    _do(work, done)
+            if not self._talking:
+                continue
             try:
-                self._step([talk.answer for talk in newcomers])
+                with self.watch:
+                    self._step([talk.answer for talk in newcomers])
             except Exception as error:  # noqa: BLE001 - told to all who wait, and logged
                 _log.exception("%s failed to generate", self._generator.info.name)
                 self._abandon(error)
@@ -165,12 +201,8 @@ class Talks:
             self._count(Told(len(answer.prompt), len(answer.tokens), talk.first_s))
 
     def _admitted(self) -> list[Talk]:
-        """Those that wait and have a place now, by arrival. Who has gone or waited for too long is
-        taken out, also where there is no place."""
-        for talk in [talk for talk in self._waiting if self._is_late(talk)]:
-            limit = f"not begun within {self._batching.timeout_seconds:g} s"
-            talk.tell(self._overloaded(limit))
-            talk.cancel()
+        """Those that wait and have a place now, by arrival. Who has gone is taken out, also where
+        there is no place."""
         self._waiting = deque(talk for talk in self._waiting if talk.answer.finish is None)
         admitted: list[Talk] = []
         places = self._batching.max_size - len(self._talking)
@@ -183,9 +215,6 @@ class Talks:
             admitted.append(self._waiting.popleft())
         return admitted
 
-    def _is_late(self, talk: Talk) -> bool:
-        return talk.age > self._batching.timeout_seconds
-
     def _abandon(self, error: Exception) -> None:
         """Nobody can say what the decoder still holds: the next ones get a new one."""
         for talk in self._talking.values():
@@ -193,6 +222,19 @@ class Talks:
         self._talking.clear()
         self._decoder = self._generator.decoder()
 
-    def _overloaded(self, message: str) -> Overloaded:
+    @property
+    def _retry_after_s(self) -> int:
         rounds = len(self._waiting) / self._batching.max_size
-        return Overloaded(message, max(1, math.ceil(rounds * self._seconds)))
+        return max(1, math.ceil(rounds * self._seconds))
+
+
+def _do(work: Callable[[], None], done: Future[None]) -> None:
+    """`work`; who waits for `done` is told how it ended, unless they went away."""
+    if not done.set_running_or_notify_cancel():
+        return
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001 - raised where it is waited for
+        done.set_exception(error)
+    else:
+        done.set_result(None)

@@ -70,7 +70,7 @@ _BODY = {
 
 def v2_routes(backends: Backends) -> APIRouter:
     routes = APIRouter(prefix=PREFIX)
-    _add_server(routes)
+    _add_server(routes, backends)
     model = APIRouter(responses=_ADDRESSED)
     which = _chosen(backends)
     _add_model(model, which)
@@ -92,7 +92,7 @@ def _chosen(backends: Backends) -> Any:
     return Depends(choose)
 
 
-def _add_server(routes: APIRouter) -> None:
+def _add_server(routes: APIRouter, backends: Backends) -> None:
     @routes.get("")
     async def server() -> Any:
         """The server."""
@@ -105,8 +105,8 @@ def _add_server(routes: APIRouter) -> None:
 
     @routes.get("/health/ready")
     async def ready() -> Any:
-        """Whether the model answers: a replica exists only after its golden answers."""
-        return {"ready": True}
+        """Whether the replica gave its golden answers, and still gives them."""
+        return _readiness({"ready": not backends.fault})
 
 
 def _add_model(routes: APIRouter, which: Any) -> None:
@@ -120,7 +120,11 @@ def _add_model(routes: APIRouter, which: Any) -> None:
     @routes.get(_VERSIONED + "/ready")
     async def model_ready(backend: Backend = which) -> Any:
         """Whether the model answers."""
-        return {"name": backend.name, "ready": True}
+        return _readiness({"name": backend.name, "ready": not backend.fault})
+
+
+def _readiness(body: dict[str, Any]) -> JSONResponse:
+    return JSONResponse(body, 200 if body["ready"] else 503)
 
 
 def _add_infer(routes: APIRouter, which: Any) -> None:

@@ -28,7 +28,13 @@ class Batching(Section):
         1024, description="Rows that wait at a replica before it answers 503 to more of them."
     )
     timeout_seconds: PositiveFloat = Field(
-        30, description="A row that has waited so long is answered 503, and not computed."
+        30,
+        description="A request that has no answer after so long gets a 503, also while the model "
+        "computes. One that generates has begun by then.",
+    )
+    hung_seconds: PositiveFloat = Field(
+        120,
+        description="A replica whose model has not returned from one call for so long is replaced.",
     )
 
 

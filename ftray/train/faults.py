@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
+from ftray.device import is_out_of_memory
 from ftray.errors import ClusterError, FtrayError, RunFailed, find
-
-_NO_MEMORY = "not enough memory"  # in what torch raises on a CPU, which has no class of its own
 
 
 def translated(error: BaseException) -> FtrayError | None:
@@ -18,7 +15,7 @@ def translated(error: BaseException) -> FtrayError | None:
         return ClusterError.of(
             "package", error.name, f"cannot be imported: {error}", "install it on every node"
         )
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _NO_MEMORY in str(error):
+    if is_out_of_memory(error):
         return RunFailed.of(
             "train.micro_batch_size",
             None,

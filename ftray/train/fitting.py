@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from ftray.device import is_out_of_memory
 from ftray.errors import ClusterError
 from ftray.models.placing import placed
 from ftray.spec.schema import Spec, micro_batch_size
@@ -66,7 +67,7 @@ def _largest(spec: Spec, trainee: Trainee, ranks: Ranks, longest: int, start: in
         with placed(trainee.model, ranks.device, dtype):
             return largest_that_fits(start, _Probe(spec, trainee, ranks, longest).fits)
     except RuntimeError as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return 0
     finally:
@@ -91,7 +92,7 @@ class _Probe:
         try:
             self._step(rows)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             return False
         finally:
@@ -121,13 +122,6 @@ class _Probe:
             inputs = self._task.collate(trunk.tokens(ids), pad_id)
             inputs[STATES] = trunk.blank(*inputs["input_ids"].shape)
         return {name: tensor.to(self._ranks.device) for name, tensor in inputs.items()}
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """torch's own error, or that of a library that found no room for its workspace."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return any(word in str(error) for word in ("out of memory", "STATUS_ALLOC_FAILED"))
 
 
 def _release() -> None:

@@ -38,6 +38,7 @@ def scores(text: str) -> dict[str, float]:
 
 class FakeBackend:
     info = INFO
+    fault = ""
 
     def __init__(self, name: str = "reviews", version: int | None = 3) -> None:
         self.name, self.address, self.version = name, name, version
@@ -96,6 +97,8 @@ class FakeGenerator(FakeBackend):
 
 class FakeBackends:
     """Of the given ones, or of one alone."""
+
+    fault = ""
 
     def __init__(self, *entries: FakeBackend) -> None:
         self.entries = entries or (FakeBackend(),)

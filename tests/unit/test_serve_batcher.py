@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import threading
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ from ftray.serve.batcher import Batcher, Limits, Overloaded
 class Model:
     """Answers a text with itself in capitals, and remembers its calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: float = math.inf) -> None:
+        """room: characters that it can compute at once."""
+        self.room = room
         self.calls: list[list[str]] = []
         self.free = threading.Event()
         self.free.set()
@@ -26,6 +29,8 @@ class Model:
         assert self.free.wait(5)
         if "boom" in texts:
             raise ArithmeticError("boom")
+        if sum(map(len, texts)) > self.room:
+            raise MemoryError
         return [text.upper() for text in texts]
 
     @property
@@ -116,19 +121,43 @@ def test_rows_that_arrive_during_a_call_go_together_in_the_next() -> None:
     assert model.calls == [["a"], ["b", "c", "d"]]
 
 
-def test_a_failure_reaches_those_who_shared_the_call_and_nobody_else() -> None:
-    async def run() -> list:
-        batcher = Batcher(Model(), Limits(2, 0.05))
-        first = await batcher.submit(["a", "b"])
-        together = [batcher.submit(texts) for texts in (["c"], ["boom", "d", "e"])]
-        results = await asyncio.gather(*together, return_exceptions=True)
-        return [first, *results, await batcher.submit(["f"])]
+def together(model: Model, size: int, requests: list[list[str]]) -> list[Any]:
+    """What requests that arrive at once get, and one that comes later."""
 
-    first, second, third, later = asyncio.run(run())
-    assert first == ["A", "B"]
-    assert isinstance(second, ArithmeticError)
-    assert isinstance(third, ArithmeticError)
-    assert later == ["F"]
+    async def run() -> list[Any]:
+        batcher = Batcher(model, Limits(size, 0.05))
+        asked = [batcher.submit(texts) for texts in requests]
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        return [*results, await batcher.submit(["later"])]
+
+    return asyncio.run(run())
+
+
+def test_only_requests_that_fail_alone_fail() -> None:
+    model = Model()
+    requests = [["a"], ["b"], ["c"], ["boom", "d"], ["e"], ["f"], ["g"]]
+    *answers, later = together(model, 8, requests)
+    assert [answer for answer in answers if isinstance(answer, ArithmeticError)] == [answers[3]]
+    assert answers[:3] + answers[4:] == [["A"], ["B"], ["C"], ["E"], ["F"], ["G"]]
+    assert later == ["LATER"]
+    alone = [call for call in model.calls if "boom" in call]
+    assert len(alone) <= 4, "it is asked for with fewer rows each time, and once alone"
+
+
+def test_a_model_that_always_fails_is_called_a_bounded_number_of_times() -> None:
+    model = Model()
+    *answers, _ = together(model, 8, [["boom"]] * 16)
+    assert all(isinstance(answer, ArithmeticError) for answer in answers)
+    assert sum("boom" in call for call in model.calls) <= 2 * (2 * 8 - 1)
+
+
+def test_what_finds_no_memory_is_computed_by_halves_and_only_what_is_too_large_fails() -> None:
+    model = Model(room=8)
+    large, huge, small, _ = together(model, 8, [["aaaa", "bbbb", "cccc"], ["x" * 9], ["d"]])
+    assert large == ["AAAA", "BBBB", "CCCC"]
+    assert isinstance(huge, MemoryError)
+    assert small == ["D"]
+    assert len(model.calls) < 12
 
 
 def test_the_waiting_rows_of_a_caller_who_left_are_not_computed() -> None:
@@ -227,19 +256,3 @@ def test_who_leaves_makes_room_at_once() -> None:
         assert await first == ["FIRST"]
 
     asyncio.run(run())
-
-
-def test_a_row_that_waited_too_long_is_not_computed() -> None:
-    model = Model()
-
-    async def run() -> None:
-        batcher, first = await busy_with(model, Limits(2, 0, timeout_s=0.05))
-        late = asyncio.create_task(batcher.submit(["late"]))
-        await asyncio.sleep(0.1)
-        model.free.set()
-        with pytest.raises(Overloaded, match="0.05 s"):
-            await late
-        assert await first == ["FIRST"]
-
-    asyncio.run(run())
-    assert model.calls == [["first"]]

@@ -165,6 +165,19 @@ def test_v2_knows_no_other_model(client: TestClient, path: str) -> None:
     assert isinstance(response.json()["error"], str)
 
 
+def test_a_replica_whose_model_does_not_answer_is_not_ready() -> None:
+    sick = FakeBackends()
+    sick.fault = sick.entries[0].fault = "a call of the model has not returned for 130 s"
+    paths = "/healthz", "/v2/health/ready", "/v2/models/reviews/ready"
+    with TestClient(create_api(sick, Metrics("one"))) as client:
+        answers = [client.get(path) for path in (*paths, "/v2/health/live")]
+        assert [answer.status_code for answer in answers] == [503, 503, 503, 200]
+        assert "does not answer" in answers[0].json()["error"]["message"]
+        assert [answer.json()["ready"] for answer in answers[1:3]] == [False, False]
+        sick.fault = sick.entries[0].fault = ""
+        assert [client.get(path).status_code for path in paths] == [200, 200, 200]
+
+
 def test_the_document_refers_to_nothing_that_it_lacks(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     found = re.findall(r'"\$ref": "(.*?)"', json.dumps(document))
@@ -321,5 +334,5 @@ def test_a_stream_waits_where_too_much_is_to_do_and_may_fail_midway() -> None:
     api = create_api(FakeBackends(Moody()), Metrics("one"))
     with TestClient(api) as client:
         told = streamed(client, ["dull"] * 40 + ["boom"] + ["dull"] * 40)
-    assert ["output" in row for row in told] == [True] * 32 + [False] * 32 + [True] * 17
+    assert ["output" in row for row in told] == [True] * 40 + [False] + [True] * 40
     assert "could not answer" in told[40]["error"]["message"]
