@@ -14,6 +14,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ftray import machine
 from ftray.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -70,12 +71,27 @@ def limit_memory(device: torch.device) -> None:
     """Keep this process within its share of a GPU that Ray gave to several processes."""
     import torch
 
-    ray = _connected_ray()
-    if device.type != "cuda" or ray is None:
-        return
-    share = ray.get_runtime_context().get_assigned_resources().get("GPU", 1.0)
-    if 0 < share < 1:
+    if device.type == "cuda" and 0 < (share := _share()) < 1:
         torch.cuda.set_per_process_memory_fraction(share, device)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may still take on the device."""
+    import torch
+
+    if device.type != "cuda":
+        return machine.free_memory()
+    free, total = torch.cuda.mem_get_info(device)
+    own = total * min(1.0, _share()) - torch.cuda.memory_reserved(device)
+    return max(0, min(free, int(own)))
+
+
+def _share() -> float:
+    """The part of a GPU that Ray gave this process; 1 without Ray."""
+    ray = _connected_ray()
+    if ray is None:
+        return 1.0
+    return float(ray.get_runtime_context().get_assigned_resources().get("GPU", 1.0))
 
 
 def _connected_ray() -> Any:

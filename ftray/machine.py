@@ -21,6 +21,23 @@ def memory() -> int:
     return min([total, *(int(limit) for limit in limits if limit.isdigit())])
 
 
+def free_memory() -> int:
+    """Bytes of memory that processes here may still take: what files fill counts as free."""
+    meminfo = _fields(Path("/proc/meminfo"))
+    free = meminfo["MemAvailable:"] << 10 if "MemAvailable:" in meminfo else memory()
+    used = Path("/sys/fs/cgroup/memory.current")
+    if used.is_file():
+        files = _fields(used.with_name("memory.stat")).get("inactive_file", 0)
+        free = min(free, memory() - int(used.read_text()) + files)
+    return max(0, free)
+
+
+def _fields(file: Path) -> dict[str, int]:
+    """The first number of each line of `file` by its first word."""
+    lines = map(str.split, file.read_text().splitlines()) if file.is_file() else ()
+    return {words[0]: int(words[1]) for words in lines}
+
+
 def cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

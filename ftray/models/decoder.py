@@ -1,93 +1,117 @@
 """Answers of a causal language model, many at once: they come and go between any two tokens.
 
-That is iteration-level scheduling (Yu et al. 2022). All that run are one batch, padded on the left
-so that their newest tokens are in line; where each one begins follows from its length alone.
+That is iteration-level scheduling (Yu et al. 2022). Long prompts are read in chunks, and who goes
+on waits for one chunk at most (Agrawal et al. 2023).
 """
 
 from __future__ import annotations
 
 import inspect
+import logging
+import math
+from collections import deque
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import torch
-from transformers import Cache, DynamicCache
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ftray.errors import ModelError
-from ftray.models.drawing import Answer, draw
-from ftray.models.roomy_cache import RoomyCache
+from ftray.models.decoding_batch import DecodingBatch
+from ftray.models.drawing import Answer
+
+CHUNK = 512
+"""Tokens of prompts that are read in one step: enough to keep a device busy."""
+
+_log = logging.getLogger(__name__)
 
 
 class Decoder:
     """Writes answers with one model. For one thread, which calls it in inference mode."""
 
-    def __init__(self, model: Any, pad_id: int, ends: Collection[int], context: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        pad_id: int,
+        ends: Collection[int],
+        context: int,
+        most_padding: float = math.inf,
+    ) -> None:
         """ends: the tokens that end an answer. context: most tokens of a prompt and its answer.
+        most_padding: columns without a token that all rows may have, so that answers of different
+        lengths share passes.
 
         Raises ModelError when the model keeps anything but keys and values, or is not told where
         its tokens stand.
         """
         self._model, self._pad_id, self._ends, self._context = model, pad_id, ends, context
+        self._most_padding = most_padding
         self._options = _options(model)
-        self._answers: list[Answer] = []
-        self._cache = RoomyCache()
+        self._running: list[DecodingBatch] = []
+        self._reading: deque[DecodingBatch] = deque()
 
     def __len__(self) -> int:
         """Answers that go on."""
-        return len(self._answers)
+        return sum(len(batch.answers) for batch in (*self._running, *self._reading))
 
     def step(self, newcomers: Sequence[Answer] = ()) -> list[Answer]:
-        """Draw one token more for each answer, those that come now included.
+        """Draw one token more for each answer whose prompt is read, and read a chunk of the prompts
+        of others.
 
-        Gives all that took part: each has one token more, or has failed. Of the prompts of those
-        that come now, none is empty and each leaves room in the context. What the model raises
-        passes through, and the decoder is then of no more use.
+        Gives those that have one token more, or have failed. Of the prompts of those that come now,
+        none is empty and each leaves room in the context. Where a pass fails, each of its answers
+        goes on alone; one that fails alone has failed, with `error`.
         """
         assert all(0 < len(answer.prompt) < self._context for answer in newcomers)
         self._part()
-        before, joining = self._answers, [a for a in newcomers if a.finish is None]
-        logits = []
-        if before:
-            logits.append(self._forward(before, [a.tokens[-1:] for a in before], self._cache))
-        if joining:
-            logits.append(self._join(joining))
-        answers = [*before, *joining]
-        if answers:
-            draw(answers, torch.cat(logits))
-        for answer in answers:
+        self._reading.extend(_alike([answer for answer in newcomers if answer.finish is None]))
+        advanced: list[Answer] = []
+        running: list[DecodingBatch] = []
+        for batch in (*self._running, *([self._reading.popleft()] if self._reading else [])):
+            if self._advance(batch, advanced):
+                running.append(batch)
+        self._merge([batch for batch in running if batch.part()])
+        return advanced
+
+    def _advance(self, batch: DecodingBatch, advanced: list[Answer]) -> bool:
+        """Whether a token was drawn for each answer of the batch, which are then in `advanced`, as
+        is one that has failed. What is not drawn yet waits to be read on."""
+        try:
+            drawn = batch.advance(self._model, self._pad_id, self._options, CHUNK)
+        except Exception as error:  # noqa: BLE001 - the owner of an answer finds it there
+            advanced += self._failed(batch, error)
+            return False
+        if not drawn:
+            self._reading.append(batch)
+            return False
+        for answer in batch.answers:
             self._end_where_due(answer)
-        self._answers = [*answers]
-        self._part()
-        return answers
+        advanced += batch.answers
+        return True
 
-    def _join(self, answers: Sequence[Answer]) -> torch.Tensor:
-        cache = DynamicCache()
-        logits = self._forward(answers, [a.prompt for a in answers], cache)
-        self._cache.join(cache)
-        return logits
+    def _failed(self, batch: DecodingBatch, error: Exception) -> Sequence[Answer]:
+        """What has failed alone. The answers of a larger batch are read anew, each alone."""
+        if len(batch.answers) > 1:
+            _log.warning("%d answers go on alone", len(batch.answers), exc_info=error)
+            alone = (DecodingBatch([answer], alone=True) for answer in batch.answers)
+            self._reading.extend(alone)
+            return ()
+        (answer,) = batch.answers
+        answer.finish, answer.error = "failed", error
+        return (answer,)
 
-    def _forward(
-        self, answers: Sequence[Answer], newest: Sequence[Sequence[int]], cache: Cache
-    ) -> torch.Tensor:
-        """(B, V) float32: what follows each answer's last token.
-
-        newest: of each answer, the tokens that `cache` does not hold yet.
-        """
-        columns, width = max(map(len, answers)), max(map(len, newest))
-        ids = [[self._pad_id] * (width - len(tokens)) + [*tokens] for tokens in newest]
-        device = self._model.device
-        starts = torch.tensor([[columns - len(answer)] for answer in answers], device=device)
-        positions = torch.arange(columns, device=device) - starts
-        logits = self._model(
-            input_ids=torch.tensor(ids, device=device),
-            attention_mask=(positions >= 0).long(),
-            position_ids=positions[:, -width:].clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            **self._options,
-        ).logits
-        return logits[:, -1].float()
+    def _merge(self, batches: Sequence[DecodingBatch]) -> None:
+        """Keep these batches running, as few of them as padding allows."""
+        self._running = []
+        room = self._most_padding - sum(batch.padding() for batch in batches)
+        for batch in batches:
+            others = [] if batch.alone else [other for other in self._running if not other.alone]
+            best = min(others, key=batch.cost_of_joining, default=None)
+            if best is None or (cost := batch.cost_of_joining(best)) > room:
+                self._running.append(batch)
+            else:
+                best.join(batch)
+                room -= cost
 
     def _end_where_due(self, answer: Answer) -> None:
         if answer.finish is not None:
@@ -98,20 +122,20 @@ class Decoder:
             answer.finish = "length"
 
     def _part(self) -> None:
-        """Those that have ended leave; the last rows that go on take the places of others."""
-        ended = [place for place, answer in enumerate(self._answers) if answer.finish]
-        if not ended:
-            return
-        rows = len(self._answers) - len(ended)
-        free = [place for place in ended if place < rows]
-        moving = [place for place in range(rows, len(self._answers)) if place not in set(ended)]
-        for place, source in zip(free, moving, strict=True):
-            self._answers[place] = self._answers[source]
-        del self._answers[rows:]
-        if self._answers:
-            self._cache.keep(rows, max(map(len, self._answers)) - 1, moving, free)
+        """Those that have ended leave."""
+        self._running = [batch for batch in self._running if batch.part()]
+        self._reading = deque(batch for batch in self._reading if batch.part())
+
+
+def _alike(answers: Sequence[Answer]) -> list[DecodingBatch]:
+    """Batches of answers of like length. One with several is read in one chunk."""
+    rows: list[list[Answer]] = []
+    for answer in sorted(answers, key=len):
+        if rows and len(answer) * (len(rows[-1]) + 1) <= CHUNK:
+            rows[-1].append(answer)
         else:
-            self._cache = RoomyCache()
+            rows.append([answer])
+    return [DecodingBatch(each) for each in rows]
 
 
 def check_decodes(model: Any) -> None:

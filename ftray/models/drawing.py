@@ -13,7 +13,7 @@ from ftray.models.sampling import Sampling
 
 Finish = Literal["stop", "length", "failed"]
 """stop: it drew an end token, or its owner ended it. length: there is no room for more. failed: the
-model's logits were no numbers."""
+model raised an error, or its logits were no numbers."""
 
 LEAST_TEMPERATURE = 1e-4
 """What is below is as good as greedy, and the division would overflow."""
@@ -28,6 +28,7 @@ class Answer:
 
     tokens: what was drawn so far, the end token too.
     logprobs: of each token, under the model's own distribution (temperature 1, no penalties).
+    error: what the model raised, where it failed for that.
     """
 
     prompt: Sequence[int]
@@ -35,6 +36,7 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: Finish | None = None
+    error: Exception | None = None
 
     def __post_init__(self) -> None:
         # Its own, so that what it draws does not depend on who else is there.
@@ -43,6 +45,12 @@ class Answer:
     def __len__(self) -> int:
         """Tokens of the prompt and of the answer."""
         return len(self.prompt) + len(self.tokens)
+
+    def ids(self, start: int, end: int) -> list[int]:
+        """Tokens from `start` to `end`, counted from the prompt's first one."""
+        read = len(self.prompt)
+        written = self.tokens[max(0, start - read) : max(0, end - read)]
+        return [*self.prompt[start:end], *written]
 
     def chance(self) -> float:
         """The next random number, in (0, 1]."""

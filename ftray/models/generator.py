@@ -15,6 +15,7 @@ from ftray.models.drawing import Answer
 from ftray.models.folder import Golden
 from ftray.models.limits import context
 from ftray.models.loaded import LoadedModel, Outcome
+from ftray.models.roomy_cache import RoomyCache
 from ftray.models.sampling import Prompt, Sampling
 from ftray.spec.schema import Spec
 from ftray.tasks.text_generation import end_id, prompt_ids
@@ -42,6 +43,14 @@ class Generator(LoadedModel):
         """One token is left for the answer."""
         return self.context - 1
 
+    @cached_property
+    def token_bytes(self) -> int:
+        """Bytes of the keys and values of one token."""
+        cache = RoomyCache()
+        with self.inference():
+            self.model(**self.collate([[0]]), past_key_values=cache, use_cache=True)
+        return cache.nbytes
+
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt, however long. Raises ModelError for a chat that the model has no
         template for, or whose template refuses it."""
@@ -62,9 +71,13 @@ class Generator(LoadedModel):
         self._write(answers)
         return [Outcome(self._text(answer), self._sureness(answer)) for answer in answers]
 
-    def decoder(self) -> Decoder:
-        """A new one. Raises ModelError where the model keeps more than keys and values."""
-        return Decoder(self.model, self.tokenizer.pad_token_id, self.ends, self.context)
+    def decoder(self, most_padding: float = math.inf) -> Decoder:
+        """A new one, with that much padding at most. Raises ModelError where the model keeps more
+        than keys and values."""
+        # To read more padding takes longer than a pass of its own, which reads all weights.
+        weights = sum(parameter.nbytes for parameter in self.model.parameters())
+        most = min(most_padding, weights // self.token_bytes)
+        return Decoder(self.model, self.tokenizer.pad_token_id, self.ends, self.context, most)
 
     def _asked(self, texts: Sequence[str]) -> list[list[int]]:
         """Of a prompt that leaves no room the end is kept."""
@@ -78,7 +91,9 @@ class Generator(LoadedModel):
         while waiting or len(decoder):
             room = min(len(waiting), self.batch_size - len(decoder))
             with self.inference():
-                decoder.step([waiting.pop() for _ in range(room)])
+                advanced = decoder.step([waiting.pop() for _ in range(room)])
+            if error := next((answer.error for answer in advanced if answer.error), None):
+                raise error
 
     def _text(self, answer: Answer) -> str:
         with self.tokenizing:

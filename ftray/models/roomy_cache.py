@@ -23,6 +23,11 @@ class RoomyCache(Cache):
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=_RoomyLayer)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values, without the room ahead of them."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
+
     def join(self, other: Cache) -> None:
         """Rows of another batch come to be the last ones here; the shorter of the two batches is
         padded on the left."""
@@ -55,6 +60,8 @@ class _RoomyLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
         for window, states in zip(self._windows, (key_states, value_states), strict=True):
             window.append(states)
         self._look()
@@ -89,12 +96,12 @@ class _Window:
         return self._whole[: self._rows, :, self._start : self._end]
 
     def append(self, states: torch.Tensor) -> None:
-        """states: (B, H, t, D), the next columns of all rows."""
-        width = states.shape[2]
+        """states: (B, H, t, D), the next columns of all rows, or the first ones."""
+        rows, width = states.shape[0], states.shape[2]
         if self._end + width > self._whole.shape[2]:
-            self._enlarge(self._rows, self._end - self._start, width)
-        self._whole[: self._rows, :, self._end : self._end + width] = states
-        self._end += width
+            self._enlarge(rows, self._end - self._start, width)
+        self._whole[:rows, :, self._end : self._end + width] = states
+        self._rows, self._end = rows, self._end + width
 
     def join(self, states: torch.Tensor) -> None:
         """states: (b, H, t, D), the next rows; the last columns are in line."""

@@ -52,7 +52,7 @@ def application(models: Sequence[ServedModel], spec: ServeSpec) -> Application:
         tuple(models),
         batching=spec.batch,
         max_models=spec.max_models,
-        max_tokens=spec.max_tokens,
+        generation=spec.generation,
         threads=threads,
         compute=spec.compute,
         api_keys=None if spec.api_keys is None else locate(spec.api_keys).url,

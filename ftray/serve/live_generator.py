@@ -21,6 +21,7 @@ from ftray.serve.backend import (
     require_contents,
     require_sound,
 )
+from ftray.serve.generation_limits import Capacity
 from ftray.serve.messages import MAX_READ
 from ftray.serve.metrics import Metrics
 from ftray.serve.soundness import Soundness
@@ -36,16 +37,16 @@ class LiveGenerator:
     version: int | None
     generator: Generator
     batching: Batching
-    max_tokens: int
-    """Of an answer, whatever is asked."""
+    capacity: Capacity
     metrics: Metrics
     talks: Talks = field(init=False)
     soundness: Soundness = field(default_factory=Soundness)
 
     def __post_init__(self) -> None:
         count = partial(_count, self.metrics, self.name, self.version)
+        talks = Talks(self.generator, self.batching, self.capacity.cache_tokens, count)
         # A frozen dataclass has no other way to hold what is made of its fields.
-        object.__setattr__(self, "talks", Talks(self.generator, self.batching, count))
+        object.__setattr__(self, "talks", talks)
 
     @property
     def fault(self) -> str:
@@ -88,7 +89,7 @@ class LiveGenerator:
         require_sound(self)
         # Off the event loop, where others wait for the tokens of a long prompt to be found.
         ids = await asyncio.to_thread(self._ids, prompt)
-        room = min(self.max_tokens, self.generator.context - len(ids))
+        room = min(self.capacity.max_tokens, self.capacity.context - len(ids))
         most = min(sampling.max_tokens or room, room)
         self.talks.check_room()
         pieces = self.talks.pieces(ids, replace(sampling, max_tokens=most))
@@ -109,9 +110,9 @@ class LiveGenerator:
         if unknown := next((token for token in ids if token >= vocabulary), None):
             known = f"the model knows {vocabulary:,}"
             raise BadPrompt("prompt", f"no token {unknown}: {known}", "invalid_token")
-        if len(ids) >= self.generator.context:
-            limit = f"the model's context has room for {self.generator.context:,} with its answer"
-            message = f"{len(ids):,} tokens: {limit}"
+        if len(ids) >= self.capacity.context:
+            limit = f"the context has room for {self.capacity.context:,} with the answer"
+            message = f"{len(ids):,} tokens: {limit} (serve.max_context)"
             raise BadPrompt("prompt", message, "context_length_exceeded")
         return ids
 

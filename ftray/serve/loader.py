@@ -17,12 +17,13 @@ from ftray.models.predictor import Predictor
 from ftray.models.sampling import Prompt, Sampling
 from ftray.serve.backend import Answers, Generation
 from ftray.serve.engine import Engine
+from ftray.serve.generation_limits import capacity
 from ftray.serve.live import LiveModel
 from ftray.serve.live_generator import LiveGenerator
 from ftray.serve.metrics import Metrics
 from ftray.serve.soundness import Soundness
 from ftray.spec.compute import Compute
-from ftray.spec.serving import Batching
+from ftray.spec.serving import Batching, GenerationLimits
 from ftray.store.location import Location
 
 _CPU_ROWS = 8
@@ -77,7 +78,8 @@ class Loader:
 
     batching: Batching
     compute: Compute
-    max_tokens: int
+    limits: GenerationLimits
+    """Of models that generate."""
     metrics: Metrics
     engine: Engine
     pool: Pool | None
@@ -107,7 +109,8 @@ class Loader:
             model.trace()
         model.check_golden()
         if isinstance(model, Generator):
-            live = LiveGenerator(name, version, model, self.batching, self.max_tokens, self.metrics)
+            room = capacity(self.limits, model)
+            live = LiveGenerator(name, version, model, self.batching, room, self.metrics)
             with self._lock:
                 self._generators.add(live)
             return live

@@ -28,7 +28,7 @@ from ftray.serve.settings import ServedModel
 from ftray.serve.shelf import Shelf
 from ftray.serve.watcher import Watcher
 from ftray.spec.compute import Compute
-from ftray.spec.serving import Batching
+from ftray.spec.serving import Batching, GenerationLimits
 from ftray.store.location import locate
 from ftray.store.routes import Stop
 
@@ -45,7 +45,7 @@ class Replica:
         served: Sequence[ServedModel],
         batching: Batching,
         max_models: int,
-        max_tokens: int,
+        generation: GenerationLimits,
         threads: int,
         compute: Compute,
         api_keys: str | None,
@@ -63,7 +63,7 @@ class Replica:
         self._metrics = metrics.Metrics(self._id)
         self._engine = Engine(batching, self._metrics)
         pool = Pool() if len(served) > 1 else None
-        self._loader = Loader(batching, compute, max_tokens, self._metrics, self._engine, pool)
+        self._loader = Loader(batching, compute, generation, self._metrics, self._engine, pool)
         self._reporters: dict[str, Reporter] = {}
         try:
             self._loopback = loopback

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from ftray.models.decoder import Decoder
 from ftray.models.drawing import Answer
 from ftray.models.generator import Generator
 from ftray.models.sampling import Sampling
@@ -23,8 +24,6 @@ from ftray.spec.serving import Batching
 
 _log = logger(__name__)
 _SMOOTHING = 0.2  # of the newest answer in the time that one takes
-_JOIN_TOKENS = 8192
-"""Of prompts that are read in one step; a longer one is read alone."""
 
 
 class NoNumbers(RuntimeError):
@@ -59,7 +58,7 @@ class Talk:
         """Tell what the newest token adds to the text, as far as that is certain by now."""
         answer = self.answer
         if answer.finish == "failed":
-            self.tell(NoNumbers("the model's logits are not finite"))
+            self.tell(answer.error or NoNumbers("the model's logits are not finite"))
             return
         self.first_s = self.first_s or self.age
         text = self.text.feed(answer.tokens[-1])
@@ -83,11 +82,17 @@ class Talks:
     """Of one model. Its thread lives while there is something to answer."""
 
     def __init__(
-        self, generator: Generator, batching: Batching, count: Callable[[Told], None]
+        self,
+        generator: Generator,
+        batching: Batching,
+        cache_tokens: int,
+        count: Callable[[Told], None],
     ) -> None:
-        """count: told of each answer that began."""
+        """cache_tokens: of prompts and answers that go on at once; count: told of each answer that
+        began."""
         self._generator, self._batching, self._count = generator, batching, count
-        self._decoder = generator.decoder()
+        self._cache_tokens = cache_tokens
+        self._decoder = self._new_decoder()
         self._waiting: deque[Talk] = deque()
         self._talking: dict[Answer, Talk] = {}
         self._errands: deque[tuple[Callable[[], None], Future[None]]] = deque()
@@ -187,11 +192,22 @@ class Talks:
         with self._generator.inference():
             advanced = self._decoder.step(newcomers)
         for answer in advanced:
-            self._talking[answer].advance()
+            self._advance(self._talking[answer])
         for answer, talk in list(self._talking.items()):
             if answer.finish is not None:
                 del self._talking[answer]
                 self._note(talk)
+
+    def _advance(self, talk: Talk) -> None:
+        try:
+            talk.advance()
+            error = talk.answer.error
+        except Exception as its:  # noqa: BLE001 - told, and logged
+            error = its
+            talk.tell(error)
+            talk.cancel()
+        if error is not None:
+            _log.error("%s failed to generate", self._generator.info.name, exc_info=error)
 
     def _note(self, talk: Talk) -> None:
         """Count an answer that has ended, unless it did so before it had begun."""
@@ -201,26 +217,33 @@ class Talks:
             self._count(Told(len(answer.prompt), len(answer.tokens), talk.first_s))
 
     def _admitted(self) -> list[Talk]:
-        """Those that wait and have a place now, by arrival. Who has gone is taken out, also where
-        there is no place."""
+        """Those that wait and have a place and room for their tokens now, by arrival. Who has gone
+        is taken out, also where there is no place."""
         self._waiting = deque(talk for talk in self._waiting if talk.answer.finish is None)
         admitted: list[Talk] = []
         places = self._batching.max_size - len(self._talking)
-        longest = 0
+        room = self._cache_tokens - sum(map(self._most_tokens, self._talking))
         while self._waiting and len(admitted) < places:
-            longest = max(longest, len(self._waiting[0].answer.prompt))
-            # They are padded to the longest of them, and the others wait for all of that.
-            if admitted and longest * (len(admitted) + 1) > _JOIN_TOKENS:
+            room -= self._most_tokens(self._waiting[0].answer)
+            if room < 0:
                 break
             admitted.append(self._waiting.popleft())
         return admitted
+
+    def _most_tokens(self, answer: Answer) -> int:
+        """Of the prompt and the whole answer."""
+        context = self._generator.context
+        return min(context, len(answer.prompt) + (answer.sampling.max_tokens or context))
 
     def _abandon(self, error: Exception) -> None:
         """Nobody can say what the decoder still holds: the next ones get a new one."""
         for talk in self._talking.values():
             talk.tell(error)
         self._talking.clear()
-        self._decoder = self._generator.decoder()
+        self._decoder = self._new_decoder()
+
+    def _new_decoder(self) -> Decoder:
+        return self._generator.decoder(self._cache_tokens // 2)
 
     @property
     def _retry_after_s(self) -> int:

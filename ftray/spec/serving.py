@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -49,6 +50,16 @@ class ReplicaRange(Range):
     )
 
 
+@dataclass(frozen=True)
+class GenerationLimits:
+    """Tokens of one answer, of a prompt with its answer, and of all that a replica holds at once;
+    None: as many as the model and its device allow."""
+
+    max_tokens: int
+    max_context: int | None = None
+    cache_tokens: int | None = None
+
+
 class ServeSpec(Section):
     replicas: ReplicaRange = ReplicaRange()
     batch: Batching = Batching()
@@ -60,6 +71,18 @@ class ServeSpec(Section):
     max_tokens: PositiveInt = Field(
         512,
         description="Of a model that generates: tokens of an answer, also where more are asked.",
+    )
+    max_context: PositiveInt | None = Field(
+        None,
+        description="Of a model that generates: tokens of a prompt and its answer together; a "
+        "longer prompt is refused. null: as many as the model has positions for and "
+        "`cache_tokens` has room for.",
+    )
+    cache_tokens: PositiveInt | None = Field(
+        None,
+        description="Of a model that generates: tokens of prompts and answers whose keys and "
+        "values a replica holds at once; who would be one too many waits. null: as many as a "
+        "quarter of the memory has room for that is free on the device once the model is there.",
     )
     cpus_per_replica: PositiveFloat = 1
     gpus_per_replica: FloatFromZero = Field(
@@ -89,6 +112,20 @@ class ServeSpec(Section):
     @property
     def compute(self) -> Compute:
         return Compute(self.backend, self.precision)
+
+    @property
+    def generation(self) -> GenerationLimits:
+        return GenerationLimits(self.max_tokens, self.max_context, self.cache_tokens)
+
+    @model_validator(mode="after")
+    def _a_whole_context_fits(self) -> Self:
+        if self.max_context and self.cache_tokens and self.max_context > self.cache_tokens:
+            raise contradiction(
+                f"serve.cache_tokens {self.cache_tokens} has no room for a whole context of "
+                f"serve.max_context {self.max_context}",
+                "Raise the one, or lower the other.",
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_replica_has_one_gpu_at_most(self) -> Self:

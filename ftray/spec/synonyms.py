@@ -74,6 +74,8 @@ _WORDS: dict[str, str] = {
     "serve.batch.wait_ms": "max_wait batch_wait_timeout_s max_latency wait",
     "serve.replicas": "num_replicas n_replicas autoscaling",
     "serve.max_tokens": "max_new_tokens max_output_tokens",
+    "serve.max_context": "max_model_len max_seq_len n_ctx context_window max_total_tokens",
+    "serve.cache_tokens": "max_num_batched_tokens kv_cache kv_cache_tokens cache_size",
     "serve.api_keys": "api_key keys key token tokens auth",
 }
 

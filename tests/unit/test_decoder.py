@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from ftray.errors import ModelError
+from ftray.models import decoder as decoding
 from ftray.models import drawing, roomy_cache
 from ftray.models.decoder import Decoder
 from ftray.models.drawing import Answer, draw
@@ -68,14 +70,18 @@ def generated(model: Any, prompt: list[int], tokens: int) -> list[int]:
     return whole[0, len(prompt) :].tolist()
 
 
+@pytest.mark.parametrize(("chunk", "padding"), [(512, math.inf), (5, 0), (20, 40)])
 @pytest.mark.parametrize(("family", "options"), CASES)
-def test_answers_are_those_of_generate_whoever_comes_and_goes(family: str, options: Any) -> None:
+def test_answers_are_those_of_generate_whoever_comes_and_goes(
+    family: str, options: Any, chunk: int, padding: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "CHUNK", chunk)
     model, chosen = generator(family, options), random.Random(family)
     asked = [
         Answer(prompt, Sampling(max_tokens=chosen.choice((1, 2, 5, 9))))
         for prompt in prompts((1, 3, 12, 7, 30, 2, 19, 5))
     ]
-    running, waiting = decoder(model), list(asked)
+    running, waiting = Decoder(model, 0, (), CONTEXT, padding), list(asked)
     while waiting or len(running):
         running.step([waiting.pop() for _ in range(min(chosen.choice((0, 0, 1, 3)), len(waiting)))])
     for answer in asked:
@@ -101,8 +107,8 @@ def test_each_step_gives_one_token_to_all() -> None:
     first, second, third = (Answer(p, Sampling(max_tokens=3)) for p in prompts((4, 9, 2)))
     assert running.step() == [] and len(running) == 0
     assert running.step([first]) == [first]
-    assert running.step([second, third]) == [first, second, third]
-    assert running.step() == [first, second, third] and first.finish == "length"
+    assert set(running.step([second, third])) == {first, second, third}
+    assert set(running.step()) == {first, second, third} and first.finish == "length"
     assert len(running) == 2
     assert set(running.step()) == {second, third} and len(running) == 0
     assert running.step() == []
@@ -274,6 +280,96 @@ def test_only_the_row_whose_logits_are_no_numbers_fails(wrong: float) -> None:
     assert running.step([Answer([broken], Sampling())])[0].finish == "failed" and not len(running)
 
 
+class Watched:
+    """Rows and columns of what a model is given."""
+
+    def __init__(self, model: Any) -> None:
+        self.seen: list[tuple[int, ...]] = []
+        model.register_forward_pre_hook(self._note, with_kwargs=True)
+
+    def _note(self, _: Any, __: Any, inputs: Any) -> None:
+        self.seen.append(tuple(inputs["input_ids"].shape))
+
+
+def test_a_long_prompt_is_read_in_chunks_and_the_others_go_on_between_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decoding, "CHUNK", 10)
+    model = tiny_generator("llama")
+    short, long, late = (Answer(p, Sampling(max_tokens=9)) for p in prompts((3, 45, 4)))
+    running, watched = decoder(model), Watched(model)
+    running.step([short])
+    running.step([long])
+    running.step([late])
+    for _ in range(4):
+        running.step()
+    assert [len(answer.tokens) for answer in (short, long, late)] == [7, 1, 4]
+    assert max(rows * columns for rows, columns in watched.seen) == 10
+    while len(running):
+        running.step()
+    for answer in (short, long, late):
+        assert answer.tokens == generated(model, list(answer.prompt), 9)
+
+
+@pytest.mark.parametrize(("most", "passes"), [(34, 1), (33, 2), (0, 2)])
+def test_answers_of_other_lengths_are_computed_apart_where_padding_costs_more(
+    most: int, passes: int
+) -> None:
+    """Two of 4 tokens beside one of 21: 34 places would hold none."""
+    model = tiny_generator("llama")
+    answers = [Answer(p, Sampling(max_tokens=9)) for p in prompts((2, 20, 2))]
+    running, watched = Decoder(model, 0, (), CONTEXT, most), Watched(model)
+    running.step([answers[0], answers[2]])
+    running.step([answers[1]])
+    watched.seen.clear()
+    running.step()
+    assert len(watched.seen) == passes
+    answers[1].finish = "stop"
+    watched.seen.clear()
+    running.step()
+    assert watched.seen == [(2, 1)]
+
+
+@pytest.mark.parametrize("reading", [True, False])
+def test_what_fails_for_one_answer_costs_the_others_nothing(reading: bool) -> None:
+    model, asked = tiny_generator("llama"), prompts((6, 4, 9))
+    expected = [generated(model, prompt, 5) for prompt in asked]
+    answers = [Answer(prompt, Sampling(max_tokens=5)) for prompt in asked]
+    bad = asked[1][-1] if reading else expected[1][0]
+    others = {t for place in (0, 2) for t in (*asked[place], *expected[place])}
+    assert bad not in others and (bad in asked[1]) is reading, "the second answer alone has it"
+
+    def fail(_: Any, __: Any, inputs: Any) -> None:
+        if bad in inputs["input_ids"]:
+            raise RuntimeError("no memory")
+
+    model.register_forward_pre_hook(fail, with_kwargs=True)
+    running = decoder(model)
+    running.step(answers)
+    while len(running):
+        running.step()
+    assert [answers[place].tokens for place in (0, 2)] == [expected[0], expected[2]]
+    assert answers[1].finish == "failed" and str(answers[1].error) == "no memory"
+    assert answers[1].tokens == expected[1][: 0 if reading else 1]
+
+
+def test_what_fails_for_all_ends_all() -> None:
+    model = tiny_generator("llama")
+    answers = [Answer(prompt, Sampling(max_tokens=5)) for prompt in prompts((6, 4, 9))]
+    running = decoder(model)
+    running.step(answers[:2])
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no device")
+
+    model.register_forward_pre_hook(fail)
+    failed = [*running.step(answers[2:])]
+    while len(running):
+        failed += running.step()
+    assert set(failed) == set(answers)
+    assert {answer.finish for answer in answers} == {"failed"}
+
+
 def test_it_runs_in_bf16() -> None:
     model, asked = generator(), prompts((5, 11, 1))
     answers = [Answer(prompt, Sampling(max_tokens=6)) for prompt in asked]
@@ -281,7 +377,8 @@ def test_it_runs_in_bf16() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         running.step(answers[:2])
         running.step(answers[2:])
-        assert {layer.keys.dtype for layer in running._cache.layers} == {torch.bfloat16}
+        (batch,) = running._running  # noqa: SLF001
+        assert {layer.keys.dtype for layer in batch._cache.layers} == {torch.bfloat16}  # noqa: SLF001
         while len(running):
             running.step()
     assert [len(answer.tokens) for answer in answers] == [6, 6, 6]

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import ftray
-from ftray.device import limit_memory, own_device
+from ftray import machine
+from ftray.device import free_memory, limit_memory, own_device
 from ftray.errors import ClusterError
 
 ASKED_OF_TORCH = {"is_available", "device_count"}
@@ -118,3 +119,21 @@ def test_nobody_else_asks_torch_for_gpus() -> None:
         and node.value.attr == "cuda"
     }
     assert asking == {"device.py"}
+
+
+def test_free_memory_of_the_cpu_is_the_machines() -> None:
+    free = free_memory(torch.device("cpu"))
+    assert 0 < free <= machine.memory()
+    held = torch.ones(1 << 28)
+    assert free_memory(torch.device("cpu")) < free - held.nbytes // 2
+
+
+@pytest.mark.parametrize(("share", "free"), [(1.0, 50), (0.5, 30), (0.25, 10)])
+def test_free_memory_of_a_shared_gpu_ends_with_the_share(
+    monkeypatch: pytest.MonkeyPatch, ray_gave: Any, share: float, free: int
+) -> None:
+    """Of 80 bytes 50 are free, and this process has 10 of the others."""
+    ray_gave(["0"], share=share)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (50, 80))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10)
+    assert free_memory(torch.device("cuda", 0)) == free

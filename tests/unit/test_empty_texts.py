@@ -13,6 +13,7 @@ from ftray.models.predictor import Predictor
 from ftray.models.sampling import Sampling
 from ftray.serve.backend import BadPrompt
 from ftray.serve.engine import Engine
+from ftray.serve.generation_limits import Capacity
 from ftray.serve.live import LiveModel
 from ftray.serve.live_generator import LiveGenerator
 from ftray.serve.metrics import Metrics
@@ -53,7 +54,7 @@ def test_only_the_request_with_an_empty_text_is_refused(predictor: Predictor, em
 @pytest.mark.parametrize("empty", ["", " \n", "\u200b", [{"role": "user", "content": " "}]])
 def test_a_prompt_with_nothing_in_it_is_refused(tmp_path: Path, empty: Any) -> None:
     generator: Any = load_model(make_generator(tmp_path / "model"))
-    live = LiveGenerator("name", 1, generator, Batching(), 4, Metrics("one"))
+    live = LiveGenerator("name", 1, generator, Batching(), Capacity(4, 64, 999), Metrics("one"))
     with pytest.raises(BadPrompt) as caught:
         asyncio.run(live.generate(empty, Sampling()))
     assert (caught.value.field, caught.value.code) == ("prompt", "empty_prompt")

@@ -217,6 +217,11 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
         {"serve.gpus_per_replica": 2}, "serve.gpus_per_replica", "2",
         "a replica computes on one device", "raise serve.replicas",
     ),
+    "a context that the cache has no room for": (
+        {"serve.max_context": 2048, "serve.cache_tokens": 1024}, "serve", "",
+        "serve.cache_tokens 1024 has no room for a whole context of serve.max_context 2048",
+        "Raise the one",
+    ),
     "onnx for a generator": (
         {"task": "text-generation", "serve.backend": "onnx"}, "serve.backend", "onnx",
         "the task is text-generation", "Set torch",

@@ -7,7 +7,7 @@ import gc
 import tempfile
 import time
 import weakref
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,13 +15,14 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
+from ftray.models import decoder
 from ftray.models.generator import Generator
 from ftray.models.load import load_model
 from ftray.models.sampling import Sampling
 from ftray.models.text_stream import TextStream
-from ftray.serve import talks as talks_module
-from ftray.serve.backend import BadPrompt
+from ftray.serve.backend import BadPrompt, Piece
 from ftray.serve.batcher import Overloaded
+from ftray.serve.generation_limits import Capacity
 from ftray.serve.live_generator import LiveGenerator
 from ftray.serve.metrics import Metrics
 from ftray.serve.talks import NoNumbers, Talks, Told
@@ -30,6 +31,8 @@ from tests.helpers.tiny_generator import MAX_TOKENS, make_generator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = ["the film has", "a", "dull and", "wonderful", "plot of"]
+PLENTY = 10_000
+ROOM = Capacity(max_tokens=8, context=128, cache_tokens=PLENTY)
 T = TypeVar("T")
 
 
@@ -47,14 +50,14 @@ def told() -> list[Told]:
 
 @pytest.fixture
 def talks(generator: Generator, told: list[Told]) -> Talks:
-    return Talks(generator, Batching(max_size=2, max_waiting=5), told.append)
+    return Talks(generator, Batching(max_size=2, max_waiting=5), PLENTY, told.append)
 
 
 async def written(talks: Talks, prompt: str, most: int = MAX_TOKENS, **options: Any) -> str:
     """The whole answer."""
     ids = talks._generator.prompt_ids(prompt)  # noqa: SLF001
     pieces = talks.pieces(ids, Sampling(max_tokens=most, **options))
-    return "".join([piece.text async for piece in pieces])
+    return await joined(pieces)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -139,7 +142,7 @@ def test_too_many_are_refused_at_once(talks: Talks) -> None:
 
 def test_who_waits_too_long_is_told(generator: Generator, told: list[Told]) -> None:
     batching = Batching(max_size=1, timeout_seconds=0.02)
-    talks = Talks(generator, batching, told.append)
+    talks = Talks(generator, batching, PLENTY, told.append)
     found = run(gathered(*(written(talks, "a", most=100) for _ in range(4))))
     refused = [answer for answer in found if isinstance(answer, Overloaded)]
     assert len(refused) == 3 and "not begun within 0.02 s" in str(refused[0])
@@ -148,7 +151,7 @@ def test_who_waits_too_long_is_told(generator: Generator, told: list[Told]) -> N
 
 
 def test_who_waits_too_long_is_told_though_no_place_is_free(generator: Generator) -> None:
-    talks = Talks(generator, Batching(max_size=1, timeout_seconds=0.05), lambda told: None)
+    talks = Talks(generator, Batching(max_size=1, timeout_seconds=0.05), PLENTY, lambda told: None)
 
     async def ask() -> tuple[float, bool]:
         first = asyncio.ensure_future(written(talks, "a", most=110))
@@ -168,7 +171,7 @@ def test_who_waits_too_long_is_told_though_no_place_is_free(generator: Generator
 
 
 def test_who_has_gone_takes_nobody_s_place_among_those_that_wait(generator: Generator) -> None:
-    talks = Talks(generator, Batching(max_size=1, max_waiting=2), lambda told: None)
+    talks = Talks(generator, Batching(max_size=1, max_waiting=2), PLENTY, lambda told: None)
 
     async def ask() -> str:
         first = asyncio.ensure_future(written(talks, "a", most=110))
@@ -190,10 +193,38 @@ def test_who_has_gone_takes_nobody_s_place_among_those_that_wait(generator: Gene
     until_idle(talks)
 
 
+def test_who_has_no_room_for_its_tokens_waits(generator: Generator, told: list[Told]) -> None:
+    """Prompts of 1 and answers of 39 tokens: two have room, though there are places for eight."""
+    talks = Talks(generator, Batching(max_size=8), 80, told.append)
+    most = 0
+
+    def forward(_: Any, __: Any, inputs: dict[str, Any]) -> None:
+        nonlocal most
+        most = max(most, len(inputs["input_ids"]))
+
+    async def ask() -> list[str]:
+        answers = [talks.pieces([token], Sampling(max_tokens=39)) for token in range(5, 10)]
+        return await asyncio.gather(*map(joined, answers))
+
+    watched = generator.model.register_forward_pre_hook(forward, with_kwargs=True)
+    try:
+        texts = run(ask())
+    finally:
+        watched.remove()
+    until_idle(talks)
+    assert most == 2 and len(told) == 5
+    talks = Talks(generator, Batching(max_size=8), PLENTY, told.append)
+    assert run(ask()) == texts
+
+
+async def joined(pieces: AsyncGenerator[Piece, None]) -> str:
+    return "".join([piece.text async for piece in pieces])
+
+
 def test_long_prompts_are_not_all_read_at_once(
     generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(talks_module, "_JOIN_TOKENS", 25)
+    monkeypatch.setattr(decoder, "CHUNK", 25)
     seen: list[int] = []
     whole = generator.model.forward
 
@@ -202,7 +233,7 @@ def test_long_prompts_are_not_all_read_at_once(
             seen.append(inputs["input_ids"].numel())
         return whole(**inputs)
 
-    talks = Talks(generator, Batching(max_size=8), lambda told: None)
+    talks = Talks(generator, Batching(max_size=8), PLENTY, lambda told: None)
     prompts = ["the film has an actor who", "the film has", "a film", "dull"] * 2
     with monkeypatch.context() as watched:
         watched.setattr(generator.model, "forward", forward)
@@ -228,7 +259,7 @@ def test_a_generator_that_nobody_holds_is_gone_at_once() -> None:
     with tempfile.TemporaryDirectory() as folder:
         loaded = load_model(make_generator(Path(folder) / "model"))
     assert isinstance(loaded, Generator)
-    live = LiveGenerator("m", 1, loaded, Batching(), 8, Metrics("one"))
+    live = LiveGenerator("m", 1, loaded, Batching(), ROOM, Metrics("one"))
     weights = weakref.ref(loaded.model.lm_head.weight)
     gc.collect()
     gc.disable()
@@ -241,7 +272,7 @@ def test_a_generator_that_nobody_holds_is_gone_at_once() -> None:
 
 def test_many_texts_of_one_request_wait_for_one_another(generator: Generator) -> None:
     batching = Batching(max_size=2, timeout_seconds=0.1, max_waiting=3)
-    live = LiveGenerator("m", 1, generator, batching, 8, Metrics("one"))
+    live = LiveGenerator("m", 1, generator, batching, ROOM, Metrics("one"))
     prompts = PROMPTS * 3
     with _slowed(generator, 0.01):
         answers = run(live.answer(prompts, None))
@@ -250,7 +281,7 @@ def test_many_texts_of_one_request_wait_for_one_another(generator: Generator) ->
 
 
 def test_a_text_that_cannot_be_answered_says_so_for_all(generator: Generator) -> None:
-    live = LiveGenerator("m", 1, generator, Batching(), 8, Metrics("one"))
+    live = LiveGenerator("m", 1, generator, Batching(), ROOM, Metrics("one"))
     with pytest.raises(BadPrompt, match="context has room for 128"):
         run(live.answer(["a", "naïve " * 200, "dull"], None))
     with pytest.raises(BadPrompt, match="no labels"):
