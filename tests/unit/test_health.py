@@ -22,7 +22,7 @@ from ftray.serve.live import LiveModel
 from ftray.serve.loader import Live, Loader
 from ftray.serve.metrics import Metrics
 from ftray.spec.compute import PLAIN
-from ftray.spec.serving import Batching
+from ftray.spec.serving import Batching, GenerationLimits
 from ftray.store.location import Location
 from tests.helpers.tiny_generator import make_generator
 from tests.helpers.tiny_model import make_model
@@ -39,7 +39,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Location]:
 
 def load(folder: Location, batching: Batching = BATCHING) -> Live:
     metrics = Metrics("one")
-    return Loader(batching, PLAIN, 8, metrics, Engine(batching, metrics), None).load(folder, "m", 1)
+    limits = GenerationLimits(8)
+    engine = Engine(batching, metrics)
+    return Loader(batching, PLAIN, limits, metrics, engine, None).load(folder, "m", 1)
 
 
 def labels(live: Live) -> LiveModel:
