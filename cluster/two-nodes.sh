@@ -111,7 +111,7 @@ start_node() {
 
 nodes() { ray list nodes --address="http://127.0.0.1:$DASHBOARD_PORT" --filter=state=ALIVE "$@"; }
 
-both_alive() { [[ $(nodes --format=json 2>/dev/null | grep -o '"node_id"' | wc -l) == 2 ]]; }
+alive() { [[ $(nodes --format=json 2>/dev/null | grep -o '"node_id"' | wc -l) == "$1" ]]; }
 
 # wait_until WHAT COMMAND...: until COMMAND succeeds, a node ends, or the time is up.
 wait_until() {
@@ -138,9 +138,10 @@ start() {
   trap 'fail "interrupted"' INT TERM
   start_node head ray "" --head --port="$GCS_PORT" --ray-client-server-port="$CLIENT_PORT" \
     --include-dashboard=true --dashboard-host=127.0.0.1 --dashboard-port="$DASHBOARD_PORT"
-  wait_until "the head node answers on port $GCS_PORT" listening "$GCS_PORT"
+  # A node that joins before gives up on a slow machine.
+  wait_until "the head node is alive" alive 1
   start_node worker n2 "$SECOND_NODE_IN" --address="127.0.0.1:$GCS_PORT"
-  wait_until "both nodes are alive" both_alive
+  wait_until "both nodes are alive" alive 2
   say "two nodes of $NODE_CPUS CPU each; dashboard http://127.0.0.1:$DASHBOARD_PORT, logs in $CLUSTER_DIR"
   cat <<END
 export RAY_AUTH_MODE=token

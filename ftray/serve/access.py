@@ -44,16 +44,22 @@ class Key:
 
 
 def read_keys(file: Location) -> dict[str, Key]:
-    """Name -> key. Raises ServeError when the file is missing or holds anything else."""
-    try:
-        return parse_keys(file.read_bytes(), file)
-    except FileNotFoundError:
+    """Return name -> key. Raises ServeError for a file that is missing or holds anything else, and
+    StorageError for a storage that does not answer."""
+    keys = find_keys(file)
+    if keys is None:
         fix = "make a key with `ftray keys add NAME`"
-        raise ServeError.of("serve.api_keys", str(file), "no such file", fix) from None
+        raise ServeError.of("serve.api_keys", str(file), "no such file", fix)
+    return keys
 
 
-def parse_keys(content: bytes, file: Location) -> dict[str, Key]:
-    """As `read_keys`."""
+def find_keys(file: Location) -> dict[str, Key] | None:
+    """Return name -> key, None for a file that is missing. Raises as `read_keys`."""
+    content = open_document(file).read().content
+    return None if content is None else _parsed(content, file)
+
+
+def _parsed(content: bytes, file: Location) -> dict[str, Key]:
     keys = {}
     for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
         if _is_comment(line):
@@ -80,7 +86,7 @@ def add_key(
     line = Key(hash_of(key), frozenset(scopes), per_minute).line(name)
 
     def add(content: bytes | None) -> bytes:
-        if name in parse_keys(content or b"", file):
+        if name in _parsed(content or b"", file):
             fix = "another name, or `ftray keys revoke` it first"
             raise ServeError.of("NAME", name, f"{file} has a key of that name", fix)
         lines = content or b""
@@ -96,7 +102,7 @@ def revoke_key(file: Location, name: str) -> None:
     read_keys(file)
 
     def remove(content: bytes | None) -> bytes:
-        keys = parse_keys(content or b"", file)
+        keys = _parsed(content or b"", file)
         if name not in keys:
             known = ", ".join(sorted(keys)) or "none"
             raise ServeError.of("NAME", name, f"{file} has no such key", f"there are: {known}")

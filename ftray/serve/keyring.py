@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ftray.errors import FtrayError
-from ftray.serve.access import Key, hash_of, parse_keys, read_keys
+from ftray.serve.access import Key, find_keys, hash_of, read_keys
 from ftray.serve.log import logger
 from ftray.store.location import Location
 
@@ -97,15 +97,13 @@ class Keyring:
         """Read the file again. One that is gone revokes all keys; one that is torn, or cannot be
         read just now, leaves them as they are."""
         try:
-            keys = parse_keys(self._file.read_bytes(), self._file)
-        except FileNotFoundError:
-            keys = {}
-            if self._keys:
-                _log.warning("%s is gone: no key is valid any more", self._file)
-        except (FtrayError, OSError) as error:
+            keys = find_keys(self._file)
+        except FtrayError as error:
             _log.warning("the API keys stay as they were: %s", error)
             return
-        self._keys = keys
+        if keys is None and self._keys:
+            _log.warning("%s is gone: no key is valid any more", self._file)
+        self._keys = keys or {}
 
     def _follow(self) -> None:
         while True:

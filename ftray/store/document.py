@@ -3,6 +3,9 @@
 Who read an older version than the one that is there does not write: no change is lost, and of two
 processes that want the same thing one gets it. On a local disk a file lock makes reading and
 writing one step; an object store compares ETags or generations itself (If-None-Match, If-Match).
+
+Files that are replaced while others read them are read as documents: pyarrow asks an object store
+for a file's size first, and returns a cut-off file where a longer one comes in between.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class MetricsLog:
                 self._rewrite()
 
     def _content(self) -> bytes:
-        return self.location.read_bytes() if self.location.is_file() else b""
+        return self._document.read().content or b""
 
     def _rewrite(self) -> None:
         while True:

@@ -14,6 +14,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from ftray.errors import RegistryError
+from ftray.store.document import open_document
 from ftray.store.location import Location
 from ftray.store.owner import Owner
 from ftray.store.root import Root
@@ -79,10 +80,11 @@ def read_reports(root: Root, name: str, alias: str) -> list[Report]:
 
 
 def _read(file: Location) -> Report | None:
-    try:
-        return Report.model_validate_json(file.read_bytes())
-    except FileNotFoundError:
+    content = open_document(file).read().content
+    if content is None:
         return None  # its replica has just ended
+    try:
+        return Report.model_validate_json(content)
     except ValidationError as error:
         problem = f"cannot be read: {error.errors()[0]['msg']}"
         raise RegistryError.of("replica", file.url, problem, "delete the file") from None

@@ -155,3 +155,24 @@ def test_the_file_is_the_one_that_others_read(place: Place, name: str) -> None:
     assert place(name).read_bytes() == b"1"
     place(name).write_bytes(b"2")
     assert document.read().content == b"2"
+
+
+@pytest.mark.parametrize("place", ["local", "s3"], indirect=True)
+def test_a_file_that_is_replaced_while_it_is_read_is_read_whole(place: Place) -> None:
+    file, whole = place("a.json"), {b"short", b"long" * 5_000}
+    file.write_bytes(b"short")
+    over = threading.Event()
+
+    def replace() -> None:
+        while not over.is_set():
+            for content in whole:
+                file.write_bytes(content)
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        read = {open_document(file).read().content for _ in range(60)}
+    finally:
+        over.set()
+        writer.join()
+    assert read <= whole, [len(content or b"") for content in read]
