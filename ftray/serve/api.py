@@ -149,14 +149,12 @@ def _add_faults(api: FastAPI) -> None:
     @api.exception_handler(Overloaded)
     async def overloaded(request: Request, error: Overloaded) -> Response:
         headers = {"retry-after": str(error.retry_after_s)}
-        message = f"too much to do: {error}; try again in {error.retry_after_s} s"
-        return fault(route_path(request.scope), 503, message, None, headers, "overloaded")
+        return fault(route_path(request.scope), 503, error.told, None, headers, error.code)
 
     @api.exception_handler(Unavailable)
     async def unavailable(request: Request, error: Unavailable) -> Response:
         headers = {"retry-after": str(error.retry_after_s)}
-        message = f"{error}; the log of the service says why"
-        return fault(route_path(request.scope), 503, message, None, headers, "unavailable")
+        return fault(route_path(request.scope), 503, error.told, None, headers, error.code)
 
     @api.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:

@@ -15,6 +15,9 @@ from ftray.serve.waiting import find_once_there
 from ftray.spec.serving import ServeSpec
 from ftray.store.location import locate
 
+ENDING_S = 5.0
+"""Seconds that a replica has for ending beside those in which it still answers."""
+
 
 def build(args: dict[str, Any]) -> Application:
     """The application for `import_path: ftray.serve.app:build`.
@@ -45,6 +48,8 @@ def application(models: Sequence[ServedModel], spec: ServeSpec) -> Application:
         "max_ongoing_requests": spec.batch.max_waiting + spec.batch.max_size,
         # A replica that hangs or answers wrongly is replaced after three checks.
         "health_check_period_s": 5,
+        # Answers that have begun go on while a replica ends.
+        "graceful_shutdown_timeout_s": spec.batch.timeout_seconds + ENDING_S,
         "logging_config": logging_config(spec.log_requests),
         **_replicas(spec),
     }

@@ -116,9 +116,16 @@ class Unavailable(Exception):
     """A model that is served could not be loaded when it was asked for, or has stopped to answer;
     the log says why. Another try makes sense after `retry_after_s`."""
 
+    code = "unavailable"
+
     def __init__(self, message: str, retry_after_s: int = 5) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+    @property
+    def told(self) -> str:
+        """What a client is told."""
+        return f"{self}; the log of the service says why"
 
 
 class Answering(Versioned, Protocol):

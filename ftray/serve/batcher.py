@@ -26,9 +26,16 @@ _SMOOTHING = 0.2  # of the newest call in the speed that is told, and in the cro
 class Overloaded(Exception):
     """More came than can be answered in time; another try makes sense after `retry_after_s`."""
 
+    code = "overloaded"
+
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+    @property
+    def told(self) -> str:
+        """What a client is told."""
+        return f"too much to do: {self}; try again in {self.retry_after_s} s"
 
 
 class TooLate(Overloaded):

@@ -23,6 +23,9 @@ from ftray.serve.port import port_block
 
 _CLIENT_S = 75
 """After so long without a byte a connection is closed."""
+_STREAM_S = 600
+"""How long a stream goes on through a replaced proxy; it is replaced whenever a replica comes or
+goes."""
 _AGAIN = {"retry-after": "1", "cache-control": "no-cache"}
 _ENABLED = "RAY_SERVE_ENABLE_HA_PROXY"
 _COMMAND = """#!{python}
@@ -64,6 +67,10 @@ def _settings(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_RETRIES": "3",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(_CLIENT_S),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(_STREAM_S),
+        # A replaced proxy may send a request to a dead replica's port for longer; whichever replica
+        # has got it answers for this service, too.
+        "RAY_SERVE_PORT_QUARANTINE_S": "150",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),

@@ -13,7 +13,7 @@ from ray import serve
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ftray.errors import RunFailed, ServeError
-from ftray.serve.app import app_name, application
+from ftray.serve.app import ENDING_S, app_name, application
 from ftray.serve.log import logging_config
 from ftray.serve.neighbours import end, find_running
 from ftray.serve.place import HOST, PORT, Place
@@ -56,6 +56,7 @@ def endpoint(
     else:
         running.check_room(name, place, isinstance(spec, Service) and spec.loopback)
         host, port = running.host, running.port
+    answers = False
     try:
         if running is None:
             serve.start(
@@ -66,9 +67,11 @@ def endpoint(
         _deploy(models, spec, place.prefix)
         runs = _wait_until_running(name, say, stopped)
         url = _url(host, port, node["NodeManagerAddress"]) + place.prefix.rstrip("/")
-        yield url if runs and _wait_until_answering(url, stopped) else None
+        answers = runs and _wait_until_answering(url, stopped)
+        yield url if answers else None
     finally:
-        end(name, started=running is None)
+        patience_s = spec.batch.timeout_seconds + 2 * ENDING_S if answers else 0
+        end(name, running is None, patience_s)
 
 
 def _head() -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from ray.serve.schema import ServeInstanceDetails
 from ftray.errors import ServeError
 from ftray.serve.door import is_loopback
 from ftray.serve.place import Place
+
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,14 @@ def find_running() -> Running | None:
     return Running(str(client.http_config.host), client.http_config.port, live)
 
 
-def end(name: str, started: bool) -> None:
-    """End the application, and Serve with it where `started` for it and no other one needs it."""
-    applications = serve.status().applications
-    if started and not applications.keys() - {name}:
+def end(name: str, started: bool, patience_s: float) -> None:
+    """End the application once what has begun is answered, or after so many seconds, and Serve
+    with it where `started` for it and no other one needs it."""
+    if name in serve.status().applications:
+        serve.delete(name, _blocking=False)
+        limit = time.monotonic() + patience_s
+        while name in serve.status().applications and time.monotonic() < limit:
+            time.sleep(_POLL_S)
+    # To shut Serve down ends its proxy at once, and every answer with it.
+    if started and not serve.status().applications.keys() - {name}:
         serve.shutdown()
-    elif name in applications:
-        serve.delete(name)

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from ftray.errors import shorten
-from ftray.serve.backend import Backend, Backends
+from ftray.serve.backend import Backend, Backends, named
 from ftray.serve.faults import CHAT, COMPLETIONS, OpenAIFault, Refused, documented
 from ftray.serve.openai_answers import CHAT_FORM, TEXT_FORM, ChatCompletion, Completion, Form
 from ftray.serve.openai_choices import Choices
@@ -84,10 +84,12 @@ async def _answer(
     choices = Choices(backend, [(p, request.sampling(i)) for p in request.prompts for i in numbers])
     told = request, form, backend.address, choices
     try:
-        # What refuses a choice does so before its first piece: a status can still tell it.
-        headers = (await _unless_gone(http, choices.begin())).headers
+        # What refuses a choice does so before its first piece: a status can mostly still tell it.
         if request.stream:
-            return _Events(choices, events(*told), media_type=_SSE, headers=headers | _UNBUFFERED)
+            begun = await _unless_gone(http, choices.begin_soon())
+            headers = named(begun or backend) | _UNBUFFERED
+            return _Events(choices, events(*told), media_type=_SSE, headers=headers)
+        headers = (await _unless_gone(http, choices.begin())).headers
         answer = await _unless_gone(http, whole(*told))
     except BaseException:
         choices.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Self
@@ -13,6 +13,8 @@ from typing import Self
 from ftray.models.sampling import Prompt, Sampling
 from ftray.serve.backend import Backend, Generation, Piece
 
+SILENCE_S = 10.0
+"""After so long without a step whoever waits for a stream is told that it goes on."""
 AT_ONCE = 32
 """The others of a request wait, and not for so long only as the service has a request wait."""
 
@@ -56,6 +58,30 @@ class Choices:
             self._ahead.append(await self._next())
             begun.add(self._ahead[-1].index)
         return self._ahead[0].generation
+
+    async def begin_soon(self) -> Generation | None:
+        """As `begin`, for SILENCE_S at most; None where no step came in that time."""
+        try:
+            async with asyncio.timeout(SILENCE_S) as limit:
+                return await self.begin()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return self._ahead[0].generation if self._ahead else None
+
+    async def with_silences(self) -> AsyncIterator[Step | None]:
+        """The steps, and None wherever none comes for SILENCE_S."""
+        while True:
+            step = None
+            try:
+                async with asyncio.timeout(SILENCE_S) as limit:
+                    step = await anext(self)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+            yield step
 
     def close(self) -> None:
         for task in self._tasks:

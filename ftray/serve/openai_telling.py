@@ -11,15 +11,18 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ftray.serve.faults import UNANSWERED, openai_fault
+from ftray.serve.backend import BadPrompt, Unavailable
+from ftray.serve.batcher import Overloaded
+from ftray.serve.faults import UNANSWERED, OpenAIFault, openai_fault
 from ftray.serve.log import logger
 from ftray.serve.openai_answers import Answer, Form, Usage
-from ftray.serve.openai_choices import Step
+from ftray.serve.openai_choices import Choices, Step
 from ftray.serve.openai_messages import GenerationRequest
 
 _log = logger(__name__)
 
 _DONE = b"data: [DONE]\n\n"
+_SILENCE = b": keep-alive\n\n"
 
 
 async def whole(
@@ -39,14 +42,18 @@ async def whole(
 
 
 async def events(
-    request: GenerationRequest, form: Form, model: str, steps: AsyncIterator[Step]
+    request: GenerationRequest, form: Form, model: str, choices: Choices
 ) -> AsyncIterator[bytes]:
-    """Server-sent events: chunks while the choices grow."""
+    """Server-sent events: chunks while the choices grow, and comments while they do not: proxies
+    close a connection on which nothing comes."""
     with_usage = request.stream_options.include_usage
     chunk = partial(form.chunk, **_head(form, model), **({"usage": None} if with_usage else {}))
     latest: dict[int, Step] = {}
     try:
-        async for step in steps:
+        async for step in choices.with_silences():
+            if step is None:
+                yield _SILENCE
+                continue
             if form.opening and step.index not in latest:
                 yield _event(chunk(choices=[form.opening(step.index)]))
             latest[step.index] = step
@@ -54,13 +61,22 @@ async def events(
                 yield _event(chunk(choices=[form.grown(step.index, step.piece.text, None)]))
             if step.piece.finish:
                 yield _event(chunk(choices=[form.grown(step.index, "", step.piece.finish)]))
-    except Exception:  # noqa: BLE001 - the answer has begun: its status can tell nothing any more
-        _log.exception("%s could not go on with a stream", model)
-        yield _event(openai_fault(500, UNANSWERED))
+    except Exception as error:  # noqa: BLE001 - the status is sent, and can tell it no longer
+        yield _event(_fault(model, error))
         return
     if with_usage:
         yield _event(chunk(choices=[], usage=_usage(latest.values(), request.n)))
     yield _DONE
+
+
+def _fault(model: str, error: Exception) -> OpenAIFault:
+    """What the status would have said."""
+    if isinstance(error, BadPrompt):
+        return openai_fault(400, str(error), code=error.code)
+    if isinstance(error, Overloaded | Unavailable):
+        return openai_fault(503, error.told, code=error.code)
+    _log.error("%s could not go on with a stream", model, exc_info=error)
+    return openai_fault(500, UNANSWERED)
 
 
 def _head(form: Form, model: str) -> dict[str, Any]:

@@ -31,7 +31,8 @@ class Batching(Section):
     timeout_seconds: PositiveFloat = Field(
         30,
         description="A request that has no answer after so long gets a 503, also while the model "
-        "computes. One that generates has begun by then.",
+        "computes. One that generates has begun by then. Answers that have begun go on for so "
+        "long while a replica ends.",
     )
     hung_seconds: PositiveFloat = Field(
         120,

@@ -13,6 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from ftray.models.sampling import Prompt, Sampling
+from ftray.serve import openai_choices
 from ftray.serve.access import add_key
 from ftray.serve.api import create_api
 from ftray.serve.backend import Answers, BadPrompt, Generation, Piece, Unavailable
@@ -498,6 +499,52 @@ def test_what_goes_wrong_in_a_stream_is_told_in_it(
     assert set(last["error"]) == {"message", "type", "param", "code"}
     assert last["error"]["type"] == "server_error"
     assert "boom" not in answer.text and "boom" in caplog.text
+
+
+class Slow(FakeGenerator):
+    """Takes its time before each piece."""
+
+    async def _pieces(self) -> AsyncGenerator[Piece, None]:
+        for piece in self.script:
+            await asyncio.sleep(0.15)
+            if isinstance(piece, Exception):
+                raise piece
+            assert isinstance(piece, Piece)
+            yield piece
+
+
+@PATHS
+def test_a_stream_on_which_nothing_comes_is_kept_alive(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_choices, "SILENCE_S", 0.05)
+    with serving(Slow()) as client:
+        silent = client.post(path, json=ASKED[path] | {"stream": True}).text
+        whole = client.post(path, json=ASKED[path])
+    with serving(FakeGenerator()) as client:
+        quick = client.post(path, json=ASKED[path] | {"stream": True}).text
+    comment = ": keep-alive\n\n"
+    assert silent.startswith(comment) and silent.count(comment) >= 3
+    assert comment not in quick and whole.status_code == 200
+    told = [events(text.replace(comment, "")) for text in (silent, quick)]
+    assert [len(chunks) for chunks in told] == [len(told[1])] * 2
+    assert [c["choices"] for c in told[0][:-1]] == [c["choices"] for c in told[1][:-1]]
+
+
+@PATHS
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(Overloaded("9 wait", 7), "overloaded"), (Unavailable("gone"), "unavailable")],
+)
+def test_what_is_refused_after_a_silence_is_told_in_the_stream(
+    path: str, error: Exception, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_choices, "SILENCE_S", 0.05)
+    with serving(Slow([error])) as client:
+        late = client.post(path, json=ASKED[path] | {"stream": True})
+    *_, last = events(late.text.replace(": keep-alive\n\n", ""))
+    assert late.status_code == 200 and late.headers["x-ftray-model"] == "writer"
+    assert last["error"]["code"] == code and str(error) in last["error"]["message"]
 
 
 class Leaver:
