@@ -1,13 +1,13 @@
 # make demo   the whole of ftray on real data: sweep, fine-tune, register, serve, ask
-# make test   lint, types, tests
-# Both set up .venv first and re-use it while pyproject.toml and constraints.txt are as they were.
+# make test   lint, types, tests; `make test-slow` runs what is left out for its time
+# All set up .venv first and re-use it while pyproject.toml and constraints.txt are as they were.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-parts test-training test-serving lint types constraints clean
+.PHONY: install demo test test-parts test-training test-serving test-slow lint types constraints clean
 
 install: $(INSTALLED)
 
@@ -36,6 +36,9 @@ test-training: install
 
 test-serving: install
 	$(BIN)/python -m pytest tests/ray/serving tests/e2e
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
 
 lint: install
 	$(BIN)/ruff check .

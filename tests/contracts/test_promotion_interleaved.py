@@ -141,13 +141,14 @@ class _told:
         return any(problem in str(error) for problem in self.problems)
 
 
-@pytest.mark.parametrize("first", [0, 5, 10, 15])
+@pytest.mark.parametrize(
+    "seeds", [range(3), pytest.param(range(3, 20), marks=pytest.mark.slow)], ids=["few", "many"]
+)
 def test_random_interleavings_end_in_agreement(
-    registry: Registry, first: int, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, seeds: range, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Five seeds a test, so twenty on each kind of root."""
     monkeypatch.setattr(watcher, "_FIRST_PAUSE_S", 0.0)
-    for seed in range(first, first + 5):
+    for seed in seeds:
         chance = random.Random(seed)
         random.seed(seed)
         service = Service(registry, chance, f"alias-{seed}")

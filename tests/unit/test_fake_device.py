@@ -10,7 +10,13 @@ import pytest
 from tests.helpers.fake_device_runs import CASES
 
 
-@pytest.mark.parametrize("family", CASES)
+QUICK = ("bert", "llama")
+
+
+@pytest.mark.parametrize(
+    "family",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
+)
 def test_a_run_keeps_to_its_device(family: str) -> None:
     command = [sys.executable, "-m", "tests.helpers.fake_device_runs", family]
     ended = subprocess.run(command, capture_output=True, text=True)
