@@ -6,18 +6,22 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ftray.cli.console import AsJson, ModelNames, Set, Storage, TrustCode, emit, say, verb
+from ftray.errors import FtrayError
 
 if TYPE_CHECKING:
     from ftray.serve.place import Place
     from ftray.serve.settings import ServedModel, Settings
     from ftray.spec.serving import ServeSpec
+
+_LOOK_S = 2.0
+"""Seconds between two looks at what the replicas do."""
 
 
 @verb
@@ -54,6 +58,7 @@ def serve(
     import os
 
     from ftray.capacity import require
+    from ftray.cli.live import LiveLine
     from ftray.cluster import Resources, session
     from ftray.serve.ingress import fast_ingress
     from ftray.serve.place import Place
@@ -72,19 +77,25 @@ def serve(
     if here:
         _check_this_machine(place, spec)
     stdout = sys.stdout
-    with fast_ingress() if here else nullcontext(), session(watched=True), _interrupts() as stop:
-        from ftray.serve.launch import endpoint
+    ingress = fast_ingress() if here else nullcontext()
+    with ExitStack() as starts, ingress:
+        line = starts.enter_context(LiveLine())
+        line.stage("starting Ray" if here else "connecting to the cluster")
+        with session(watched=True), _interrupts() as stop:
+            from ftray.serve.launch import endpoint
 
-        each = Resources(spec.cpus_per_replica, spec.gpus_per_replica)
-        require(max(1, spec.replicas.min), each, "--replicas" if replicas else "serve.replicas.min")
-        with endpoint(served, spec, place, say, stop.is_set) as url:
-            if url is None:
-                return
-            _say_where(served, url)
-            with redirect_stdout(stdout):
-                _print_url(served, url, as_json)
-            stop.wait()
-            say("stopping")
+            each = Resources(spec.cpus_per_replica, spec.gpus_per_replica)
+            least = max(1, spec.replicas.min)
+            require(least, each, "--replicas" if replicas else "serve.replicas.min")
+            with endpoint(served, spec, place, line, stop.is_set) as url:
+                starts.close()
+                if url is None:
+                    return
+                _say_where(served, url)
+                with redirect_stdout(stdout):
+                    _print_url(served, url, as_json)
+                _watch(served, stop)
+                say("stopping")
 
 
 def _settings(given: dict[str, Any], place: Place) -> Settings:
@@ -134,6 +145,23 @@ def _say_where(served: Sequence[ServedModel], url: str) -> None:
 
 def _named(model: ServedModel) -> dict[str, Any]:
     return {"model": model.name, "version": model.version}
+
+
+def _watch(served: Sequence[ServedModel], stop: threading.Event) -> None:
+    """Say what becomes of the aliases that replicas follow, until `stop`."""
+    from ftray.serve.news import News
+
+    news = [News(m.alias, m.version) for m in served if m.alias is not None]
+    trouble = ""
+    while not stop.wait(_LOOK_S if news else None):
+        try:
+            for line in (line for each in news for line in each.tell()):
+                say(line)
+            trouble = ""
+        except FtrayError as error:
+            if str(error) != trouble:
+                say(f"what the replicas do is not known just now: {error}")
+            trouble = str(error)
 
 
 @contextmanager

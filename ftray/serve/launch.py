@@ -7,6 +7,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import ray
 from ray import serve
@@ -29,8 +30,17 @@ ANSWER_SECONDS = 30.0
 _POLL_SECONDS = 0.1
 _HEAD = "node:__internal_head__"
 
-Say = Callable[[str], None]
 Stopped = Callable[[], bool]
+
+
+class Progress(Protocol):
+    """Tells a person what goes on."""
+
+    def stage(self, name: str) -> None:
+        """Say that from now on `name` goes on."""
+        ...
+
+    def say(self, line: str) -> None: ...
 
 
 @contextmanager
@@ -38,7 +48,7 @@ def endpoint(
     models: Sequence[ServedModel],
     spec: ServeSpec,
     place: Place,
-    say: Say,
+    progress: Progress,
     stopped: Stopped,
 ) -> Iterator[str | None]:
     """The URL under which `models` answer inside the block; None when `stopped` said so first.
@@ -59,13 +69,15 @@ def endpoint(
     answers = False
     try:
         if running is None:
+            progress.stage("starting Ray Serve")
             serve.start(
                 proxy_location="HeadOnly",
                 http_options={"host": host, "port": port},
                 logging_config=logging_config(requests=False),
             )
+        progress.stage(f"loading {', '.join(model.address for model in models)}")
         _deploy(models, spec, place.prefix)
-        runs = _wait_until_running(name, say, stopped)
+        runs = _wait_until_running(name, progress.say, stopped)
         url = _url(host, port, node["NodeManagerAddress"]) + place.prefix.rstrip("/")
         answers = runs and _wait_until_answering(url, stopped)
         yield url if answers else None
@@ -95,7 +107,7 @@ def _deploy(models: Sequence[ServedModel], spec: ServeSpec, prefix: str) -> None
     )
 
 
-def _wait_until_running(name: str, say: Say, stopped: Stopped) -> bool:
+def _wait_until_running(name: str, say: Callable[[str], None], stopped: Stopped) -> bool:
     """False when `stopped`. Raises what a replica refused for, RunFailed for any other failure."""
     end = time.monotonic() + START_SECONDS
     said = ""

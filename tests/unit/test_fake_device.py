@@ -9,7 +9,6 @@ import pytest
 
 from tests.helpers.fake_device_runs import CASES
 
-
 QUICK = ("bert", "llama")
 
 

@@ -17,6 +17,7 @@ from ftray.cli.main import app
 from ftray.errors import ModelError, RegistryError
 from ftray.models.folder import ModelInfo
 from ftray.serve import watcher
+from ftray.serve.news import News
 from ftray.store.promotion import promote, roll_back, try_out
 from ftray.store.registry import Registry
 from ftray.store.reports import read_reports
@@ -328,3 +329,24 @@ def test_a_storage_that_takes_no_writes_stops_no_replica(
     monkeypatch.setattr("ftray.serve.alias.change_route", failing)
     one.poll()
     assert one.version == 2
+
+
+def test_whoever_runs_the_service_is_told_what_becomes_of_the_alias(registry: Registry) -> None:
+    one = replica(registry, "a", BAD)
+    news = News(one.alias, 1)
+    assert news.tell() == []
+    promote(registry, "m:2", "live")
+    assert news.tell() == [], "not before a replica answers with it"
+    one.poll()
+    assert news.tell() == ["m@live: version 2 takes over from version 1"]
+    promote(registry, f"m:{BAD}", "live")
+    one.poll()
+    (line,) = news.tell()
+    assert line.startswith(f"m@live: version {BAD} is refused: golden answers")
+    try_out(registry, "m:1", "live", 0.25, shadow=False)
+    one.poll()
+    assert news.tell() == ["m@live: version 1 is on trial, with 25% of the requests"]
+    roll_back(registry, "m", "live")
+    one.poll()
+    assert news.tell() == ["m@live: the trial of version 1 ended: it was rolled back"]
+    assert news.tell() == []

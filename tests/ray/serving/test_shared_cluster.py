@@ -10,6 +10,7 @@ import httpx
 import pytest
 from ray import serve
 
+from ftray.cli.live import LiveLine
 from ftray.errors import ServeError
 from ftray.serve.launch import endpoint
 from ftray.serve.place import Place
@@ -37,7 +38,7 @@ def others(ray_cluster: None) -> Iterator[int]:
 
 def _endpoint(model: Path, place: Place):  # type: ignore[no-untyped-def]
     served, spec = find(parse({"model": str(model), **SERVED}))
-    return endpoint(served, spec, place, lambda _: None, threading.Event().is_set)
+    return endpoint(served, spec, place, LiveLine(), threading.Event().is_set)
 
 
 def test_it_goes_beside_others_and_ends_its_own_alone(others: int, model_folder: Path) -> None:
