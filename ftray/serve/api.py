@@ -14,6 +14,7 @@ from ftray import __version__
 from ftray.serve import v2
 from ftray.serve.backend import Backends, BadPrompt, Unavailable
 from ftray.serve.batcher import Overloaded
+from ftray.serve.bodies import Bodies
 from ftray.serve.door import Door
 from ftray.serve.faults import (
     CHAT,
@@ -29,7 +30,7 @@ from ftray.serve.faults import (
 )
 from ftray.serve.gate import Gate, route_path
 from ftray.serve.keyring import Keyring
-from ftray.serve.messages import MAX_BODY, MAX_STREAM, Health
+from ftray.serve.messages import MAX_BODY, MAX_STREAM, MAX_TOGETHER, Health
 from ftray.serve.metrics import CONTENT_TYPE, Metrics
 from ftray.serve.openai import openai_routes
 from ftray.serve.page import page_routes
@@ -69,6 +70,7 @@ def create_api(
         servers=[{"url": "."}],
         root_path_in_servers=False,
     )
+    bodies, streams = Bodies(MAX_BODY, MAX_TOGETHER), Bodies(MAX_STREAM, MAX_TOGETHER)
     protocols = v1_routes(backends), openai_routes(backends), v2.v2_routes(backends)
     for routes in (*protocols, page_routes()):
         api.include_router(routes)
@@ -80,7 +82,7 @@ def create_api(
         metrics=metrics,
         paths=PATHS,
         prefixes=(MODELS, v2.PREFIX),
-        max_body=_max_body,
+        bodies=lambda path: streams if path.endswith(STREAM) else bodies,
         door=Door(keys, loopback, OPEN, METRICS),
     )
     if keys is not None:
@@ -97,10 +99,6 @@ def _add_scheme(api: FastAPI) -> None:
     for path in OPEN & document["paths"].keys():
         for operation in document["paths"][path].values():
             operation["security"] = []
-
-
-def _max_body(path: str) -> int:
-    return MAX_STREAM if path.endswith(STREAM) else MAX_BODY
 
 
 def _add_operations(api: FastAPI, backends: Backends) -> None:

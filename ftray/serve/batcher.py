@@ -161,8 +161,8 @@ class Batcher(Generic[Item, Answer]):
     async def _work(self) -> None:
         while self._rows or not self._closed:
             await self._gather()
-            if batch := self._take():
-                await self._answer(batch)
+            # No name here holds the rows, and with them models, until the next ones come.
+            await self._answer(self._take())
 
     async def _gather(self) -> None:
         """Until a batch is full, or nobody more is likely to come, or its first row has waited long

@@ -3,36 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ftray.errors import FtrayError
 from ftray.models.folder import ModelInfo
 from ftray.models.sampling import Prompt, Sampling
 from ftray.serve.backend import Answers, Generation, Unavailable, version_number
+from ftray.serve.backoff import Backoff
+from ftray.serve.batcher import Overloaded, TooLate
 from ftray.serve.loader import Live
 from ftray.serve.log import logger
 from ftray.serve.settings import ServedModel
 from ftray.serve.shelf import Shelf
+from ftray.serve.slots import Slots
 
 _log = logger(__name__)
 
-Start = Callable[[ServedModel], Shelf]
-"""Loads what is to be served. Raises ModelError when it does not prove itself."""
+Start = Callable[[ServedModel, Slots], Shelf]
+"""Loads what is to be served, in slots. Raises ModelError when it does not prove itself."""
+_LOADERS = 4
+_RETRY_AFTER_S = 5
 
 
 class Catalog:
-    """At most `most` models are held; who is asked for another one waits until it is loaded."""
+    """At most `most` models are loaded at once; who is asked for another one waits until the least
+    recently used one has gone and that one is loaded, for `wait_s` at most."""
 
-    def __init__(self, served: Sequence[ServedModel], start: Start, most: int) -> None:
+    def __init__(
+        self, served: Sequence[ServedModel], start: Start, most: int, wait_s: float
+    ) -> None:
         """Loads as many as may be held. Raises as `start`."""
-        self._start, self._most = start, most
+        self._start, self._wait_s = start, wait_s
         self.entries = tuple(Entry(model, self) for model in served)
         self._held: OrderedDict[str, Shelf] = OrderedDict()  # by use, the latest one last
         self._loading: dict[str, asyncio.Task[Shelf]] = {}
+        self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="load")
+        self._slots = Slots(most, wait_s, self._let_go)
+        self._failed = Backoff()
         for model in served[:most]:
-            self._held[model.address] = start(model)
+            self._held[model.address] = start(model, self._slots)
 
     def find(self, name: str, version: str | None = None) -> Entry | None:
         """By its name, or by its address where several versions of one model are served."""
@@ -50,30 +64,56 @@ class Catalog:
         return [shelf.current for shelf in self._held.values()]
 
     async def shelf(self, model: ServedModel) -> Shelf:
-        """It is the one used last from now on. Raises Unavailable."""
+        """It is the one used last from now on. Raises Unavailable, Overloaded."""
         address = model.address
         if (shelf := self._held.get(address)) is not None:
-            self._held.move_to_end(address)
+            with suppress(KeyError):  # let go by another thread since
+                self._held.move_to_end(address)
             return shelf
+        if pause := self._failed.left_s(address):
+            raise _unavailable(model, pause)
         if address not in self._loading:
             task = asyncio.get_running_loop().create_task(self._load(model))
             self._loading[address] = task
             task.add_done_callback(lambda _: self._loading.pop(address))
-        # Others may wait for it too when this caller goes away.
-        return await asyncio.shield(self._loading[address])
+        try:
+            async with asyncio.timeout(self._wait_s) as limit:
+                # Others may wait for it too when this caller goes away.
+                return await asyncio.shield(self._loading[address])
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TooLate(f"{address} is being loaded", _RETRY_AFTER_S) from None
 
     async def _load(self, model: ServedModel) -> Shelf:
-        loop = asyncio.get_running_loop()
+        loop, address = asyncio.get_running_loop(), model.address
         try:
-            shelf = await loop.run_in_executor(None, self._start, model)
-        except FtrayError as error:
-            _log.error("%s cannot be loaded: %s", model.address, error)
-            raise Unavailable(f"{model.address} cannot be loaded") from error
-        self._held[model.address] = shelf
-        while len(self._held) > self._most:
-            _, oldest = self._held.popitem(last=False)
-            oldest.close()
+            shelf = await loop.run_in_executor(self._loaders, self._start, model, self._slots)
+        except Overloaded:
+            raise
+        except Exception as error:  # noqa: BLE001 - logged, and told to all who ask
+            self._failed.again(address)
+            _log.error("%s cannot be loaded: %s", address, error, exc_info=_unforeseen(error))
+            raise _unavailable(model, self._failed.left_s(address)) from None
+        self._failed.forget(address)
+        self._held[address] = shelf
         return shelf
+
+    def _let_go(self, but: str) -> str | None:
+        """Let go of the least recently used model; its address is returned, and not `but`."""
+        for address in list(self._held):
+            if address != but and (shelf := self._held.pop(address, None)) is not None:
+                shelf.close()
+                return address
+        return None
+
+
+def _unavailable(model: ServedModel, pause_s: float) -> Unavailable:
+    return Unavailable(f"{model.address} cannot be loaded", math.ceil(pause_s))
+
+
+def _unforeseen(error: Exception) -> Exception | None:
+    return None if isinstance(error, FtrayError) else error
 
 
 @dataclass(frozen=True)

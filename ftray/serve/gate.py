@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ftray.serve.backend import MODEL_HEADER, VERSION_HEADER, Backends, named
+from ftray.serve.bodies import Bodies
 from ftray.serve.caller import CALLER, CALLER_HEADER
 from ftray.serve.door import KEY, Door
 from ftray.serve.faults import CHAT, COMPLETIONS
@@ -43,8 +43,8 @@ class Gate:
     """Those that are counted by name."""
     prefixes: Collection[str]
     """Paths that begin so are counted together; any other is counted as `other`."""
-    max_body: Callable[[str], int]
-    """Path -> bytes."""
+    bodies: Callable[[str], Bodies]
+    """Path -> the limits on what is sent there."""
     door: Door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,7 +69,8 @@ class Gate:
         path = route_path(scope)
         app = self.door.refusal(scope, path) or self.app
         try:
-            await app(scope, self._limited(scope, receive), send_named)
+            with self.bodies(path).limited(scope, receive) as limited:
+                await app(scope, limited, send_named)
         finally:
             known = path if path in self.paths else self._family(path)
             answered_by = who[MODEL_HEADER], who[VERSION_HEADER]
@@ -82,27 +83,3 @@ class Gate:
 
     def _family(self, path: str) -> str:
         return next((prefix for prefix in self.prefixes if path.startswith(prefix)), "other")
-
-    def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        """`receive`, which raises an HTTP error 413 once the body is longer than allowed, or says
-        beforehand that it will be."""
-        announced = dict(scope["headers"]).get(b"content-length", b"")
-        size_told = int(announced) if announced.isdigit() else 0
-        received = 0
-
-        most = self.max_body(route_path(scope))
-
-        def check(size: int) -> None:
-            if size > most:
-                limit = f"{most:,} bytes a request is the limit"
-                raise HTTPException(413, f"the body is too long: {limit}")
-
-        async def limited() -> Message:
-            nonlocal received
-            check(size_told)  # who announces too much may never send it
-            message = await receive()
-            received += len(message.get("body", b""))
-            check(received)
-            return message
-
-        return limited

@@ -36,6 +36,10 @@ class LiveModel:
     soundness: Soundness = field(default_factory=Soundness)
 
     @property
+    def loaded(self) -> Predictor:
+        return self.predictor
+
+    @property
     def fault(self) -> str:
         """Why it does not answer; empty where it does."""
         return self.soundness.fault or self.engine.fault

@@ -49,6 +49,10 @@ class LiveGenerator:
         object.__setattr__(self, "talks", talks)
 
     @property
+    def loaded(self) -> Generator:
+        return self.generator
+
+    @property
     def fault(self) -> str:
         """Why it does not answer; empty where it does."""
         return self.soundness.fault or self.talks.watch.fault

@@ -12,6 +12,7 @@ from ftray.device import own_device
 from ftray.models.folder import ModelInfo
 from ftray.models.generator import Generator
 from ftray.models.load import load_model
+from ftray.models.loaded import LoadedModel
 from ftray.models.pool import Pool
 from ftray.models.predictor import Predictor
 from ftray.models.sampling import Prompt, Sampling
@@ -42,6 +43,11 @@ class Live(Protocol):
 
     @property
     def info(self) -> ModelInfo: ...
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """What takes the memory."""
+        ...
 
     @property
     def soundness(self) -> Soundness: ...

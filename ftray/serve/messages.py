@@ -22,6 +22,8 @@ MAX_BODY = 4 * 2**20
 """Bytes of one request."""
 MAX_STREAM = 32 * 2**20
 """Bytes of one stream."""
+MAX_TOGETHER = 256 * 2**20
+"""Bytes of all streams that a replica holds at once, and of all other requests."""
 MAX_STREAM_ROWS = 100_000
 
 Input = Annotated[str, StringConstraints(max_length=MAX_TEXT, strict=True)]

@@ -26,10 +26,11 @@ from ftray.serve.refusal import refusal
 from ftray.serve.reporter import Reporter
 from ftray.serve.settings import ServedModel
 from ftray.serve.shelf import Shelf
+from ftray.serve.slots import Slots
 from ftray.serve.watcher import Watcher
 from ftray.spec.compute import Compute
 from ftray.spec.serving import Batching, GenerationLimits
-from ftray.store.location import locate
+from ftray.store.location import Location, locate
 from ftray.store.routes import Stop
 
 _PAGE_SECONDS = 5.0
@@ -68,23 +69,29 @@ class Replica:
         try:
             self._loopback = loopback
             self._keys = None if api_keys is None else Keyring(locate(api_keys))
-            self._catalog = Catalog(served, self._start, max_models)
+            wait_s = batching.timeout_seconds
+            self._catalog = Catalog(served, self._start, max_models, wait_s)
             self._health = Health(lambda: self._catalog.current)
         except FtrayError as error:
             raise refusal(error) from error
         if self._keys is not None:
             self._keys.follow()
 
-    def _start(self, model: ServedModel) -> Shelf:
+    def _start(self, model: ServedModel, slots: Slots) -> Shelf:
         """Begins with what the other replicas answer with."""
         alias = model.alias
-        load = partial(self._loader.load, trust_remote_code=model.trust_remote_code)
         count_shadow = partial(self._metrics.count_shadow, model.name)
+
+        def load(folder: Location, version: int | None) -> Live:
+            trusts = model.trust_remote_code
+            loads = partial(self._loader.load, folder, model.name, version, trusts)
+            return slots.hold(model.address, loads)
+
         if alias is None:
-            return Shelf(load(model.folder, model.name, model.version), count_shadow)
+            return Shelf(load(model.folder, model.version), count_shadow)
 
         def load_stop(stop: Stop) -> Live:
-            return load(alias.folder(stop), model.name, stop.version)
+            return load(alias.folder(stop), stop.version)
 
         reporter = Reporter(alias, self._id)
         watcher = Watcher(alias, load_stop, reporter, count_shadow)

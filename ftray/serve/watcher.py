@@ -9,11 +9,12 @@ is at fault, says so, and tries again later.
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
+from functools import partial
 
 from ftray.errors import FtrayError, ModelError
 from ftray.serve.alias import Alias
+from ftray.serve.backoff import Backoff
 from ftray.serve.judge import verdict
 from ftray.serve.loader import Live
 from ftray.serve.log import logger
@@ -23,7 +24,6 @@ from ftray.store.reports import Counts, TrialCounts
 from ftray.store.routes import Refusal, Route, Stop
 
 _EVERY_S = 2.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
 _log = logger(__name__)
 
 Load = Callable[[Stop], Live]
@@ -41,7 +41,7 @@ class Watcher:
         gives its golden answers."""
         self._alias, self._load, self._reporter = alias, load, reporter
         self._refusal: Refusal | None = None
-        self._failed = _Backoff()
+        self._failed = Backoff()
         self._judged: TrialCounts | None = None
         route, first = self._begin(alias.route())
         self._since = route.since
@@ -51,7 +51,9 @@ class Watcher:
 
     def follow(self) -> None:
         """Poll and report in threads, until the shelf is closed."""
-        for work in (self._keep_polling, lambda: self._reporter.keep_on(self.shelf.over)):
+        # Who reports holds no model, whatever the storage makes it wait for.
+        report = partial(self._reporter.keep_on, self.shelf.over)
+        for work in (self._keep_polling, report):
             threading.Thread(target=work, name="ftray-alias", daemon=True).start()
 
     def poll(self) -> None:
@@ -94,7 +96,7 @@ class Watcher:
                 self._prove(route)
             self._since = route.since
             return
-        if self._failed.waits((route.since, stop)):
+        if self._failed.left_s((route.since, stop)):
             return
         model = self._loaded(route, stop)
         if model is None:
@@ -150,7 +152,7 @@ class Watcher:
         self.shelf.end_trial()
         if trial is None or trial.stop.version == self.shelf.current.version:
             return
-        if self._failed.waits(trial.id):
+        if self._failed.left_s(trial.id):
             return
         try:
             model = self._load(trial.stop)
@@ -186,22 +188,3 @@ class Watcher:
         version = self.shelf.current.version
         assert version is not None, "what an alias means has a number"
         self._reporter.tell(version, self._since, self._refusal, self.shelf.counts)
-
-
-class _Backoff:
-    """Pauses before a failed step is tried again, each twice as long as the one before."""
-
-    def __init__(self) -> None:
-        self._until: dict[Hashable, tuple[float, float]] = {}
-        """Failed step -> its last pause in seconds, and the time when the pause ends."""
-
-    def again(self, key: Hashable) -> None:
-        pause, _ = self._until.get(key, (_FIRST_PAUSE_S / 2, 0.0))
-        pause = min(2 * pause, _LONGEST_PAUSE_S)
-        self._until[key] = pause, time.monotonic() + pause
-
-    def waits(self, key: Hashable) -> bool:
-        return key in self._until and time.monotonic() < self._until[key][1]
-
-    def forget_but(self, *keys: Hashable) -> None:
-        self._until = {key: when for key, when in self._until.items() if key in keys}

@@ -66,8 +66,10 @@ class ServeSpec(Section):
     batch: Batching = Batching()
     max_models: PositiveInt = Field(
         32,
-        description="Of several served models, how many a replica holds; another one is loaded "
-        "when it is asked for, and the least recently used one goes.",
+        description="Of several served models, how many a replica has loaded at once, those that "
+        "are being loaded or replaced included; another one is loaded when it is asked for, and "
+        "the least recently used one goes first. Of one that is alone a new version is always "
+        "loaded beside the old one.",
     )
     max_tokens: PositiveInt = Field(
         512,

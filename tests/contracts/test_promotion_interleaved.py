@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ftray.errors import RegistryError
-from ftray.serve import watcher
+from ftray.serve import backoff
 from ftray.store.promotion import find_route, promote, resolve, roll_back, try_out
 from ftray.store.registry import Registry
 from ftray.store.reports import Roll
@@ -147,7 +147,7 @@ class _told:
 def test_random_interleavings_end_in_agreement(
     registry: Registry, seeds: range, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watcher, "_FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(backoff, "_FIRST_PAUSE_S", 0.0)
     for seed in seeds:
         chance = random.Random(seed)
         random.seed(seed)
@@ -188,7 +188,7 @@ def test_processes_that_race_on_one_alias_end_in_agreement(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three, of which one is killed in the middle, and two replicas that poll all the time."""
-    monkeypatch.setattr(watcher, "_FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(backoff, "_FIRST_PAUSE_S", 0.0)
     service = Service(registry, random.Random(1))
     service.asked |= {2, 4}
     service.start()

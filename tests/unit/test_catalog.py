@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
-from types import SimpleNamespace
+import time
 from typing import Any, cast
+from weakref import WeakSet
 
 import pytest
 
 from ftray.errors import ModelError
 from ftray.serve.alias import Alias
 from ftray.serve.backend import Answers, Unavailable
+from ftray.serve.batcher import Overloaded, TooLate
 from ftray.serve.catalog import Catalog
+from ftray.serve.loader import Live
 from ftray.serve.settings import ServedModel
 from ftray.serve.shelf import Shelf
+from ftray.serve.slots import Slots
 from ftray.store.location import locate
 from ftray.store.routes import Stop
 from tests.helpers.fake_backend import INFO
@@ -25,36 +30,59 @@ def model(name: str, version: int | None = 1, alias: str | None = None) -> Serve
     return ServedModel(locate(f"/models/{name}"), name, version, INFO, followed)
 
 
-class FakeShelf:
+class FakeLive:
+    """Takes a slot as long as something refers to it."""
+
     def __init__(self, served: ServedModel) -> None:
-        self.served, self.closed = served, False
-        self.current = SimpleNamespace(version=served.version, info=INFO)
+        self.version, self.info = served.version, INFO
+
+    @property
+    def loaded(self) -> FakeLive:
+        return self
+
+
+class FakeShelf:
+    def __init__(self, bench: Bench, served: ServedModel, live: Live) -> None:
+        self.bench, self.served, self.current = bench, served, live
 
     async def answer(self, texts: Any, top_k: int | None) -> Answers:
+        await self.bench.free.wait()
         return Answers(self.served.name, self.served.version, ("a",), [{"label": "a"}])
 
     def close(self) -> None:
-        self.closed = True
+        self.bench.closed.append(self.served.address)
 
 
 class Bench:
-    def __init__(self, *served: ServedModel, most: int = 2, broken: str = "") -> None:
-        self.broken = broken
-        self.started: list[FakeShelf] = []
-        self.free = threading.Event()
-        self.free.set()
-        self.catalog = Catalog(served, self.start, most)
+    """A catalog of made-up models. started, closed: addresses, in their order; most_loaded: at
+    once; can_load: set while loading goes on; free: while models answer."""
 
-    def start(self, served: ServedModel) -> Shelf:
-        self.free.wait()
+    def __init__(
+        self, *served: ServedModel, most: int = 2, broken: str = "", wait_s: float = 20
+    ) -> None:
+        self.broken = broken
+        self.started: list[str] = []
+        self.closed: list[str] = []
+        self.most_loaded = 0
+        self._loaded: WeakSet[FakeLive] = WeakSet()
+        self.can_load, self.free = threading.Event(), asyncio.Event()
+        self.can_load.set()
+        self.free.set()
+        self.catalog = Catalog(served, self.start, most, wait_s)
+
+    def start(self, served: ServedModel, slots: Slots) -> Shelf:
+        live = slots.hold(served.address, lambda: self._load(served))
+        return cast(Shelf, FakeShelf(self, served, live))
+
+    def _load(self, served: ServedModel) -> Live:
+        live = FakeLive(served)
+        self._loaded.add(live)
+        self.most_loaded = max(self.most_loaded, len(self._loaded))
+        assert self.can_load.wait(20)
+        self.started.append(served.address)
         if served.name == self.broken:
             raise ModelError.of("golden answers", "a", "off by 0.3", "export it again")
-        self.started.append(FakeShelf(served))
-        return cast(Shelf, self.started[-1])
-
-    @property
-    def names(self) -> list[str]:
-        return [shelf.served.address for shelf in self.started]
+        return cast(Live, live)
 
     async def ask(self, name: str) -> str:
         entry = self.catalog.find(name)
@@ -65,41 +93,106 @@ class Bench:
 def test_the_least_recently_used_one_goes() -> None:
     async def run() -> None:
         bench = Bench(model("a"), model("b"), model("c"))
-        assert bench.names == ["a:1", "b:1"]
+        assert bench.started == ["a:1", "b:1"]
         assert [await bench.ask(name) for name in "ac"] == ["a", "c"]
-        assert [shelf.closed for shelf in bench.started] == [False, True, False]
+        assert bench.closed == ["b:1"]
         assert await bench.ask("a") == "a"
-        assert bench.names == ["a:1", "b:1", "c:1"]
+        assert bench.started == ["a:1", "b:1", "c:1"]
         assert await bench.ask("b") == "b"
-        assert bench.names == ["a:1", "b:1", "c:1", "b:1"]
-        assert bench.started[2].closed and not bench.started[0].closed
+        assert bench.started == ["a:1", "b:1", "c:1", "b:1"]
+        assert bench.closed == ["b:1", "c:1"]
 
     asyncio.run(run())
 
 
 def test_many_who_ask_for_one_load_it_once_and_who_goes_away_takes_nobody_along() -> None:
     async def run() -> None:
-        bench = Bench(model("a"), model("b"), most=1)
-        bench.free.clear()
-        asking = [asyncio.create_task(bench.ask("b")) for _ in range(5)]
+        bench = Bench(model("a"), model("b"), model("c"))
+        bench.can_load.clear()
+        asking = [asyncio.create_task(bench.ask("c")) for _ in range(5)]
         await asyncio.sleep(0.01)
-        assert await bench.ask("a") == "a", "the others are answered meanwhile"
+        assert await bench.ask("b") == "b", "the others are answered meanwhile"
         asking[0].cancel()
-        bench.free.set()
-        assert await asyncio.gather(*asking[1:]) == ["b"] * 4
-        assert bench.names == ["a:1", "b:1"]
+        bench.can_load.set()
+        assert await asyncio.gather(*asking[1:]) == ["c"] * 4
+        assert bench.started == ["a:1", "b:1", "c:1"]
 
     asyncio.run(run())
 
 
-def test_one_that_does_not_prove_itself_fails_its_own_callers_only() -> None:
+def test_no_more_are_loaded_at_once_than_may_be_however_many_are_asked_for() -> None:
     async def run() -> None:
-        bench = Bench(model("a"), model("b"), most=1, broken="b")
-        for _ in range(2):
-            with pytest.raises(Unavailable, match="b:1 cannot be loaded"):
-                await bench.ask("b")
-        assert await bench.ask("a") == "a"
-        assert not bench.started[0].closed
+        names = "abcdefgh"
+        bench = Bench(*map(model, names), most=3)
+        rng = random.Random(0)
+        asked = [rng.choice(names) for _ in range(60)]
+        assert await asyncio.gather(*map(bench.ask, asked)) == asked
+        assert bench.most_loaded == 3
+
+    asyncio.run(run())
+
+
+def test_one_that_was_let_go_takes_its_room_until_its_last_request_ends() -> None:
+    async def run() -> None:
+        bench = Bench(model("a"), model("b"), most=1, wait_s=0.3)
+        bench.free.clear()
+        slow = asyncio.create_task(bench.ask("a"))
+        await asyncio.sleep(0.01)
+        with pytest.raises(Overloaded) as caught:
+            await bench.ask("b")
+        assert caught.value.retry_after_s >= 1
+        bench.free.set()
+        assert await slow == "a"
+        del slow
+        assert await bench.ask("b") == "b"
+        assert bench.most_loaded == 1
+
+    asyncio.run(run())
+
+
+def test_who_waits_too_long_for_a_model_is_told_and_the_next_one_finds_it() -> None:
+    async def run() -> None:
+        bench = Bench(model("a"), model("b"), most=1, wait_s=0.2)
+        bench.can_load.clear()
+        with pytest.raises(TooLate, match="b:1 is being loaded"):
+            await bench.ask("b")
+        bench.can_load.set()
+        assert await bench.ask("b") == "b"
+        assert bench.started == ["a:1", "b:1"]
+
+    asyncio.run(run())
+
+
+def test_a_new_version_of_the_one_model_is_loaded_beside_the_old_one() -> None:
+    slots = Slots(1, 0.1, lambda but: None)
+    old = slots.hold("a", lambda: cast(Live, FakeLive(model("a"))))
+    new = slots.hold("a", lambda: cast(Live, FakeLive(model("a", 2))))
+    with pytest.raises(Overloaded, match="no more than 1"):
+        slots.hold("b", lambda: cast(Live, FakeLive(model("b"))))
+    del old, new
+    assert slots.hold("b", lambda: cast(Live, FakeLive(model("b")))).version == 1
+
+
+def test_one_that_cannot_be_loaded_fails_its_own_callers_and_is_tried_again_ever_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def run() -> None:
+        bench = Bench(model("a"), model("b"), model("c"), broken="c")
+        for _ in range(5):
+            with pytest.raises(Unavailable, match="c:1 cannot be loaded") as caught:
+                await bench.ask("c")
+            assert 1 <= caught.value.retry_after_s <= 5
+        assert bench.started == ["a:1", "b:1", "c:1"], "not once a request"
+        assert await bench.ask("b") == "b"
+        clock = time.monotonic()
+        monkeypatch.setattr("ftray.serve.backoff.time.monotonic", lambda: clock + 6)
+        with pytest.raises(Unavailable) as caught:
+            await bench.ask("c")
+        assert bench.started[3:] == ["c:1"]
+        assert 5 < caught.value.retry_after_s <= 10
+        bench.broken = ""
+        monkeypatch.setattr("ftray.serve.backoff.time.monotonic", lambda: clock + 60)
+        assert await bench.ask("c") == "c"
 
     asyncio.run(run())
 

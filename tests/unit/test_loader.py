@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -43,6 +46,27 @@ def test_a_model_alone_is_computed_as_a_graph(
     assert isinstance(live, LiveModel)
     assert isinstance(live.predictor.model, TracedModel) is is_traced
     assert (live.predictor.lineage is None) is is_traced
+
+
+@pytest.mark.parametrize("pool", [None, Pool()])
+def test_a_model_that_has_answered_and_that_nobody_holds_is_gone_at_once(
+    made: Location, pool: Pool | None
+) -> None:
+    async def run() -> None:
+        live = loader(pool).load(made, "tiny", 1)
+        await live.answer(["dull"], None)
+        await live.check()
+        model = weakref.ref(live.loaded)
+        gc.collect()
+        gc.disable()
+        try:
+            del live
+            await asyncio.sleep(0.1)
+            assert model() is None
+        finally:
+            gc.enable()
+
+    asyncio.run(run())
 
 
 def test_what_does_not_give_its_golden_answers_is_not_loaded(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from ftray.cli.main import app
 from ftray.errors import ModelError, RegistryError
 from ftray.models.folder import ModelInfo
-from ftray.serve import watcher
+from ftray.serve import backoff
 from ftray.serve.news import News
 from ftray.store.promotion import promote, roll_back, try_out
 from ftray.store.registry import Registry
@@ -125,7 +125,7 @@ def test_what_never_proved_itself_is_refused_at_the_start(registry: Registry) ->
 def test_one_replica_that_cannot_load_a_version_does_not_take_it_from_the_others(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watcher, "_FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(backoff, "_FIRST_PAUSE_S", 0.0)
     well, ill, poor = (replica(registry, name) for name in "abc")
     ill.refuses, poor.breaks = {2}, {2}
     changed = promote(registry, "m:2", "live")

@@ -95,10 +95,13 @@ def test_a_folder_that_was_changed_since_costs_the_others_nothing(
     try:
         refused = ask("third")
         assert refused.status_code == 503
+        pause_s = int(refused.headers["retry-after"])
         assert "third" in refused.json()["error"]["message"]
         assert [ask(name).status_code for name in ("first", "second")] == [200, 200]
     finally:
         away.rename(weights)
+    assert ask("third").json() == refused.json(), "it is not tried again at once"
+    time.sleep(pause_s)
     assert ask("third").status_code == 200
 
 

@@ -1,0 +1,55 @@
+"""Limits on the bodies of requests: on each of them, and on all that are held at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive, Scope
+
+_RETRY_AFTER_S = 5
+
+
+class Bodies:
+    """Of one kind of request. each, together: bytes."""
+
+    def __init__(self, each: int, together: int) -> None:
+        self._each, self._together = each, together
+        self._held = 0
+
+    @contextmanager
+    def limited(self, scope: Scope, receive: Receive) -> Iterator[Receive]:
+        """`receive`, which raises an HTTP error once the body is too long, or says beforehand that
+        it will be: 413; or once all bodies together are: 503. The body counts until the block
+        ends."""
+        announced = dict(scope["headers"]).get(b"content-length", b"")
+        size_told = int(announced) if announced.isdigit() else 0
+        received = 0
+
+        def check(size: int) -> None:
+            if size > self._each:
+                limit = f"{self._each:,} bytes a request is the limit"
+                raise HTTPException(413, f"the body is too long: {limit}")
+
+        async def limited() -> Message:
+            nonlocal received
+            check(size_told)  # who announces too much may never send it
+            message = await receive()
+            size = len(message.get("body", b""))
+            received += size
+            self._held += size
+            check(received)
+            if self._held > self._together:
+                raise _too_much()
+            return message
+
+        try:
+            yield limited
+        finally:
+            self._held -= received
+
+
+def _too_much() -> HTTPException:
+    message = f"too much is being uploaded; try again in {_RETRY_AFTER_S} s"
+    return HTTPException(503, message, {"retry-after": str(_RETRY_AFTER_S)})
