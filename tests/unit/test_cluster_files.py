@@ -7,12 +7,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -169,7 +171,9 @@ def image_faults(dockerfile: str, ignore: str) -> Iterator[str]:
             yield f"{target}: does not run as uid 1000"
         if not any("install" in step and "wget" in step for step in steps):
             yield f"{target}: KubeRay's probes find no wget"
-        if any(".[train]" in step for step in packages(found, steps)) != (target == "train"):
+        if any("--requirement train.lock" in step for step in packages(found, steps)) != (
+            target == "train"
+        ):
             yield f"{target}: has the wrong packages"
     for parent, instructions in found.values():
         if parent not in found and not re.fullmatch(r"\S+:(?!latest)\S+", parent):
@@ -189,8 +193,11 @@ def context_faults(instructions: list[str], ignore: list[str]) -> Iterator[str]:
             for source in step.split()[1:-1]:
                 if f"!{source}" not in ignore:
                     yield f"{source} is not in the build context"
-        if "pip install" in step and "--no-deps" not in step and "constraints.txt" not in step:
-            yield f"versions are left to chance: {step}"
+        for command in step.split("pip install")[1:]:
+            if "--no-deps" not in command:
+                yield f"versions are left to chance: {step}"
+            if "--requirement" in command and "--require-hashes" not in command:
+                yield f"files are not compared with their hashes: {step}"
 
 
 def image_files() -> tuple[str, str]:
@@ -214,7 +221,12 @@ def test_image_is_right() -> None:
         ("--from=train-packages", "--from=serve-packages", "train: has the wrong packages"),
         ("python:3.11-slim-bookworm", "python", "python is not pinned"),
         ("COPY ftray ftray", "COPY . .", ". is not in the build context"),
-        ("--constraint constraints.txt .\n", ".\n", "versions are left to chance"),
+        ("--no-deps --no-build-isolation .", ".", "versions are left to chance"),
+        (
+            "--require-hashes --requirement serve",
+            "--requirement serve",
+            "not compared with their hashes",
+        ),
     ],
 )
 def test_image_faults_are_found(text: str, instead: str, fault: str) -> None:
@@ -222,6 +234,42 @@ def test_image_faults_are_found(text: str, instead: str, fault: str) -> None:
     assert text in dockerfile
     found = list(image_faults(dockerfile.replace(text, instead), ignore))
     assert any(fault in one for one in found), found
+
+
+def locked(name: str) -> dict[str, tuple[str, list[str]]]:
+    """Package -> its version, and the hashes of its files."""
+    text = (CLUSTER / name).read_text()
+    entries = re.split(r"^(?=\w)", text, flags=re.MULTILINE)[1:]
+    found = {}
+    for entry in entries:
+        package, version = re.match(r"([\w.-]+)==(\S+) ", entry).groups()  # type: ignore[union-attr]
+        found[package] = version, re.findall(r"--hash=(\S+)", entry)
+    return found
+
+
+@pytest.mark.parametrize("name", ["cuda.lock", "serve.lock", "train.lock"])
+def test_locked_packages_have_hashes_and_the_versions_that_were_tested(name: str) -> None:
+    lines = (ROOT / "constraints.txt").read_text().split()
+    tested = dict(line.lower().split("==") for line in lines if "==" in line)
+    found = locked(name)
+    assert found
+    for package, (version, hashes) in found.items():
+        assert tested.get(package, version) == version, package
+        assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", one) for one in hashes), package
+
+
+def test_the_lock_files_have_what_ftray_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    serves = {**locked("serve.lock"), **locked("cuda.lock")}
+    trains = {**serves, **locked("train.lock")}
+    for needed, there in (
+        (project["dependencies"], serves),
+        (project["optional-dependencies"]["train"], trains),
+    ):
+        for one in needed:
+            requirement = Requirement(one)
+            version, _ = there[requirement.name]
+            assert version in requirement.specifier, "run cluster/lock.py"
 
 
 def test_build_context_starts_empty() -> None:
