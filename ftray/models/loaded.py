@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from ftray.device import own_device
 from ftray.errors import ModelError
@@ -23,6 +21,7 @@ from ftray.models.folder import Golden, ModelInfo, check_files, read_info
 from ftray.models.lineage import Lineage
 from ftray.models.measure import Measured, measure
 from ftray.models.pretrained import load_tokenizer
+from ftray.models.rounding import place_rounded
 from ftray.spec.compute import PLAIN, Compute, Precision
 from ftray.store.location import Location
 from ftray.tasks import get_task
@@ -32,9 +31,16 @@ from ftray.tasks.tokens import Spend, free
 
 GOLDEN_TOLERANCE = 1e-4
 """Largest difference of a probability from its golden answer: rounding differs between machines."""
-TOLERANCES: Mapping[Precision, float] = {"fp32": GOLDEN_TOLERANCE, "bf16": 3e-2, "int8": 1e-1}
-"""The same by precision: bf16 has eight bits for a number's digits, and so has int8 for the numbers
-of a row together."""
+TOLERANCES: Mapping[Precision, float] = {
+    "fp32": GOLDEN_TOLERANCE,
+    "bf16": 3e-2,
+    "fp16": 4e-3,
+    "int8": 1e-1,
+}
+"""The same by precision: bf16 has eight bits for a number's digits, fp16 eleven, and int8 eight for
+the numbers of a row together."""
+_ROUNDED: Mapping[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Types that matrices are kept and multiplied in."""
 
 
 class Outcome(NamedTuple):
@@ -57,8 +63,8 @@ class LoadedModel(ABC):
         trust_remote_code: bool = False,
     ) -> None:
         """trust_remote_code: whether code in the folder may run, which the folder itself has no say
-        in. In bf16 is computed what is safe in it (autocast), the rest in fp32. Raises ModelError
-        when `folder` is not a model folder."""
+        in. In bf16 and fp16 is computed what is safe in it (autocast), the rest in fp32. Raises
+        ModelError         when `folder` is not a model folder."""
         self.info: ModelInfo = read_info(folder)
         self.batch_size = batch_size
         self.compute = compute
@@ -73,8 +79,6 @@ class LoadedModel(ABC):
         self._computing = threading.Lock()
         self.lineage: Lineage | None = None
         """Which passes it can share with others: see `Pool`."""
-        if compute.bf16:
-            _round_matrices(self.model)
 
     def _load(self, local: Path, trust_remote_code: bool) -> tuple[Any, Any]:
         model: Any
@@ -92,7 +96,15 @@ class LoadedModel(ABC):
             raise ModelError.of(
                 "model", str(local), f"cannot be loaded: {error}", "export the model again"
             ) from None
-        return model.to(self.device).eval(), tokenizer
+        if self._rounded is None:
+            model = model.to(self.device)
+        else:
+            place_rounded(model, self.device, self._rounded)
+        return model.eval(), tokenizer
+
+    @property
+    def _rounded(self) -> torch.dtype | None:
+        return _ROUNDED.get(self.compute.precision)
 
     def encode(self, texts: Sequence[str], spend: Spend = free) -> list[list[int]]:
         """Token ids of each text that the model is asked, as it reads it."""
@@ -159,7 +171,7 @@ class LoadedModel(ABC):
     def autocast(self) -> torch.autocast:
         # A cache would hold weights that were rounded, and they are already.
         return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.compute.bf16, cache_enabled=False
+            self.device.type, self._rounded, enabled=self._rounded is not None, cache_enabled=False
         )
 
     @abstractmethod
@@ -191,14 +203,3 @@ class LoadedModel(ABC):
                     "export the model again, or serve with the library versions it was made with"
                     + exact,
                 )
-
-
-def _round_matrices(model: nn.Module) -> None:
-    """Keep in bf16 what autocast would round to it in every forward pass; the answers are the same,
-    bit by bit."""
-    for module in model.modules():
-        if isinstance(module, (nn.Linear, Conv1D)):
-            # Copies: an embedding may have the same weights, and is not computed in bf16.
-            for name, parameter in list(module.named_parameters(recurse=False)):
-                rounded = nn.Parameter(parameter.to(torch.bfloat16), requires_grad=False)
-                setattr(module, name, rounded)

@@ -24,6 +24,9 @@ from ftray.tasks.per_label import LabelScore
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+SHARD = "2GB"
+"""Weights of one file at most: who loads them has one of these in memory beside what it serves."""
+
 
 @contextmanager
 def staged(
@@ -35,7 +38,7 @@ def staged(
     with tempfile.TemporaryDirectory(prefix="ftray-model-") as temporary:
         folder = Path(temporary) / "model"
         try:
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, max_shard_size=SHARD)
             tokenizer.save_pretrained(folder)
         except (OSError, SafetensorError) as error:
             fix = (

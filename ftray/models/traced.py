@@ -16,9 +16,9 @@ from torch import nn
 
 from ftray.models.graph import Inputs, Logits, Unfit, check, recording
 
-_TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
+_TOLERANCES = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Of a logit, by the type that matrices are multiplied in: a few of its last digits. In fp32 they
-are mostly the same; in bf16 some families' constants are rounded earlier."""
+are mostly the same; rounded some families' constants are rounded earlier."""
 
 
 class TracedModel:
@@ -37,8 +37,8 @@ class TracedModel:
         except Exception as error:
             # The model's own Python runs here, and may raise anything when it is traced.
             raise Unfit(f"torch cannot trace it: {type(error).__name__}: {error}") from error
-        bf16 = torch.is_autocast_enabled("cpu")
-        dtype = torch.get_autocast_dtype("cpu") if bf16 else torch.float32
+        is_rounded = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if is_rounded else torch.float32
         check(self, model, examples, _TOLERANCES[dtype], (RuntimeError,))
 
     def __call__(self, **inputs: torch.Tensor) -> Any:

@@ -12,6 +12,7 @@ import torch
 from fastapi import FastAPI
 from ray import serve
 
+from ftray.device import limit_memory, own_device
 from ftray.errors import FtrayError
 from ftray.models.pool import Pool
 from ftray.serve import metrics
@@ -68,6 +69,7 @@ class Replica:
         self._reporters: dict[str, Reporter] = {}
         try:
             self._loopback = loopback
+            limit_memory(own_device())
             self._keys = None if api_keys is None else Keyring(locate(api_keys))
             wait_s = batching.timeout_seconds
             self._catalog = Catalog(served, self._start, max_models, wait_s)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 BackendName = Literal["torch", "onnx"]
-Precision = Literal["fp32", "bf16", "int8"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 PRECISIONS: dict[BackendName, tuple[Precision, ...]] = {
-    "torch": ("fp32", "bf16"),
+    "torch": ("fp32", "bf16", "fp16"),
     "onnx": ("fp32", "int8"),
 }
 
@@ -20,10 +20,6 @@ class Compute:
 
     backend: BackendName = "torch"
     precision: Precision = "fp32"
-
-    @property
-    def bf16(self) -> bool:
-        return self.precision == "bf16"
 
     @property
     def on_cpu(self) -> bool:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import xxhash
 
 _AT_ONCE = 8
-_BLOCK = 16 << 20
+_BLOCK = 2 << 20
 """Bytes that are read at once: they stay in the processor's and the system's caches."""
 
 
