@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from ftray.store.location import Location
 from ftray.store.reports import Report, Roll, read_reports, report_file
@@ -26,8 +27,9 @@ class Alias:
     alias: str
     deployed: Stop
 
-    @property
+    @cached_property
     def root(self) -> Root:
+        """Opened once a process: each opening makes a client of the storage."""
         return open_root(self.storage)
 
     def folder(self, stop: Stop) -> Location:

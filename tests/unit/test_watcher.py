@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 import shutil
 import threading
 from collections.abc import Iterator
@@ -350,3 +351,10 @@ def test_whoever_runs_the_service_is_told_what_becomes_of_the_alias(registry: Re
     one.poll()
     assert news.tell() == ["m@live: the trial of version 1 ended: it was rolled back"]
     assert news.tell() == []
+
+
+def test_a_replica_opens_its_storage_once(registry: Registry) -> None:
+    alias = pickle.loads(pickle.dumps(replica(registry, "a").alias))
+    assert alias.root is alias.root
+    again = pickle.loads(pickle.dumps(alias))
+    assert again == alias and again.root.location.url == alias.root.location.url
