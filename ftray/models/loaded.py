@@ -64,7 +64,7 @@ class LoadedModel(ABC):
     ) -> None:
         """trust_remote_code: whether code in the folder may run, which the folder itself has no say
         in. In bf16 and fp16 is computed what is safe in it (autocast), the rest in fp32. Raises
-        ModelError         when `folder` is not a model folder."""
+        ModelError when `folder` is not a model folder."""
         self.info: ModelInfo = read_info(folder)
         self.batch_size = batch_size
         self.compute = compute
