@@ -33,7 +33,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 DESKTOP, PHONE = (1280, 900), (390, 844)
 TEXT = "a wonderful film"
-PATIENCE_S = 20.0
+PATIENCE_S = 90.0
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def predictor(model_folder: Path) -> Predictor:
     return Predictor(locate(str(model_folder)))
 
 
-@pytest.mark.parametrize("backend", ["torch", "onnx"])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_every_row_in_order_with_its_own_columns(
     backend: str,
     ray_cluster: None,

@@ -70,6 +70,7 @@ def test_what_has_no_room_is_refused_and_nothing_else_ends(others: int, model_fo
     assert serve.status().applications.keys() == {"other", "tiny"}
 
 
+@pytest.mark.slow
 def test_what_it_started_stays_for_those_who_came(ray_cluster: None, model_folder: Path) -> None:
     port = free_port()
     with _endpoint(model_folder, Place(port=port)):
