@@ -9,7 +9,6 @@ import resource
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,7 +21,6 @@ import yaml
 from tests.helpers.small_runs import tree, write_rows
 
 Spec = dict[str, Any]
-QUICK_S = 20.0
 """Generous: what makes it quick, that neither torch nor Ray is imported, has a test of its own."""
 
 
@@ -184,14 +182,11 @@ def test_said_at_once_and_nothing_written(name: str, tmp_path: Path) -> None:
     mistake.make(spec, tmp_path)
     path = write(spec, tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    started = time.perf_counter()
     run = ftray("train", path, cwd=tmp_path)
-    seconds = time.perf_counter() - started
     check(run, mistake.says)
     assert run.stdout == ""
-    assert len(run.stderr.splitlines()) == 1, run.stderr
+    assert len(run.stderr.splitlines()) == 1, f"Ray has not started: {run.stderr}"
     assert sorted(tmp_path.rglob("*")) == before, "something was written"
-    assert seconds < QUICK_S
 
 
 def test_every_fault_of_a_spec_is_said_in_one_go(tmp_path: Path) -> None:
