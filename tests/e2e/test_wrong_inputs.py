@@ -21,7 +21,6 @@ import yaml
 from tests.helpers.small_runs import tree, write_rows
 
 Spec = dict[str, Any]
-"""Generous: what makes it quick, that neither torch nor Ray is imported, has a test of its own."""
 
 
 @dataclass(frozen=True)
