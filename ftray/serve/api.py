@@ -5,6 +5,8 @@ A protocol is a router of its own over the same `Backend`, so that others can st
 
 from __future__ import annotations
 
+import math
+
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -55,10 +57,15 @@ OPEN = {"/", HEALTH, *v2.HEALTH}
 
 
 def create_api(
-    backends: Backends, metrics: Metrics, keys: Keyring | None = None, loopback: bool = False
+    backends: Backends,
+    metrics: Metrics,
+    keys: Keyring | None = None,
+    loopback: bool = False,
+    max_requests: float = math.inf,
 ) -> FastAPI:
     """The application of one replica, for everybody or for those who bear one of `keys`; loopback:
-    for nobody but its own machine. It exists only after the golden answers were replayed."""
+    for nobody but its own machine; max_requests: that it has in hand before it refuses more. It
+    exists only after the golden answers were replayed."""
     # The usual documentation pages load their scripts from outside.
     api = FastAPI(
         title=f"ftray: {', '.join(backend.address for backend in backends.entries)}",
@@ -83,6 +90,8 @@ def create_api(
         paths=PATHS,
         prefixes=(MODELS, v2.PREFIX),
         bodies=lambda path: streams if path.endswith(STREAM) else bodies,
+        max_requests=max_requests,
+        unlimited={HEALTH, METRICS, *v2.HEALTH},
         door=Door(keys, loopback, OPEN, METRICS),
     )
     if keys is not None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from ray.serve import Application, deployment
 
+from ftray.serve import autoscaling
+from ftray.serve.autoscaling import replicas_for_load
 from ftray.serve.log import logging_config
 from ftray.serve.replica import Replica
 from ftray.serve.settings import ServedModel, Service, find, parse, require_auth
@@ -17,6 +19,9 @@ from ftray.store.location import locate
 
 ENDING_S = 5.0
 """Seconds that a replica has for ending beside those in which it still answers."""
+
+_BESIDE = 64
+"""Requests for health and metrics, and those that are just refused."""
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -43,9 +48,11 @@ def application(models: Sequence[ServedModel], spec: ServeSpec) -> Application:
             "num_gpus": spec.gpus_per_replica,
         },
         "max_replicas_per_node": spec.max_replicas_per_node,
-        # How many rows may wait is the replica's own affair: what it refuses, it refuses at once,
-        # and says when to come back.
-        "max_ongoing_requests": spec.batch.max_waiting + spec.batch.max_size,
+        # The replica itself refuses what is too much, in the protocol's form. Ray Serve, which
+        # queues what is more than that, lets health checks in, too.
+        "max_ongoing_requests": spec.max_requests + _BESIDE,
+        "max_queued_requests": spec.max_requests,
+        "backpressure_config": {"retry_after_s": 1},
         # A replica that hangs or answers wrongly is replaced after three checks.
         "health_check_period_s": 5,
         # Answers that have begun go on while a replica ends.
@@ -57,6 +64,7 @@ def application(models: Sequence[ServedModel], spec: ServeSpec) -> Application:
         tuple(models),
         batching=spec.batch,
         max_models=spec.max_models,
+        max_requests=spec.max_requests,
         generation=spec.generation,
         threads=threads,
         compute=spec.compute,
@@ -72,8 +80,8 @@ def app_name(models: Sequence[ServedModel]) -> str:
 
 
 def _replicas(spec: ServeSpec) -> Mapping[str, Any]:
-    """A fixed number, or as many as keep one full batch of requests on each. The first one starts
-    in any case: it proves the model."""
+    """A fixed number, or as many as the rows and tokens in hand fill. The first one starts in any
+    case: it proves the model."""
     fewest, most = spec.replicas.min, spec.replicas.max
     if fewest == most:
         return {"num_replicas": fewest}
@@ -83,5 +91,6 @@ def _replicas(spec: ServeSpec) -> Mapping[str, Any]:
         "downscale_to_zero_delay_s": spec.replicas.idle_seconds,
         "max_replicas": most,
         "target_ongoing_requests": spec.batch.max_size,
+        "policy": {"policy_function": f"{autoscaling.__name__}:{replicas_for_load.__name__}"},
     }
     return {"autoscaling_config": scaling}

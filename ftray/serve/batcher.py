@@ -147,6 +147,11 @@ class Batcher(Generic[Item, Answer]):
         return len(self._rows)
 
     @property
+    def in_hand(self) -> int:
+        """Rows that wait or are computed."""
+        return len(self._rows) + self._computing
+
+    @property
     def retry_after_s(self) -> int:
         """Seconds after which the rows that wait now will be answered."""
         return max(1, math.ceil(len(self._rows) / self._speed if self._speed else 1.0))

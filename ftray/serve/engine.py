@@ -129,6 +129,11 @@ class Engine:
         """Rows that wait for a batch."""
         return self._batcher.waiting
 
+    @property
+    def utilization(self) -> float:
+        """Rows in hand, as a share of a full batch."""
+        return self._batcher.in_hand / self._batching.max_size
+
     def close(self) -> None:
         """Nobody asks from now on but those who have begun; they are still answered."""
         self._batcher.close()

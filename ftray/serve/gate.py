@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ftray.serve.backend import MODEL_HEADER, VERSION_HEADER, Backends, named
 from ftray.serve.bodies import Bodies
 from ftray.serve.caller import CALLER, CALLER_HEADER
 from ftray.serve.door import KEY, Door
-from ftray.serve.faults import CHAT, COMPLETIONS
+from ftray.serve.faults import CHAT, COMPLETIONS, fault
 from ftray.serve.log import logger
 from ftray.serve.metrics import Metrics
 from ftray.serve.v1 import PREDICT
@@ -46,6 +47,11 @@ class Gate:
     bodies: Callable[[str], Bodies]
     """Path -> the limits on what is sent there."""
     door: Door
+    max_requests: float
+    """That are in hand at once before more are refused."""
+    unlimited: Collection[str]
+    """Paths that are answered whatever is in hand."""
+    in_hand: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,11 +73,13 @@ class Gate:
         headers = dict(scope["headers"])
         CALLER.set(headers.get(CALLER_HEADER.encode(), b"").decode("latin-1"))
         path = route_path(scope)
-        app = self.door.refusal(scope, path) or self.app
+        app = self.door.refusal(scope, path) or self._busy(path) or self.app
+        self.in_hand += 1
         try:
             with self.bodies(path).limited(scope, receive) as limited:
                 await app(scope, limited, send_named)
         finally:
+            self.in_hand -= 1
             known = path if path in self.paths else self._family(path)
             answered_by = who[MODEL_HEADER], who[VERSION_HEADER]
             self.metrics.count_request(*answered_by, known, status)
@@ -80,6 +88,13 @@ class Gate:
                 _log.info("%s %s %d", scope["method"], known, status, extra={"api_key": name})
             if status == 200 and path.endswith((PREDICT, INFER, COMPLETIONS, CHAT)):
                 self.metrics.count_prediction(*answered_by, time.perf_counter() - start)
+
+    def _busy(self, path: str) -> JSONResponse | None:
+        """The answer to a request that is one too many."""
+        if self.in_hand < self.max_requests or path in self.unlimited:
+            return None
+        message = f"too much to do: {self.in_hand:,} requests are in hand; try again in 1 s"
+        return fault(path, 503, message, None, {"retry-after": "1"}, "overloaded")
 
     def _family(self, path: str) -> str:
         return next((prefix for prefix in self.prefixes if path.startswith(prefix)), "other")

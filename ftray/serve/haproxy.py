@@ -104,8 +104,8 @@ def of_service(config: str, service: Service) -> str:
     answers = (
         f"{refuse} unless {{ res.hdr({STAMP}) -m str {service.token} }}",
         f"http-response del-header {STAMP}",
-        # Ray's own words, such as that it knows no route yet.
-        f"{refuse} if {{ status 404 500 }} !{{ res.hdr(x-ftray-model) -m found }}",
+        # Ray's own words, such as that it knows no route yet, or queues too many requests.
+        f"{refuse} if {{ status 404 500 503 }} !{{ res.hdr(x-ftray-model) -m found }}",
     )
     sections = []
     for section in _sections(config):

@@ -23,6 +23,7 @@ from ftray.serve.live import LiveModel
 from ftray.serve.live_generator import LiveGenerator
 from ftray.serve.metrics import Metrics
 from ftray.serve.soundness import Soundness
+from ftray.serve.talks import Talks
 from ftray.spec.compute import Compute
 from ftray.spec.serving import Batching, GenerationLimits
 from ftray.store.location import Location
@@ -96,9 +97,16 @@ class Loader:
     @property
     def waiting(self) -> int:
         """Rows and requests that have not begun."""
+        return self.engine.waiting + sum(talks.waiting for talks in self._talks())
+
+    @property
+    def utilization(self) -> float:
+        """Work in hand of all models, as a share of what one of them computes at once."""
+        return self.engine.utilization + sum(talks.utilization for talks in self._talks())
+
+    def _talks(self) -> list[Talks]:
         with self._lock:
-            generators = list(self._generators)
-        return self.engine.waiting + sum(live.talks.waiting for live in generators)
+            return [live.talks for live in self._generators]
 
     def load(
         self, folder: Location, name: str, version: int | None, trust_remote_code: bool = False

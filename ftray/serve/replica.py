@@ -17,6 +17,7 @@ from ftray.errors import FtrayError
 from ftray.models.pool import Pool
 from ftray.serve import metrics
 from ftray.serve.api import create_api
+from ftray.serve.autoscaling import UTILIZATION
 from ftray.serve.backend import Backend
 from ftray.serve.catalog import Catalog
 from ftray.serve.engine import Engine
@@ -47,6 +48,7 @@ class Replica:
         served: Sequence[ServedModel],
         batching: Batching,
         max_models: int,
+        max_requests: int,
         generation: GenerationLimits,
         threads: int,
         compute: Compute,
@@ -68,7 +70,7 @@ class Replica:
         self._loader = Loader(batching, compute, generation, self._metrics, self._engine, pool)
         self._reporters: dict[str, Reporter] = {}
         try:
-            self._loopback = loopback
+            self._loopback, self._max_requests = loopback, max_requests
             limit_memory(own_device())
             self._keys = None if api_keys is None else Keyring(locate(api_keys))
             wait_s = batching.timeout_seconds
@@ -107,7 +109,7 @@ class Replica:
             reporter.withdraw()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_api(self, self._metrics, self._keys, self._loopback)
+        return create_api(self, self._metrics, self._keys, self._loopback, self._max_requests)
 
     @property
     def entries(self) -> Sequence[Backend]:
@@ -116,6 +118,10 @@ class Replica:
     async def check_health(self) -> None:
         """Ray Serve calls it every few seconds, and replaces a replica where it raises thrice."""
         await self._health.check()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Ray Serve calls it every few seconds, and hands what it finds to `replicas_for_load`."""
+        return {UTILIZATION: self._loader.utilization}
 
     @property
     def fault(self) -> str:

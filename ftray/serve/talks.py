@@ -108,6 +108,15 @@ class Talks:
         """Requests that have not begun."""
         return len(self._waiting)
 
+    @property
+    def utilization(self) -> float:
+        """Of the places and the room for tokens that there are, the share that the requests in hand
+        want of the scarcer one."""
+        with self._lock:
+            wanted = [talk.answer for talk in (*self._waiting, *self._talking.values())]
+        tokens = sum(map(self._most_tokens, wanted))
+        return max(len(wanted) / self._batching.max_size, tokens / self._cache_tokens)
+
     async def pieces(
         self, prompt: Sequence[int], sampling: Sampling
     ) -> AsyncGenerator[Piece, None]:

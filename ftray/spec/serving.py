@@ -71,6 +71,11 @@ class ServeSpec(Section):
         "the least recently used one goes first. Of one that is alone a new version is always "
         "loaded beside the old one.",
     )
+    max_queued_requests: PositiveInt | None = Field(
+        None,
+        description="Requests that a replica has in hand, beyond `batch.max_size`, before it "
+        "answers 503 to more. null: `batch.max_waiting`.",
+    )
     max_tokens: PositiveInt = Field(
         512,
         description="Of a model that generates: tokens of an answer, also where more are asked.",
@@ -116,6 +121,11 @@ class ServeSpec(Section):
     @property
     def compute(self) -> Compute:
         return Compute(self.backend, self.precision)
+
+    @property
+    def max_requests(self) -> int:
+        """Requests that a replica has in hand at most."""
+        return self.batch.max_size + (self.max_queued_requests or self.batch.max_waiting)
 
     @property
     def generation(self) -> GenerationLimits:

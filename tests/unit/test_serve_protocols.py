@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import struct
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -176,6 +179,39 @@ def test_a_replica_whose_model_does_not_answer_is_not_ready() -> None:
         assert [answer.json()["ready"] for answer in answers[1:3]] == [False, False]
         sick.fault = sick.entries[0].fault = ""
         assert [client.get(path).status_code for path in paths] == [200, 200, 200]
+
+
+class Slow(FakeBackend):
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.free = threading.Semaphore(0), threading.Event()
+
+    async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
+        self.asked.release()
+        await asyncio.to_thread(self.free.wait, 30)
+        return await super().answer(texts, top_k)
+
+
+def test_more_requests_than_a_replica_may_have_in_hand_are_refused_in_the_protocols_form() -> None:
+    slow = Slow()
+    api = create_api(FakeBackends(slow), Metrics("one"), max_requests=2)
+    with TestClient(api) as client, ThreadPoolExecutor(2) as pool:
+        body = {"inputs": ["dull"]}
+        first = [pool.submit(client.post, "/v1/predict", json=body) for _ in range(2)]
+        try:
+            assert all(slow.asked.acquire(timeout=30) for _ in first)
+            refused = client.post("/v1/predict", json=body)
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert "2 requests are in hand" in refused.json()["error"]["message"]
+            refused = client.post("/v1/chat/completions", json={})
+            assert refused.json()["error"]["code"] == "overloaded"
+            assert isinstance(client.post(INFER, json={}).json()["error"], str)
+            healths = "/healthz", "/v2/health/ready", "/metrics"
+            assert [client.get(path).status_code for path in healths] == [200] * 3
+        finally:
+            slow.free.set()
+        assert [answer.result().status_code for answer in first] == [200, 200]
+        assert client.post("/v1/predict", json=body).status_code == 200
 
 
 def test_the_document_refers_to_nothing_that_it_lacks(client: TestClient) -> None:
