@@ -28,7 +28,7 @@ from tests.helpers.tiny_generator import make_generator
 from tests.helpers.tiny_model import make_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-BATCHING = Batching(timeout_seconds=0.3, hung_seconds=0.6)
+BATCHING = Batching(timeout_seconds=2, hung_seconds=3)
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +105,9 @@ def test_a_request_is_refused_at_its_limit_while_the_model_computes(
             asked = [asyncio.create_task(ask(live)) for _ in range(40)]
             await asyncio.sleep(0.1)
             began = time.monotonic()
-            with pytest.raises(TooLate, match="within 0.3 s"):
+            with pytest.raises(TooLate, match="within 2 s"):
                 await ask(live)
-            assert 0.25 < time.monotonic() - began < 10, "the call takes 30 s"
+            assert 1.9 < time.monotonic() - began < 20, "the call takes 30 s"
         await asyncio.gather(*asked, return_exceptions=True)
         assert await ask(live), "it goes on once the call returns"
 
@@ -118,7 +118,7 @@ def test_a_request_is_refused_at_its_limit_while_the_model_computes(
 def test_a_model_that_hangs_is_noticed_and_asked_no_more(
     folders: dict[str, Location], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ftray.serve.health._PATIENCE_S", 0.5)
+    monkeypatch.setattr("ftray.serve.health._PATIENCE_S", 3.0)
 
     async def run() -> None:
         live = load(folders[kind])

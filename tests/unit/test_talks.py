@@ -141,21 +141,22 @@ def test_too_many_are_refused_at_once(talks: Talks) -> None:
 
 
 def test_who_waits_too_long_is_told(generator: Generator, told: list[Told]) -> None:
-    batching = Batching(max_size=1, timeout_seconds=0.02)
+    batching = Batching(max_size=1, timeout_seconds=0.5)
     talks = Talks(generator, batching, PLENTY, told.append)
-    found = run(gathered(*(written(talks, "a", most=100) for _ in range(4))))
+    with _slowed(generator, 0.02):
+        found = run(gathered(*(written(talks, "a", most=100) for _ in range(4))))
     refused = [answer for answer in found if isinstance(answer, Overloaded)]
-    assert len(refused) == 3 and "not begun within 0.02 s" in str(refused[0])
+    assert len(refused) == 3 and "not begun within 0.5 s" in str(refused[0])
     until_idle(talks)
     assert len(told) == 1
 
 
 def test_who_waits_too_long_is_told_though_no_place_is_free(generator: Generator) -> None:
-    talks = Talks(generator, Batching(max_size=1, timeout_seconds=0.05), PLENTY, lambda told: None)
+    talks = Talks(generator, Batching(max_size=1, timeout_seconds=0.5), PLENTY, lambda told: None)
 
     async def ask() -> tuple[float, bool]:
         first = asyncio.ensure_future(written(talks, "a", most=110))
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.1)
         began = time.monotonic()
         with pytest.raises(Overloaded):
             await written(talks, "dull and")
@@ -164,9 +165,9 @@ def test_who_waits_too_long_is_told_though_no_place_is_free(generator: Generator
         await asyncio.gather(first, return_exceptions=True)
         return waited, goes_on
 
-    with _slowed(generator, 0.01):
+    with _slowed(generator, 0.03):
         waited, goes_on = run(ask())
-    assert 0.05 <= waited < 1 and goes_on
+    assert 0.5 <= waited and goes_on
     until_idle(talks)
 
 
@@ -271,10 +272,10 @@ def test_a_generator_that_nobody_holds_is_gone_at_once() -> None:
 
 
 def test_many_texts_of_one_request_wait_for_one_another(generator: Generator) -> None:
-    batching = Batching(max_size=2, timeout_seconds=0.1, max_waiting=3)
+    batching = Batching(max_size=2, timeout_seconds=0.5, max_waiting=3)
     live = LiveGenerator("m", 1, generator, batching, ROOM, Metrics("one"))
     prompts = PROMPTS * 3
-    with _slowed(generator, 0.01):
+    with _slowed(generator, 0.03):
         answers = run(live.answer(prompts, None))
     alone = {prompt: run(live.answer([prompt], None)).best[0] for prompt in PROMPTS}
     assert answers.best == [alone[prompt] for prompt in prompts]
