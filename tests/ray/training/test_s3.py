@@ -87,6 +87,7 @@ def _is_served(store: ObjectStore, trained: Trained) -> None:
     load_model(found.folder).check_golden()
 
 
+@pytest.mark.slow
 def test_a_sweep_on_s3(
     object_store: ObjectStore, mlflow_server: MlflowServer, tmp_path: Path
 ) -> None:

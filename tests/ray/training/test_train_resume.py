@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import torch
 import yaml
 
@@ -103,6 +104,7 @@ def test_whatever_is_killed_stopped_or_torn_the_weights_are_the_same_at_the_end(
     assert result["metrics"]["test"] == plain.info.metrics["test"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_ends_all_ranks_at_once(tmp_path: Path) -> None:
     spec = write(
         tmp_path,
@@ -122,6 +124,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_all_ranks_at_once(tmp_path: Pa
     assert len(starts(run_dir)) == 1, "another try would not mend it"
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_ends_the_run_and_every_rank_says_where_it_stands(
     tmp_path: Path,
 ) -> None:

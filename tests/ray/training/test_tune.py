@@ -140,6 +140,7 @@ def in_mlflow(tuned: Tuned) -> tuple[Any, dict[str, Any]]:
     return below(f"sqlite:///{folder}/registry.db", run.run_id)
 
 
+@pytest.mark.slow
 def test_the_same_trials_without_the_trunk_cache_and_without_a_refit(
     tuned: Tuned, folder: Path
 ) -> None:
@@ -172,6 +173,7 @@ def test_a_trial_larger_than_the_cluster_is_refused_at_once(tmp_path: Path) -> N
         sweep(tmp_path, workers=3, train={"micro_batch_size": 4})
 
 
+@pytest.mark.slow
 def test_trials_of_two_workers_leak_nothing(tmp_path: Path) -> None:
     space = {**SPACE, "train.epochs": {"choice": [1]}}
     tuned = sweep(tmp_path, trials=1, workers=2, refit=False, space=space)
@@ -187,6 +189,7 @@ def test_trials_of_two_workers_leak_nothing(tmp_path: Path) -> None:
     wait_for_free_cpus(2)
 
 
+@pytest.mark.slow
 def test_the_worse_of_two_goes_on_from_the_better_ones_checkpoint(tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
     histories: dict[str, list[dict[str, Any]]] = {}

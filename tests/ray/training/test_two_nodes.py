@@ -207,6 +207,7 @@ def test_what_one_node_lacks_ends_the_run_and_names_the_node(
     assert "Traceback" not in said.stderr
 
 
+@pytest.mark.slow
 def test_a_deepspeed_file_need_not_be_on_every_node(
     cluster: Environment, sees_other_files: str, lacking: Path, tmp_path: Path
 ) -> None:
@@ -230,6 +231,7 @@ print(state.list_tasks(detail=True, limit=1000, raise_on_missing_output=False))
 """Prints what Ray tells everybody who may look at a cluster."""
 
 
+@pytest.mark.slow
 def test_a_submitted_job_has_the_access_of_its_user_and_ray_lists_none_of_it(
     cluster: Environment, object_store: ObjectStore, tmp_path: Path
 ) -> None:
@@ -252,6 +254,7 @@ def test_a_submitted_job_has_the_access_of_its_user_and_ray_lists_none_of_it(
     assert not [file for file in files if file.name == environment.FILE], "left on a node"
 
 
+@pytest.mark.slow
 def test_a_run_saves_before_a_node_is_taken_away_and_goes_on_without_it(
     cluster: Environment, tmp_path: Path
 ) -> None:
