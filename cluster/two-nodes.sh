@@ -105,7 +105,7 @@ start_node() {
   setsid ${wrapper:+"$wrapper"} ray start --block --disable-usage-stats --temp-dir="$folder" --num-cpus="$NODE_CPUS" \
     --dashboard-agent-listen-port=0 --min-worker-port=0 --max-worker-port=0 "$@" \
     >"$log" 2>&1 </dev/null &
-  started+=$(processes | awk -v pid=$! '$1 == pid { print $1, $2 }')$'\n'
+  started+="$! $(processes | awk -v pid=$! '$1 == pid { print $2 }')"$'\n' # no START: gone already
   echo "$started" >"$CLUSTER_DIR/nodes"
 }
 
@@ -113,15 +113,24 @@ nodes() { ray list nodes --address="http://127.0.0.1:$DASHBOARD_PORT" --filter=s
 
 alive() { [[ $(nodes --format=json 2>/dev/null | grep -o '"node_id"' | wc -l) == "$1" ]]; }
 
-# wait_until WHAT COMMAND...: until COMMAND succeeds, a node ends, or the time is up.
-wait_until() {
-  local what=$1
+all_run() { [[ $(remaining "$started")$'\n' == "$started" ]]; }
+
+# join COUNT NAME FOLDER WRAPPER OPTION...: start a node and wait until COUNT are alive. On a busy machine
+# Ray gives a node up that takes longer than some 20 s: the node is then started again, twice at most.
+join() {
+  local count=$1 before=$started attempt
   shift
-  until "$@"; do
-    [[ $(remaining "$started")$'\n' == "$started" ]] || fail "a node ended before $what"
-    ((SECONDS < START_TIMEOUT)) || fail "not within $START_TIMEOUT s: $what"
-    sleep 0.5
+  for attempt in 1 2 3; do
+    started=$before
+    start_node "$@"
+    while all_run; do
+      if alive "$count"; then return; fi
+      ((SECONDS < START_TIMEOUT)) || fail "not within $START_TIMEOUT s: $count nodes are alive"
+      sleep 0.5
+    done
+    ((attempt == 3)) || end_nodes "${started#"$before"}"
   done
+  fail "node $1 ended before it was alive"
 }
 
 fail() {
@@ -136,12 +145,9 @@ start() {
   make_token
   started=
   trap 'fail "interrupted"' INT TERM
-  start_node head ray "" --head --port="$GCS_PORT" --ray-client-server-port="$CLIENT_PORT" \
+  join 1 head ray "" --head --port="$GCS_PORT" --ray-client-server-port="$CLIENT_PORT" \
     --include-dashboard=true --dashboard-host=127.0.0.1 --dashboard-port="$DASHBOARD_PORT"
-  # A node that joins before gives up on a slow machine.
-  wait_until "the head node is alive" alive 1
-  start_node worker n2 "$SECOND_NODE_IN" --address="127.0.0.1:$GCS_PORT"
-  wait_until "both nodes are alive" alive 2
+  join 2 worker n2 "$SECOND_NODE_IN" --address="127.0.0.1:$GCS_PORT"
   say "two nodes of $NODE_CPUS CPU each; dashboard http://127.0.0.1:$DASHBOARD_PORT, logs in $CLUSTER_DIR"
   cat <<END
 export RAY_AUTH_MODE=token

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -327,3 +328,41 @@ def test_two_nodes_has_nothing_to_stop(tmp_path: Path) -> None:
     done = two_nodes("stop", tmp_path)
     assert done.returncode == 1
     assert "nothing runs in" in done.stderr
+
+
+def test_a_node_that_gives_up_is_started_again(tmp_path: Path) -> None:
+    """As Ray does on a busy machine; here `ray` is a script, whose first node ends at once."""
+    fake = tmp_path / "bin" / "ray"
+    fake.parent.mkdir()
+    fake.write_text(
+        f"""#!/usr/bin/env bash
+        cd {tmp_path}
+        case $1 in
+          start) if mkdir tried 2>/dev/null; then exit 1; fi; touch alive.$$; exec sleep 100 ;;
+          list) for each in $(ls alive.* 2>/dev/null); do echo '"node_id"'; done ;;
+        esac
+        """
+    )
+    fake.chmod(0o755)
+    settings = {
+        "PATH": f"{fake.parent}:{os.environ['PATH']}",
+        "CLUSTER_DIR": f"/tmp/ftray-{os.getpid()}",
+        "RAY_AUTH_TOKEN": "x",
+        **_ports(),
+    }
+    try:
+        done = two_nodes("start", tmp_path, **settings)
+        assert done.returncode == 0, done.stderr
+        assert len(list(tmp_path.glob("alive.*"))) == 2
+    finally:
+        two_nodes("stop", tmp_path, **settings)
+        shutil.rmtree(settings["CLUSTER_DIR"])
+
+
+def _ports() -> dict[str, str]:
+    names = ("GCS_PORT", "DASHBOARD_PORT", "CLIENT_PORT")
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in names]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return {n: str(p.getsockname()[1]) for n, p in zip(names, probes, strict=True)}

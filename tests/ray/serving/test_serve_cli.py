@@ -121,9 +121,9 @@ def test_a_model_that_answers_otherwise_is_refused(
     tamper(changed)
     done = CliRunner().invoke(app, ["serve", str(changed), f"--port={port}", "--json"])
     assert (done.exit_code, done.stdout) == (2, "")
-    *stages, error = done.stderr.splitlines()
+    error = done.stderr.splitlines()[-1]
     assert error.startswith("golden answers of tiny = A wonderful film.: a probability is off")
-    assert all(line.endswith(" …") for line in stages)
+    assert "Traceback" not in done.stderr
     assert not serve.status().applications
 
 

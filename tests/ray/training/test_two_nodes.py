@@ -81,7 +81,7 @@ def cluster(
         "DASHBOARD_PORT": dashboard,
         "CLIENT_PORT": client,
         "SECOND_NODE_IN": sees_other_files,
-        "START_TIMEOUT": "150",
+        "START_TIMEOUT": "400",
         "STOP_TIMEOUT": "3",
         # A lost node is noticed within seconds; Ray Train asks for it until then, and for a minute
         # unless told.
