@@ -64,7 +64,7 @@ def test_a_signal_is_acknowledged_and_interrupts(number: int) -> None:
         "stopping: the same command goes on from what is done so far; Ctrl-C again ends at once"
     )
     assert line(process) == "interrupted"
-    assert process.wait(30) == 130
+    assert process.wait(120) == 130
 
 
 def test_it_is_acknowledged_too_while_no_handler_can_run() -> None:
@@ -74,7 +74,7 @@ def test_it_is_acknowledged_too_while_no_handler_can_run() -> None:
     time.sleep(0.2)  # two signals of a kind that come at once are one
     process.send_signal(signal.SIGINT)
     assert line(process) == "ended at once"
-    assert process.wait(30) == 130
+    assert process.wait(120) == 130
 
 
 def test_what_stops_softly_says_what_happens_and_goes_on() -> None:
@@ -82,7 +82,7 @@ def test_what_stops_softly_says_what_happens_and_goes_on() -> None:
     process.send_signal(signal.SIGINT)
     assert line(process).startswith("stopping: a checkpoint is saved after this step; ")
     assert line(process) == "saved"
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
 
 
 def test_the_time_after_sigterm_ends() -> None:
@@ -91,8 +91,8 @@ def test_the_time_after_sigterm_ends() -> None:
     process.send_signal(signal.SIGTERM)
     assert line(process).startswith("stopping: ")
     assert line(process).startswith("ended: ")
-    assert process.wait(30) == 130
-    assert time.monotonic() - began < 20, "and not after the minutes that the call takes"
+    assert process.wait(120) == 130
+    assert time.monotonic() - began < 60, "and not after the minutes that the call takes"
 
 
 def test_an_interrupt_that_python_drops_is_raised_again() -> None:

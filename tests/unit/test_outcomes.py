@@ -56,7 +56,7 @@ def test_a_rank_that_fails_does_not_wait_for_long_for_one_that_says_nothing() ->
     alone = boards(grace_s=0.2)[0]
     before = time.monotonic()
     assert places(alone.fail(failures(0)[0])) == ["rank 0 (node 0)"]
-    assert time.monotonic() - before < 20
+    assert time.monotonic() - before < 60
 
 
 def test_without_the_rank_that_holds_the_store_the_own_failure_is_known() -> None:

@@ -94,13 +94,13 @@ def test_a_storage_that_hangs_holds_up_nobody(
     with monkeypatch.context() as patched:
         patched.setattr(Location, "read_bytes", hang)
         keys.follow()
-        assert asked.wait(10)
+        assert asked.wait(60)
         began = time.monotonic()
         assert status(keys, bearer(key)) == 200
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 20, "the storage never answers"
         answers.set()
     revoke_key(file, "app")
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while status(keys, bearer(key)) == 200 and time.monotonic() < end:
         time.sleep(0.01)
     assert status(keys, bearer(key)) == 401, "the thread goes on"

@@ -73,7 +73,7 @@ async def gathered(*work: Coroutine[Any, Any, Any]) -> list[Any]:
 
 
 def until_idle(talks: Talks) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 90
     while talks._thread is not None:  # noqa: SLF001
         assert time.monotonic() < end, "it goes on for nobody"
         time.sleep(0.005)
