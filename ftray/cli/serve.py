@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -147,7 +147,30 @@ def _named(model: ServedModel) -> dict[str, Any]:
     return {"model": model.name, "version": model.version}
 
 
-def _watch(served: Sequence[ServedModel], stop: threading.Event) -> None:
+class _Stop:
+    """Whether a signal asked to stop. Its handler may run in the middle of itself and of `wait`,
+    where a `threading.Event`, which has a lock, would wait for itself for ever."""
+
+    def __init__(self) -> None:
+        self._signals: SimpleQueue[None] = SimpleQueue()
+        self._asked = False
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        self._signals.put(None)
+
+    def is_set(self) -> bool:
+        return self._asked or not self._signals.empty()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for a signal, at most so long. Return whether one has come, now or before."""
+        if not self._asked:
+            with suppress(Empty):
+                self._signals.get(timeout=seconds)
+                self._asked = True
+        return self._asked
+
+
+def _watch(served: Sequence[ServedModel], stop: _Stop) -> None:
     """Say what becomes of the aliases that replicas follow, until `stop`."""
     from ftray.serve.news import News
 
@@ -165,14 +188,11 @@ def _watch(served: Sequence[ServedModel], stop: threading.Event) -> None:
 
 
 @contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, instead of ending the process there and then."""
-    stop = threading.Event()
-
-    def note(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+def _interrupts() -> Iterator[_Stop]:
+    """Inside the block SIGINT and SIGTERM ask to stop, and do not end the process."""
+    stop = _Stop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, stop.note) for number in numbers}
     try:
         yield stop
     finally:

@@ -58,6 +58,8 @@ def _settings(folder: Path) -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # HAProxy hears at once which replica goes; Ray would wait for slower balancers.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        # Ray gives up a proxy that is slower to start: a busy machine takes its time.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         # A proxy that died is noticed after three of these; one that reloads is not to be taken
         # for dead.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import ray
 from ray import serve
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ftray.errors import RunFailed, ServeError
@@ -25,7 +26,7 @@ from ftray.spec.serving import ServeSpec
 
 START_SECONDS = 600.0
 """How long replicas may take to start: a cluster may have to add nodes for them."""
-ANSWER_SECONDS = 30.0
+ANSWER_SECONDS = 90.0
 """How long the HTTP proxy may take to answer once the replicas are ready."""
 _POLL_SECONDS = 0.1
 _HEAD = "node:__internal_head__"
@@ -70,11 +71,7 @@ def endpoint(
     try:
         if running is None:
             progress.stage("starting Ray Serve")
-            serve.start(
-                proxy_location="HeadOnly",
-                http_options={"host": host, "port": port},
-                logging_config=logging_config(requests=False),
-            )
+            _start_serve(host, port)
         progress.stage(f"loading {', '.join(model.address for model in models)}")
         _deploy(models, spec, place.prefix)
         runs = _wait_until_running(name, progress.say, stopped)
@@ -98,6 +95,22 @@ def _check_port_of(node: dict, host: str, port: int) -> None:
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     check = ray.remote(check_port).options(num_cpus=0, scheduling_strategy=there)
     ray.get(check.remote(host, port))
+
+
+def _start_serve(host: str, port: int) -> None:
+    def start() -> None:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": host, "port": port},
+            logging_config=logging_config(requests=False),
+        )
+
+    try:
+        start()
+    except (RayActorError, TimeoutError):
+        # Ray gave up a proxy that was slow to start, and starts another. Serve runs, and this
+        # connects to it; whether a proxy answers is looked at last.
+        start()
 
 
 def _deploy(models: Sequence[ServedModel], spec: ServeSpec, prefix: str) -> None:

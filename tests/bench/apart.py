@@ -33,7 +33,7 @@ from tests.helpers.served import ftray_serve, quiet_port
 from tests.helpers.tiny_model import make_model, tamper
 from tests.helpers.upgrades import CLOSE, TEXTS
 
-START_S, END_S = 300.0, 20.0
+START_S, END_S = 300.0, 120.0
 
 
 @dataclass

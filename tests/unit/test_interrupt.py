@@ -116,3 +116,26 @@ def test_an_interrupt_that_python_drops_is_raised_again() -> None:
         while time.monotonic() < until:
             assert reference() is None
             time.sleep(0.01)
+
+
+STORM = """
+import os, signal, threading
+from ftray.cli.serve import _interrupts
+def storm():
+    for _ in range(20_000):
+        os.kill(os.getpid(), signal.SIGINT)
+with _interrupts() as stop:
+    sender = threading.Thread(target=storm)
+    sender.start()
+    while sender.is_alive():
+        stop.wait(0.001)
+    assert stop.is_set() and stop.wait(60)
+print("stopped")
+"""
+
+
+def test_signals_that_come_while_one_is_noted_do_not_keep_a_service() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", STORM], capture_output=True, text=True, timeout=120
+    )
+    assert (ended.returncode, ended.stdout) == (0, "stopped\n"), ended.stderr
