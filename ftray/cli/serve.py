@@ -148,8 +148,8 @@ def _named(model: ServedModel) -> dict[str, Any]:
 
 
 class _Stop:
-    """Whether a signal asked to stop. Its handler may run in the middle of itself and of `wait`,
-    where a `threading.Event`, which has a lock, would wait for itself for ever."""
+    """Notes that a signal asked to stop. A second signal may interrupt the handler of the first: a
+    `threading.Event` has a lock, and its `set` would then wait for itself for ever."""
 
     def __init__(self) -> None:
         self._signals: SimpleQueue[None] = SimpleQueue()

@@ -74,8 +74,9 @@ class Decoder:
         return advanced
 
     def _advance(self, batch: DecodingBatch, advanced: list[Answer]) -> bool:
-        """Whether a token was drawn for each answer of the batch, which are then in `advanced`, as
-        is one that has failed. What is not drawn yet waits to be read on."""
+        """Read a chunk of the batch, or draw a token for each of its answers. Adds answers with a
+        new token, and one that failed, to `advanced`. Returns whether tokens were drawn; a batch
+        with unread tokens is queued again."""
         try:
             drawn = batch.advance(self._model, self._pad_id, self._options, CHUNK)
         except Exception as error:  # noqa: BLE001 - the owner of an answer finds it there
@@ -90,7 +91,8 @@ class Decoder:
         return True
 
     def _failed(self, batch: DecodingBatch, error: Exception) -> Sequence[Answer]:
-        """What has failed alone. The answers of a larger batch are read anew, each alone."""
+        """Mark a lone answer as failed and return it. Answers of a larger batch are queued again,
+        each as a batch of its own."""
         if len(batch.answers) > 1:
             _log.warning("%d answers go on alone", len(batch.answers), exc_info=error)
             alone = (DecodingBatch([answer], alone=True) for answer in batch.answers)
@@ -101,7 +103,7 @@ class Decoder:
         return (answer,)
 
     def _merge(self, batches: Sequence[DecodingBatch]) -> None:
-        """Keep these batches running, as few of them as padding allows."""
+        """Join batches where padding allows, and keep them running."""
         self._running = []
         room = self._most_padding - sum(batch.padding() for batch in batches)
         for batch in batches:
@@ -122,13 +124,13 @@ class Decoder:
             answer.finish = "length"
 
     def _part(self) -> None:
-        """Those that have ended leave."""
+        """Remove answers that have ended."""
         self._running = [batch for batch in self._running if batch.part()]
         self._reading = deque(batch for batch in self._reading if batch.part())
 
 
 def _alike(answers: Sequence[Answer]) -> list[DecodingBatch]:
-    """Batches of answers of like length. One with several is read in one chunk."""
+    """Group answers of like length. A batch of several answers is read in one chunk."""
     rows: list[list[Answer]] = []
     for answer in sorted(answers, key=len):
         if rows and len(answer) * (len(rows[-1]) + 1) <= CHUNK:

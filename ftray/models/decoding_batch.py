@@ -12,8 +12,8 @@ from ftray.models.roomy_cache import RoomyCache
 
 
 class DecodingBatch:
-    """Padded on the left so that the newest tokens are in line; where an answer begins follows from
-    its length alone."""
+    """Computes answers in shared passes. Rows are padded on the left, so that the newest tokens are
+    in line; an answer's length tells in which column it begins."""
 
     def __init__(self, answers: Sequence[Answer], alone: bool = False) -> None:
         """answers: none of their tokens has been read; alone: no other batch may join."""
@@ -28,17 +28,17 @@ class DecodingBatch:
         return max(map(len, self.answers))
 
     def padding(self) -> int:
-        """Places without a token, of all rows."""
+        """Count places without a token, in all rows."""
         return self.columns * len(self.answers) - sum(map(len, self.answers))
 
     def cost_of_joining(self, other: Self) -> int:
-        """Places without a token that are only there when both are one batch."""
+        """Count places without a token that joining both batches adds."""
         return abs(self.columns - other.columns) * len(min(self, other, key=_columns).answers)
 
     def advance(self, model: Any, pad_id: int, options: Mapping[str, Any], most: int) -> bool:
-        """Read up to `most` tokens that are not in the cache yet, at least one of each row; once
-        all are, draw the next one of each. Whether it was drawn. After an exception of the model
-        the batch is of no more use."""
+        """Read up to `most` tokens that are not in the cache yet, at least one of each row. Once
+        all are read, draw the next token of each row. Return whether tokens were drawn. After an
+        exception of the model the batch is of no more use."""
         width = max(1, most // len(self.answers))
         start, end = self._read, min(self._read + width, self.columns)
         logits = self._forward(model, pad_id, options, start, end)
@@ -51,7 +51,7 @@ class DecodingBatch:
     def _forward(
         self, model: Any, pad_id: int, options: Mapping[str, Any], start: int, end: int
     ) -> torch.Tensor:
-        """(B, V) float32: what follows the columns from `start` to `end`."""
+        """Return logits (B, V) float32 of the token after the columns from `start` to `end`."""
         columns, device = self.columns, model.device
         offsets = [columns - len(answer) for answer in self.answers]
         ids = []
@@ -70,14 +70,14 @@ class DecodingBatch:
         return logits[:, -1].float()
 
     def join(self, other: Self) -> None:
-        """Take in the answers of another batch; of both all but the newest tokens are read."""
+        """Take in the answers of another batch. In both, all tokens but the newest are read."""
         self._cache.join(other._cache)
         self.answers += other.answers
         self._read = self.columns - 1
 
     def part(self) -> bool:
-        """Those that have ended leave; the last rows that go on take the places of others. Whether
-        any goes on."""
+        """Remove answers that have ended; the last rows take their places. Return whether any
+        answer goes on."""
         ended = [place for place, answer in enumerate(self.answers) if answer.finish]
         if not ended:
             return True

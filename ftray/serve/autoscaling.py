@@ -17,8 +17,8 @@ rows, or its room for tokens, is full and nothing waits."""
 
 
 def replicas_for_load(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-    """As many replicas as the work in hand fills, and no fewer than the number of requests asks
-    for: some have not come as far as the model."""
+    """Return as many replicas as the work in hand fills, and no fewer than the number of requests
+    asks for: some requests have not reached a model yet."""
     if context.current_num_replicas == 0:
         return context.target_num_replicas, {}
     requests = context.total_num_requests / context.config.get_target_ongoing_requests()

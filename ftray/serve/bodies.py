@@ -12,7 +12,7 @@ _RETRY_AFTER_S = 5
 
 
 class Bodies:
-    """Of one kind of request. each, together: bytes."""
+    """Limits one kind of request: `each` body, and all of them `together`, in bytes."""
 
     def __init__(self, each: int, together: int) -> None:
         self._each, self._together = each, together
@@ -20,8 +20,8 @@ class Bodies:
 
     @contextmanager
     def limited(self, scope: Scope, receive: Receive) -> Iterator[Receive]:
-        """`receive`, which raises an HTTP error once the body is too long, or says beforehand that
-        it will be: 413; or once all bodies together are: 503. The body counts until the block
+        """Wrap `receive`. The wrapper raises an HTTP error 413 for a body that is too long, or is
+        announced to be, and 503 once all bodies together are. The body counts until the block
         ends."""
         announced = dict(scope["headers"]).get(b"content-length", b"")
         size_told = int(announced) if announced.isdigit() else 0

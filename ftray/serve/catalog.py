@@ -60,11 +60,12 @@ class Catalog:
 
     @property
     def current(self) -> list[Live]:
-        """The version that answers, of each model that is held."""
+        """List the version that answers of each model that is held."""
         return [shelf.current for shelf in self._held.values()]
 
     async def shelf(self, model: ServedModel) -> Shelf:
-        """It is the one used last from now on. Raises Unavailable, Overloaded."""
+        """Return the model's shelf, loaded if need be, and mark it as used last. Raises
+        Unavailable, Overloaded."""
         address = model.address
         if (shelf := self._held.get(address)) is not None:
             with suppress(KeyError):  # let go by another thread since
@@ -100,7 +101,7 @@ class Catalog:
         return shelf
 
     def _let_go(self, but: str) -> str | None:
-        """Let go of the least recently used model; its address is returned, and not `but`."""
+        """Let go of the least recently used model other than `but`, and return its address."""
         for address in list(self._held):
             if address != but and (shelf := self._held.pop(address, None)) is not None:
                 shelf.close()

@@ -28,8 +28,8 @@ class Capacity:
 
 
 def capacity(limits: GenerationLimits, generator: Generator) -> Capacity:
-    """What `limits`, the model and the memory that is free now allow together. Raises ModelError
-    where there is no room for serve.max_context."""
+    """Return the capacity that `limits`, the model and the memory that is free now allow. Raises
+    ModelError where there is no room for serve.max_context."""
     name, there, wanted = generator.info.name, generator.context, limits.max_context
     if wanted is not None and wanted > there:
         raise _too_long(wanted, f"{name} has positions for {there:,} tokens", there)

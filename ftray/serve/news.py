@@ -1,4 +1,4 @@
-"""What the replicas of an alias did since somebody looked: which version answers by now."""
+"""Tells whoever runs a service which version its replicas answer with, as that changes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from ftray.store.routes import Route
 
 
 class News:
-    """Of one alias, for whoever runs the service."""
+    """Reports changes of one alias, each once."""
 
     def __init__(self, alias: Alias, version: int | None) -> None:
-        """version: which the replicas began with."""
+        """version: the one that the replicas began with."""
         self._alias = alias
         self._answering = version
         self._known: dict[object, str] | None = None
@@ -31,7 +31,7 @@ class News:
 
 
 def _outcomes(route: Route) -> dict[object, str]:
-    """What the route says of a refused version, and of the trial that runs or ran last."""
+    """Describe the refused version, and the trial that runs or ran last, one line each."""
     found: dict[object, str] = {}
     if (refused := route.refused) is not None:
         key = "refused", refused.since, refused.trial

@@ -18,8 +18,8 @@ _LOOK_S = 0.01
 _RETRY_AFTER_S = 5
 
 Evict = Callable[[str], str | None]
-"""Lets go of the models of one owner, but not of the named one; says whose, None where it is
-nobody."""
+"""Lets go of the models of another owner than the named one. Returns that owner; None where there
+is none."""
 
 
 class Slots:
@@ -35,8 +35,8 @@ class Slots:
         self._lock = threading.Lock()
 
     def hold(self, owner: str, load: Callable[[], Live]) -> Live:
-        """What `load` returns, in a slot. A new version of the one model that is loaded comes
-        beside it, however many slots there are.
+        """Return what `load` returns, once there is a slot for it. A new version of the only model
+        that is loaded needs no free slot.
 
         Raises Overloaded where no slot gets free in time, and as `load`.
         """
@@ -65,8 +65,8 @@ class Slots:
                 self._waiting -= 1
 
     def _free(self, owner: str) -> object | None:
-        """A slot, taken; None where there is none yet. For each that is waited for one is to
-        leave."""
+        """Take a slot; None where none is free yet. One model is let go for each caller that
+        waits."""
         with self._lock:
             self._leaving &= self._owners.copy().keys()
             if self._is_full(owner) and len(self._leaving) < self._waiting:

@@ -110,8 +110,8 @@ class Talks:
 
     @property
     def utilization(self) -> float:
-        """Of the places and the room for tokens that there are, the share that the requests in hand
-        want of the scarcer one."""
+        """Share of the scarcer of two resources, places and room for tokens, that the requests in
+        hand ask for; above 1 some wait."""
         with self._lock:
             wanted = [talk.answer for talk in (*self._waiting, *self._talking.values())]
         tokens = sum(map(self._most_tokens, wanted))
@@ -261,7 +261,7 @@ class Talks:
 
 
 def _do(work: Callable[[], None], done: Future[None]) -> None:
-    """`work`; who waits for `done` is told how it ended, unless they went away."""
+    """Run `work` and set `done` to its outcome, unless its waiter has gone."""
     if not done.set_running_or_notify_cancel():
         return
     try:

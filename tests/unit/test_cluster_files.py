@@ -243,7 +243,7 @@ def locked(name: str) -> dict[str, tuple[str, list[str]]]:
     entries = re.split(r"^(?=\w)", text, flags=re.MULTILINE)[1:]
     found = {}
     for entry in entries:
-        package, version = re.match(r"([\w.-]+)==(\S+) ", entry).groups()  # type: ignore[union-attr]
+        ((package, version),) = re.findall(r"\A([\w.-]+)==(\S+)", entry)
         found[package] = version, re.findall(r"--hash=(\S+)", entry)
     return found
 

@@ -113,6 +113,18 @@ def test_the_last_replica_goes_while_nobody_asks_and_comes_back(
     assert (after.status_code, after.json()) == (200, before)
 
 
+@pytest.mark.slow
+def test_a_proxy_that_is_slow_to_start_is_waited_for(
+    started: list[Process], model_folder: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray gives up the first proxies: none starts in so short a time."""
+    monkeypatch.setenv("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "1")
+    process = begin(started, model_folder, port)
+    assert process.stdout is not None
+    url = json.loads(process.stdout.readline())["url"]
+    assert httpx.post(f"{url}/v1/predict", json={"inputs": "dull"}, timeout=60).status_code == 200
+
+
 def test_a_model_that_answers_otherwise_is_refused(
     ray_cluster: None, model_folder: Path, port: int, tmp_path: Path
 ) -> None:
