@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -81,7 +81,7 @@ def serve(
     with ExitStack() as starts, ingress:
         line = starts.enter_context(LiveLine())
         line.stage("starting Ray" if here else "connecting to the cluster")
-        with session(watched=True), _interrupts() as stop:
+        with session(watched=True), _interrupts(line.interject) as stop:
             from ftray.serve.launch import endpoint
 
             each = Resources(spec.cpus_per_replica, spec.gpus_per_replica)
@@ -95,7 +95,6 @@ def serve(
                 with redirect_stdout(stdout):
                     _print_url(served, url, as_json)
                 _watch(served, stop)
-                say("stopping")
 
 
 def _settings(given: dict[str, Any], place: Place) -> Settings:
@@ -151,12 +150,17 @@ class _Stop:
     """Notes that a signal asked to stop. A second signal may interrupt the handler of the first: a
     `threading.Event` has a lock, and its `set` would then wait for itself for ever."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """say: tells the person that the first signal has come."""
+        self._say, self._told = say, False
         self._signals: SimpleQueue[None] = SimpleQueue()
         self._asked = False
 
     def note(self, number: int, frame: FrameType | None) -> None:
         self._signals.put(None)
+        if not self._told:
+            self._told = True
+            self._say("stopping")
 
     def is_set(self) -> bool:
         return self._asked or not self._signals.empty()
@@ -188,9 +192,9 @@ def _watch(served: Sequence[ServedModel], stop: _Stop) -> None:
 
 
 @contextmanager
-def _interrupts() -> Iterator[_Stop]:
+def _interrupts(say: Callable[[str], None]) -> Iterator[_Stop]:
     """Inside the block SIGINT and SIGTERM ask to stop, and do not end the process."""
-    stop = _Stop()
+    stop = _Stop(say)
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, stop.note) for number in numbers}
     try:

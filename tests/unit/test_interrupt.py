@@ -124,12 +124,13 @@ from ftray.cli.serve import _interrupts
 def storm():
     for _ in range(20_000):
         os.kill(os.getpid(), signal.SIGINT)
-with _interrupts() as stop:
+said = []
+with _interrupts(said.append) as stop:
     sender = threading.Thread(target=storm)
     sender.start()
     while sender.is_alive():
         stop.wait(0.001)
-    assert stop.is_set() and stop.wait(60)
+    assert stop.is_set() and stop.wait(60) and said == ["stopping"]
 print("stopped")
 """
 
