@@ -20,6 +20,7 @@ from ftray.models.contents import check_contents
 from ftray.models.folder import Golden, ModelInfo, check_files, read_info
 from ftray.models.lineage import Lineage
 from ftray.models.measure import Measured, measure
+from ftray.models.passes import PassCost, plan
 from ftray.models.pretrained import load_tokenizer
 from ftray.models.rounding import place_rounded
 from ftray.spec.compute import PLAIN, Compute, Precision
@@ -67,6 +68,7 @@ class LoadedModel(ABC):
         ModelError when `folder` is not a model folder."""
         self.info: ModelInfo = read_info(folder)
         self.batch_size = batch_size
+        self.pass_cost = PassCost()
         self.compute = compute
         self.task = get_task(self.info.task)
         self.device = torch.device("cpu") if compute.on_cpu else own_device()
@@ -145,9 +147,7 @@ class LoadedModel(ABC):
 
     def by_length(self, ids: Sequence[Sequence[int] | np.ndarray]) -> Iterator[list[int]]:
         """Places of rows that are to share a forward pass: those of like length."""
-        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
-        for start in range(0, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]
+        yield from plan([len(row) for row in ids], self.batch_size, self.pass_cost)
 
     def measure(self, ids: Sequence[Sequence[int] | np.ndarray], targets: np.ndarray) -> Measured:
         """How the model does on encoded rows."""

@@ -13,6 +13,7 @@ from ftray.models.folder import Golden
 from ftray.models.graph import Unfit
 from ftray.models.loaded import LoadedModel, Outcome
 from ftray.models.onnx import OnnxModel
+from ftray.models.passes import measure_cost
 from ftray.models.traced import TracedModel
 from ftray.spec.compute import PLAIN, Compute
 from ftray.store.location import Location
@@ -21,6 +22,9 @@ from ftray.tasks.tokens import GLANCE
 
 _GOLDEN_LABELS = 50
 """How many labels a golden answer has the probabilities of, at most."""
+
+_MEASURED_TOKENS = 64
+"""Of a row by which the cost of a forward pass is measured."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +58,13 @@ class Predictor(LoadedModel):
                 self.model = TracedModel(self.model, self._examples())
         except Unfit as error:
             _log.info("%s is computed without a graph: %s", self.info.name, error)
+
+    def measure_passes(self) -> None:
+        """From here on rows share a forward pass where one more would cost more than padding."""
+        short, long = self.encode(["a", "some words " * self.info.max_length])
+        long = long[:_MEASURED_TOKENS]
+        if len(short) < len(long):
+            self.pass_cost = measure_cost(lambda ids: self.logits_of([ids]), short, long)
 
     def _examples(self) -> list[dict[str, torch.Tensor]]:
         """Inputs of several shapes, from the shortest row to the longest, with padding and

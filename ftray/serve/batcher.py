@@ -11,6 +11,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from ftray.device import is_out_of_memory
+from ftray.models.passes import PassCost, plan
 from ftray.serve.log import logger
 from ftray.serve.stopwatch import Stopwatch
 from ftray.serve.turns import Waiting, next_rows
@@ -83,13 +84,13 @@ class _Row(Generic[Item, Answer]):
 
 
 class Batcher(Generic[Item, Answer]):
-    """Calls `run` in a thread of its own, with items of like `size` where there is a choice. A call
-    that fails is made again with fewer rows at a time, so that it fails only those requests that
-    fail alone.
+    """Calls `run` in a thread of its own, with items of like `size` where that costs less than a
+    call more. A call that fails is made again with fewer rows at a time, so that it fails only
+    those requests that fail alone.
 
     A row waits for the calls before it, and then for others to join it: as many as there were
-    lately, so that who comes alone does not wait. Belongs to the event loop on which `submit` is
-    first called.
+    lately, so that who comes alone does not wait, and no longer than a call of its own would cost.
+    Belongs to the event loop on which `submit` is first called.
     """
 
     def __init__(
@@ -97,10 +98,14 @@ class Batcher(Generic[Item, Answer]):
         run: Callable[[list[Item]], Sequence[Answer]],
         limits: Limits,
         size: Callable[[Item], int] = lambda item: 0,
+        cost: Callable[[Sequence[Item]], PassCost] = lambda items: PassCost(),
     ) -> None:
+        """cost: of a call with such items, whatever their sizes; its tokens are in the unit of
+        `size`."""
         self._run = run
         self._limits = limits
         self._size = size
+        self._cost = cost
         self._rows: list[_Row[Item, Answer]] = []  # by arrival
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._arrival = asyncio.Event()
@@ -178,7 +183,8 @@ class Batcher(Generic[Item, Answer]):
                 return
             self._arrival.clear()
             await self._arrival.wait()
-        end = self._rows[0].request.arrived + self._limits.wait_s
+        wait_s = min(self._limits.wait_s, self._cost([self._rows[0].item]).seconds)
+        end = self._rows[0].request.arrived + wait_s
         expected = min(self._limits.max_rows, int(self._crowd))
         while len(self._rows) < expected and loop.time() < end:
             self._arrival.clear()
@@ -189,17 +195,32 @@ class Batcher(Generic[Item, Answer]):
                 return
 
     def _take(self) -> list[_Row[Item, Answer]]:
-        """Rows of all requests in turn, of like size where there is a choice; by arrival."""
+        """The rows of the next call: of those whose turn it is, who share one with the request that
+        waits longest; by arrival."""
         now = asyncio.get_running_loop().time()
         # Done already: its caller went away, or another of its rows failed.
         rows = [row for row in self._rows if not row.request.done.done()]
         waiting = [Waiting(id(r.request), r.request.since, self._size(r.item)) for r in rows]
-        chosen = set(next_rows(waiting, self._limits.max_rows))
+        due = next_rows(waiting, self._limits.max_rows)
+        chosen = set(self._call_of_the_first(rows, waiting, due))
         self._rows = [row for place, row in enumerate(rows) if place not in chosen]
         taken = [rows[place] for place in sorted(chosen)]
         for row in taken:
             row.request.since = now
         return taken
+
+    def _call_of_the_first(
+        self,
+        rows: Sequence[_Row[Item, Answer]],
+        waiting: Sequence[Waiting],
+        due: Sequence[int],
+    ) -> list[int]:
+        if not due:
+            return []
+        cost = self._cost([rows[place].item for place in due])
+        calls = plan([waiting[place].size for place in due], len(due), cost)
+        first = min(range(len(due)), key=lambda index: waiting[due[index]].since)
+        return next([due[index] for index in call] for call in calls if first in call)
 
     async def _answer(self, batch: list[_Row[Item, Answer]]) -> None:
         parts = [batch]

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 
 from ftray.models.joint import joint_logits
+from ftray.models.passes import PassCost
 from ftray.models.predictor import Predictor
 from ftray.serve.backend import BadPrompt, require_contents
 from ftray.serve.batcher import Batcher, Limits, TooLate
@@ -73,7 +74,7 @@ class Engine:
             batching.max_waiting,
             batching.hung_seconds,
         )
-        self._batcher = Batcher(self._forward, limits, _size)
+        self._batcher = Batcher(self._forward, limits, _size, _cost)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="tokens")
         self._reading = Stopwatch(batching.hung_seconds)
 
@@ -155,9 +156,17 @@ class Engine:
 
 
 def _size(row: Row) -> int:
-    """Characters say well enough which texts are alike."""
-    _, asked = row
-    return len(asked) if isinstance(asked, str) else _CHARACTERS * len(asked)
+    """Tokens, of a text roughly: its characters say well enough which texts are alike."""
+    model, asked = row
+    tokens = len(asked) // _CHARACTERS if isinstance(asked, str) else len(asked)
+    return min(tokens, model.predictor.most_tokens)
+
+
+def _cost(rows: Sequence[Row]) -> PassCost:
+    """Rows of several models climb together: they are one call."""
+    (predictor, _), *others = ((model.predictor, asked) for model, asked in rows)
+    alone = all(other is predictor for other, _ in others)
+    return predictor.pass_cost if alone else PassCost()
 
 
 def _logits(rows: Sequence[_Asked]) -> Sequence[torch.Tensor | None]:

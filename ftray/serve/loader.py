@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Protocol, Self
 from weakref import WeakSet
 
-from ftray.device import own_device
 from ftray.models.folder import ModelInfo
 from ftray.models.generator import Generator
 from ftray.models.load import load_model
@@ -27,10 +26,6 @@ from ftray.serve.talks import Talks
 from ftray.spec.compute import Compute
 from ftray.spec.serving import Batching, GenerationLimits
 from ftray.store.location import Location
-
-_CPU_ROWS = 8
-"""Of a batch that share a forward pass on a CPU, those of like length: there larger passes gain
-little, and pad more."""
 
 
 class Live(Protocol):
@@ -112,10 +107,7 @@ class Loader:
         self, folder: Location, name: str, version: int | None, trust_remote_code: bool = False
     ) -> Live:
         """Raises ModelError when there is no model, or it does not give its golden answers."""
-        most = self.batching.max_size
-        on_cpu = self.compute.on_cpu or own_device().type == "cpu"
-        rows = min(_CPU_ROWS, most) if on_cpu else most
-        model = load_model(folder, rows, self.compute, trust_remote_code)
+        model = load_model(folder, self.batching.max_size, self.compute, trust_remote_code)
         if self.pool is not None and self.compute.backend == "torch":
             self.pool.add(model)
         elif isinstance(model, Predictor):
@@ -129,4 +121,5 @@ class Loader:
                 self._generators.add(live)
             return live
         assert isinstance(model, Predictor), "there is no third kind"
+        model.measure_passes()
         return LiveModel(name, version, model, self.engine, self.metrics)

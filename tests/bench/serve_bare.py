@@ -1,6 +1,6 @@
 """Rows a second of a model's forward pass alone, on one thread: nobody can serve faster.
 
-    python tests/bench/serve_bare.py MODEL TEXTS
+    python tests/bench/serve_bare.py MODEL TEXTS PRECISION
 
 TEXTS: a JSON string a line. Prints one JSON object: rows one by one, in batches of 32 as they come,
 and in batches of 32 of like length.
@@ -22,12 +22,13 @@ BATCH, SECONDS, MAX_LENGTH = 32, 5.0, 64
 
 def main() -> None:
     folder, texts = sys.argv[1], list(map(json.loads, Path(sys.argv[2]).read_text().splitlines()))
+    rounds = sys.argv[3] == "bf16"
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     # Weights rounded once: autocast alone would round them in every pass.
     for module in model.modules():
-        if isinstance(module, torch.nn.Linear):
+        if rounds and isinstance(module, torch.nn.Linear):
             module.to(torch.bfloat16)
 
     def rate(texts: Sequence[str], size: int) -> float:
@@ -44,7 +45,7 @@ def main() -> None:
         rows, started, turn = 0, time.perf_counter(), 0
         while turn == 0 or time.perf_counter() - started < SECONDS:
             for batch in batches:
-                with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, rounds):
                     model(**batch)
                 rows += len(batch["input_ids"])
             turn += 1

@@ -1,6 +1,6 @@
 """The endpoint that people write: FastAPI around a Hugging Face pipeline.
 
-python tests/bench/serve_fastapi.py MODEL PORT
+python tests/bench/serve_fastapi.py MODEL PORT PRECISION
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
 
     @app.post("/predict")
     def predict(review: Review) -> Any:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, sys.argv[3] == "bf16"):
             return classify(review.text, truncation=True, max_length=MAX_LENGTH)[0]
 
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")

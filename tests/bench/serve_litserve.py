@@ -1,6 +1,6 @@
 """A LitServe endpoint with its dynamic batching.
 
-python tests/bench/serve_litserve.py MODEL PORT
+python tests/bench/serve_litserve.py MODEL PORT PRECISION
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ BATCH, WAIT_SECONDS, MAX_LENGTH = 32, 0.005, 64
 
 
 class Classify(litserve.LitAPI):  # type: ignore[misc]
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, rounds: bool) -> None:
         super().__init__(max_batch_size=BATCH, batch_timeout=WAIT_SECONDS)
-        self.folder = folder
+        self.folder, self.rounds = folder, rounds
 
     def setup(self, device: str) -> None:
         torch.set_num_threads(1)
         self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
         self.model = AutoModelForSequenceClassification.from_pretrained(self.folder).eval()
         for module in self.model.modules():
-            if isinstance(module, torch.nn.Linear):
+            if self.rounds and isinstance(module, torch.nn.Linear):
                 module.to(torch.bfloat16)
 
     # LitServe reads annotations: without one it hands over the JSON body.
@@ -40,7 +40,7 @@ class Classify(litserve.LitAPI):  # type: ignore[misc]
         batch = self.tokenizer(
             texts, padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt"
         )
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, self.rounds):
             probabilities = self.model(**batch).logits.float().softmax(-1)
         names, best = self.model.config.id2label, probabilities.max(-1)
         return [
@@ -56,7 +56,9 @@ class Classify(litserve.LitAPI):  # type: ignore[misc]
 
 
 def main() -> None:
-    server = litserve.LitServer(Classify(sys.argv[1]), accelerator="cpu", workers_per_device=1)
+    server = litserve.LitServer(
+        Classify(sys.argv[1], sys.argv[3] == "bf16"), accelerator="cpu", workers_per_device=1
+    )
     server.run(
         host="127.0.0.1", port=int(sys.argv[2]), log_level="warning", generate_client_file=False
     )

@@ -1,12 +1,15 @@
-"""Requests a second and latency of a served model, side by side with LitServe, with a FastAPI
+"""Requests a second and latency of a served model, side by side with LitServe, Infinity, a FastAPI
 application around a `pipeline`, and with the bare forward pass.
 
-    python tests/bench/serving.py [--clients 1 8 64] [--seconds 4] [--turns 5] [--out F.json]
+    python tests/bench/serving.py [--clients 1 8 64] [--seconds 4] [--turns 5] [--precision bf16]
+        [--infinity BIN/infinity_emb] [--against CHECKOUT] [--out F.json]
 
-Needs `wrk`, and installs LitServe for itself. All answer the same reviews with the same MiniLM in
-the same precision, unless their name says another, one thread for the model; client and server
-share the machine. The servers are asked by turns of a few seconds, and stand still while another is
-asked: a machine's speed may change from minute to minute, and each ratio is of neighbours.
+Needs `wrk`, and installs LitServe for itself. Infinity, from another environment, takes part where
+its command is given, and so does the ftray of another checkout. All answer the same reviews with
+the same MiniLM in the same precision, unless their name says another, one thread for the model;
+client and server share the machine. The servers are asked by turns of a few seconds, and stand
+still while another is asked: a machine's speed may change from minute to minute, and each ratio is
+of neighbours.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +46,9 @@ SETTLE_SECONDS = 6.0
 
 @dataclass(frozen=True)
 class Contender:
-    """command: with MODEL and PORT to be filled in; path and key: where texts go, and as what;
-    more: of the body; has_peers: whether it needs what was installed for the benchmark alone."""
+    """command: of Python, with MODEL, PORT and PRECISION to be filled in; path and key: where texts
+    go, and as what; more: of the body; has_peers: whether it needs what was installed for the
+    benchmark alone; program: that runs the command, if it is not this Python."""
 
     name: str
     command: tuple[str, ...]
@@ -53,9 +57,11 @@ class Contender:
     environment: tuple[tuple[str, str], ...] = ()
     more: tuple[tuple[str, Any], ...] = ()
     has_peers: bool = False
+    program: str = sys.executable
+    takes_lists: bool = False
 
     def body(self, text: str) -> dict[str, Any]:
-        return {self.key: text, **dict(self.more)}
+        return {self.key: [text] if self.takes_lists else text, **dict(self.more)}
 
 
 @dataclass(frozen=True)
@@ -101,36 +107,64 @@ OWN_PROXY = Contender(
     "inputs",
     (("RAY_SERVE_ENABLE_HA_PROXY", "0"),),
 )
-LIT = Contender("LitServe", (str(HERE / "serve_litserve.py"), "MODEL", "PORT"), has_peers=True)
-FASTAPI = Contender("FastAPI + pipeline", (str(HERE / "serve_fastapi.py"), "MODEL", "PORT"))
-CONTENDERS = (FTRAY, INT8, OWN_PROXY, LIT, FASTAPI)
+_SCRIPT = ("MODEL", "PORT", "PRECISION")
+LIT = Contender("LitServe", (str(HERE / "serve_litserve.py"), *_SCRIPT), has_peers=True)
+FASTAPI = Contender("FastAPI + pipeline", (str(HERE / "serve_fastapi.py"), *_SCRIPT))
 BARE = "bare forward"
+
+
+def infinity(program: str) -> Contender:
+    """Infinity's command; it takes a model's name from its folder."""
+    options = ("--engine", "torch", "--device", "cpu", "--dtype", "PRECISION", "--no-model-warmup")
+    served = ("--served-model-name", "m", "--batch-size", str(BATCH), "--no-bettertransformer")
+    where = ("--host", "127.0.0.1", "--port", "PORT")
+    command = ("v2", "--model-id", "MODEL", *options, *served, *where)
+    more = (("model", "m"),)
+    environment = (("DO_NOT_TRACK", "1"),)
+    return Contender(
+        "Infinity", command, "/classify", "input", environment, more, False, program, True
+    )
+
+
+def contenders(options: argparse.Namespace) -> list[Contender]:
+    found = [FTRAY, INT8, OWN_PROXY, LIT, FASTAPI]
+    if options.against:
+        found.append(replace(FTRAY, name="ftray (against)", environment=checkout(options.against)))
+    if options.infinity:
+        found.append(infinity(options.infinity))
+    return [each for each in found if not options.only or each.name in options.only]
+
+
+def checkout(root: str) -> tuple[tuple[str, str], ...]:
+    """The environment in which the ftray of another checkout runs."""
+    return (("PYTHONPATH", str(Path(root).resolve())),)
 
 
 def main() -> None:
     options = _options()
     check_wrk()
     os.environ.pop("RAY_ADDRESS", None)
-    contenders = [c for c in CONTENDERS if not options.only or c.name in options.only]
+    asking = contenders(options)
     results: list[Result] = []
     with stage(600, 1, held_out=TEXTS) as here:
-        model = trained(here)
+        model = trained(here, {"serve.precision": options.precision})
         peers = here.folder / "peers"
         run_python("-m", "pip", "install", "--quiet", "--target", str(peers), LITSERVE)
         texts = _texts(here, TEXTS)
+        texts_file = str(here.folder / "texts")
         with ExitStack() as all_of_them:
             servers: dict[Contender, Server] = {}
-            for contender in contenders:
-                server = running(contender, model, peers, here.folder)
+            for contender in asking:
+                server = running(contender, model, peers, here.folder, options.precision)
                 servers[contender] = all_of_them.enter_context(server)
                 # A deadline of what still starts would go by while it stands still.
                 time.sleep(SETTLE_SECONDS)
                 servers[contender].halt()
             for turn in range(options.turns):
-                bare = run_python(str(HERE / "serve_bare.py"), model, str(here.folder / "texts"))
+                bare = run_python(str(HERE / "serve_bare.py"), model, texts_file, options.precision)
                 results.append({"turn": turn, "contender": BARE, **json.loads(bare)})
                 for clients in options.clients:
-                    for contender in contenders[:: 1 if turn % 2 == 0 else -1]:
+                    for contender in asking[:: 1 if turn % 2 == 0 else -1]:
                         asked = [(contender.path, contender.body(text)) for text in texts]
                         with servers[contender].awake() as url:
                             found = load(url, asked, here.folder, clients, options.seconds)
@@ -138,7 +172,7 @@ def main() -> None:
                             raise SystemExit(f"{contender.name}: {found['errors']} failed")
                         results.append({"turn": turn, "contender": contender.name, **found})
                         _say(results[-1])
-    print(report(results, [c.name for c in contenders], options.clients), flush=True)
+    print(report(results, [c.name for c in asking], options.clients), flush=True)
     if options.out:
         Path(options.out).write_text(json.dumps(results, indent=2))
 
@@ -179,12 +213,16 @@ def _texts(here: Stage, count: int) -> list[str]:
 
 
 @contextmanager
-def running(contender: Contender, model: str, peers: Path, folder: Path) -> Iterator[Server]:
+def running(
+    contender: Contender, model: str, peers: Path, folder: Path, precision: str = "fp32"
+) -> Iterator[Server]:
     """The contender's server, once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    places = {"MODEL": model, "PORT": port}
+    places = {"MODEL": model, "PORT": port, "PRECISION": precision}
+    if contender.program != sys.executable:
+        places["PRECISION"] = {"fp32": "float32", "bf16": "bfloat16"}[precision]
     environment = {
         **os.environ,
         **dict(contender.environment),
@@ -197,7 +235,7 @@ def running(contender: Contender, model: str, peers: Path, folder: Path) -> Iter
     told = folder / f"{contender.name}.log"
     with told.open("w") as log:
         server = subprocess.Popen(
-            [sys.executable, *(places.get(word, word) for word in contender.command)],
+            [contender.program, *(places.get(word, word) for word in contender.command)],
             cwd=folder,
             env=environment,
             stdout=log,
@@ -277,6 +315,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 8, 64])
     parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
+    parser.add_argument("--infinity", metavar="PROGRAM", help="Infinity's command, `infinity_emb`")
+    parser.add_argument("--against", metavar="CHECKOUT", help="the root of another checkout")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="of the contenders")
     parser.add_argument("--out", help="JSON file for the figures of every run")
     return parser.parse_args()

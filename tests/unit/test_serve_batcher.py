@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ftray.models.passes import PassCost
 from ftray.serve.batcher import Batcher, Limits, Overloaded
 
 
@@ -82,7 +83,7 @@ def test_who_comes_alone_does_not_wait_and_who_was_among_many_waits_for_them() -
     model = Model()
 
     async def run() -> tuple[float, float]:
-        batcher = Batcher(model, Limits(8, 0.2))
+        batcher = Batcher(model, Limits(8, 1.0))
         clock = asyncio.get_running_loop().time
         start = clock()
         await batcher.submit(["a"])
@@ -99,8 +100,35 @@ def test_who_comes_alone_does_not_wait_and_who_was_among_many_waits_for_them() -
         return alone, clock() - start
 
     alone, again = asyncio.run(run())
-    assert alone < 0.1 and again < 0.1
+    assert alone < 0.8 and again < 0.8
     assert model.sizes[:4] == [1, 1, 4, 4]
+
+
+def test_rows_of_other_lengths_share_a_call_only_where_one_more_costs_more() -> None:
+    model, short, long = Model(), ["a", "b", "c"], ["d" * 58, "e" * 60]
+
+    async def run(tokens: float) -> list[list[str]]:
+        model.calls.clear()
+        batcher = Batcher(model, Limits(8, 0.05), len, lambda items: PassCost(1.0, tokens))
+        asked = [asyncio.create_task(batcher.submit([text])) for text in [*short, *long]]
+        first, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        assert len(first) == (3 if tokens == 10 else 5), "short ones do not wait for long ones"
+        await asyncio.gather(*asked)
+        return list(model.calls)
+
+    assert asyncio.run(run(10)) == [short, long]
+    assert asyncio.run(run(1000)) == [[*short, *long]]
+
+
+def test_nobody_waits_longer_for_others_than_a_call_costs() -> None:
+    async def run() -> float:
+        batcher = Batcher(Model(), Limits(8, 30), len, lambda items: PassCost(0.01, 10))
+        await asyncio.gather(*(batcher.submit([name]) for name in "abcd"))
+        start = asyncio.get_running_loop().time()
+        await batcher.submit(["one of four that were here"])
+        return asyncio.get_running_loop().time() - start
+
+    assert asyncio.run(run()) < 10
 
 
 def test_rows_that_arrive_during_a_call_go_together_in_the_next() -> None:

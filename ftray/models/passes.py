@@ -1,0 +1,65 @@
+"""Which rows share a forward pass: those of like length, in as many passes as cost least."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+_REPEATS = 3
+
+
+@dataclass(frozen=True)
+class PassCost:
+    """What a forward pass takes whatever is in it. tokens: how many more it could compute in that
+    time. By default so much that there are as few passes as can be."""
+
+    seconds: float = 3600.0
+    tokens: float = 1e9
+
+
+def plan(lengths: Sequence[int], most: int, cost: PassCost) -> list[list[int]]:
+    """Split rows of these lengths, in tokens, into passes of at most `most` rows that together
+    compute least: every row is padded to the longest of its pass, and every pass has its cost.
+    Return the places of each pass's rows; short rows come first."""
+    order = sorted(range(len(lengths)), key=lambda place: lengths[place])
+    # The shortest rows, so many of them: tokens that they cost, and rows of their last pass.
+    least, last = [0.0], [0]
+    for stop in range(1, len(order) + 1):
+        longest = lengths[order[stop - 1]]
+        choices = (
+            (least[stop - rows] + cost.tokens + longest * rows, rows)
+            for rows in range(1, min(most, stop) + 1)
+        )
+        found, rows = min(choices)
+        least.append(found)
+        last.append(rows)
+    passes = []
+    stop = len(order)
+    while stop:
+        passes.append(order[stop - last[stop] : stop])
+        stop -= last[stop]
+    return passes[::-1]
+
+
+def measure_cost(
+    compute: Callable[[Sequence[int]], object], short: Sequence[int], long: Sequence[int]
+) -> PassCost:
+    """compute: makes a forward pass with one row, `short` or `long`."""
+    brief, full = _seconds(compute, short), _seconds(compute, long)
+    of_token = (full - brief) / (len(long) - len(short))
+    if of_token <= 0:
+        return PassCost()
+    seconds = max(0.0, brief - of_token * len(short))
+    return PassCost(seconds, seconds / of_token)
+
+
+def _seconds(compute: Callable[[Sequence[int]], object], row: Sequence[int]) -> float:
+    """The shortest of some tries, which other processes disturbed least."""
+    compute(row)
+    tries = []
+    for _ in range(_REPEATS):
+        began = time.perf_counter()
+        compute(row)
+        tries.append(time.perf_counter() - began)
+    return min(tries)
