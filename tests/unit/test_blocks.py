@@ -59,9 +59,6 @@ class Boundary:
         self.state = (output[0] if isinstance(output, tuple) else output).detach().clone()
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(params=STACKED)
 def family(request: pytest.FixtureRequest) -> str:
     return request.param

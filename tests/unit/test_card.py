@@ -31,7 +31,6 @@ from tests.helpers.tiny_generator import make_generator
 from tests.helpers.tiny_model import BASE, make_model
 from tests.helpers.tiny_networks import tiny_network
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ROWS = [f"a private row number {number}, about this and that" for number in range(30)]
 BASE_CARD = "---\nlicense: mit\n---\n# A base\n"
 

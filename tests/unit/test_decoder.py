@@ -70,7 +70,10 @@ def generated(model: Any, prompt: list[int], tokens: int) -> list[int]:
     return whole[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize(("chunk", "padding"), [(512, math.inf), (5, 0), (20, 40)])
+@pytest.mark.parametrize(
+    ("chunk", "padding"),
+    [(5, 40), *(pytest.param(*cut, marks=pytest.mark.slow) for cut in ((512, math.inf), (20, 0)))],
+)
 @pytest.mark.parametrize(("family", "options"), CASES)
 def test_answers_are_those_of_generate_whoever_comes_and_goes(
     family: str, options: Any, chunk: int, padding: float, monkeypatch: pytest.MonkeyPatch

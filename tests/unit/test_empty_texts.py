@@ -21,7 +21,6 @@ from ftray.spec.serving import Batching
 from tests.helpers.tiny_generator import make_generator
 from tests.helpers.tiny_model import make_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 # BERT's tokenizer drops what it takes for a control, also where a text shows it (private use).
 EMPTY = ["", " \n\t", "\u200b\ufeff", "\u0301", "\u3164", "\ue000"]
 

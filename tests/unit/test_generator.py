@@ -19,7 +19,6 @@ from ftray.store.location import Location, locate
 from tests.helpers.tiny_generator import GOLDEN, MAX_TOKENS, make_generator, make_tokenizer
 from tests.helpers.tiny_model import tamper
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 BF16 = Compute(precision="bf16")
 PROMPTS = ["the film has", "a", "", "wonderful " * 40, "naïve – 日本語 🎬", *GOLDEN]
 

@@ -27,7 +27,6 @@ from ftray.store.location import Location
 from tests.helpers.tiny_generator import make_generator
 from tests.helpers.tiny_model import make_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 BATCHING = Batching(timeout_seconds=2, hung_seconds=3)
 
 

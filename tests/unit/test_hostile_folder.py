@@ -25,7 +25,6 @@ from ftray.store.root import MODEL_MANIFEST
 from ftray.train.outcomes import Failure
 from tests.helpers.tiny_model import make_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 INDEX = "model.safetensors.index.json"
 CODE = """
 from pathlib import Path

@@ -16,8 +16,6 @@ from ftray.train.preflight import forecast
 from tests.helpers.tiny_generator import make_base, make_tokenizer
 from tests.helpers.tiny_networks import STACKED, UNSTACKED, VOCABULARY, tiny_network
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 PAD = 1
 SHIFTED = ("roberta", "camembert", "xlm-roberta", "mpnet", "ibert", "longformer", "data2vec-text")
 PLAIN = ("bert", "electra", "distilbert", "gpt2", "albert", "bart", "opt")

@@ -25,7 +25,6 @@ from tests.helpers.tiny_generator import make_generator
 from tests.helpers.tiny_model import make_model, tamper
 
 LIMITS = GenerationLimits(max_tokens=16)
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -46,9 +46,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 network = lru_cache(tiny_network)
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def make_spec(unfreeze: Any = 2, **values: Any) -> Spec:
     return parse(
         {

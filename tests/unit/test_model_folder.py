@@ -27,7 +27,6 @@ from ftray.store.location import Location, locate
 from ftray.store.root import MODEL_MANIFEST
 from tests.helpers.tiny_model import BASE, GOLDEN, LABELS, make_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 BF16 = Compute(precision="bf16")
 TEXTS = ["A wonderful film.", "Bad.", "It is neither good nor bad " * 5, "Dull"]
 

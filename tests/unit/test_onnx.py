@@ -22,7 +22,6 @@ from tests.helpers.odd_networks import Odd, Rigid
 from tests.helpers.tiny_model import GOLDEN, make_model, tamper
 from tests.helpers.tiny_networks import tiny_batch, tiny_network
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 TEXTS = [*GOLDEN, "Bad.", "It is neither good nor bad " * 20, "naïve – 日本語 🎬", "Dull " * 7]
 FP32, INT8 = Compute("onnx", "fp32"), Compute("onnx", "int8")
 

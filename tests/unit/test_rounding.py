@@ -21,7 +21,6 @@ from tests.helpers.tiny_generator import make_generator
 from tests.helpers.tiny_model import make_model
 from tests.helpers.tiny_networks import tiny_generator
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 HALVES = pytest.mark.parametrize(
     ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )

@@ -29,7 +29,6 @@ from ftray.serve.talks import NoNumbers, Talks, Told
 from ftray.spec.serving import Batching
 from tests.helpers.tiny_generator import MAX_TOKENS, make_generator
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = ["the film has", "a", "dull and", "wonderful", "plot of"]
 PLENTY = 10_000
 ROOM = Capacity(max_tokens=8, context=128, cache_tokens=PLENTY)

@@ -25,7 +25,6 @@ from ftray.store.root import open_root
 from ftray.tasks import get_task
 from tests.helpers.tiny_model import BASE, make_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 # BERT's tokenizer reads nothing of a font's own characters.
 UNREAD = {"train": "\ue000", "validation": "\ue001", "test": "\ue002"}
 

@@ -19,7 +19,6 @@ from tests.helpers.odd_networks import Odd, Rigid
 from tests.helpers.tiny_model import GOLDEN, make_model
 from tests.helpers.tiny_networks import STACKED, tiny_batch, tiny_network
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 TEXTS = [*GOLDEN, "Bad.", "It is neither good nor bad " * 20, "naïve – 日本語 🎬", "Dull " * 7]
 SHAPES = ((2, 6), (1, 1), (3, 9), (5, 14))
 

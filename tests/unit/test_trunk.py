@@ -28,8 +28,6 @@ from tests.helpers.tiny_networks import (
     tiny_network,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def rows(*lengths: int) -> dict[str, torch.Tensor]:
     """A batch of rows of those lengths, padded."""

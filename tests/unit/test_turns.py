@@ -22,8 +22,6 @@ from ftray.spec.serving import Batching
 from ftray.tasks.blank import is_blank
 from tests.helpers.tiny_model import make_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:

@@ -87,6 +87,7 @@ def test_every_row_in_order_with_its_own_columns(
         assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on(
     ray_cluster: None,
     model_folder: Path,
@@ -190,7 +191,7 @@ def test_rows_that_cannot_be_read_are_left_out_only_where_the_spec_says_so(
     assert left["kind"] == "empty_text"
 
 
-@pytest.mark.parametrize("skips", [False, True])
+@pytest.mark.parametrize("skips", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_rows_that_give_no_token_are_left_out_only_where_the_spec_says_so(
     ray_cluster: None, model_folder: Path, predictor: Predictor, tmp_path: Path, skips: bool
 ) -> None:

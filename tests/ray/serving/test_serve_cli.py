@@ -127,6 +127,7 @@ def test_a_proxy_that_is_slow_to_start_is_waited_for(
     assert httpx.post(f"{url}/v1/predict", json={"inputs": "dull"}, timeout=60).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_model_that_answers_otherwise_is_refused(
     ray_cluster: None, model_folder: Path, port: int, tmp_path: Path
 ) -> None:

@@ -41,17 +41,19 @@ def _endpoint(model: Path, place: Place):  # type: ignore[no-untyped-def]
     return endpoint(served, spec, place, LiveLine(), threading.Event().is_set)
 
 
-def test_it_goes_beside_others_and_ends_its_own_alone(others: int, model_folder: Path) -> None:
+@pytest.mark.parametrize("prefix", [pytest.param("/", marks=pytest.mark.slow), "/reviews"])
+def test_it_goes_beside_others_and_ends_its_own_alone(
+    others: int, model_folder: Path, prefix: str
+) -> None:
     other = f"http://127.0.0.1:{others}/other"
-    for prefix in ("/", "/reviews"):
-        with _endpoint(model_folder, Place(prefix=prefix)) as url:
-            assert url == f"http://127.0.0.1:{others}{prefix}".rstrip("/")
-            assert httpx.get(f"{url}/healthz").json()["model"] == "tiny"
-            answer = httpx.post(f"{url}/v2/models/nobody/infer", json={})
-            assert isinstance(answer.json()["error"], str), "the protocol's shape"
-            assert httpx.get(other).text == "other"
+    with _endpoint(model_folder, Place(prefix=prefix)) as url:
+        assert url == f"http://127.0.0.1:{others}{prefix}".rstrip("/")
+        assert httpx.get(f"{url}/healthz").json()["model"] == "tiny"
+        answer = httpx.post(f"{url}/v2/models/nobody/infer", json={})
+        assert isinstance(answer.json()["error"], str), "the protocol's shape"
         assert httpx.get(other).text == "other"
-        assert serve.status().applications.keys() == {"other"}
+    assert httpx.get(other).text == "other"
+    assert serve.status().applications.keys() == {"other"}
 
 
 def test_what_has_no_room_is_refused_and_nothing_else_ends(others: int, model_folder: Path) -> None:

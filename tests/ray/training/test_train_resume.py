@@ -54,7 +54,22 @@ def status(run_dir: Path) -> dict[str, Any]:
     return json.loads((run_dir / "status.json").read_text())
 
 
-def test_whatever_is_killed_stopped_or_torn_the_weights_are_the_same_at_the_end(
+def is_as_if_undisturbed(stdout: str, run_dir: Path, plain: Trained) -> None:
+    """What the last command of a run has printed and left behind."""
+    result = json.loads(stdout.splitlines()[-1])
+    assert (result["run"], result["version"]) == (run_dir.name, 1)
+    expected = weights(plain.version.folder.path)
+    for name, value in weights(result["model_dir"]).items():
+        assert torch.equal(value, expected[name]), name
+    # What was under way to a driver that was killed is not on record.
+    curve = losses(plain.run.location.path)
+    found = losses(run_dir)
+    assert all(curve[step] == loss for step, loss in found.items())
+    assert len(found) > 0.8 * len(curve)
+    assert result["metrics"]["test"] == plain.info.metrics["test"]
+
+
+def test_a_killed_worker_and_a_killed_driver_change_no_weight(
     tmp_path: Path, plain: Trained
 ) -> None:
     spec = write(tmp_path, "cut", train={"checkpoint": {"every_steps": 4}})
@@ -74,16 +89,24 @@ def test_whatever_is_killed_stopped_or_torn_the_weights_are_the_same_at_the_end(
     kill_with_children(process)
     assert not (storage / "models").exists()
 
-    # Told to end: it saves first.
+    stdout, said = finish(start(spec))
+    assert f"continuing run {run_dir.name}" in said
+    is_as_if_undisturbed(stdout, run_dir, plain)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_told_to_end_saves_first_and_a_torn_checkpoint_is_passed_over(
+    tmp_path: Path, plain: Trained
+) -> None:
+    spec = write(tmp_path, "cut", train={"checkpoint": {"every_steps": 4}})
     process = start(spec)
-    wait_for_step(storage, max(losses(run_dir)) + 3)
+    run_dir = wait_for_step(tmp_path / "cut", 23)
     process.send_signal(signal.SIGTERM)
     _, said = finish(process, code=130)
-    assert f"continuing run {run_dir.name}" in said
     assert "interrupted after step" in said
     assert "Traceback" not in said
     assert status(run_dir)["state"] == "interrupted"
-    saved = sorted(parts.glob("step-*"))[-1]
+    saved = sorted((run_dir / "checkpoints").glob("step-*"))[-1]
     assert int(saved.name.removeprefix("step-")) == max(losses(run_dir))
 
     # The newest checkpoint is damaged: the one before it will do.
@@ -91,17 +114,7 @@ def test_whatever_is_killed_stopped_or_torn_the_weights_are_the_same_at_the_end(
     torn.write_bytes(torn.read_bytes()[:-100])
     stdout, said = finish(start(spec))
     assert f"{saved.name} is damaged" in said
-    result = json.loads(stdout.splitlines()[-1])
-    assert (result["run"], result["version"]) == (run_dir.name, 1)
-    expected = weights(plain.version.folder.path)
-    for name, value in weights(result["model_dir"]).items():
-        assert torch.equal(value, expected[name]), name
-    # What was under way to a driver that was killed is not on record.
-    curve = losses(plain.run.location.path)
-    found = losses(run_dir)
-    assert all(curve[step] == loss for step, loss in found.items())
-    assert len(found) > 0.8 * len(curve)
-    assert result["metrics"]["test"] == plain.info.metrics["test"]
+    is_as_if_undisturbed(stdout, run_dir, plain)
 
 
 @pytest.mark.slow

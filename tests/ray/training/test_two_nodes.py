@@ -177,7 +177,7 @@ def step_of_checkpoint_within_an_epoch(run_dir: Path) -> int | None:
     return next((step for step in steps if step % STEPS_OF_AN_EPOCH), None)
 
 
-@pytest.mark.parametrize("fault", ["base", "storage"])
+@pytest.mark.parametrize("fault", ["base", pytest.param("storage", marks=pytest.mark.slow)])
 def test_what_one_node_lacks_ends_the_run_and_names_the_node(
     cluster: Environment,
     sees_other_files: str,

@@ -87,6 +87,7 @@ print([m for m in ("ray", "torch", "transformers", "datasets") if m in sys.modul
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_a_fetched_set_is_not_fetched_again_unless_it_changed(demo_data, tmp_path, monkeypatch):
     train, test = demo_data.movies(demo_data.DEFAULT_OUT)
     rows = demo_data.movie_rows()
