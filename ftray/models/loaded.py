@@ -56,6 +56,8 @@ class Outcome(NamedTuple):
 class LoadedModel(ABC):
     """The model in one folder, in eval mode, on the device of this process."""
 
+    pass_cost = PassCost()
+
     def __init__(
         self,
         folder: Location,
@@ -68,7 +70,6 @@ class LoadedModel(ABC):
         ModelError when `folder` is not a model folder."""
         self.info: ModelInfo = read_info(folder)
         self.batch_size = batch_size
-        self.pass_cost = PassCost()
         self.compute = compute
         self.task = get_task(self.info.task)
         self.device = torch.device("cpu") if compute.on_cpu else own_device()

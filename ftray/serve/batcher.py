@@ -107,6 +107,7 @@ class Batcher(Generic[Item, Answer]):
         self._size = size
         self._cost = cost
         self._rows: list[_Row[Item, Answer]] = []  # by arrival
+        self._calls: list[list[_Row[Item, Answer]]] = []  # that come next, short rows first
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._arrival = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
@@ -128,13 +129,13 @@ class Batcher(Generic[Item, Answer]):
         loop = asyncio.get_running_loop()
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
-        if len(self._rows) >= self._limits.max_waiting:
-            message = f"{len(self._rows):,} rows are waiting already"
+        if self.waiting >= self._limits.max_waiting:
+            message = f"{self.waiting:,} rows are waiting already"
             raise Overloaded(message, self.retry_after_s)
         now = loop.time()
         request: _Request[Answer] = _Request(loop.create_future(), len(items), now, now)
         self._rows.extend(_Row(item, place, request) for place, item in enumerate(items))
-        self._crowd = max(self._crowd, len(self._rows) + self._computing)
+        self._crowd = max(self._crowd, self.in_hand)
         self._arrival.set()
         try:
             return await request.done
@@ -149,17 +150,17 @@ class Batcher(Generic[Item, Answer]):
     @property
     def waiting(self) -> int:
         """Rows that wait for a call."""
-        return len(self._rows)
+        return len(self._rows) + sum(map(len, self._calls))
 
     @property
     def in_hand(self) -> int:
         """Rows that wait or are computed."""
-        return len(self._rows) + self._computing
+        return self.waiting + self._computing
 
     @property
     def retry_after_s(self) -> int:
         """Seconds after which the rows that wait now will be answered."""
-        return max(1, math.ceil(len(self._rows) / self._speed if self._speed else 1.0))
+        return max(1, math.ceil(self.waiting / self._speed if self._speed else 1.0))
 
     def close(self) -> None:
         """Let go of the event loop once no row waits; rows that come later are still answered. May
@@ -171,8 +172,10 @@ class Batcher(Generic[Item, Answer]):
     async def _work(self) -> None:
         while self._rows or not self._closed:
             await self._gather()
+            self._calls = self._take()
             # No name here holds the rows, and with them models, until the next ones come.
-            await self._answer(self._take())
+            while self._calls:
+                await self._answer(self._calls.pop(0))
 
     async def _gather(self) -> None:
         """Until a batch is full, or nobody more is likely to come, or its first row has waited long
@@ -194,33 +197,22 @@ class Batcher(Generic[Item, Answer]):
             except TimeoutError:
                 return
 
-    def _take(self) -> list[_Row[Item, Answer]]:
-        """The rows of the next call: of those whose turn it is, who share one with the request that
-        waits longest; by arrival."""
+    def _take(self) -> list[list[_Row[Item, Answer]]]:
+        """The next calls: a batch of rows of all requests in turn, those of like size together."""
         now = asyncio.get_running_loop().time()
         # Done already: its caller went away, or another of its rows failed.
         rows = [row for row in self._rows if not row.request.done.done()]
         waiting = [Waiting(id(r.request), r.request.since, self._size(r.item)) for r in rows]
         due = next_rows(waiting, self._limits.max_rows)
-        chosen = set(self._call_of_the_first(rows, waiting, due))
+        chosen = set(due)
         self._rows = [row for place, row in enumerate(rows) if place not in chosen]
-        taken = [rows[place] for place in sorted(chosen)]
-        for row in taken:
-            row.request.since = now
-        return taken
-
-    def _call_of_the_first(
-        self,
-        rows: Sequence[_Row[Item, Answer]],
-        waiting: Sequence[Waiting],
-        due: Sequence[int],
-    ) -> list[int]:
+        for place in due:
+            rows[place].request.since = now
         if not due:
             return []
         cost = self._cost([rows[place].item for place in due])
         calls = plan([waiting[place].size for place in due], len(due), cost)
-        first = min(range(len(due)), key=lambda index: waiting[due[index]].since)
-        return next([due[index] for index in call] for call in calls if first in call)
+        return [[rows[due[index]] for index in sorted(call)] for call in calls]
 
     async def _answer(self, batch: list[_Row[Item, Answer]]) -> None:
         parts = [batch]
@@ -249,7 +241,7 @@ class Batcher(Generic[Item, Answer]):
         self._computing = len(rows)
         await asyncio.wait([call])
         self._computing = 0
-        self._crowd -= _SMOOTHING * max(0.0, self._crowd - len(rows) - len(self._rows))
+        self._crowd -= _SMOOTHING * max(0.0, self._crowd - len(rows) - self.waiting)
         speed = len(rows) / max(loop.time() - began, 1e-6)
         self._speed += (_SMOOTHING if self._speed else 1.0) * (speed - self._speed)
         if (error := call.exception()) is None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -110,7 +111,7 @@ OWN_PROXY = Contender(
 _SCRIPT = ("MODEL", "PORT", "PRECISION")
 LIT = Contender("LitServe", (str(HERE / "serve_litserve.py"), *_SCRIPT), has_peers=True)
 FASTAPI = Contender("FastAPI + pipeline", (str(HERE / "serve_fastapi.py"), *_SCRIPT))
-BARE = "bare forward"
+BARE, AGAINST = "bare forward", "ftray (against)"
 
 
 def infinity(program: str) -> Contender:
@@ -129,7 +130,7 @@ def infinity(program: str) -> Contender:
 def contenders(options: argparse.Namespace) -> list[Contender]:
     found = [FTRAY, INT8, OWN_PROXY, LIT, FASTAPI]
     if options.against:
-        found.append(replace(FTRAY, name="ftray (against)", environment=checkout(options.against)))
+        found.append(replace(FTRAY, name=AGAINST, environment=checkout(options.against)))
     if options.infinity:
         found.append(infinity(options.infinity))
     return [each for each in found if not options.only or each.name in options.only]
@@ -152,10 +153,14 @@ def main() -> None:
         run_python("-m", "pip", "install", "--quiet", "--target", str(peers), LITSERVE)
         texts = _texts(here, TEXTS)
         texts_file = str(here.folder / "texts")
+        folders = dict.fromkeys(asking, model)
+        folders.update({c: _for_another(model, options) for c in asking if c.name == AGAINST})
         with ExitStack() as all_of_them:
             servers: dict[Contender, Server] = {}
             for contender in asking:
-                server = running(contender, model, peers, here.folder, options.precision)
+                server = running(
+                    contender, folders[contender], peers, here.folder, options.precision
+                )
                 servers[contender] = all_of_them.enter_context(server)
                 # A deadline of what still starts would go by while it stands still.
                 time.sleep(SETTLE_SECONDS)
@@ -192,6 +197,17 @@ def trained(here: Stage, more: Mapping[str, Any] | None = None) -> str:
     spec = here.folder / "spec.yaml"
     spec.write_text(dump(override(here.spec, changes)))
     folder: str = json.loads(run_python("-m", "ftray", "train", str(spec), "--json"))["model_dir"]
+    return folder
+
+
+def _for_another(model: str, options: argparse.Namespace) -> str:
+    """The same model without the settings that another ftray may not know."""
+    folder = f"{model}-against"
+    shutil.copytree(model, folder)
+    manifest = json.loads((Path(folder) / "ftray.json").read_text())
+    serving = {"precision": options.precision, "batch": {"max_size": BATCH}}
+    manifest["spec"]["serve"] = serving
+    (Path(folder) / "ftray.json").write_text(json.dumps(manifest))
     return folder
 
 
@@ -247,8 +263,9 @@ def running(
             _await(contender, url, server, told)
             yield Server(url, server.pid)
         finally:
-            Server(url, server.pid).go_on()
-            server.send_signal(signal.SIGINT)
+            if server.poll() is None:
+                Server(url, server.pid).go_on()
+                server.send_signal(signal.SIGINT)
             try:
                 server.wait(30)
             except subprocess.TimeoutExpired:
