@@ -1,5 +1,4 @@
-"""Picks the waiting rows for the next batch: every request gets its turn, and rows of like size
-share a batch where there is a choice."""
+"""Picks the waiting rows for the next batch: every request has its turn, the oldest one first."""
 
 from __future__ import annotations
 
@@ -19,34 +18,15 @@ class Waiting(NamedTuple):
 def next_rows(rows: Sequence[Waiting], most: int) -> list[int]:
     """Places of up to `most` rows, rising.
 
-    A request with few rows has them all in the call, and one with more than its share has at least
-    one where all requests have room: what is left goes to the rows that are most like that one in
-    size. Where more requests wait than have room, it goes to the rows most like the one whose
-    request waits longest.
+    Every request has its share of them, as far as there is room; what is left goes to those with
+    more rows. Among requests the one that waits longest comes first, and within one request rows
+    of like size come together.
     """
-    if len(rows) <= most:
-        return list(range(len(rows)))
     of: dict[Hashable, list[int]] = {}
-    for place, row in enumerate(rows):
-        of.setdefault(row.request, []).append(place)
-    share = max(1, most // len(of))
+    for place in sorted(range(len(rows)), key=lambda place: rows[place].size):
+        of.setdefault(rows[place].request, []).append(place)
     requests = sorted(of.values(), key=lambda places: rows[places[0]].since)
-    large = [places for places in requests if len(places) > share]
-    due = [place for places in requests for place in (places[:1] if places in large else places)]
-    if len(due) >= most:
-        return sorted(_alike(rows, due, most))
-    first = large[0][0]
-    rest = [place for places in large for place in places[1:]]
-    filled = _alike(rows, [first, *rest], most - len(due) + 1)
-    return sorted({*due, *filled})
-
-
-def _alike(rows: Sequence[Waiting], places: Sequence[int], count: int) -> list[int]:
-    """`count` of the places, the first one among them, whose sizes lie closest together."""
-    order = sorted(places, key=lambda place: rows[place].size)
-    if len(order) <= count:
-        return order
-    first = order.index(places[0])
-    starts = range(max(0, first - count + 1), min(first, len(order) - count) + 1)
-    start = min(starts, key=lambda s: rows[order[s + count - 1]].size - rows[order[s]].size)
-    return order[start : start + count]
+    share = max(1, most // max(1, len(of)))
+    due = [place for places in requests for place in places[:share]]
+    more = [place for places in requests for place in places[share:]]
+    return sorted([*due, *more][:most])
