@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 _REPEATS = 3
 
 
@@ -22,24 +24,23 @@ def plan(lengths: Sequence[int], most: int, cost: PassCost) -> list[list[int]]:
     """Split rows of these lengths, in tokens, into passes of at most `most` rows that together
     compute least: every row is padded to the longest of its pass, and every pass has its cost.
     Return the places of each pass's rows; short rows come first."""
-    order = sorted(range(len(lengths)), key=lambda place: lengths[place])
-    # The shortest rows, so many of them: tokens that they cost, and rows of their last pass.
-    least, last = [0.0], [0]
+    order = np.argsort(lengths, kind="stable")
+    longest = np.asarray(lengths)[order]
+    # Of the shortest rows, so many of them: the tokens that they cost, and where their last pass
+    # begins.
+    least, begins = np.zeros(len(order) + 1), np.zeros(len(order) + 1, dtype=np.int64)
     for stop in range(1, len(order) + 1):
-        longest = lengths[order[stop - 1]]
-        choices = (
-            (least[stop - rows] + cost.tokens + longest * rows, rows)
-            for rows in range(1, min(most, stop) + 1)
-        )
-        found, rows = min(choices)
-        least.append(found)
-        last.append(rows)
-    passes = []
+        starts = np.arange(max(0, stop - most), stop)
+        totals = least[starts] + cost.tokens + longest[stop - 1] * (stop - starts)
+        best = totals.argmin()
+        least[stop], begins[stop] = totals[best], starts[best]
+    passes: list[list[int]] = []
     stop = len(order)
     while stop:
-        passes.append(order[stop - last[stop] : stop])
-        stop -= last[stop]
-    return passes[::-1]
+        start = int(begins[stop])
+        passes.insert(0, order[start:stop].tolist())
+        stop = start
+    return passes
 
 
 def measure_cost(
