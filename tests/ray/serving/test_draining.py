@@ -38,6 +38,7 @@ def service(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     process.communicate(timeout=180)
 
 
+@pytest.mark.slow
 def test_a_stream_ends_before_its_service_does(
     service: tuple[str, subprocess.Popen[str]],
 ) -> None:

@@ -79,6 +79,7 @@ def test_it_learns_what_follows(trained: Trained, events: Events) -> None:
     assert trained.info.labels == () and trained.info.spec["train"]["metric"] == "loss"
 
 
+@pytest.mark.slow
 def test_workers_share_a_batch_by_its_tokens(trained: Trained, home: Path) -> None:
     """Rows have different numbers of tokens: a mean of the ranks' means would be another loss."""
     alone = train_here(spec(home, scale={"workers": 1}))

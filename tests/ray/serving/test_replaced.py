@@ -45,6 +45,7 @@ def client(
         serve.shutdown()
 
 
+@pytest.mark.slow
 def test_a_replica_that_hangs_is_replaced(client: httpx.Client) -> None:
     def ask() -> httpx.Response:
         return client.post("/v1/predict", json={"inputs": "dull"})

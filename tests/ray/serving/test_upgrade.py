@@ -85,6 +85,7 @@ def test_a_version_that_does_not_prove_itself_never_answers(
     assert not callers.wrong
 
 
+@pytest.mark.slow
 def test_a_trial_gets_its_share_until_it_is_ended(registry: Registry, callers: Callers) -> None:
     promote(registry, f"{NAME}:1", ALIAS)
     callers.wait_for({1})
