@@ -23,7 +23,7 @@ from pathlib import Path
 from contest import HERE, Result
 from generate_bare import TOKENS
 from measure import Sample, table
-from serving import LITSERVE, Contender, checkout, run_python, running
+from serving import AGAINST, LITSERVE, Contender, checkout, for_another, run_python, running
 from wrk import check_wrk, load
 
 sys.path.insert(0, str(HERE.parents[1]))
@@ -67,12 +67,13 @@ def main() -> None:
     os.environ.pop("RAY_ADDRESS", None)
     contenders = list(CONTENDERS)
     if options.against:
-        before = replace(FTRAY, name="ftray (against)", environment=checkout(options.against))
+        before = replace(FTRAY, name=AGAINST, environment=checkout(options.against))
         contenders.insert(1, before)
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="generating-") as name:
         here = Path(name)
         model = str(make_generator(here / "writer", "writer", **SHAPE))
+        another = for_another(model, {}) if options.against else model
         prompts = _prompts(here)
         peers = here / "peers"
         run_python("-m", "pip", "install", "--quiet", "--target", str(peers), LITSERVE)
@@ -82,7 +83,8 @@ def main() -> None:
             )
             results.append({"turn": turn, "contender": BARE, **bare})
             for contender in contenders[:: 1 if turn % 2 == 0 else -1]:
-                with running(contender, model, peers, here) as server:
+                folder = another if contender.name == AGAINST else model
+                with running(contender, folder, peers, here) as server:
                     for clients in options.clients:
                         asked = [(contender.path, contender.body(prompt)) for prompt in prompts]
                         found = load(server.url, asked, here, clients, options.seconds)

@@ -154,7 +154,8 @@ def main() -> None:
         texts = _texts(here, TEXTS)
         texts_file = str(here.folder / "texts")
         folders = dict.fromkeys(asking, model)
-        folders.update({c: _for_another(model, options) for c in asking if c.name == AGAINST})
+        known = {"precision": options.precision, "batch": {"max_size": BATCH}}
+        folders.update({c: for_another(model, known) for c in asking if c.name == AGAINST})
         with ExitStack() as all_of_them:
             servers: dict[Contender, Server] = {}
             for contender in asking:
@@ -200,13 +201,12 @@ def trained(here: Stage, more: Mapping[str, Any] | None = None) -> str:
     return folder
 
 
-def _for_another(model: str, options: argparse.Namespace) -> str:
-    """The same model without the settings that another ftray may not know."""
+def for_another(model: str, serve: Mapping[str, Any]) -> str:
+    """The same model with these settings alone: another ftray may not know the others."""
     folder = f"{model}-against"
     shutil.copytree(model, folder)
     manifest = json.loads((Path(folder) / "ftray.json").read_text())
-    serving = {"precision": options.precision, "batch": {"max_size": BATCH}}
-    manifest["spec"]["serve"] = serving
+    manifest["spec"]["serve"] = serve
     (Path(folder) / "ftray.json").write_text(json.dumps(manifest))
     return folder
 
