@@ -3,7 +3,7 @@ on, and every answer is compared with the model's own.
 
     python -m tests.bench.hostile [--seconds 15] [--only NAME ...]
 
-`ftray serve` follows an alias of a MiniLM on moto's S3.
+`ftray serve` follows an alias of a MiniLM on moto's S3, registered at an MLflow server.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ftray.store.registry import Registry
 from ftray.store.root import open_root
 from tests.bench.measure import table
 from tests.helpers.hostile import http, requests
+from tests.helpers.mlflow_server import MlflowServer
 from tests.helpers.object_store import Fault, ObjectStore
 from tests.helpers.served import served
 from tests.helpers.small_runs import tree
@@ -43,8 +44,7 @@ Act = Callable[[str, threading.Event], None]
 
 def main() -> None:
     options = _options()
-    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
-        os.environ.pop(name, None)
+    os.environ.pop("RAY_ADDRESS", None)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     store = ObjectStore()
     acts = {
@@ -59,7 +59,11 @@ def main() -> None:
         "nothing again": _nothing,
     }
     chosen = {name: act for name, act in acts.items() if not options.only or name in options.only}
-    with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
+    with tempfile.TemporaryDirectory(prefix="hostile-") as folder, ExitStack() as on_exit:
+        tracking = MlflowServer(Path(folder))
+        tracking.start()
+        on_exit.callback(tracking.kill)
+        os.environ["MLFLOW_TRACKING_URI"] = tracking.uri
         registry = _trained(Path(folder), store)
         with served(f"small@{ALIAS}", f"--storage={store.url()}") as (url, _):
             callers = Callers(url, answers_of(registry, (1,), "small"))
