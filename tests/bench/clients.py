@@ -43,7 +43,7 @@ client = http.InferenceServerClient(sys.argv[1])
 assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("one")
 metadata = client.get_model_metadata("one")
 labels = metadata["parameters"]["labels"]
-texts = np.array(["A wonderful film.", "naïve 🎬", ""], dtype=object)
+texts = np.array(["A wonderful film.", "naïve 🎬", "Dull."], dtype=object)
 answers = []
 for binary in (True, False):
     tensor = http.InferInput("text", [3], "BYTES")
