@@ -1,4 +1,4 @@
-"""Which rows share a forward pass: those of like length, in as many passes as cost least."""
+"""Splits rows into forward passes by length, so that padding and passes together cost least."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _REPEATS = 3
 
 @dataclass(frozen=True)
 class PassCost:
-    """What a forward pass takes whatever is in it. tokens: how many more it could compute in that
-    time. By default so much that there are as few passes as can be."""
+    """Fixed cost of a forward pass, beyond that of its tokens. tokens: the number of tokens whose
+    computation takes as long. The default is so high that `plan` makes as few passes as it can."""
 
     seconds: float = 3600.0
     tokens: float = 1e9
@@ -26,8 +26,7 @@ def plan(lengths: Sequence[int], most: int, cost: PassCost) -> list[list[int]]:
     Return the places of each pass's rows; short rows come first."""
     order = np.argsort(lengths, kind="stable")
     longest = np.asarray(lengths)[order]
-    # Of the shortest rows, so many of them: the tokens that they cost, and where their last pass
-    # begins.
+    # By number of shortest rows: the lowest cost in tokens, and where its last pass begins.
     least, begins = np.zeros(len(order) + 1), np.zeros(len(order) + 1, dtype=np.int64)
     for stop in range(1, len(order) + 1):
         starts = np.arange(max(0, stop - most), stop)
@@ -46,7 +45,8 @@ def plan(lengths: Sequence[int], most: int, cost: PassCost) -> list[list[int]]:
 def measure_cost(
     compute: Callable[[Sequence[int]], object], short: Sequence[int], long: Sequence[int]
 ) -> PassCost:
-    """compute: makes a forward pass with one row, `short` or `long`."""
+    """Measure the fixed cost from the times of two rows. compute: makes a forward pass of one row.
+    Returns the default where the longer row takes no more time, as on most GPUs."""
     brief, full = _seconds(compute, short), _seconds(compute, long)
     of_token = (full - brief) / (len(long) - len(short))
     if of_token <= 0:
@@ -56,7 +56,7 @@ def measure_cost(
 
 
 def _seconds(compute: Callable[[Sequence[int]], object], row: Sequence[int]) -> float:
-    """The shortest of some tries, which other processes disturbed least."""
+    """Return the shortest of several times: other processes disturbed that one least."""
     compute(row)
     tries = []
     for _ in range(_REPEATS):

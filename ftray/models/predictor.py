@@ -60,7 +60,7 @@ class Predictor(LoadedModel):
             _log.info("%s is computed without a graph: %s", self.info.name, error)
 
     def measure_passes(self) -> None:
-        """From here on rows share a forward pass where one more would cost more than padding."""
+        """Measure the fixed cost of a forward pass, by which rows are then split into passes."""
         short, long = self.encode(["a", "some words " * self.info.max_length])
         long = long[:_MEASURED_TOKENS]
         if len(short) < len(long):

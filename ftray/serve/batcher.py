@@ -107,7 +107,7 @@ class Batcher(Generic[Item, Answer]):
         self._size = size
         self._cost = cost
         self._rows: list[_Row[Item, Answer]] = []  # by arrival
-        self._calls: list[list[_Row[Item, Answer]]] = []  # that come next, short rows first
+        self._calls: list[list[_Row[Item, Answer]]] = []  # of the batch taken last, short rows first
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._arrival = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
@@ -198,7 +198,7 @@ class Batcher(Generic[Item, Answer]):
                 return
 
     def _take(self) -> list[list[_Row[Item, Answer]]]:
-        """The next calls: a batch of rows of all requests in turn, those of like size together."""
+        """Take a batch of rows, the oldest requests first, and split it into calls by size."""
         now = asyncio.get_running_loop().time()
         # Done already: its caller went away, or another of its rows failed.
         rows = [row for row in self._rows if not row.request.done.done()]

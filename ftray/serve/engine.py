@@ -156,14 +156,15 @@ class Engine:
 
 
 def _size(row: Row) -> int:
-    """Tokens, of a text roughly: its characters say well enough which texts are alike."""
+    """Return the row's number of tokens, estimated from its characters where it is a text."""
     model, asked = row
     tokens = len(asked) // _CHARACTERS if isinstance(asked, str) else len(asked)
     return min(tokens, model.predictor.most_tokens)
 
 
 def _cost(rows: Sequence[Row]) -> PassCost:
-    """Rows of several models climb together: they are one call."""
+    """Return the fixed cost of a call. Rows of several models share the passes of common blocks, so
+    the default cost keeps them in one call."""
     (predictor, _), *others = ((model.predictor, asked) for model, asked in rows)
     alone = all(other is predictor for other, _ in others)
     return predictor.pass_cost if alone else PassCost()

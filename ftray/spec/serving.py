@@ -24,8 +24,8 @@ class Batching(Section):
     max_size: PositiveInt = Field(32, description="Rows of one forward pass.")
     wait_ms: FloatFromZero = Field(
         5,
-        description="How long a row waits for others to share its forward pass, at most. It never "
-        "waits longer than a pass costs whatever is in it.",
+        description="How long a row waits at most for others to share its forward pass. It never "
+        "waits longer than the fixed cost of one pass.",
     )
     max_waiting: PositiveInt = Field(
         1024, description="Rows that wait at a replica before it answers 503 to more of them."
