@@ -107,7 +107,7 @@ class Batcher(Generic[Item, Answer]):
         self._size = size
         self._cost = cost
         self._rows: list[_Row[Item, Answer]] = []  # by arrival
-        self._calls: list[list[_Row[Item, Answer]]] = []  # of the batch taken last, short rows first
+        self._calls: list[list[_Row[Item, Answer]]] = []  # of the batch, short rows first
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._arrival = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
