@@ -27,7 +27,7 @@ MAX_TOGETHER = 256 * 2**20
 MAX_STREAM_ROWS = 100_000
 
 Input = Annotated[str, StringConstraints(max_length=MAX_TEXT, strict=True)]
-_TEXT_SCHEMA = {"type": "string", "maxLength": MAX_TEXT}
+_TEXT_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT}
 _INPUTS_SCHEMA = {
     "description": "One text, or several.",
     "anyOf": [

@@ -28,9 +28,10 @@ _CHECKS = """
 [checks]
 negative_data_rejection.expected-statuses = [400, 401, 404, 405, 413, 415, 422]
 
-# That a tensor's shape is that of its data, or how many tokens a prompt has, no schema can say.
+# That a tensor's shape is that of its data, how many tokens a prompt has, or whether a text has any
+# character that can be seen, no schema can say.
 [[operations]]
-include-path-regex = "/(infer|completions)$"
+include-path-regex = "/(infer|completions|predict)$"
 checks.positive_data_acceptance.enabled = false
 """
 # Once with models that it makes up, and once with one that there is.
