@@ -10,8 +10,8 @@ from ray.serve import Application, deployment
 
 from ftray.serve import autoscaling
 from ftray.serve.autoscaling import replicas_for_load
+from ftray.serve.hosting import Hosted
 from ftray.serve.log import logging_config
-from ftray.serve.replica import Replica
 from ftray.serve.settings import ServedModel, Service, find, parse, require_auth
 from ftray.serve.waiting import find_once_there
 from ftray.spec.serving import ServeSpec
@@ -60,7 +60,7 @@ def application(models: Sequence[ServedModel], spec: ServeSpec) -> Application:
         "logging_config": logging_config(spec.log_requests),
         **_replicas(spec),
     }
-    return deployment(**options)(Replica).bind(
+    return deployment(**options)(Hosted).bind(
         tuple(models),
         batching=spec.batch,
         max_models=spec.max_models,

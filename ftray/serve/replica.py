@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -13,18 +14,15 @@ from fastapi import FastAPI
 from ray import serve
 
 from ftray.device import limit_memory, own_device
-from ftray.errors import FtrayError
 from ftray.models.pool import Pool
 from ftray.serve import metrics
 from ftray.serve.api import create_api
-from ftray.serve.autoscaling import UTILIZATION
 from ftray.serve.backend import Backend
 from ftray.serve.catalog import Catalog
 from ftray.serve.engine import Engine
 from ftray.serve.health import Health
 from ftray.serve.keyring import Keyring
 from ftray.serve.loader import Live, Loader
-from ftray.serve.refusal import refusal
 from ftray.serve.reporter import Reporter
 from ftray.serve.settings import ServedModel
 from ftray.serve.shelf import Shelf
@@ -39,9 +37,8 @@ _PAGE_SECONDS = 5.0
 _SWITCH_S = 0.0002
 
 
-@serve.ingress()
 class Replica:
-    """Ray Serve builds it, and routes HTTP to the application of `create_api`."""
+    """The models, the application that answers for them, and their counts."""
 
     def __init__(
         self,
@@ -56,7 +53,7 @@ class Replica:
         loopback: bool,
     ) -> None:
         """Load the models, or what their aliases mean by now, and replay their golden answers.
-        When it raises, Ray Serve sends this replica no traffic."""
+        Raises ModelError, ServeError or RunFailed for one that cannot be served."""
         torch.set_num_threads(threads)
         # Between two operators the model's thread asks for the interpreter, which the event loop
         # may keep for so long: by default 5 ms, as long as dozens of operators take.
@@ -69,15 +66,15 @@ class Replica:
         pool = Pool() if len(served) > 1 else None
         self._loader = Loader(batching, compute, generation, self._metrics, self._engine, pool)
         self._reporters: dict[str, Reporter] = {}
-        try:
+        with ExitStack() as otherwise:
+            otherwise.callback(self.withdraw)
             self._loopback, self._max_requests = loopback, max_requests
             limit_memory(own_device())
             self._keys = None if api_keys is None else Keyring(locate(api_keys))
             wait_s = batching.timeout_seconds
             self._catalog = Catalog(served, self._start, max_models, wait_s)
             self._health = Health(lambda: self._catalog.current)
-        except FtrayError as error:
-            raise refusal(error) from error
+            otherwise.pop_all()
         if self._keys is not None:
             self._keys.follow()
 
@@ -103,12 +100,12 @@ class Replica:
         watcher.follow()
         return watcher.shelf
 
-    def __del__(self) -> None:
-        """Ray Serve calls it when the replica has answered its last request."""
-        for reporter in getattr(self, "_reporters", {}).values():
+    def withdraw(self) -> None:
+        """Take back what this replica told of what it answers with."""
+        for reporter in self._reporters.values():
             reporter.withdraw()
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
+    def api(self) -> FastAPI:
         return create_api(self, self._metrics, self._keys, self._loopback, self._max_requests)
 
     @property
@@ -116,12 +113,12 @@ class Replica:
         return self._catalog.entries
 
     async def check_health(self) -> None:
-        """Ray Serve calls it every few seconds, and replaces a replica where it raises thrice."""
+        """Raises where the models do not answer, or answer wrongly."""
         await self._health.check()
 
-    async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Ray Serve calls it every few seconds, and hands what it finds to `replicas_for_load`."""
-        return {UTILIZATION: self._loader.utilization}
+    @property
+    def utilization(self) -> float:
+        return self._loader.utilization
 
     @property
     def fault(self) -> str:

@@ -50,12 +50,16 @@ class Callers:
 
     patience_s: how long they try again where nobody takes or keeps their connection, or they are
     told to (Retry-After); without it one such moment is a fault.
+    pause_s: what each waits after an answer.
     """
 
-    def __init__(self, url: str, expected: Expected, patience_s: float = 0.0) -> None:
+    def __init__(
+        self, url: str, expected: Expected, patience_s: float = 0.0, pause_s: float = 0.0
+    ) -> None:
         self.url = url
         self.expected = expected
         self.patience_s = patience_s
+        self.pause_s = pause_s
         self.tried_again = 0
         self.seen: list[tuple[float, int | None]] = []
         """When an answer came, and of which version."""
@@ -98,6 +102,7 @@ class Callers:
                     self.waits.append(time.monotonic() - began)
                 except httpx.HTTPError as error:
                     self.wrong.append(f"{type(error).__name__}: {error}")
+                self._over.wait(self.pause_s)
 
     def _post(self, client: httpx.Client, place: int) -> httpx.Response:
         end = time.monotonic() + self.patience_s

@@ -83,7 +83,7 @@ def test_the_check_can_fail(importer: str, source: str, allowed: bool) -> None:
     [
         ("ftray.cli.main", {"ray", "torch", "transformers", "pydantic", "pyarrow", "mlflow"}),
         ("ftray.train.check", {"ray", "torch", "transformers", "mlflow", "deepspeed"}),
-        ("ftray.serve.app", {"deepspeed", "ftray.train", "sklearn"}),
+        ("ftray.serve.app", {"torch", "transformers", "deepspeed", "ftray.train", "sklearn"}),
         ("ftray.serve.replica", {"deepspeed", "ftray.train", "sklearn"}),
     ],
 )

@@ -37,7 +37,7 @@ def callers(url: str, model_folder: Path) -> Iterator[Callers]:
     predictor = Predictor(locate(str(model_folder)))
     rows = predictor.answers(TEXTS, 9)
     expected = [{item["label"]: item["score"] for item in row} for row in rows]
-    callers = Callers(url, {None: expected})
+    callers = Callers(url, {None: expected}, pause_s=0.1)
     with callers.asking(4):
         yield callers
     assert not callers.wrong, callers.wrong[:3]

@@ -12,7 +12,7 @@ import pytest
 from ray import serve
 
 from ftray.serve import app
-from ftray.serve.replica import Replica
+from ftray.serve.hosting import Hosted
 from tests.helpers.served import free_port
 
 LIMIT_S = 1.0
@@ -27,14 +27,14 @@ SETTINGS = {
 def client(
     ray_cluster: None, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[httpx.Client]:
-    class Spoilable(Replica):
+    class Spoilable(Hosted):
         """Its model can be made to hang."""
 
         def hang(self) -> None:
-            (live,) = self._catalog.current
+            (live,) = self._replica._catalog.current
             live.predictor.logits_of = lambda ids: time.sleep(3600)
 
-    monkeypatch.setattr(app, "Replica", Spoilable)
+    monkeypatch.setattr(app, "Hosted", Spoilable)
     port = free_port()
     try:
         serve.start(proxy_location="HeadOnly", http_options={"port": port})

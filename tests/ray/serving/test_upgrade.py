@@ -18,6 +18,7 @@ from tests.helpers.small_runs import wait_for
 from tests.helpers.upgrades import ALIAS, NAME, Callers, answers_of, register_versions
 
 BROKEN = 3
+PAUSE_S = 0.25
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,9 @@ def callers(ray_cluster: None, registry: Registry) -> Iterator[Callers]:
     try:
         serve.start(proxy_location="HeadOnly", http_options={"port": port})
         serve.run(build({**settings, "auth": False}), name="tiny")
-        callers = Callers(f"http://127.0.0.1:{port}", answers_of(registry, (1, 2, 4)))
+        callers = Callers(
+            f"http://127.0.0.1:{port}", answers_of(registry, (1, 2, 4)), pause_s=PAUSE_S
+        )
         with callers.asking(8):
             yield callers
         assert not callers.wrong, callers.wrong[:5]
