@@ -7,7 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-parts test-training test-serving test-slow lint types constraints clean
+.PHONY: install demo test test-parts test-loop test-training test-serving test-slow
+.PHONY: lint types constraints clean
 
 install: $(INSTALLED)
 
@@ -26,10 +27,13 @@ export RAY_worker_niceness := 0
 
 # Side by side: the tests with Ray wait for processes to start most of their time.
 test: lint
-	$(MAKE) --jobs=3 --output-sync=target types test-parts test-training test-serving
+	$(MAKE) --jobs=4 --output-sync=target test-training test-serving test-loop test-parts types
 
 test-parts: install
-	$(BIN)/python -m pytest tests/unit tests/contracts
+	$(BIN)/python -m pytest tests/unit --ignore=tests/unit/loop
+
+test-loop: install
+	$(BIN)/python -m pytest tests/unit/loop tests/contracts
 
 test-training: install
 	$(BIN)/python -m pytest tests/ray/training tests/gpu

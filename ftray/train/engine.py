@@ -14,10 +14,11 @@ from torch import nn
 from ftray.device import visible_gpus
 from ftray.models.blocks import FreezePlan
 from ftray.models.trunk import Replay
-from ftray.spec.training import TrainSpec
+from ftray.spec.training import DeepSpeedSpec, TrainSpec
 from ftray.train import deepspeed_state
 from ftray.train.buffers import MovingBuffers
 from ftray.train.deepspeed_config import Config, uses_bf16
+from ftray.train.gradients import add_up
 from ftray.train.optimizer import AGE, SCALE, adamw
 from ftray.train.ranks import Ranks
 
@@ -81,8 +82,10 @@ class Engine:
         optimizer = adamw(groups, spec)
         self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
         deepspeed_state.check_optimizer(self._deepspeed)
-        if self._plain and ranks.world == 1:
-            # DeepSpeed would flatten and copy them, with nobody to add them up.
+        # A DeepSpeed JSON may say how ranks add gradients up.
+        by_us = ranks.world == 1 or isinstance(spec.deepspeed, DeepSpeedSpec)
+        self._adds_up = self._plain and by_us
+        if self._adds_up:
             deepspeed_state.turn_off_allreduce(self._deepspeed)
         self._deepspeed.train()
         self.buffers = MovingBuffers(module.model, ranks, module.plan.frozen_modules)
@@ -115,11 +118,14 @@ class Engine:
     def accumulate(self, loss: torch.Tensor) -> None:
         """Add the gradient of `loss`, a share of the mean over the whole batch; every rank,
         accumulation_steps times before each update."""
-        loss = loss * self.ranks.world  # DeepSpeed averages over the ranks
+        if not self._adds_up:
+            loss = loss * self.ranks.world  # DeepSpeed averages over the ranks
         with self.buffers.kept() if self._recomputes else nullcontext():
             self._deepspeed.backward(loss, scale_wrt_gas=False)
         if not self._deepspeed.is_gradient_accumulation_boundary():
             self._deepspeed.step()
+        elif self._adds_up and self.ranks.world > 1:
+            add_up(self._trained)
 
     def gradient_norm(self) -> torch.Tensor | None:
         """Norm of the gradient of a whole batch, on the device, the same on every rank; None where

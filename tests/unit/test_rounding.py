@@ -104,6 +104,7 @@ def test_a_generator_answers_and_holds_its_golden_answers(
     assert all(outcome.prediction for outcome in found.outcomes(["the film has", "a"]))
 
 
+@pytest.mark.slow
 def test_loading_takes_the_memory_of_what_is_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

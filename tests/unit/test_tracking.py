@@ -211,6 +211,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowSe
     server.kill()
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_and_comes_back(
     root: Root,
     server: MlflowServer,

@@ -56,6 +56,7 @@ def test_it_goes_beside_others_and_ends_its_own_alone(
     assert serve.status().applications.keys() == {"other"}
 
 
+@pytest.mark.slow
 def test_what_has_no_room_is_refused_and_nothing_else_ends(others: int, model_folder: Path) -> None:
     for place, said in (
         (Place(prefix="/other"), "--route-prefix = /other: is that of other"),

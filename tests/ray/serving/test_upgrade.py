@@ -18,7 +18,7 @@ from tests.helpers.small_runs import wait_for
 from tests.helpers.upgrades import ALIAS, NAME, Callers, answers_of, register_versions
 
 BROKEN = 3
-PAUSE_S = 0.25
+PAUSE_S = 0.25  # between two requests of each of eight callers
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,7 @@ def test_a_process_that_dies_is_replaced_and_the_run_goes_on(
     assert '"stage"' not in kept, "what passes is not kept"
 
 
+@pytest.mark.slow
 def test_a_process_that_may_not_die_ends_the_run_in_one_line(
     ray_cluster: None, tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ def _tracked(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
 
 
+@pytest.mark.slow
 def test_a_run_ends_as_on_a_disk_although_the_store_goes_away(
     plain: Trained,
     object_store: ObjectStore,

@@ -77,6 +77,7 @@ def test_blocks_below_the_boundary_are_the_base_models_bit_by_bit(plain: Trained
     assert any(name.startswith("embeddings.") for name in kept)
 
 
+@pytest.mark.slow
 def test_one_worker_with_the_trunk_cache_learns_as_two_without(
     plain: Trained, tmp_path: Path
 ) -> None:

@@ -160,6 +160,7 @@ def test_the_same_trials_without_the_trunk_cache_and_without_a_refit(
     assert validation["f1_macro"] == pytest.approx(best, abs=1e-6), "the trial's very model"
 
 
+@pytest.mark.slow
 def test_a_trial_that_cannot_train_does_not_end_the_sweep(tmp_path: Path) -> None:
     space = {"train.unfreeze": {"choice": [0, 99]}, "train.epochs": {"choice": [1]}}
     tuned = sweep(tmp_path, trials=None, searcher="grid", refit=False, space=space)

@@ -125,6 +125,7 @@ def write_spec(folder: Path, **sections: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_job_of_the_repository_exits_as_the_command_does(
     cluster: Environment, tmp_path: Path
 ) -> None:
