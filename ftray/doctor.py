@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
-from ftray import cluster, machine
-from ftray.device import own_device, visible_gpus
+from ftray.cluster import connection as cluster
+from ftray.cluster import machine
+from ftray.cluster.device import own_device, visible_gpus
+from ftray.cluster.folder import check_ray_folder, ray_folder
 from ftray.errors import FtrayError, without_passwords
-from ftray.ray_folder import check_ray_folder, ray_folder
-from ftray.spec.training import TrainSpec
-from ftray.store.registry import Registry
+from ftray.spec.sections.training import TrainSpec
+from ftray.store.registry.registry import Registry
 from ftray.store.root import open_root
 
 _LITTLE = 2_000_000_000
@@ -71,8 +72,8 @@ def _training() -> Iterator[Finding]:
         yield Finding("DeepSpeed", "missing", "not installed", cost)
         return
     yield Finding("DeepSpeed", "ok", found)
-    from ftray.train.engine import wants_autocast
-    from ftray.train.ranks import Ranks
+    from ftray.train.distributed.ranks import Ranks
+    from ftray.train.engine.deepspeed import wants_autocast
 
     device = own_device()
     if wants_autocast(TrainSpec(), Ranks(0, 1, device)):

@@ -15,11 +15,11 @@ from typing import Any
 from ray.exceptions import RayError
 from ray.job_submission import JobSubmissionClient
 
-from ftray import environment
+from ftray.cluster import environment
 from ftray.errors import ClusterError, DataError
 from ftray.spec.load import dump
 from ftray.spec.schema import Spec
-from ftray.store.pattern import expand
+from ftray.store.files.pattern import expand
 
 _LARGEST_MIB = 100  # Ray refuses larger packages
 _INPUTS = ("model.name_or_path", "data.train", "data.validation", "data.test", "train.deepspeed")

@@ -77,7 +77,7 @@ def confirmed(noun: str, doomed: Sequence[str], yes: bool, dry_run: bool) -> boo
 
 def say(message: str) -> None:
     """A line for the person: on stderr, so that stdout stays clean for programs."""
-    from ftray.cli.table import stderr_width, wrapped
+    from ftray.cli.display.table import stderr_width, wrapped
 
     width = stderr_width()
     print(wrapped(message, width) if width else message, file=sys.stderr, flush=True)

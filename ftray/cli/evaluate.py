@@ -11,7 +11,7 @@ from ftray.cli.console import AsJson, ModelName, Overwrite, Storage, TrustCode, 
 
 if TYPE_CHECKING:
     from ftray.errors import SpecError
-    from ftray.serve.settings import ServedModel
+    from ftray.models.artifact.named import NamedModel
     from ftray.tasks.per_label import LabelScore
 
 _MOST_LABELS, _MOST_PAIRS = 20, 10
@@ -52,14 +52,14 @@ def evaluate(
 ) -> None:
     """Metrics of a model on its test split or on another source with answers, over all rows and
     for each label."""
-    from ftray.serve import output
-    from ftray.serve.settings import find_one
+    from ftray.models.artifact.named import find_named
+    from ftray.offline import writers as output
 
     target = None if out is None else output.open_output(out, overwrite)
-    served = find_one(model, storage, trust_remote_code)
+    served = find_named(model, storage, trust_remote_code)
     from transformers.utils import logging
 
-    from ftray.serve.evaluate import evaluate as run
+    from ftray.offline.evaluate import evaluate as run
 
     logging.disable_progress_bar()
     if target is not None and not served.info.labels:
@@ -82,7 +82,7 @@ def evaluate(
         say(f"{len(found.wrong):,} wrong rows, the surest first: {target.url}")
 
 
-def without_labels(served: ServedModel, option: str) -> SpecError:
+def without_labels(served: NamedModel, option: str) -> SpecError:
     """The error for an option that only a model with labels can do."""
     from ftray.errors import SpecError
 
@@ -92,7 +92,7 @@ def without_labels(served: ServedModel, option: str) -> SpecError:
 
 def _show_labels(labels: Sequence[LabelScore], confused: Sequence[Mapping[str, Any]]) -> None:
     """A table of the labels with most rows, and what the model takes them for."""
-    from ftray.cli.table import show
+    from ftray.cli.display.table import show
 
     shown = sorted(labels, key=lambda label: -label.rows)[:_MOST_LABELS]
     print()

@@ -17,13 +17,13 @@ from ftray.cli.console import (
     say,
     verb,
 )
-from ftray.cli.rollout import PATIENCE_S, Wait, follow
+from ftray.cli.display.rollout import PATIENCE_S, Wait, follow
 
 if TYPE_CHECKING:
-    from ftray.models.folder import ModelInfo
-    from ftray.store.location import Location
-    from ftray.store.registry import Registry
-    from ftray.store.versions import ModelVersion
+    from ftray.models.artifact.manifest import ModelInfo
+    from ftray.store.files.location import Location
+    from ftray.store.registry.registry import Registry
+    from ftray.store.registry.versions import ModelVersion
 
 _VALUES_SHOWN = 12
 
@@ -51,9 +51,9 @@ Out = Annotated[str, typer.Option(help="A new or empty folder, or a URL.")]
 @verb
 def list_(name: Name = None, storage: Storage = None, as_json: AsJson = False) -> None:
     """All versions, of one model or of every one."""
-    from ftray.cli.table import show
-    from ftray.store.promotion import settled_routes
-    from ftray.store.registry import Registry
+    from ftray.cli.display.table import show
+    from ftray.store.deployments.promotion import settled_routes
+    from ftray.store.registry.registry import Registry
     from ftray.store.root import open_root
 
     registry = Registry.open(open_root(storage))
@@ -84,12 +84,12 @@ def list_(name: Name = None, storage: Storage = None, as_json: AsJson = False) -
 @verb
 def show(model: ModelName, storage: Storage = None, as_json: AsJson = False) -> None:
     """One version: where it lies, where it comes from, and how good it is."""
-    from ftray.cli import rollout
-    from ftray.cli.table import show as show_table
-    from ftray.models.folder import read_info
+    from ftray.cli.display import rollout
+    from ftray.cli.display.table import show as show_table
+    from ftray.models.artifact.manifest import read_info
+    from ftray.store.deployments.promotion import settled_routes
     from ftray.store.lookup import find_model
-    from ftray.store.promotion import settled_routes
-    from ftray.store.registry import Registry
+    from ftray.store.registry.registry import Registry
     from ftray.store.root import open_root
 
     found = find_model(model, storage)
@@ -125,9 +125,9 @@ def promote(
 ) -> None:
     """Give a version an alias, taking it from the version that had it; or try it out beside that
     one. What serves the alias follows without losing a request; ends with 1 where it does not."""
-    from ftray.store.promotion import promote as point
-    from ftray.store.promotion import try_out
-    from ftray.store.registry import Registry
+    from ftray.store.deployments.promotion import promote as point
+    from ftray.store.deployments.promotion import try_out
+    from ftray.store.registry.registry import Registry
     from ftray.store.root import open_root
 
     registry = Registry.open(open_root(storage))
@@ -154,8 +154,8 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """End the trial of an alias or, where there is none, point it to the version before."""
-    from ftray.store.promotion import roll_back
-    from ftray.store.registry import Registry
+    from ftray.store.deployments.promotion import roll_back
+    from ftray.store.registry.registry import Registry
     from ftray.store.root import open_root
 
     registry = Registry.open(open_root(storage))
@@ -184,8 +184,8 @@ def _fraction(share: str | None) -> float:
 @verb
 def export(model: ModelName, out: Out, storage: Storage = None, as_json: AsJson = False) -> None:
     """Copy the model's folder: it opens with plain transformers wherever it lies."""
-    from ftray.models.folder import read_info
-    from ftray.store.location import locate
+    from ftray.models.artifact.manifest import read_info
+    from ftray.store.files.location import locate
     from ftray.store.lookup import find_model
     from ftray.store.root import MODEL_MANIFEST
 
@@ -210,8 +210,8 @@ def delete(
     as_json: AsJson = False,
 ) -> None:
     """Delete versions with their folders: none that an alias points to, or that is on trial."""
-    from ftray.cli.table import size
-    from ftray.store.registry import Registry
+    from ftray.cli.display.table import size
+    from ftray.store.registry.registry import Registry
     from ftray.store.removal import check_unused, delete_version
     from ftray.store.root import open_root
 
@@ -232,7 +232,7 @@ def _exact(registry: Registry, model: str) -> ModelVersion:
     """The version that NAME:VERSION means, whether or not its folder is still there. Raises
     RegistryError for what may mean another version tomorrow."""
     from ftray.errors import RegistryError
-    from ftray.store.versions import Reference
+    from ftray.store.registry.versions import Reference
 
     wanted = Reference.parse(model)
     if wanted.version is None:

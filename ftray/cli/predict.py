@@ -32,9 +32,10 @@ def predict(
 ) -> None:
     """The prediction and its score for every row, in order, beside the row's own columns. A run
     that was killed goes on with the same command."""
-    from ftray.cluster import session
-    from ftray.serve import batch, output
-    from ftray.serve.parts import Parts, run_key
+    from ftray.cluster.connection import session
+    from ftray.offline import predict as batch
+    from ftray.offline import writers as output
+    from ftray.offline.resume import Parts, run_key
     from ftray.serve.settings import find, parse
     from ftray.spec.load import serving
 

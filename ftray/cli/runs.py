@@ -10,7 +10,7 @@ import typer
 from ftray.cli.console import AsJson, DryRun, Storage, Yes, confirmed, emit, say, verb
 
 if TYPE_CHECKING:
-    from ftray.store.runs import RunFolder
+    from ftray.store.runs.folder import RunFolder
 
 app = typer.Typer(
     help="List, show, compare and delete runs, and remove what killed ones left.",
@@ -38,10 +38,10 @@ _ENDED_AS = {"running": "interrupted", "waiting": "paused"}
 @verb
 def list_(name: Name = None, storage: Storage = None, as_json: AsJson = False) -> None:
     """All runs, oldest first."""
-    from ftray.cli.run_facts import headline, summary
-    from ftray.cli.table import duration, show
+    from ftray.cli.display.run_facts import headline, summary
+    from ftray.cli.display.table import duration, show
     from ftray.store.root import open_root
-    from ftray.store.runs import list_runs
+    from ftray.store.runs.folder import list_runs
 
     root = open_root(storage)
     runs = [summary(root, run) for run in list_runs(root, name)]
@@ -66,11 +66,11 @@ def list_(name: Name = None, storage: Storage = None, as_json: AsJson = False) -
 @verb
 def show(run: Run, storage: Storage = None, as_json: AsJson = False) -> None:
     """One run: how it stands, and its metrics after each epoch."""
-    from ftray.cli.run_facts import STANDING, numbers, summary, trial_row
-    from ftray.cli.table import duration
-    from ftray.cli.table import show as show_table
+    from ftray.cli.display.run_facts import STANDING, numbers, summary, trial_row
+    from ftray.cli.display.table import duration
+    from ftray.cli.display.table import show as show_table
     from ftray.store.root import open_root
-    from ftray.store.runs import find_run
+    from ftray.store.runs.folder import find_run
 
     root = open_root(storage)
     found = find_run(root, run)
@@ -106,11 +106,11 @@ def show(run: Run, storage: Storage = None, as_json: AsJson = False) -> None:
 @verb
 def compare(runs: Runs, storage: Storage = None, as_json: AsJson = False) -> None:
     """Runs side by side: where what they trained differs, and their metrics."""
-    from ftray.cli.run_facts import differing, side_by_side, summary
-    from ftray.cli.table import duration, show
+    from ftray.cli.display.run_facts import differing, side_by_side, summary
+    from ftray.cli.display.table import duration, show
     from ftray.errors import RegistryError
     from ftray.store.root import open_root
-    from ftray.store.runs import find_run
+    from ftray.store.runs.folder import find_run
 
     if len(runs) < 2:
         raise RegistryError.of("RUN", runs[0], "a comparison needs two", "name another run")
@@ -141,7 +141,7 @@ def delete(
 ) -> None:
     """Delete runs with all that they kept; the models that they made stay."""
     from ftray.store.root import open_root
-    from ftray.store.runs import find_run
+    from ftray.store.runs.folder import find_run
 
     root = open_root(storage)
     found = {run.location.path: run for run in (find_run(root, reference) for reference in runs)}
@@ -160,10 +160,10 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Remove what killed and ended runs left; with --older-than also whole runs."""
-    from ftray.cli.table import size
+    from ftray.cli.display.table import size
     from ftray.store import removal
-    from ftray.store.prune import prune as remove
     from ftray.store.root import open_root
+    from ftray.store.runs.prune import prune as remove
 
     root = open_root(storage)
     old = removal.older_than(root, _age(older_than)) if older_than is not None else []
@@ -194,7 +194,7 @@ def _delete(runs: list[RunFolder], yes: bool, dry_run: bool) -> None:
 
 
 def _described(run: RunFolder) -> str:
-    from ftray.cli.table import size
+    from ftray.cli.display.table import size
 
     status, held = run.status, size(run.location.size())
     heard = status.updated[:10]

@@ -16,9 +16,9 @@ from ftray.cli.console import AsJson, ModelNames, Set, Storage, TrustCode, emit,
 from ftray.errors import FtrayError
 
 if TYPE_CHECKING:
-    from ftray.serve.place import Place
+    from ftray.serve.local.place import Place
     from ftray.serve.settings import ServedModel, Settings
-    from ftray.spec.serving import ServeSpec
+    from ftray.spec.sections.serving import ServeSpec
 
 _LOOK_S = 2.0
 """Seconds between two looks at what the replicas do."""
@@ -57,11 +57,11 @@ def serve(
     """Answer over HTTP until interrupted, on this machine or the cluster at $RAY_ADDRESS."""
     import os
 
-    from ftray.capacity import require
-    from ftray.cli.live import LiveLine
-    from ftray.cluster import Resources, session
-    from ftray.serve.ingress import fast_ingress
-    from ftray.serve.place import Place
+    from ftray.cli.display.live import LiveLine
+    from ftray.cluster.capacity import require
+    from ftray.cluster.connection import Resources, session
+    from ftray.serve.local.ingress import fast_ingress
+    from ftray.serve.local.place import Place
     from ftray.serve.settings import find
     from ftray.spec.load import serving
 
@@ -82,7 +82,7 @@ def serve(
         line = starts.enter_context(LiveLine())
         line.stage("starting Ray" if here else "connecting to the cluster")
         with session(watched=True), _interrupts(line.interject) as stop:
-            from ftray.serve.launch import endpoint
+            from ftray.serve.local.launch import endpoint
 
             each = Resources(spec.cpus_per_replica, spec.gpus_per_replica)
             least = max(1, spec.replicas.min)
@@ -99,8 +99,8 @@ def serve(
 
 def _settings(given: dict[str, Any], place: Place) -> Settings:
     """Parse the options. Raises ServeError, also where other machines could ask without a key."""
-    from ftray.serve.door import is_loopback
-    from ftray.serve.place import HOST
+    from ftray.serve.http.door import is_loopback
+    from ftray.serve.local.place import HOST
     from ftray.serve.settings import parse, require_auth
 
     settings = parse({**given, "loopback": is_loopback(place.host or HOST)})
@@ -112,10 +112,10 @@ def _settings(given: dict[str, Any], place: Place) -> Settings:
 def _check_this_machine(place: Place, spec: ServeSpec) -> None:
     """Raise ServeError where the port is taken or the file of keys is wrong. On a cluster both are
     the head node's, and checked there."""
-    from ftray.serve.access import read_keys
-    from ftray.serve.place import HOST, PORT
-    from ftray.serve.port import check_port
-    from ftray.store.location import locate
+    from ftray.serve.http.access import read_keys
+    from ftray.serve.local.place import HOST, PORT
+    from ftray.serve.local.port import check_port
+    from ftray.store.files.location import locate
 
     check_port(place.host or HOST, place.port or PORT)
     if spec.api_keys is not None:
@@ -176,7 +176,7 @@ class _Stop:
 
 def _watch(served: Sequence[ServedModel], stop: _Stop) -> None:
     """Say what becomes of the aliases that replicas follow, until `stop`."""
-    from ftray.serve.news import News
+    from ftray.serve.local.news import News
 
     news = [News(m.alias, m.version) for m in served if m.alias is not None]
     trouble = ""

@@ -12,7 +12,7 @@ from ftray.cli.console import AsJson, Set, SpecPath, emit, say, verb
 
 if TYPE_CHECKING:
     from ftray.spec.schema import Spec
-    from ftray.train.local_worker import LocalWorker
+    from ftray.train.ray.local_worker import LocalWorker
 
 
 Promote = Annotated[
@@ -31,8 +31,8 @@ def train(
     spec: SpecPath, overrides: Set = None, promote: Promote = None, as_json: AsJson = False
 ) -> None:
     """Fine-tune, evaluate and register a model; a run that was cut off goes on where it was."""
-    from ftray.cli.progress import RunDisplay
-    from ftray.cluster import starting
+    from ftray.cli.display.progress import RunDisplay
+    from ftray.cluster.connection import starting
     from ftray.interrupt import acknowledged
     from ftray.spec.load import load
     from ftray.train.check import check_inputs
@@ -57,8 +57,8 @@ def train(
 def _ahead(spec: Spec) -> LocalWorker | None:
     """As soon as Ray is there: the process that is to train. Where Ray Train starts others on this
     machine, this process encodes and exports, and imports here what that takes."""
-    from ftray.cluster import is_this_machine
-    from ftray.train.local_worker import LocalWorker
+    from ftray.cluster.connection import is_this_machine
+    from ftray.train.ray.local_worker import LocalWorker
 
     worker = LocalWorker.of(spec)
     if worker is None and is_this_machine():
@@ -73,7 +73,7 @@ def with_promote(overrides: list[str] | None, alias: str | None) -> list[str]:
 
 def show_trained(result: dict[str, Any], as_json: bool) -> None:
     """The end of `train` and `tune`: JSON for programs, or name and metrics for people."""
-    from ftray.cli.table import headline
+    from ftray.cli.display.table import headline
 
     if as_json:
         emit(result)
@@ -84,7 +84,7 @@ def show_trained(result: dict[str, Any], as_json: bool) -> None:
     for split, metrics in splits.items():
         say(f"{split:10}  {headline(metrics)}")
     if baselines is not None:
-        from ftray.models.worth import Worth
+        from ftray.models.artifact.worth import Worth
 
         for line in Worth.model_validate(baselines).lines():
             say(line)

@@ -11,9 +11,9 @@ def tune(
     spec: SpecPath, overrides: Set = None, promote: Promote = None, as_json: AsJson = False
 ) -> None:
     """Sweep over the spec's search space, then train the winner at full scale and register it."""
-    from ftray.cli.progress import RunDisplay
-    from ftray.cli.sweep_tables import show_depths, show_trials
-    from ftray.cluster import starting
+    from ftray.cli.display.progress import RunDisplay
+    from ftray.cli.display.sweep_tables import show_depths, show_trials
+    from ftray.cluster.connection import starting
     from ftray.errors import SpecError
     from ftray.interrupt import acknowledged
     from ftray.spec.load import load

@@ -12,7 +12,7 @@ import typer
 from ftray.cli.console import AsJson, Set, SpecPath, emit, say, verb
 
 if TYPE_CHECKING:
-    from ftray.data.lengths import Lengths
+    from ftray.data.encoding.lengths import Lengths
 
 
 @verb
@@ -36,7 +36,7 @@ def validate(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> 
 def _examine(path: str, overrides: list[str], as_json: bool) -> dict[str, Any]:
     """What a run would take: rows of each split, optimizer steps, lengths, memory; told on the way
     unless `as_json`. Raises FtrayError for everything that would keep the run from starting."""
-    from ftray.data.report import NO_TOKENS, in_words
+    from ftray.data.cleaning.report import NO_TOKENS, in_words
     from ftray.spec.load import load
     from ftray.train.check import check_inputs
 
@@ -44,7 +44,7 @@ def _examine(path: str, overrides: list[str], as_json: bool) -> dict[str, Any]:
     if not as_json:
         _say_each(checked.dataset.report.lines())
     # After the data, as they need torch and the model's code.
-    from ftray.train.dry_run import dry_run
+    from ftray.train.memory.dry_run import dry_run
 
     dry_run(checked.spec, checked.dataset.labels)
     lengths, tokenless = _lengths(checked)
@@ -62,7 +62,7 @@ def _examine(path: str, overrides: list[str], as_json: bool) -> dict[str, Any]:
 def _memory(checked: Any) -> dict[str, Any] | None:
     """What a worker needs, told and as JSON; None where that cannot be foreseen."""
     from ftray.errors import NoEstimate
-    from ftray.train.preflight import forecast
+    from ftray.train.memory.preflight import forecast
 
     try:
         found = forecast(checked.spec, checked.dataset.labels)
@@ -75,8 +75,8 @@ def _memory(checked: Any) -> dict[str, Any] | None:
 
 def _lengths(checked: Any) -> tuple[Lengths, int]:
     """How long the rows to train on are, and how many give no token, in a sample of them."""
-    from ftray.data.lengths import estimate_lengths
-    from ftray.data.tokenless import without_tokenless
+    from ftray.data.encoding.lengths import estimate_lengths
+    from ftray.data.encoding.tokenless import without_tokenless
     from ftray.models.pretrained import described
     from ftray.models.quiet import quiet_transformers
     from ftray.tasks import get_task

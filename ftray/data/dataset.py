@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from ftray import digest
-from ftray.data import cleaning
-from ftray.data.cleaning import Dropped, Kept, Part
-from ftray.data.report import CleaningReport
+from ftray.data.cleaning import clean as cleaning
+from ftray.data.cleaning.clean import Dropped, Kept, Part
+from ftray.data.cleaning.report import CleaningReport
 from ftray.data.sources import rows_of, source_of
 from ftray.data.split import stratify
 from ftray.errors import DataError

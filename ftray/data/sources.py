@@ -11,20 +11,20 @@ from typing import Literal
 
 import pyarrow as pa
 
-from ftray.data import cleaning
-from ftray.data.hub import is_hub_id, read_hub
+from ftray.data.cleaning import clean as cleaning
+from ftray.data.cleaning.report import CleaningReport
 from ftray.data.readers import stream
 from ftray.data.readers.files import READERS, read_file, suffix
+from ftray.data.readers.hub import is_hub_id, read_hub
+from ftray.data.readers.rows import RawRow, Source, shown
 from ftray.data.readers.text import read_text
-from ftray.data.report import CleaningReport
-from ftray.data.rows import RawRow, Source, shown
 from ftray.errors import StorageError
 from ftray.near import did_you_mean, nearest_path
-from ftray.spec.columns import TaskName
-from ftray.spec.delimited import DelimitedSpec
 from ftray.spec.schema import DataSpec
-from ftray.store.location import Location, locate
-from ftray.store.pattern import expand
+from ftray.spec.sections.columns import TaskName
+from ftray.spec.sections.delimited import DelimitedSpec
+from ftray.store.files.location import Location, locate
+from ftray.store.files.pattern import expand
 from ftray.tasks.base import Task
 
 _READS_AT_ONCE = 16

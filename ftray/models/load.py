@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ftray.models.folder import read_info
-from ftray.models.generator import Generator
-from ftray.models.loaded import LoadedModel
-from ftray.models.predictor import Predictor
-from ftray.spec.compute import PLAIN, Compute
-from ftray.store.location import Location
+from ftray.models.artifact.manifest import read_info
+from ftray.models.generation.generator import Generator
+from ftray.models.inference.loaded import LoadedModel
+from ftray.models.inference.predictor import Predictor
+from ftray.spec.sections.compute import PLAIN, Compute
+from ftray.store.files.location import Location
 from ftray.tasks import get_task
 
 

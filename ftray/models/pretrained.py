@@ -16,7 +16,7 @@ from ftray.errors import ModelError
 from ftray.models.border import KEY, check_weights, read_config, translated
 from ftray.near import did_you_mean, looks_local, nearest_path
 from ftray.spec.schema import ModelSpec
-from ftray.store.location import Location, locate
+from ftray.store.files.location import Location, locate
 from ftray.tasks import Task
 
 if TYPE_CHECKING:

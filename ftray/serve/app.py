@@ -8,14 +8,14 @@ from typing import Any
 
 from ray.serve import Application, deployment
 
-from ftray.serve import autoscaling
-from ftray.serve.autoscaling import replicas_for_load
-from ftray.serve.hosting import Hosted
-from ftray.serve.log import logging_config
+from ftray.serve.deployment import Hosted
+from ftray.serve.ops import autoscaling
+from ftray.serve.ops.autoscaling import replicas_for_load
+from ftray.serve.ops.log import logging_config
 from ftray.serve.settings import ServedModel, Service, find, parse, require_auth
 from ftray.serve.waiting import find_once_there
-from ftray.spec.serving import ServeSpec
-from ftray.store.location import locate
+from ftray.spec.sections.serving import ServeSpec
+from ftray.store.files.location import locate
 
 ENDING_S = 5.0
 """Seconds that a replica has for ending beside those in which it still answers."""

@@ -13,25 +13,25 @@ import torch
 from fastapi import FastAPI
 from ray import serve
 
-from ftray.device import limit_memory, own_device
-from ftray.models.pool import Pool
-from ftray.serve import metrics
-from ftray.serve.api import create_api
-from ftray.serve.backend import Backend
-from ftray.serve.catalog import Catalog
-from ftray.serve.engine import Engine
-from ftray.serve.health import Health
-from ftray.serve.keyring import Keyring
-from ftray.serve.loader import Live, Loader
-from ftray.serve.reporter import Reporter
+from ftray.cluster.device import limit_memory, own_device
+from ftray.models.sharing.pool import Pool
+from ftray.serve.http.app import create_api
+from ftray.serve.http.keyring import Keyring
+from ftray.serve.interface import Backend
+from ftray.serve.models.catalog import Catalog
+from ftray.serve.models.health import Health
+from ftray.serve.models.loader import Live, Loader
+from ftray.serve.models.reporter import Reporter
+from ftray.serve.models.shelf import Shelf
+from ftray.serve.models.slots import Slots
+from ftray.serve.models.watcher import Watcher
+from ftray.serve.ops import metrics
+from ftray.serve.runners.engine import Engine
 from ftray.serve.settings import ServedModel
-from ftray.serve.shelf import Shelf
-from ftray.serve.slots import Slots
-from ftray.serve.watcher import Watcher
-from ftray.spec.compute import Compute
-from ftray.spec.serving import Batching, GenerationLimits
-from ftray.store.location import Location, locate
-from ftray.store.routes import Stop
+from ftray.spec.sections.compute import Compute
+from ftray.spec.sections.serving import Batching, GenerationLimits
+from ftray.store.deployments.routes import Stop
+from ftray.store.files.location import Location, locate
 
 _PAGE_SECONDS = 5.0
 _SWITCH_S = 0.0002

@@ -9,17 +9,15 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ftray.errors import ServeError
-from ftray.models.folder import ModelInfo, read_info
-from ftray.serve.alias import Alias
+from ftray.models.artifact.named import NamedModel, find_named
+from ftray.serve.models.alias import Alias
 from ftray.spec.fields import Text, contradiction
 from ftray.spec.messages import problems
-from ftray.spec.serving import ServeSpec
-from ftray.store.location import Location
-from ftray.store.lookup import find_model
-from ftray.store.promotion import find_route
-from ftray.store.registry import Registry
+from ftray.spec.sections.serving import ServeSpec
+from ftray.store.deployments.promotion import find_route
+from ftray.store.registry.registry import Registry
+from ftray.store.registry.versions import alias_in
 from ftray.store.root import open_root
-from ftray.store.versions import alias_in
 
 
 def _several(references: Any) -> Any:
@@ -57,20 +55,11 @@ class Settings(Service):
 
 
 @dataclass(frozen=True)
-class ServedModel:
+class ServedModel(NamedModel):
     """The version that every replica begins with, and the alias that they follow from there;
     without one the reference was resolved once and for all."""
 
-    folder: Location
-    name: str
-    version: int | None
-    info: ModelInfo
     alias: Alias | None = None
-    trust_remote_code: bool = False
-
-    @property
-    def reference(self) -> str:
-        return self.name if self.version is None else f"{self.name}:{self.version}"
 
     @property
     def address(self) -> str:
@@ -140,10 +129,8 @@ def _laid_over(given: Mapping[str, Any], section: Mapping[str, Any]) -> dict[str
 
 def find_one(reference: str, storage: str | None, trust_remote_code: bool = False) -> ServedModel:
     """Raises RegistryError or ModelError when there is no such model."""
-    found = find_model(reference, storage)
-    info = read_info(found.folder)
-    alias = _alias(reference, storage)
-    return ServedModel(found.folder, found.name, found.version, info, alias, trust_remote_code)
+    found = find_named(reference, storage, trust_remote_code)
+    return ServedModel(**vars(found), alias=_alias(reference, storage))
 
 
 def _alias(reference: str, storage: str | None) -> Alias | None:

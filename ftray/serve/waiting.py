@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 from ftray.errors import RegistryError, StorageFault
-from ftray.serve.log import logger
+from ftray.serve.ops.log import logger
 from ftray.serve.settings import ServedModel, Service, Settings, find
-from ftray.store.registry import Registry
+from ftray.store.registry.registry import Registry
+from ftray.store.registry.versions import check_reference
 from ftray.store.root import open_root
-from ftray.store.versions import check_reference
 
 _EVERY_S = 5.0
 _SAY_EVERY_S = 60.0

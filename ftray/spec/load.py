@@ -16,7 +16,7 @@ from ftray.spec.messages import problems
 from ftray.spec.overrides import Tree, put
 from ftray.spec.schema import Spec
 from ftray.spec.search_space import with_checked_space
-from ftray.spec.serving import ServeSpec
+from ftray.spec.sections.serving import ServeSpec
 from ftray.spec.yaml_text import YamlFault, parse_yaml
 
 _LARGEST = 2**20

@@ -7,9 +7,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ftray.spec.columns import Columns, TaskName
-from ftray.spec.delimited import DelimitedSpec
-from ftray.spec.exporting import ExportSpec
 from ftray.spec.fields import (
     Auto,
     CountFromZero,
@@ -25,9 +22,12 @@ from ftray.spec.fields import (
     contradiction,
     number_in_text,
 )
-from ftray.spec.serving import ServeSpec
-from ftray.spec.training import TrainSpec
-from ftray.spec.tuning import TuneSpec
+from ftray.spec.sections.columns import Columns, TaskName
+from ftray.spec.sections.delimited import DelimitedSpec
+from ftray.spec.sections.exporting import ExportSpec
+from ftray.spec.sections.serving import ServeSpec
+from ftray.spec.sections.training import TrainSpec
+from ftray.spec.sections.tuning import TuneSpec
 
 GENERATION_LENGTH = 1024
 """Tokens of a row, unless the spec says more or less, where the task generates."""

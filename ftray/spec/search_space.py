@@ -16,8 +16,8 @@ from ftray.spec.messages import problem, problems
 from ftray.spec.overrides import put
 from ftray.spec.paths import paths, split
 from ftray.spec.schema import Spec
+from ftray.spec.sections.tuning import Domain
 from ftray.spec.synonyms import known_key
-from ftray.spec.tuning import Domain
 
 # Sections and keys that differ between the trials of one sweep: its data is encoded once.
 _SEARCHED = ("train", "seed")

@@ -6,11 +6,11 @@ import json
 from dataclasses import dataclass
 
 from ftray.errors import ModelError
-from ftray.store.location import Location, locate
-from ftray.store.promotion import resolve
-from ftray.store.registry import Registry
+from ftray.store.deployments.promotion import resolve
+from ftray.store.files.location import Location, locate
+from ftray.store.registry.registry import Registry
+from ftray.store.registry.versions import is_path
 from ftray.store.root import MODEL_MANIFEST, open_root
-from ftray.store.versions import is_path
 
 
 @dataclass(frozen=True)

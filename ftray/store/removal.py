@@ -7,14 +7,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from ftray.errors import RegistryError, StorageError
-from ftray.store.claim import CURRENT, take
-from ftray.store.registry import Registry
+from ftray.store.deployments.route_file import change_route, read_routes
+from ftray.store.deployments.routes import Route
+from ftray.store.registry.registry import Registry
+from ftray.store.registry.versions import ModelVersion
 from ftray.store.root import MODEL_MANIFEST, Root
-from ftray.store.route_file import change_route, read_routes
-from ftray.store.routes import Route
-from ftray.store.runs import CHECKPOINTS, RUN_ID, WORKING, RunFolder, list_runs
-from ftray.store.status import STATUS
-from ftray.store.versions import ModelVersion
+from ftray.store.runs.claim import CURRENT, take
+from ftray.store.runs.folder import CHECKPOINTS, RUN_ID, WORKING, RunFolder, list_runs
+from ftray.store.runs.status import STATUS
 
 log = logging.getLogger(__name__)
 

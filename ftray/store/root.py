@@ -7,8 +7,8 @@ import uuid
 from pathlib import Path
 
 from ftray.errors import StorageError
-from ftray.store.location import Location, locate
-from ftray.store.retry import is_transient, reason
+from ftray.store.files.location import Location, locate
+from ftray.store.files.retry import is_transient, reason
 
 DEFAULT = "./ftray-data"
 

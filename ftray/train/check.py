@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from ftray.data.dataset import Dataset, read_dataset
 from ftray.models.pretrained import check_pretrained, most_tokens
 from ftray.spec.schema import GENERATION_LENGTH, Spec
-from ftray.store.location import locate
-from ftray.store.registry import Registry
+from ftray.store.files.location import locate
+from ftray.store.registry.registry import Registry
 from ftray.store.root import Root, open_root
-from ftray.train.deepspeed_config import check_deepspeed
+from ftray.train.engine.deepspeed_config import check_deepspeed
 
 
 @dataclass(frozen=True)

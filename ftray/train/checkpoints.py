@@ -1,8 +1,8 @@
 """The checkpoints of a run: written in the background, whole or not at all, few of them kept.
 
-A folder step-00000120 holds a state (see `ftray.train.state`), progress.json and, written last,
-manifest.json with the size and checksum of each file. What a killed process left half-written has
-no manifest; what was damaged afterwards no longer fits it. Both are passed over.
+A folder step-00000120 holds a state (see state.py), progress.json and, written last, manifest.json
+with the size and checksum of each file. What a killed process left half-written has no manifest;
+what was damaged afterwards no longer fits it. Both are passed over.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ftray.errors import StorageError, StorageFault
-from ftray.spec.training import CheckpointSpec
-from ftray.store.location import Location
-from ftray.store.retry import reason
-from ftray.store.runs import Fence
-from ftray.train import state
+from ftray.spec.sections.training import CheckpointSpec
+from ftray.store.files.location import Location
+from ftray.store.files.retry import reason
+from ftray.store.runs.folder import Fence
+from ftray.train.engine import state
+from ftray.train.engine.state import State
 from ftray.train.progress import Progress
-from ftray.train.state import State
 
 MANIFEST, PROGRESS = "manifest.json", "progress.json"
 _SLOW_S = 20.0

@@ -9,30 +9,30 @@ import numpy as np
 import torch
 
 from ftray import __version__
-from ftray.data.encode import EncodedSplit
-from ftray.device import own_device
+from ftray.cluster.device import own_device
+from ftray.cluster.node import naming_this_node
+from ftray.data.encoding.encode import EncodedSplit
 from ftray.errors import masked
-from ftray.models.folder import ModelInfo
+from ftray.models.artifact.manifest import ModelInfo
+from ftray.models.artifact.origin import hub_id, license_of
+from ftray.models.artifact.publish import publish, staged, write_info
+from ftray.models.inference.loaded import LoadedModel
+from ftray.models.inference.measure import Measured, measure
 from ftray.models.limits import context, load_fitting
 from ftray.models.load import load_model
-from ftray.models.loaded import LoadedModel
-from ftray.models.measure import Measured, measure
-from ftray.models.origin import hub_id, license_of
-from ftray.models.placing import placed
 from ftray.models.pretrained import find_pretrained
-from ftray.models.publish import publish, staged, write_info
-from ftray.node import naming_this_node
+from ftray.models.structure.placing import placed
 from ftray.spec.schema import ModelSpec
-from ftray.store.location import locate
+from ftray.store.files.location import locate
 from ftray.tasks import get_task
 from ftray.tasks.base import Metrics
 from ftray.tasks.per_label import LabelScore, label_scores
-from ftray.train import lora, state
-from ftray.train.baselines import Baselines, Encoder
-from ftray.train.golden import golden_texts
+from ftray.train.distributed.ranks import Ranks
+from ftray.train.engine import lora, state
+from ftray.train.evaluation.baselines import Baselines, Encoder
+from ftray.train.evaluation.golden import golden_texts
+from ftray.train.evaluation.significance import Spent, measure_worth
 from ftray.train.orders import Export
-from ftray.train.ranks import Ranks
-from ftray.train.worth import Spent, measure_worth
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import Spec
-from ftray.store.claim import claim_run, unfinished
-from ftray.store.inputs import Inputs
-from ftray.store.runs import RunFolder
-from ftray.store.status import Kind
+from ftray.store.runs.claim import claim_run, unfinished
+from ftray.store.runs.folder import RunFolder
+from ftray.store.runs.inputs import Inputs
+from ftray.store.runs.status import Kind
 from ftray.train.check import Checked
-from ftray.train.deepspeed_config import read_json
+from ftray.train.engine.deepspeed_config import read_json
 
 _DEEPSPEED = "deepspeed.json"
 

@@ -14,19 +14,19 @@ import torch
 
 from ftray.data.augment import drop_tokens
 from ftray.data.batches import BatchPlan, in_order
-from ftray.data.encode import EncodedSplit
+from ftray.data.encoding.encode import EncodedSplit
 from ftray.errors import Interrupted, NotTrainable
 from ftray.spec.schema import Spec
 from ftray.tasks import Task
 from ftray.tasks.base import Inputs, Metrics
 from ftray.train.checkpoints import Keeper
-from ftray.train.engine import Engine
-from ftray.train.feed import feed
-from ftray.train.phased import PhasedEngine
+from ftray.train.distributed.feed import feed
+from ftray.train.distributed.ranks import Ranks
+from ftray.train.engine.deepspeed import Engine
+from ftray.train.engine.phased import PhasedEngine
+from ftray.train.engine.schedule import learning_rate
 from ftray.train.progress import BEST, Progress
-from ftray.train.ranks import Ranks
-from ftray.train.schedule import learning_rate
-from ftray.train.trunk import STATES, Trunk
+from ftray.train.trunk_cache.cache import STATES, Trunk
 
 _SHOWN_ROWS = 8
 

@@ -6,16 +6,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ftray.cluster import Resources
-from ftray.data.encoded import EncodedDataset
+from ftray.cluster.connection import Resources
+from ftray.data.encoding.encoded import EncodedDataset
 from ftray.spec.schema import Spec
-from ftray.store.location import Location
+from ftray.store.files.location import Location
 from ftray.store.root import Root
-from ftray.store.runs import Fence
+from ftray.store.runs.folder import Fence
 
 if TYPE_CHECKING:
-    from ftray.train.channel import Sender
-    from ftray.train.trunk import TrunkCache
+    from ftray.train.distributed.channel import Sender
+    from ftray.train.trunk_cache.cache import TrunkCache
 
 BASELINES = "baselines.safetensors"
 """In the run's folder: what was fitted before the training."""

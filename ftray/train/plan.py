@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from ftray.errors import SpecError
-from ftray.models.blocks import FreezePlan, count_blocks, layer_depths, plan_freeze
-from ftray.models.placing import without_numbers
-from ftray.models.trunk import Replay, frozen_blocks
-from ftray.spec.training import TrainSpec
-from ftray.train.engine import wants_autocast
-from ftray.train.lora import plan_adapters
-from ftray.train.phases import Phase, layer_decay, plan_phases
-from ftray.train.ranks import Ranks
-from ftray.train.trunk import Trunk
+from ftray.models.structure.blocks import FreezePlan, count_blocks, layer_depths, plan_freeze
+from ftray.models.structure.cut import Replay, frozen_blocks
+from ftray.models.structure.placing import without_numbers
+from ftray.spec.sections.training import TrainSpec
+from ftray.train.distributed.ranks import Ranks
+from ftray.train.engine.deepspeed import wants_autocast
+from ftray.train.engine.lora import plan_adapters
+from ftray.train.engine.phases import Phase, layer_decay, plan_phases
+from ftray.train.trunk_cache.cache import Trunk
 
 
 @dataclass(frozen=True)

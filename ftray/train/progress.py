@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from ftray.spec.training import TrainSpec
+from ftray.spec.sections.training import TrainSpec
 
 # Of the validation loss over its lowest, above which a run counts as overfitted.
 _RISE = 0.1

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ftray.models.folder import ModelInfo
-from ftray.store.promotion import find_route, promote
-from ftray.store.registry import Registry
-from ftray.store.versions import ModelVersion
-from ftray.train.older_versions import rival_of
+from ftray.models.artifact.manifest import ModelInfo
+from ftray.store.deployments.promotion import find_route, promote
+from ftray.store.registry.registry import Registry
+from ftray.store.registry.versions import ModelVersion
+from ftray.train.evaluation.older_versions import rival_of
 
 
 def promote_unless_worse(

@@ -10,11 +10,11 @@ from typing import Any
 from ftray.errors import Interrupted, RunTaken, StorageError, find, masked, resumable
 from ftray.spec.schema import Spec
 from ftray.store.root import Root
-from ftray.store.runs import RunFolder
-from ftray.store.status import State
-from ftray.store.tracked_run import Status, TrackedRun
-from ftray.store.tracking import Tracker, flatten
-from ftray.train.channel import PASSING, Event
+from ftray.store.runs.folder import RunFolder
+from ftray.store.runs.status import State
+from ftray.store.runs.tracked_run import Status, TrackedRun
+from ftray.store.runs.tracking import Tracker, flatten
+from ftray.train.distributed.channel import PASSING, Event
 
 log = logging.getLogger(__name__)
 

@@ -10,31 +10,31 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from ftray import digest, interrupt
-from ftray.cluster import Resources, is_this_machine
-from ftray.data.encode import EncodedDataset, encode_dataset
+from ftray.cluster.connection import Resources, is_this_machine
+from ftray.data.encoding.encode import EncodedDataset, encode_dataset
 from ftray.errors import without_passwords
-from ftray.models.folder import ModelInfo, read_info
+from ftray.models.artifact.manifest import ModelInfo, read_info
 from ftray.models.pretrained import find_pretrained
 from ftray.models.quiet import quiet_transformers
 from ftray.spec.schema import Spec
-from ftray.store.location import Location
-from ftray.store.registry import ModelVersion
+from ftray.store.files.location import Location
+from ftray.store.registry.registry import ModelVersion
 from ftray.store.removal import clear
 from ftray.store.root import MODEL_MANIFEST
-from ftray.store.runs import CHECKPOINTS, RunFolder
-from ftray.train.channel import Event, Listener, listening, stage
+from ftray.store.runs.folder import CHECKPOINTS, RunFolder
 from ftray.train.check import Checked
+from ftray.train.distributed.channel import Event, Listener, listening, stage
+from ftray.train.distributed.watchdog import Alarms
+from ftray.train.evaluation.older_versions import better_version
 from ftray.train.inputs import claimed, pinned, with_own_deepspeed
-from ftray.train.local_worker import LocalWorker, local_worker
-from ftray.train.older_versions import better_version
 from ftray.train.orders import BASELINES, Export, Job, TrunkOrder
 from ftray.train.promoting import promote_unless_worse
+from ftray.train.ray.local_worker import LocalWorker, local_worker
 from ftray.train.record import recorded
 from ftray.train.scale import check_scale, worker_resources
-from ftray.train.watchdog import Alarms
 
 if TYPE_CHECKING:
-    from ftray.train.trunk import TrunkCache
+    from ftray.train.trunk_cache.cache import TrunkCache
 
 _SAVING_S = 50.0
 
@@ -200,7 +200,7 @@ def fit_run(
 def _filled(
     prepared: Prepared, say: Callable[[str], None], listener: Listener
 ) -> tuple[TrunkCache, ...]:
-    from ftray.train.trunk_build import prepare_trunk  # takes torch
+    from ftray.train.trunk_cache.build import prepare_trunk  # takes torch
 
     return prepare_trunk(prepared.for_trunk(), say, listener)
 
@@ -212,7 +212,7 @@ def _heed(event: Event) -> None:
 
 
 def _fit_group(job: Job, check: Callable[[], None]) -> Location:
-    from ftray.train.fit import fit_workers  # takes torch
+    from ftray.train.ray.trainer import fit_workers  # takes torch
 
     return fit_workers(job, job.spec.scale.max_failures, check=check)
 

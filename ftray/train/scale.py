@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ftray import capacity
-from ftray.cluster import Resources
+from ftray.cluster import capacity
+from ftray.cluster.connection import Resources
 from ftray.spec.schema import Spec
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ftray.spec.schema import Spec
-from ftray.spec.tuning import TuneSpec
+from ftray.spec.sections.tuning import TuneSpec
 from ftray.train.progress import MEMORY
 from ftray.tune.schedulers import SCHEDULERS
 from ftray.tune.searchers import SEARCHERS, Config

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from ftray.models.sample_size import more_that_settle
+from ftray.models.artifact.sample_size import more_that_settle
 from ftray.tasks import get_task
 from ftray.train.progress import BEST, EPOCH_SECONDS, MEMORY
 from ftray.tune.course import Course

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from ftray.models.sample_size import about
+from ftray.models.artifact.sample_size import about
 from ftray.train.progress import BEST
 from ftray.tune.depth import ENOUGH_TRIALS, Comparison, Depth
 from ftray.tune.table import Trial

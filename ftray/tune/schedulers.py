@@ -5,14 +5,12 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from ftray.spec.tuning import Domain
+from ftray.spec.schema import Spec
+from ftray.spec.sections.tuning import Domain, TuneSpec
 from ftray.tune.searchers import Config
 from ftray.tune.standing import Segment, Standing
-
-if TYPE_CHECKING:
-    from ftray.tune.course import Course
 
 REDUCTION = 3
 """One in so many goes on at each rung, and the next rung is so many times as high (Li et al.
@@ -21,19 +19,38 @@ QUARTER = 4
 """One in so many of a population is given up, and as many are cloned."""
 
 
-def fifo(course: Course) -> Segment | None:
+class Search(Protocol):
+    """What a scheduler is told of a sweep."""
+
+    spec: Spec
+    section: TuneSpec
+
+    @property
+    def drawn(self) -> list[Standing]:
+        """The trials in the order in which they were drawn."""
+        ...
+
+    @property
+    def most_epochs(self) -> int: ...
+
+    def new(self, until: Callable[[int], int] | None = None) -> Segment | None:
+        """A trial that did not begin yet, up to the epoch that `until` gives for its number."""
+        ...
+
+
+def fifo(course: Search) -> Segment | None:
     """Every trial to its end, one after the other."""
     return course.new()
 
 
-def asha(course: Course) -> Segment | None:
+def asha(course: Search) -> Segment | None:
     """Asynchronous successive halving (Li et al. 2020, algorithm 2): promote a trial that is among
     the best third of those that reached its rung, from the highest rung down; else begin a new
     one."""
     return _promotable(course.drawn, 1) or course.new(lambda number: 1)
 
 
-def hyperband(course: Course) -> Segment | None:
+def hyperband(course: Search) -> Segment | None:
     """Successive halving in brackets that differ in their first rung (Li et al. 2018), trials
     dealt out in turn, so that slow starters have a chance."""
     graces = list(_rungs(1, course.most_epochs)) or [1]
@@ -43,7 +60,7 @@ def hyperband(course: Course) -> Segment | None:
     return course.new(lambda number: graces[number % len(graces)])
 
 
-def median(course: Course) -> Segment | None:
+def median(course: Search) -> Segment | None:
     """Median stopping (Golovin et al. 2017): after each epoch a trial goes on unless its best is
     below the median of what the others had reached by then."""
     for trial in course.drawn:
@@ -55,7 +72,7 @@ def median(course: Course) -> Segment | None:
     return course.new(lambda number: 1)
 
 
-def pbt(course: Course) -> Segment | None:
+def pbt(course: Search) -> Segment | None:
     """Population-based training (Jaderberg et al. 2017): all trials train side by side, and after
     each epoch the worst quarter goes on from checkpoints of the best one, with values that differ
     a little from theirs."""
@@ -78,7 +95,7 @@ def pbt(course: Course) -> Segment | None:
     return Segment(ready[0].trial, ready[0].config, epoch + 1) if ready else None
 
 
-SCHEDULERS: dict[str, Callable[[Course], Segment | None]] = {
+SCHEDULERS: dict[str, Callable[[Search], Segment | None]] = {
     "fifo": fifo,
     "asha": asha,
     "hyperband": hyperband,

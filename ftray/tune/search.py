@@ -15,7 +15,7 @@ from ftray.errors import FtrayError, Interrupted
 from ftray.interrupt import handle, softly
 from ftray.spec.schema import Spec
 from ftray.train import checkpoints
-from ftray.train.channel import Event, Listener
+from ftray.train.distributed.channel import Event, Listener
 from ftray.train.scale import trial_resources
 from ftray.tune.course import Course
 from ftray.tune.standing import Segment, Standing

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ftray.spec.tuning import Domain, TuneSpec
+from ftray.spec.sections.tuning import Domain, TuneSpec
 
 Config = dict[str, Any]
 """Dotted path -> value."""

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ftray import capacity
+from ftray.cluster import capacity
 from ftray.errors import NotTrainable
 from ftray.spec.load import override
-from ftray.spec.tuning import TuneSpec
+from ftray.spec.sections.tuning import TuneSpec
 from ftray.train import checkpoints
-from ftray.train.channel import Event, Listener, stage
 from ftray.train.check import Checked
+from ftray.train.distributed.channel import Event, Listener, stage
 from ftray.train.inputs import claimed, pinned, with_own_deepspeed
-from ftray.train.local_worker import local_worker
 from ftray.train.progress import BEST
+from ftray.train.ray.local_worker import local_worker
 from ftray.train.record import recorded, track
 from ftray.train.run import (
     Trained,
@@ -28,7 +28,7 @@ from ftray.train.run import (
     tell_of_better,
 )
 from ftray.train.scale import check_scale, trial_resources
-from ftray.train.trunk_build import prepare_trunk
+from ftray.train.trunk_cache.build import prepare_trunk
 from ftray.tune.course import Course
 from ftray.tune.depth import Comparison, compare_depths
 from ftray.tune.report import FILE, page

@@ -7,9 +7,9 @@ from typing import Any
 
 from ftray.errors import SpecError
 from ftray.spec.schema import Spec
-from ftray.store.tracked_run import Status, TrackedRun
-from ftray.store.tracking import Tracker, flatten
-from ftray.train.channel import Event
+from ftray.store.runs.tracked_run import Status, TrackedRun
+from ftray.store.runs.tracking import Tracker, flatten
+from ftray.train.distributed.channel import Event
 from ftray.train.progress import BEST, EPOCH_SECONDS, MEMORY
 from ftray.train.record import parameters, track
 from ftray.tune.space import trial_spec

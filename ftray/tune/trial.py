@@ -13,22 +13,23 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from ftray.data.encode import EncodedDataset
+from ftray.data.encoding.encode import EncodedDataset
 from ftray.errors import FtrayError
-from ftray.models.twin import twin
+from ftray.models.structure.twin import twin
 from ftray.spec.schema import ModelSpec, Spec
-from ftray.store.location import Location
-from ftray.store.runs import Fence
+from ftray.store.files.location import Location
+from ftray.store.runs.folder import Fence
 from ftray.train import checkpoints, loop
-from ftray.train.channel import Event, listening
+from ftray.train.base import Base, load_base
 from ftray.train.checkpoints import Keeper
-from ftray.train.fit import fit_workers
+from ftray.train.distributed.channel import Event, listening
+from ftray.train.distributed.process import forget_peak_memory, peak_memory, settle
+from ftray.train.distributed.ranks import alone
 from ftray.train.orders import Job
-from ftray.train.process import forget_peak_memory, peak_memory, settle
 from ftray.train.progress import BEST, EPOCH_SECONDS, MEMORY, Progress
-from ftray.train.ranks import alone
-from ftray.train.trunk import TrunkCache
-from ftray.train.worker import Base, build, latest, load_base
+from ftray.train.ray.trainer import fit_workers
+from ftray.train.ray.worker import build, latest
+from ftray.train.trunk_cache.cache import TrunkCache
 from ftray.tune.space import trial_spec
 from ftray.tune.standing import Outcome, Segment
 

@@ -27,8 +27,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-from ftray.models.predictor import Predictor
-from ftray.store.location import locate
+from ftray.models.inference.predictor import Predictor
+from ftray.store.files.location import locate
 from tests.helpers.served import ftray_serve, quiet_port
 from tests.helpers.tiny_model import make_model, tamper
 from tests.helpers.upgrades import CLOSE, TEXTS

@@ -17,18 +17,18 @@ import torch
 from torch import nn
 
 from ftray.data.batches import BatchPlan
-from ftray.models.blocks import count_blocks, plan_freeze
+from ftray.models.structure.blocks import count_blocks, plan_freeze
 from ftray.spec.load import load, override
 from ftray.spec.schema import Spec
 from ftray.tasks import get_task
+from ftray.train.base import load_base
 from ftray.train.check import check_inputs
-from ftray.train.engine import wants_autocast
-from ftray.train.phases import plan_phases
-from ftray.train.process import settle
-from ftray.train.ranks import alone
+from ftray.train.distributed.process import settle
+from ftray.train.distributed.ranks import alone
+from ftray.train.engine.deepspeed import wants_autocast
+from ftray.train.engine.phases import plan_phases
+from ftray.train.engine.schedule import learning_rate
 from ftray.train.run import prepare
-from ftray.train.schedule import learning_rate
-from ftray.train.worker import load_base
 
 
 def main() -> None:

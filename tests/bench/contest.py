@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ftray.cluster import session
+from ftray.cluster.connection import session
 from ftray.data.dataset import Dataset, read_dataset
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.load import dump, load, override

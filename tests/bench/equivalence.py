@@ -22,8 +22,15 @@ import torch
 from contest import WORKERS, stage
 from measure import Sample, table
 
-from ftray.models.blocks import plan_freeze
-from ftray.models.trunk import capture, cut_off, find_cut, frozen_blocks, gathered, shortened
+from ftray.models.structure.blocks import plan_freeze
+from ftray.models.structure.cut import (
+    capture,
+    cut_off,
+    find_cut,
+    frozen_blocks,
+    gathered,
+    shortened,
+)
 from tests.helpers.tiny_networks import SEEING, STACKED, tiny_batch, tiny_images, tiny_network
 
 ROWS = 8

@@ -29,8 +29,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 sys.path.insert(0, str(HERE.parents[1]))
 
-from ftray.models.folder import read_info
-from ftray.store.location import locate
+from ftray.models.artifact.manifest import read_info
+from ftray.store.files.location import locate
 from tests.helpers.served import served
 
 SIZES = (1, 3, 32, 1000)

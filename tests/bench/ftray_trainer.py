@@ -18,20 +18,21 @@ from typing import Any
 
 import torch
 
-from ftray.cluster import session
-from ftray.models.folder import ModelInfo
+from ftray.cluster.connection import session
+from ftray.models.artifact.manifest import ModelInfo
 from ftray.spec.load import load, override
-from ftray.store.location import locate
+from ftray.store.files.location import locate
 from ftray.train import loop
+from ftray.train.base import load_base
 from ftray.train.check import Checked, check_inputs
 from ftray.train.checkpoints import Keeper, best
+from ftray.train.distributed.process import settle
+from ftray.train.distributed.ranks import alone
 from ftray.train.export import export
 from ftray.train.orders import Export
-from ftray.train.process import settle
 from ftray.train.progress import Progress
-from ftray.train.ranks import alone
+from ftray.train.ray.worker import build
 from ftray.train.run import prepare, train
-from ftray.train.worker import build, load_base
 
 
 class Clock:

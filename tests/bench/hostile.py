@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import yaml
 
-from ftray.store.registry import Registry
+from ftray.store.registry.registry import Registry
 from ftray.store.root import open_root
 from tests.bench.measure import table
 from tests.helpers.hostile import http, requests

@@ -24,7 +24,7 @@ import ray
 from ray._private.state import actors
 from ray.util import placement_group_table
 
-from ftray.cluster import configure
+from ftray.cluster.connection import configure
 from ftray.spec.load import parse
 from ftray.train.check import check_inputs
 from ftray.tune.sweep import tune

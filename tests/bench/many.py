@@ -29,8 +29,8 @@ from wrk import check_wrk, load
 
 sys.path.insert(0, str(HERE.parents[1]))
 
-from ftray.cluster import configure
-from ftray.serve.ingress import fast_ingress
+from ftray.cluster.connection import configure
+from ftray.serve.local.ingress import fast_ingress
 from tests.helpers.served import free_port
 from tests.helpers.tiny_model import make_model
 

@@ -80,8 +80,8 @@ def _spec(order: dict[str, Any]) -> Any:
 
 def _estimate(order: dict[str, Any]) -> int:
     from ftray.models.pretrained import find_pretrained
-    from ftray.train.memory import Layout, worker_memory
-    from ftray.train.simulate import trace_phases
+    from ftray.train.memory.estimate import Layout, worker_memory
+    from ftray.train.memory.simulate import trace_phases
 
     spec = _spec(order)
     traces = trace_phases(spec, find_pretrained(spec.model), LABELS, 8, autocast=False)
@@ -154,13 +154,14 @@ def _worker(order: dict[str, Any], work: str) -> None:
     import torch.distributed as dist
 
     from ftray.models.pretrained import find_pretrained
-    from ftray.store.location import locate
+    from ftray.store.files.location import locate
     from ftray.tasks import get_task
     from ftray.train import loop
+    from ftray.train.base import Base
     from ftray.train.checkpoints import Keeper
-    from ftray.train.process import settle
-    from ftray.train.ranks import join_group
-    from ftray.train.worker import Base, build
+    from ftray.train.distributed.process import settle
+    from ftray.train.distributed.ranks import join_group
+    from ftray.train.ray.worker import build
 
     spec = _spec(order)
     settle(spec)

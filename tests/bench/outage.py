@@ -34,13 +34,13 @@ import ray
 import torch
 from measure import table
 
-from ftray.cluster import configure
+from ftray.cluster.connection import configure
 from ftray.errors import FtrayError
 from ftray.spec.load import parse
-from ftray.store.promotion import promote
-from ftray.store.registry import Registry
+from ftray.store.deployments.promotion import promote
+from ftray.store.registry.registry import Registry
 from ftray.store.root import open_root
-from ftray.store.runs import SPEC
+from ftray.store.runs.folder import SPEC
 from ftray.train.check import Checked, check_inputs
 from ftray.train.run import Trained, train
 from ftray.tune.sweep import tune

@@ -24,19 +24,20 @@ from typing import Any
 from contest import ROOT
 from measure import Sample, table
 
-from ftray.cluster import session
-from ftray.data.encode import EncodedDataset
+from ftray.cluster.connection import session
+from ftray.data.encoding.encode import EncodedDataset
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.load import load, override
 from ftray.spec.schema import Spec
-from ftray.store.location import locate
+from ftray.store.files.location import locate
 from ftray.train import loop
+from ftray.train.base import load_base
 from ftray.train.check import check_inputs
 from ftray.train.checkpoints import Keeper, best
+from ftray.train.distributed.ranks import alone
 from ftray.train.progress import Progress
-from ftray.train.ranks import alone
+from ftray.train.ray.worker import build
 from ftray.train.run import prepare
-from ftray.train.worker import build, load_base
 
 METHODS: dict[str, dict[str, Any]] = {
     "head only": {"train.unfreeze": "head"},

@@ -33,14 +33,15 @@ from measure import Sample, table
 
 from ftray.spec.load import dump, load, override
 from ftray.train import loop
+from ftray.train.base import load_base
 from ftray.train.check import check_inputs
 from ftray.train.checkpoints import Keeper
-from ftray.train.engine import Engine
-from ftray.train.process import settle
+from ftray.train.distributed.process import settle
+from ftray.train.distributed.ranks import Ranks, alone, join_group
+from ftray.train.engine.deepspeed import Engine
 from ftray.train.progress import Progress
-from ftray.train.ranks import Ranks, alone, join_group
+from ftray.train.ray.worker import build
 from ftray.train.run import prepare
-from ftray.train.worker import build, load_base
 
 Parts = dict[str, float]
 WORKERS = ("1", "2", "2 apart")

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import psutil
 
-from ftray.store.promotion import promote, roll_back
-from ftray.store.registry import Registry
+from ftray.store.deployments.promotion import promote, roll_back
+from ftray.store.registry.registry import Registry
 from tests.helpers.served import served
 from tests.helpers.upgrades import ALIAS, NAME, Callers, answers_of, register_versions
 

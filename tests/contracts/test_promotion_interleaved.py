@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from ftray.errors import RegistryError
-from ftray.serve import backoff
-from ftray.store.promotion import find_route, promote, resolve, roll_back, try_out
-from ftray.store.registry import Registry
-from ftray.store.reports import Roll
+from ftray.serve.models import backoff
+from ftray.store.deployments.promotion import find_route, promote, resolve, roll_back, try_out
+from ftray.store.deployments.reports import Roll
+from ftray.store.deployments.route_file import read_route
+from ftray.store.registry.registry import Registry
 from ftray.store.root import MODEL_MANIFEST, open_root
-from ftray.store.route_file import read_route
 from tests.helpers.fake_versions import FakeReplica
 from tests.helpers.interleaved import interleave, taking_turns
 from tests.helpers.mlflow_server import MlflowServer
@@ -164,8 +164,8 @@ def test_random_interleavings_end_in_agreement(
 RACER = """
 import random, sys
 from ftray.errors import RegistryError
-from ftray.store.promotion import promote, roll_back, try_out
-from ftray.store.registry import Registry
+from ftray.store.deployments.promotion import promote, roll_back, try_out
+from ftray.store.registry.registry import Registry
 from ftray.store.root import open_root
 registry, chance = Registry.open(open_root(sys.argv[1])), random.Random(int(sys.argv[2]))
 print("ready", flush=True)

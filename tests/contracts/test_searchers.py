@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ftray.spec.tuning import TuneSpec
+from ftray.spec.sections.tuning import TuneSpec
 from ftray.tune.searchers import SEARCHERS, Config
 from ftray.tune.space import trial_spec
 from tests.helpers.played import spec

@@ -18,7 +18,7 @@ import pytest
 from ftray.data.dataset import Dataset, read_dataset
 from ftray.errors import DataError
 from ftray.spec.load import parse
-from ftray.store.location import Location, locate
+from ftray.store.files.location import Location, locate
 
 ROWS = [
     {"text": f'Row {i}: "quoted", a\ttab, ünïcode \U0001f600\nand a second line', "label": label}

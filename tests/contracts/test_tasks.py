@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ftray.store.location import locate
+from ftray.store.files.location import locate
 from ftray.tasks import TASKS, get_task
 from ftray.tasks.base import BadRow, Row, Task
 

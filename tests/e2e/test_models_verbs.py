@@ -17,14 +17,14 @@ from typer.testing import CliRunner, Result
 
 from ftray.cli import models, runs
 from ftray.errors import RegistryError, RunTaken
-from ftray.models.folder import ModelInfo
-from ftray.models.publish import publish
+from ftray.models.artifact.manifest import ModelInfo
+from ftray.models.artifact.publish import publish
 from ftray.spec.load import override, parse
-from ftray.store.location import locate
-from ftray.store.promotion import promote, roll_back, try_out
-from ftray.store.registry import Registry
+from ftray.store.deployments.promotion import promote, roll_back, try_out
+from ftray.store.files.location import locate
+from ftray.store.registry.registry import Registry
 from ftray.store.root import Root
-from ftray.store.runs import RunFolder, list_runs
+from ftray.store.runs.folder import RunFolder, list_runs
 from tests.helpers.object_store import ObjectStore
 
 SPEC = parse({"name": "reviews", "model": {"name_or_path": "bert"}, "data": {"train": "a.csv"}})

@@ -20,12 +20,12 @@ import pytest
 import uvicorn
 from websockets.sync.client import ClientConnection, connect
 
-from ftray.serve.access import add_key
-from ftray.serve.api import create_api
-from ftray.serve.backend import Piece
-from ftray.serve.keyring import Keyring
-from ftray.serve.metrics import Metrics
-from ftray.store.location import locate
+from ftray.serve.http.access import add_key
+from ftray.serve.http.app import create_api
+from ftray.serve.http.keyring import Keyring
+from ftray.serve.interface import Piece
+from ftray.serve.ops.metrics import Metrics
+from ftray.store.files.location import locate
 from tests.helpers.fake_backend import FakeBackend, FakeBackends, FakeGenerator
 from tests.helpers.served import free_port
 

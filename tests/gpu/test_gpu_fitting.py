@@ -10,9 +10,9 @@ import torch
 
 from ftray.spec.load import parse
 from ftray.spec.schema import Spec
-from ftray.train.fitting import choose_micro_batch_size
+from ftray.train.distributed.ranks import Ranks
+from ftray.train.memory.fitting import choose_micro_batch_size
 from ftray.train.plan import Trainee, plan_training
-from ftray.train.ranks import Ranks
 from tests.helpers.tiny_networks import tiny_batch, tiny_network
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

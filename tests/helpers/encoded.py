@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ftray.data.encoded import EncodedDataset, Shard
-from ftray.data.lengths import Lengths
+from ftray.data.encoding.encoded import EncodedDataset, Shard
+from ftray.data.encoding.lengths import Lengths
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import Spec
-from ftray.store.location import locate
+from ftray.store.files.location import locate
 from ftray.tasks import get_task
 
 LABELS = ("bad", "good", "mixed")

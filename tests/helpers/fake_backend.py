@@ -6,9 +6,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
-from ftray.models.folder import ModelInfo
-from ftray.models.sampling import Prompt, Sampling
-from ftray.serve.backend import Answers, Generation, Piece
+from ftray.models.artifact.manifest import ModelInfo
+from ftray.models.generation.sampling import Prompt, Sampling
+from ftray.serve.interface import Answers, Generation, Piece
 
 LABELS = ("bad", "good", "mixed")
 INFO = ModelInfo.model_validate(

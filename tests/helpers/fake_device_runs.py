@@ -23,21 +23,22 @@ import torch
 from torch import nn
 
 from ftray.data.batches import BatchPlan
-from ftray.models.blocks import count_blocks
-from ftray.models.placing import _sketch, placed
-from ftray.models.trunk import cut_off, find_cut
+from ftray.models.structure.blocks import count_blocks
+from ftray.models.structure.cut import cut_off, find_cut
+from ftray.models.structure.placing import _sketch, placed
 from ftray.spec.load import parse
 from ftray.tasks import get_task
-from ftray.train import deepspeed_state, loop, lora
-from ftray.train.baselines import Encoder
-from ftray.train.checkpointing import enable_checkpointing
-from ftray.train.engine import TrainedModule
-from ftray.train.fitting import choose_micro_batch_size
-from ftray.train.phased import PhasedEngine
+from ftray.train import loop
+from ftray.train.distributed.ranks import Ranks
+from ftray.train.engine import deepspeed_state, lora
+from ftray.train.engine.deepspeed import TrainedModule
+from ftray.train.engine.phased import PhasedEngine
+from ftray.train.engine.recompute import enable_checkpointing
+from ftray.train.evaluation.baselines import Encoder
+from ftray.train.memory.fitting import choose_micro_batch_size
 from ftray.train.plan import Trainee, plan_training
 from ftray.train.progress import Progress
-from ftray.train.ranks import Ranks
-from ftray.train.trunk import Trunk, TrunkCache
+from ftray.train.trunk_cache.cache import Trunk, TrunkCache
 from tests.helpers.fake_gpu import fake_gpu, reading_once, without_numbers_here
 from tests.helpers.loop_runs import LABELS, Split, Watcher
 from tests.helpers.tiny_networks import tiny_batch, tiny_generator, tiny_network

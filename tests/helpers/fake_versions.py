@@ -9,14 +9,14 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any, cast
 
 from ftray.errors import ModelError
-from ftray.models.sampling import Prompt, Sampling
-from ftray.serve.alias import Alias
-from ftray.serve.backend import Answers, BadPrompt, Generation, Piece
-from ftray.serve.live import LiveModel
-from ftray.serve.reporter import Reporter
-from ftray.serve.shelf import Shelf
-from ftray.serve.watcher import Watcher
-from ftray.store.routes import Stop
+from ftray.models.generation.sampling import Prompt, Sampling
+from ftray.serve.interface import Answers, BadPrompt, Generation, Piece
+from ftray.serve.models.alias import Alias
+from ftray.serve.models.live import LiveModel
+from ftray.serve.models.reporter import Reporter
+from ftray.serve.models.shelf import Shelf
+from ftray.serve.models.watcher import Watcher
+from ftray.store.deployments.routes import Stop
 from tests.helpers.fake_backend import INFO
 
 

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from ftray.store import route_file
-from ftray.store.conditional import Version
-from ftray.store.document import Document
-from ftray.store.location import Location
-from ftray.store.registry import Registry
+from ftray.store.deployments import route_file
+from ftray.store.files.conditional import Version
+from ftray.store.files.document import Document
+from ftray.store.files.location import Location
+from ftray.store.registry.registry import Registry
 
 
 class Killed(BaseException):

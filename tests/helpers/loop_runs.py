@@ -166,7 +166,7 @@ def _main(orders: Path) -> None:
     import torch
     import torch.distributed as dist
 
-    from ftray.train.ranks import join_group
+    from ftray.train.distributed.ranks import join_group
 
     torch.set_num_threads(1)
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -189,11 +189,12 @@ def _train(run: Run, root: Path, ranks: Any) -> Seen:
     from safetensors.torch import save_file
 
     from ftray.errors import FtrayError
-    from ftray.spec.training import CheckpointSpec
-    from ftray.store.location import locate
+    from ftray.spec.sections.training import CheckpointSpec
+    from ftray.store.files.location import locate
     from ftray.train import loop
+    from ftray.train.base import Base
     from ftray.train.checkpoints import Keeper
-    from ftray.train.worker import Base, build
+    from ftray.train.ray.worker import build
 
     model = make_model(run)
     before = _values(model)
@@ -232,13 +233,13 @@ def keep_states(model: Any, spec: Any, data: Data, folder: Path, ranks: Any) -> 
     import torch
     import torch.distributed as dist
 
-    from ftray.models.blocks import count_blocks, plan_freeze
-    from ftray.models.trunk import capture, find_cut, frozen_blocks
-    from ftray.store.location import locate
-    from ftray.store.states import row_digest, write_shard
+    from ftray.models.structure.blocks import count_blocks, plan_freeze
+    from ftray.models.structure.cut import capture, find_cut, frozen_blocks
+    from ftray.store.cache.states import row_digest, write_shard
+    from ftray.store.files.location import locate
     from ftray.tasks import get_task
-    from ftray.train.phases import plan_phases
-    from ftray.train.trunk import DTYPES, TrunkCache
+    from ftray.train.engine.phases import plan_phases
+    from ftray.train.trunk_cache.cache import DTYPES, TrunkCache
 
     train, task = data.load("train"), get_task("text-classification")
     model.eval()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ftray.models.folder import ModelInfo
+from ftray.models.artifact.manifest import ModelInfo
 from ftray.spec.schema import ModelSpec
-from ftray.store.registry import Registry
-from ftray.store.versions import ModelVersion
+from ftray.store.registry.registry import Registry
+from ftray.store.registry.versions import ModelVersion
 
 
 def register(

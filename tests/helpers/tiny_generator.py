@@ -13,12 +13,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from ftray import __version__
-from ftray.models.folder import ModelInfo
-from ftray.models.generator import Generator
+from ftray.models.artifact.manifest import ModelInfo
+from ftray.models.artifact.publish import publish, staged, write_info
+from ftray.models.generation.generator import Generator
 from ftray.models.pretrained import find_pretrained
-from ftray.models.publish import publish, staged, write_info
 from ftray.spec.load import parse
-from ftray.store.location import Location, locate
+from ftray.store.files.location import Location, locate
 from ftray.tasks import get_task
 from tests.helpers.small_runs import BAD, FILLER, GOOD, write_rows
 

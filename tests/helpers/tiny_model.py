@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from ftray import __version__
-from ftray.models.folder import ModelInfo
-from ftray.models.predictor import Predictor
+from ftray.models.artifact.manifest import ModelInfo
+from ftray.models.artifact.publish import publish, staged, write_info
+from ftray.models.inference.predictor import Predictor
 from ftray.models.pretrained import find_pretrained
-from ftray.models.publish import publish, staged, write_info
 from ftray.spec.load import parse
-from ftray.store import checksum
-from ftray.store.location import Location, locate
+from ftray.store.files import checksum
+from ftray.store.files.location import Location, locate
 from ftray.store.root import MODEL_MANIFEST
 from ftray.tasks import get_task
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from ftray.models.predictor import Predictor
-from ftray.store.registry import Registry
+from ftray.models.inference.predictor import Predictor
+from ftray.store.registry.registry import Registry
 from ftray.store.root import open_root
 from tests.helpers.tiny_model import make_model, tamper
 

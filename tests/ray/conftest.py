@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from ftray.cluster import configure, start_ray
+from ftray.cluster.connection import configure, start_ray
 from ftray.train.run import Trained
 from tests.helpers.free_cpus import wait_for_free_cpus
 from tests.helpers.small_runs import Events, train_here, tree

@@ -1,21 +1,23 @@
-"""Imports go down the floors only, and what must start quickly imports nothing heavy."""
+"""Imports go down the floors only and in no circle, and what must start quickly imports nothing
+heavy."""
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "ftray"
 FLOORS = {
-    "errors": 0, "logs": 0, "digest": 0, "cluster": 0, "machine": 0, "near": 0,
-    "device": 0, "node": 0, "interrupt": 0, "ray_folder": 0, "capacity": 0, "environment": 0,
+    "errors": 0, "digest": 0, "cluster": 0, "near": 0, "interrupt": 0,
     "spec": 1,
     "tasks": 2,
     "store": 3, "models": 3, "data": 3,
-    "train": 4, "serve": 4,
+    "train": 4, "serve": 4, "offline": 4,
     "tune": 5,
     "submit": 5, "doctor": 5,
     "cli": 6,
@@ -68,7 +70,7 @@ def test_imports_go_down_only(file: Path) -> None:
         ("train", "from ftray.serve.app import build", False),
         ("serve", "def f():\n    import ftray.train.run", False),
         ("spec", "from ftray.store import root", False),
-        ("store", "from ftray.models.folder import read_info", False),
+        ("store", "from ftray.models.artifact.manifest import read_info", False),
         ("data", "from ftray.store.root import Root", True),
     ],
 )
@@ -91,3 +93,33 @@ def test_what_starts_quickly_imports_nothing_heavy(module: str, heavy: set[str])
     code = f"import sys, {module}; print('\\n'.join(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not heavy & set(run.stdout.split())
+
+
+MOST_FILES = 15
+
+
+def test_a_folder_holds_few_files() -> None:
+    held = Counter(file.parent for file in FILES if file.name != "__init__.py")
+    assert not {str(folder): files for folder, files in held.items() if files > MOST_FILES}
+
+
+def _module(file: Path) -> str:
+    name = ".".join(["ftray", *file.relative_to(PACKAGE).with_suffix("").parts])
+    return name.removesuffix(".__init__")
+
+
+def _imported_files(source: str, modules: set[str]) -> Iterator[str]:
+    """The modules of ftray that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                inside = f"{node.module}.{alias.name}"
+                yield from {inside if inside in modules else node.module or ""} & modules
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    sources = {_module(file): file.read_text() for file in FILES}
+    above = {m: set(_imported_files(s, set(sources))) - {m} for m, s in sources.items()}
+    assert len(list(TopologicalSorter(above).static_order())) == len(FILES)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ftray.data.hub import is_hub_id
+from ftray.data.readers.hub import is_hub_id
 from ftray.errors import ModelError
 from ftray.models.pretrained import check_pretrained
 from ftray.near import looks_local, nearest, nearest_path

@@ -15,7 +15,7 @@ import ftray
 from ftray.errors import ClusterError, DataError
 from ftray.spec.load import load, parse
 from ftray.spec.schema import Spec
-from ftray.store.pattern import expand
+from ftray.store.files.pattern import expand
 from ftray.submit import package, submit_job
 
 Pack = Callable[[Spec], Spec]

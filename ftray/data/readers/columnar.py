@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ftray.data.readers.rows import RawRow, Source, shown
 from ftray.data.readers.stream import LEAST_COLUMNS, Guard, codec
-from ftray.data.rows import RawRow, Source, shown
-from ftray.store.location import Location
+from ftray.store.files.location import Location
 
 _BATCH_ROWS = 1024
 

@@ -10,9 +10,9 @@ from itertools import chain
 from ftray.data.readers import stream
 from ftray.data.readers.dialect import ESCAPE, QUOTE, Dialect
 from ftray.data.readers.records import Evidence, Records
-from ftray.data.rows import RawRow, Source, shown
-from ftray.spec.delimited import DelimitedSpec
-from ftray.store.location import Location
+from ftray.data.readers.rows import RawRow, Source, shown
+from ftray.spec.sections.delimited import DelimitedSpec
+from ftray.store.files.location import Location
 from ftray.tasks.base import BadRow
 
 _SAMPLE = 2**20

@@ -9,9 +9,9 @@ import pyarrow as pa
 from ftray.data.readers.columnar import read_arrow, read_parquet
 from ftray.data.readers.delimited import read_delimited
 from ftray.data.readers.json_rows import read_json
+from ftray.data.readers.rows import RawRow, Source, shown
 from ftray.data.readers.stream import CODECS
-from ftray.data.rows import RawRow, Source, shown
-from ftray.store.location import Location
+from ftray.store.files.location import Location
 
 Reader = Callable[[Location, Source], Iterator[RawRow]]
 

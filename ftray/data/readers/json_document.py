@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from ftray.data.rows import Source
+from ftray.data.readers.rows import Source
 
 _DEPTH = 4
 _SHOWN = 8

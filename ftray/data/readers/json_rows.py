@@ -9,8 +9,8 @@ from typing import Any
 
 from ftray.data.readers import stream
 from ftray.data.readers.json_document import rows_in
-from ftray.data.rows import RawRow, Source, shown
-from ftray.store.location import Location
+from ftray.data.readers.rows import RawRow, Source, shown
+from ftray.store.files.location import Location
 from ftray.tasks.base import BadRow
 
 _DEEPEST = 64

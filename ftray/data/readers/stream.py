@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from ftray.data.rows import Source, shown
+from ftray.data.readers.rows import Source, shown
 from ftray.errors import DataError, FtrayError
-from ftray.store.location import Location
+from ftray.store.files.location import Location
 
 _MIB = 2**20
 CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}

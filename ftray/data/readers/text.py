@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ftray.data.readers import stream
-from ftray.data.rows import RawRow, Source, shown
-from ftray.store.location import Location
+from ftray.data.readers.rows import RawRow, Source, shown
+from ftray.store.files.location import Location
 
 
 def read_text(raw: bytes, label: str, file: Location, source: Source) -> RawRow:

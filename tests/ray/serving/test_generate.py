@@ -15,16 +15,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from ray import serve
 
-from ftray.models.generator import Generator
-from ftray.serve import batch
+from ftray.models.artifact.named import find_named
+from ftray.models.generation.generator import Generator
+from ftray.offline import predict as batch
+from ftray.offline.evaluate import evaluate
+from ftray.offline.resume import Parts, run_key
 from ftray.serve.app import build
-from ftray.serve.evaluate import evaluate
-from ftray.serve.parts import Parts, run_key
-from ftray.serve.settings import find_one
-from ftray.spec.compute import PLAIN
-from ftray.store.location import locate
-from ftray.store.promotion import promote
-from ftray.store.registry import Registry
+from ftray.spec.sections.compute import PLAIN
+from ftray.store.deployments.promotion import promote
+from ftray.store.files.location import locate
+from ftray.store.registry.registry import Registry
 from ftray.store.root import open_root
 from ftray.train.run import Trained
 from tests.helpers.served import free_port
@@ -89,7 +89,7 @@ def test_workers_share_a_batch_by_its_tokens(trained: Trained, home: Path) -> No
 
 def test_it_is_evaluated_on_other_rows(trained: Trained, home: Path) -> None:
     rows = write_prompts(home / "others.jsonl", 40, seed=9)
-    model = find_one(trained.version.folder.url, None)
+    model = find_named(trained.version.folder.url, None)
     found = evaluate(model, str(rows), (None, None), None)
     assert found.metrics["accuracy"] > 0.9
     assert evaluate(model, None, (None, None), None).metrics == pytest.approx(
@@ -101,7 +101,7 @@ def test_predictions_keep_their_rows(trained: Trained, home: Path, tmp_path: Pat
     source = tmp_path / "ask.jsonl"
     words = ["wonderful", "awful", "gripping"]
     source.write_text("".join(json.dumps({"prompt": f"the {w} film:"}) + "\n" for w in words))
-    model = find_one(trained.version.folder.url, None)
+    model = find_named(trained.version.folder.url, None)
     rows = batch.read_rows(model, str(source), None, None)
     parts = Parts(locate(str(tmp_path / "out.jsonl")), run_key(model.info, PLAIN, rows.texts))
     answers = batch.predict(model, rows, PLAIN, parts)

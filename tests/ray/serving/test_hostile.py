@@ -16,8 +16,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ftray.models.predictor import Predictor
-from ftray.store.location import locate
+from ftray.models.inference.predictor import Predictor
+from ftray.store.files.location import locate
 from tests.helpers.hostile import Hostile, http, requests
 from tests.helpers.served import served
 from tests.helpers.upgrades import TEXTS, Callers

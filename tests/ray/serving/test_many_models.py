@@ -11,11 +11,11 @@ import httpx
 import pytest
 from ray import serve
 
-from ftray.models.predictor import Predictor
+from ftray.models.inference.predictor import Predictor
 from ftray.serve.app import build
-from ftray.store.location import locate
-from ftray.store.promotion import promote
-from ftray.store.registry import Registry
+from ftray.store.deployments.promotion import promote
+from ftray.store.files.location import locate
+from ftray.store.registry.registry import Registry
 from ftray.store.root import open_root
 from tests.helpers.served import free_port, served
 from tests.helpers.tiny_model import make_model

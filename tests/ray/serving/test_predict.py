@@ -15,14 +15,14 @@ from typer.testing import CliRunner, Result
 
 from ftray.cli.main import app
 from ftray.errors import DataError
-from ftray.models.folder import read_info
-from ftray.models.predictor import Predictor
-from ftray.models.publish import write_info
-from ftray.serve import batch
-from ftray.serve.parts import SCHEMA, Parts, run_key
-from ftray.serve.settings import find_one
-from ftray.spec.compute import PLAIN, Compute
-from ftray.store.location import locate
+from ftray.models.artifact.manifest import read_info
+from ftray.models.artifact.named import find_named
+from ftray.models.artifact.publish import write_info
+from ftray.models.inference.predictor import Predictor
+from ftray.offline import predict as batch
+from ftray.offline.resume import SCHEMA, Parts, run_key
+from ftray.spec.sections.compute import PLAIN, Compute
+from ftray.store.files.location import locate
 from tests.helpers.tiny_model import tamper
 
 ROWS = 200
@@ -181,7 +181,7 @@ def test_rows_that_cannot_be_read_are_left_out_only_where_the_spec_says_so(
 ) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_text('{"text": "a"}\n{"text": null}\n{"text": "b", "more": 1}\n')
-    model = find_one(str(model_folder), None)
+    model = find_named(str(model_folder), None)
     with pytest.raises(DataError, match="1 row without text"):
         batch.read_rows(model, str(data), None, None)
     model.info.spec["data"]["on_bad_row"] = "skip"
@@ -230,7 +230,7 @@ def test_tables_keep_their_other_columns(model_folder: Path, tmp_path: Path, suf
     else:
         with pa.ipc.new_file(str(data), table.schema) as writer:
             writer.write_table(table)
-    model = find_one(str(model_folder), None)
+    model = find_named(str(model_folder), None)
     assert batch.read_rows(model, str(data), None, None).values == table.to_pylist()
 
 

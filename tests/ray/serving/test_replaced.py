@@ -12,7 +12,7 @@ import pytest
 from ray import serve
 
 from ftray.serve import app
-from ftray.serve.hosting import Hosted
+from ftray.serve.deployment import Hosted
 from tests.helpers.served import free_port
 
 LIMIT_S = 1.0

@@ -10,10 +10,10 @@ import httpx
 import pytest
 from ray import serve
 
-from ftray.cli.live import LiveLine
+from ftray.cli.display.live import LiveLine
 from ftray.errors import ServeError
-from ftray.serve.launch import endpoint
-from ftray.serve.place import Place
+from ftray.serve.local.launch import endpoint
+from ftray.serve.local.place import Place
 from ftray.serve.settings import find, parse
 from tests.helpers.served import free_port
 

@@ -10,10 +10,10 @@ import pytest
 from ray import serve
 
 from ftray.serve.app import build
-from ftray.store.promotion import find_route, promote, resolve, roll_back, try_out
-from ftray.store.registry import Registry
-from ftray.store.reports import read_reports
-from ftray.store.rollout import Rollout, await_rollout
+from ftray.store.deployments.promotion import find_route, promote, resolve, roll_back, try_out
+from ftray.store.deployments.reports import read_reports
+from ftray.store.deployments.rollout import Rollout, await_rollout
+from ftray.store.registry.registry import Registry
 from tests.helpers.small_runs import wait_for
 from tests.helpers.upgrades import ALIAS, NAME, Callers, answers_of, register_versions
 

@@ -15,14 +15,14 @@ import pyarrow.fs as pafs
 import pytest
 import ray
 
-from ftray.data import encode
 from ftray.data.dataset import Dataset, read_dataset
-from ftray.data.encode import EncodedDataset, encode_dataset, open_encoded
+from ftray.data.encoding import encode
+from ftray.data.encoding.encode import EncodedDataset, encode_dataset, open_encoded
 from ftray.errors import ModelError, StorageError
 from ftray.models.pretrained import load_tokenizer
 from ftray.spec.load import parse
 from ftray.spec.schema import Spec
-from ftray.store.location import locate
+from ftray.store.files.location import locate
 from ftray.store.root import Root, open_root
 
 # Workers cannot import test modules.

@@ -11,7 +11,7 @@ import json, ray
 
 def look():
     import torch
-    from ftray.device import own_device
+    from ftray.cluster.device import own_device
     from ftray.errors import ClusterError
     try:
         unseen = str(own_device())

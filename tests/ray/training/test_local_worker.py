@@ -11,7 +11,7 @@ import pytest
 from ftray.errors import RunFailed
 from ftray.spec.load import parse
 from ftray.train.check import check_inputs
-from ftray.train.local_worker import LocalWorker
+from ftray.train.ray.local_worker import LocalWorker
 from ftray.train.run import train
 from tests.helpers.small_runs import Events, losses, train_here, tree
 

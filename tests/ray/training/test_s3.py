@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from ftray.cluster import session
+from ftray.cluster.connection import session
 from ftray.models.load import load_model
 from ftray.spec.load import parse
+from ftray.store.deployments.promotion import promote
 from ftray.store.lookup import find_model
-from ftray.store.promotion import promote
-from ftray.store.registry import Registry
+from ftray.store.registry.registry import Registry
 from ftray.store.root import open_root
 from ftray.train.check import check_inputs
 from ftray.train.run import Trained

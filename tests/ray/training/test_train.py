@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from ftray.errors import ClusterError, RunFailed
-from ftray.models.folder import read_info
-from ftray.models.predictor import Predictor
+from ftray.models.artifact.manifest import read_info
+from ftray.models.inference.predictor import Predictor
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.load import parse
-from ftray.store.location import locate
+from ftray.store.files.location import locate
 from ftray.train import checkpoints
 from ftray.train.check import check_inputs
 from ftray.train.export import export

@@ -11,10 +11,10 @@ import pytest
 from ray.util import placement_group_table
 
 from ftray.errors import ClusterError, Interrupted
-from ftray.models.folder import read_info
+from ftray.models.artifact.manifest import read_info
 from ftray.spec.load import parse
-from ftray.train import trunk_build
 from ftray.train.check import check_inputs
+from ftray.train.trunk_cache import build as trunk_build
 from ftray.tune.sweep import Tuned, tune
 from tests.helpers.free_cpus import wait_for_free_cpus
 from tests.helpers.mlflow_server import below

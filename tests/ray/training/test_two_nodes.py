@@ -17,7 +17,7 @@ import psutil
 import pytest
 import yaml
 
-from ftray import environment
+from ftray.cluster import environment
 from tests.helpers.object_store import ObjectStore
 from tests.helpers.small_runs import losses, tree, wait_for, wait_for_step
 

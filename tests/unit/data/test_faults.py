@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ftray.data.report import in_words
+from ftray.data.cleaning.report import in_words
 from ftray.errors import DataError
 
 FAULTS = [

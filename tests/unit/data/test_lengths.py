@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ftray.data.lengths import Lengths, estimate_lengths
+from ftray.data.encoding.lengths import Lengths, estimate_lengths
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import ModelSpec
 from ftray.tasks import get_task

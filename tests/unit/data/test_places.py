@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from ftray.data import hub
+from ftray.data.readers import hub
 from ftray.data.sources import rows_of, source_of
 from ftray.errors import DataError
 from ftray.spec.schema import DataSpec

@@ -1,0 +1,51 @@
+"""The tables at the end of a sweep: its trials, and what depth bought."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ftray.cli.display.table import draw, short
+
+if TYPE_CHECKING:
+    from ftray.tune.depth import Comparison
+    from ftray.tune.table import Trial
+
+
+# Columns of the table of depths that a narrow terminal may lack, the least telling first.
+_SPARE = ("cost", "memory", "worker-hours", "s an epoch", "trials", "95 %")
+
+
+def show_trials(say: Callable[[str], None], width: int, trials: Sequence[Trial]) -> None:
+    """The sweep's table, best first."""
+    keys = list(trials[0].config)
+    columns = ["trial", "best", "status", "seconds", *(key.split(".")[-1] for key in keys)]
+    rows = []
+    for trial in trials:
+        best = trial.metrics.get("best")
+        rows.append(
+            [
+                trial.id,
+                "-" if best is None else f"{best:.4f}",
+                trial.status,
+                f"{trial.seconds:.1f}",
+                *(short(trial.config[key]) for key in keys),
+            ]
+        )
+    for line in draw(columns, rows, width):
+        say(line)
+
+
+def show_depths(
+    say: Callable[[str], None], width: int, metric: str, comparison: Comparison
+) -> None:
+    """What each depth of a sweep bought and cost, and which to take."""
+    from ftray.tune.report import advice, depth_cells
+
+    if not comparison.depths:
+        return
+    cells = [depth_cells(depth) for depth in comparison.depths]
+    rows = [list(row.values()) for row in cells]
+    for line in draw(list(cells[0]), rows, width, spare=_SPARE):
+        say(line)
+    say(advice(metric, comparison))

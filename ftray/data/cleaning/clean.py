@@ -1,0 +1,263 @@
+"""Which rows are used: faults, twins and leaks are found, counted and set aside, never lost.
+
+A row is either kept or in `dropped` with its kind. Kinds are the task's faults (empty_text,
+missing_label, ...), those of reading (ragged, not_json, bad_encoding), unknown_label, and the
+three about twins, which are no faults of a row:
+
+duplicate              a later twin with the same label in the same split
+conflicting_duplicate  twins in one split whose labels contradict each other; all of them go, for
+                       nothing says which label is right
+leaked                 a row whose twin is in the validation or test split
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from ftray.data.cleaning import spellings
+from ftray.data.cleaning.report import SourceCount, in_words
+from ftray.data.readers.rows import RawRow, Source
+from ftray.errors import DataError, Problem, shorten
+from ftray.tasks.base import BadRow, Row, Task
+from ftray.tasks.labels import label_name
+
+DUPLICATE, CONFLICT, LEAKED = "duplicate", "conflicting_duplicate", "leaked"
+UNKNOWN_LABEL, BAD_ENCODING = "unknown_label", "bad_encoding"
+_TWINS = {DUPLICATE, CONFLICT, LEAKED}
+_PLACES_SHOWN = 3
+# With this many undecodable rows to one that decodes, the encoding is wrong and not the rows.
+_MOSTLY = 10
+# Where bytes did not fit the encoding, or JSON escapes half a character.
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Kept(NamedTuple):
+    """A usable row, what its twins share with it, and the row it was made of."""
+
+    row: Row
+    identity: str
+    raw: RawRow
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row that is not used, and why."""
+
+    source: str
+    where: str
+    kind: str
+    detail: str
+    values: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            "where": self.where,
+            "kind": self.kind,
+            "detail": self.detail,
+            "values": dict(self.values),
+        }
+
+
+@dataclass
+class Part:
+    """The rows of one source on their way through cleaning."""
+
+    name: str
+    source: Source
+    kept: list[Kept] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    known: tuple[str, ...] = ()
+    """The labels that a row may have, where that was checked."""
+
+    @property
+    def identities(self) -> set[str]:
+        return {item.identity for item in self.kept}
+
+    def drop(self, raw: RawRow, fault: BadRow) -> None:
+        self.dropped.append(Dropped(self.name, raw.where, fault.kind, fault.detail, raw.values))
+
+    def sift(self, judge: Callable[[Kept], BadRow | None]) -> None:
+        """Drop every kept row that `judge` finds fault with."""
+        kept = []
+        for item in self.kept:
+            if fault := judge(item):
+                self.drop(item.raw, fault)
+            else:
+                kept.append(item)
+        self.kept = kept
+
+    def count(self) -> SourceCount:
+        kinds = Counter(row.kind for row in self.dropped)
+        return SourceCount(len(self.kept) + len(self.dropped), dict(sorted(kinds.items())))
+
+
+def clean(
+    name: str, source: Source, rows: Iterable[RawRow], task: Task, answered: bool = True
+) -> Part:
+    """The rows that the task can use, and those it cannot.
+
+    Unless `answered`, of a row only what it asks is read, and twins are not told. Raises DataError
+    where there are no rows.
+    """
+    part = Part(name, source)
+    for raw in rows:
+        try:
+            part.kept.append(_kept(raw, source.columns, task, answered))
+        except BadRow as fault:
+            part.drop(raw, fault)
+    if not part.kept and not part.dropped:
+        raise source.error("no rows in it", "name a source with rows")
+    return part
+
+
+def _kept(raw: RawRow, columns: Mapping[str, str], task: Task, answered: bool) -> Kept:
+    if raw.fault is not None:
+        raise raw.fault
+    values = {logical: raw.values.get(name) for logical, name in columns.items()}
+    for value in values.values():
+        if isinstance(value, str) and not value.isascii() and (found := _SURROGATE.search(value)):
+            raise BadRow(BAD_ENCODING, _undecoded(found))
+    if not answered:
+        return Kept({task.columns[0]: task.question(values)}, "", raw)
+    row = task.clean(values)
+    return Kept(row, task.identity(row), raw)
+
+
+def _undecoded(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    # Decoding keeps the byte 0xNN that does not fit as U+DCNN.
+    what = f"byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(found.group())
+    return f"{what} at character {found.start() + 1}"
+
+
+def drop_twins(part: Part, task: Task) -> None:
+    """Keep the first of exact twins; none where their labels contradict each other."""
+    targets: dict[str, str] = {}
+    contradicted = set()
+    for item in part.kept:
+        if targets.setdefault(item.identity, task.target(item.row)) != task.target(item.row):
+            contradicted.add(item.identity)
+    first: dict[str, str] = {}
+
+    def judge(item: Kept) -> BadRow | None:
+        if item.identity in contradicted:
+            return BadRow(CONFLICT, "its twins have other labels")
+        if item.identity in first:
+            return BadRow(DUPLICATE, f"of {first[item.identity]}")
+        first[item.identity] = item.raw.where
+        return None
+
+    part.sift(judge)
+
+
+def drop_leaked(part: Part, other: Part) -> None:
+    """Drop the rows of `part` that have a twin in `other`, whatever their labels."""
+    theirs = other.identities
+    fault = BadRow(LEAKED, f"its twin is in {other.name}")
+    part.sift(lambda item: fault if item.identity in theirs else None)
+
+
+def drop_unknown(part: Part, task: Task, labels: Collection[str]) -> None:
+    """Drop the rows whose label is none of `labels`."""
+    part.known = tuple(labels)
+    known = {label_name(label) for label in labels}
+
+    def judge(item: Kept) -> BadRow | None:
+        label = task.target(item.row)
+        return None if label in known else BadRow(UNKNOWN_LABEL, shorten(label, 40))
+
+    part.sift(judge)
+
+
+def require_rows(part: Part) -> None:
+    """Raise DataError when no row is left."""
+    if not part.kept:
+        kinds = ", ".join(in_words(kind, rows) for kind, rows in part.count().dropped.items())
+        raise part.source.error(f"no usable row is left ({kinds})", "name a source with good rows")
+
+
+def refuse_faults(parts: Iterable[Part]) -> None:
+    """Raise DataError with one problem a source that has faulty rows; twins are no fault."""
+    problems = [found for part in parts if (found := _problem(part))]
+    if problems:
+        raise DataError(*problems)
+
+
+def _problem(part: Part) -> Problem | None:
+    faulty = [row for row in part.dropped if row.kind not in _TWINS]
+    if not faulty:
+        return None
+    found = problem(part.source, faulty, part.count().read)
+    if unknown := Counter(row.detail for row in faulty if row.kind == UNKNOWN_LABEL):
+        found = replace(found, problem=f"{found.problem}. {_unknown(unknown, part.known)}")
+    if undecoded := sum(row.kind == BAD_ENCODING for row in faulty):
+        advice = "Set data.encoding to the file's own, for example latin-1 or cp1252."
+        found = replace(found, fix=f"{advice} Or: {found.fix}")
+        fit = sum(not "".join(item.row.values()).isascii() for item in part.kept)
+        if fit * _MOSTLY < undecoded:
+            mostly = (
+                f"Hardly a row beyond ASCII reads as {part.source.encoding}: "
+                "the whole source seems to be in another encoding"
+            )
+            found = replace(found, problem=f"{found.problem}. {mostly}")
+    return found
+
+
+def problem(source: Source, faulty: Iterable[Dropped], read: int) -> Problem:
+    """What is said of the faulty rows among the `read` rows of a source."""
+    places: dict[str, list[Dropped]] = {}
+    for row in faulty:
+        places.setdefault(row.kind, []).append(row)
+    count = sum(map(len, places.values()))
+    kinds = "; ".join(
+        f"{in_words(kind, len(rows))} ({_first(rows)})" for kind, rows in places.items()
+    )
+    said = f"{count:,} of {read:,} rows cannot be used: {kinds}"
+    fix = "Mend them, or set data.on_bad_row: skip to leave them out and list them in a file."
+    return Problem(source.key, shorten(source.url), said, fix)
+
+
+def _unknown(unknown: Mapping[str, int], known: Collection[str]) -> str:
+    told = f"Unknown: {spellings.counted(unknown)}; known: {spellings.named(known)}"
+    close = {label: spellings.nearest(label, known) for label in unknown}
+    found = [f"{label!r} for {name!r}" for label, name in close.items() if name]
+    return told + (f"; by case only differ {', '.join(found[:_PLACES_SHOWN])}" if found else "")
+
+
+def _first(rows: list[Dropped]) -> str:
+    shown = [f"{row.where}{': ' if row.detail else ''}{row.detail}" for row in rows]
+    more = ", ..." if len(rows) > _PLACES_SHOWN else ""
+    return ", ".join(shown[:_PLACES_SHOWN]) + more
+
+
+def label_counts(kept: Iterable[Kept], task: Task) -> dict[str, int]:
+    """Label -> rows, by label; "" -> rows for a task without labels."""
+    return dict(sorted(Counter(task.target(item.row) for item in kept).items()))
+
+
+def spelling_notes(part: Part, task: Task) -> Iterator[str]:
+    """What the user should know of how the labels of `part` are spelled."""
+    if task.has_labels:
+        column = part.source.columns[task.answer]
+        raw = (item.raw.values[column] for item in part.kept)
+        yield from spellings.spelling_notes(raw, label_counts(part.kept, task))
+
+
+def places(kept: Iterable[Kept]) -> pa.Array:
+    """Where each row was found."""
+    return pa.array([item.raw.where for item in kept], pa.large_string())
+
+
+def table(kept: Iterable[Kept], columns: Iterable[str]) -> pa.Table:
+    """The rows as strings, one column each of `columns`."""
+    rows = [item.row for item in kept]
+    # 64-bit offsets: the texts of a split may exceed 2 GB.
+    arrays = {c: pa.array([row[c] for row in rows], pa.large_string()) for c in columns}
+    return pa.table(arrays)

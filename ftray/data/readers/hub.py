@@ -1,0 +1,119 @@
+"""Rows of a data set on the Hugging Face Hub: OWNER/NAME, optionally ?config=...&split=..."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import parse_qs
+from urllib.request import Request, urlopen
+
+from ftray.data.readers import files
+from ftray.data.readers.columnar import table_rows
+from ftray.data.readers.rows import RawRow, Source
+from ftray.near import looks_local
+
+_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_PATIENCE_S = 5
+_OPTIONS = {"config", "split", "revision"}
+
+
+def is_hub_id(url: str) -> bool:
+    """Whether `url` reads as OWNER/NAME and is no file or folder on this machine."""
+    name, mark, options = url.partition("?")
+    if mark and "=" not in options:
+        return False  # a pattern, in which ? is any character
+    is_file = files.suffix(name) in files.READERS or Path(name).exists() or Path(url).exists()
+    return not is_file and _ID.fullmatch(name) is not None and not looks_local(name)
+
+
+def read_hub(source: Source) -> Iterator[RawRow]:
+    """The rows of a Hub data set; labels kept as numbers beside a list of names are named again.
+
+    Raises DataError when the data set, its config or split is not there, or the Hub is out of
+    reach and the data set not in the local cache.
+    """
+    name, _, query = source.url.partition("?")
+    options = {key: values[-1] for key, values in parse_qs(query, keep_blank_values=True).items()}
+    if unknown := set(options) - _OPTIONS:
+        raise source.error(
+            f"unknown option {', '.join(sorted(unknown))}",
+            "write OWNER/NAME?config=...&split=...&revision=...",
+        )
+    split = options.get("split", source.split)
+    dataset = _load(source, name, split, options)
+    where = f"{name}/{split}"
+    dataset = dataset.select_columns(source.columns_in(dataset.column_names, where))
+    names = {
+        column: feature.names
+        for column, feature in dataset.features.items()
+        if hasattr(feature, "names")
+    }
+    for row in table_rows(dataset.with_format("arrow")[:].to_batches(), where, source):
+        named = {column: _name(row.values[column], of) for column, of in names.items()}
+        yield row._replace(values={**row.values, **named})
+
+
+def _load(source: Source, name: str, split: str, options: dict[str, str]) -> Any:
+    import datasets
+
+    try:
+        with _offline_when_cut_off():
+            return datasets.load_dataset(
+                name, options.get("config"), split=split, revision=options.get("revision")
+            )
+    except ConnectionError as error:
+        raise source.error(
+            f"the Hub cannot be reached for {name}, it is not in the local cache, and no file or "
+            f"folder of that name is here ({error})",
+            "name a local path or package://MODULE/PATH, or go online without HF_HUB_OFFLINE",
+        ) from None
+    except FileNotFoundError as error:
+        raise source.error(
+            f"{name} is neither a file or folder here nor a data set on the Hub that you may read "
+            f"({error})",
+            "check the path or the id; a private data set needs HF_TOKEN",
+        ) from None
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise source.error(
+            f"the Hub's data set {name}, split {split}, cannot be loaded: {error}",
+            "write OWNER/NAME?config=...&split=... to choose a config and a split",
+        ) from None
+
+
+@contextmanager
+def _offline_when_cut_off() -> Iterator[None]:
+    """HF_HUB_OFFLINE, where the Hub does not answer: else the library tries for half a minute,
+    and most often the id is but a mistyped path."""
+    import datasets.config
+    import huggingface_hub.constants
+
+    if huggingface_hub.constants.HF_HUB_OFFLINE or _answers(huggingface_hub.constants.ENDPOINT):
+        yield
+        return
+    modules: tuple[Any, ...] = (huggingface_hub.constants, datasets.config)
+    try:
+        for module in modules:
+            module.HF_HUB_OFFLINE = True
+        yield
+    finally:
+        for module in modules:
+            module.HF_HUB_OFFLINE = False
+
+
+def _answers(url: str) -> bool:
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=_PATIENCE_S).close()
+    except HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _name(value: int | None, names: list[str]) -> str | None:
+    # The Hub marks rows without a label by -1.
+    return None if value is None or value < 0 else names[value]

@@ -1,0 +1,91 @@
+"""What readers are given and what they give back: a source, and its rows as they were found."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ftray.errors import DataError, FtrayError
+from ftray.spec.sections.delimited import DelimitedSpec
+from ftray.store.files.location import Location
+from ftray.tasks.base import BadRow
+
+
+class RawRow(NamedTuple):
+    """One row as it was found: column name of the source -> raw value. `where` is FILE:LINE, or
+    FILE:ROW counted from 1 for formats without lines. A `fault` is what kept it from being read."""
+
+    values: Mapping[str, Any]
+    where: str
+    fault: BadRow | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data source, with what is needed to read it and to name it in an error."""
+
+    key: str
+    """What the user set to name it: data.train, --data."""
+    url: str
+    columns: Mapping[str, str]
+    """Logical column of the task -> name in the source."""
+    encoding: str = "utf-8"
+    split: str = "train"
+    """The split of a Hub data set that is read where the id names none."""
+    every_column: bool = False
+    """Whether rows keep the columns that `columns` does not name."""
+    csv: DelimitedSpec = DelimitedSpec()
+    notes: list[str] = field(default_factory=list, compare=False)
+    """What readers found out that the user should know."""
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def error(self, problem: str, fix: str) -> FtrayError:
+        """A DataError about this source."""
+        return DataError.of(self.key, self.url, problem, fix)
+
+    def columns_in(self, present: Sequence[str], where: str) -> list[str]:
+        """The columns to read, of those `present` in the file `where`, by their names there.
+
+        Raises DataError when one that is needed is not there or is there twice.
+        """
+        names = []
+        for logical, name in self.columns.items():
+            if present.count(name) > 1:
+                raise self._column_error(logical, f"{where} has {present.count(name)} of them")
+            if name in present:
+                names.append(name)
+            else:
+                there = ", ".join(present) or "none"
+                raise self._column_error(
+                    logical, f"no such column in {where}, which has: {there}", _hint(name, present)
+                )
+        return list(present) if self.every_column else names
+
+    def _column_error(self, logical: str, problem: str, hint: str = "") -> FtrayError:
+        return DataError.of(
+            f"data.columns.{logical}",
+            self.columns[logical],
+            f"{problem} ({self.key})",
+            f"{hint}Name the column of {self.key} that holds the {logical}.",
+        )
+
+
+def shown(file: Location) -> str:
+    """The file as a message names it: from the working directory on where it lies below it."""
+    path = Path(file.path)
+    if file.url == file.path and path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    return file.url
+
+
+def _hint(name: str, present: Sequence[str]) -> str:
+    if len(present) == 1 and any(mark in present[0] for mark in ",;|\t"):
+        return "The fields seem to be separated by something else: set data.csv.separator. "
+    by_lower = {column.lower().strip(): column for column in present}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"Did you mean {by_lower[close[0]]}? " if close else ""

@@ -1,0 +1,91 @@
+"""How far models are the same: fine-tunes of one base share what no training has changed.
+
+A digest for every boundary between two blocks stands for all that has a part in the hidden states
+there. Where those of two models are equal, so are their states, for the same tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ftray.errors import ModelError
+from ftray.models.structure.blocks import find_blocks, layer_depths, plan_freeze
+from ftray.models.structure.cut import Cut, Inputs, check_cut, length_returned
+
+_IDLE = re.compile(
+    "id2label|label2id|num_labels|problem_type|_name_or_path|transformers_version|.*drop.*"
+)
+"""Keys of a config that have no part in the hidden states of a model in eval mode."""
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Of one model with L blocks."""
+
+    blocks: nn.ModuleList
+    returns: int
+    """As `Cut.returns`."""
+    prefixes: tuple[str, ...]
+    """L + 1 digests: of what lies below each block, and below the head."""
+
+    def shared(self, other: Lineage) -> int:
+        """How many of the lower blocks both have."""
+        same = [a == b for a, b in zip(self.prefixes, other.prefixes, strict=False)]
+        return (same.index(False) if False in same else len(same)) - 1
+
+
+def fingerprints(model: nn.Module) -> dict[str, str]:
+    """A digest of each parameter and buffer, by name."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {name: _digest(tensor.detach()) for name, tensor in tensors}
+
+
+def trace(model: nn.Module, known: Mapping[str, str], inputs: Inputs) -> Lineage | None:
+    """The lineage of a model in eval mode, whose fingerprints are known. inputs: a few rows of
+    different lengths. None for a model that has no single list of blocks, or that gives other
+    logits where it is cut between some of them."""
+    try:
+        _, blocks = find_blocks(model)
+        levels = _levels(model, len(blocks), inputs)
+        # Wherever it is cut later, it has been tried.
+        returns = length_returned(model, inputs)
+        for boundary in range(1, len(blocks) + 1):
+            check_cut(model, Cut(boundary, returns), inputs)
+    except ModelError:
+        return None
+    state, prefixes = hashlib.sha256(_config(model).encode()), []
+    for boundary in range(len(blocks) + 1):
+        # Buffers are few: each counts as if it had a part everywhere.
+        for name in sorted(name for name in known if levels.get(name, 0) == boundary):
+            state.update(f"{name} {known[name]}\n".encode())
+        prefixes.append(state.hexdigest())
+    return Lineage(blocks, returns, tuple(prefixes))
+
+
+def _levels(model: nn.Module, blocks: int, inputs: Inputs) -> dict[str, int]:
+    """The lowest boundary where each parameter may have a part in the states: 0 below all blocks,
+    1 above the lowest one, ..., one more than there are blocks for the head."""
+    head = set(plan_freeze(model, 0, inputs).trainable)
+    levels = {n: blocks + 1 - depth for n, depth in layer_depths(model, inputs).items()}
+    # Some models have layers of their own between the blocks.
+    between = {n for n, level in levels.items() if level > blocks} - head
+    return {n: 1 if n in between else level for n, level in levels.items()}
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    content = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    shape = f"{tensor.dtype} {tuple(tensor.shape)}"
+    return hashlib.sha256(content).hexdigest() + shape
+
+
+def _config(model: Any) -> str:
+    config = {k: v for k, v in model.config.to_dict().items() if not _IDLE.fullmatch(k)}
+    return json.dumps([type(model).__name__, config], sort_keys=True, default=str)

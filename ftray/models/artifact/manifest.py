@@ -1,0 +1,126 @@
+"""ftray.json, the manifest of a model folder: what it holds, and how it is read and checked.
+
+It says what the model is (task, labels), where it came from (base, spec, data digest, run), how
+good it is (metrics) and what it answers (golden answers), so that whoever serves it can prove that
+it still answers as the trained model did.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ftray.errors import ModelError, shorten
+from ftray.models.artifact.worth import Worth
+from ftray.spec.schema import ModelSpec
+from ftray.store.files import checksum
+from ftray.store.files.location import Location
+from ftray.store.root import MODEL_MANIFEST
+from ftray.tasks import TASKS
+
+FORMAT = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+CARD = "README.md"
+LABEL_SCORES = "per_label.csv"
+"""Beside the manifest: precision, recall and F1 of each label."""
+
+
+class Golden(BaseModel):
+    """One input and the probability of each label, in the order of the labels; or, of a model that
+    generates, the tokens that it went on with and the probability of each."""
+
+    model_config = ConfigDict(frozen=True)
+    input: str
+    probabilities: tuple[float, ...]
+    tokens: tuple[int, ...] = ()
+    labels: tuple[int, ...] = ()
+    """Places of the labels that the probabilities are of, where there are too many to keep all."""
+
+
+class _Format(BaseModel):
+    """What every version of ftray.json has, and what says how to read the rest."""
+
+    format: int = FORMAT
+
+
+class ModelInfo(_Format):
+    """The content of ftray.json."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+    name: str
+    run: str
+    task: str
+    labels: tuple[str, ...]
+    max_length: int
+    base: ModelSpec
+    base_id: str | None = None
+    """The Hub id of the base model, where one is known."""
+    license: str | None = None
+    """The base model's, where its own card says one."""
+    data_digest: str
+    spec: dict[str, Any]
+    rows: dict[str, int] = {}
+    """Split -> rows; empty in the folder of an older ftray."""
+    metrics: dict[str, dict[str, Any]]
+    golden: tuple[Golden, ...]
+    trials: tuple[dict[str, Any], ...] = ()
+    baselines: Worth | None = None
+    """None where none were fitted before the training."""
+    ftray_version: str
+    files: dict[str, str] = {}
+    """Name -> checksum of each file but the card, which people may edit; empty in the folder of an
+    older ftray."""
+
+    @property
+    def learnt_chats(self) -> bool:
+        """Whether the rows it was trained on were chats."""
+        return bool(self.spec.get("data", {}).get("columns", {}).get("messages"))
+
+
+def read_info(folder: Location) -> ModelInfo:
+    """What ftray.json in `folder` says. Raises ModelError when the folder is not a model folder."""
+    manifest = folder / MODEL_MANIFEST
+    fix = "name a registered model, or a folder that `ftray train` wrote"
+    if not manifest.is_file():
+        what = "not an ftray model folder: it has no ftray.json"
+        raise ModelError.of("model", folder.url, what if folder.exists() else "no such folder", fix)
+    upgrade = "upgrade ftray to read it"
+    try:
+        written = _Format.model_validate_json(manifest.read_bytes()).format
+        if written > FORMAT:
+            raise ModelError.of(manifest.url, written, "written by a newer ftray", upgrade)
+        info = ModelInfo.model_validate_json(manifest.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        problem = f"{where}: {first['msg']}" if where else first["msg"]
+        raise ModelError.of(manifest.url, None, f"cannot be read: {problem}", fix) from None
+    if problem := _not_plain(info):
+        raise ModelError.of(manifest.url, None, problem, fix)
+    if info.task not in TASKS:
+        raise ModelError.of(manifest.url, info.task, "a task that this ftray lacks", upgrade)
+    return info
+
+
+def _not_plain(info: ModelInfo) -> str:
+    """Which name in the manifest is more than a name: in a path, a header or a route."""
+    if _NAME.fullmatch(info.name) is None:
+        return f"its name is {shorten(info.name)!r}: letters, digits, dots and dashes, up to 128"
+    strange = (n for n in info.files if n.startswith("/") or ".." in n.split("/") or "\\" in n)
+    if (file := next(strange, None)) is not None:
+        return f"it names a file outside of its folder: {shorten(file)}"
+    return ""
+
+
+def check_files(local: Path, info: ModelInfo) -> None:
+    """Raises ModelError where a file of the folder `local` is missing or not what was written."""
+    try:
+        damage = checksum.damage(local, info.files)
+    except OSError as error:
+        damage = f"cannot be read: {error}"
+    if damage:
+        fix = f"copy the folder again, or train again: it came from run {info.run}"
+        raise ModelError.of("model", str(local), damage, fix)

@@ -1,0 +1,80 @@
+"""Writes a model folder: what save_pretrained writes, a model card, the figures of each label, and
+ftray.json, which is written last. The folder opens with plain transformers.
+"""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+
+from ftray.errors import StorageFault
+from ftray.models.artifact.card import Scores, card
+from ftray.models.artifact.manifest import CARD, LABEL_SCORES, ModelInfo
+from ftray.store.files import checksum
+from ftray.store.files.location import Location
+from ftray.store.root import MODEL_MANIFEST
+from ftray.tasks.per_label import LabelScore
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SHARD = "2GB"
+"""Weights of one file at most: who loads them has one of these in memory beside what it serves."""
+
+
+@contextmanager
+def staged(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most_tokens: int
+) -> Iterator[Path]:
+    """The model saved in a temporary folder, without its manifest: nothing to be found yet.
+    most_tokens: where transformers is to cut a text."""
+    tokenizer.model_max_length = most_tokens
+    with tempfile.TemporaryDirectory(prefix="ftray-model-") as temporary:
+        folder = Path(temporary) / "model"
+        try:
+            model.save_pretrained(folder, max_shard_size=SHARD)
+            tokenizer.save_pretrained(folder)
+        except (OSError, SafetensorError) as error:
+            fix = (
+                "free space there, or name another folder by TMPDIR; the same command then goes on"
+            )
+            raise StorageFault.of(temporary, None, f"cannot be written: {error}", fix) from None
+        yield folder
+
+
+def write_info(folder: Path, info: ModelInfo, scores: Scores | None = None) -> None:
+    """Write model card and manifest into a local folder."""
+    (folder / CARD).write_text(card(info, scores or {}), encoding="utf-8")
+    (folder / MODEL_MANIFEST).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def write_label_scores(folder: Path, splits: Mapping[str, Sequence[LabelScore]]) -> None:
+    """Write how the model does on each label into a local folder, a line a split and label; no
+    file where the model has no labels."""
+    lines = [(split, *score) for split, scores in splits.items() for score in scores]
+    if not lines:
+        return
+    with (folder / LABEL_SCORES).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("split", *LabelScore._fields))
+        writer.writerows(lines)
+
+
+def publish(
+    staging: Path, info: ModelInfo, target: Location, scores: Scores | None = None
+) -> ModelInfo:
+    """Write the figures of each label, card and manifest into `staging` and copy it to `target`,
+    the manifest last; returns what the manifest says, the files' checksums among it."""
+    write_label_scores(staging, scores or {})
+    names = [path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()]
+    kept = sorted(set(names) - {CARD, MODEL_MANIFEST})
+    whole = info.model_copy(update={"files": checksum.of_files(staging, kept)})
+    write_info(staging, whole, scores)
+    target.upload(staging, last=MODEL_MANIFEST)
+    return whole

@@ -1,0 +1,90 @@
+"""The forward pass of a classifier in ONNX Runtime, on the CPU."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ftray.errors import ModelError
+from ftray.models.backends.graph import Inputs, Logits, Unfit, check, recording
+
+_TOLERANCE = 1e-3
+"""Largest difference of a logit in fp32: what is recorded of one pass must hold for every shape."""
+
+
+class OnnxModel:
+    """Called as the model that it was made from, for its logits alone. It uses as many threads as
+    torch did when it was made."""
+
+    def __init__(self, model: nn.Module, examples: Sequence[Inputs], int8: bool) -> None:
+        """examples: inputs of several shapes; some rows of the first are padded. int8: the weights
+        of matrices are kept as eight-bit integers, with a scale for each of their columns, and
+        what they are multiplied by is rounded as it comes.
+
+        Raises ModelError when the packages are missing, or the model cannot be told in ONNX.
+        """
+        try:
+            from onnxruntime.quantization import QuantType, quantize_dynamic
+        except ImportError as error:
+            problem, fix = f"needs a package more: {error}", "get it by pip install 'ftray[onnx]'"
+            raise _refused(problem, fix) from None
+        self._names = tuple(examples[0])
+        with tempfile.TemporaryDirectory() as folder:
+            file, rounded = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
+            _export(model, examples[0], file)
+            self._session = _session(file)
+            try:
+                check(self, model, examples, _TOLERANCE, _failures())
+            except Unfit as error:
+                raise _refused(str(error)) from None
+            if int8:
+                quantize_dynamic(file, rounded, weight_type=QuantType.QInt8, per_channel=True)
+                self._session = _session(rounded)
+
+    def __call__(self, **inputs: torch.Tensor) -> Any:
+        """logits: (B, C) float32."""
+        values = {name: inputs[name].numpy() for name in self._names}
+        (logits,) = self._session.run(None, values)
+        return SimpleNamespace(logits=torch.from_numpy(logits))
+
+
+def _export(model: nn.Module, example: Inputs, file: Path) -> None:
+    names = list(example)
+    try:
+        with recording():
+            torch.onnx.export(
+                Logits(model, names),
+                tuple(example.values()),
+                str(file),
+                input_names=names,
+                output_names=["logits"],
+                dynamic_axes={name: {0: "rows", 1: "tokens"} for name in names},
+                # The newer exporter takes more than ten times as long, for every replica.
+                dynamo=False,
+            )
+    except RuntimeError as error:
+        raise _refused(f"the model cannot be exported: {error}") from None
+
+
+def _session(file: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as runtime
+
+    return runtime.Fail, runtime.InvalidArgument, runtime.RuntimeException
+
+
+def _refused(problem: str, fix: str = "set it to torch") -> ModelError:
+    return ModelError.of("serve.backend", "onnx", problem, fix)

@@ -1,0 +1,119 @@
+"""Rows of several models at once: passes through blocks that some of them share are made once.
+
+The rows climb together as far as the lineages of their models are the same, and part where these
+do. A text that several models are asked for is one row until there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from ftray.models.artifact.lineage import Lineage
+from ftray.models.inference.predictor import Predictor
+from ftray.models.structure.cut import Cut, capture, cut_for_now
+
+
+@dataclass(frozen=True)
+class _Row:
+    place: int
+    predictor: Predictor
+    ids: tuple[int, ...]
+    states: torch.Tensor | None = None
+    """(T, D) where it has climbed to; None at the start."""
+
+
+def joint_logits(rows: Sequence[tuple[Predictor, Sequence[int]]]) -> list[torch.Tensor]:
+    """Of each row, (C,) float32 on the CPU, as `Predictor.logits_of` gives them up to rounding."""
+    found: dict[int, torch.Tensor] = {}
+    everyone = [_Row(place, who, tuple(ids)) for place, (who, ids) in enumerate(rows)]
+    for group in _groups(everyone, lambda row: _kin(row.predictor, 1)):
+        _climb(group, 0, found)
+    return [found[place] for place in range(len(rows))]
+
+
+def _kin(predictor: Predictor, boundary: int) -> Hashable:
+    """What predictors have in common that share the blocks below a boundary."""
+    lineage = predictor.lineage
+    if lineage is None or boundary >= len(lineage.prefixes):
+        return id(predictor)
+    return lineage.prefixes[boundary], predictor.tokenizer.pad_token_id
+
+
+def _groups(rows: Iterable[_Row], key: Callable[[_Row], Hashable]) -> list[list[_Row]]:
+    found: dict[Hashable, list[_Row]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return list(found.values())
+
+
+def _climb(rows: Sequence[_Row], start: int, found: dict[int, torch.Tensor]) -> None:
+    """The logits of rows whose models are the same up to `start`, where their states are."""
+    predictor, lineage = rows[0].predictor, rows[0].predictor.lineage
+    others = {id(row.predictor): row.predictor for row in rows[1:]}
+    others.pop(id(predictor), None)
+    if not others:
+        _finish(rows, start, found)
+        return
+    assert lineage is not None, "without one a model is a group of its own"
+    stop = min(_shared(lineage, other) for other in others.values())
+    risen = _raised(rows, start, stop) if stop > start else rows
+    for group in _groups(risen, lambda row: _kin(row.predictor, stop + 1)):
+        _climb(group, stop, found)
+
+
+def _shared(lineage: Lineage, other: Predictor) -> int:
+    assert other.lineage is not None, "it is of the same kin"
+    return lineage.shared(other.lineage)
+
+
+def _raised(rows: Sequence[_Row], start: int, stop: int) -> list[_Row]:
+    """The same rows with their states at `stop`; equal ones climb once."""
+    first = {row.ids: row for row in reversed(rows)}
+    unique = list(first.values())
+    predictor, lineage = unique[0].predictor, unique[0].predictor.lineage
+    assert lineage is not None, "rows of several models"
+    risen: dict[tuple[int, ...], torch.Tensor] = {}
+    for chosen in predictor.by_length([row.ids for row in unique]):
+        batch = [unique[place] for place in chosen]
+        with _continued(predictor, batch, start) as inputs:
+            (states,) = capture(
+                predictor.model, [Cut(stop, lineage.returns)], inputs, lineage.blocks
+            )
+        risen.update(
+            (row.ids, state[: len(row.ids)])
+            for row, state in zip(batch, states.unbind(), strict=True)
+        )
+    return [replace(row, states=risen[row.ids]) for row in rows]
+
+
+def _finish(rows: Sequence[_Row], start: int, found: dict[int, torch.Tensor]) -> None:
+    predictor = rows[0].predictor
+    for chosen in predictor.by_length([row.ids for row in rows]):
+        batch = [rows[place] for place in chosen]
+        with _continued(predictor, batch, start) as inputs:
+            logits = predictor.model(**inputs).logits.float().cpu()
+        found.update(
+            (row.place, row_logits) for row, row_logits in zip(batch, logits.unbind(), strict=True)
+        )
+
+
+@contextmanager
+def _continued(
+    predictor: Predictor, rows: Sequence[_Row], start: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """The inputs for a forward pass that begins with the states of `rows`, at `start`."""
+    inputs = predictor.collate([row.ids for row in rows])
+    with predictor.inference():
+        if not start:
+            yield inputs
+            return
+        lineage = predictor.lineage
+        assert lineage is not None, "rows that have states"
+        with cut_for_now(predictor.model, Cut(start, lineage.returns), lineage.blocks) as replay:
+            states = [row.states for row in rows if row.states is not None]
+            replay.feed(torch.nn.utils.rnn.pad_sequence(states, batch_first=True))
+            yield inputs

@@ -1,0 +1,199 @@
+"""Which parameters train when the top N blocks are unfrozen: found by structure and by one forward
+pass, not by a list of model names.
+
+The blocks are the elements of the model's one large `ModuleList`. What lies below the boundary (the
+state that enters the first trainable block) is read off the autograd graph: a parameter trains
+exactly if the logits depend on it and the boundary state does not. So embeddings, and relative
+position tables that feed every block, stay frozen; final norm, pooler and head train.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ftray.errors import ModelError
+from ftray.models.structure.probe import Probe, constant_modules, head_parameters, restored
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Selection = int | Literal["all"] | tuple[str, ...]
+"""The top N blocks, everything, or the parameters whose names one of the patterns matches."""
+
+
+@dataclass(frozen=True)
+class FreezePlan:
+    """What trains and what does not, by name."""
+
+    trainable: tuple[str, ...]
+    frozen_modules: tuple[str, ...]
+    """Modules that run wholly below the boundary: they stay in eval mode."""
+    blocks: int
+    trainable_parameters: int
+    total_parameters: int
+
+    def apply(self, model: nn.Module) -> None:
+        """Set requires_grad on every parameter of `model`."""
+        names = set(self.trainable)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in names)
+
+    def set_train_mode(self, model: nn.Module) -> None:
+        """Train mode above the boundary, eval mode (no dropout) below. A module with buffers whose
+        own parameters are all frozen is in eval mode wherever it lies: BatchNorm's statistics stay
+        with the weights that they belong to."""
+        model.train()
+        for module in model.modules():
+            own = list(module.parameters(recurse=False))
+            if own and any(True for _ in module.buffers(recurse=False)):
+                module.training = any(parameter.requires_grad for parameter in own)
+        modules = dict(model.named_modules())
+        for name in self.frozen_modules:
+            if name in modules:  # blocks may have been cut off since
+                modules[name].training = False
+
+
+def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Name and list of the model's transformer blocks. Raises ModelError where there is no single
+    list of them (shared weights, encoder-decoder)."""
+    stacks = sorted(_stacks(model), key=lambda found: -_size(found[1]))
+    declared = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    if not stacks or (declared is not None and declared != len(stacks[0][1])):
+        raise _no_blocks(model, "its blocks do not sit in one list of layers")
+    if len(stacks) > 1 and _size(stacks[1][1]) > _size(stacks[0][1]) / 4:
+        raise _no_blocks(model, f"it has several stacks: {', '.join(name for name, _ in stacks)}")
+    return stacks[0]
+
+
+def has_blocks(model: nn.Module) -> bool:
+    """Whether `find_blocks` finds them."""
+    try:
+        find_blocks(model)
+    except ModelError:
+        return False
+    return True
+
+
+def plan_freeze(
+    model: nn.Module, unfreeze: Selection, inputs: Mapping[str, torch.Tensor]
+) -> FreezePlan:
+    """What trains under a selection. `inputs` is one small batch, (B, T) tensors.
+
+    A model without one list of blocks trains in all, its head alone, or what patterns name. Raises
+    ModelError when the model has fewer blocks, or no single list of them, or no parameter that a
+    pattern matches.
+    """
+    if unfreeze == "all":
+        everything = [name for name, parameter in model.named_parameters()]
+        return _plan(model, everything, [], count_blocks(model))
+    if isinstance(unfreeze, tuple):
+        return plan_parameters(model, _matching(model, unfreeze), inputs)
+    if unfreeze == 0 and not has_blocks(model):
+        head = head_parameters(model, inputs)
+        if head is None:
+            raise _no_blocks(model, "it does not say where its head begins")
+        return plan_parameters(model, head, inputs)
+    _, blocks = find_blocks(model)
+    if unfreeze > len(blocks):
+        raise ModelError.of(
+            "train.unfreeze",
+            unfreeze,
+            f"the model has {len(blocks)} blocks",
+            f"0 to {len(blocks)}, or all",
+        )
+    probe = Probe(model, blocks, len(blocks) - unfreeze)
+    below, above = probe.run(inputs)
+    return _plan(model, above, below, len(blocks))
+
+
+def plan_parameters(
+    model: nn.Module, trainable: list[str], inputs: Mapping[str, torch.Tensor]
+) -> FreezePlan:
+    """The plan in which the named parameters train. `inputs` as in `plan_freeze`."""
+    with restored(model):
+        still = constant_modules(model, trainable, inputs)
+        return _plan(model, trainable, still, count_blocks(model))
+
+
+def layer_depths(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """How far below the head each parameter lies: 0 head, pooler and final norm, 1 the top block,
+    ..., one more than there are blocks for what lies below them all. Raises ModelError."""
+    if not has_blocks(model):
+        problem = "its blocks do not sit in one list of layers, so none lies below another"
+        raise ModelError.of(
+            "train.layer_decay", type(model).__name__, problem, "set train.layer_decay to 1"
+        )
+    prefix, blocks = find_blocks(model)
+    count = len(blocks)
+    _, above = Probe(model, blocks, 0).run(inputs)
+    depths = {}
+    for name, _parameter in model.named_parameters():
+        inside = name.startswith(f"{prefix}.")
+        block = name.removeprefix(f"{prefix}.").split(".")[0] if inside else ""
+        outside = 0 if name in above else count + 1
+        depths[name] = count - int(block) if block.isdigit() else outside
+    return depths
+
+
+def _matching(model: nn.Module, patterns: tuple[str, ...]) -> list[str]:
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not any(re.search(pattern, name) for name in names):
+            raise ModelError.of(
+                "train.unfreeze",
+                pattern,
+                "matches no parameter of the model",
+                f"names are like {names[-1]} or {names[len(names) // 2]}",
+            )
+    return [name for name in names if any(re.search(pattern, name) for pattern in patterns)]
+
+
+def _plan(model: nn.Module, trainable: list[str], frozen: list[str], blocks: int) -> FreezePlan:
+    sizes = {name: _numel(parameter) for name, parameter in model.named_parameters()}
+    return FreezePlan(
+        trainable=tuple(trainable),
+        frozen_modules=tuple(frozen),
+        blocks=blocks,
+        trainable_parameters=sum(sizes[name] for name in trainable),
+        total_parameters=sum(sizes.values()),
+    )
+
+
+def _numel(parameter: Any) -> int:
+    return parameter.numel()
+
+
+def count_blocks(model: nn.Module) -> int:
+    """The length of the model's longest list of blocks; 0 where it has none."""
+    return max((len(stack) for _, stack in _stacks(model)), default=0)
+
+
+def _stacks(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
+    """The outermost lists of at least two layers of one class with parameters."""
+    from torch import nn
+
+    inside: list[str] = []
+    for name, module in model.named_modules():
+        if any(name.startswith(prefix) for prefix in inside) or not isinstance(
+            module, nn.ModuleList
+        ):
+            continue
+        alike = len({type(layer) for layer in module}) == 1
+        if alike and len(module) > 1 and _size(module):
+            inside.append(f"{name}.")
+            yield name, module
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _no_blocks(model: nn.Module, problem: str) -> ModelError:
+    has_head = getattr(model, "base_model", model) is not model
+    values = "all, head, or patterns" if has_head else "all, or to patterns"
+    fix = f"set train.unfreeze to {values} of parameter names"
+    return ModelError.of("train.unfreeze", type(model).__name__, problem, fix)

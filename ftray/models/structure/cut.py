@@ -1,0 +1,282 @@
+"""The frozen blocks of a model, cut off: what they make of a row is a constant.
+
+`capture` runs a model up to the boundary, where the first block that trains begins, and gives the
+hidden states there. `cut_off` makes pass-throughs of the blocks below, for good; each forward pass
+is then fed states that were kept, while the model's own code still makes masks and positions. Where
+nothing but the head trains, only the state of the one token that the head reads need be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from ftray.errors import ModelError
+from ftray.models.structure.blocks import FreezePlan, find_blocks, has_blocks
+from ftray.models.structure.buffers import in_mode, kept, saved_buffers
+
+Position = Literal["first", "last"]
+Inputs = Mapping[str, torch.Tensor]
+"""input_ids and attention_mask, (B, T) each, with padding on the right; or pixel_values,
+(B, C, H, W)."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a model is cut, and what of a row is kept there."""
+
+    blocks: int
+    """How many of the lower blocks are left out: at least one."""
+    returns: int
+    """Length of the tuple that a block returns; 0 for a tensor alone."""
+    reads: Position | None = None
+    """The one token of a row whose state is kept; None for all of them."""
+
+    def kept(self, row: Any) -> Any:
+        """Of what a row has for each token, (T, ...), that of the tokens whose states are kept."""
+        return {None: row, "first": row[:1], "last": row[-1:]}[self.reads]
+
+
+class _Reached(Exception):
+    """The boundary: what lies above need not run."""
+
+
+def frozen_blocks(model: nn.Module, plan: FreezePlan) -> int:
+    """How many blocks, from the lowest on, no parameter that trains has a part in; 0 where the
+    model has no single list of them."""
+    if not has_blocks(model):
+        return 0
+    prefix, blocks = find_blocks(model)
+    frozen = set(plan.frozen_modules)
+    thawed = (i for i in range(len(blocks)) if f"{prefix}.{i}" not in frozen)
+    return next(thawed, len(blocks))
+
+
+def find_cut(model: nn.Module, blocks: int, inputs: Inputs) -> Cut:
+    """How to cut off the lowest `blocks` of a model in eval mode. `inputs`: a few rows of different
+    lengths.
+
+    Raises ModelError where the model that is cut so does not give the whole one's logits.
+    """
+    _, stack = find_blocks(model)
+    reads = _position_read(model, stack, inputs) if blocks == len(stack) else None
+    cut = Cut(blocks, length_returned(model, inputs), reads)
+    check_cut(model, cut, inputs)
+    if places := saved_buffers(model):
+        # Statistics over a batch count its padding, too, whose states are not kept.
+        with kept(places), in_mode(places, training=True):
+            check_cut(model, cut, inputs, pads_with_zeros=True)
+    return cut
+
+
+def length_returned(model: nn.Module, inputs: Inputs) -> int:
+    """`Cut.returns` of any cut of `model`."""
+    _, stack = find_blocks(model)
+    returns: list[int] = []
+    handle = stack[0].register_forward_hook(
+        lambda _module, _args, output: returns.append(
+            0 if isinstance(output, torch.Tensor) else len(output)
+        )
+    )
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    finally:
+        handle.remove()
+    return returns[0]
+
+
+def check_cut(model: nn.Module, cut: Cut, inputs: Inputs, pads_with_zeros: bool = False) -> None:
+    """Raises ModelError where the model that is cut so does not give the whole one's logits, from
+    the states of padding, too, or from zeros in their place."""
+    with torch.no_grad():
+        whole = model(**inputs).logits
+    (states,) = capture(model, [cut], inputs)
+    if pads_with_zeros and "attention_mask" in inputs:
+        states = states * inputs["attention_mask"][..., None]
+    try:
+        with cut_for_now(model, cut) as replay, torch.no_grad():
+            replay.feed(gathered(cut, states, inputs.get("attention_mask")))
+            logits = model(**shortened(cut, inputs)).logits
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+        # What a model asks of its blocks beside their hidden states is its own affair.
+        problem = f"does not run without its lowest {cut.blocks} blocks: {error}"
+        raise _uncuttable(model, problem) from error
+    # Other shapes may round otherwise where one token of a row is all that is left of it.
+    if not torch.allclose(whole, logits, rtol=1e-4, atol=1e-5):
+        raise _uncuttable(model, f"answers otherwise without its lowest {cut.blocks} blocks")
+
+
+def _uncuttable(model: nn.Module, problem: str) -> ModelError:
+    fix = "set train.trunk_cache to off"
+    return ModelError.of("train.trunk_cache", type(model).__name__, problem, fix)
+
+
+def capture(
+    model: nn.Module, cuts: Sequence[Cut], inputs: Inputs, blocks: nn.ModuleList | None = None
+) -> list[torch.Tensor]:
+    """The hidden states at each cut, (B, T, D), also of padding. `model` is in eval mode; what
+    lies above the last cut does not run. blocks: as `find_blocks` finds them, which takes as long
+    as a small block."""
+    blocks = find_blocks(model)[1] if blocks is None else blocks
+    found: dict[int, torch.Tensor] = {}
+    highest = max(cut.blocks for cut in cuts)
+
+    def keep(boundary: int, states: torch.Tensor) -> None:
+        found[boundary] = states
+        if boundary == highest:
+            raise _Reached
+
+    def entering(boundary: int) -> Any:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            keep(boundary, args[0] if args else kwargs["hidden_states"])
+
+        return hook
+
+    def leave(_module: nn.Module, _args: Any, output: Any) -> None:
+        keep(len(blocks), output if isinstance(output, torch.Tensor) else output[0])
+
+    handles = [
+        blocks[cut.blocks].register_forward_pre_hook(entering(cut.blocks), with_kwargs=True)
+        if cut.blocks < len(blocks)
+        else blocks[-1].register_forward_hook(leave)
+        for cut in cuts
+    ]
+    try:
+        with suppress(_Reached), torch.no_grad():
+            model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [found[cut.blocks] for cut in cuts]
+
+
+class Replay:
+    """A model without its lowest blocks, and the states that its next forward pass starts from.
+    Made by `cut_off`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.hook: RemovableHandle | None = None
+        self._states: torch.Tensor | None = None
+
+    def feed(self, states: torch.Tensor) -> None:
+        """states: (B, T, D), for inputs of (B, T); used until the next ones come."""
+        self._states = states
+
+    def fed(self) -> torch.Tensor:
+        assert self._states is not None, "a forward pass without states"
+        return self._states
+
+
+def cut_off(model: nn.Module, cut: Cut, blocks: nn.ModuleList | None = None) -> Replay:
+    """Make pass-throughs of the lowest blocks of `model`, for good. blocks: as for `capture`."""
+    blocks = find_blocks(model)[1] if blocks is None else blocks
+    replay = Replay(model)
+    for index in range(cut.blocks):
+        blocks[index] = _PassThrough(blocks[index], cut.returns)
+    if cut.blocks == len(blocks):
+        vars(blocks[-1])["source"] = replay
+        return replay
+
+    def enter(
+        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (replay.fed(), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": replay.fed()}
+
+    hook = blocks[cut.blocks].register_forward_pre_hook(enter, with_kwargs=True)
+    replay.hook = hook
+    return replay
+
+
+@contextmanager
+def cut_for_now(
+    model: nn.Module, cut: Cut, blocks: nn.ModuleList | None = None
+) -> Iterator[Replay]:
+    """As `cut_off`, but the model is whole again afterwards."""
+    blocks = find_blocks(model)[1] if blocks is None else blocks
+    whole = list(blocks)
+    replay = cut_off(model, cut, blocks)
+    try:
+        yield replay
+    finally:
+        for index, block in enumerate(whole):
+            blocks[index] = block
+        if replay.hook is not None:
+            replay.hook.remove()
+
+
+class _PassThrough(nn.Module):
+    """Stands for a block: has its plain attributes, which some models look at, and returns what it
+    is given, or the states of `source`, in the form that the block does."""
+
+    source: Replay | None
+
+    def __init__(self, block: nn.Module, returns: int) -> None:
+        super().__init__()
+        own = {k: v for k, v in vars(block).items() if not k.startswith("_") and k != "training"}
+        vars(self).update(own)
+        vars(self)["source"] = None
+        self._returns = returns
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        states = self.source.fed() if self.source else hidden_states
+        return (states, *[None] * (self._returns - 1)) if self._returns else states
+
+
+def shortened(cut: Cut, inputs: Inputs) -> dict[str, torch.Tensor]:
+    """The inputs that go with the states that a cut keeps: of the tokens that it keeps, where the
+    inputs are tokens."""
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return dict(inputs)
+    return {name: gathered(cut, value, mask) for name, value in inputs.items()}
+
+
+def gathered(cut: Cut, values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Of values (B, T, ...) those of the tokens that a cut keeps: (B, 1, ...) or all of them."""
+    if cut.reads is None:
+        return values
+    place = _places(cut.reads, values, mask)
+    return values[torch.arange(len(values)), place][:, None]
+
+
+def _places(position: Position, values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Of values (B, T, ...) where in each row that token is, (B,); without a mask rows are full."""
+    rows, tokens = values.shape[:2]
+    if position == "first":
+        return torch.zeros(rows, dtype=torch.long, device=values.device)
+    return torch.full((rows,), tokens - 1) if mask is None else mask.sum(1) - 1
+
+
+def _position_read(model: nn.Module, stack: nn.ModuleList, inputs: Inputs) -> Position | None:
+    """The one token of each row whose state above the last block the logits depend on."""
+    leaf: list[torch.Tensor] = []
+
+    def replace(_module: nn.Module, _args: Any, output: Any) -> Any:
+        hidden = output if isinstance(output, torch.Tensor) else output[0]
+        leaf.append(hidden.detach().requires_grad_())
+        return leaf[0] if isinstance(output, torch.Tensor) else (leaf[0], *output[1:])
+
+    handle = stack[-1].register_forward_hook(replace)
+    try:
+        with torch.enable_grad():
+            logits = model(**inputs).logits
+    finally:
+        handle.remove()
+    (gradient,) = torch.autograd.grad(logits.float().sum(), leaf)
+    read = gradient.ne(0).any(-1)
+    positions: tuple[Position, ...] = ("first", "last")
+    for position in positions:
+        place = _places(position, gradient, inputs.get("attention_mask"))
+        if torch.equal(read, nn.functional.one_hot(place, gradient.shape[1]).bool()):
+            return position
+    return None

@@ -1,0 +1,248 @@
+"""Offline prediction: every row of a source gets its answer, from as many actors as fit."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import compress
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ftray.cluster.capacity import has_gpus, pool_size, require
+from ftray.cluster.connection import Resources
+from ftray.data.cleaning import clean as cleaning
+from ftray.data.cleaning.clean import Dropped, Part
+from ftray.data.cleaning.report import NO_TOKENS
+from ftray.data.encoding.quiet import quiet_ray_data
+from ftray.data.encoding.tokenless import none_left
+from ftray.data.readers.rows import Source
+from ftray.data.sources import asked_columns, rows_of
+from ftray.errors import DataError, FtrayError, RunFailed, from_json
+from ftray.models.artifact.named import NamedModel
+from ftray.offline.resume import SCHEMA, Parts
+from ftray.offline.writers import OUTCOME
+from ftray.spec.load import parse
+from ftray.spec.sections.compute import Compute
+from ftray.tasks import get_task
+
+if TYPE_CHECKING:
+    from ftray.models.inference.loaded import LoadedModel
+
+BLOCK_ROWS = 512
+"""Rows that an actor takes at a time; it sorts them by length and cuts them into batches."""
+_REFUSED = "refused"
+"""The column of a block that says why there are no answers."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a source, in its order."""
+
+    values: list[dict[str, Any]]
+    """Column -> value, as found."""
+    texts: list[str]
+    """What the model reads of each row."""
+    left_out: list[dict[str, Any]]
+    """Rows that cannot be read and why, where the model's spec says to skip those."""
+    part: Part
+    """The same rows as they were read."""
+    skips: bool
+    """Whether bad rows are left out; else they are refused."""
+
+    def without(self, tokenless: Collection[int]) -> Rows:
+        """The rows but those of these places, which give the model no token. Raises DataError
+        unless bad rows are left out, and where there are no others."""
+        if not tokenless:
+            return self
+        raw = [self.part.kept[place].raw for place in sorted(tokenless)]
+        dropped = [Dropped(self.part.name, row.where, NO_TOKENS, "", row.values) for row in raw]
+        if not self.skips:
+            read = self.part.count().read
+            raise DataError(cleaning.problem(self.part.source, dropped, read))
+        kept = [place for place in range(len(self.texts)) if place not in tokenless]
+        if not kept:
+            raise none_left(self.part.source, len(dropped))
+        return replace(
+            self,
+            values=[self.values[place] for place in kept],
+            texts=[self.texts[place] for place in kept],
+            left_out=[*self.left_out, *(row.to_json() for row in dropped)],
+        )
+
+
+def read_rows(
+    model: NamedModel,
+    source: str,
+    text: str | None,
+    encoding: str | None,
+    added: Sequence[str] = OUTCOME,
+) -> Rows:
+    """The rows of `source`, to which the columns `added` are to come. `text` and `encoding` are as
+    in the model's spec unless given.
+
+    Raises DataError when the source cannot be read, has faulty rows (unless the spec skips them)
+    or has the columns that prediction adds.
+    """
+    spec, task = parse(model.info.spec), get_task(model.info.task)
+    asking = asked_columns(spec.columns, task)
+    columns = {logical: text or name for logical, name in asking.items()}
+    encoding = encoding or spec.data.encoding
+    csv = spec.data.csv
+    asked = Source("--data", source, columns, encoding, "test", every_column=True, csv=csv)
+    part = cleaning.clean("data", asked, rows_of(asked), task, answered=False)
+    if spec.data.on_bad_row == "fail":
+        cleaning.refuse_faults([part])
+    cleaning.require_rows(part)
+    values = [dict(item.raw.values) for item in part.kept]
+    for name in added:
+        if any(name in row for row in values):
+            raise DataError.of("--data", source, f"has a column {name} already", "rename it")
+    left_out = [row.to_json() for row in part.dropped]
+    texts = [item.row[task.columns[0]] for item in part.kept]
+    return Rows(values, texts, left_out, part, spec.data.on_bad_row == "skip")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The rows that were answered, and of each what `LoadedModel.outcomes` gives; `cut` of the
+    texts are longer than the model reads."""
+
+    rows: Rows
+    predictions: list[str]
+    scores: list[float]
+    probabilities: list[list[float] | None]
+    cut: int
+
+
+def predict(
+    model: NamedModel, rows: Rows, compute: Compute, parts: Parts, probabilities: bool = False
+) -> Answers:
+    """The answers to `rows`, with the `probabilities` of all labels where asked for; what `parts`
+    holds already is not computed again.
+
+    Needs a connection to Ray. Raises ModelError when the model no longer gives its golden answers,
+    ClusterError when not one actor fits, DataError where parts cannot be written and for rows that
+    give no token where bad rows are not skipped, RunFailed when Ray Data fails.
+    """
+    from ray.exceptions import RayError
+
+    each = Resources(1, 1 if has_gpus() and not compute.on_cpu else 0)
+    require(1, each, "ftray predict")
+    found, texts = parts.read(), rows.texts
+    rows.without(_tokenless(found))
+    known = set(found["row"].to_pylist())
+    missing = [row for row in range(len(texts)) if row not in known]
+    if missing:
+        try:
+            with quiet_ray_data():
+                scored = _scored(model, texts, missing, each, compute, probabilities)
+                _keep(scored, parts, rows)
+        except RayError as error:
+            last = str(error).strip().splitlines()[-1]
+            raise RunFailed.of(model.name, None, last, "see the logs of Ray Data") from error
+    answers = parts.read()
+    assert answers["row"].to_pylist() == list(range(len(texts))), "Ray Data lost rows"
+    answered = rows.without(_tokenless(answers))
+    found = answers.filter(answers[OUTCOME[0]].is_valid())
+    columns = (found[name].to_pylist() for name in SCHEMA.names[1:])
+    predictions, scores, shares, cut = columns
+    return Answers(answered, predictions, scores, shares, sum(cut))
+
+
+def _tokenless(answers: pa.Table) -> set[int]:
+    """Numbers of the rows that have no answer, as they give the model no token."""
+    return set(answers["row"].filter(answers[OUTCOME[0]].is_null()).to_pylist())
+
+
+def _scored(
+    model: NamedModel,
+    texts: Sequence[str],
+    rows: Sequence[int],
+    each: Resources,
+    compute: Compute,
+    probabilities: bool,
+) -> Any:
+    """A Ray data set of `parts.SCHEMA`, in any order."""
+    import ray.data
+
+    # Rows of like length side by side: little padding. The longest first: no straggler at the end.
+    order = sorted(rows, key=lambda index: -len(texts[index]))
+    table = pa.table(
+        {
+            "row": pa.array(order, pa.int64()),
+            "text": pa.array([texts[i] for i in order], pa.large_string()),
+        }
+    )
+    blocks = [table.slice(start, BLOCK_ROWS) for start in range(0, len(order), BLOCK_ROWS)]
+    return ray.data.from_arrow(blocks).map_batches(
+        _Scorer,
+        fn_constructor_args=(model, math.floor(each.cpus), compute, probabilities),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=pool_size(each, len(blocks))),
+        num_cpus=each.cpus,
+        num_gpus=each.gpus,
+    )
+
+
+def _keep(scored: Any, parts: Parts, rows: Rows) -> None:
+    """Put what is answered into `parts`. Raises DataError as soon as a row is to be refused."""
+    refused: FtrayError | None = None
+    for batch in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
+        if _REFUSED in batch.column_names:
+            refused = from_json(json.loads(batch[_REFUSED][0].as_py()))
+            continue
+        parts.add(batch.select(SCHEMA.names))
+        if not rows.skips:
+            rows.without(_tokenless(batch))
+    if refused:
+        raise refused
+
+
+class _Scorer:
+    """The model in one actor.
+
+    It is loaded for the first block: what goes wrong in a constructor is tried again, and told at
+    length on the user's terminal. An FtrayError is given back as a block of its own, not raised:
+    what Ray Data raises keeps its actors, and the CPUs they hold, for as long as it is referred to.
+    """
+
+    def __init__(
+        self, served: NamedModel, threads: int, compute: Compute, probabilities: bool
+    ) -> None:
+        self._served = served
+        self._threads = threads
+        self._compute = compute
+        self._probabilities = probabilities
+
+    @cached_property
+    def _model(self) -> LoadedModel:
+        import torch
+
+        from ftray.models.load import load_model
+
+        torch.set_num_threads(self._threads)
+        served, compute = self._served, self._compute
+        model = load_model(
+            served.folder, compute=compute, trust_remote_code=served.trust_remote_code
+        )
+        model.check_golden()
+        return model
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        try:
+            texts = block["text"].to_pylist()
+            reads, cut = self._model.reads(texts), self._model.cut(texts)
+            found = iter(self._model.outcomes(list(compress(texts, reads))))
+        except FtrayError as error:
+            return pa.table({_REFUSED: [json.dumps(error.to_json())]})
+        answers: list[dict[str, Any]] = [next(found)._asdict() if r else {} for r in reads]
+        for row, answer, long in zip(block["row"].to_pylist(), answers, cut, strict=True):
+            answer.update(row=row, cut=long)
+            if not self._probabilities:
+                answer.pop("probabilities", None)
+        return pa.Table.from_pylist(answers, SCHEMA)

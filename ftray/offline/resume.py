@@ -1,0 +1,100 @@
+"""What a prediction run has answered so far, kept beside its output until that is written.
+
+A run that was killed leaves its parts, and the same command goes on from them.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import ArrowInvalid
+
+from ftray import digest
+from ftray.errors import DataError
+from ftray.models.artifact.manifest import ModelInfo
+from ftray.spec.sections.compute import Compute
+from ftray.store.files.location import Location
+
+_KEY = "key"
+SCHEMA = pa.schema(
+    {
+        "row": pa.int64(),
+        "prediction": pa.string(),
+        "score": pa.float64(),
+        "probabilities": pa.list_(pa.float64()),
+        "cut": pa.bool_(),
+    }
+)
+"""prediction, score: null where the row gives the model no token; probabilities: of all labels,
+null where nobody asked for them; cut: whether the row was longer than the model reads."""
+
+
+class Parts:
+    """Answers by the number of their row, in the hidden folder `.NAME.parts` beside the output."""
+
+    def __init__(self, out: Location, key: str) -> None:
+        """Parts of another key are of another run, and go with the first answers of this one."""
+        self._folder = out.parent / f".{out.name}.parts"
+        self._out = out
+        self._key = key
+
+    @property
+    def _are_ours(self) -> bool:
+        file = self._folder / _KEY
+        return file.is_file() and file.read_bytes() == self._key.encode()
+
+    def read(self) -> pa.Table:
+        """Read all answered rows, each once, with the columns of SCHEMA."""
+        found: dict[int, dict[str, Any]] = {}
+        files = self._folder.children() if self._are_ours else []
+        for file in files:
+            if not file.name.endswith(".arrow"):
+                continue
+            try:
+                with pa.ipc.open_file(pa.BufferReader(file.read_bytes())) as reader:
+                    part = reader.read_all()
+            except ArrowInvalid:
+                continue  # torn by the kill, on a storage that does not write whole files
+            if part.schema.names == SCHEMA.names:  # else an older ftray has kept it
+                found.update((answer["row"], answer) for answer in part.to_pylist())
+        return pa.Table.from_pylist([found[row] for row in sorted(found)], SCHEMA)
+
+    def add(self, answers: pa.Table) -> None:
+        """Raises DataError where it cannot be written."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, answers.schema) as writer:
+            writer.write_table(answers)
+        try:
+            if not self._are_ours:
+                self._folder.delete()
+                (self._folder / _KEY).write_text(self._key)
+            name = f"{uuid.uuid4().hex[:12]}.arrow"
+            (self._folder / name).write_bytes(sink.getvalue().to_pybytes())
+        except OSError as error:
+            problem, fix = (
+                f"nothing can be kept beside it: {error}",
+                "free space, or name another file",
+            )
+            raise DataError.of("--out", self._out.url, problem, fix) from None
+
+    def delete(self) -> None:
+        self._folder.delete()
+
+
+def run_key(
+    info: ModelInfo, compute: Compute, texts: Sequence[str], probabilities: bool = False
+) -> str:
+    """What two runs share that answer the same rows by the same model."""
+
+    def chunks() -> Iterable[bytes]:
+        yield info.model_dump_json().encode()
+        yield f"{compute} {probabilities}".encode()
+        for text in texts:
+            content = text.encode("utf-8", "surrogatepass")
+            yield len(content).to_bytes(8, "little")
+            yield content
+
+    return digest.of_chunks(chunks())

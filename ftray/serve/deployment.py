@@ -1,0 +1,52 @@
+"""What Ray Serve builds and calls in a replica's process.
+
+The process that deploys imports this file alone: what a replica computes with takes seconds to
+import, and only replicas need it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ray import serve
+
+from ftray.errors import FtrayError
+from ftray.serve.ops.autoscaling import UTILIZATION
+from ftray.serve.refusal import refusal
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+
+@serve.ingress()
+class Hosted:
+    """A `Replica` by the methods that Ray Serve calls."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Takes what Replica takes. When it raises, Ray Serve sends this replica no traffic."""
+        from ftray.serve.replica import Replica
+
+        try:
+            self._replica = Replica(*args, **options)
+        except FtrayError as error:
+            raise refusal(error) from error
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return self._replica.api()
+
+    def __del__(self) -> None:
+        """Ray Serve calls it when the replica has answered its last request."""
+        if hasattr(self, "_replica"):
+            self._replica.withdraw()
+
+    async def check_health(self) -> None:
+        """Ray Serve calls it every few seconds, and replaces a replica where it raises thrice."""
+        await self._replica.check_health()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Ray Serve calls it every few seconds, and hands what it finds to `replicas_for_load`."""
+        return {UTILIZATION: self._replica.utilization}
+
+    def snapshot(self) -> Any:
+        """The counts of this replica."""
+        return self._replica.snapshot()

@@ -1,0 +1,183 @@
+"""Serve started, the model deployed and answering, and all of it gone at the end."""
+
+from __future__ import annotations
+
+import logging
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import ray
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ftray.errors import RunFailed, ServeError
+from ftray.serve.app import ENDING_S, app_name, application
+from ftray.serve.local.neighbours import end, find_running
+from ftray.serve.local.place import HOST, PORT, Place
+from ftray.serve.local.port import check_port
+from ftray.serve.ops.log import logging_config
+from ftray.serve.refusal import read_refusal
+from ftray.serve.settings import ServedModel, Service
+from ftray.spec.sections.serving import ServeSpec
+
+START_SECONDS = 600.0
+"""How long replicas may take to start: a cluster may have to add nodes for them."""
+ANSWER_SECONDS = 90.0
+"""How long the HTTP proxy may take to answer once the replicas are ready."""
+_POLL_SECONDS = 0.1
+_HEAD = "node:__internal_head__"
+
+Stopped = Callable[[], bool]
+
+
+class Progress(Protocol):
+    """Tells a person what goes on."""
+
+    def stage(self, name: str) -> None:
+        """Say that from now on `name` goes on."""
+        ...
+
+    def say(self, line: str) -> None: ...
+
+
+@contextmanager
+def endpoint(
+    models: Sequence[ServedModel],
+    spec: ServeSpec,
+    place: Place,
+    progress: Progress,
+    stopped: Stopped,
+) -> Iterator[str | None]:
+    """The URL under which `models` answer inside the block; None when `stopped` said so first.
+
+    Needs a connection to Ray. Where Serve runs on the cluster already, the application goes beside
+    those of others, and leaves them as they are. Raises ServeError when there is no room for it or
+    nothing answers under the URL, and what made a replica refuse to start: a ModelError or
+    RunFailed.
+    """
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    name, node, running = app_name(models), _head(), find_running()
+    if running is None:
+        host, port = place.host or HOST, place.port or PORT
+        _check_port_of(node, host, port)
+    else:
+        running.check_room(name, place, isinstance(spec, Service) and spec.loopback)
+        host, port = running.host, running.port
+    answers = False
+    try:
+        if running is None:
+            progress.stage("starting Ray Serve")
+            _start_serve(host, port)
+        progress.stage(f"loading {', '.join(model.address for model in models)}")
+        _deploy(models, spec, place.prefix)
+        runs = _wait_until_running(name, progress.say, stopped)
+        url = _url(host, port, node["NodeManagerAddress"]) + place.prefix.rstrip("/")
+        answers = runs and _wait_until_answering(url, stopped)
+        yield url if answers else None
+    finally:
+        patience_s = spec.batch.timeout_seconds + 2 * ENDING_S if answers else 0
+        end(name, running is None, patience_s)
+
+
+def _head() -> dict:
+    return next(node for node in ray.nodes() if node["Alive"] and _HEAD in node["Resources"])
+
+
+def _check_port_of(node: dict, host: str, port: int) -> None:
+    """The proxy will run on the head node, which need not be this machine."""
+    if node["NodeID"] == ray.get_runtime_context().get_node_id():
+        check_port(host, port)
+        return
+    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    check = ray.remote(check_port).options(num_cpus=0, scheduling_strategy=there)
+    ray.get(check.remote(host, port))
+
+
+def _start_serve(host: str, port: int) -> None:
+    def start() -> None:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": host, "port": port},
+            logging_config=logging_config(requests=False),
+        )
+
+    try:
+        start()
+    except (RayActorError, TimeoutError):
+        # Ray gave up a proxy that was slow to start, and starts another. Serve runs, and this
+        # connects to it; whether a proxy answers is looked at last.
+        start()
+
+
+def _deploy(models: Sequence[ServedModel], spec: ServeSpec, prefix: str) -> None:
+    target = serve.RunTarget(application(models, spec), app_name(models), prefix)
+    serve.run_many(
+        [target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
+    )
+
+
+def _wait_until_running(name: str, say: Callable[[str], None], stopped: Stopped) -> bool:
+    """False when `stopped`. Raises what a replica refused for, RunFailed for any other failure."""
+    end = time.monotonic() + START_SECONDS
+    said = ""
+    while not stopped():
+        status = serve.status().applications.get(name)
+        if status is None:
+            time.sleep(_POLL_SECONDS)
+            continue
+        if status.status == "RUNNING":
+            return True
+        messages = [deployment.message for deployment in status.deployments.values()]
+        message = "\n".join(filter(None, messages)) or status.message
+        # Ray Serve starts a failed replica again; one that was refused will be refused again.
+        if refused := read_refusal(message):
+            raise refused
+        if status.status in {"DEPLOY_FAILED", "UNHEALTHY"}:
+            raise _failed(name, message)
+        if time.monotonic() > end:
+            raise _failed(name, f"not ready after {START_SECONDS:g} s. {message}")
+        news = message.partition("\n")[0]
+        if news and news != said:
+            # Such as: the cluster has no free CPU for a replica.
+            say(news)
+            said = news
+        time.sleep(_POLL_SECONDS)
+    return False
+
+
+def _failed(name: str, message: str) -> RunFailed:
+    last = message.strip().splitlines()[-1]
+    return RunFailed.of(
+        name, None, f"no replica came up: {last}", "the logs of Ray Serve on its node say more"
+    )
+
+
+def _url(host: str, port: int, head: str) -> str:
+    """Where to reach a proxy that listens on `host`."""
+    reached = head if host in {"0.0.0.0", "::"} else host
+    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+
+
+def _wait_until_answering(url: str, stopped: Stopped) -> bool:
+    """False when `stopped`. Raises ServeError when nothing answers in time."""
+    # A proxy that the environment names is for the world outside.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    end = time.monotonic() + ANSWER_SECONDS
+    while not stopped():
+        try:
+            with direct.open(f"{url}/healthz", timeout=5):
+                return True
+        except OSError as error:
+            if time.monotonic() > end:
+                raise ServeError.of(
+                    "--host",
+                    url,
+                    f"the model is ready and nothing answers there: {error}",
+                    "with the cluster's head on another machine, listen on all with --host 0.0.0.0",
+                ) from None
+        time.sleep(_POLL_SECONDS)
+    return False

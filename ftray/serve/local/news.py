@@ -1,0 +1,44 @@
+"""Tells whoever runs a service which version its replicas answer with, as that changes."""
+
+from __future__ import annotations
+
+from ftray.serve.models.alias import Alias
+from ftray.store.deployments.routes import Route
+
+
+class News:
+    """Reports changes of one alias, each once."""
+
+    def __init__(self, alias: Alias, version: int | None) -> None:
+        """version: the one that the replicas began with."""
+        self._alias = alias
+        self._answering = version
+        self._known: dict[object, str] | None = None
+
+    def tell(self) -> list[str]:
+        """Return one line for each change since the last call. Raises RegistryError for a file that
+        is no route or report, and StorageError for a storage that does not answer."""
+        lines, route = [], self._alias.route()
+        versions = {report.version for report in self._alias.reports() if report.alive is not False}
+        if len(versions) == 1 and versions != {self._answering}:
+            (now,) = versions
+            lines.append(f"version {now} takes over from version {self._answering}")
+            self._answering = now
+        found = _outcomes(route)
+        known, self._known = found if self._known is None else self._known, found
+        lines += [line for key, line in found.items() if key not in known]
+        return [f"{self._alias.name}@{self._alias.alias}: {line}" for line in lines]
+
+
+def _outcomes(route: Route) -> dict[object, str]:
+    """Describe the refused version, and the trial that runs or ran last, one line each."""
+    found: dict[object, str] = {}
+    if (refused := route.refused) is not None:
+        key = "refused", refused.since, refused.trial
+        found[key] = f"version {refused.stop.version} is refused: {refused.why}"
+    if (trial := route.trial) is not None:
+        what = f"{'copies of ' if trial.shadow else ''}{trial.share:.0%} of the requests"
+        found[trial.id] = f"version {trial.stop.version} is on trial, with {what}"
+    if route.ended:
+        found[route.ended] = route.ended
+    return found

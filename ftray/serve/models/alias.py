@@ -1,0 +1,69 @@
+"""An alias that replicas serve: what its route says, and what they write into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from ftray.store.deployments.reports import Report, Roll, read_reports, report_file
+from ftray.store.deployments.route_file import change_route, read_route
+from ftray.store.deployments.routes import Refusal, Route, Stop, Trial
+from ftray.store.files.location import Location
+from ftray.store.root import Root, open_root
+
+
+@dataclass(frozen=True)
+class Alias:
+    """Of the model `name` below the storage root at `storage`. deployed: what it meant when the
+    service was deployed; what counts where nobody has written a route.
+
+    Every method raises RegistryError for a file that is no route or report, and StorageError for a
+    storage that does not answer. Those that change the route return it as it is then.
+    """
+
+    storage: str
+    name: str
+    alias: str
+    deployed: Stop
+
+    @cached_property
+    def root(self) -> Root:
+        """Opened once a process: each opening makes a client of the storage."""
+        return open_root(self.storage)
+
+    def folder(self, stop: Stop) -> Location:
+        return self.root.location / stop.folder
+
+    def route(self) -> Route:
+        return read_route(self.root, self.name, self.alias) or Route(current=self.deployed)
+
+    def proved(self, stop: Stop) -> Route:
+        return self._change(lambda route: route.proved(stop))
+
+    def refused(self, refusal: Refusal) -> Route:
+        return self._change(lambda route: route.refused_by(refusal))
+
+    def trial_proven(self, trial: Trial) -> Route:
+        return self._change(lambda route: route.trial_proven(trial))
+
+    def trial_ended(self, trial: Trial, why: str) -> Route:
+        return self._change(lambda route: route.trial_ended(trial, why))
+
+    def reports(self) -> list[Report]:
+        return read_reports(self.root, self.name, self.alias)
+
+    def report(self, replica: str) -> Location:
+        return report_file(self.root, self.name, self.alias, replica)
+
+    def roll(self) -> Roll:
+        return Roll(self.root, self.name, self.alias)
+
+    def _change(self, edit: Callable[[Route], Route]) -> Route:
+        first = Route(current=self.deployed)
+
+        def edited(now: Route | None) -> Route:
+            return edit(now or first)
+
+        route = change_route(self.root, self.name, self.alias, edited)
+        return route or first

@@ -1,0 +1,85 @@
+"""One version of a model that labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from ftray.models.artifact.manifest import ModelInfo
+from ftray.models.generation.sampling import Prompt, Sampling
+from ftray.models.inference.predictor import Predictor
+from ftray.serve.interface import (
+    Answers,
+    BadPrompt,
+    Generation,
+    label,
+    require_contents,
+    require_sound,
+)
+from ftray.serve.ops.metrics import Metrics
+from ftray.serve.runners.engine import Engine
+from ftray.serve.runners.soundness import Soundness
+
+
+@dataclass(frozen=True, eq=False)
+class LiveModel:
+    """It has given its golden answers. Made by `Loader`."""
+
+    name: str
+    version: int | None
+    predictor: Predictor
+    engine: Engine
+    metrics: Metrics
+    home: Engine | None = None
+    """The engine that it shares with other models, while it has one of its own."""
+    soundness: Soundness = field(default_factory=Soundness)
+
+    @property
+    def loaded(self) -> Predictor:
+        return self.predictor
+
+    @property
+    def fault(self) -> str:
+        """Why it does not answer; empty where it does."""
+        return self.soundness.fault or self.engine.fault
+
+    async def check(self) -> None:
+        """Give a golden answer, in the thread where the model computes, and note what came out."""
+        replay = partial(self.predictor.check_golden, most=1)
+        await self.soundness.check(label(self), self.engine.between(replay))
+
+    @property
+    def info(self) -> ModelInfo:
+        return self.predictor.info
+
+    async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
+        """The texts share forward passes with those of other requests. Raises BadPrompt,
+        Overloaded, Unavailable."""
+        require_sound(self)
+        require_contents([not self.predictor.task.is_blank(text) for text in texts])
+        logits = await self.engine.logits(self, texts)
+        labels = self.info.labels
+        outputs = self.predictor.answers_of(logits, top_k)
+        answers = Answers(self.name, self.version, labels, outputs)
+        self.metrics.count_labels(self.name, self.version, answers.best)
+        return answers
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        """Raises BadPrompt."""
+        raise BadPrompt("prompt", "the model labels texts: ask /v1/predict", "no_generation")
+
+    def apart(self) -> LiveModel:
+        """The same with an engine of its own: when it is slow, no other model waits for it."""
+        return replace(self, engine=self.engine.another(), home=self.engine)
+
+    def settled(self) -> LiveModel:
+        """The same where it was before it was set apart."""
+        assert self.home is not None
+        self.close()
+        return replace(self, engine=self.home, home=None)
+
+    def close(self) -> None:
+        """Nobody asks from now on but those who have begun; they are still answered."""
+        if self.home is not None:
+            self.engine.close()

@@ -1,0 +1,236 @@
+"""The versions that a replica holds: the current one, and one on trial beside it.
+
+A new version is loaded while the old one answers; the two change places once the new one has
+proved itself. Requests that have begun end where they began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from ftray.models.generation.sampling import Prompt, Sampling
+from ftray.serve.interface import Answers, BadPrompt, Generation, Piece
+from ftray.serve.models.judge import Tally
+from ftray.serve.models.loader import Live
+from ftray.serve.models.version_router import is_tried
+from ftray.serve.ops.log import logger
+from ftray.serve.runners.batcher import Overloaded, TooLate
+from ftray.store.deployments.reports import TrialCounts
+from ftray.store.deployments.routes import Trial
+
+_log = logger(__name__)
+
+_NO_FAULT = (Overloaded, BadPrompt, asyncio.CancelledError)
+"""Of a version that raises them, but for TooLate: a version that hangs is never on time."""
+
+CountShadow = Callable[[int | None, bool], None]
+"""Told of each text that a version in the shadow answered, and whether its label was the current
+version's."""
+
+
+@dataclass
+class _OnTrial:
+    trial: Trial
+    model: Live
+    tally: Tally = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tally = Tally(self.trial.id)
+
+
+class Shelf:
+    """Changed by one thread at a time, asked on the event loop."""
+
+    def __init__(self, current: Live, count_shadow: CountShadow) -> None:
+        self.current = current
+        self._count_shadow = count_shadow
+        self._trial: _OnTrial | None = None
+        self._shadows: set[asyncio.Task[None]] = set()
+        self.over = threading.Event()
+        """Set once nobody asks any more but those who have begun."""
+
+    async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
+        """By one version. Raises what its model raises."""
+        on_trial = self._trial
+        if on_trial is None:
+            return await self.current.answer(texts, top_k)
+        chosen = is_tried(on_trial.trial)
+        if on_trial.trial.shadow:
+            answers = await self._judged(on_trial, False, texts, top_k)
+            if chosen:
+                self._keep(self._shadow(on_trial, texts, answers))
+            return answers
+        if chosen:
+            try:
+                return await self._judged(on_trial, True, texts, top_k)
+            except _NO_FAULT:
+                raise
+            except Exception:  # noqa: BLE001 - counted; a trial costs nobody an answer
+                _log.warning("version %s failed on trial", on_trial.model.version, exc_info=True)
+        return await self._judged(on_trial, False, texts, top_k)
+
+    async def _judged(
+        self, on_trial: _OnTrial, tried: bool, texts: Sequence[str], top_k: int | None
+    ) -> Answers:
+        model = on_trial.model if tried else self.current
+        began = time.perf_counter()
+        try:
+            answers = await model.answer(texts, top_k)
+        except TooLate:
+            on_trial.tally.failed(tried)
+            raise
+        except _NO_FAULT:
+            raise
+        except Exception:
+            on_trial.tally.failed(tried)
+            raise
+        on_trial.tally.answered(tried, time.perf_counter() - began)
+        return answers
+
+    def _keep(self, shadow: Coroutine[None, None, None]) -> None:
+        """Let it run, although nobody waits for it."""
+        task = asyncio.get_running_loop().create_task(shadow)
+        self._shadows.add(task)  # the loop itself keeps no task alive
+        task.add_done_callback(self._shadows.discard)
+
+    async def _shadow(self, on_trial: _OnTrial, texts: Sequence[str], told: Answers) -> None:
+        try:
+            labels = on_trial.model.info.labels
+            shadow = await self._judged(on_trial, True, texts, 1 if labels else None)
+        except (Overloaded, BadPrompt):
+            return
+        except Exception:  # noqa: BLE001 - counted, and nobody waits for it
+            _log.warning("version %s failed in the shadow", on_trial.model.version, exc_info=True)
+            return
+        for ours, theirs in zip(told.best, shadow.best, strict=True):
+            self._count_shadow(on_trial.model.version, ours == theirs)
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        """By one version; what it fails with before its first piece costs a trial nobody's answer.
+        Raises what its model raises."""
+        on_trial = self._trial
+        if on_trial is None:
+            return await self.current.generate(prompt, sampling)
+        chosen, shadow = is_tried(on_trial.trial), on_trial.trial.shadow
+        if chosen and not shadow:
+            try:
+                return await self._begun(on_trial, True, prompt, sampling)
+            except (Overloaded, asyncio.CancelledError):
+                raise
+            except BadPrompt:
+                pass  # the current version may take it
+            except Exception:  # noqa: BLE001 - counted
+                _log.warning("version %s failed on trial", on_trial.model.version, exc_info=True)
+        generation = await self._begun(on_trial, False, prompt, sampling)
+        if not chosen or not shadow:
+            return generation
+        followed = self._followed(on_trial, prompt, sampling, generation.pieces)
+        return replace(generation, pieces=followed)
+
+    async def _begun(
+        self, on_trial: _OnTrial, tried: bool, prompt: Prompt, sampling: Sampling
+    ) -> Generation:
+        """Once its first piece is there; the time to it counts, as answers differ in length."""
+        model, tally = on_trial.model if tried else self.current, on_trial.tally
+        began = time.perf_counter()
+        try:
+            generation = await model.generate(prompt, sampling)
+            first = await anext(generation.pieces)
+        except TooLate:
+            tally.failed(tried)
+            raise
+        except _NO_FAULT:
+            raise
+        except Exception:
+            tally.failed(tried)
+            raise
+        tally.answered(tried, time.perf_counter() - began)
+        return replace(generation, pieces=_rest(tally, tried, first, generation.pieces))
+
+    async def _followed(
+        self,
+        on_trial: _OnTrial,
+        prompt: Prompt,
+        sampling: Sampling,
+        pieces: AsyncGenerator[Piece, None],
+    ) -> AsyncGenerator[Piece, None]:
+        """`pieces`, and when they are over the version in the shadow is asked the same."""
+        told = []
+        async with aclosing(pieces):
+            async for piece in pieces:
+                told.append(piece.text)
+                yield piece
+        self._keep(self._shadow_text(on_trial, prompt, sampling, "".join(told)))
+
+    async def _shadow_text(
+        self, on_trial: _OnTrial, prompt: Prompt, sampling: Sampling, told: str
+    ) -> None:
+        try:
+            shadow = await self._begun(on_trial, True, prompt, sampling)
+            text = "".join([piece.text async for piece in shadow.pieces])
+        except (Overloaded, BadPrompt):
+            return
+        except Exception:  # noqa: BLE001 - counted, and nobody waits for it
+            _log.warning("version %s failed in the shadow", on_trial.model.version, exc_info=True)
+            return
+        if not sampling.temperature:  # what is drawn by chance need not be the same
+            self._count_shadow(on_trial.model.version, text == told)
+
+    @property
+    def trial(self) -> Trial | None:
+        return None if self._trial is None else self._trial.trial
+
+    @property
+    def counts(self) -> TrialCounts | None:
+        """Of the trial."""
+        return None if self._trial is None else self._trial.tally.counts
+
+    def on_trial(self, version: int) -> Live | None:
+        """The version on trial, where it is that one."""
+        held = self._trial
+        return held.model if held is not None and held.trial.stop.version == version else None
+
+    def advance(self, model: Live) -> None:
+        """Answer with `model`, which may have been on trial."""
+        old = self.current
+        if self._trial is not None and self._trial.model is model:
+            self.current, self._trial = model.settled(), None
+        else:
+            self.current = model
+        old.close()
+
+    def try_out(self, trial: Trial, model: Live) -> None:
+        self.end_trial()
+        self._trial = _OnTrial(trial, model.apart())
+        if self.over.is_set():  # since it began to load
+            self.end_trial()
+
+    def end_trial(self) -> None:
+        if self._trial is not None:
+            held, self._trial = self._trial, None
+            held.model.close()
+
+    def close(self) -> None:
+        self.over.set()
+        self.end_trial()
+
+
+async def _rest(
+    tally: Tally, tried: bool, first: Piece, pieces: AsyncGenerator[Piece, None]
+) -> AsyncGenerator[Piece, None]:
+    """`first` and the pieces behind it; what fails there is a version's failure too."""
+    async with aclosing(pieces):
+        try:
+            yield first
+            async for piece in pieces:
+                yield piece
+        except (*_NO_FAULT, GeneratorExit):
+            raise
+        except Exception:
+            tally.broke_off(tried)
+            raise

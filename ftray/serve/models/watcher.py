@@ -1,0 +1,190 @@
+"""Keeps a replica at the versions that its alias leads to.
+
+A version answers once this replica got its golden answers and the route, where every replica looks,
+has it as proven. One that does not prove itself is refused for all replicas: the route goes back to
+the last version that did, unless another replica answers with it by then; then this replica alone
+is at fault, says so, and tries again later.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from ftray.errors import FtrayError, ModelError
+from ftray.serve.models.alias import Alias
+from ftray.serve.models.backoff import Backoff
+from ftray.serve.models.judge import verdict
+from ftray.serve.models.loader import Live
+from ftray.serve.models.reporter import Reporter
+from ftray.serve.models.shelf import CountShadow, Shelf
+from ftray.serve.ops.log import logger
+from ftray.store.deployments.reports import Counts, TrialCounts
+from ftray.store.deployments.routes import Refusal, Route, Stop
+
+_EVERY_S = 2.0
+_log = logger(__name__)
+
+Load = Callable[[Stop], Live]
+"""Raises ModelError when the version does not prove itself."""
+
+
+class Watcher:
+    """Follows one alias. The constructor loads the versions that the alias leads to; one thread at
+    a time calls `poll`."""
+
+    def __init__(
+        self, alias: Alias, load: Load, reporter: Reporter, count_shadow: CountShadow
+    ) -> None:
+        """Raises as `load` where neither what the alias leads to nor what proved itself before
+        gives its golden answers."""
+        self._alias, self._load, self._reporter = alias, load, reporter
+        self._refusal: Refusal | None = None
+        self._failed = Backoff()
+        self._judged: TrialCounts | None = None
+        route, first = self._begin(alias.route())
+        self._since = route.since
+        self.shelf = Shelf(first, count_shadow)
+        self._try(route)
+        self._report()
+
+    def follow(self) -> None:
+        """Poll and report in threads, until the shelf is closed."""
+        # Who reports holds no model, whatever the storage makes it wait for.
+        report = partial(self._reporter.keep_on, self.shelf.over)
+        for work in (self._keep_polling, report):
+            threading.Thread(target=work, name="ftray-alias", daemon=True).start()
+
+    def poll(self) -> None:
+        """Hold what the route says by now, and say what is held. Raises as `Alias`."""
+        route = self._alias.route()
+        self._failed.forget_but((route.since, route.current), route.trial and route.trial.id)
+        self._advance(route)
+        self._try(route)
+        self._judge()
+        self._report()
+
+    def _keep_polling(self) -> None:
+        while not self.shelf.over.wait(_EVERY_S):
+            try:
+                self.poll()
+            except Exception:  # noqa: BLE001 - a replica must not stop to follow
+                # Such as a storage that does not answer: it changes nothing, and is asked again.
+                _log.exception("the alias cannot be followed just now")
+
+    def _begin(self, route: Route) -> tuple[Route, Live]:
+        while True:
+            try:
+                model = self._load(route.current)
+            except ModelError as error:
+                now = self._refuse(route, error)
+                if now.current == route.current:
+                    raise
+                route = now
+                continue
+            now = self._prove(route)
+            if now.current == route.current:
+                return now, model
+            model.close()
+            route = now
+
+    def _advance(self, route: Route) -> None:
+        stop, old = route.current, self.shelf.current
+        if stop.version == old.version:
+            if route.proven != stop:
+                self._prove(route)
+            self._since = route.since
+            return
+        if self._failed.left_s((route.since, stop)):
+            return
+        model = self._loaded(route, stop)
+        if model is None:
+            return
+        if self._prove(route).current != stop:
+            if self.shelf.on_trial(stop.version) is not model:
+                model.close()
+            return
+        self.shelf.advance(model)
+        self._since = route.since
+        if self._refusal is not None and self._refusal.since == route.since:
+            self._refusal = None
+        _log.warning("version %s answers in place of %s", stop.version, old.version)
+
+    def _loaded(self, route: Route, stop: Stop) -> Live | None:
+        if (tried := self.shelf.on_trial(stop.version)) is not None:
+            return tried
+        try:
+            return self._load(stop)
+        except ModelError as error:
+            self._refuse(route, error)
+        except Exception as error:  # noqa: BLE001 - such as an outage, or no memory for two
+            self._remember(route.current, route.since, error)
+        self._failed.again((route.since, stop))
+        return None
+
+    def _prove(self, route: Route) -> Route:
+        """Tell all that the current version gave its golden answers; the route as it is then."""
+        return self._written(route, lambda: self._alias.proved(route.current))
+
+    def _refuse(self, route: Route, error: ModelError) -> Route:
+        refusal = self._remember(route.current, route.since, error)
+        return self._written(route, lambda: self._alias.refused(refusal))
+
+    def _remember(self, stop: Stop, since: int, error: Exception, trial: str = "") -> Refusal:
+        why = str(error) or repr(error)
+        self._refusal = Refusal(stop=stop, since=since, why=why, trial=trial)
+        _log.error("version %s does not answer: %s", stop.version, self._refusal.why)
+        return self._refusal
+
+    def _written(self, seen: Route, change: Callable[[], Route]) -> Route:
+        """Write a change of the route. A failure is logged; the replica goes by what it read."""
+        try:
+            return change()
+        except (FtrayError, OSError) as error:
+            _log.warning("the other replicas are not told: %s", error)
+            return seen
+
+    def _try(self, route: Route) -> None:
+        trial, held = route.trial, self.shelf.trial
+        if trial is not None and trial.same(held):
+            return
+        self.shelf.end_trial()
+        if trial is None or trial.stop.version == self.shelf.current.version:
+            return
+        if self._failed.left_s(trial.id):
+            return
+        try:
+            model = self._load(trial.stop)
+        except Exception as error:  # noqa: BLE001 - of the version, or of this replica
+            self._failed.again(trial.id)
+            why = self._remember(trial.stop, route.since, error, trial.id).why
+            if isinstance(error, ModelError) and not trial.proven:
+                self._written(route, lambda: self._alias.trial_ended(trial, why))
+            return
+        if trial.same(self._written(route, lambda: self._alias.trial_proven(trial)).trial):
+            self.shelf.try_out(trial, model)
+        else:
+            model.close()
+
+    def _judge(self) -> None:
+        """By the counts of all replicas, where this one has answered since it last looked."""
+        trial, own = self.shelf.trial, self.shelf.counts
+        if trial is None or own is None or own == self._judged:
+            return
+        self._judged = own
+        others = [r.trial for r in self._alias.reports() if r.replica != self._reporter.replica]
+        counts = [own, *(c for c in others if c is not None and c.id == own.id)]
+        why = verdict(
+            sum((c.current for c in counts), Counts()), sum((c.tried for c in counts), Counts())
+        )
+        if why:
+            _log.error("the trial of version %s ends: %s", trial.stop.version, why)
+            self._failed.again(trial.id)
+            self.shelf.end_trial()
+            self._alias.trial_ended(trial, why)
+
+    def _report(self) -> None:
+        version = self.shelf.current.version
+        assert version is not None, "what an alias means has a number"
+        self._reporter.tell(version, self._since, self._refusal, self.shelf.counts)

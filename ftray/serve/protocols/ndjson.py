@@ -1,0 +1,149 @@
+"""Many rows in one request: a JSON line in, a JSON line out, in their order.
+
+Few rows of a stream wait at a time, so that others are answered meanwhile; where too much is to do,
+the stream waits, and nobody is told to come again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from ftray.serve.interface import Backend, BadPrompt, Unavailable, named
+from ftray.serve.messages import MAX_STREAM_ROWS, Input
+from ftray.serve.ops.log import logger
+from ftray.serve.protocols.errors import UNANSWERED, Fault, documented
+from ftray.serve.runners.batcher import Overloaded
+
+_log = logger(__name__)
+
+STREAM = "/predict/stream"
+MEDIA_TYPE = "application/x-ndjson"
+_ROWS = 32
+"""Of a stream that go to the model together; as many again wait behind them."""
+_SHOWN = 160  # characters of a message
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    inputs: Input
+
+
+_TEXT = TypeAdapter(Input)
+_BODY = {
+    "requestBody": {
+        "required": False,
+        "description": 'A line a row: "a text", or {"inputs": "a text"}.',
+        "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
+    }
+}
+_ANSWERS: dict[int | str, Any] = {
+    200: {
+        "description": "A line a row, in order: `version` and `output`, or `error`.",
+        "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
+    },
+    **documented(
+        Fault, {413: "The body is too long, or has too many lines.", 422: "top_k is wrong."}
+    ),
+}
+
+
+def add_stream(routes: APIRouter, which: Any) -> None:
+    """The stream of the model that the dependency `which` finds."""
+
+    @routes.post(STREAM, response_class=StreamingResponse, responses=_ANSWERS, openapi_extra=_BODY)
+    async def stream(
+        http: Request,
+        backend: Backend = which,
+        top_k: Annotated[int | None, Query(ge=1)] = None,
+    ) -> StreamingResponse:
+        """One output a line. A line that is wrong gets an error in its place, and costs the others
+        nothing."""
+        # All of it first: a client that sends before it reads would wait for ever.
+        body = await http.body()
+        if (count := body.count(b"\n")) > MAX_STREAM_ROWS:
+            limit = f"{MAX_STREAM_ROWS:,} a stream is the limit"
+            raise HTTPException(413, f"{count:,} lines; {limit}")
+        # A line ends with \n alone, as it is counted; JSON does not mind a \r before it.
+        lines = body.removesuffix(b"\n").split(b"\n") if body else []
+        answers = _answers(backend, lines, top_k)
+        return StreamingResponse(answers, media_type=MEDIA_TYPE, headers=named(backend))
+
+
+async def _answers(
+    backend: Backend, lines: Sequence[bytes], top_k: int | None
+) -> AsyncIterator[bytes]:
+    loop, running = asyncio.get_running_loop(), deque[asyncio.Task[bytes]]()
+    try:
+        for chunk in _chunks(lines):
+            running.append(loop.create_task(_answer(backend, chunk, top_k)))
+            if len(running) > 1:
+                yield await running.popleft()
+        while running:
+            yield await running.popleft()
+    finally:  # who goes away has what still waits taken out
+        for task in running:
+            task.cancel()
+
+
+def _chunks(lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    for start in range(0, len(lines), _ROWS):
+        yield lines[start : start + _ROWS]
+
+
+async def _answer(backend: Backend, lines: Sequence[bytes], top_k: int | None) -> bytes:
+    """The lines that answer these lines."""
+    told: list[Any] = [_text(line) for line in lines]
+    places = [place for place, text in enumerate(told) if isinstance(text, str)]
+    if places:
+        rows = await _rows(backend, [told[place] for place in places], top_k)
+        for place, row in zip(places, rows, strict=True):
+            told[place] = row
+    return b"".join(json.dumps(line).encode() + b"\n" for line in told)
+
+
+async def _rows(backend: Backend, texts: Sequence[str], top_k: int | None) -> list[Any]:
+    while True:
+        try:
+            answers = await backend.answer(texts, top_k)
+        except Overloaded as busy:
+            await asyncio.sleep(busy.retry_after_s)
+        except Unavailable as gone:
+            return [_fault(str(gone))] * len(texts)
+        except Exception as error:  # noqa: BLE001 - the status is sent, and can tell it no longer
+            if len(texts) > 1:
+                return [row for text in texts for row in await _rows(backend, [text], top_k)]
+            if isinstance(error, BadPrompt):
+                return [_fault(str(error))]
+            _log.exception("%s could not answer a line of a stream", backend.address)
+            return [_fault(UNANSWERED)]
+        else:
+            return [{"version": answers.version, "output": one} for one in answers.outputs]
+
+
+def _text(line: bytes) -> str | dict[str, Any]:
+    """The text of a line, or what is told in place of an answer."""
+    try:
+        value = from_json(line, allow_inf_nan=False)
+        if isinstance(value, dict):
+            return _Line.model_validate(value).inputs
+        return _TEXT.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return _fault(f"{where}: {first['msg']}" if where else first["msg"])
+    except ValueError as error:
+        return _fault(f"not JSON: {error}")
+
+
+def _fault(message: str) -> dict[str, Any]:
+    shown = message.encode("utf-8", "backslashreplace").decode()[:_SHOWN]
+    return {"error": {"message": shown, "field": None}}

@@ -1,0 +1,169 @@
+"""The Open Inference Protocol, version 2, over HTTP: what clients of KServe, Triton and MLServer
+speak (https://github.com/kserve/open-inference-protocol), with Triton's binary tensors as input.
+
+One input, `text`, BYTES of shape [n] or [n, 1]. Three outputs: `label`, BYTES [n]; `score`, FP32
+[n]; `probabilities`, FP32 [n, C], in the order of the labels that the metadata name. A model that
+generates has one: `generated_text`, BYTES [n].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi.responses import JSONResponse
+
+from ftray import __version__
+from ftray.errors import shorten
+from ftray.serve.interface import Backend, Backends, version_number
+from ftray.serve.protocols.errors import V2, ProtocolFault, documented
+from ftray.serve.protocols.oip.tensors import (
+    HEADER_LENGTH,
+    INPUT,
+    InferRequest,
+    InferResponse,
+    output_tensors,
+    outputs_of,
+    read_request,
+)
+
+PREFIX, INFER = V2, "/infer"
+HEALTH = (f"{PREFIX}/health/live", f"{PREFIX}/health/ready")
+PLATFORM = "ftray"
+_ALL = 1 << 30  # labels of a text, as far as there are
+_MODEL = "/models/{name}"
+_VERSIONED = _MODEL + "/versions/{version}"
+_ADDRESSED = documented(
+    ProtocolFault,
+    {404: "Another model or version is served here.", 422: "The path is malformed."},
+)
+_FAULTS = documented(
+    ProtocolFault,
+    {
+        400: "The request is wrong.",
+        413: "The body is too long.",
+        503: "Too many rows wait: see Retry-After.",
+    },
+)
+
+
+def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """`schema` with what it refers to in place: its definitions would be in another document."""
+    if isinstance(schema, list):
+        return [_inlined(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if name := str(schema.get("$ref", "")).rpartition("/")[2]:
+        return _inlined(definitions[name], definitions)
+    return {key: _inlined(part, definitions) for key, part in schema.items() if key != "$defs"}
+
+
+_SCHEMA = InferRequest.model_json_schema()
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": _inlined(_SCHEMA, _SCHEMA["$defs"])}},
+    }
+}
+
+
+def v2_routes(backends: Backends) -> APIRouter:
+    routes = APIRouter(prefix=PREFIX)
+    _add_server(routes, backends)
+    model = APIRouter(responses=_ADDRESSED)
+    which = _chosen(backends)
+    _add_model(model, which)
+    _add_infer(model, which)
+    routes.include_router(model)
+    return routes
+
+
+def _chosen(backends: Backends) -> Any:
+    """A dependency: the model that a path names."""
+
+    async def choose(name: str, version: str | None = None) -> Backend:
+        if (backend := backends.find(name, version)) is None:
+            wanted = shorten(name if version is None else f"{name} version {version}")
+            here = (f"{b.name}, version {version_number(b)}" for b in backends.entries)
+            raise HTTPException(404, f"no model {wanted}; here is {' and '.join(here)}")
+        return backend
+
+    return Depends(choose)
+
+
+def _add_server(routes: APIRouter, backends: Backends) -> None:
+    @routes.get("")
+    async def server() -> Any:
+        """The server."""
+        return {"name": PLATFORM, "version": __version__, "extensions": ["binary_tensor_data"]}
+
+    @routes.get("/health/live")
+    async def live() -> Any:
+        """Whether requests are taken."""
+        return {"live": True}
+
+    @routes.get("/health/ready")
+    async def ready() -> Any:
+        """Whether the replica gave its golden answers, and still gives them."""
+        return _readiness({"ready": not backends.fault})
+
+
+def _add_model(routes: APIRouter, which: Any) -> None:
+    @routes.get(_MODEL)
+    @routes.get(_VERSIONED)
+    async def metadata(backend: Backend = which) -> Any:
+        """Inputs and outputs of the model."""
+        return _metadata(backend)
+
+    @routes.get(_MODEL + "/ready")
+    @routes.get(_VERSIONED + "/ready")
+    async def model_ready(backend: Backend = which) -> Any:
+        """Whether the model answers."""
+        return _readiness({"name": backend.name, "ready": not backend.fault})
+
+
+def _readiness(body: dict[str, Any]) -> JSONResponse:
+    return JSONResponse(body, 200 if body["ready"] else 503)
+
+
+def _add_infer(routes: APIRouter, which: Any) -> None:
+    options: dict[str, Any] = {
+        "response_model": InferResponse,
+        "response_model_exclude_none": True,
+        "responses": _FAULTS,
+        "openapi_extra": _BODY,
+    }
+
+    @routes.post(_MODEL + INFER, **options)
+    @routes.post(_VERSIONED + INFER, **options)
+    async def infer(http: Request, backend: Backend = which) -> Any:
+        """One label, score and row of probabilities for each text, or what it goes on with."""
+        labels, announced = backend.info.labels, http.headers.get(HEADER_LENGTH)
+        request, texts = read_request(await http.body(), announced, outputs_of(labels))
+        answers = await backend.answer(texts, _ALL if labels else None)
+        tensors = output_tensors(answers.outputs, answers.labels)
+        wanted = [output.name for output in request.outputs] or outputs_of(labels)
+        body = {"model_name": backend.name, "model_version": version_number(answers)}
+        if request.id is not None:
+            body["id"] = request.id
+        outputs = [tensors[name] for name in wanted]
+        return JSONResponse({**body, "outputs": outputs}, headers=answers.headers)
+
+
+def _metadata(backend: Backend) -> dict[str, Any]:
+    labels = backend.info.labels
+    texts, numbers = ("BYTES", [-1]), ("FP32", [-1])
+    kinds = {"label": texts, "score": numbers, "generated_text": texts}
+    kinds["probabilities"] = ("FP32", [-1, len(labels)])
+    return {
+        "name": backend.name,
+        "versions": [version_number(backend)],
+        "platform": PLATFORM,
+        "inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}],
+        "outputs": [
+            {"name": name, "datatype": kind, "shape": shape}
+            for name, (kind, shape) in ((name, kinds[name]) for name in outputs_of(labels))
+        ],
+        "parameters": {"labels": list(labels)},
+    }

@@ -1,0 +1,136 @@
+"""OpenAI's protocol: models that generate go on with texts and answer chats
+(https://platform.openai.com/docs/api-reference)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from ftray.errors import shorten
+from ftray.serve.interface import Backend, Backends, named
+from ftray.serve.protocols.errors import CHAT, COMPLETIONS, OpenAIFault, Refused, documented
+from ftray.serve.protocols.openai.answers import (
+    CHAT_FORM,
+    TEXT_FORM,
+    ChatCompletion,
+    Completion,
+    Form,
+)
+from ftray.serve.protocols.openai.choices import Choices
+from ftray.serve.protocols.openai.messages import ChatRequest, CompletionRequest, GenerationRequest
+from ftray.serve.protocols.openai.telling import events, whole
+from ftray.serve.protocols.predict import MODELS, PREDICT
+
+Result = TypeVar("Result")
+
+_TASK = "text-generation"
+_GONE = 499
+"""Read by nobody but those who count: the client has gone away."""
+_SSE = "text/event-stream"
+_UNBUFFERED = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+_ANSWERS: dict[int | str, Any] = {
+    200: {
+        "description": "With `stream`, chunks as server-sent events, and [DONE] at the end.",
+        "content": {_SSE: {}},
+    },
+    **documented(
+        OpenAIFault,
+        {
+            400: "A field is missing, unknown, wrong or not supported.",
+            401: "The service wants an API key.",
+            404: "No such model, or none that generates.",
+            413: "The body is too long.",
+            415: "The body is not announced as JSON.",
+            503: "Too much is to do; Retry-After says for how long.",
+        },
+    ),
+    # Else FastAPI would promise a 422 in a shape of its own.
+    "default": {"model": OpenAIFault, "description": "Whatever else went wrong."},
+}
+
+
+def openai_routes(backends: Backends) -> APIRouter:
+    routes = APIRouter(responses=_ANSWERS)
+
+    @routes.post(COMPLETIONS, response_model=Completion)
+    async def complete(http: Request, request: CompletionRequest) -> Response:
+        """Goes on with a text, or with each of several."""
+        return await _answer(http, request, _generator(backends, request.model), TEXT_FORM)
+
+    @routes.post(CHAT, response_model=ChatCompletion)
+    async def chat(http: Request, request: ChatRequest) -> Response:
+        """Says what the assistant says next."""
+        return await _answer(http, request, _generator(backends, request.model), CHAT_FORM)
+
+    return routes
+
+
+def _generator(backends: Backends, name: str) -> Backend:
+    backend = backends.find(name)
+    if backend is None:
+        there = [each.address for each in backends.entries if each.info.task == _TASK]
+        message = f"no model {shorten(name)}; those that generate: {', '.join(there) or 'none'}"
+        raise Refused(404, message, "model", "model_not_found")
+    if backend.info.task != _TASK:
+        path = f"{MODELS}/{backend.address}{PREDICT}"
+        message = f"{backend.address} does {backend.info.task} and does not generate; ask {path}"
+        raise Refused(404, message, "model", "model_not_supported")
+    return backend
+
+
+async def _answer(
+    http: Request, request: GenerationRequest, backend: Backend, form: Form
+) -> Response:
+    numbers = range(request.n)
+    choices = Choices(backend, [(p, request.sampling(i)) for p in request.prompts for i in numbers])
+    told = request, form, backend.address, choices
+    try:
+        # What refuses a choice does so before its first piece: a status can mostly still tell it.
+        if request.stream:
+            begun = await _unless_gone(http, choices.begin_soon())
+            headers = named(begun or backend) | _UNBUFFERED
+            return _Events(choices, events(*told), media_type=_SSE, headers=headers)
+        headers = (await _unless_gone(http, choices.begin())).headers
+        answer = await _unless_gone(http, whole(*told))
+    except BaseException:
+        choices.close()
+        raise
+    return JSONResponse(answer.model_dump(), headers=headers)
+
+
+async def _unless_gone(http: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """What `work` gives; it ends when the client goes away. Raises HTTPException then."""
+    task, gone = asyncio.create_task(work), asyncio.create_task(_gone(http))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise HTTPException(_GONE, "the client went away")
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _gone(http: Request) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+class _Events(StreamingResponse):
+    """Ends the choices however it ends, and if nothing was ever sent: a generator that has not
+    begun ends nothing."""
+
+    def __init__(self, choices: Choices, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._choices = choices
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._choices.close()

@@ -1,0 +1,94 @@
+"""ftray's own protocol: predictions, and what is known of the models.
+
+Below /v1/models/NAME is each model; /v1/predict and /v1/model are those of the first one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Depends, HTTPException, Response
+from fastapi.responses import JSONResponse
+
+from ftray.errors import shorten, without_passwords
+from ftray.serve.interface import Backend, Backends, named
+from ftray.serve.messages import ModelCard, ModelCards, Prediction, PredictRequest
+from ftray.serve.protocols.errors import Fault, documented
+from ftray.serve.protocols.ndjson import add_stream
+
+V1, PREDICT = "/v1", "/predict"
+_EXAMPLES = 3
+MODEL, MODELS = f"{V1}/model", f"{V1}/models"
+_FAULTS = documented(
+    Fault,
+    {
+        400: "The body is not JSON.",
+        413: "The body is too long.",
+        415: "The body is not announced as JSON.",
+        422: "A field is missing, unknown or wrong.",
+        503: "Too many rows wait; Retry-After says for how long.",
+    },
+)
+_UNKNOWN = documented(Fault, {404: "No such model.", 422: "The path is malformed."})
+
+
+def v1_routes(backends: Backends) -> APIRouter:
+    routes = APIRouter(prefix=V1)
+
+    async def first() -> Backend:
+        return backends.entries[0]
+
+    async def chosen(name: str) -> Backend:
+        if (backend := backends.find(name)) is None:
+            here = ", ".join(backend.address for backend in backends.entries)
+            raise HTTPException(404, f"no model {shorten(name)}; there are {here}")
+        return backend
+
+    @routes.get("/models", response_model=ModelCards)
+    async def models() -> Response:
+        """All models that are served."""
+        cards = [_card(backend).model_dump(mode="json") for backend in backends.entries]
+        return JSONResponse({"object": "list", "data": cards})
+
+    _add_model(routes, "/model", Depends(first))
+    one = APIRouter(prefix="/models/{name}", responses=_UNKNOWN)
+    _add_model(one, "", Depends(chosen))
+    routes.include_router(one)
+    return routes
+
+
+def _add_model(routes: APIRouter, card_path: str, which: Any) -> None:
+    """The card and the predictions of one model, which the dependency `which` finds."""
+
+    @routes.get(card_path, response_model=ModelCard)
+    async def model(backend: Backend = which) -> Response:
+        """What the model is, where it came from and how good it was."""
+        return JSONResponse(_card(backend).model_dump(mode="json"), headers=named(backend))
+
+    @routes.post(PREDICT, response_model=Prediction, responses=_FAULTS)
+    async def predict(request: PredictRequest, backend: Backend = which) -> Response:
+        """One output an input, in the shape of the Hugging Face pipeline of the model's task; of a
+        model that generates it is the text without the prompt."""
+        answers = await backend.answer(request.inputs, request.top_k)
+        body = {"model": answers.name, "version": answers.version, "outputs": answers.outputs}
+        return JSONResponse(body, headers=answers.headers)
+
+    add_stream(routes, which)
+
+
+def _card(backend: Backend) -> ModelCard:
+    info = backend.info
+    shown = 0 if info.learnt_chats else _EXAMPLES  # a chat is no text
+    return ModelCard(
+        id=backend.address,
+        model=backend.name,
+        version=backend.version,
+        task=info.task,
+        labels=list(info.labels),
+        max_length=info.max_length,
+        chat=info.learnt_chats,
+        base=without_passwords(info.base.name_or_path),
+        run=info.run,
+        metrics=info.metrics,
+        examples=[golden.input for golden in info.golden[:shown]],
+    )

@@ -1,0 +1,258 @@
+"""Dynamic batching: rows of many requests share one call of the model."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Generic, TypeVar
+
+from ftray.cluster.device import is_out_of_memory
+from ftray.models.inference.passes import PassCost, plan
+from ftray.serve.ops.log import logger
+from ftray.serve.runners.stopwatch import Stopwatch
+from ftray.serve.runners.turns import Waiting, next_rows
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+Result = TypeVar("Result")
+
+_log = logger(__name__)
+_SMOOTHING = 0.2  # of the newest call in the speed that is told, and in the crowd's dwindling
+
+
+class Overloaded(Exception):
+    """More came than can be answered in time; another try makes sense after `retry_after_s`."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def told(self) -> str:
+        """What a client is told."""
+        return f"too much to do: {self}; try again in {self.retry_after_s} s"
+
+
+class TooLate(Overloaded):
+    """No answer came within the time that a request may take."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """max_rows: of one call; wait_s: how long a row waits for others to join it at most;
+    max_waiting: rows that may wait before more are refused; hung_s: a call that takes longer is
+    taken for one that never returns."""
+
+    max_rows: int
+    wait_s: float
+    max_waiting: float = math.inf
+    hung_s: float = math.inf
+
+
+@dataclass
+class _Request(Generic[Answer]):
+    """Rows that came together: their answers go back together."""
+
+    done: asyncio.Future[list[Answer]]
+    missing: int
+    arrived: float
+    since: float
+    """When it had its last turn, or came."""
+    answers: dict[int, Answer] = field(default_factory=dict)
+
+    def put(self, place: int, answer: Answer) -> None:
+        self.answers[place] = answer
+        if len(self.answers) == self.missing and not self.done.done():
+            self.done.set_result([self.answers[place] for place in range(self.missing)])
+
+    def fail(self, error: BaseException) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+@dataclass(frozen=True, eq=False)
+class _Row(Generic[Item, Answer]):
+    item: Item
+    place: int
+    request: _Request[Answer]
+
+
+class Batcher(Generic[Item, Answer]):
+    """Calls `run` in a thread of its own, with items of like `size` where that costs less than a
+    call more. A call that fails is made again with fewer rows at a time, so that it fails only
+    those requests that fail alone.
+
+    A row waits for the calls before it, and then for others to join it: as many as there were
+    lately, so that who comes alone does not wait, and no longer than a call of its own would cost.
+    Belongs to the event loop on which `submit` is first called.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[Item]], Sequence[Answer]],
+        limits: Limits,
+        size: Callable[[Item], int] = lambda item: 0,
+        cost: Callable[[Sequence[Item]], PassCost] = lambda items: PassCost(),
+    ) -> None:
+        """cost: of a call with such items, whatever their sizes; its tokens are in the unit of
+        `size`."""
+        self._run = run
+        self._limits = limits
+        self._size = size
+        self._cost = cost
+        self._rows: list[_Row[Item, Answer]] = []  # by arrival
+        self._calls: list[list[_Row[Item, Answer]]] = []  # of the batch, short rows first
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._arrival = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+        self._speed = 0.0  # rows a second
+        self._computing = 0  # rows of the call that runs
+        self._crowd = 0.0  # rows that were here at once lately, whether waiting or computed
+        self._closed = False
+        self.watch = Stopwatch(limits.hung_s)
+        """Of the model's thread."""
+        self.waited = 0.0
+        """Seconds that the first row of the newest call waited for it."""
+
+    async def submit(self, items: Sequence[Item]) -> list[Answer]:
+        """The answers to `items`, in their order. Raises Overloaded, and what `run` raised for some
+        of them without those of other requests.
+
+        When the caller is cancelled, its rows that still wait are not computed.
+        """
+        loop = asyncio.get_running_loop()
+        if self._worker is None or self._worker.done():
+            self._worker = loop.create_task(self._work())
+        if self.waiting >= self._limits.max_waiting:
+            message = f"{self.waiting:,} rows are waiting already"
+            raise Overloaded(message, self.retry_after_s)
+        now = loop.time()
+        request: _Request[Answer] = _Request(loop.create_future(), len(items), now, now)
+        self._rows.extend(_Row(item, place, request) for place, item in enumerate(items))
+        self._crowd = max(self._crowd, self.in_hand)
+        self._arrival.set()
+        try:
+            return await request.done
+        except asyncio.CancelledError:
+            self._rows = [row for row in self._rows if row.request is not request]
+            raise
+
+    async def between(self, work: Callable[[], None]) -> None:
+        """Do `work` in the model's thread, between two calls. Raises what it raises."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._timed, work)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for a call."""
+        return len(self._rows) + sum(map(len, self._calls))
+
+    @property
+    def in_hand(self) -> int:
+        """Rows that wait or are computed."""
+        return self.waiting + self._computing
+
+    @property
+    def retry_after_s(self) -> int:
+        """Seconds after which the rows that wait now will be answered."""
+        return max(1, math.ceil(self.waiting / self._speed if self._speed else 1.0))
+
+    def close(self) -> None:
+        """Let go of the event loop once no row waits; rows that come later are still answered. May
+        be called from any thread."""
+        self._closed = True
+        if self._worker is not None:
+            self._worker.get_loop().call_soon_threadsafe(self._arrival.set)
+
+    async def _work(self) -> None:
+        while self._rows or not self._closed:
+            await self._gather()
+            self._calls = self._take()
+            # No name here holds the rows, and with them models, until the next ones come.
+            while self._calls:
+                await self._answer(self._calls.pop(0))
+
+    async def _gather(self) -> None:
+        """Until a batch is full, or nobody more is likely to come, or its first row has waited long
+        enough."""
+        loop = asyncio.get_running_loop()
+        while not self._rows:
+            if self._closed:
+                return
+            self._arrival.clear()
+            await self._arrival.wait()
+        wait_s = min(self._limits.wait_s, self._cost([self._rows[0].item]).seconds)
+        end = self._rows[0].request.arrived + wait_s
+        expected = min(self._limits.max_rows, int(self._crowd))
+        while len(self._rows) < expected and loop.time() < end:
+            self._arrival.clear()
+            try:
+                async with asyncio.timeout_at(end):
+                    await self._arrival.wait()
+            except TimeoutError:
+                return
+
+    def _take(self) -> list[list[_Row[Item, Answer]]]:
+        """Take a batch of rows, the oldest requests first, and split it into calls by size."""
+        now = asyncio.get_running_loop().time()
+        # Done already: its caller went away, or another of its rows failed.
+        rows = [row for row in self._rows if not row.request.done.done()]
+        waiting = [Waiting(id(r.request), r.request.since, self._size(r.item)) for r in rows]
+        due = next_rows(waiting, self._limits.max_rows)
+        chosen = set(due)
+        self._rows = [row for place, row in enumerate(rows) if place not in chosen]
+        for place in due:
+            rows[place].request.since = now
+        if not due:
+            return []
+        cost = self._cost([rows[place].item for place in due])
+        calls = plan([waiting[place].size for place in due], len(due), cost)
+        return [[rows[due[index]] for index in sorted(call)] for call in calls]
+
+    async def _answer(self, batch: list[_Row[Item, Answer]]) -> None:
+        parts = [batch]
+        while parts:
+            # Those that other rows of their requests have not failed, and that are waited for.
+            part = [row for row in parts.pop() if not row.request.done.done()]
+            error = await self._call(part) if part else None
+            if error is None:
+                continue
+            if len(part) > 1 and (is_out_of_memory(error) or not _of_one_request(part)):
+                error.with_traceback(None)  # which holds what the call had in memory
+                _log.warning("a call with %d rows is made by halves: %r", len(part), error)
+                middle = len(part) // 2
+                parts += [part[middle:], part[:middle]]
+                continue
+            for row in part:
+                row.request.fail(error)
+
+    async def _call(self, rows: list[_Row[Item, Answer]]) -> BaseException | None:
+        """Hand the answers out, or return what the model raised."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        self.waited = began - min(row.request.arrived for row in rows)
+        items = [row.item for row in rows]
+        call = loop.run_in_executor(self._thread, self._timed, partial(self._run, items))
+        self._computing = len(rows)
+        await asyncio.wait([call])
+        self._computing = 0
+        self._crowd -= _SMOOTHING * max(0.0, self._crowd - len(rows) - self.waiting)
+        speed = len(rows) / max(loop.time() - began, 1e-6)
+        self._speed += (_SMOOTHING if self._speed else 1.0) * (speed - self._speed)
+        if (error := call.exception()) is None:
+            for row, answer in zip(rows, call.result(), strict=True):
+                row.request.put(row.place, answer)
+        return error
+
+    def _timed(self, work: Callable[[], Result]) -> Result:
+        with self.watch:
+            return work()
+
+
+def _of_one_request(rows: Sequence[_Row[Item, Answer]]) -> bool:
+    return all(row.request is rows[0].request for row in rows)

@@ -1,0 +1,215 @@
+"""Promoting a version to an alias, trying one out beside it, and going back.
+
+The route says what an alias means, and the registry says the same: a command changes the route
+first, which only one of two that run at once does, and then writes the registry until no route
+came in between. A command that was killed in the middle leaves its mark in the route, and so does a
+replica that refused a version; the next command finishes what is left. Without such a mark a
+registry that says something else was changed by another tool, and is followed.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+
+from ftray.errors import RegistryError
+from ftray.store.deployments.route_file import change_route, read_route, read_routes
+from ftray.store.deployments.routes import Route, Stop, Trial, Writer
+from ftray.store.registry.registry import Registry
+from ftray.store.registry.versions import ModelVersion, alias_in, check_alias
+from ftray.store.runs.owner import Owner
+
+_MAY_WRITE = timedelta(hours=1)
+"""A process elsewhere that began to write so long ago does so no more: clocks differ by less."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Result of a command: the version that the alias leads to or tries out, and the route that the
+    replicas are to follow."""
+
+    model: ModelVersion
+    route: Route
+
+
+def promote(registry: Registry, reference: str, alias: str) -> Changed:
+    """Point `alias` to that version; what serves the alias follows. Raises RegistryError for an
+    alias that is no word, or that MLflow reserves."""
+    check_alias(alias)
+    chosen = resolve(registry, reference)
+    known = _adopt(registry, chosen.name, alias)
+    stop, writer = _stop(registry, chosen), _writer()
+
+    def led(route: Route | None) -> Route:
+        route = route or known
+        return _written_by(writer, Route(current=stop) if route is None else route.to(stop))
+
+    route = change_route(registry.root, chosen.name, alias, led)
+    assert route is not None, "it was written"
+    _register_as(writer, registry, chosen.name, alias)
+    return Changed(registry.resolve(chosen.reference), route)
+
+
+def try_out(registry: Registry, reference: str, alias: str, share: float, shadow: bool) -> Changed:
+    """Have what serves `alias` give that version a share of its requests, or of copies of them in
+    the shadow. Raises RegistryError where the alias leads nowhere yet, or there already."""
+    chosen = resolve(registry, reference)
+    known = _known_route(registry, chosen.name, alias)
+    stop = _stop(registry, chosen)
+    trial = Trial(stop=stop, share=share, shadow=shadow, id=_new_id())
+
+    def tried(route: Route | None) -> Route:
+        route = route or known
+        if stop == route.current:
+            fix = "name another version"
+            raise RegistryError.of("model", reference, f"is what {alias} means already", fix)
+        return route.with_trial(trial)
+
+    route = change_route(registry.root, chosen.name, alias, tried)
+    assert route is not None, "it was written"
+    return Changed(chosen, route)
+
+
+def roll_back(registry: Registry, name: str, alias: str) -> Changed:
+    """End the trial of `alias` or, where there is none, point it to the version before. Raises
+    RegistryError where it had none, its folder is gone, or another process changes the alias."""
+    seen, writer = _known_route(registry, name, alias), _writer()
+    if seen.trial is None and not seen.before:
+        problem = f"has always been version {seen.current.version}"
+        raise RegistryError.of("alias", alias, problem, "promote another version to it")
+    chosen = registry.resolve(f"{name}:{seen.back().current.version}")
+
+    def returned(now: Route | None) -> Route:
+        if now is None or _meaning(now) != _meaning(seen):
+            fix = "look where it leads, and roll back again if you still want to"
+            raise RegistryError.of("alias", alias, "another process has just changed it", fix)
+        return _written_by(writer, now.back())
+
+    route = change_route(registry.root, name, alias, returned)
+    assert route is not None, "it was written"
+    _register_as(writer, registry, name, alias)
+    return Changed(registry.resolve(chosen.reference), route)
+
+
+def resolve(registry: Registry, reference: str) -> ModelVersion:
+    """As `Registry.resolve`, of an alias once the registry says what its route says."""
+    if aliased := alias_in(reference):
+        route = read_route(registry.root, *aliased)
+        if route is not None and not route.settled:
+            _register(registry, *aliased, None)
+    return registry.resolve(reference)
+
+
+def find_route(registry: Registry, name: str, alias: str) -> Route | None:
+    """Where `alias` leads, once the registry says the same; None where it is no alias of `name`."""
+    route = _adopt(registry, name, alias)
+    if route is None or route.settled:
+        return route
+    return _register(registry, name, alias, None)
+
+
+def settled_routes(registry: Registry, name: str) -> dict[str, Route]:
+    """The routes of all aliases of a model, once the registry says the same."""
+    if not registry.versions(name):
+        return {}
+    routes = read_routes(registry.root, name)
+    for alias in [alias for alias, route in routes.items() if not route.settled]:
+        routes[alias] = _register(registry, name, alias, None)
+    return routes
+
+
+def _adopt(registry: Registry, name: str, alias: str) -> Route | None:
+    """The route, changed as the registry was where another tool has changed that."""
+    while True:
+        seen = read_route(registry.root, name, alias)
+        if seen is not None and not seen.settled:
+            return seen
+        held = next((v for v in registry.versions(name) if alias in v.aliases), None)
+        if held is None:
+            return None
+        stop = _stop(registry, held)
+        if seen is None:
+            return Route(current=stop)
+        if seen.current == stop:
+            return seen
+        _replace(registry, name, alias, seen, seen.to(stop))
+
+
+def _replace(registry: Registry, name: str, alias: str, seen: Route, new: Route) -> Route:
+    """Put `new` in the place of `seen`, unless another process changed that; what is there then."""
+
+    def unless_changed(now: Route | None) -> Route | None:
+        return new if now == seen else None
+
+    now = change_route(registry.root, name, alias, unless_changed)
+    assert now is not None, "no route is ever deleted"
+    return now
+
+
+def _register_as(writer: Writer, registry: Registry, name: str, alias: str) -> None:
+    """As `_register`; what fails is left to the next command."""
+    try:
+        _register(registry, name, alias, writer)
+    except BaseException:
+
+        def left(now: Route | None) -> Route | None:
+            assert now is not None, "no route is ever deleted"
+            others = tuple(one for one in now.writers if one != writer)
+            return now.model_copy(update={"writers": others, "unregistered": True})
+
+        change_route(registry.root, name, alias, left)
+        raise
+
+
+def _register(registry: Registry, name: str, alias: str, writer: Writer | None) -> Route:
+    """Have the registry say what the route says, although others may change the route meanwhile;
+    `writer` does so no more."""
+    while True:
+        seen = read_route(registry.root, name, alias)
+        assert seen is not None, "no route is ever deleted"
+        registry.point(alias, name, seen.current.version)
+        left = tuple(w for w in seen.writers if w != writer and _may_write(w))
+        told = seen.model_copy(update={"writers": left, "unregistered": False})
+        now = _replace(registry, name, alias, seen, told)
+        if now.model_copy(update={"generation": seen.generation}) == told:
+            return now
+
+
+def _known_route(registry: Registry, name: str, alias: str) -> Route:
+    check_alias(alias)
+    if not registry.versions(name):
+        registry.resolve(name)  # says what there is instead
+    route = find_route(registry, name, alias)
+    registry.resolve(f"{name}@{alias}")
+    assert route is not None, "the alias was resolved"
+    return route
+
+
+def _meaning(route: Route) -> tuple[int, str | None]:
+    """The promotion and trial that a rollback undoes."""
+    return route.since, None if route.trial is None else route.trial.id
+
+
+def _written_by(writer: Writer, route: Route) -> Route:
+    return route.model_copy(update={"writers": (*route.writers, writer)})
+
+
+def _writer() -> Writer:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Writer(id=_new_id(), began=now, **asdict(Owner.current()))
+
+
+def _may_write(writer: Writer) -> bool:
+    alive = Owner(writer.host, writer.pid, writer.process).alive()
+    silent = datetime.now(UTC) - datetime.fromisoformat(writer.began)
+    return silent < _MAY_WRITE if alive is None else alive
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+def _stop(registry: Registry, version: ModelVersion) -> Stop:
+    base = registry.root.location.path.rstrip("/") + "/"
+    return Stop(version=version.version, folder=version.folder.path.removeprefix(base))

@@ -1,0 +1,97 @@
+"""The file that says where an alias leads: routes/NAME/ALIAS.json below the storage root.
+
+Whoever promotes a version writes it, and the replicas that serve the alias, which need neither
+MLflow nor a way to its server for that. Each writes only after what it has read: a generation
+number makes every content another one, and of two who write at once one reads again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pydantic import ValidationError
+
+from ftray.errors import RegistryError
+from ftray.store.deployments.routes import Frozen, Route, Trial
+from ftray.store.files.document import change, open_document
+from ftray.store.files.location import Location
+from ftray.store.root import Root
+
+_SUFFIX = ".json"
+Edit = Callable[[Route | None], Route | None]
+
+
+class _AllAliases(Frozen):
+    """routes/NAME.json, the file of ftray before each alias had its own."""
+
+    routes: dict[str, Route] = {}
+
+
+def read_route(root: Root, name: str, alias: str) -> Route | None:
+    """None where nobody promoted a version to that alias. Raises RegistryError for a file that
+    is no such file, and StorageError for a storage that does not answer."""
+    return _parsed(root, name, alias, open_document(_file(root, name, alias)).read().content)
+
+
+def read_routes(root: Root, name: str) -> dict[str, Route]:
+    """The routes of all aliases of a model. Raises as `read_route`."""
+    names = (child.name for child in root.routes(name).children())
+    aliases = {name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)}
+    found = {alias: read_route(root, name, alias) for alias in sorted(aliases)}
+    return _older(root, name) | {alias: route for alias, route in found.items() if route}
+
+
+def change_route(root: Root, name: str, alias: str, edit: Edit) -> Route | None:
+    """Put what `edit` makes of a route in its place; it is called again where another process
+    changed the file in between, and None leaves all as it is. Returns the route as it is then.
+    Raises as `read_route`."""
+    now: Route | None = None
+
+    def written(content: bytes | None) -> bytes | None:
+        nonlocal now
+        now = _parsed(root, name, alias, content)
+        edited = edit(now)
+        if edited is None or edited == now:
+            return None
+        generation = 1 if now is None else now.generation + 1
+        now = edited.model_copy(update={"generation": generation})
+        return now.model_dump_json(indent=2).encode()
+
+    change(open_document(_file(root, name, alias)), written)
+    return now
+
+
+def end_trial(root: Root, name: str, alias: str, trial: Trial, why: str) -> Route | None:
+    """Where that trial still goes on. Raises as `read_route`."""
+    return change_route(root, name, alias, lambda now: now and now.trial_ended(trial, why))
+
+
+def _file(root: Root, name: str, alias: str) -> Location:
+    return root.routes(name) / f"{alias}{_SUFFIX}"
+
+
+def _parsed(root: Root, name: str, alias: str, content: bytes | None) -> Route | None:
+    if content is None:
+        return _older(root, name).get(alias)
+    try:
+        return Route.model_validate_json(content)
+    except ValidationError as error:
+        raise _unreadable(_file(root, name, alias), error) from None
+
+
+def _older(root: Root, name: str) -> dict[str, Route]:
+    """What an older ftray wrote; of an alias that has a file of its own it is out of date."""
+    file = root.location / "routes" / f"{name}{_SUFFIX}"
+    content = open_document(file).read().content
+    if content is None:
+        return {}
+    try:
+        return _AllAliases.model_validate_json(content).routes
+    except ValidationError as error:
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Location, error: ValidationError) -> RegistryError:
+    problem = f"cannot be read: {error.errors()[0]['msg']}"
+    fix = "promote the version again after moving the file away"
+    return RegistryError.of("routes", file.url, problem, fix)

@@ -1,0 +1,152 @@
+"""Where an alias leads: the version that is served under it, the one on trial beside it, and those
+before. How a route changes; `ftray.store.deployments.route_file` keeps it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_MOST_BEFORE = 50
+
+
+class Frozen(BaseModel):
+    """A part of a file that other versions of ftray may have written."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Stop(Frozen):
+    """A version, and its folder's path below the storage root."""
+
+    version: int
+    folder: str
+
+
+class Trial(Frozen):
+    """A version that gets a share of the requests; or, in the shadow, a copy of them, while the
+    current version answers. id: tells it from an earlier trial of the same; proven: whether a
+    replica got its golden answers."""
+
+    stop: Stop
+    share: Annotated[float, Field(gt=0, le=1)]
+    shadow: bool = False
+    id: str = ""
+    proven: bool = False
+
+    def same(self, other: Trial | None) -> bool:
+        return other is not None and other.model_copy(update={"proven": self.proven}) == self
+
+
+class Refusal(Frozen):
+    """A version that was promoted or is on trial, and why a replica does not answer with it. since:
+    as `Route.since` of the promotion; trial: the id of the trial, empty for a promotion."""
+
+    stop: Stop
+    since: int
+    why: str
+    trial: str = ""
+
+
+class Writer(Frozen):
+    """A process that has changed the route, and may yet write the same to the registry."""
+
+    id: str
+    host: str
+    pid: int
+    process: str
+    began: str
+
+
+class Route(Frozen):
+    """generation: counts the writes of the file; since: the generation in which `current` was
+    promoted; before: what was current earlier, newest last; proven: the last version whose golden
+    answers a replica got; refused: what was promoted last, where no replica would answer with it;
+    ended: how the last trial ended.
+
+    unregistered: whether the registry's alias may still mean another version; writers: the
+    processes that see to it. Where neither is, and the two differ, another tool than ftray has
+    changed the registry.
+    """
+
+    generation: int = 0
+    current: Stop
+    since: int = 0
+    before: tuple[Stop, ...] = ()
+    proven: Stop | None = None
+    refused: Refusal | None = None
+    trial: Trial | None = None
+    ended: str = ""
+    unregistered: bool = False
+    writers: tuple[Writer, ...] = ()
+
+    @property
+    def in_use(self) -> dict[str, Stop]:
+        """The versions that replicas hold or may go back to: what each is to the alias."""
+        found = {"is served as": self.current}
+        if self.trial is not None:
+            found["is on trial beside"] = self.trial.stop
+        if self.proven is not None:
+            found["is what replicas go back to that serve"] = self.proven
+        return found
+
+    @property
+    def settled(self) -> bool:
+        """Whether the registry's alias is as this route says, unless another tool changed it."""
+        return not self.unregistered and not self.writers
+
+    def to(self, stop: Stop) -> Self:
+        """Promoted to another version, or anew to the same one, and nothing on trial."""
+        before = self.before if stop == self.current else (*self.before, self.current)
+        ended = self._without_trial(f"version {stop.version} was promoted")
+        return ended._at(stop, before[-_MOST_BEFORE:])
+
+    def back(self) -> Self:
+        """As before the last change: without the trial or, where there is none, at the version
+        before."""
+        if self.trial is not None:
+            return self._without_trial("it was rolled back")
+        return self._at(self.before[-1], self.before[:-1])
+
+    def with_trial(self, trial: Trial) -> Self:
+        return self.model_copy(update={"trial": trial, "ended": ""})
+
+    def trial_ended(self, trial: Trial, why: str) -> Self:
+        """Where that trial still goes on."""
+        return self._without_trial(why) if trial.same(self.trial) else self
+
+    def trial_proven(self, trial: Trial) -> Self:
+        """Where that trial still goes on."""
+        proven = trial.model_copy(update={"proven": True})
+        return self.model_copy(update={"trial": proven}) if trial.same(self.trial) else self
+
+    def proved(self, stop: Stop) -> Self:
+        """A replica got the golden answers of the current version; no other is taken for it."""
+        return self.model_copy(update={"proven": stop}) if stop == self.current else self
+
+    def refused_by(self, refusal: Refusal) -> Self:
+        """Back at the last version that proved itself, where what is refused is still what was
+        promoted, and no replica answers with it."""
+        still = refusal.since == self.since and refusal.stop == self.current
+        if not still or self.proven == self.current:
+            return self
+        told = self.model_copy(update={"refused": refusal})
+        if self.proven is None:
+            return told
+        before = self.before
+        if self.proven in before:
+            before = before[: len(before) - 1 - before[::-1].index(self.proven)]
+        back = told._at(self.proven, before)
+        return back.model_copy(update={"refused": refusal, "unregistered": True})
+
+    def _at(self, stop: Stop, before: tuple[Stop, ...]) -> Self:
+        since = self.generation + 1
+        changes = {"current": stop, "before": before, "since": since, "refused": None}
+        return self.model_copy(update=changes)
+
+    def _without_trial(self, why: str) -> Self:
+        if self.trial is None:
+            return self
+        ended = f"the trial of version {self.trial.stop.version} ended: {why}"
+        return self.model_copy(update={"trial": None, "ended": ended})

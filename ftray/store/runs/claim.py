@@ -1,0 +1,119 @@
+"""Which run a command drives: the one it began before, where that can go on, or a new one.
+
+Of each spec and kind of run, runs/NAME/current/DIGEST.json names the newest run. It is written
+conditionally, so that of two drivers that start at once one begins a run and the other finds it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+from ftray import digest
+from ftray.errors import shorten
+from ftray.spec.load import dump
+from ftray.spec.schema import Spec
+from ftray.store.files.document import open_document
+from ftray.store.files.location import Location
+from ftray.store.root import Root
+from ftray.store.runs.folder import RunFolder, new_run_id
+from ftray.store.runs.inputs import Inputs
+from ftray.store.runs.status import STATUS, Kind, RunStatus, Seen, taken
+
+CURRENT = "current"
+_LOOK_EVERY_S = 0.5
+
+
+def claim_run(
+    root: Root,
+    asked: Spec,
+    kind: Kind,
+    spec: Spec,
+    inputs: Inputs,
+    say: Callable[[str], None],
+) -> RunFolder:
+    """The run that `asked` for began and did not end, now owned by this process, else a new one of
+    `spec`: what is asked for with its references resolved.
+
+    Raises RunTaken when another process drives that run, and StorageError.
+    """
+    pointer = open_document(_pointer(root, asked, kind))
+    while True:
+        version = pointer.read()
+        run = _pointed(root, asked.name, version.content)
+        seen = None if run is None else run.look()
+        if run is not None and seen is not None and seen.status.goes_on:
+            changed = _changed(run, inputs)
+            if not changed:
+                if take(run, seen, say):
+                    say(f"continuing run {run.run_id}, which {_ended(seen.status)}")
+                    return run
+                continue  # its owner has written: look again
+            say(f"a new run, as run {run.run_id} began with other inputs: {changed}")
+        new = RunFolder.create(root, spec, new_run_id(spec), kind, inputs)
+        named = json.dumps({"run": new.run_id}).encode()
+        if pointer.write(named, version) is not None:
+            say(f"run {new.run_id} in {new.location}")
+            return new
+        new.location.delete()
+
+
+def unfinished(root: Root, asked: Spec, kind: Kind = "train") -> RunFolder | None:
+    """The run that the same command goes on with, once nobody drives it."""
+    content = open_document(_pointer(root, asked, kind)).read().content
+    run = _pointed(root, asked.name, content)
+    return run if run is not None and run.status.goes_on else None
+
+
+def take(run: RunFolder, seen: Seen, say: Callable[[str], None]) -> bool:
+    """Take over a run that nobody drives; False where somebody has written in the meantime. Raises
+    RunTaken when somebody drives it."""
+    status = seen.status
+    if status.state == "running":
+        alive = status.owner.alive()
+        if alive or (alive is None and _watch(run, seen, say)):
+            raise taken(run.run_id, run.status, "is being driven")
+    return run.claim(seen)
+
+
+def _pointer(root: Root, asked: Spec, kind: Kind) -> Location:
+    key = digest.of_json({"kind": kind, "spec": dump(asked)})
+    return root.runs(asked.name) / CURRENT / f"{key}.json"
+
+
+def _pointed(root: Root, name: str, content: bytes | None) -> RunFolder | None:
+    """The run that the pointer names; None without one, or where it was deleted."""
+    try:
+        run_id = json.loads(content or b"{}")["run"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    run = RunFolder(root.runs(name) / str(run_id))
+    return run if (run.location / STATUS).is_file() else None
+
+
+def _changed(run: RunFolder, inputs: Inputs) -> str:
+    """How `inputs` differ from those of the run, in words; empty where they do not."""
+    before = run.inputs
+    return "; ".join(inputs.changes(before)) if before is not None else "they are not on record"
+
+
+def _ended(status: RunStatus) -> str:
+    return f"failed: {shorten(status.message)}" if status.state == "failed" else "was cut off"
+
+
+def _watch(run: RunFolder, seen: Seen, say: Callable[[str], None]) -> bool:
+    """Whether the owner, which runs somewhere else, gives a sign of life within its lease. By this
+    process's own clock: those of two machines need not agree."""
+    status = seen.status
+    say(
+        f"run {run.run_id} was driven by {status.host}, pid {status.pid}: waiting up to "
+        f"{status.lease:.0f} s for a sign of life of it"
+    )
+    until = time.monotonic() + status.lease
+    while time.monotonic() < until:
+        time.sleep(min(_LOOK_EVERY_S, status.lease / 10))
+        now = run.look()
+        if now.version != seen.version:
+            return now.status.state == "running"
+    return False

@@ -1,0 +1,106 @@
+"""metrics.jsonl: one JSON object a line, which a reader may read while it grows."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ftray.store.files.conditional import Version
+from ftray.store.files.document import open_document
+from ftray.store.files.location import Location
+from ftray.store.files.retry import fault
+
+_REWRITE_EVERY = 5.0  # seconds between two rewrites of a remote file
+
+
+class MetricsLog:
+    """The file, for one writer whose threads may share this object. confirm: raises where there is
+    another writer by now."""
+
+    def __init__(self, location: Location, confirm: Callable[[], object]) -> None:
+        self.location = location
+        self._lock = threading.Lock()
+        self._confirm = confirm
+        self._document = open_document(location)
+        self._written: Version | None = None
+        self._pending: list[bytes] = []
+        self._rewritten = 0.0
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a line; nan and infinity, which JSON lacks, become null.
+
+        An object store's files can only be written whole: there the file is written again at most
+        every 5 seconds and by `close`.
+        """
+        line = json.dumps(_finite(record), ensure_ascii=False).encode() + b"\n"
+        with self._lock:
+            if self.location.is_local:
+                _append(Path(self.location.path), line)
+                return
+            self._pending.append(line)
+            if time.monotonic() - self._rewritten >= _REWRITE_EVERY:
+                self._rewrite()
+
+    def read(self) -> list[dict[str, Any]]:
+        """The records, with those that `append` holds back; lines that a killed process left torn
+        are skipped."""
+        with self._lock:
+            lines = [*self._content().splitlines(), *self._pending]
+        records = []
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                records.append(record)
+        return records
+
+    def close(self) -> None:
+        """Write the lines that are held back."""
+        with self._lock:
+            if self._pending:
+                self._rewrite()
+
+    def _content(self) -> bytes:
+        return self._document.read().content or b""
+
+    def _rewrite(self) -> None:
+        while True:
+            before = self._written or self._document.read()
+            kept = before.content or b""
+            torn = b"\n" if kept and not kept.endswith(b"\n") else b""
+            content = kept + torn + b"".join(self._pending)
+            self._written = self._document.write(content, before)
+            if self._written is not None:
+                break
+            self._confirm()
+        self._pending = []
+        self._rewritten = time.monotonic()
+
+
+def _append(path: Path, line: bytes) -> None:
+    try:
+        with path.open("ab+") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    line = b"\n" + line  # a killed process left its last line torn
+            file.write(line)
+    except OSError as error:
+        raise fault(error, str(path)) from None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value

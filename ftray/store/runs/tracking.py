@@ -1,0 +1,132 @@
+"""Runs in MLflow: their parameters and metrics, sent by a thread.
+
+That is a copy for people to look at: metrics.jsonl in the run folder is the record. So whatever
+MLflow does, training neither fails nor waits for it beyond a few seconds when the run ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ftray.errors import FtrayError, Problem
+from ftray.store.database import server, tracking_uri, translated
+from ftray.store.root import Root
+from ftray.store.runs.tracked_run import Mlflow, Status, TrackedRun
+
+log = logging.getLogger(__name__)
+
+_SEND_EVERY = 1.0  # seconds between two batches
+_RETRY_AFTER = 5.0  # seconds until a server that failed is tried again
+_PATIENCE = 2.0  # seconds without an answer after which `close` gives a server up
+_LOCAL_PATIENCE = 30.0  # the same for SQLite, and for importing MLflow: slow, but not dead
+_LONGEST_CLOSE = 60.0  # seconds that a server which answers slowly may take in all
+_KILLED_CLOSE = 4.0  # the same for a run that was asked to end: somebody waits for that
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train": {"epochs": 3}} as {"train.epochs": 3}: MLflow's parameters and metrics are flat."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+class Tracker:
+    """A run in MLflow and those below it, sent by one thread. A resumed run goes on in the MLflow
+    run it had.
+
+    While MLflow does not answer, what was told is kept and sent when it does.
+    """
+
+    def __init__(self, root: Root, run_name: str, experiment: str) -> None:
+        self._root, self._experiment = root, experiment
+        self._changed = threading.Condition()
+        self.run = TrackedRun(run_name, None, self._changed)
+        self._runs = [self.run]
+        self._closing = False
+        self._mlflow: Mlflow | None = None
+        self._closed = 0.0
+        self._warned = False
+        self._thread = threading.Thread(target=self._work, name=f"mlflow {run_name}", daemon=True)
+        self._thread.start()
+
+    def child(self, name: str) -> TrackedRun:
+        """A run below the tracker's own, such as a trial of a sweep."""
+        run = TrackedRun(name, self.run, self._changed)
+        with self._changed:
+            self._runs.append(run)
+            self._changed.notify()
+        return run
+
+    def close(self, status: Status = "FINISHED") -> None:
+        """Send what is left and end the run in MLflow; children that did not end were KILLED. Gives
+        up on a server that is down after 2 seconds, and for a killed run after 4 in any case; never
+        raises."""
+        self.run.end(status)
+        for child in self._runs[1:]:
+            child.end("KILLED")
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        closed = time.monotonic()
+        longest = _KILLED_CLOSE if status == "KILLED" else _LONGEST_CLOSE
+        while self._thread.is_alive():
+            self._thread.join(0.02)
+            now = time.monotonic()
+            answered = max(closed, self._mlflow.answered if self._mlflow else 0.0)
+            silent = now - answered > self._patience()
+            if self._thread.is_alive() and (silent or now - closed > longest):
+                self._warn(Problem("registry", server() or "", "cannot be used: no answer", ""))
+                break
+        if lacking := sum(run.points for run in self._runs):
+            log.warning("MLflow lacks %d points of run %s", lacking, self.run.name)
+
+    def _patience(self) -> float:
+        opening = self._mlflow is None
+        return _LOCAL_PATIENCE if opening or server() is None else _PATIENCE
+
+    def _work(self) -> None:
+        """The thread: send when there is something to send, at most once a second."""
+        pause = 0.0
+        closing = False
+        while not closing:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing, timeout=pause)
+                self._changed.wait_for(lambda: self._closing or self._pending())
+                closing = self._closing
+            try:
+                with translated(tracking_uri(self._root)):
+                    self._send()
+                pause = _SEND_EVERY
+            except FtrayError as error:
+                self._warn(error.problems[0])
+                pause = _RETRY_AFTER
+
+    def _pending(self) -> bool:
+        return any(run.pending for run in self._runs)
+
+    def _send(self) -> None:
+        if self._mlflow is None:
+            self._mlflow = Mlflow(self._root, self._experiment)
+        for run in [run for run in self._runs if run.pending]:
+            run.send(self._mlflow)
+        with self._changed:
+            self._runs = [run for run in self._runs if run is self.run or not run.sent]
+
+    def _warn(self, problem: Problem) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "MLflow: %s %s. Run %s goes on without it: its metrics are kept in metrics.jsonl, "
+                "and sent if MLflow comes back.",
+                problem.value,
+                problem.problem,
+                self.run.name,
+            )

@@ -1,0 +1,133 @@
+"""The engine of each phase: another one wherever something else trains.
+
+DeepSpeed sees what trains when it is initialized and never again: unfreezing in place is silently
+without effect. So each phase has an engine of its own, built around the frozen model, and the
+parameters that train in both phases keep their moments and their number of updates.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ftray.data.batches import BatchPlan
+from ftray.errors import NotTrainable
+from ftray.models.structure.blocks import FreezePlan
+from ftray.models.structure.twin import own
+from ftray.spec.sections.training import TrainSpec
+from ftray.train.distributed.ranks import Ranks
+from ftray.train.engine import deepspeed_state, state
+from ftray.train.engine.deepspeed import Engine, TrainedModule
+from ftray.train.engine.deepspeed_config import deepspeed_config, require_disk
+from ftray.train.engine.optimizer import parameter_groups
+from ftray.train.engine.phases import Phase, index_at
+from ftray.train.engine.state import State
+from ftray.train.plan import Trainee
+
+
+class PhasedEngine:
+    """A model through the phases of its training. Nothing is built before `enter`."""
+
+    def __init__(self, trainee: Trainee, spec: TrainSpec, batches: BatchPlan, ranks: Ranks) -> None:
+        """Raises SpecError where a DeepSpeed JSON contradicts the spec, ClusterError where a node
+        lacks what it needs."""
+        self.model = trainee.model
+        self.ranks = ranks
+        self.whole = trainee.plan
+        self._spec = spec
+        own(self.model, self.whole.trainable)
+        accumulation = batches.accumulation_steps(ranks.world)
+        self._config = deepspeed_config(spec, batches.micro_batch_size, accumulation, ranks.world)
+        require_disk(self._config, ranks)
+        self._replay = trainee.replay
+        self._index = -1
+        self._engine: Engine | None = None
+        self._left = State()
+        self._unfrozen: dict[str, torch.Tensor] = {}
+
+    @property
+    def engine(self) -> Engine:
+        assert self._engine is not None, "no phase was entered"
+        return self._engine
+
+    @property
+    def plan(self) -> FreezePlan:
+        return self.whole.parts[self._index]
+
+    @property
+    def phase(self) -> Phase:
+        return self.whole.phases[self._index]
+
+    def enter(self, epoch: int, resumed: State | None = None) -> bool:
+        """Make sure that the engine is that of `epoch`; `resumed` is the state to go on from at
+        first. True when the engine is a new one."""
+        index = index_at(self.whole.phases, epoch)
+        if index == self._index:
+            return False
+        before = resumed
+        if self._engine is not None:
+            before = self._take(keeps=True)
+            self._leave()
+        self._index = index
+        self._build(before or State())
+        return True
+
+    def snapshot(self, keeps: bool) -> State:
+        """The state of all that has been trained, where `keeps`. Every rank must call it."""
+        return self._take(keeps)
+
+    def check_moved(self) -> None:
+        """After the first update of a phase: raise NotTrainable when none of the parameters that
+        began to train in it has changed."""
+        if not self._unfrozen:
+            return
+        before, self._unfrozen = self._unfrozen, {}
+        now = self._take(keeps=True).parameters
+        if all(torch.equal(now[name], value) for name, value in before.items()):
+            raise NotTrainable.of(
+                "train.unfreeze",
+                None,
+                f"{len(before)} parameters were unfrozen and did not move, {next(iter(before))} "
+                "among them",
+                "report this with the spec: it is a fault of ftray or DeepSpeed",
+            )
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+
+    def _take(self, keeps: bool) -> State:
+        taken = state.take(self.engine, keeps)
+        return State(
+            {**self._left.parameters, **taken.parameters},
+            taken.moments,
+            taken.ages,
+            {**self._left.buffers, **taken.buffers},
+        )
+
+    def _leave(self) -> None:
+        self.engine.close()
+        self._engine = None
+        deepspeed_state.make_whole(self.model)
+
+    def _build(self, before: State) -> None:
+        state.load_values(self.model, before.values)
+        trainable = set(self.plan.trainable)
+        module = TrainedModule(self.model, self.plan, self.whole.autocast, self._replay)
+        groups = parameter_groups(
+            ((n, p) for n, p in self.model.named_parameters() if n in trainable),
+            self._spec,
+            self.whole.depths,
+            before.ages,
+            self.phase.rate,
+        )
+        first = self._index == 0 or not before.parameters
+        self._unfrozen = {} if first else self._values(trainable - before.parameters.keys())
+        left = {n: v for n, v in before.parameters.items() if n not in trainable}
+        self._left = State(left, buffers=before.buffers)
+        self._engine = Engine(module, groups, self._spec, self._config, self.ranks)
+        if before.parameters:
+            state.put(self._engine, before)
+
+    def _values(self, names: set[str]) -> dict[str, torch.Tensor]:
+        parameters = self.model.named_parameters()
+        return {n: p.detach().cpu().float().clone() for n, p in parameters if n in names}

@@ -1,0 +1,72 @@
+"""What a run's workers would refuse, found without Ray and without a weight: on the model as its
+config describes it, with tensors that have shapes and no numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import torch
+
+from ftray.errors import FtrayError
+from ftray.models.pretrained import Pretrained, described
+from ftray.models.quiet import quiet_transformers
+from ftray.spec.load import override
+from ftray.spec.schema import Spec, micro_batch_size
+from ftray.tasks import get_task
+from ftray.train.distributed.ranks import Ranks
+from ftray.train.engine import lora
+from ftray.train.engine.deepspeed_config import deepspeed_config
+from ftray.train.plan import plan_training
+
+_DECIDING = ("train.unfreeze", "train.lora", "train.groups", "train.dropout", "train.layer_decay")
+"""Keys whose values must suit the model."""
+_TOKENS = 6
+
+
+def dry_run(spec: Spec, labels: Sequence[str]) -> None:
+    """Raise FtrayError, as a run's workers would, where the base model cannot be loaded or has not
+    what the spec names: blocks, parameters, layers to adapt, dropouts. Of a search space every
+    value is tried."""
+    with quiet_transformers(), described(spec.model) as pretrained:
+        pretrained.tokenizer()
+        if pretrained.is_whole:
+            pretrained.check_weights()
+        _try(spec, pretrained, labels)
+        for path, variant in _variants(spec):
+            try:
+                _try(variant, pretrained, labels)
+            except FtrayError as error:
+                found = [
+                    replace(problem, key=problem.key.replace(path, f"tune.space.{path}"))
+                    for problem in error.problems
+                ]
+                raise type(error)(*found) from None
+
+
+def _variants(spec: Spec) -> Iterator[tuple[str, Spec]]:
+    """The spec with each value of each deciding key of its search space; of a range the bounds."""
+    space = spec.tune.space if spec.tune else {}
+    alone = spec.model_copy(update={"tune": None})
+    for path, domain in space.items():
+        if path.startswith(_DECIDING):
+            for value in domain.values:
+                yield path, override(alone, {path: value})
+
+
+def _try(spec: Spec, pretrained: Pretrained, labels: Sequence[str]) -> None:
+    train = spec.train
+    size, workers = micro_batch_size(spec, spec.scale.most_workers), spec.scale.most_workers
+    deepspeed_config(train, size, -(-train.batch_size // (size * workers)), workers)
+    if train.dropout is not None:
+        pretrained.dropouts(train.dropout)
+    with torch.device("meta"):
+        model = pretrained.empty_model(get_task(spec.task), labels)
+        if train.lora is not None:
+            lora.inject(model, spec)
+    ids = torch.ones(1, _TOKENS, dtype=torch.long)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    # What the model lacks is found before its forward pass; some forward passes look at numbers.
+    with suppress(RuntimeError):
+        plan_training(model, train, inputs, Ranks(0, 1, torch.device("cpu")))

@@ -1,0 +1,134 @@
+"""The micro batch that fits on a GPU: decided apart from how it is found out."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import torch
+
+from ftray.cluster.device import is_out_of_memory
+from ftray.errors import ClusterError
+from ftray.models.structure.placing import placed
+from ftray.spec.schema import Spec, micro_batch_size
+from ftray.tasks import get_task
+from ftray.train.distributed.ranks import Ranks
+from ftray.train.engine.deepspeed import TrainedModule
+from ftray.train.engine.deepspeed_config import uses_bf16
+from ftray.train.memory.estimate import Layout, reserve
+from ftray.train.plan import Trainee
+from ftray.train.trunk_cache.cache import STATES
+
+
+def largest_that_fits(start: int, fits: Callable[[int], bool]) -> int:
+    """`start`, else the first of its halves, rounded up, that fits; 0 where not even 1 does.
+    `fits` is asked about each size once, largest first."""
+    size = start
+    while not fits(size):
+        if size == 1:
+            return 0
+        size = -(-size // 2)
+    return size
+
+
+def choose_micro_batch_size(
+    spec: Spec, trainee: Trainee, ranks: Ranks, longest: int, before: int = 0
+) -> int:
+    """Rows of one forward pass: as set; `auto` on a CPU by rule, and on a GPU the largest even
+    division of the batch that fits there with rows of `longest` tokens.
+
+    before: the size that a resumed run had; it is kept where it fits.
+
+    The size changes how a batch is cut and nothing else: what its rows add up to is the same but
+    for rounding, and for which units a dropout happens to drop. Every rank must call it, and all
+    get the same answer; the model is left as it was. Raises ClusterError where not even one row
+    fits.
+    """
+    if spec.train.micro_batch_size != "auto" or ranks.device.type == "cpu":
+        # An elastic run cuts its batches the same way with any number of workers.
+        return micro_batch_size(spec, spec.scale.most_workers)
+    start = before or -(-spec.train.batch_size // ranks.world)
+    size = min(ranks.gather(_largest(spec, trainee, ranks, longest, start)))
+    if size == 0:
+        raise ClusterError.of(
+            "train.micro_batch_size",
+            "auto",
+            f"not even one row of {longest} tokens fits on {_name(ranks.device)}",
+            "set train.gradient_checkpointing, a higher train.deepspeed.stage or its offload, or "
+            "lower data.max_length or train.unfreeze",
+        )
+    return size
+
+
+def _largest(spec: Spec, trainee: Trainee, ranks: Ranks, longest: int, start: int) -> int:
+    """The largest size that fits on this rank's device; 0 where not even the model does."""
+    dtype = torch.bfloat16 if uses_bf16(spec.train) else None
+    try:
+        with placed(trainee.model, ranks.device, dtype):
+            return largest_that_fits(start, _Probe(spec, trainee, ranks, longest).fits)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return 0
+    finally:
+        _release()
+
+
+class _Probe:
+    """Tries the forward and backward passes of a step on the device, beside room for what DeepSpeed
+    keeps: of the phase that trains most, with its adapters, recomputation, precision and cut."""
+
+    def __init__(self, spec: Spec, trainee: Trainee, ranks: Ranks, longest: int) -> None:
+        plan = trainee.plan
+        self._spec, self._trainee, self._ranks, self._longest = spec, trainee, ranks, longest
+        self._task = get_task(spec.task)
+        self._module = TrainedModule(trainee.model, plan.largest, plan.autocast, trainee.replay)
+        self._module.train()
+        largest = max(parameter.numel() for parameter in trainee.model.parameters())
+        trained = plan.largest.trainable_parameters
+        self._sizes = (plan.largest.total_parameters, trained, largest)
+
+    def fits(self, rows: int) -> bool:
+        try:
+            self._step(rows)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        finally:
+            self._module.zero_grad(set_to_none=True)
+            _release()
+        return True
+
+    def _step(self, rows: int) -> None:
+        layout = Layout.of(self._spec.train, rows, self._ranks.world)
+        held = torch.empty(
+            reserve(*self._sizes, layout), dtype=torch.uint8, device=self._ranks.device
+        )
+        inputs = self._inputs(rows)
+        # From the second pass on the gradients of those before lie beside the activations; from
+        # stage 2 on DeepSpeed takes them away.
+        passes = 2 if layout.accumulation > 1 and layout.stage < 2 else 1
+        for _ in range(passes):
+            self._task.costliest_loss(self._module(**inputs)).backward()
+        del held
+
+    def _inputs(self, rows: int) -> dict[str, torch.Tensor]:
+        pad_id, trunk = self._trainee.pad_id, self._trainee.trunk
+        ids = [[pad_id] * self._longest] * rows
+        if trunk is None:
+            inputs = self._task.collate(ids, pad_id)
+        else:
+            inputs = self._task.collate(trunk.tokens(ids), pad_id)
+            inputs[STATES] = trunk.blank(*inputs["input_ids"].shape)
+        return {name: tensor.to(self._ranks.device) for name, tensor in inputs.items()}
+
+
+def _release() -> None:
+    """Give back to the device what nothing refers to; what an error's traceback held goes first."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

@@ -1,0 +1,239 @@
+"""Whether a spec's workers fit into memory, and if not, which single change would make them."""
+
+from __future__ import annotations
+
+import bisect
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ftray.cluster import capacity, machine
+from ftray.cluster import connection as cluster
+from ftray.cluster.device import visible_gpus
+from ftray.errors import FtrayError
+from ftray.models.limits import check_described
+from ftray.models.pretrained import described
+from ftray.spec.schema import Spec, micro_batch_size
+from ftray.spec.sections.training import DeepSpeedSpec
+from ftray.tasks import get_task
+from ftray.train.distributed.ranks import Ranks
+from ftray.train.engine.deepspeed import wants_autocast
+from ftray.train.memory.estimate import Layout, Memory, worker_memory
+from ftray.train.memory.simulate import Trace, trace_phases
+
+_USABLE = 0.95
+"""Of a node's memory: above it Ray ends workers."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What one worker may take: of its node's memory and, on GPUs, of its device's. None where it
+    cannot be known from here."""
+
+    host: int
+    device: int | None = None
+    on_gpu: bool = False
+
+    def holds(self, memory: Memory) -> bool:
+        device = memory.device.total if memory.device else 0
+        return memory.host.total <= self.host and (self.device is None or device <= self.device)
+
+
+@dataclass(frozen=True)
+class Option:
+    """A change of the spec by which it fits, and what a worker needs then."""
+
+    changes: dict[str, Any]
+    memory: Memory
+
+    def to_json(self) -> dict[str, Any]:
+        return {"set": self.changes, **self.memory.to_json()}
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The memory of a spec's hungriest worker, the first one, which also writes checkpoints."""
+
+    stage: int
+    asked: int
+    """The stage that the spec names."""
+    micro_batch_size: int
+    memory: Memory
+    room: Room
+    options: tuple[Option, ...]
+    note: str = ""
+    """What making the model and its tokenizer fit each other takes."""
+
+    @property
+    def fits(self) -> bool:
+        return self.room.holds(self.memory)
+
+    def lines(self) -> Iterator[str]:
+        """For a person."""
+        if self.note:
+            yield self.note
+        where = "GPU" if self.memory.device else "memory"
+        need, there = self.memory.decisive, self.room.device or self.room.host
+        parts = ", ".join(f"{name} {_size(count)}" for name, count in need.shown().items())
+        yield (
+            f"{_size(need.total)} of {where} per worker at ZeRO stage {self.stage}{self._why()} "
+            f"and micro batches of {self.micro_batch_size}: {parts}"
+        )
+        if self.fits:
+            return
+        yield f"which is more than the {_size(there)} that there are for each; what would fit:"
+        for option in self.options:
+            changes = ", ".join(f"{key}={value}" for key, value in option.changes.items())
+            yield f"  {changes}: {_size(option.memory.decisive.total)}"
+        if not self.options:
+            yield "  nothing of micro_batch_size, gradient_checkpointing, stage, offload, unfreeze"
+
+    def _why(self) -> str:
+        """Why the stage is not the one that the spec names, where it is another one."""
+        if self.stage == self.asked:
+            return ""
+        return f" (not {self.asked}: one worker has none to share with)"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "stage": self.stage,
+            "micro_batch_size": self.micro_batch_size,
+            **self.memory.to_json(),
+            "available": {"host": self.room.host, "device": self.room.device},
+            "fits": self.fits,
+            "options": [option.to_json() for option in self.options],
+        }
+
+
+def forecast(spec: Spec, labels: Sequence[str]) -> Forecast:
+    """Needs torch, and a cluster only where $RAY_ADDRESS names one. Raises FtrayError where the
+    model's config is not to be had, its forward pass cannot be followed, or it has no positions for
+    data.max_length tokens."""
+    with described(spec.model) as pretrained:
+        note = check_described(pretrained, get_task(spec.task), labels, spec.data.max_length)
+    room = find_room(spec)
+    return replace(Planner(labels, room).plan(spec), note=note)
+
+
+def find_room(spec: Spec) -> Room:
+    """What the machine, or the cluster at $RAY_ADDRESS, has for each worker."""
+    workers = spec.scale.most_workers
+    if os.environ.get("RAY_ADDRESS", "local") != "local":
+        with cluster.session():
+            sizes = [node.memory for node in cluster.nodes()]
+            # Scaled to zero: its nodes are taken to be as large as this one.
+            sizes = sizes or [machine.memory()] * workers
+            gpus = capacity.has_gpus()
+        each = -(-workers // len(sizes))
+        return Room(int(_USABLE * min(sizes) / each), None, _uses_gpu(spec, gpus))
+    host = int(_USABLE * machine.memory() / workers)
+    if not _uses_gpu(spec, bool(visible_gpus())):
+        return Room(host)
+    if not visible_gpus():  # a spec that is looked at where it will not run
+        return Room(host, None, True)
+    return Room(host, torch.cuda.get_device_properties(0).total_memory, True)
+
+
+def _uses_gpu(spec: Spec, there: bool) -> bool:
+    return there if spec.scale.gpus_per_worker == "auto" else spec.scale.gpus_per_worker > 0
+
+
+class Planner:
+    """Foresees the memory of one spec after the other; each model's graph is followed once."""
+
+    def __init__(self, labels: Sequence[str], room: Room) -> None:
+        self._labels = labels
+        self._room = room
+        self._traces: dict[Any, list[Trace]] = {}
+
+    def plan(self, spec: Spec) -> Forecast:
+        size = micro_batch_size(spec, spec.scale.most_workers)
+        memory = self.memory(spec)
+        layout = Layout.of(spec.train, size, spec.scale.most_workers)
+        options = () if self._room.holds(memory) else tuple(self._options(spec, size))
+        wanted = spec.train.deepspeed
+        asked = wanted.stage if isinstance(wanted, DeepSpeedSpec) else layout.stage
+        return Forecast(layout.stage, asked, size, memory, self._room, options)
+
+    def memory(self, spec: Spec) -> Memory:
+        size, workers = micro_batch_size(spec, spec.scale.most_workers), spec.scale.most_workers
+        layout = Layout.of(spec.train, size, workers)
+        return worker_memory(self._trace(spec, size), layout, self._room.on_gpu)
+
+    def _trace(self, spec: Spec, size: int) -> list[Trace]:
+        device = torch.device("cuda" if self._room.on_gpu else "cpu")
+        autocast = wants_autocast(spec.train, Ranks(0, 1, device))
+        key = (str(spec.train.unfreeze), spec.train.gradient_checkpointing, size, autocast)
+        if key not in self._traces:
+            with described(spec.model) as pretrained:
+                self._traces[key] = trace_phases(spec, pretrained, self._labels, size, autocast)
+        return self._traces[key]
+
+    def _options(self, spec: Spec, size: int) -> Iterator[Option]:
+        """Single changes by which the spec fits, else all of them that keep the quality at once."""
+        found = list(self._single(spec, size))
+        if found:
+            yield from found
+            return
+        changes: dict[str, Any] = {"micro_batch_size": 1, "gradient_checkpointing": True}
+        if isinstance(spec.train.deepspeed, DeepSpeedSpec):
+            changes |= {"deepspeed": _deepspeed(spec, 3, self._room.on_gpu)}
+        yield from self._try(spec, changes)
+
+    def _single(self, spec: Spec, size: int) -> Iterator[Option]:
+        halves = size.bit_length() - 1
+        yield from self._last(spec, "micro_batch_size", [size >> n for n in range(halves, 0, -1)])
+        if isinstance(spec.train.deepspeed, DeepSpeedSpec):
+            if spec.scale.most_workers > 1:
+                for stage in range(spec.train.deepspeed.stage + 1, 4):
+                    yield from self._try(spec, {"deepspeed": _deepspeed(spec, stage, False)})
+            if self._room.on_gpu and spec.train.deepspeed.offload == "none":
+                stage = max(1, spec.train.deepspeed.stage)
+                yield from self._try(spec, {"deepspeed": _deepspeed(spec, stage, True)})
+        if not spec.train.gradient_checkpointing:
+            yield from self._try(spec, {"gradient_checkpointing": True})
+        unfreeze = spec.train.unfreeze
+        if unfreeze == "all" or isinstance(unfreeze, int):
+            depths = unfreeze if isinstance(unfreeze, int) else self._blocks(spec) + 1
+            yield from self._last(spec, "unfreeze", list(range(depths)))
+
+    def _last(self, spec: Spec, key: str, values: list[int]) -> Iterator[Option]:
+        """The option of the largest of the rising `values` that fits."""
+        count = bisect.bisect_left(
+            values, True, key=lambda value: not any(self._try(spec, {key: value}))
+        )
+        if count:
+            yield from self._try(spec, {key: values[count - 1]})
+
+    def _blocks(self, spec: Spec) -> int:
+        return self._trace(spec, micro_batch_size(spec, spec.scale.most_workers))[0].blocks
+
+    def _try(self, spec: Spec, changes: dict[str, Any]) -> Iterator[Option]:
+        """The option, if with it the workers fit."""
+        changed = spec.model_copy(update={"train": spec.train.model_copy(update=changes)})
+        try:
+            memory = self.memory(changed)
+        except FtrayError:
+            return  # the model lacks what the change needs
+        if self._room.holds(memory):
+            shown = {f"train.{key}": _plain(value) for key, value in changes.items()}
+            yield Option(shown, memory)
+
+
+def _deepspeed(spec: Spec, stage: int, offloads: bool) -> DeepSpeedSpec:
+    assert isinstance(spec.train.deepspeed, DeepSpeedSpec)
+    offload = "cpu" if offloads else spec.train.deepspeed.offload
+    return spec.train.deepspeed.model_copy(update={"stage": stage, "offload": offload})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, DeepSpeedSpec):
+        return value.model_dump(exclude_defaults=True) or {"stage": value.stage}
+    return value
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

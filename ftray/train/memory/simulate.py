@@ -1,0 +1,211 @@
+"""What a step holds on to, found by running it without numbers: tensors with shapes and devices but
+no storage (torch's FakeTensorMode), so that no weight is read and no memory taken."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ftray.errors import ModelError, NoEstimate
+from ftray.models.pretrained import Pretrained
+from ftray.models.structure.blocks import FreezePlan, count_blocks, plan_freeze
+from ftray.models.structure.placing import forgetting
+from ftray.spec.schema import Spec
+from ftray.tasks import Task, get_task
+from ftray.train.engine.phases import plan_phases
+from ftray.train.engine.recompute import enable_checkpointing
+
+_PROBE_TOKENS = 6
+_LOOKS_AT_VALUES = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One phase of training: how many parameters, and the bytes of one micro batch.
+
+    activations: what autograd keeps for the backward pass, parameters excluded.
+    peak: the most that is alive at once in forward and backward, without parameters and their
+    gradients; peak_with_gradients: the same while gradients stay where autograd puts them.
+    """
+
+    blocks: int
+    parameters: int
+    trainable: int
+    largest: int
+    """Elements of the largest parameter."""
+    activations: int
+    peak: int
+    peak_with_gradients: int
+
+
+def trace_phases(
+    spec: Spec, pretrained: Pretrained, labels: Sequence[str], micro_batch_size: int, autocast: bool
+) -> list[Trace]:
+    """A trace of each phase of the spec, for `micro_batch_size` rows of data.max_length tokens.
+
+    Operators are those of a CPU, which keep at least what those of a GPU do. Raises ModelError, and
+    NoEstimate where the model's forward pass cannot be followed.
+    """
+    if spec.train.lora is not None:
+        raise NoEstimate.of(
+            "train.lora",
+            f"rank {spec.train.lora.rank}",
+            "memory cannot be foreseen with adapters, which peft makes around real weights",
+            "without train.lora the figure is an upper bound",
+        )
+    with _without_numbers(spec):
+        task = get_task(spec.task)
+        model = pretrained.empty_model(task, labels)
+        model.config.use_cache = False
+        model.config.pad_token_id = model.config.pad_token_id or 0
+        with forgetting(model):
+            probe = _inputs(1, _PROBE_TOKENS)
+            phases = plan_phases(spec.train, count_blocks(model))
+            plans = [plan_freeze(model, phase.selection, probe) for phase in phases]
+            if spec.train.gradient_checkpointing:
+                enable_checkpointing(model)
+            rows = _inputs(micro_batch_size, spec.data.max_length)
+            return [_trace(model, task, plan, rows, autocast) for plan in plans]
+
+
+@contextmanager
+def _without_numbers(spec: Spec) -> Iterator[None]:
+    try:
+        with FakeTensorMode():
+            yield
+    except (RuntimeError, NotImplementedError) as error:
+        # A forward pass that looks at values cannot be followed without them.
+        raise _unforeseen(spec, error) from None
+    except ModelError as error:
+        # Nor can the making of a model that does so.
+        if not isinstance(error.__cause__, _LOOKS_AT_VALUES):
+            raise
+        raise _unforeseen(spec, error.__cause__) from None
+
+
+def _unforeseen(spec: Spec, error: Exception) -> NoEstimate:
+    return NoEstimate.of(
+        "model.name_or_path",
+        spec.model.name_or_path,
+        f"its memory cannot be foreseen: {str(error).splitlines()[0]}",
+        "train with a small train.micro_batch_size first and watch the memory",
+    )
+
+
+def _inputs(rows: int, tokens: int) -> dict[str, torch.Tensor]:
+    ids = torch.ones(rows, tokens, dtype=torch.long)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _trace(
+    model: nn.Module,
+    task: Task,
+    plan: FreezePlan,
+    inputs: Mapping[str, torch.Tensor],
+    autocast: bool,
+) -> Trace:
+    plan.apply(model)
+    plan.set_train_mode(model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    kept = Watch(model)
+    saved = _step(model, task, inputs, autocast, kept)
+    for parameter in trained:
+        parameter.grad = None
+    handles = [p.register_post_accumulate_grad_hook(_drop_gradient) for p in trained]
+    released = Watch(model)
+    _step(model, task, inputs, autocast, released)
+    for handle in handles:
+        handle.remove()
+    return Trace(
+        blocks=plan.blocks,
+        parameters=plan.total_parameters,
+        trainable=plan.trainable_parameters,
+        largest=max(parameter.numel() for parameter in model.parameters()),
+        activations=saved,
+        peak=released.peak,
+        peak_with_gradients=kept.peak,
+    )
+
+
+def _step(
+    model: nn.Module,
+    task: Task,
+    inputs: Mapping[str, torch.Tensor],
+    autocast: bool,
+    watch: Watch,
+) -> int:
+    """Forward and backward under `watch`; returns the bytes saved between the two."""
+    weights = {_key(parameter) for parameter in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if _key(tensor) not in weights:
+            saved[_key(tensor)] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with watch:
+        with (
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+            torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast),
+        ):
+            loss = task.costliest_loss(model(**inputs).logits)
+        loss.backward()
+    return sum(saved.values())
+
+
+def _drop_gradient(parameter: torch.Tensor) -> None:
+    parameter.grad = None
+
+
+class Watch(TorchDispatchMode):
+    """Counts the bytes of all storages that operators make while it is on, and when they go."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.alive = self.peak = 0
+        tensors = [*model.parameters(), *model.buffers()]
+        self._known = {_key(tensor) for tensor in tensors}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._meet(leaf.untyped_storage())
+        return result
+
+    def _meet(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata  # noqa: SLF001
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.alive += storage.nbytes()
+        self.peak = max(self.peak, self.alive)
+        weakref.finalize(storage, self._part, key, storage.nbytes())
+
+    def _part(self, key: int, count: int) -> None:
+        self._known.discard(key)
+        self.alive -= count
+
+
+def _key(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata  # noqa: SLF001

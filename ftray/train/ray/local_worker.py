@@ -1,0 +1,161 @@
+"""A training worker of the driver's own machine, started ahead of its work.
+
+Ray Train starts a controller and then its workers, one after the other, and each imports torch when
+it is there. Where one worker trains on a Ray that this process started itself, without a GPU, one
+process does all that takes torch: it imports while the driver reads, then it encodes the rows,
+fills the trunk cache, trains, and exports what it trained. The driver itself never imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from ftray.cluster import connection as cluster
+from ftray.errors import FtrayError, RunFailed, find
+from ftray.interrupt import softly
+from ftray.spec.schema import Spec
+from ftray.store.files.location import Location
+from ftray.train.distributed.channel import note
+from ftray.train.orders import Export, Job, TrunkOrder
+from ftray.train.scale import worker_resources
+
+if TYPE_CHECKING:
+    from ftray.models.artifact.manifest import ModelInfo
+
+_LOOK_S = 0.2
+
+
+@ray.remote(num_cpus=0)
+class _Process:
+    """Needs no CPU of Ray's, so that it keeps nothing from what Ray Data runs meanwhile."""
+
+    def import_ahead(self) -> None:
+        from ftray.train.distributed.process import import_deepspeed
+
+        import_deepspeed()
+        import transformers.modeling_utils  # noqa: F401
+
+        import ftray.train.export
+        import ftray.train.ray.worker  # noqa: F401
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args)
+
+
+class LocalWorker:
+    """One process; where it ends before its time another one takes over, `max_failures` times."""
+
+    def __init__(self, max_failures: int) -> None:
+        self._left = max_failures
+        self._start()
+
+    @classmethod
+    def of(cls, spec: Spec) -> LocalWorker | None:
+        """Started for runs of such a spec; None where Ray Train is to start the workers."""
+        alone = spec.scale.fewest_workers == spec.scale.most_workers == 1
+        if alone and cluster.is_own() and not worker_resources(spec).gpus:
+            return cls(spec.scale.max_failures)
+        return None
+
+    def map(
+        self, function: Callable[[pa.Table], pa.Table], tables: Sequence[pa.Table]
+    ) -> list[pa.Table]:
+        return self._call(_mapped, function, list(tables))
+
+    def train(
+        self, job: Job, order: TrunkOrder | None, check: Callable[[], None] = lambda: None
+    ) -> Location:
+        """Train `job`, after the trunk cache of `order` was filled; returns the folder of the best
+        checkpoint. As `fit_workers` in all else."""
+        assert job.sender is not None
+        with softly(job.sender.stop, "a checkpoint is saved after this step"):
+            found = self._call(_trained, job, order, check=check)
+        if isinstance(found, FtrayError):
+            raise found
+        return found
+
+    def export(self, order: Export) -> ModelInfo:
+        return self._call(_exported, order)
+
+    def close(self) -> None:
+        ray.kill(self._process)
+
+    def _start(self) -> None:
+        self._process = _Process.remote()  # type: ignore[attr-defined]
+        self._process.import_ahead.remote()
+
+    def _call(
+        self, function: Callable[..., Any], *args: Any, check: Callable[[], None] = lambda: None
+    ) -> Any:
+        """What `function` returns there. Raises the FtrayError that it raises; what else goes wrong
+        is tried again as often as it may."""
+        while True:
+            answer = self._process.call.remote(function, *args)
+            try:
+                while not ray.wait([answer], timeout=_LOOK_S)[0]:
+                    check()  # and signals are handled in between
+                return ray.get(answer)
+            except RayActorError as error:
+                self._failed(f"its process ended: {str(error).strip().splitlines()[0]}", error)
+                self._start()
+            except RayTaskError as error:
+                if known := find(error):
+                    raise known from None
+                self._failed(str(error.cause), error)
+
+    def _failed(self, how: str, error: Exception) -> None:
+        if self._left <= 0:
+            fix = "the same command goes on from the last checkpoint"
+            raise RunFailed.of("worker", None, how, fix) from error
+        self._left -= 1
+
+
+@contextmanager
+def local_worker(spec: Spec, started: LocalWorker | None = None) -> Iterator[LocalWorker | None]:
+    """The one that was `started`, else one that lives as long as the block; None where Ray Train
+    is to start the workers."""
+    if started is not None:
+        yield started
+        return
+    worker = LocalWorker.of(spec)
+    try:
+        yield worker
+    finally:
+        if worker is not None:
+            worker.close()
+
+
+# What the process calls. Named here, so that the driver need not import what takes torch.
+
+
+def _mapped(function: Callable[[pa.Table], pa.Table], tables: list[pa.Table]) -> list[pa.Table]:
+    return [function(table) for table in tables]
+
+
+def _trained(job: Job, order: TrunkOrder | None) -> Location | FtrayError:
+    from ftray.train import checkpoints
+    from ftray.train.ray.worker import train_alone
+    from ftray.train.trunk_cache.build import prepare_trunk
+
+    if order is not None:
+        assert job.sender is not None
+        send = partial(job.sender.send, now=True)
+        job = replace(job, trunks=prepare_trunk(order, lambda line: send(note(line)), send))
+    error = train_alone(job)
+    return checkpoints.best(job.checkpoints) if error is None else error
+
+
+def _exported(order: Export) -> ModelInfo:
+    from ftray.models.quiet import quiet_transformers
+    from ftray.train.export import export
+
+    with quiet_transformers():
+        return export(order)

@@ -1,0 +1,286 @@
+"""One data-parallel process: builds the run from its spec and hands it to the loop."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from ftray.data.batches import BatchPlan, balancing_weights
+from ftray.data.encoding.encoded import EncodedDataset, EncodedSplit
+from ftray.errors import Interrupted
+from ftray.models.structure.cut import cut_off
+from ftray.models.structure.placing import placed
+from ftray.spec.schema import Spec
+from ftray.store.files.location import Location
+from ftray.store.root import Root
+from ftray.tasks import Task, get_task
+from ftray.train import checkpoints, loop
+from ftray.train.base import Base, load_base
+from ftray.train.checkpoints import Keeper
+from ftray.train.distributed.channel import stage
+from ftray.train.distributed.outcomes import told_to_all_ranks
+from ftray.train.distributed.preemption import Notices, no_notice, own_notice
+from ftray.train.distributed.process import settle
+from ftray.train.distributed.ranks import Ranks, alone, join_group
+from ftray.train.distributed.watchdog import Watchdog
+from ftray.train.engine import lora, state
+from ftray.train.engine.phased import PhasedEngine
+from ftray.train.engine.recompute import enable_checkpointing
+from ftray.train.evaluation.baselines import Encoder, fit_baselines
+from ftray.train.memory.fitting import choose_micro_batch_size
+from ftray.train.orders import Job
+from ftray.train.plan import Trainee, plan_training
+from ftray.train.progress import Progress
+from ftray.train.trunk_cache.cache import SAMPLE, Trunk, TrunkCache, best_cache
+
+if TYPE_CHECKING:
+    from ray.train import PreemptionInfo
+
+
+def train_worker(config: dict[Any, Any]) -> Any:
+    """Ray Train's entry point in each worker; `config` is {"job": Job}.
+
+    Raises one FtrayError that names the ranks that failed and their nodes. Interrupted is returned:
+    each rank then ends in its own time, after what it still writes.
+    """
+    from ray import train as ray_train
+
+    return _run(config["job"], ray_train.report, own_notice)
+
+
+def train_alone(job: Job) -> Interrupted | None:
+    """As `train_worker`, in a process that Ray Train does not know, and beside no other one."""
+    alone()
+    return _run(job, lambda metrics: None, no_notice)
+
+
+def _run(
+    job: Job,
+    report: Callable[[dict[str, Any]], None],
+    notice: Callable[[], PreemptionInfo | None],
+) -> Interrupted | None:
+    """report: called after each epoch, on every rank; notice: that a node is to be taken away."""
+    with told_to_all_ranks():
+        settle(job.spec)
+        ranks = join_group()
+        observer = _Reporter(job, ranks, report)
+        try:
+            _train(job, ranks, observer, Notices(observer.warn, notice))
+        except Interrupted as error:
+            return error
+        finally:
+            observer.close()
+    return None
+
+
+def _train(job: Job, ranks: Ranks, observer: _Reporter, notices: Notices) -> None:
+    """Set up and train. Every rank must call it; each may fail alone."""
+    # Rank 0 alone writes, and after a restart another node may have it.
+    Root(job.checkpoints).probe()
+    observer.stage("loading the base model")
+    spec, labels = job.spec, job.data.labels
+    dropout, longest = spec.train.dropout, spec.data.max_length
+    base = load_base(spec.model, spec.task, spec.seed, labels, dropout, longest)
+    if base.note:
+        observer.warn(base.note)
+    _tell_baselines(job, base, ranks, observer)
+    observer.stage("setting up the training")
+    with latest(job.checkpoints, ranks, observer.warn) as folder:
+        setup, progress = build(job.spec, job.data, base, ranks, folder, job.trunks)
+    observer.setup = setup
+    if job.baselines is not None and not setup.task.has_labels and not progress.step:
+        _tell_untrained(setup, observer)
+    writes, watchdog = ranks.rank == 0, observer.watchdog
+    saves = job.spec.train.checkpoint
+    keeper = Keeper(saves, job.checkpoints, writes, watchdog.saving, job.fence, notices.due)
+    with watchdog, keeper.finishing():
+        loop.run(setup, progress, keeper, observer, job.until)
+
+
+def _tell_baselines(job: Job, base: Base, ranks: Ranks, observer: _Reporter) -> None:
+    """Fit them unless that was done before this run was cut off. Every rank must call it."""
+    file = job.baselines if get_task(job.spec.task).has_labels else None
+    if file is None or ranks.gather(ranks.rank == 0 and file.is_file())[0]:
+        return
+    observer.stage("baselines: what can be had without training")
+    encoder = Encoder(base.model, get_task(job.spec.task), base.pad_id, ranks)
+    fitted = fit_baselines(encoder, job.data, job.spec.seed)
+    if fitted is not None:
+        baselines, event = fitted
+        baselines.write(file)
+        observer.baseline(event)
+
+
+def _tell_untrained(setup: loop.Setup, observer: _Reporter) -> None:
+    """How the base model does before any step. Every rank must call it."""
+    observer.stage("evaluating the base model")
+    started = time.perf_counter()
+    metrics = loop.evaluate(setup, setup.validation, observer)
+    seconds, rows = time.perf_counter() - started, len(setup.validation)
+    observer.baseline({"kind": "baseline", "base": metrics, "rows": rows, "seconds": seconds})
+
+
+@contextmanager
+def latest(folder: Location, ranks: Ranks, warn: Callable[[str], None]) -> Iterator[Path | None]:
+    """The newest whole checkpoint, as rank 0 sees it, in a local folder; None without one."""
+    found = checkpoints.latest(folder, warn) if ranks.rank == 0 else None
+    name = ranks.gather(found and found.folder.name)[0]
+    if name is None:
+        yield None
+        return
+    with (folder / name).as_local() as local:
+        yield local
+
+
+def build(
+    spec: Spec,
+    data: EncodedDataset,
+    base: Base,
+    ranks: Ranks,
+    resume: Path | None,
+    trunks: Sequence[TrunkCache] = (),
+) -> tuple[loop.Setup, Progress]:
+    """The run as the spec says, standing where the checkpoint folder `resume` left off.
+
+    `base.model` becomes the trained model.
+    """
+    task = get_task(spec.task)
+    train = data.load("train")
+    progress = checkpoints.read_progress(resume) if resume else Progress()
+    trainee = _trainee(spec, base, task, train, ranks, trunks)
+    progress.micro_batch_size = choose_micro_batch_size(
+        spec, trainee, ranks, int(train.lengths.max()), progress.micro_batch_size
+    )
+    weights = balancing_weights(train.targets)
+    batches = BatchPlan(
+        train.lengths,
+        spec.train.batch_size,
+        progress.micro_batch_size,
+        spec.seed,
+        chances=weights if spec.train.balance == "sampling" else None,
+    )
+    phased = PhasedEngine(trainee, spec.train, batches, ranks)
+    phased.enter(progress.epoch_at_hand(spec.train), state.read(resume) if resume else None)
+    setup = loop.Setup(
+        spec=spec,
+        task=task,
+        phased=phased,
+        train=train,
+        validation=data.load("validation"),
+        labels=data.labels,
+        pad_id=base.pad_id,
+        batches=batches,
+        special_ids=base.special_ids,
+        row_weights=weights if spec.train.balance == "weights" else None,
+        trunk=trainee.trunk,
+    )
+    return setup, progress
+
+
+def _trainee(
+    spec: Spec,
+    base: Base,
+    task: Task,
+    train: EncodedSplit,
+    ranks: Ranks,
+    trunks: Sequence[TrunkCache],
+) -> Trainee:
+    """The base model made ready: adapters injected, what trains planned, and cut at the highest
+    boundary that a cache was made for and that stays frozen."""
+    model = base.model
+    if spec.train.lora:
+        lora.inject(model, spec)
+    plan = plan_training(model, spec.train, task.collate([train.ids_of(0)], base.pad_id), ranks)
+    if spec.train.gradient_checkpointing:
+        enable_checkpointing(model)
+    fitting = [trunk for trunk in trunks if trunk.autocast == plan.autocast]
+    cache = best_cache(fitting, plan.frozen)
+    if cache is None:
+        return Trainee(model, plan, base.pad_id)
+    trunk = Trunk(cache)
+    ids = [train.ids_of(row) for row in range(min(len(train), SAMPLE))]
+    with placed(model, ranks.device):
+        trunk.check(spec, model, task, ids, base.pad_id)
+    return Trainee(model, plan, base.pad_id, trunk, cut_off(model, cache.cut))
+
+
+class _Reporter:
+    """Tells the driver how the run goes, and Ray Train of each epoch."""
+
+    def __init__(self, job: Job, ranks: Ranks, report: Callable[[dict[str, Any]], None]) -> None:
+        self.ranks = ranks
+        self._report = report
+        self.setup: loop.Setup | None = None
+        self._sender = job.sender if ranks.rank == 0 else None
+        self._started = False
+        self._alarms = job.sender
+        self.watchdog = Watchdog(60 * job.spec.scale.hang_minutes, self._alarm)
+
+    def _alarm(self, kind: str, stack: str) -> None:
+        """Of any rank: the one that usually sends may be the one that hangs."""
+        if self._alarms is not None:
+            where = f"{socket.gethostname()}, pid {os.getpid()}"
+            event = {"kind": kind, "rank": self.ranks.rank, "where": where, "stack": stack}
+            self._alarms.alarm(event)
+
+    def alive(self) -> None:
+        self.watchdog.alive()
+
+    def warn(self, line: str) -> None:
+        self._send({"kind": "warning", "message": line}, now=True)
+
+    def stage(self, name: str) -> None:
+        """What this rank does from now on."""
+        self._send(stage(name), now=True)
+
+    def baseline(self, event: dict[str, Any]) -> None:
+        self._send(event, now=True)
+
+    def phase(self, progress: Progress) -> None:
+        assert self.setup is not None, "the loop runs what was set up"
+        phased = self.setup.phased
+        event = {
+            "kind": "phase" if self._started else "start",
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "trainable_parameters": phased.plan.trainable_parameters,
+            "total_parameters": phased.plan.total_parameters,
+        }
+        if not self._started:
+            nodes = self.ranks.gather(ray.get_runtime_context().get_node_id())
+            event |= {
+                "steps": self.setup.steps,
+                "workers": self.ranks.world,
+                "nodes": len(set(nodes)),
+                "blocks": phased.plan.blocks,
+                "trunk": self.setup.trunk.cache.cut.blocks if self.setup.trunk else 0,
+                "precision": "bf16" if phased.engine.module.autocast else "fp32",
+            }
+        self._started = True
+        self._send(event, now=True)
+
+    def step(self, event: dict[str, Any]) -> None:
+        self._send({"kind": "step", **event})
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        self._report(metrics)
+        self._send({"kind": "epoch", **metrics}, now=True)
+
+    def stopping(self) -> bool:
+        return self._sender is not None and self._sender.stopping()
+
+    def close(self) -> None:
+        """Nothing that was told is still on its way afterwards."""
+        if self._sender is not None:
+            self._sender.flush()
+
+    def _send(self, event: dict[str, Any], now: bool = False) -> None:
+        if self._sender is not None:
+            self._sender.send(event, now)

@@ -1,0 +1,225 @@
+"""Filling the trunk cache: on the driver, before anything trains.
+
+A process of the cluster looks where the model can be cut and which rows have no states yet; Ray
+Data computes those, rows of like length side by side, a shard for each block of rows. Where the
+cluster is the driver's own machine the driver looks itself, and computes what takes less time than
+starting others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import pyarrow as pa
+import ray
+
+from ftray.cluster.capacity import pool_size
+from ftray.cluster.connection import is_this_machine, nodes
+from ftray.cluster.node import naming_this_node
+from ftray.data.encoding.encoded import EncodedDataset, EncodedSplit
+from ftray.data.encoding.quiet import quiet_ray_data
+from ftray.errors import FtrayError, RunFailed, SpecError, StorageError, from_json
+from ftray.models.quiet import quiet_transformers
+from ftray.spec.load import override
+from ftray.spec.schema import Spec
+from ftray.store.cache.evict import make_room
+from ftray.store.cache.states import row_digest, write_key, write_shard
+from ftray.store.files.location import Location
+from ftray.store.files.retry import reason
+from ftray.train.distributed.channel import Listener, stage
+from ftray.train.orders import SPLITS, TrunkOrder
+from ftray.train.trunk_cache.cache import DTYPES, TrunkCache
+from ftray.train.trunk_cache.survey import BATCH, Survey, TrunkModel, survey
+
+_SHARD_ROWS, _SHARD_BYTES = 1024, 128 << 20
+# Below these a cache costs more than it saves: it takes the start of one process or two.
+_WORTH_ROWS, _WORTH_SECONDS = 20_000, 15.0
+_HERE_SECONDS = 30.0
+"""What takes the driver less, it computes itself."""
+
+
+def prepare_trunk(
+    order: TrunkOrder,
+    say: Callable[[str], None],
+    listener: Listener = lambda event: None,
+) -> tuple[TrunkCache, ...]:
+    """The caches for such runs; their rows are computed where they are not there yet. None where
+    nothing is gained.
+
+    Raises FtrayError where train.trunk_cache is on and there can be none.
+    """
+    wish = order.spec.train.trunk_cache
+    if wish == "off":
+        return ()
+    try:
+        return _prepared(order, say, listener)
+    except FtrayError as error:
+        if wish == "on":
+            raise
+        say(f"no trunk cache: {error}")
+        return ()
+
+
+def _prepared(
+    order: TrunkOrder, say: Callable[[str], None], listener: Listener
+) -> tuple[TrunkCache, ...]:
+    train = order.spec.train
+    if train.token_dropout:
+        problem = f"train.token_dropout {train.token_dropout:g} makes other rows of them each time"
+        raise SpecError.of("train.trunk_cache", "on", problem, "set one of them to 0 or off")
+    forced = train.trunk_cache == "on"
+    if not forced and order.passes * order.rows < _WORTH_ROWS:
+        return ()  # not even worth loading the model
+    listener(stage("surveying the trunk"))
+    found = _ask(order)
+    for note in found.notes:
+        say(note)
+    if not found.caches:
+        if forced:
+            fix = "set train.trunk_cache to auto, or train.unfreeze to fewer blocks"
+            raise SpecError.of("train.trunk_cache", "on", "no block stays frozen throughout", fix)
+        return ()
+    saved = (order.passes * order.rows - len(found.lacking)) * found.row_seconds
+    if not forced and saved < _WORTH_SECONDS:
+        say(f"no trunk cache: it would save {saved:.0f} s")
+        return ()
+    depths = ", ".join(str(cache.cut.blocks) for cache in found.caches)
+    say(
+        f"trunk cache: what the lowest blocks ({depths}) give is kept, to save some {saved:.0f} s; "
+        f"{len(found.lacking):,} of {order.rows:,} rows are to be computed"
+    )
+    if len(found.lacking):
+        keep = {cache.folder.name for cache in found.caches}
+        for name in make_room(order.root, found.bytes, 1e9 * train.trunk_gb, keep):
+            say(f"trunk cache: {name}, which was not used for longest, made room")
+        listener(stage("building the trunk cache"))
+        _fill(order, found)
+    for cache in found.caches:
+        write_key(cache.folder, dict(cache.key))
+    return found.caches
+
+
+def _ask(order: TrunkOrder) -> Survey:
+    if _is_here(order):
+        with quiet_transformers():
+            found = survey(_with_all_cores(order))
+    else:
+        task = ray.remote(num_cpus=order.each.cpus, num_gpus=order.each.gpus)(survey)
+        found = ray.get(task.remote(order))
+    if isinstance(found, FtrayError):
+        raise found
+    return found
+
+
+def _is_here(order: TrunkOrder) -> bool:
+    """Whether this process can do as well as any other one of the cluster."""
+    return is_this_machine() and not order.each.gpus
+
+
+def _with_all_cores(order: TrunkOrder) -> TrunkOrder:
+    cores = sum(node.cpus for node in nodes())
+    return replace(order, spec=override(order.spec, {"scale.cpus_per_worker": cores}))
+
+
+def _fill(order: TrunkOrder, found: Survey) -> None:
+    """Compute what is lacking. Raises FtrayError."""
+    caches, rows = found.caches, found.table()
+    numbers = order.spec.data.max_length * sum(cache.width for cache in caches)
+    row_bytes = numbers * DTYPES[caches[0].precision].itemsize
+    size = max(BATCH, min(_SHARD_ROWS, _SHARD_BYTES // row_bytes))
+    blocks = [rows.slice(start, size) for start in range(0, rows.num_rows, size)]
+    if _is_here(order) and found.row_seconds * rows.num_rows < _HERE_SECONDS:
+        with quiet_transformers():
+            failures = _fill_here(_with_all_cores(order), caches, blocks)
+    else:
+        failures = _fill_everywhere(order, caches, blocks)
+    if failures:
+        raise from_json(json.loads(failures[0]))
+
+
+def _fill_here(
+    order: TrunkOrder, caches: tuple[TrunkCache, ...], blocks: Sequence[pa.Table]
+) -> list[str]:
+    filler = Filler(order.spec, order.data, caches)
+    failures = [filler(block)["failure"][0].as_py() for block in blocks]
+    return [failure for failure in failures if failure]
+
+
+def _fill_everywhere(
+    order: TrunkOrder, caches: tuple[TrunkCache, ...], blocks: Sequence[pa.Table]
+) -> list[str]:
+    """By Ray Data, on all of the cluster."""
+    import ray.data
+    from ray.exceptions import RayError
+
+    each = order.each
+    pool = ray.data.ActorPoolStrategy(size=pool_size(each, len(blocks)))
+    with quiet_ray_data():
+        try:
+            filled = ray.data.from_arrow(list(blocks)).map_batches(
+                Filler,
+                fn_constructor_args=(order.spec, order.data, caches),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=pool,
+                num_cpus=each.cpus,
+                num_gpus=each.gpus,
+                # What an actor that dies has written is kept, and the rest is made the next time.
+                max_restarts=0,
+            )
+            return [row["failure"] for row in filled.iter_rows() if row["failure"]]
+        except RayError as error:
+            last = str(error).strip().splitlines()[-1]
+            raise RunFailed.of("trunk cache", None, last, "see the logs of Ray Data") from error
+
+
+class Filler:
+    """In an actor or right here: block of rows in, a shard in each cache out."""
+
+    def __init__(self, spec: Spec, data: EncodedDataset, caches: tuple[TrunkCache, ...]) -> None:
+        self._order = (spec, data)
+        self._caches = caches
+
+    @cached_property
+    def _model(self) -> TrunkModel:
+        return TrunkModel(*self._order)
+
+    @cached_property
+    def _splits(self) -> list[EncodedSplit]:
+        return [self._order[1].load(name) for name in SPLITS]
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        # An FtrayError is returned: what Ray Data raises holds on to its actors.
+        try:
+            with naming_this_node():
+                self._write(block)
+        except FtrayError as error:
+            return pa.table({"failure": [json.dumps(error.to_json())]})
+        return pa.table({"failure": pa.array([None], pa.string())})
+
+    def _write(self, block: pa.Table) -> None:
+        shards: list[dict[bytes, bytes]] = [{} for _ in self._caches]
+        for batch in block.to_batches(BATCH):
+            columns = (batch[name].to_pylist() for name in ("split", "row", "lacks"))
+            split, row, lacks = (list(column) for column in columns)
+            ids = [self._splits[s].ids_of(r) for s, r in zip(split, row, strict=True)]
+            for number, kept in enumerate(self._model.states(self._caches, ids)):
+                for own, states, bits in zip(ids, kept, lacks, strict=True):
+                    if bits >> number & 1:
+                        shards[number][row_digest(own)] = states
+        for cache, shard in zip(self._caches, shards, strict=True):
+            if shard:
+                _write(cache.folder, shard)
+
+
+def _write(folder: Location, shard: dict[bytes, bytes]) -> None:
+    try:
+        write_shard(folder, list(shard), list(shard.values()))
+    except OSError as error:
+        fix = "free space there, or set train.trunk_cache to off"
+        raise StorageError.of(
+            str(folder), None, f"cannot be written: {reason(error)}", fix
+        ) from None

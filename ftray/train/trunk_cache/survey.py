@@ -1,0 +1,198 @@
+"""What a trunk cache is to hold: where the model can be cut, and which rows have no states yet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+
+from ftray import digest
+from ftray.cluster.device import own_device
+from ftray.cluster.node import naming_this_node
+from ftray.data.encoding.encoded import EncodedDataset
+from ftray.errors import FtrayError, ModelError
+from ftray.models.structure.blocks import count_blocks, plan_freeze
+from ftray.models.structure.cut import Cut, capture, find_cut, frozen_blocks
+from ftray.models.structure.placing import without_numbers
+from ftray.spec.schema import Spec
+from ftray.store.cache.states import drop_damaged, known_rows, row_digest
+from ftray.store.root import Root
+from ftray.tasks import get_task
+from ftray.train.base import load_base
+from ftray.train.distributed.process import settle
+from ftray.train.distributed.ranks import Ranks
+from ftray.train.engine.deepspeed import wants_autocast
+from ftray.train.engine.phases import Phase, plan_phases
+from ftray.train.orders import SPLITS, TrunkOrder
+from ftray.train.trunk_cache.cache import DTYPES, TrunkCache, trunk_key
+
+BATCH = 32
+_PROBE_ROWS = 4
+
+
+@dataclass(frozen=True)
+class Survey:
+    """caches: what can be used; lacking: the rows that some of them lack, (N, 3) int64 of split
+    number, row and a bit for each cache that lacks it, longest first; bytes: what these will take;
+    row_seconds: what the blocks below the highest cut take for a row; notes: for the user."""
+
+    caches: tuple[TrunkCache, ...]
+    lacking: np.ndarray
+    bytes: int
+    row_seconds: float
+    notes: tuple[str, ...]
+
+    def table(self) -> pa.Table:
+        """The rows that are lacking, as a `Filler` takes them."""
+        return pa.table(list(self.lacking.T), names=["split", "row", "lacks"])
+
+
+def survey(order: TrunkOrder) -> Survey | FtrayError:
+    """In a process of the cluster. What is the user's fault is returned, as a task that raises is
+    tried again."""
+    try:
+        with naming_this_node():
+            return _survey(order)
+    except FtrayError as error:
+        return error
+
+
+def _survey(order: TrunkOrder) -> Survey:
+    model = TrunkModel(order.spec, order.data)
+    caches, notes = [], []
+    for blocks in model.depths(order.variants):
+        try:
+            caches.append(model.cache(blocks, order.root))
+        except ModelError as error:
+            if order.spec.train.trunk_cache == "on":
+                raise
+            notes.append(f"no trunk cache: {error}")
+    damaged = [name for cache in caches for name in drop_damaged(cache.folder)]
+    notes += [f"{name} of the trunk cache was damaged and is made anew" for name in damaged]
+    seconds = model.row_seconds(caches) if caches else 0.0
+    lacking = _lacking(caches, order.data)
+    size = _bytes_of(caches, lacking, order.data)
+    return Survey(tuple(caches), lacking, size, seconds, tuple(notes))
+
+
+class TrunkModel:
+    """The whole base model in a process that computes states."""
+
+    def __init__(self, spec: Spec, data: EncodedDataset) -> None:
+        settle(spec)
+        self.spec = spec
+        self.data = data
+        self.task = get_task(spec.task)
+        self.device = own_device()
+        dropout, longest = spec.train.dropout, spec.data.max_length
+        base = load_base(spec.model, spec.task, spec.seed, data.labels, dropout, longest)
+        self.model = base.model.eval().to(self.device)
+        self.pad_id = base.pad_id
+        self.autocast = wants_autocast(spec.train, Ranks(0, 1, self.device))
+
+    def depths(self, variants: Sequence[Spec]) -> list[int]:
+        """How many blocks stay frozen throughout a run, for each number that occurs but 0."""
+        found = set()
+        for variant in variants:
+            phases = plan_phases(variant.train, count_blocks(self.model))
+            try:
+                found.add(without_numbers(self.model, self._probe, partial(_frozen, phases)))
+            except ModelError:
+                continue  # that run will say so itself
+        return sorted(found - {0})
+
+    def cache(self, blocks: int, root: Root) -> TrunkCache:
+        """Raises ModelError where the model cannot be cut there."""
+        cut = find_cut(self.model, blocks, self._probe)
+        precision = self.spec.train.trunk_precision
+        key = trunk_key(self.spec, self.model, cut, precision, self.autocast)
+        folder = root.trunk_cache(digest.of_json(key))
+        (states,) = capture(self.model, [cut], self._probe)
+        return TrunkCache(folder, cut, precision, states.shape[-1], self.autocast, key)
+
+    def states(self, caches: Sequence[TrunkCache], ids: Sequence[np.ndarray]) -> list[list[bytes]]:
+        """For each cache what it keeps of each row."""
+        found = self._capture([cache.cut for cache in caches], ids)
+        return [
+            [
+                _bytes(cache.cut.kept(row[: len(own)]).to(DTYPES[cache.precision]))
+                for row, own in zip(states, ids, strict=True)
+            ]
+            for cache, states in zip(caches, found, strict=True)
+        ]
+
+    def row_seconds(self, caches: Sequence[TrunkCache]) -> float:
+        """What the blocks below the highest cut take for a row of the training split."""
+        train = self.data.load("train")
+        chosen = np.argsort(train.lengths, kind="stable")[:: max(1, len(train) // BATCH)]
+        ids = [train.ids_of(row) for row in chosen]
+        batches = [ids[start : start + 8] for start in range(0, len(ids), 8)]
+        cuts = [cache.cut for cache in caches]
+        for _ in range(2):  # the second time counts
+            started = time.perf_counter()
+            for batch in batches:
+                self._capture(cuts, batch)
+        return (time.perf_counter() - started) / len(ids)
+
+    def _capture(self, cuts: Sequence[Cut], ids: Sequence[np.ndarray]) -> list[torch.Tensor]:
+        """For each cut (B, T, D) on the CPU."""
+        batch = self._to_device(self.task.collate(list(ids), self.pad_id))
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            return [states.cpu() for states in capture(self.model, cuts, batch)]
+
+    @cached_property
+    def _probe(self) -> dict[str, torch.Tensor]:
+        """Rows of different lengths."""
+        train = self.data.load("train")
+        order = np.argsort(train.lengths, kind="stable")
+        chosen = order[np.linspace(0, len(order) - 1, _PROBE_ROWS).astype(int)]
+        return self._to_device(self.task.collate([train.ids_of(r) for r in chosen], self.pad_id))
+
+    def _to_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+
+def _frozen(phases: Sequence[Phase], model: nn.Module, inputs: Mapping[str, Any]) -> int:
+    """How many of the lowest blocks train in none of the phases."""
+    plans = [plan_freeze(model, phase.selection, inputs) for phase in phases]
+    return min(frozen_blocks(model, plan) for plan in plans)
+
+
+def _bytes(states: torch.Tensor) -> bytes:
+    return states.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _lacking(caches: Sequence[TrunkCache], data: EncodedDataset) -> np.ndarray:
+    """See Survey.lacking."""
+    known = [known_rows(cache.folder) for cache in caches]
+    seen: set[bytes] = set()
+    rows = []
+    for number, name in enumerate(SPLITS):
+        split = data.load(name)
+        for row in range(len(split)):
+            key = row_digest(split.ids_of(row))
+            bits = sum(1 << i for i, there in enumerate(known) if key not in there)
+            if bits and key not in seen:
+                seen.add(key)
+                rows.append((number, row, bits, split.lengths[row]))
+    table = np.array(sorted(rows, key=lambda entry: -entry[3]), np.int64).reshape(-1, 4)
+    return table[:, :3]
+
+
+def _bytes_of(caches: Sequence[TrunkCache], lacking: np.ndarray, data: EncodedDataset) -> int:
+    """What the states of these rows take, in all of the caches that lack them."""
+    lengths = [data.load(split).lengths for split in SPLITS]
+    tokens = np.array([lengths[split][row] for split, row, _ in lacking], np.int64)
+    total = 0
+    for number, cache in enumerate(caches):
+        own = tokens[(lacking[:, 2] >> number & 1).astype(bool)]
+        kept = len(own) if cache.cut.reads else int(own.sum())
+        total += kept * cache.width * DTYPES[cache.precision].itemsize
+    return total

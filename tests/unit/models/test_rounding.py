@@ -1,0 +1,121 @@
+"""A model is loaded in the precision that it is served in, and is nowhere whole in another one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ftray.models.artifact import publish
+from ftray.models.inference.rounding import place_rounded
+from ftray.models.load import load_model
+from ftray.spec.sections.compute import Compute
+from tests.helpers.tiny_generator import make_generator
+from tests.helpers.tiny_model import make_model
+from tests.helpers.tiny_networks import tiny_generator
+
+HALVES = pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+MEASURE = """
+import json, sys, threading, time
+import torch
+from ftray.models.load import load_model
+from ftray.spec.sections.compute import Compute
+from ftray.store.files.location import locate
+
+def held():
+    lines = (line.split() for line in open("/proc/self/status"))
+    return {words[0]: int(words[1]) << 10 for words in lines if words[0].startswith("Rss")}
+
+def load(folder):
+    return load_model(locate(folder), compute=Compute(precision=sys.argv[3]))
+
+def watch():
+    while not over:
+        now = held()
+        peaks.append(now["RssAnon:"] + now["RssFile:"])
+        time.sleep(0.001)
+
+first = load(sys.argv[1])  # what is imported counts for nobody
+before, peaks, over = held(), [0], False
+watcher = threading.Thread(target=watch)
+watcher.start()
+model = load(sys.argv[2])
+over = True
+watcher.join()
+size = sum(parameter.nbytes for parameter in model.model.parameters())
+print(json.dumps([size, max(peaks) - before["RssAnon:"] - before["RssFile:"]]))
+"""
+
+
+class Arrivals(TorchDispatchMode):
+    """Bytes that come to the meta device, by their type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes: dict[torch.dtype, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and found.is_meta:
+            self.bytes[found.dtype] = self.bytes.get(found.dtype, 0) + found.nbytes
+        return found
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_no_matrix_comes_to_the_device_in_fp32(tied: bool) -> None:
+    model = tiny_generator("llama", tie_word_embeddings=tied)
+    with Arrivals() as arrivals, torch.no_grad():
+        place_rounded(model, torch.device("meta"), torch.bfloat16)
+    matrices = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
+    assert all(weight.is_meta and weight.dtype == torch.bfloat16 for weight in matrices)
+    rounded = sum(weight.nbytes for weight in matrices)
+    everything = [*model.parameters(), *model.buffers()]
+    assert all(tensor.is_meta for tensor in everything)
+    whole = sum(tensor.nbytes for tensor in everything)
+    assert arrivals.bytes == {torch.bfloat16: rounded, torch.float32: whole - rounded}
+
+
+@HALVES
+def test_a_classifier_holds_its_golden_answers(
+    tmp_path: Path, precision: Any, dtype: torch.dtype
+) -> None:
+    found = load_model(make_model(tmp_path / "model"), compute=Compute(precision=precision))
+    found.check_golden()
+    kinds = {m.weight.dtype for m in found.model.modules() if isinstance(m, nn.Linear)}
+    assert kinds == {dtype}
+    assert found.model.get_input_embeddings().weight.dtype == torch.float32
+
+
+@HALVES
+def test_a_generator_answers_and_holds_its_golden_answers(
+    tmp_path: Path, precision: Any, dtype: torch.dtype
+) -> None:
+    found = load_model(make_generator(tmp_path / "model"), compute=Compute(precision=precision))
+    found.check_golden()
+    assert all(outcome.prediction for outcome in found.outcomes(["the film has", "a"]))
+
+
+@pytest.mark.slow
+def test_loading_takes_the_memory_of_what_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model of 280 MB in fp32, in shards of 10: it is never there in fp32 as a whole."""
+    monkeypatch.setattr(publish, "SHARD", "10MB")
+    shape = {"hidden_size": 768, "num_hidden_layers": 8, "intermediate_size": 3072}
+    small = make_generator(tmp_path / "small")
+    large = make_generator(tmp_path / "large", **shape)
+    assert len(list((tmp_path / "large").glob("*.safetensors"))) > 20
+    command = [sys.executable, "-c", MEASURE, small.path, large.path, "bf16"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    size, peak = json.loads(done.stdout.splitlines()[-1])
+    assert 140e6 < size < 160e6
+    assert peak < 1.5 * size, f"{peak / size:.2f} times what is served"

@@ -1,0 +1,100 @@
+"""Classifiers as a graph of torch: the same answers, or none of it."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ftray.models.backends.graph import Unfit
+from ftray.models.backends.traced import TracedModel
+from ftray.models.inference.predictor import Predictor
+from ftray.spec.sections.compute import Compute
+from ftray.store.files.location import Location
+from tests.helpers.odd_networks import Odd, Rigid
+from tests.helpers.tiny_model import GOLDEN, make_model
+from tests.helpers.tiny_networks import STACKED, tiny_batch, tiny_network
+
+TEXTS = [*GOLDEN, "Bad.", "It is neither good nor bad " * 20, "naïve – 日本語 🎬", "Dull " * 7]
+SHAPES = ((2, 6), (1, 1), (3, 9), (5, 14))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Location:
+    return make_model(tmp_path_factory.mktemp("traced") / "model")
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_the_answers_are_the_same(made: Location, precision: Any, batch_size: int) -> None:
+    compute = Compute(precision=precision)
+    exact, found = (Predictor(made, batch_size, compute) for _ in range(2))
+    found.trace()
+    assert isinstance(found.model, TracedModel)
+    found.check_golden()
+    # The graph has some constants in fp16 that the model computes in fp32.
+    most = 2e-3 if precision == "fp16" else 0
+    torch.testing.assert_close(found.logits(TEXTS), exact.logits(TEXTS), rtol=0, atol=most)
+
+
+@pytest.mark.parametrize("family", STACKED)
+def test_of_any_shape_in_any_family(family: str) -> None:
+    model = tiny_network(family).eval()
+    found = TracedModel(model, [tiny_batch(*shape) for shape in SHAPES])
+    for batch in (tiny_batch(rows, tokens) for rows, tokens in (*SHAPES, (1, 12), (32, 2))):
+        with torch.inference_mode():
+            wanted = model(**batch).logits
+        torch.testing.assert_close(found(**batch).logits, wanted, rtol=0, atol=1e-6)
+
+
+class Unheard(nn.Module):
+    """A model whose own code does not run while torch records it."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        if torch.jit.is_tracing():
+            raise KeyError("not while it is traced")
+        return SimpleNamespace(logits=(input_ids * attention_mask).float())
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        (Odd(), "is off by .* where the input is 3 x 9"),
+        (Rigid(), "fails where the input is 3 x 9"),
+        (Unheard(), "KeyError"),
+    ],
+)
+def test_a_model_that_differs_by_its_input_is_not_replaced(model: nn.Module, problem: str) -> None:
+    with pytest.raises(Unfit, match=problem):
+        TracedModel(model, [tiny_batch(2, 6), tiny_batch(3, 9)])
+
+
+def test_a_model_that_cannot_be_traced_answers_all_the_same(
+    made: Location, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = Predictor(made)
+    before, network = found.logits(TEXTS), found.model
+    plain = network.forward
+
+    def forward(*values: Any, **inputs: Any) -> Any:
+        if torch.jit.is_tracing():
+            raise KeyError("not while it is traced")
+        return plain(*values, **inputs)
+
+    monkeypatch.setattr(network, "forward", forward)
+    with caplog.at_level(logging.INFO, "ftray"):
+        found.trace()
+    assert found.model is network
+    assert "KeyError" in caplog.text
+    assert torch.equal(found.logits(TEXTS), before)
+
+
+def test_onnx_is_left_to_itself(made: Location) -> None:
+    found = Predictor(made, compute=Compute("onnx", "fp32"))
+    before = found.model
+    found.trace()
+    assert found.model is before

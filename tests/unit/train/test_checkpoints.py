@@ -1,0 +1,214 @@
+"""Checkpoints on disk: which is the newest whole one, which is the best, which are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ftray.errors import StorageError
+from ftray.spec.sections.training import CheckpointSpec
+from ftray.store.files.location import Location, locate
+from ftray.train import checkpoints
+from ftray.train.checkpoints import Keeper
+from ftray.train.engine import state
+from ftray.train.engine.state import State
+from ftray.train.progress import Progress
+
+FILES = ("manifest.json", "optimizer.safetensors", "progress.json", "trainable.safetensors")
+
+
+def values(step: int) -> State:
+    weight = torch.full((4, 3), float(step))
+    return State({"w": weight}, {"w/exp_avg": weight + 1, "w/exp_avg_sq": weight + 2}, {"w": step})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Location:
+    return locate(str(tmp_path / "checkpoints"))
+
+
+def keep(folder: Location, ranks: dict[int, float], **spec: Any) -> Keeper:
+    """Checkpoints of these steps and ranks, all written."""
+    told = CheckpointSpec.model_validate({"every_steps": 1, **spec})
+    keeper = Keeper(told, folder, writes=True)
+    for step, rank in ranks.items():
+        keeper.save(values(step), Progress(step=step, epoch=step // 10), rank)
+    keeper.wait()
+    return keeper
+
+
+def steps(folder: Location) -> list[int]:
+    return [int(child.name.removeprefix("step-")) for child in folder.children()]
+
+
+def path_of(folder: Location, step: int) -> Path:
+    return Path(folder.path) / f"step-{step:08d}"
+
+
+def test_no_error_of_the_thread_that_writes_is_lost(folder: Location) -> None:
+    broken = State({"w": "no tensor"}, {}, {})  # type: ignore[dict-item]
+    keeper = Keeper(CheckpointSpec(), folder, writes=True)
+    keeper.save(broken, Progress(step=1), 0.0)
+    with pytest.raises((AttributeError, TypeError, ValueError)):
+        keeper.wait()
+
+
+def test_what_was_saved_is_read_back(folder: Location) -> None:
+    keep(folder, {7: -1.0})
+    found = checkpoints.latest(folder)
+    assert found is not None
+    assert (found.step, found.epoch, found.rank) == (7, 0, -1.0)
+    assert sorted(path.name for path in path_of(folder, 7).iterdir()) == list(FILES)
+    local = Path(found.folder.path)
+    assert checkpoints.read_progress(local) == Progress(step=7)
+    read = state.read(local)
+    expected = values(7)
+    assert read.ages == expected.ages
+    for mine, theirs in ((read.parameters, expected.parameters), (read.moments, expected.moments)):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_nothing_is_found_where_nothing_is(folder: Location) -> None:
+    assert checkpoints.latest(folder) is None
+
+
+@pytest.mark.parametrize(
+    ("ranks", "kept", "left"),
+    [
+        ({1: 1.0, 2: -1.0, 3: -1.0, 4: -1.0}, 2, [1, 3, 4]),
+        ({1: 1.0, 2: 2.0, 3: -1.0, 4: -1.0}, 2, [2, 3, 4]),
+        ({1: 1.0, 2: 2.0, 3: 3.0}, 1, [3]),
+        ({1: 1.0, 2: -1.0, 3: -1.0}, 1, [1, 3]),
+        ({1: -1.0, 2: -1.0, 3: -1.0}, 1, [3]),
+    ],
+)
+def test_the_newest_and_the_best_are_kept(
+    folder: Location, ranks: dict[int, float], kept: int, left: list[int]
+) -> None:
+    keep(folder, ranks, keep=kept)
+    assert steps(folder) == left
+    best = max(ranks, key=lambda step: (ranks[step], step))
+    assert checkpoints.best(folder).name == f"step-{best:08d}"
+
+
+def damage(kind: str, target: Path) -> None:
+    file = target / "trainable.safetensors"
+    match kind:
+        case "no manifest":
+            (target / "manifest.json").unlink()
+        case "half a manifest":
+            content = (target / "manifest.json").read_text()
+            (target / "manifest.json").write_text(content[: len(content) // 2])
+        case "another manifest":
+            (target / "manifest.json").write_text("{}")
+        case "cut short":
+            file.write_bytes(file.read_bytes()[:-5])
+        case "missing":
+            file.unlink()
+        case "one bit":
+            content = bytearray(file.read_bytes())
+            content[-3] ^= 1
+            file.write_bytes(content)
+
+
+KINDS = ("no manifest", "half a manifest", "another manifest", "cut short", "missing", "one bit")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_torn_checkpoint_is_passed_over_with_a_warning(folder: Location, kind: str) -> None:
+    keep(folder, {1: 1.0, 2: -1.0})
+    damage(kind, path_of(folder, 2))
+    told: list[str] = []
+    found = checkpoints.latest(folder, told.append)
+    assert found is not None
+    assert found.step == 1
+    (line,) = told
+    assert "step-00000002" in line
+    assert "the one before it is used" in line
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_all_are_torn_a_run_starts_again(folder: Location, kind: str) -> None:
+    keep(folder, {1: 1.0, 2: -1.0})
+    told: list[str] = []
+    for step in (1, 2):
+        damage(kind, path_of(folder, step))
+    assert checkpoints.latest(folder, told.append) is None
+    assert len(told) == 2
+
+
+def test_a_damaged_best_checkpoint_is_not_exported(folder: Location) -> None:
+    keep(folder, {1: 1.0, 2: -1.0})
+    damage("one bit", path_of(folder, 1))
+    with pytest.raises(StorageError, match="step-00000001.*not what was written"):
+        checkpoints.best(folder)
+
+
+def test_a_torn_checkpoint_is_written_again_by_the_resumed_run(folder: Location) -> None:
+    keep(folder, {1: 1.0, 2: -1.0})
+    damage("cut short", path_of(folder, 2))
+    (Path(folder.path) / ".part-left").mkdir()
+    keep(folder, {2: -1.0})
+    found = checkpoints.latest(folder)
+    assert found is not None
+    assert found.step == 2
+    assert steps(folder) == [1, 2]
+
+
+def test_checkpoints_are_copied_in_place_of_others(folder: Location) -> None:
+    keep(folder, {4: 0.9, 7: 0.1, 8: 0.2}, keep=1)
+    other = folder.parent / "other"
+    keep(other, {7: 0.5, 9: 0.6})
+    checkpoints.copy(folder, other)
+    assert steps(other) == steps(folder) == [4, 8]
+    newest = checkpoints.latest(other)
+    assert newest is not None and newest.step == 8
+    assert torch.equal(
+        state.read(Path(newest.folder.path)).parameters["w"], values(8).parameters["w"]
+    )
+    assert checkpoints.best(other).name == checkpoints.best(folder).name
+
+
+def test_only_one_rank_writes(folder: Location) -> None:
+    keeper = Keeper(CheckpointSpec(), folder, writes=False)
+    assert keeper.keeps
+    assert not keeper.writes
+    keeper.save(State(), Progress(step=1), 1.0)
+    keeper.wait()
+    assert steps(folder) == []
+
+
+def test_a_run_without_a_folder_keeps_nothing() -> None:
+    keeper = Keeper(CheckpointSpec(every_steps=1), None, writes=True)
+    assert not keeper.keeps
+    assert not keeper.due(1)
+
+
+def test_checkpoints_are_due_by_steps_and_by_the_clock(
+    folder: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("ftray.train.checkpoints.time.monotonic", lambda: now[0])
+    keeper = Keeper(CheckpointSpec(every_steps=5, every_minutes=1), folder, writes=True)
+    assert [step for step in range(1, 12) if keeper.due(step)] == [5, 10]
+    now[0] += 61
+    assert keeper.due(11)
+    keeper.save(values(11), Progress(step=11), -1.0)
+    assert not keeper.due(12)
+    keeper.wait()
+    neither = Keeper(CheckpointSpec(every_minutes=None), folder, writes=True)
+    now[0] += 1e6
+    assert not neither.due(5)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said(folder: Location) -> None:
+    keeper = Keeper(CheckpointSpec(), folder, writes=True)
+    Path(folder.path).write_text("a file is in the way")
+    keeper.save(values(2), Progress(step=2), -1.0)
+    with pytest.raises(StorageError, match="step-00000002: not written"):
+        keeper.wait()
+    assert Path(folder.path).read_text() == "a file is in the way"

@@ -1,0 +1,44 @@
+"""The decision of what fits, apart from a device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ftray.spec.load import parse
+from ftray.train.distributed.ranks import Ranks
+from ftray.train.memory.fitting import choose_micro_batch_size, largest_that_fits
+from ftray.train.plan import Trainee, plan_training
+from tests.helpers.tiny_networks import tiny_batch, tiny_network
+
+
+@pytest.mark.parametrize(
+    ("start", "room", "expected"),
+    [(64, 64, 64), (64, 63, 32), (64, 5, 4), (64, 1, 1), (64, 0, 0), (1, 1, 1), (1, 0, 0),
+     (24, 23, 12), (25, 24, 13), (7, 3, 2)],
+)  # fmt: skip
+def test_halves_until_it_fits(start: int, room: int, expected: int) -> None:
+    asked: list[int] = []
+
+    def fits(size: int) -> bool:
+        asked.append(size)
+        return size <= room
+
+    assert largest_that_fits(start, fits) == expected
+    assert asked == sorted(set(asked), reverse=True), "each size once, largest first"
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(16, 16), (64, 32), (100, 25)])
+def test_on_a_cpu_the_rule_decides_whatever_fits(batch: int, expected: int) -> None:
+    spec = parse(
+        {
+            "name": "fit",
+            "model": {"name_or_path": "unused"},
+            "data": {"train": "unused"},
+            "train": {"batch_size": batch},
+        }
+    )
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    model = tiny_network("bert")
+    trainee = Trainee(model, plan_training(model, spec.train, tiny_batch(), ranks), 0)
+    assert choose_micro_batch_size(spec, trainee, ranks, 64, before=2) == expected
