@@ -72,11 +72,11 @@ def _training() -> Iterator[Finding]:
         yield Finding("DeepSpeed", "missing", "not installed", cost)
         return
     yield Finding("DeepSpeed", "ok", found)
-    from ftray.train.distributed.ranks import Ranks
+    from ftray.train.distributed.context import DistContext
     from ftray.train.engine.deepspeed import wants_autocast
 
     device = own_device()
-    if wants_autocast(TrainSpec(), Ranks(0, 1, device)):
+    if wants_autocast(TrainSpec(), DistContext(0, 1, device)):
         yield Finding("bf16", "ok", f"in the hardware ({device.type})")
     else:
         cost = "train.precision: auto is fp32, in about twice the memory and time"

@@ -35,7 +35,7 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it: it is shown once, and only its hash is kept."""
-    from ftray.serve.http.access import SCOPES, add_key
+    from ftray.serve.http.auth import SCOPES, add_key
     from ftray.store.files.location import locate
 
     key = add_key(locate(file), name, [scope] if scope else SCOPES, per_minute)
@@ -50,7 +50,7 @@ def add(
 @verb
 def list_(file: File = _FILE, as_json: AsJson = False) -> None:
     """The names of all keys."""
-    from ftray.serve.http.access import read_keys
+    from ftray.serve.http.auth import read_keys
     from ftray.store.files.location import locate
 
     keys = read_keys(locate(file))
@@ -69,7 +69,7 @@ def list_(file: File = _FILE, as_json: AsJson = False) -> None:
 @verb
 def revoke(name: Name, file: File = _FILE, as_json: AsJson = False) -> None:
     """Admit a key no longer: replicas notice within seconds."""
-    from ftray.serve.http.access import revoke_key
+    from ftray.serve.http.auth import revoke_key
     from ftray.store.files.location import locate
 
     revoke_key(locate(file), name)

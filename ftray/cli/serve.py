@@ -82,7 +82,7 @@ def serve(
         line = starts.enter_context(LiveLine())
         line.stage("starting Ray" if here else "connecting to the cluster")
         with session(watched=True), _interrupts(line.interject) as stop:
-            from ftray.serve.local.launch import endpoint
+            from ftray.serve.local.server import endpoint
 
             each = Resources(spec.cpus_per_replica, spec.gpus_per_replica)
             least = max(1, spec.replicas.min)
@@ -112,9 +112,9 @@ def _settings(given: dict[str, Any], place: Place) -> Settings:
 def _check_this_machine(place: Place, spec: ServeSpec) -> None:
     """Raise ServeError where the port is taken or the file of keys is wrong. On a cluster both are
     the head node's, and checked there."""
-    from ftray.serve.http.access import read_keys
+    from ftray.serve.http.auth import read_keys
     from ftray.serve.local.place import HOST, PORT
-    from ftray.serve.local.port import check_port
+    from ftray.serve.local.ports import check_port
     from ftray.store.files.location import locate
 
     check_port(place.host or HOST, place.port or PORT)

@@ -78,7 +78,7 @@ def _lengths(checked: Any) -> tuple[Lengths, int]:
     from ftray.data.encoding.lengths import estimate_lengths
     from ftray.data.encoding.tokenless import without_tokenless
     from ftray.models.pretrained import described
-    from ftray.models.quiet import quiet_transformers
+    from ftray.models.transformers_output import quiet_transformers
     from ftray.tasks import get_task
 
     spec, dataset = checked.spec, checked.dataset

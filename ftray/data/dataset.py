@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ftray import digest
 from ftray.data.cleaning import clean as cleaning
-from ftray.data.cleaning.clean import Dropped, Kept, Part
+from ftray.data.cleaning.clean import CleanRow, Dropped, SourceRows
 from ftray.data.cleaning.report import CleaningReport
 from ftray.data.sources import rows_of, source_of
 from ftray.data.split import stratify
@@ -82,9 +82,9 @@ def _chunks(head: str, splits: dict[str, pa.Table]) -> Iterator[bytes]:
             yield memoryview(data)[ends[0] : ends[-1]].tobytes()
 
 
-def _clean_parts(spec: Spec, task: Task) -> dict[str, Part]:
+def _clean_parts(spec: Spec, task: Task) -> dict[str, SourceRows]:
     """The sources of the spec, without faulty rows, twins and leaks."""
-    parts: dict[str, Part] = {}
+    parts: dict[str, SourceRows] = {}
     for name in ("train", *HELD_OUT):
         url = getattr(spec.data, name)
         if isinstance(url, str):
@@ -100,7 +100,7 @@ def _clean_parts(spec: Spec, task: Task) -> dict[str, Part]:
     return parts
 
 
-def _admit(spec: Spec, parts: dict[str, Part]) -> None:
+def _admit(spec: Spec, parts: dict[str, SourceRows]) -> None:
     """Raise DataError for faulty rows, unless they are to be skipped, and for empty sources."""
     if spec.data.on_bad_row == "fail":
         cleaning.refuse_faults(parts.values())
@@ -108,7 +108,7 @@ def _admit(spec: Spec, parts: dict[str, Part]) -> None:
         cleaning.require_rows(part)
 
 
-def _labels(train: Part, task: Task) -> tuple[str, ...]:
+def _labels(train: SourceRows, task: Task) -> tuple[str, ...]:
     cleaning.require_rows(train)
     if not task.has_labels:
         return ()
@@ -124,7 +124,7 @@ def _labels(train: Part, task: Task) -> tuple[str, ...]:
     return labels
 
 
-def _split(spec: Spec, parts: dict[str, Part], task: Task) -> dict[str, list[Kept]]:
+def _split(spec: Spec, parts: dict[str, SourceRows], task: Task) -> dict[str, list[CleanRow]]:
     shares = {
         name: share for name in HELD_OUT if isinstance(share := getattr(spec.data, name), float)
     }
@@ -144,7 +144,7 @@ def _split(spec: Spec, parts: dict[str, Part], task: Task) -> dict[str, list[Kep
     return {name: splits[name] for name in ("train", *HELD_OUT)}
 
 
-def _findings(parts: dict[str, Part], task: Task) -> Iterator[str]:
+def _findings(parts: dict[str, SourceRows], task: Task) -> Iterator[str]:
     """What was found out about files and labels."""
     for name, part in parts.items():
         notes = part.source.notes

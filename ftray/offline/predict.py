@@ -15,9 +15,9 @@ import pyarrow as pa
 from ftray.cluster.capacity import has_gpus, pool_size, require
 from ftray.cluster.connection import Resources
 from ftray.data.cleaning import clean as cleaning
-from ftray.data.cleaning.clean import Dropped, Part
+from ftray.data.cleaning.clean import Dropped, SourceRows
 from ftray.data.cleaning.report import NO_TOKENS
-from ftray.data.encoding.quiet import quiet_ray_data
+from ftray.data.encoding.ray_data_output import quiet_ray_data
 from ftray.data.encoding.tokenless import none_left
 from ftray.data.readers.rows import Source
 from ftray.data.sources import asked_columns, rows_of
@@ -48,7 +48,7 @@ class Rows:
     """What the model reads of each row."""
     left_out: list[dict[str, Any]]
     """Rows that cannot be read and why, where the model's spec says to skip those."""
-    part: Part
+    part: SourceRows
     """The same rows as they were read."""
     skips: bool
     """Whether bad rows are left out; else they are refused."""

@@ -12,7 +12,7 @@ from ray import serve
 
 from ftray.errors import FtrayError
 from ftray.serve.ops.autoscaling import UTILIZATION
-from ftray.serve.refusal import refusal
+from ftray.serve.startup_errors import refusal
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

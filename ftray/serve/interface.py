@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from ftray.models.artifact.manifest import ModelInfo
-from ftray.models.generation.sampling import Prompt, Sampling
+from ftray.models.generation.sampling_params import Prompt, Sampling
 
 GENERATED = "generated_text"
 """What an output of a model that generates holds: the text without the prompt."""

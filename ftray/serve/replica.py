@@ -14,23 +14,23 @@ from fastapi import FastAPI
 from ray import serve
 
 from ftray.cluster.device import limit_memory, own_device
-from ftray.models.sharing.pool import Pool
+from ftray.models.sharing.weight_sharing import Pool
 from ftray.serve.http.app import create_api
 from ftray.serve.http.keyring import Keyring
 from ftray.serve.interface import Backend
-from ftray.serve.models.catalog import Catalog
 from ftray.serve.models.health import Health
 from ftray.serve.models.loader import Live, Loader
+from ftray.serve.models.model_cache import ModelCache
 from ftray.serve.models.reporter import Reporter
-from ftray.serve.models.shelf import Shelf
 from ftray.serve.models.slots import Slots
+from ftray.serve.models.versions import VersionRouter
 from ftray.serve.models.watcher import Watcher
 from ftray.serve.ops import metrics
 from ftray.serve.runners.engine import Engine
 from ftray.serve.settings import ServedModel
 from ftray.spec.sections.compute import Compute
 from ftray.spec.sections.serving import Batching, GenerationLimits
-from ftray.store.deployments.routes import Stop
+from ftray.store.deployments.routes import VersionRef
 from ftray.store.files.location import Location, locate
 
 _PAGE_SECONDS = 5.0
@@ -72,13 +72,13 @@ class Replica:
             limit_memory(own_device())
             self._keys = None if api_keys is None else Keyring(locate(api_keys))
             wait_s = batching.timeout_seconds
-            self._catalog = Catalog(served, self._start, max_models, wait_s)
+            self._catalog = ModelCache(served, self._start, max_models, wait_s)
             self._health = Health(lambda: self._catalog.current)
             otherwise.pop_all()
         if self._keys is not None:
             self._keys.follow()
 
-    def _start(self, model: ServedModel, slots: Slots) -> Shelf:
+    def _start(self, model: ServedModel, slots: Slots) -> VersionRouter:
         """Begins with what the other replicas answer with."""
         alias = model.alias
         count_shadow = partial(self._metrics.count_shadow, model.name)
@@ -89,9 +89,9 @@ class Replica:
             return slots.hold(model.address, loads)
 
         if alias is None:
-            return Shelf(load(model.folder, model.version), count_shadow)
+            return VersionRouter(load(model.folder, model.version), count_shadow)
 
-        def load_stop(stop: Stop) -> Live:
+        def load_stop(stop: VersionRef) -> Live:
             return load(alias.folder(stop), stop.version)
 
         reporter = Reporter(alias, self._id)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from ftray.errors import RegistryError, StorageError
 from ftray.store.deployments.route_file import change_route, read_routes
-from ftray.store.deployments.routes import Route
+from ftray.store.deployments.routes import AliasDeployment
 from ftray.store.registry.registry import Registry
 from ftray.store.registry.versions import ModelVersion
 from ftray.store.root import MODEL_MANIFEST, Root
@@ -68,7 +68,7 @@ def check_unused(registry: Registry, version: ModelVersion) -> None:
         _check_apart(version, alias, route)
 
 
-def _check_apart(version: ModelVersion, alias: str, route: Route) -> None:
+def _check_apart(version: ModelVersion, alias: str, route: AliasDeployment) -> None:
     for role, stop in route.in_use.items():
         if stop.version == version.version:
             fix = f"promote another version to {alias}, or roll it back, first"
@@ -84,7 +84,7 @@ def delete_version(registry: Registry, version: ModelVersion) -> None:
 
     for alias in read_routes(registry.root, version.name):
 
-        def without(route: Route | None, alias: str = alias) -> Route | None:
+        def without(route: AliasDeployment | None, alias: str = alias) -> AliasDeployment | None:
             if route is None:
                 return None
             _check_apart(version, alias, route)  # somebody may have promoted it just now

@@ -143,21 +143,23 @@ class Task(Protocol):
         answered (Szegedy et al. 2016)."""
         ...
 
-    def costliest_loss(self, logits: torch.Tensor) -> torch.Tensor:
+    def probe_loss(self, logits: torch.Tensor) -> torch.Tensor:
         """A scalar whose backward pass takes as much memory as that of any batch with such logits:
         by it is found out what fits."""
         ...
 
-    def empty_tally(self, labels: Sequence[str]) -> np.ndarray:
+    def empty_metric_state(self, labels: Sequence[str]) -> np.ndarray:
         """That of no rows."""
         ...
 
-    def tally(self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor) -> torch.Tensor:
+    def metric_state(
+        self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor
+    ) -> torch.Tensor:
         """Counts from which `metrics` is computed: a float64 vector that adds up over batches
         and ranks, on the device of the logits. The host does not wait for that."""
         ...
 
-    def metrics(self, tally: np.ndarray, labels: Sequence[str]) -> Metrics:
+    def metrics(self, metric_state: np.ndarray, labels: Sequence[str]) -> Metrics:
         """The metrics of all rows whose tallies were added up; `loss` is one of them."""
         ...
 

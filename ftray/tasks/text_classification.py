@@ -120,13 +120,15 @@ class TextClassification:
             label_smoothing=smoothing,
         )
 
-    def costliest_loss(self, logits: torch.Tensor) -> torch.Tensor:
+    def probe_loss(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.float().sum()
 
-    def empty_tally(self, labels: Sequence[str]) -> np.ndarray:
+    def empty_metric_state(self, labels: Sequence[str]) -> np.ndarray:
         return np.zeros(3 * len(labels) + 1)
 
-    def tally(self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor) -> torch.Tensor:
+    def metric_state(
+        self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor
+    ) -> torch.Tensor:
         """(3 C + 1,): of each label the rows that have it, those that were given it and those that
         were rightly given it; then the sum of the losses."""
         import torch
@@ -145,10 +147,10 @@ class TextClassification:
         loss = self.losses(logits, inputs, truth).double().sum()
         return torch.cat([counts.flatten(), loss[None]])
 
-    def metrics(self, tally: np.ndarray, labels: Sequence[str]) -> Metrics:
+    def metrics(self, metric_state: np.ndarray, labels: Sequence[str]) -> Metrics:
         """accuracy; f1_macro: the unweighted mean of F1 over the labels that occur, as truth or as
         prediction; loss: mean cross-entropy in nats."""
-        true, predicted, right = tally[:-1].reshape(3, len(labels))
+        true, predicted, right = metric_state[:-1].reshape(3, len(labels))
         rows = true.sum()
         assert rows > 0, "metrics of no rows"
         occurring = true + predicted
@@ -156,7 +158,7 @@ class TextClassification:
         return {
             "accuracy": float(right.sum() / rows),
             "f1_macro": float(f1.mean()),
-            "loss": float(tally[-1] / rows),
+            "loss": float(metric_state[-1] / rows),
         }
 
     def answers(

@@ -153,7 +153,7 @@ class TextGeneration:
         )
         return each.new_zeros(len(targets)).index_add(0, rows, each)
 
-    def costliest_loss(self, logits: torch.Tensor) -> torch.Tensor:
+    def probe_loss(self, logits: torch.Tensor) -> torch.Tensor:
         """Every token is learnt."""
         import torch
 
@@ -161,10 +161,12 @@ class TextGeneration:
         truth = torch.zeros(len(predicted), dtype=torch.long, device=logits.device)
         return torch.nn.functional.cross_entropy(predicted, truth, reduction="sum")
 
-    def empty_tally(self, labels: Sequence[str]) -> np.ndarray:
+    def empty_metric_state(self, labels: Sequence[str]) -> np.ndarray:
         return np.zeros(3)
 
-    def tally(self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor) -> torch.Tensor:
+    def metric_state(
+        self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor
+    ) -> torch.Tensor:
         """Tokens, those of them that were the likeliest, and the sum of their losses."""
         import torch
 
@@ -174,11 +176,11 @@ class TextGeneration:
         sums = [torch.ones_like(right), right, loss]
         return torch.stack([values.double().sum() for values in sums])
 
-    def metrics(self, tally: np.ndarray, labels: Sequence[str]) -> Metrics:
+    def metrics(self, metric_state: np.ndarray, labels: Sequence[str]) -> Metrics:
         """loss: mean cross-entropy in nats over all tokens of all completions, each given those
         before it; perplexity: e to the power of it; accuracy: the share of these tokens that the
         model finds likeliest; tokens: how many there were."""
-        tokens, right, total = (float(part) for part in tally)
+        tokens, right, total = (float(part) for part in metric_state)
         assert tokens > 0, "metrics of no rows"
         loss = total / tokens
         perplexity = math.exp(loss) if loss < math.log(1e300) else math.inf

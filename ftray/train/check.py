@@ -14,7 +14,7 @@ from ftray.train.engine.deepspeed_config import check_deepspeed
 
 
 @dataclass(frozen=True)
-class Checked:
+class ValidatedSpec:
     """A spec whose inputs were found to be usable, and what was read on the way."""
 
     spec: Spec
@@ -23,7 +23,7 @@ class Checked:
     dataset: Dataset
 
 
-def check_inputs(spec: Spec) -> Checked:
+def check_inputs(spec: Spec) -> ValidatedSpec:
     """Storage, DeepSpeed JSON, base model's files, registry and data. Writes nothing.
 
     Raises FtrayError at the first fault.
@@ -38,7 +38,7 @@ def check_inputs(spec: Spec) -> Checked:
     registry = Registry.open(root)
     registry.check()
     root = root.patient()  # it answered: an outage from here on is bridged
-    return Checked(_with_absolute_paths(spec), root, Registry.open(root), dataset)
+    return ValidatedSpec(_with_absolute_paths(spec), root, Registry.open(root), dataset)
 
 
 def _within_positions(spec: Spec) -> Spec:

@@ -98,7 +98,7 @@ def read_progress(folder: Path) -> Progress:
     return Progress(**json.loads((folder / PROGRESS).read_text()))
 
 
-class Keeper:
+class CheckpointManager:
     """Decides when a run writes a checkpoint, and writes it while the run goes on.
 
     Only rank 0 has a folder to write to; the others take part in gathering the state. With no

@@ -27,7 +27,7 @@ from ftray.store.files.location import locate
 from ftray.tasks import get_task
 from ftray.tasks.base import Metrics
 from ftray.tasks.per_label import LabelScore, label_scores
-from ftray.train.distributed.ranks import Ranks
+from ftray.train.distributed.context import DistContext
 from ftray.train.engine import lora, state
 from ftray.train.evaluation.baselines import Baselines, Encoder
 from ftray.train.evaluation.golden import golden_texts
@@ -136,7 +136,7 @@ def _scores(measured: Measured, rows: EncodedSplit, labels: Sequence[str]) -> li
 def _probed(order: Export, baselines: Baselines, model: Any) -> np.ndarray:
     """What the probe answers to the test split, on the base model: nothing trained is in it yet."""
     task, pad_id = get_task(order.spec.task), model.config.pad_token_id
-    encoder = Encoder(model, task, pad_id, Ranks(0, 1, own_device()))
+    encoder = Encoder(model, task, pad_id, DistContext(0, 1, own_device()))
     return baselines.answers(encoder, order.data.load("test"))
 
 

@@ -11,13 +11,13 @@ from ftray.store.runs.claim import claim_run, unfinished
 from ftray.store.runs.folder import RunFolder
 from ftray.store.runs.inputs import Inputs
 from ftray.store.runs.status import Kind
-from ftray.train.check import Checked
+from ftray.train.check import ValidatedSpec
 from ftray.train.engine.deepspeed_config import read_json
 
 _DEEPSPEED = "deepspeed.json"
 
 
-def pinned(checked: Checked, kind: Kind) -> Checked:
+def pinned(checked: ValidatedSpec, kind: Kind) -> ValidatedSpec:
     """With the commit of a Hub model in place of its revision: the one that the unfinished run of
     this very spec began with, else what the Hub says now. Raises ModelError and StorageError."""
     run = unfinished(checked.root, checked.spec, kind)
@@ -32,7 +32,7 @@ def pinned(checked: Checked, kind: Kind) -> Checked:
     return replace(checked, spec=spec)
 
 
-def inputs_of(checked: Checked) -> Inputs:
+def inputs_of(checked: ValidatedSpec) -> Inputs:
     """Raises ModelError and SpecError."""
     pretrained, dataset = find_pretrained(checked.spec.model), checked.dataset
     commit = pretrained.commit
@@ -47,7 +47,9 @@ def inputs_of(checked: Checked) -> Inputs:
     )
 
 
-def claimed(asked: Checked, checked: Checked, kind: Kind, say: Callable[[str], None]) -> RunFolder:
+def claimed(
+    asked: ValidatedSpec, checked: ValidatedSpec, kind: Kind, say: Callable[[str], None]
+) -> RunFolder:
     """The run of the spec `asked` for, now owned by this process: see `claim_run`. `checked`: the
     same `pinned`."""
     return claim_run(checked.root, asked.spec, kind, checked.spec, inputs_of(checked), say)

@@ -19,9 +19,9 @@ from ftray.errors import Interrupted, NotTrainable
 from ftray.spec.schema import Spec
 from ftray.tasks import Task
 from ftray.tasks.base import Inputs, Metrics
-from ftray.train.checkpoints import Keeper
+from ftray.train.checkpoints import CheckpointManager
+from ftray.train.distributed.context import DistContext
 from ftray.train.distributed.feed import feed
-from ftray.train.distributed.ranks import Ranks
 from ftray.train.engine.deepspeed import Engine
 from ftray.train.engine.phased import PhasedEngine
 from ftray.train.engine.schedule import learning_rate
@@ -55,7 +55,7 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True)
-class Setup:
+class TrainContext:
     """Everything a run needs, built and in place."""
 
     spec: Spec
@@ -84,9 +84,9 @@ class Setup:
 
 
 def run(
-    setup: Setup,
+    setup: TrainContext,
     progress: Progress,
-    keeper: Keeper,
+    keeper: CheckpointManager,
     observer: Observer,
     until: int | None = None,
 ) -> Progress:
@@ -112,11 +112,11 @@ def run(
     return progress
 
 
-def evaluate(setup: Setup, split: EncodedSplit, observer: Observer) -> Metrics:
+def evaluate(setup: TrainContext, split: EncodedSplit, observer: Observer) -> Metrics:
     """Metrics over all rows of `split`, the same on every rank."""
     engine, task, ranks = setup.engine, setup.task, setup.engine.ranks
     engine.eval_mode()
-    tally = torch.from_numpy(task.empty_tally(setup.labels)).to(ranks.device)
+    metric_state = torch.from_numpy(task.empty_metric_state(setup.labels)).to(ranks.device)
     size = 2 * setup.batches.micro_batch_size
     mine = in_order(split.lengths, size, ranks.rank, ranks.world)
     # ZeRO 3 gathers weights in every forward pass, so all ranks make equally many.
@@ -128,12 +128,16 @@ def evaluate(setup: Setup, split: EncodedSplit, observer: Observer) -> Metrics:
             observer.alive()
             logits = engine.logits(inputs)
             if len(rows):
-                tally += task.tally(logits, inputs, torch.from_numpy(split.targets[rows]))
+                metric_state += task.metric_state(
+                    logits, inputs, torch.from_numpy(split.targets[rows])
+                )
     engine.train_mode()
-    return task.metrics(ranks.sum(tally.cpu().numpy()), setup.labels)
+    return task.metrics(ranks.sum(metric_state.cpu().numpy()), setup.labels)
 
 
-def _train_epoch(setup: Setup, progress: Progress, keeper: Keeper, observer: Observer) -> None:
+def _train_epoch(
+    setup: TrainContext, progress: Progress, keeper: CheckpointManager, observer: Observer
+) -> None:
     """The steps of an epoch that are still to be made."""
     done = progress.step - progress.epoch * setup.batches.steps_per_epoch
     left = setup.batches.batches(progress.epoch)[done:]
@@ -167,13 +171,15 @@ def _train_epoch(setup: Setup, progress: Progress, keeper: Keeper, observer: Obs
             )
 
 
-def _save(setup: Setup, progress: Progress, keeper: Keeper, rank: float = -1.0) -> None:
+def _save(
+    setup: TrainContext, progress: Progress, keeper: CheckpointManager, rank: float = -1.0
+) -> None:
     if keeper.keeps:
         keeper.save(setup.phased.snapshot(keeper.writes), progress, rank)
 
 
 def _step(
-    setup: Setup,
+    setup: TrainContext,
     progress: Progress,
     batch: np.ndarray,
     fed: Iterator[dict[str, torch.Tensor]],
@@ -219,7 +225,10 @@ def _barred(loss: torch.Tensor) -> torch.Tensor:
 
 
 def _told(
-    ranks: Ranks, losses: Sequence[torch.Tensor], wishes: Sequence[bool], norm: torch.Tensor | None
+    ranks: DistContext,
+    losses: Sequence[torch.Tensor],
+    wishes: Sequence[bool],
+    norm: torch.Tensor | None,
 ) -> list[float]:
     """The sum of the losses over all ranks, of each wish how many ranks have it, and the norm. Here
     the host waits for the device, once a step."""
@@ -231,14 +240,16 @@ def _told(
     return ranks.totals(torch.cat([total[None], asked]), own)
 
 
-def _weights(setup: Setup, batch: np.ndarray) -> np.ndarray:
+def _weights(setup: TrainContext, batch: np.ndarray) -> np.ndarray:
     """(B,) what each row's loss counts for in the mean over the batch."""
     if setup.row_weights is not None:
         return setup.row_weights[batch]
     return setup.task.units(setup.train.lengths[batch], setup.train.targets[batch])
 
 
-def _loss(setup: Setup, logits: torch.Tensor, inputs: Inputs, rows: np.ndarray) -> torch.Tensor:
+def _loss(
+    setup: TrainContext, logits: torch.Tensor, inputs: Inputs, rows: np.ndarray
+) -> torch.Tensor:
     """The sum of the rows' losses, each times its weight: a scalar, also where there is no row."""
     if not len(rows):
         return logits.sum() * 0.0
@@ -249,13 +260,13 @@ def _loss(setup: Setup, logits: torch.Tensor, inputs: Inputs, rows: np.ndarray) 
     return (losses * torch.from_numpy(setup.row_weights[rows]).to(losses)).sum()
 
 
-def _mine(setup: Setup, batch: np.ndarray) -> list[tuple[int, np.ndarray]]:
+def _mine(setup: TrainContext, batch: np.ndarray) -> list[tuple[int, np.ndarray]]:
     ranks = setup.engine.ranks
     return setup.batches.chunks(batch, ranks.rank, ranks.world)
 
 
 def _fed(
-    setup: Setup, batches: Sequence[np.ndarray], step: int
+    setup: TrainContext, batches: Sequence[np.ndarray], step: int
 ) -> Iterator[dict[str, torch.Tensor]]:
     """The inputs of each forward pass of this rank for global batches, the first of them that of
     the step after `step`."""
@@ -268,7 +279,7 @@ def _fed(
     return feed(lambda order: _training_inputs(setup, *order), orders, device)
 
 
-def _fail(setup: Setup, progress: Progress, what: str, rows: list[int]) -> None:
+def _fail(setup: TrainContext, progress: Progress, what: str, rows: list[int]) -> None:
     """Raise NotTrainable, naming the ranks and rows it comes from. Every rank must call it."""
     found = setup.engine.ranks.gather(rows)
     where = "; ".join(
@@ -288,7 +299,7 @@ def _fail(setup: Setup, progress: Progress, what: str, rows: list[int]) -> None:
     )
 
 
-def _inputs(setup: Setup, split: EncodedSplit, rows: np.ndarray) -> dict[str, torch.Tensor]:
+def _inputs(setup: TrainContext, split: EncodedSplit, rows: np.ndarray) -> dict[str, torch.Tensor]:
     # A rank without rows still runs its forward pass: the shortest row stands in, as a row of
     # padding alone is more than some models take.
     if not len(rows) and setup.trunk is None:
@@ -303,7 +314,7 @@ def _inputs(setup: Setup, split: EncodedSplit, rows: np.ndarray) -> dict[str, to
 
 
 def _training_inputs(
-    setup: Setup, step: int, chunk: int, rows: np.ndarray
+    setup: TrainContext, step: int, chunk: int, rows: np.ndarray
 ) -> dict[str, torch.Tensor]:
     """As `_inputs`, with tokens left out where the spec wants it: which ones depends, as in
     `_seed`, on where in the run the chunk stands."""

@@ -14,7 +14,7 @@ from ftray.store.root import Root
 from ftray.store.runs.folder import Fence
 
 if TYPE_CHECKING:
-    from ftray.train.distributed.channel import Sender
+    from ftray.train.distributed.events import Sender
     from ftray.train.trunk_cache.cache import TrunkCache
 
 BASELINES = "baselines.safetensors"
@@ -24,7 +24,7 @@ SPLITS = ("train", "validation")
 
 
 @dataclass(frozen=True)
-class Job:
+class WorkerArgs:
     """What the driver sends to each worker. checkpoints: the folder to keep them in; baselines:
     the file to keep them in, None where none are wanted; until: the epoch to stop after."""
 

@@ -15,7 +15,7 @@ from ftray.models.structure.blocks import FreezePlan, count_blocks, layer_depths
 from ftray.models.structure.cut import Replay, frozen_blocks
 from ftray.models.structure.placing import without_numbers
 from ftray.spec.sections.training import TrainSpec
-from ftray.train.distributed.ranks import Ranks
+from ftray.train.distributed.context import DistContext
 from ftray.train.engine.deepspeed import wants_autocast
 from ftray.train.engine.lora import plan_adapters
 from ftray.train.engine.phases import Phase, layer_decay, plan_phases
@@ -58,7 +58,7 @@ class Trainee:
 
 
 def plan_training(
-    model: nn.Module, spec: TrainSpec, inputs: Mapping[str, torch.Tensor], ranks: Ranks
+    model: nn.Module, spec: TrainSpec, inputs: Mapping[str, torch.Tensor], ranks: DistContext
 ) -> TrainingPlan:
     """The plan for a whole model, with its adapters injected where the spec asks for LoRA. It is
     made without numbers: it costs nothing however large the model is, and wherever it lies.

@@ -15,23 +15,23 @@ from ftray.data.encoding.encode import EncodedDataset, encode_dataset
 from ftray.errors import without_passwords
 from ftray.models.artifact.manifest import ModelInfo, read_info
 from ftray.models.pretrained import find_pretrained
-from ftray.models.quiet import quiet_transformers
+from ftray.models.transformers_output import quiet_transformers
 from ftray.spec.schema import Spec
 from ftray.store.files.location import Location
 from ftray.store.registry.registry import ModelVersion
 from ftray.store.removal import clear
 from ftray.store.root import MODEL_MANIFEST
 from ftray.store.runs.folder import CHECKPOINTS, RunFolder
-from ftray.train.check import Checked
-from ftray.train.distributed.channel import Event, Listener, listening, stage
+from ftray.train.check import ValidatedSpec
+from ftray.train.distributed.events import Event, Listener, listening, stage
 from ftray.train.distributed.watchdog import Alarms
 from ftray.train.evaluation.older_versions import better_version
 from ftray.train.inputs import claimed, pinned, with_own_deepspeed
-from ftray.train.orders import BASELINES, Export, Job, TrunkOrder
+from ftray.train.orders import BASELINES, Export, TrunkOrder, WorkerArgs
 from ftray.train.promoting import promote_unless_worse
 from ftray.train.ray.local_worker import LocalWorker, local_worker
-from ftray.train.record import recorded
-from ftray.train.scale import check_scale, worker_resources
+from ftray.train.resources import check_scale, worker_resources
+from ftray.train.run_logger import recorded
 
 if TYPE_CHECKING:
     from ftray.train.trunk_cache.cache import TrunkCache
@@ -70,10 +70,10 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """A checked spec whose data is encoded."""
 
-    checked: Checked
+    checked: ValidatedSpec
     data: EncodedDataset
     seconds: float
     worker: LocalWorker | None = None
@@ -93,12 +93,12 @@ class Prepared:
             each,
         )
 
-    def with_spec(self, spec: Spec) -> Prepared:
+    def with_spec(self, spec: Spec) -> PreparedRun:
         """The same data for another spec that differs in how it trains only."""
         return replace(self, checked=replace(self.checked, spec=spec))
 
 
-def prepare(checked: Checked, worker: LocalWorker | None = None) -> Prepared:
+def prepare(checked: ValidatedSpec, worker: LocalWorker | None = None) -> PreparedRun:
     """Encode the data, or find it encoded; `worker` does so where it is there. Raises
     FtrayError."""
     started = time.perf_counter()
@@ -111,11 +111,11 @@ def prepare(checked: Checked, worker: LocalWorker | None = None) -> Prepared:
         checked.root,
         *([worker.map] if worker else []),
     )
-    return Prepared(checked, data, time.perf_counter() - started, worker)
+    return PreparedRun(checked, data, time.perf_counter() - started, worker)
 
 
 def train(
-    checked: Checked,
+    checked: ValidatedSpec,
     say: Callable[[str], None] = lambda line: None,
     listener: Listener = lambda event: None,
     worker: LocalWorker | None = None,
@@ -130,7 +130,7 @@ def train(
 
 
 def _train(
-    checked: Checked,
+    checked: ValidatedSpec,
     say: Callable[[str], None],
     listener: Listener,
     worker: LocalWorker | None,
@@ -170,7 +170,7 @@ def both(first: Listener, second: Listener) -> Listener:
 
 
 def fit_run(
-    prepared: Prepared, run: RunFolder, trunks: tuple[TrunkCache, ...] | None, listener: Listener
+    prepared: PreparedRun, run: RunFolder, trunks: tuple[TrunkCache, ...] | None, listener: Listener
 ) -> tuple[Location, float]:
     """Train on the cluster, from where an earlier driver of this run was killed; returns the best
     checkpoint's folder and the seconds it took, with those of earlier drivers' steps. `trunks`:
@@ -188,7 +188,9 @@ def fit_run(
         folder = run.location / CHECKPOINTS
         baselines = run.location / BASELINES if spec.train.baselines else None
         own = with_own_deepspeed(spec, run)
-        job = Job(own, prepared.data, folder, sender, baselines, trunks or (), fence=run.fence)
+        job = WorkerArgs(
+            own, prepared.data, folder, sender, baselines, trunks or (), fence=run.fence
+        )
         if prepared.worker is not None:
             order = prepared.for_trunk() if trunks is None else None
             best = prepared.worker.train(job, order, check)
@@ -198,7 +200,7 @@ def fit_run(
 
 
 def _filled(
-    prepared: Prepared, say: Callable[[str], None], listener: Listener
+    prepared: PreparedRun, say: Callable[[str], None], listener: Listener
 ) -> tuple[TrunkCache, ...]:
     from ftray.train.trunk_cache.build import prepare_trunk  # takes torch
 
@@ -211,14 +213,14 @@ def _heed(event: Event) -> None:
         interrupt.grant(_SAVING_S)
 
 
-def _fit_group(job: Job, check: Callable[[], None]) -> Location:
+def _fit_group(job: WorkerArgs, check: Callable[[], None]) -> Location:
     from ftray.train.ray.trainer import fit_workers  # takes torch
 
     return fit_workers(job, job.spec.scale.max_failures, check=check)
 
 
 def export_and_register(
-    prepared: Prepared,
+    prepared: PreparedRun,
     run: RunFolder,
     checkpoint: Location | None,
     trials: tuple[dict[str, Any], ...],
@@ -256,13 +258,13 @@ def export_and_register(
     return Trained(run, version, info, spent)
 
 
-def tell_of_better(checked: Checked, trained: Trained, say: Callable[[str], None]) -> None:
+def tell_of_better(checked: ValidatedSpec, trained: Trained, say: Callable[[str], None]) -> None:
     """Say so where an older version of the model does better than the one just trained."""
     if line := better_version(checked.registry, trained.version, trained.info):
         say(line)
 
 
-def promoted(checked: Checked, trained: Trained, say: Callable[[str], None]) -> Trained:
+def promoted(checked: ValidatedSpec, trained: Trained, say: Callable[[str], None]) -> Trained:
     """With the alias that the spec names, where the metrics allow. Raises RegistryError."""
     alias = checked.spec.train.promote
     if alias and promote_unless_worse(checked.registry, trained.version, trained.info, alias, say):
@@ -270,7 +272,7 @@ def promoted(checked: Checked, trained: Trained, say: Callable[[str], None]) -> 
     return trained
 
 
-def _is_exported(prepared: Prepared, run: RunFolder) -> bool:
+def _is_exported(prepared: PreparedRun, run: RunFolder) -> bool:
     root, spec = prepared.checked.root, prepared.checked.spec
     return (root.models(spec.name) / run.run_id / MODEL_MANIFEST).is_file()
 
@@ -287,7 +289,7 @@ def run_export(order: Export, each: Resources) -> ModelInfo:
     return ray.get(task.remote(order))
 
 
-def register(checked: Checked, info: ModelInfo, target: Location) -> ModelVersion:
+def register(checked: ValidatedSpec, info: ModelInfo, target: Location) -> ModelVersion:
     """The registry's version of an exported model, with its lineage."""
     spec = checked.spec
     return checked.registry.register(

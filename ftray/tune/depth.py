@@ -17,8 +17,8 @@ from typing import Any
 from ftray.models.artifact.sample_size import more_that_settle
 from ftray.tasks import get_task
 from ftray.train.progress import BEST, EPOCH_SECONDS, MEMORY
-from ftray.tune.course import Course
-from ftray.tune.standing import Standing
+from ftray.tune.study import Study
+from ftray.tune.trial_state import TrialState
 
 KEY = "train.unfreeze"
 ENOUGH_TRIALS = 3
@@ -131,12 +131,12 @@ class Comparison:
         return min((number for number in found if number is not None), default=None)
 
 
-def compare_depths(course: Course, validation_rows: int) -> Comparison:
+def compare_depths(course: Study, validation_rows: int) -> Comparison:
     """The depths that were tried, with what the trials show of each.
 
     Recommended is the fastest of those that are as good as the best, where that can be told.
     """
-    by_depth: dict[str, list[Standing]] = {}
+    by_depth: dict[str, list[TrialState]] = {}
     for trial in course.ranking():
         if KEY in trial.config and math.isfinite(course.mean(trial)):
             by_depth.setdefault(str(trial.config[KEY]), []).append(trial)
@@ -169,7 +169,7 @@ def _judged(comparison: Comparison) -> Comparison:
     return replace(comparison, depths=judged)
 
 
-def _alike(by_depth: Sequence[Sequence[Standing]]) -> bool:
+def _alike(by_depth: Sequence[Sequence[TrialState]]) -> bool:
     """Whether every depth had trials of the same values of the other keys."""
     others = [
         {str(sorted((k, v) for k, v in trial.config.items() if k != KEY)) for trial in trials}
@@ -178,7 +178,7 @@ def _alike(by_depth: Sequence[Sequence[Standing]]) -> bool:
     return all(values == others[0] for values in others)
 
 
-def _depth(course: Course, trials: Sequence[Standing], rows: int) -> Depth:
+def _depth(course: Study, trials: Sequence[TrialState], rows: int) -> Depth:
     best = trials[0]
     seeds = course.seeds_of(best)
     metric = _sign(course) * course.mean(best)
@@ -202,14 +202,14 @@ def _depth(course: Course, trials: Sequence[Standing], rows: int) -> Depth:
     )
 
 
-def _epoch_seconds(trial: Standing) -> float:
+def _epoch_seconds(trial: TrialState) -> float:
     """Of its training loop, where that is known: trials with workers of their own tell only how
     long they took in all."""
     return trial.metrics.get(EPOCH_SECONDS, trial.seconds / len(trial.values))
 
 
 def _interval(
-    values: Sequence[float], rows: int, course: Course
+    values: Sequence[float], rows: int, course: Study
 ) -> tuple[float | None, float | None]:
     """Of several seeds by Student's t; of one, as a share of the rows, by Wilson (1927)."""
     mean = statistics.fmean(values)
@@ -225,7 +225,7 @@ def _interval(
     return (centre - half) / scale, (centre + half) / scale
 
 
-def _is_share(course: Course) -> bool:
+def _is_share(course: Study) -> bool:
     """Whether the metric is a share of rows. A share of tokens is none: the tokens of one row are
     alike, so their number does not tell how far the share may be off."""
     return course.spec.train.metric_mode == "max" and get_task(course.spec.task).has_labels
@@ -249,5 +249,5 @@ def _is_pareto(depth: Depth, comparison: Comparison) -> bool:
     )
 
 
-def _sign(course: Course) -> float:
+def _sign(course: Study) -> float:
     return -1.0 if course.spec.train.metric_mode == "min" else 1.0

@@ -10,7 +10,7 @@ from typing import Protocol
 from ftray.spec.schema import Spec
 from ftray.spec.sections.tuning import Domain, TuneSpec
 from ftray.tune.searchers import Config
-from ftray.tune.standing import Segment, Standing
+from ftray.tune.trial_state import TrainUntil, TrialState
 
 REDUCTION = 3
 """One in so many goes on at each rung, and the next rung is so many times as high (Li et al.
@@ -26,31 +26,31 @@ class Search(Protocol):
     section: TuneSpec
 
     @property
-    def drawn(self) -> list[Standing]:
+    def drawn(self) -> list[TrialState]:
         """The trials in the order in which they were drawn."""
         ...
 
     @property
     def most_epochs(self) -> int: ...
 
-    def new(self, until: Callable[[int], int] | None = None) -> Segment | None:
+    def new(self, until: Callable[[int], int] | None = None) -> TrainUntil | None:
         """A trial that did not begin yet, up to the epoch that `until` gives for its number."""
         ...
 
 
-def fifo(course: Search) -> Segment | None:
+def fifo(course: Search) -> TrainUntil | None:
     """Every trial to its end, one after the other."""
     return course.new()
 
 
-def asha(course: Search) -> Segment | None:
+def asha(course: Search) -> TrainUntil | None:
     """Asynchronous successive halving (Li et al. 2020, algorithm 2): promote a trial that is among
     the best third of those that reached its rung, from the highest rung down; else begin a new
     one."""
     return _promotable(course.drawn, 1) or course.new(lambda number: 1)
 
 
-def hyperband(course: Search) -> Segment | None:
+def hyperband(course: Search) -> TrainUntil | None:
     """Successive halving in brackets that differ in their first rung (Li et al. 2018), trials
     dealt out in turn, so that slow starters have a chance."""
     graces = list(_rungs(1, course.most_epochs)) or [1]
@@ -60,7 +60,7 @@ def hyperband(course: Search) -> Segment | None:
     return course.new(lambda number: graces[number % len(graces)])
 
 
-def median(course: Search) -> Segment | None:
+def median(course: Search) -> TrainUntil | None:
     """Median stopping (Golovin et al. 2017): after each epoch a trial goes on unless its best is
     below the median of what the others had reached by then."""
     for trial in course.drawn:
@@ -68,11 +68,11 @@ def median(course: Search) -> Segment | None:
             epoch = len(trial.values)
             others = [t.at(epoch) for t in course.drawn if t is not trial and t.reached(epoch)]
             if len(others) < 2 or trial.values[-1] >= statistics.median(others):
-                return Segment(trial.trial, trial.config, epoch + 1)
+                return TrainUntil(trial.trial, trial.config, epoch + 1)
     return course.new(lambda number: 1)
 
 
-def pbt(course: Search) -> Segment | None:
+def pbt(course: Search) -> TrainUntil | None:
     """Population-based training (Jaderberg et al. 2017): all trials train side by side, and after
     each epoch the worst quarter goes on from checkpoints of the best one, with values that differ
     a little from theirs."""
@@ -91,11 +91,11 @@ def pbt(course: Search) -> Segment | None:
             source = random.Random(f"{course.spec.seed}/{trial.trial}/{epoch}")
             donor = source.choice(donors)
             config = _explored(donor.config, course.section.space, source)
-            return Segment(trial.trial, config, epoch + 1, donor.trial)
-    return Segment(ready[0].trial, ready[0].config, epoch + 1) if ready else None
+            return TrainUntil(trial.trial, config, epoch + 1, donor.trial)
+    return TrainUntil(ready[0].trial, ready[0].config, epoch + 1) if ready else None
 
 
-SCHEDULERS: dict[str, Callable[[Search], Segment | None]] = {
+SCHEDULERS: dict[str, Callable[[Search], TrainUntil | None]] = {
     "fifo": fifo,
     "asha": asha,
     "hyperband": hyperband,
@@ -114,7 +114,7 @@ def _explored(config: Config, space: Mapping[str, Domain], source: random.Random
     return changed
 
 
-def _promotable(trials: list[Standing], grace: int) -> Segment | None:
+def _promotable(trials: list[TrialState], grace: int) -> TrainUntil | None:
     most = max((trial.epochs for trial in trials), default=0)
     rungs = list(_rungs(grace, most))
     for number in reversed(range(len(rungs))):
@@ -123,7 +123,7 @@ def _promotable(trials: list[Standing], grace: int) -> Segment | None:
         reached = sorted((t for t in trials if t.reached(rung)), key=lambda t: -t.at(rung))
         for trial in reached[: len(reached) // REDUCTION]:
             if trial.waits and len(trial.values) == rung:
-                return Segment(trial.trial, trial.config, min(above, trial.epochs))
+                return TrainUntil(trial.trial, trial.config, min(above, trial.epochs))
     return None
 
 

@@ -15,17 +15,17 @@ from ftray.errors import FtrayError, Interrupted
 from ftray.interrupt import handle, softly
 from ftray.spec.schema import Spec
 from ftray.train import checkpoints
-from ftray.train.distributed.channel import Event, Listener
-from ftray.train.scale import trial_resources
-from ftray.tune.course import Course
-from ftray.tune.standing import Segment, Standing
+from ftray.train.distributed.events import Event, Listener
+from ftray.train.resources import trial_resources
+from ftray.tune.study import Study
 from ftray.tune.table import row
 from ftray.tune.trial import Sweep, outcome, run_segment, step_of
+from ftray.tune.trial_state import TrainUntil, TrialState
 
 
 def search(
     sweep: Sweep,
-    course: Course,
+    course: Study,
     concurrent: int,
     listener: Listener,
     watcher: Listener = lambda event: None,
@@ -60,7 +60,7 @@ def search(
         )
 
 
-def _tuner(sweep: Sweep, course: Course, feed: _Feed, concurrent: int, scratch: str) -> tune.Tuner:
+def _tuner(sweep: Sweep, course: Study, feed: _Feed, concurrent: int, scratch: str) -> tune.Tuner:
     return tune.Tuner(
         tune.with_resources(
             tune.with_parameters(run_segment, sweep=sweep), _resources(course.spec)
@@ -89,7 +89,7 @@ def _stop_tune() -> None:
     handler(signal.SIGINT, None)
 
 
-def _counts(course: Course) -> str:
+def _counts(course: Study) -> str:
     """Where the trials of a sweep stand that was interrupted."""
     drawn = course.drawn
     counts = {
@@ -105,7 +105,7 @@ def _counts(course: Course) -> str:
     )
 
 
-def recall(course: Course, events: Iterable[Event]) -> None:
+def recall(course: Study, events: Iterable[Event]) -> None:
     """Take in what an earlier driver of this sweep, which was killed, told its listener."""
     for event in events:
         if event.get("kind") == "trial":
@@ -135,13 +135,13 @@ def _resources(spec: Spec) -> tune.PlacementGroupFactory:
 class _Feed(Searcher):
     """Hands the segments of a course to Ray Tune, and their outcomes back."""
 
-    def __init__(self, course: Course, sweep: Sweep, listener: Listener, watcher: Listener) -> None:
+    def __init__(self, course: Study, sweep: Sweep, listener: Listener, watcher: Listener) -> None:
         super().__init__()
         self.course = course
         self.sweep = sweep
         self.listener = listener
         self.watcher = watcher
-        self.segments: dict[str, Segment] = {}
+        self.segments: dict[str, TrainUntil] = {}
         self.points: dict[str, dict[tuple[str, int], Event]] = {}
         """Of each segment that runs; one whose process died tells of the same steps again."""
         self.error: Exception | None = None
@@ -208,7 +208,7 @@ class _Feed(Searcher):
             elif trial.waits and trial.values and not interrupted:
                 self._tell(trial, "stopped")
 
-    def _event(self, trial: Standing, status: str = "") -> Event:
+    def _event(self, trial: TrialState, status: str = "") -> Event:
         told = row(trial).to_json()
         if not trial.error and not trial.over:
             told["status"] = status or ("running" if trial.running else "waiting")
@@ -219,7 +219,7 @@ class _Feed(Searcher):
         }
         return {"kind": "trial", **told, **more}
 
-    def _tell(self, trial: Standing, status: str = "", points: Sequence[Event] = ()) -> None:
+    def _tell(self, trial: TrialState, status: str = "", points: Sequence[Event] = ()) -> None:
         event = self._event(trial, status)
         try:
             self.listener({**event, "points": points} if points else event)

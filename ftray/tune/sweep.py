@@ -12,12 +12,12 @@ from ftray.errors import NotTrainable
 from ftray.spec.load import override
 from ftray.spec.sections.tuning import TuneSpec
 from ftray.train import checkpoints
-from ftray.train.check import Checked
-from ftray.train.distributed.channel import Event, Listener, stage
+from ftray.train.check import ValidatedSpec
+from ftray.train.distributed.events import Event, Listener, stage
 from ftray.train.inputs import claimed, pinned, with_own_deepspeed
 from ftray.train.progress import BEST
 from ftray.train.ray.local_worker import local_worker
-from ftray.train.record import recorded, track
+from ftray.train.resources import check_scale, trial_resources
 from ftray.train.run import (
     Trained,
     both,
@@ -27,17 +27,17 @@ from ftray.train.run import (
     promoted,
     tell_of_better,
 )
-from ftray.train.scale import check_scale, trial_resources
+from ftray.train.run_logger import recorded, track
 from ftray.train.trunk_cache.build import prepare_trunk
-from ftray.tune.course import Course
 from ftray.tune.depth import Comparison, compare_depths
 from ftray.tune.report import FILE, page
 from ftray.tune.search import recall, search
 from ftray.tune.space import depth_variants, trial_spec
-from ftray.tune.standing import Standing
+from ftray.tune.study import Study
 from ftray.tune.table import Trial, rows
 from ftray.tune.tracked import TrackedTrials, points_of
 from ftray.tune.trial import Sweep
+from ftray.tune.trial_state import TrialState
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Tuned:
 
 
 def tune(
-    checked: Checked,
+    checked: ValidatedSpec,
     say: Callable[[str], None] = lambda line: None,
     listener: Listener = lambda event: None,
 ) -> Tuned:
@@ -85,7 +85,7 @@ def tune(
     with recorded(checked.root, spec.name, run) as record:
         watcher = both(TrackedTrials(record.tracker, spec), listener)
         told = both(record, watcher)
-        course = Course(spec)
+        course = Study(spec)
         recall(course, run.metrics())
         passes = (section.count + section.refit) * course.most_epochs
         trunks = prepare_trunk(prepared.for_trunk(depth_variants(spec), passes), say, listener)
@@ -121,13 +121,13 @@ def tune(
     return Tuned(table, promoted(checked, trained, say), found)
 
 
-def _plan(course: Course, concurrent: int) -> str:
+def _plan(course: Study, concurrent: int) -> str:
     known = sum(trial.over or bool(trial.error) for trial in course.drawn)
     ended = f", {known} of them ended before" if known else ""
     return f"{course.section.count} trials{ended}, {concurrent} side by side"
 
 
-def _plan_event(course: Course, concurrent: int) -> Event:
+def _plan_event(course: Study, concurrent: int) -> Event:
     """What a display of the sweep has to know beforehand."""
     section, train = course.section, course.spec.train
     limits = dict(section.budget)
@@ -142,7 +142,7 @@ def _plan_event(course: Course, concurrent: int) -> Event:
     }
 
 
-def _check_room(checked: Checked, section: TuneSpec) -> int:
+def _check_room(checked: ValidatedSpec, section: TuneSpec) -> int:
     """How many trials run side by side. Raises ClusterError when not one fits, or the refit not."""
     each = trial_resources(checked.spec)
     capacity.require(section.workers, each, "tune.workers")
@@ -151,7 +151,7 @@ def _check_room(checked: Checked, section: TuneSpec) -> int:
     return max(1, min(section.count, capacity.most_slots(each) // section.workers))
 
 
-def winner(course: Course, say: Callable[[str], None]) -> Standing:
+def winner(course: Study, say: Callable[[str], None]) -> TrialState:
     """The best trial. Raises NotTrainable when none could train."""
     if spent := course.spent:
         say(f"{spent} is used up: {len(course.drawn)} of {course.section.count} trials began")

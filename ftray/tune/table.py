@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ftray.tune.course import Course
-from ftray.tune.standing import Standing
+from ftray.tune.study import Study
+from ftray.tune.trial_state import TrialState
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Trial:
         return {**row, "error": self.error} if self.error else row
 
 
-def rows(course: Course) -> tuple[Trial, ...]:
+def rows(course: Study) -> tuple[Trial, ...]:
     """Best first; under a finalist itself with other seeds."""
     return tuple(row(seed) for trial in course.ranking() for seed in course.seeds_of(trial))
 
 
-def row(trial: Standing) -> Trial:
+def row(trial: TrialState) -> Trial:
     return Trial(
         id=trial.trial,
         config=trial.config,

@@ -15,23 +15,23 @@ from typing import Any
 
 from ftray.data.encoding.encode import EncodedDataset
 from ftray.errors import FtrayError
-from ftray.models.structure.twin import twin
+from ftray.models.structure.shared_parameters import twin
 from ftray.spec.schema import ModelSpec, Spec
 from ftray.store.files.location import Location
 from ftray.store.runs.folder import Fence
 from ftray.train import checkpoints, loop
 from ftray.train.base import Base, load_base
-from ftray.train.checkpoints import Keeper
-from ftray.train.distributed.channel import Event, listening
+from ftray.train.checkpoints import CheckpointManager
+from ftray.train.distributed.context import alone
+from ftray.train.distributed.events import Event, listening
 from ftray.train.distributed.process import forget_peak_memory, peak_memory, settle
-from ftray.train.distributed.ranks import alone
-from ftray.train.orders import Job
+from ftray.train.orders import WorkerArgs
 from ftray.train.progress import BEST, EPOCH_SECONDS, MEMORY, Progress
 from ftray.train.ray.trainer import fit_workers
 from ftray.train.ray.worker import build, latest
 from ftray.train.trunk_cache.cache import TrunkCache
 from ftray.tune.space import trial_spec
-from ftray.tune.standing import Outcome, Segment
+from ftray.tune.trial_state import Outcome, TrainUntil
 
 # What a segment reports.
 _VALUES, _METRICS, _OVER, _ERROR = "values", "metrics", "over", "error"
@@ -70,7 +70,7 @@ def run_segment(config: dict[str, Any], sweep: Sweep) -> None:
     """
     from ray import tune
 
-    segment = Segment(**config["segment"])
+    segment = TrainUntil(**config["segment"])
     forget_peak_memory()
     teller = _Teller()
     try:
@@ -155,7 +155,7 @@ class _Teller:
         return False
 
 
-def _train_here(spec: Spec, segment: Segment, sweep: Sweep, teller: _Teller) -> Progress:
+def _train_here(spec: Spec, segment: TrainUntil, sweep: Sweep, teller: _Teller) -> Progress:
     settle(spec)
     pristine = _pristine(
         spec.model,
@@ -172,7 +172,7 @@ def _train_here(spec: Spec, segment: Segment, sweep: Sweep, teller: _Teller) -> 
     # A trial that ends here, and whose winner is trained again, leaves nothing that is read.
     needed = segment.until < spec.train.epochs or not _refits(sweep.spec)
     kept = folder if needed else None
-    keeper = Keeper(spec.train.checkpoint, kept, writes=True, fence=sweep.fence)
+    keeper = CheckpointManager(spec.train.checkpoint, kept, writes=True, fence=sweep.fence)
     epoch, started = progress.epoch, time.perf_counter()
     try:
         loop.run(setup, progress, keeper, teller, segment.until)
@@ -189,10 +189,10 @@ def _refits(spec: Spec) -> bool:
     return spec.tune.refit
 
 
-def _train_in_group(spec: Spec, segment: Segment, sweep: Sweep, teller: _Teller) -> Progress:
+def _train_in_group(spec: Spec, segment: TrainUntil, sweep: Sweep, teller: _Teller) -> Progress:
     folder, until = sweep.checkpoints(segment.trial), segment.until
     with listening(teller.hear) as sender:
-        job = Job(spec, sweep.data, folder, sender, None, sweep.trunks, until, sweep.fence)
+        job = WorkerArgs(spec, sweep.data, folder, sender, None, sweep.trunks, until, sweep.fence)
         fit_workers(job, spec.scale.max_failures)
     newest = checkpoints.latest(folder)
     assert newest is not None, "a group that ended well has written a checkpoint"

@@ -23,8 +23,8 @@ from ftray.spec.schema import Spec
 from ftray.tasks import get_task
 from ftray.train.base import load_base
 from ftray.train.check import check_inputs
+from ftray.train.distributed.context import alone
 from ftray.train.distributed.process import settle
-from ftray.train.distributed.ranks import alone
 from ftray.train.engine.deepspeed import wants_autocast
 from ftray.train.engine.phases import plan_phases
 from ftray.train.engine.schedule import learning_rate

@@ -24,10 +24,10 @@ from ftray.spec.load import load, override
 from ftray.store.files.location import locate
 from ftray.train import loop
 from ftray.train.base import load_base
-from ftray.train.check import Checked, check_inputs
-from ftray.train.checkpoints import Keeper, best
+from ftray.train.check import ValidatedSpec, check_inputs
+from ftray.train.checkpoints import CheckpointManager, best
+from ftray.train.distributed.context import alone
 from ftray.train.distributed.process import settle
-from ftray.train.distributed.ranks import alone
 from ftray.train.export import export
 from ftray.train.orders import Export
 from ftray.train.progress import Progress
@@ -71,7 +71,7 @@ class Clock:
         return False
 
 
-def in_process(checked: Checked, clock: Clock) -> ModelInfo:
+def in_process(checked: ValidatedSpec, clock: Clock) -> ModelInfo:
     """Train here, keep the best epoch and export it. The data must be encoded already."""
     data = prepare(checked).data
     alike = {"scale.workers": 1, "scale.cpus_per_worker": torch.get_num_threads()}
@@ -81,12 +81,12 @@ def in_process(checked: Checked, clock: Clock) -> ModelInfo:
     base = load_base(spec.model, spec.task, spec.seed, data.labels, spec.train.dropout)
     setup, progress = build(spec, data, base, alone(), None)
     clock.precision = "bf16" if setup.engine.module.autocast else "fp32"
-    loop.run(setup, progress, Keeper(spec.train.checkpoint, kept, writes=True), clock)
+    loop.run(setup, progress, CheckpointManager(spec.train.checkpoint, kept, writes=True), clock)
     target = locate(str(Path("model").absolute()))
     return export(Export(spec, data, best(kept), target, run="parity"))
 
 
-def on_workers(checked: Checked, clock: Clock) -> ModelInfo:
+def on_workers(checked: ValidatedSpec, clock: Clock) -> ModelInfo:
     """What the command `ftray train` does."""
     with session():
         return train(checked, listener=clock.listen).info

@@ -212,7 +212,11 @@ def compare(found: dict[str, Any], expected: dict[str, Any], elastic: bool) -> d
 
 def report(tally: Counter[tuple[str, str]], runs: int) -> str:
     rows = [
-        [kind, *(str(tally[kind, moment]) for moment in MOMENTS), str(_of(tally, kind))]
+        [
+            kind,
+            *(str(tally[kind, moment]) for moment in MOMENTS),
+            str(_of(tally, kind)),
+        ]
         for kind in KINDS
     ]
     total = sum(tally.values())

@@ -158,9 +158,9 @@ def _worker(order: dict[str, Any], work: str) -> None:
     from ftray.tasks import get_task
     from ftray.train import loop
     from ftray.train.base import Base
-    from ftray.train.checkpoints import Keeper
+    from ftray.train.checkpoints import CheckpointManager
+    from ftray.train.distributed.context import join_group
     from ftray.train.distributed.process import settle
-    from ftray.train.distributed.ranks import join_group
     from ftray.train.ray.worker import build
 
     spec = _spec(order)
@@ -171,7 +171,7 @@ def _worker(order: dict[str, Any], work: str) -> None:
     model.config.pad_token_id = 0
     data: Any = Data()
     setup, progress = build(spec, data, Base(model, 0), join_group(), None)
-    keeper = Keeper(spec.train.checkpoint, locate(f"{work}/kept"), writes=rank == 0)
+    keeper = CheckpointManager(spec.train.checkpoint, locate(f"{work}/kept"), writes=rank == 0)
     loop.run(setup, progress, keeper, Silent())
     print(high_water())
 

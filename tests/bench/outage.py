@@ -41,7 +41,7 @@ from ftray.store.deployments.promotion import promote
 from ftray.store.registry.registry import Registry
 from ftray.store.root import open_root
 from ftray.store.runs.folder import SPEC
-from ftray.train.check import Checked, check_inputs
+from ftray.train.check import ValidatedSpec, check_inputs
 from ftray.train.run import Trained, train
 from ftray.tune.sweep import tune
 from tests.helpers.mlflow_server import MlflowServer
@@ -141,7 +141,7 @@ class Bench:
         with self.store.failing(Fault[fault], self.seconds):
             return
 
-    def _checked(self, name: str, tune_it: bool = False) -> Checked:
+    def _checked(self, name: str, tune_it: bool = False) -> ValidatedSpec:
         section = {"trials": 2, "space": SPACE, "refit": False}
         spec = tree(self.folder, name=name, storage=self.store.url(), train=CHANGES)
         spec["data"]["train"] = str(self.rows)

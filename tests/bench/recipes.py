@@ -33,8 +33,8 @@ from ftray.store.files.location import locate
 from ftray.train import loop
 from ftray.train.base import load_base
 from ftray.train.check import check_inputs
-from ftray.train.checkpoints import Keeper, best
-from ftray.train.distributed.ranks import alone
+from ftray.train.checkpoints import CheckpointManager, best
+from ftray.train.distributed.context import alone
 from ftray.train.progress import Progress
 from ftray.train.ray.worker import build
 from ftray.train.run import prepare
@@ -114,7 +114,9 @@ def _train(
     base = load_base(spec.model, spec.task, spec.seed, data.labels)
     setup, progress = build(spec, data, base, alone(), None)
     try:
-        loop.run(setup, progress, Keeper(spec.train.checkpoint, kept, writes=True), _Silent())
+        loop.run(
+            setup, progress, CheckpointManager(spec.train.checkpoint, kept, writes=True), _Silent()
+        )
     finally:
         setup.phased.close()
     return {"spec": spec, "kept": kept, "rate": rate, "validation": progress.best}

@@ -35,9 +35,9 @@ from ftray.spec.load import dump, load, override
 from ftray.train import loop
 from ftray.train.base import load_base
 from ftray.train.check import check_inputs
-from ftray.train.checkpoints import Keeper
+from ftray.train.checkpoints import CheckpointManager
+from ftray.train.distributed.context import DistContext, alone, join_group
 from ftray.train.distributed.process import settle
-from ftray.train.distributed.ranks import Ranks, alone, join_group
 from ftray.train.engine.deepspeed import Engine
 from ftray.train.progress import Progress
 from ftray.train.ray.worker import build
@@ -109,7 +109,7 @@ def work(rank: int, world: int, folder: str, text: str, results: Any) -> None:
     base = load_base(spec.model, spec.task, spec.seed, data.labels)
     setup, progress = build(spec, data, base, ranks, None)
     clock = Clock()
-    loop.run(setup, progress, Keeper(spec.train.checkpoint, None, writes=False), clock)
+    loop.run(setup, progress, CheckpointManager(spec.train.checkpoint, None, writes=False), clock)
     results.put(clock.means())
     if world > 1:
         dist.barrier()
@@ -125,7 +125,7 @@ class Clock:
         self._inside = 0.0
         self._wrap(Engine, "logits", "forward")
         self._wrap(Engine, "accumulate", "backward")
-        self._wrap(Ranks, "sum", "waiting")
+        self._wrap(DistContext, "sum", "waiting")
         self._wrap(Engine, "gradient_norm", "gradients")
         self._wrap(Engine, "update", "optimizer")
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from ftray.tune.course import Course
 from ftray.tune.schedulers import SCHEDULERS
 from ftray.tune.search import recall
-from ftray.tune.standing import Segment
+from ftray.tune.study import Study
+from ftray.tune.trial_state import TrainUntil
 from tests.helpers.played import Player, by_batch_and_rate, spec
 
 TRIALS = 20
@@ -20,8 +20,8 @@ def section(request: pytest.FixtureRequest) -> dict[str, Any]:
     return {"scheduler": request.param, "trials": TRIALS, "refit": False}
 
 
-def course(section: dict[str, Any], epochs: int = 9) -> Course:
-    return Course(spec(tune=section, train={"epochs": epochs}))
+def course(section: dict[str, Any], epochs: int = 9) -> Study:
+    return Study(spec(tune=section, train={"epochs": epochs}))
 
 
 @pytest.mark.parametrize("slots", [1, 2, 7])
@@ -65,7 +65,7 @@ def test_a_sweep_whose_driver_was_killed_comes_to_the_same(
 
 
 def test_trials_that_fail_do_not_end_it(section: dict[str, Any]) -> None:
-    def some_fail(segment: Segment, epoch: int) -> float | None:
+    def some_fail(segment: TrainUntil, epoch: int) -> float | None:
         failing = segment.config["train.batch_size"] == 8
         return None if failing else by_batch_and_rate(segment, epoch)
 

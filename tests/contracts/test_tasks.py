@@ -33,7 +33,7 @@ class Sample:
     """Source rows and the kind of their fault."""
     questions: tuple[tuple[dict[str, Any], str], ...]
     """Source rows without an answer, and what they ask."""
-    twins: tuple[Row, ...]
+    duplicates: tuple[Row, ...]
     strangers: tuple[Row, Row]
 
 
@@ -76,7 +76,7 @@ SAMPLES = {
             ({"text": "a", "label": ["x"]}, "label_not_a_name"),
             ({"text": "a", "label": {"x": 1}}, "label_not_a_name"),
         ),
-        twins=(
+        duplicates=(
             {"text": "A Fine film", "label": "good"},
             {"text": "  a fine\n FILM ", "label": "good"},
             {"text": "a fine film", "label": "bad"},
@@ -120,7 +120,7 @@ SAMPLES = {
             ({"text": None}, "empty_completion"),
             ({"text": "\n"}, "empty_completion"),
         ),
-        twins=(
+        duplicates=(
             {"prompt": "Once upon", "completion": " a time"},
             {"prompt": " once\nupon", "completion": "a Time"},
         ),
@@ -237,13 +237,13 @@ def test_cleaning_leaves_the_source_row_alone(task: Task, sample: Sample) -> Non
 
 
 def test_twins_are_known_by_their_identity(task: Task, sample: Sample) -> None:
-    assert len({task.identity(row) for row in sample.twins}) == 1
+    assert len({task.identity(row) for row in sample.duplicates}) == 1
     first, second = sample.strangers
     assert task.identity(first) != task.identity(second)
 
 
 def test_rows_are_stratified_by_their_labels(task: Task, sample: Sample) -> None:
-    for row in sample.twins:
+    for row in sample.duplicates:
         assert task.target(row) == (row["label"] if task.has_labels else "")
 
 
@@ -311,7 +311,7 @@ def test_there_is_one_loss_a_row_over_its_units(task: Task, sample: Sample, mode
     losses = task.losses(logits, inputs, targets)
     assert losses.shape == (len(ROWS),) and losses.dtype == torch.float32
     units = task.units(np.array([len(row) for row in ROWS]), targets.numpy())
-    metrics = task.metrics(task.tally(logits, inputs, targets).numpy(), sample.labels)
+    metrics = task.metrics(task.metric_state(logits, inputs, targets).numpy(), sample.labels)
     assert losses.sum().item() / units.sum() == pytest.approx(metrics["loss"], rel=1e-5)
 
 
@@ -359,11 +359,11 @@ def test_tallies_add_up_to_the_metrics_of_all_rows(task: Task, sample: Sample, m
     inputs, targets = batch(task, sample)
     with torch.inference_mode():
         logits = model(**inputs).logits
-        whole = task.tally(logits, inputs, targets).numpy()
-        total = task.empty_tally(sample.labels)
+        whole = task.metric_state(logits, inputs, targets).numpy()
+        total = task.empty_metric_state(sample.labels)
         for row in range(len(ROWS)):
             one, target = alone(task, inputs, targets, row)
-            total += task.tally(model(**one).logits, one, target).numpy()
+            total += task.metric_state(model(**one).logits, one, target).numpy()
     assert whole.dtype == np.float64 and whole.shape == total.shape
     assert total == pytest.approx(whole, rel=1e-5)
     found, expected = task.metrics(total, sample.labels), task.metrics(whole, sample.labels)
@@ -377,7 +377,7 @@ def test_metrics_are_json_and_have_what_a_run_is_judged_by(
 ) -> None:
     inputs, targets = batch(task, sample)
     metrics = task.metrics(
-        task.tally(model(**inputs).logits, inputs, targets).numpy(), sample.labels
+        task.metric_state(model(**inputs).logits, inputs, targets).numpy(), sample.labels
     )
     assert json.loads(json.dumps(metrics)) == metrics
     judged = {"accuracy", "loss", "f1_macro" if task.has_labels else "perplexity"}

@@ -20,8 +20,8 @@ import pytest
 import uvicorn
 from websockets.sync.client import ClientConnection, connect
 
-from ftray.serve.http.access import add_key
 from ftray.serve.http.app import create_api
+from ftray.serve.http.auth import add_key
 from ftray.serve.http.keyring import Keyring
 from ftray.serve.interface import Piece
 from ftray.serve.ops.metrics import Metrics

@@ -10,15 +10,15 @@ import torch
 
 from ftray.spec.load import parse
 from ftray.spec.schema import Spec
-from ftray.train.distributed.ranks import Ranks
-from ftray.train.memory.fitting import choose_micro_batch_size
+from ftray.train.distributed.context import DistContext
+from ftray.train.memory.batch_size_finder import choose_micro_batch_size
 from ftray.train.plan import Trainee, plan_training
 from tests.helpers.tiny_networks import tiny_batch, tiny_network
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def chosen(wanted: Spec, model: Any, ranks: Ranks, longest: int) -> int:
+def chosen(wanted: Spec, model: Any, ranks: DistContext, longest: int) -> int:
     """As a worker chooses it."""
     trainee = Trainee(model, plan_training(model, wanted.train, tiny_batch(), ranks), 0)
     return choose_micro_batch_size(wanted, trainee, ranks, longest)
@@ -30,11 +30,11 @@ def spec(**train: Any) -> Spec:
 
 
 @pytest.fixture
-def ranks() -> Ranks:
-    return Ranks(0, 1, torch.device("cuda", 0))
+def ranks() -> DistContext:
+    return DistContext(0, 1, torch.device("cuda", 0))
 
 
-def test_a_small_model_takes_the_whole_batch_and_is_left_as_it_was(ranks: Ranks) -> None:
+def test_a_small_model_takes_the_whole_batch_and_is_left_as_it_was(ranks: DistContext) -> None:
     model = tiny_network("bert")
     before = copy.deepcopy(model.state_dict())
     assert chosen(spec(batch_size=64), model, ranks, 32) == 64
@@ -43,7 +43,7 @@ def test_a_small_model_takes_the_whole_batch_and_is_left_as_it_was(ranks: Ranks)
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_batch_that_does_not_fit_is_halved_until_it_does(ranks: Ranks) -> None:
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(ranks: DistContext) -> None:
     model = tiny_network("bert", hidden_size=512, intermediate_size=2048, num_attention_heads=8)
     torch.cuda.set_per_process_memory_fraction(
         2e9 / torch.cuda.get_device_properties(0).total_memory
@@ -57,7 +57,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(ranks: Ranks) -> None
     assert torch.cuda.memory_allocated() < 2**20, "nothing of the probe is left"
 
 
-def test_a_size_that_is_set_is_not_probed(ranks: Ranks) -> None:
+def test_a_size_that_is_set_is_not_probed(ranks: DistContext) -> None:
     model = tiny_network("bert")
     assert chosen(spec(micro_batch_size=3), model, ranks, 32) == 3
     assert torch.cuda.memory_allocated() < 2**20

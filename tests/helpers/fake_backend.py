@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 from ftray.models.artifact.manifest import ModelInfo
-from ftray.models.generation.sampling import Prompt, Sampling
+from ftray.models.generation.sampling_params import Prompt, Sampling
 from ftray.serve.interface import Answers, Generation, Piece
 
 LABELS = ("bad", "good", "mixed")

@@ -29,13 +29,13 @@ from ftray.models.structure.placing import _sketch, placed
 from ftray.spec.load import parse
 from ftray.tasks import get_task
 from ftray.train import loop
-from ftray.train.distributed.ranks import Ranks
+from ftray.train.distributed.context import DistContext
 from ftray.train.engine import deepspeed_state, lora
+from ftray.train.engine.activation_checkpointing import enable_checkpointing
 from ftray.train.engine.deepspeed import TrainedModule
 from ftray.train.engine.phased import PhasedEngine
-from ftray.train.engine.recompute import enable_checkpointing
 from ftray.train.evaluation.baselines import Encoder
-from ftray.train.memory.fitting import choose_micro_batch_size
+from ftray.train.memory.batch_size_finder import choose_micro_batch_size
 from ftray.train.plan import Trainee, plan_training
 from ftray.train.progress import Progress
 from ftray.train.trunk_cache.cache import Trunk, TrunkCache
@@ -44,7 +44,7 @@ from tests.helpers.loop_runs import LABELS, Split, Watcher
 from tests.helpers.tiny_networks import tiny_batch, tiny_generator, tiny_network
 
 
-class OneRank(Ranks):
+class OneRank(DistContext):
     """Counts how often the host waits for the device."""
 
     waits: list[str] = []
@@ -169,7 +169,7 @@ def run(family: str, trunk: bool, adapts: bool) -> None:
             batches = BatchPlan(split.lengths, 8, 4, 1)
             phased = PhasedEngine(trainee, spec.train, batches, ranks)
             phased.enter(0)
-            setup = loop.Setup(
+            setup = loop.TrainContext(
                 spec=spec,
                 task=task,
                 phased=phased,

@@ -9,14 +9,14 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any, cast
 
 from ftray.errors import ModelError
-from ftray.models.generation.sampling import Prompt, Sampling
+from ftray.models.generation.sampling_params import Prompt, Sampling
 from ftray.serve.interface import Answers, BadPrompt, Generation, Piece
 from ftray.serve.models.alias import Alias
-from ftray.serve.models.live import LiveModel
+from ftray.serve.models.loaded_classifier import LiveModel
 from ftray.serve.models.reporter import Reporter
-from ftray.serve.models.shelf import Shelf
+from ftray.serve.models.versions import VersionRouter
 from ftray.serve.models.watcher import Watcher
-from ftray.store.deployments.routes import Stop
+from ftray.store.deployments.routes import VersionRef
 from tests.helpers.fake_backend import INFO
 
 
@@ -100,7 +100,7 @@ class FakeReplica:
         self.watcher = Watcher(self.alias, self.load, self.reporter, self._count_shadow)
 
     @property
-    def shelf(self) -> Shelf:
+    def shelf(self) -> VersionRouter:
         return self.watcher.shelf
 
     @property
@@ -110,7 +110,7 @@ class FakeReplica:
     def poll(self) -> None:
         self.watcher.poll()
 
-    def load(self, stop: Stop) -> LiveModel:
+    def load(self, stop: VersionRef) -> LiveModel:
         self.loaded.append(stop.version)
         if stop.version in self.refuses:
             raise ModelError.of("golden answers", "a", "off by 0.3", "export it again")
@@ -137,5 +137,5 @@ class FakeReplica:
         return generation.version, text
 
 
-def stop(version: int) -> Stop:
-    return Stop(version=version, folder=f"models/m/{version}")
+def stop(version: int) -> VersionRef:
+    return VersionRef(version=version, folder=f"models/m/{version}")

@@ -166,7 +166,7 @@ def _main(orders: Path) -> None:
     import torch
     import torch.distributed as dist
 
-    from ftray.train.distributed.ranks import join_group
+    from ftray.train.distributed.context import join_group
 
     torch.set_num_threads(1)
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -193,7 +193,7 @@ def _train(run: Run, root: Path, ranks: Any) -> Seen:
     from ftray.store.files.location import locate
     from ftray.train import loop
     from ftray.train.base import Base
-    from ftray.train.checkpoints import Keeper
+    from ftray.train.checkpoints import CheckpointManager
     from ftray.train.ray.worker import build
 
     model = make_model(run)
@@ -207,7 +207,7 @@ def _train(run: Run, root: Path, ranks: Any) -> Seen:
     setup, progress = build(spec, data, Base(model, 0), ranks, resume, trunks)
     watcher = Watcher(model, run.stop_after)
     kept = CheckpointSpec(every_steps=run.every, every_minutes=None, keep=1000)
-    keeper = Keeper(kept, locate(str(folder)), writes=ranks.rank == 0)
+    keeper = CheckpointManager(kept, locate(str(folder)), writes=ranks.rank == 0)
     found = watcher.found
     try:
         loop.run(setup, progress, keeper, watcher)
@@ -235,7 +235,7 @@ def keep_states(model: Any, spec: Any, data: Data, folder: Path, ranks: Any) -> 
 
     from ftray.models.structure.blocks import count_blocks, plan_freeze
     from ftray.models.structure.cut import capture, find_cut, frozen_blocks
-    from ftray.store.cache.states import row_digest, write_shard
+    from ftray.store.cache.trunk_states import row_digest, write_shard
     from ftray.store.files.location import locate
     from ftray.tasks import get_task
     from ftray.train.engine.phases import plan_phases

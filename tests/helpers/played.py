@@ -11,14 +11,14 @@ from typing import Any
 from ftray.spec.load import parse
 from ftray.spec.schema import Spec
 from ftray.train.progress import BEST
-from ftray.tune.course import Course
-from ftray.tune.standing import Outcome, Segment
+from ftray.tune.study import Study
+from ftray.tune.trial_state import Outcome, TrainUntil
 
 SPACE: dict[str, Any] = {
     "train.learning_rate": {"loguniform": [1e-5, 1e-3]},
     "train.batch_size": {"choice": [8, 16, 32]},
 }
-Metric = Callable[[Segment, int], float | None]
+Metric = Callable[[TrainUntil, int], float | None]
 """(segment, epoch) -> the metric after it; None where the trial fails."""
 
 
@@ -28,7 +28,7 @@ def spec(space: dict[str, Any] | None = None, **sections: dict[str, Any]) -> Spe
     return parse({**base, **sections, "tune": tune})
 
 
-def by_batch_and_rate(segment: Segment, epoch: int) -> float:
+def by_batch_and_rate(segment: TrainUntil, epoch: int) -> float:
     """Rises with the epochs, never crosses another trial's, and is best for a high rate."""
     return segment.config["train.learning_rate"] + epoch
 
@@ -37,11 +37,11 @@ class Player:
     """Carries a course out, `slots` segments side by side, which end in an order drawn from
     `seed`."""
 
-    def __init__(self, course: Course, metric: Metric, slots: int = 1, seed: int = 0) -> None:
+    def __init__(self, course: Study, metric: Metric, slots: int = 1, seed: int = 0) -> None:
         self.course, self.metric, self.slots = course, metric, slots
         self.random = random.Random(seed)
-        self.running: list[Segment] = []
-        self.played: list[Segment] = []
+        self.running: list[TrainUntil] = []
+        self.played: list[TrainUntil] = []
         self.events: list[dict[str, Any]] = []
         self.busy: list[int] = []
         """How many slots were, whenever a segment ended."""
@@ -59,7 +59,7 @@ class Player:
             self.busy.append(len(self.running))
             self._end(self.running.pop(self.random.randrange(len(self.running))))
 
-    def _end(self, segment: Segment) -> None:
+    def _end(self, segment: TrainUntil) -> None:
         values = [self.metric(segment, epoch) for epoch in range(1, segment.until + 1)]
         known = [value for value in values if value is not None]
         trial = self.course.trials[segment.trial]
@@ -72,7 +72,7 @@ class Player:
         self.played.append(segment)
         self._tell(segment)
 
-    def _tell(self, segment: Segment) -> None:
+    def _tell(self, segment: TrainUntil) -> None:
         trial = self.course.trials[segment.trial]
         told = {"id": trial.trial, "elapsed": 0.0, "status": "done" if trial.over else "waiting"}
         event = {**asdict(trial), **told, "kind": "trial"}

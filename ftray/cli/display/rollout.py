@@ -11,7 +11,7 @@ from ftray.cli.console import say
 if TYPE_CHECKING:
     from ftray.store.deployments.promotion import Changed
     from ftray.store.deployments.rollout import Rollout
-    from ftray.store.deployments.routes import Route
+    from ftray.store.deployments.routes import AliasDeployment
     from ftray.store.registry.registry import Registry
 
 Wait = Annotated[
@@ -66,7 +66,7 @@ def _failed(registry: Registry, changed: Changed, alias: str, seen: Rollout) -> 
     )
 
 
-def described(route: Route) -> str:
+def described(route: AliasDeployment) -> str:
     """Where an alias leads, in one line."""
     parts = [f"version {route.current.version}"]
     if route.proven is not None and route.proven != route.current:
@@ -82,7 +82,7 @@ def described(route: Route) -> str:
     return "; ".join(parts)
 
 
-def as_json(route: Route) -> dict[str, Any]:
+def as_json(route: AliasDeployment) -> dict[str, Any]:
     trial, refused = route.trial, route.refused
     return {
         "version": route.current.version,

@@ -37,7 +37,7 @@ _MOSTLY = 10
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class Kept(NamedTuple):
+class CleanRow(NamedTuple):
     """A usable row, what its twins share with it, and the row it was made of."""
 
     row: Row
@@ -66,12 +66,12 @@ class Dropped:
 
 
 @dataclass
-class Part:
+class SourceRows:
     """The rows of one source on their way through cleaning."""
 
     name: str
     source: Source
-    kept: list[Kept] = field(default_factory=list)
+    kept: list[CleanRow] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
     known: tuple[str, ...] = ()
     """The labels that a row may have, where that was checked."""
@@ -83,7 +83,7 @@ class Part:
     def drop(self, raw: RawRow, fault: BadRow) -> None:
         self.dropped.append(Dropped(self.name, raw.where, fault.kind, fault.detail, raw.values))
 
-    def sift(self, judge: Callable[[Kept], BadRow | None]) -> None:
+    def filter_rows(self, judge: Callable[[CleanRow], BadRow | None]) -> None:
         """Drop every kept row that `judge` finds fault with."""
         kept = []
         for item in self.kept:
@@ -100,13 +100,13 @@ class Part:
 
 def clean(
     name: str, source: Source, rows: Iterable[RawRow], task: Task, answered: bool = True
-) -> Part:
+) -> SourceRows:
     """The rows that the task can use, and those it cannot.
 
     Unless `answered`, of a row only what it asks is read, and twins are not told. Raises DataError
     where there are no rows.
     """
-    part = Part(name, source)
+    part = SourceRows(name, source)
     for raw in rows:
         try:
             part.kept.append(_kept(raw, source.columns, task, answered))
@@ -117,7 +117,7 @@ def clean(
     return part
 
 
-def _kept(raw: RawRow, columns: Mapping[str, str], task: Task, answered: bool) -> Kept:
+def _kept(raw: RawRow, columns: Mapping[str, str], task: Task, answered: bool) -> CleanRow:
     if raw.fault is not None:
         raise raw.fault
     values = {logical: raw.values.get(name) for logical, name in columns.items()}
@@ -125,9 +125,9 @@ def _kept(raw: RawRow, columns: Mapping[str, str], task: Task, answered: bool) -
         if isinstance(value, str) and not value.isascii() and (found := _SURROGATE.search(value)):
             raise BadRow(BAD_ENCODING, _undecoded(found))
     if not answered:
-        return Kept({task.columns[0]: task.question(values)}, "", raw)
+        return CleanRow({task.columns[0]: task.question(values)}, "", raw)
     row = task.clean(values)
-    return Kept(row, task.identity(row), raw)
+    return CleanRow(row, task.identity(row), raw)
 
 
 def _undecoded(found: re.Match[str]) -> str:
@@ -137,7 +137,7 @@ def _undecoded(found: re.Match[str]) -> str:
     return f"{what} at character {found.start() + 1}"
 
 
-def drop_twins(part: Part, task: Task) -> None:
+def drop_twins(part: SourceRows, task: Task) -> None:
     """Keep the first of exact twins; none where their labels contradict each other."""
     targets: dict[str, str] = {}
     contradicted = set()
@@ -146,7 +146,7 @@ def drop_twins(part: Part, task: Task) -> None:
             contradicted.add(item.identity)
     first: dict[str, str] = {}
 
-    def judge(item: Kept) -> BadRow | None:
+    def judge(item: CleanRow) -> BadRow | None:
         if item.identity in contradicted:
             return BadRow(CONFLICT, "its twins have other labels")
         if item.identity in first:
@@ -154,43 +154,43 @@ def drop_twins(part: Part, task: Task) -> None:
         first[item.identity] = item.raw.where
         return None
 
-    part.sift(judge)
+    part.filter_rows(judge)
 
 
-def drop_leaked(part: Part, other: Part) -> None:
+def drop_leaked(part: SourceRows, other: SourceRows) -> None:
     """Drop the rows of `part` that have a twin in `other`, whatever their labels."""
     theirs = other.identities
     fault = BadRow(LEAKED, f"its twin is in {other.name}")
-    part.sift(lambda item: fault if item.identity in theirs else None)
+    part.filter_rows(lambda item: fault if item.identity in theirs else None)
 
 
-def drop_unknown(part: Part, task: Task, labels: Collection[str]) -> None:
+def drop_unknown(part: SourceRows, task: Task, labels: Collection[str]) -> None:
     """Drop the rows whose label is none of `labels`."""
     part.known = tuple(labels)
     known = {label_name(label) for label in labels}
 
-    def judge(item: Kept) -> BadRow | None:
+    def judge(item: CleanRow) -> BadRow | None:
         label = task.target(item.row)
         return None if label in known else BadRow(UNKNOWN_LABEL, shorten(label, 40))
 
-    part.sift(judge)
+    part.filter_rows(judge)
 
 
-def require_rows(part: Part) -> None:
+def require_rows(part: SourceRows) -> None:
     """Raise DataError when no row is left."""
     if not part.kept:
         kinds = ", ".join(in_words(kind, rows) for kind, rows in part.count().dropped.items())
         raise part.source.error(f"no usable row is left ({kinds})", "name a source with good rows")
 
 
-def refuse_faults(parts: Iterable[Part]) -> None:
+def refuse_faults(parts: Iterable[SourceRows]) -> None:
     """Raise DataError with one problem a source that has faulty rows; twins are no fault."""
     problems = [found for part in parts if (found := _problem(part))]
     if problems:
         raise DataError(*problems)
 
 
-def _problem(part: Part) -> Problem | None:
+def _problem(part: SourceRows) -> Problem | None:
     faulty = [row for row in part.dropped if row.kind not in _TWINS]
     if not faulty:
         return None
@@ -237,12 +237,12 @@ def _first(rows: list[Dropped]) -> str:
     return ", ".join(shown[:_PLACES_SHOWN]) + more
 
 
-def label_counts(kept: Iterable[Kept], task: Task) -> dict[str, int]:
+def label_counts(kept: Iterable[CleanRow], task: Task) -> dict[str, int]:
     """Label -> rows, by label; "" -> rows for a task without labels."""
     return dict(sorted(Counter(task.target(item.row) for item in kept).items()))
 
 
-def spelling_notes(part: Part, task: Task) -> Iterator[str]:
+def spelling_notes(part: SourceRows, task: Task) -> Iterator[str]:
     """What the user should know of how the labels of `part` are spelled."""
     if task.has_labels:
         column = part.source.columns[task.answer]
@@ -250,12 +250,12 @@ def spelling_notes(part: Part, task: Task) -> Iterator[str]:
         yield from spellings.spelling_notes(raw, label_counts(part.kept, task))
 
 
-def places(kept: Iterable[Kept]) -> pa.Array:
+def places(kept: Iterable[CleanRow]) -> pa.Array:
     """Where each row was found."""
     return pa.array([item.raw.where for item in kept], pa.large_string())
 
 
-def table(kept: Iterable[Kept], columns: Iterable[str]) -> pa.Table:
+def table(kept: Iterable[CleanRow], columns: Iterable[str]) -> pa.Table:
     """The rows as strings, one column each of `columns`."""
     rows = [item.row for item in kept]
     # 64-bit offsets: the texts of a split may exceed 2 GB.

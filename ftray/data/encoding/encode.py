@@ -36,7 +36,7 @@ from ftray.data.encoding.encoded import (
     open_encoded,
 )
 from ftray.data.encoding.lengths import Lengths
-from ftray.data.encoding.quiet import quiet_ray_data
+from ftray.data.encoding.ray_data_output import quiet_ray_data
 from ftray.data.encoding.tokenless import without_tokenless
 from ftray.errors import FtrayError, RunFailed, StorageError, StorageFault, find
 from ftray.models.pretrained import find_pretrained, load_tokenizer

@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ftray.errors import ModelError
 from ftray.models.generation.decoding_batch import DecodingBatch
-from ftray.models.generation.drawing import Answer
+from ftray.models.generation.sampler import Answer
 
 CHUNK = 512
 """Tokens of prompts that are read in one step: enough to keep a device busy."""

@@ -7,8 +7,8 @@ from typing import Any, Self
 
 import torch
 
-from ftray.models.generation.drawing import Answer, draw
 from ftray.models.generation.kv_cache import RoomyCache
+from ftray.models.generation.sampler import Answer, draw
 
 
 class DecodingBatch:

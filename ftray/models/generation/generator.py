@@ -12,9 +12,9 @@ import torch
 
 from ftray.models.artifact.manifest import Golden
 from ftray.models.generation.decoder import Decoder
-from ftray.models.generation.drawing import Answer
 from ftray.models.generation.kv_cache import RoomyCache
-from ftray.models.generation.sampling import Prompt, Sampling
+from ftray.models.generation.sampler import Answer
+from ftray.models.generation.sampling_params import Prompt, Sampling
 from ftray.models.inference.loaded import LoadedModel, Outcome
 from ftray.models.limits import context
 from ftray.spec.schema import Spec

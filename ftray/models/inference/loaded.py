@@ -17,12 +17,12 @@ from safetensors import SafetensorError
 from ftray.cluster.device import own_device
 from ftray.errors import ModelError
 from ftray.models.artifact.contents import check_contents
-from ftray.models.artifact.lineage import Lineage
 from ftray.models.artifact.manifest import Golden, ModelInfo, check_files, read_info
 from ftray.models.inference.measure import Measured, measure
 from ftray.models.inference.passes import PassCost, plan
 from ftray.models.inference.rounding import place_rounded
 from ftray.models.pretrained import load_tokenizer
+from ftray.models.sharing.prefix_hash import Lineage
 from ftray.spec.sections.compute import PLAIN, Compute, Precision
 from ftray.store.files.location import Location
 from ftray.tasks import get_task

@@ -41,7 +41,7 @@ def measure(
     # Of keys and values, which are for tokens to come.
     options = {} if task.has_labels else {"use_cache": False}
     device = next(model.parameters()).device
-    total = torch.from_numpy(task.empty_tally(labels)).to(device)
+    total = torch.from_numpy(task.empty_metric_state(labels)).to(device)
     order: list[np.ndarray] = []
     likeliest: list[torch.return_types.max] = []
     for places in _passes(np.array([len(row) for row in ids]), rows, words):
@@ -50,7 +50,7 @@ def measure(
         aims = torch.from_numpy(targets[places])
         with torch.inference_mode():
             logits = model(**moved, **options).logits
-            total += task.tally(logits, inputs, aims)
+            total += task.metric_state(logits, inputs, aims)
             if task.has_labels:
                 likeliest.append(torch.softmax(logits.float(), -1).max(-1))
         order.append(places)

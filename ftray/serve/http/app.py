@@ -15,11 +15,10 @@ from starlette.exceptions import HTTPException
 from ftray import __version__
 from ftray.serve.http.bodies import Bodies
 from ftray.serve.http.door import Door
-from ftray.serve.http.gate import Gate, route_path
 from ftray.serve.http.keyring import Keyring
+from ftray.serve.http.middleware import Gate, route_path
 from ftray.serve.http.playground import page_routes
 from ftray.serve.interface import Backends, BadPrompt, Unavailable
-from ftray.serve.messages import MAX_BODY, MAX_STREAM, MAX_TOGETHER, Health
 from ftray.serve.ops.metrics import CONTENT_TYPE, Metrics
 from ftray.serve.protocols.errors import (
     CHAT,
@@ -38,6 +37,7 @@ from ftray.serve.protocols.oip import routes as v2
 from ftray.serve.protocols.openai.routes import openai_routes
 from ftray.serve.protocols.predict import MODEL, MODELS, PREDICT, V1, v1_routes
 from ftray.serve.runners.batcher import Overloaded
+from ftray.serve.schemas import MAX_BODY, MAX_STREAM, MAX_TOGETHER, Health
 
 HEALTH, METRICS, OPENAPI = "/healthz", "/metrics", "/openapi.json"
 PATHS = (

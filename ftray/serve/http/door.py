@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fastapi.responses import JSONResponse
 from starlette.types import Scope
 
-from ftray.serve.http.access import METRICS, PREDICT
+from ftray.serve.http.auth import METRICS, PREDICT
 from ftray.serve.http.keyring import Keyring
 from ftray.serve.protocols.errors import fault
 

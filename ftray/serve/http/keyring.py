@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ftray.errors import FtrayError
-from ftray.serve.http.access import Key, find_keys, hash_of, read_keys
+from ftray.serve.http.auth import Key, find_keys, hash_of, read_keys
 from ftray.serve.ops.log import logger
 from ftray.store.files.location import Location
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ftray.serve.local.haproxy import BINARY, MISDIRECTED, Service
 from ftray.serve.local.identity import CALLBACK, MIDDLEWARES, THEIRS, TOKEN
-from ftray.serve.local.port import port_block
+from ftray.serve.local.ports import port_block
 from ftray.serve.protocols.errors import fault
 
 _CLIENT_S = 75

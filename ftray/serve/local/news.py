@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ftray.serve.models.alias import Alias
-from ftray.store.deployments.routes import Route
+from ftray.store.deployments.routes import AliasDeployment
 
 
 class News:
@@ -30,7 +30,7 @@ class News:
         return [f"{self._alias.name}@{self._alias.alias}: {line}" for line in lines]
 
 
-def _outcomes(route: Route) -> dict[object, str]:
+def _outcomes(route: AliasDeployment) -> dict[object, str]:
     """Describe the refused version, and the trial that runs or ran last, one line each."""
     found: dict[object, str] = {}
     if (refused := route.refused) is not None:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from ftray.store.deployments.reports import Report, Roll, read_reports, report_file
 from ftray.store.deployments.route_file import change_route, read_route
-from ftray.store.deployments.routes import Refusal, Route, Stop, Trial
+from ftray.store.deployments.routes import AliasDeployment, Refusal, Trial, VersionRef
 from ftray.store.files.location import Location
 from ftray.store.root import Root, open_root
 
@@ -25,29 +25,31 @@ class Alias:
     storage: str
     name: str
     alias: str
-    deployed: Stop
+    deployed: VersionRef
 
     @cached_property
     def root(self) -> Root:
         """Opened once a process: each opening makes a client of the storage."""
         return open_root(self.storage)
 
-    def folder(self, stop: Stop) -> Location:
+    def folder(self, stop: VersionRef) -> Location:
         return self.root.location / stop.folder
 
-    def route(self) -> Route:
-        return read_route(self.root, self.name, self.alias) or Route(current=self.deployed)
+    def route(self) -> AliasDeployment:
+        return read_route(self.root, self.name, self.alias) or AliasDeployment(
+            current=self.deployed
+        )
 
-    def proved(self, stop: Stop) -> Route:
+    def proved(self, stop: VersionRef) -> AliasDeployment:
         return self._change(lambda route: route.proved(stop))
 
-    def refused(self, refusal: Refusal) -> Route:
+    def refused(self, refusal: Refusal) -> AliasDeployment:
         return self._change(lambda route: route.refused_by(refusal))
 
-    def trial_proven(self, trial: Trial) -> Route:
+    def trial_proven(self, trial: Trial) -> AliasDeployment:
         return self._change(lambda route: route.trial_proven(trial))
 
-    def trial_ended(self, trial: Trial, why: str) -> Route:
+    def trial_ended(self, trial: Trial, why: str) -> AliasDeployment:
         return self._change(lambda route: route.trial_ended(trial, why))
 
     def reports(self) -> list[Report]:
@@ -59,10 +61,10 @@ class Alias:
     def roll(self) -> Roll:
         return Roll(self.root, self.name, self.alias)
 
-    def _change(self, edit: Callable[[Route], Route]) -> Route:
-        first = Route(current=self.deployed)
+    def _change(self, edit: Callable[[AliasDeployment], AliasDeployment]) -> AliasDeployment:
+        first = AliasDeployment(current=self.deployed)
 
-        def edited(now: Route | None) -> Route:
+        def edited(now: AliasDeployment | None) -> AliasDeployment:
             return edit(now or first)
 
         route = change_route(self.root, self.name, self.alias, edited)

@@ -10,18 +10,18 @@ from weakref import WeakSet
 
 from ftray.models.artifact.manifest import ModelInfo
 from ftray.models.generation.generator import Generator
-from ftray.models.generation.sampling import Prompt, Sampling
+from ftray.models.generation.sampling_params import Prompt, Sampling
 from ftray.models.inference.loaded import LoadedModel
 from ftray.models.inference.predictor import Predictor
 from ftray.models.load import load_model
-from ftray.models.sharing.pool import Pool
+from ftray.models.sharing.weight_sharing import Pool
 from ftray.serve.interface import Answers, Generation
-from ftray.serve.models.live import LiveModel
-from ftray.serve.models.live_generator import LiveGenerator
+from ftray.serve.models.loaded_classifier import LiveModel
+from ftray.serve.models.loaded_generator import LiveGenerator
 from ftray.serve.ops.metrics import Metrics
 from ftray.serve.runners.engine import Engine
-from ftray.serve.runners.generate import Talks
 from ftray.serve.runners.generation_limits import capacity
+from ftray.serve.runners.generation_scheduler import Talks
 from ftray.serve.runners.soundness import Soundness
 from ftray.spec.sections.compute import Compute
 from ftray.spec.sections.serving import Batching, GenerationLimits

@@ -15,18 +15,18 @@ from functools import partial
 from ftray.errors import FtrayError, ModelError
 from ftray.serve.models.alias import Alias
 from ftray.serve.models.backoff import Backoff
-from ftray.serve.models.judge import verdict
+from ftray.serve.models.canary import verdict
 from ftray.serve.models.loader import Live
 from ftray.serve.models.reporter import Reporter
-from ftray.serve.models.shelf import CountShadow, Shelf
+from ftray.serve.models.versions import CountShadow, VersionRouter
 from ftray.serve.ops.log import logger
 from ftray.store.deployments.reports import Counts, TrialCounts
-from ftray.store.deployments.routes import Refusal, Route, Stop
+from ftray.store.deployments.routes import AliasDeployment, Refusal, VersionRef
 
 _EVERY_S = 2.0
 _log = logger(__name__)
 
-Load = Callable[[Stop], Live]
+Load = Callable[[VersionRef], Live]
 """Raises ModelError when the version does not prove itself."""
 
 
@@ -45,7 +45,7 @@ class Watcher:
         self._judged: TrialCounts | None = None
         route, first = self._begin(alias.route())
         self._since = route.since
-        self.shelf = Shelf(first, count_shadow)
+        self.shelf = VersionRouter(first, count_shadow)
         self._try(route)
         self._report()
 
@@ -73,7 +73,7 @@ class Watcher:
                 # Such as a storage that does not answer: it changes nothing, and is asked again.
                 _log.exception("the alias cannot be followed just now")
 
-    def _begin(self, route: Route) -> tuple[Route, Live]:
+    def _begin(self, route: AliasDeployment) -> tuple[AliasDeployment, Live]:
         while True:
             try:
                 model = self._load(route.current)
@@ -89,7 +89,7 @@ class Watcher:
             model.close()
             route = now
 
-    def _advance(self, route: Route) -> None:
+    def _advance(self, route: AliasDeployment) -> None:
         stop, old = route.current, self.shelf.current
         if stop.version == old.version:
             if route.proven != stop:
@@ -111,7 +111,7 @@ class Watcher:
             self._refusal = None
         _log.warning("version %s answers in place of %s", stop.version, old.version)
 
-    def _loaded(self, route: Route, stop: Stop) -> Live | None:
+    def _loaded(self, route: AliasDeployment, stop: VersionRef) -> Live | None:
         if (tried := self.shelf.on_trial(stop.version)) is not None:
             return tried
         try:
@@ -123,21 +123,23 @@ class Watcher:
         self._failed.again((route.since, stop))
         return None
 
-    def _prove(self, route: Route) -> Route:
+    def _prove(self, route: AliasDeployment) -> AliasDeployment:
         """Tell all that the current version gave its golden answers; the route as it is then."""
         return self._written(route, lambda: self._alias.proved(route.current))
 
-    def _refuse(self, route: Route, error: ModelError) -> Route:
+    def _refuse(self, route: AliasDeployment, error: ModelError) -> AliasDeployment:
         refusal = self._remember(route.current, route.since, error)
         return self._written(route, lambda: self._alias.refused(refusal))
 
-    def _remember(self, stop: Stop, since: int, error: Exception, trial: str = "") -> Refusal:
+    def _remember(self, stop: VersionRef, since: int, error: Exception, trial: str = "") -> Refusal:
         why = str(error) or repr(error)
         self._refusal = Refusal(stop=stop, since=since, why=why, trial=trial)
         _log.error("version %s does not answer: %s", stop.version, self._refusal.why)
         return self._refusal
 
-    def _written(self, seen: Route, change: Callable[[], Route]) -> Route:
+    def _written(
+        self, seen: AliasDeployment, change: Callable[[], AliasDeployment]
+    ) -> AliasDeployment:
         """Write a change of the route. A failure is logged; the replica goes by what it read."""
         try:
             return change()
@@ -145,7 +147,7 @@ class Watcher:
             _log.warning("the other replicas are not told: %s", error)
             return seen
 
-    def _try(self, route: Route) -> None:
+    def _try(self, route: AliasDeployment) -> None:
         trial, held = route.trial, self.shelf.trial
         if trial is not None and trial.same(held):
             return

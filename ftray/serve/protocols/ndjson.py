@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from ftray.serve.interface import Backend, BadPrompt, Unavailable, named
-from ftray.serve.messages import MAX_STREAM_ROWS, Input
 from ftray.serve.ops.log import logger
 from ftray.serve.protocols.errors import UNANSWERED, Fault, documented
 from ftray.serve.runners.batcher import Overloaded
+from ftray.serve.schemas import MAX_STREAM_ROWS, Input
 
 _log = logger(__name__)
 

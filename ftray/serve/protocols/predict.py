@@ -12,9 +12,9 @@ from fastapi.responses import JSONResponse
 
 from ftray.errors import shorten, without_passwords
 from ftray.serve.interface import Backend, Backends, named
-from ftray.serve.messages import ModelCard, ModelCards, Prediction, PredictRequest
 from ftray.serve.protocols.errors import Fault, documented
 from ftray.serve.protocols.ndjson import add_stream
+from ftray.serve.schemas import ModelCard, ModelCards, Prediction, PredictRequest
 
 V1, PREDICT = "/v1", "/predict"
 _EXAMPLES = 3

@@ -15,13 +15,13 @@ import torch
 
 from ftray.models.inference.passes import PassCost
 from ftray.models.inference.predictor import Predictor
-from ftray.models.sharing.joint import joint_logits
+from ftray.models.sharing.prefix_batching import joint_logits
 from ftray.serve.interface import BadPrompt, require_contents
-from ftray.serve.messages import MAX_READ
 from ftray.serve.ops.metrics import Metrics
 from ftray.serve.runners.batcher import Batcher, Limits, TooLate
 from ftray.serve.runners.soundness import Soundness
 from ftray.serve.runners.stopwatch import Stopwatch
+from ftray.serve.schemas import MAX_READ
 from ftray.spec.sections.serving import Batching
 
 _CHARACTERS = 4

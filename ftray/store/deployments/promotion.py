@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 from ftray.errors import RegistryError
 from ftray.store.deployments.route_file import change_route, read_route, read_routes
-from ftray.store.deployments.routes import Route, Stop, Trial, Writer
+from ftray.store.deployments.routes import AliasDeployment, Trial, VersionRef, Writer
 from ftray.store.registry.registry import Registry
 from ftray.store.registry.versions import ModelVersion, alias_in, check_alias
 from ftray.store.runs.owner import Owner
@@ -30,7 +30,7 @@ class Changed:
     replicas are to follow."""
 
     model: ModelVersion
-    route: Route
+    route: AliasDeployment
 
 
 def promote(registry: Registry, reference: str, alias: str) -> Changed:
@@ -41,9 +41,11 @@ def promote(registry: Registry, reference: str, alias: str) -> Changed:
     known = _adopt(registry, chosen.name, alias)
     stop, writer = _stop(registry, chosen), _writer()
 
-    def led(route: Route | None) -> Route:
+    def led(route: AliasDeployment | None) -> AliasDeployment:
         route = route or known
-        return _written_by(writer, Route(current=stop) if route is None else route.to(stop))
+        return _written_by(
+            writer, AliasDeployment(current=stop) if route is None else route.to(stop)
+        )
 
     route = change_route(registry.root, chosen.name, alias, led)
     assert route is not None, "it was written"
@@ -59,7 +61,7 @@ def try_out(registry: Registry, reference: str, alias: str, share: float, shadow
     stop = _stop(registry, chosen)
     trial = Trial(stop=stop, share=share, shadow=shadow, id=_new_id())
 
-    def tried(route: Route | None) -> Route:
+    def tried(route: AliasDeployment | None) -> AliasDeployment:
         route = route or known
         if stop == route.current:
             fix = "name another version"
@@ -80,7 +82,7 @@ def roll_back(registry: Registry, name: str, alias: str) -> Changed:
         raise RegistryError.of("alias", alias, problem, "promote another version to it")
     chosen = registry.resolve(f"{name}:{seen.back().current.version}")
 
-    def returned(now: Route | None) -> Route:
+    def returned(now: AliasDeployment | None) -> AliasDeployment:
         if now is None or _meaning(now) != _meaning(seen):
             fix = "look where it leads, and roll back again if you still want to"
             raise RegistryError.of("alias", alias, "another process has just changed it", fix)
@@ -101,7 +103,7 @@ def resolve(registry: Registry, reference: str) -> ModelVersion:
     return registry.resolve(reference)
 
 
-def find_route(registry: Registry, name: str, alias: str) -> Route | None:
+def find_route(registry: Registry, name: str, alias: str) -> AliasDeployment | None:
     """Where `alias` leads, once the registry says the same; None where it is no alias of `name`."""
     route = _adopt(registry, name, alias)
     if route is None or route.settled:
@@ -109,7 +111,7 @@ def find_route(registry: Registry, name: str, alias: str) -> Route | None:
     return _register(registry, name, alias, None)
 
 
-def settled_routes(registry: Registry, name: str) -> dict[str, Route]:
+def settled_routes(registry: Registry, name: str) -> dict[str, AliasDeployment]:
     """The routes of all aliases of a model, once the registry says the same."""
     if not registry.versions(name):
         return {}
@@ -119,7 +121,7 @@ def settled_routes(registry: Registry, name: str) -> dict[str, Route]:
     return routes
 
 
-def _adopt(registry: Registry, name: str, alias: str) -> Route | None:
+def _adopt(registry: Registry, name: str, alias: str) -> AliasDeployment | None:
     """The route, changed as the registry was where another tool has changed that."""
     while True:
         seen = read_route(registry.root, name, alias)
@@ -130,16 +132,18 @@ def _adopt(registry: Registry, name: str, alias: str) -> Route | None:
             return None
         stop = _stop(registry, held)
         if seen is None:
-            return Route(current=stop)
+            return AliasDeployment(current=stop)
         if seen.current == stop:
             return seen
         _replace(registry, name, alias, seen, seen.to(stop))
 
 
-def _replace(registry: Registry, name: str, alias: str, seen: Route, new: Route) -> Route:
+def _replace(
+    registry: Registry, name: str, alias: str, seen: AliasDeployment, new: AliasDeployment
+) -> AliasDeployment:
     """Put `new` in the place of `seen`, unless another process changed that; what is there then."""
 
-    def unless_changed(now: Route | None) -> Route | None:
+    def unless_changed(now: AliasDeployment | None) -> AliasDeployment | None:
         return new if now == seen else None
 
     now = change_route(registry.root, name, alias, unless_changed)
@@ -153,7 +157,7 @@ def _register_as(writer: Writer, registry: Registry, name: str, alias: str) -> N
         _register(registry, name, alias, writer)
     except BaseException:
 
-        def left(now: Route | None) -> Route | None:
+        def left(now: AliasDeployment | None) -> AliasDeployment | None:
             assert now is not None, "no route is ever deleted"
             others = tuple(one for one in now.writers if one != writer)
             return now.model_copy(update={"writers": others, "unregistered": True})
@@ -162,7 +166,7 @@ def _register_as(writer: Writer, registry: Registry, name: str, alias: str) -> N
         raise
 
 
-def _register(registry: Registry, name: str, alias: str, writer: Writer | None) -> Route:
+def _register(registry: Registry, name: str, alias: str, writer: Writer | None) -> AliasDeployment:
     """Have the registry say what the route says, although others may change the route meanwhile;
     `writer` does so no more."""
     while True:
@@ -176,7 +180,7 @@ def _register(registry: Registry, name: str, alias: str, writer: Writer | None) 
             return now
 
 
-def _known_route(registry: Registry, name: str, alias: str) -> Route:
+def _known_route(registry: Registry, name: str, alias: str) -> AliasDeployment:
     check_alias(alias)
     if not registry.versions(name):
         registry.resolve(name)  # says what there is instead
@@ -186,12 +190,12 @@ def _known_route(registry: Registry, name: str, alias: str) -> Route:
     return route
 
 
-def _meaning(route: Route) -> tuple[int, str | None]:
+def _meaning(route: AliasDeployment) -> tuple[int, str | None]:
     """The promotion and trial that a rollback undoes."""
     return route.since, None if route.trial is None else route.trial.id
 
 
-def _written_by(writer: Writer, route: Route) -> Route:
+def _written_by(writer: Writer, route: AliasDeployment) -> AliasDeployment:
     return route.model_copy(update={"writers": (*route.writers, writer)})
 
 
@@ -210,6 +214,6 @@ def _new_id() -> str:
     return uuid.uuid4().hex[:12]
 
 
-def _stop(registry: Registry, version: ModelVersion) -> Stop:
+def _stop(registry: Registry, version: ModelVersion) -> VersionRef:
     base = registry.root.location.path.rstrip("/") + "/"
-    return Stop(version=version.version, folder=version.folder.path.removeprefix(base))
+    return VersionRef(version=version.version, folder=version.folder.path.removeprefix(base))

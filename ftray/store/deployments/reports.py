@@ -46,9 +46,9 @@ class TrialCounts(Frozen):
 
 
 class Report(Frozen):
-    """since: the promotion that the replica follows, as `Route.since`; refused: one that it does
-    not follow, and why; trial: none where no version is on trial; lease: seconds within which the
-    next beat comes."""
+    """since: the promotion that the replica follows, as `AliasDeployment.since`; refused: one that
+    it does not follow, and why; trial: none where no version is on trial; lease: seconds within
+    which the next beat comes."""
 
     replica: str
     host: str

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ftray.store.deployments.reports import Report, Roll
 from ftray.store.deployments.route_file import read_route
-from ftray.store.deployments.routes import Route
+from ftray.store.deployments.routes import AliasDeployment
 from ftray.store.root import Root
 
 _LOOK_EVERY_S = 0.5
@@ -30,7 +30,12 @@ class Rollout:
 
 
 def await_rollout(
-    root: Root, name: str, alias: str, wanted: Route, seconds: float, say: Callable[[str], None]
+    root: Root,
+    name: str,
+    alias: str,
+    wanted: AliasDeployment,
+    seconds: float,
+    say: Callable[[str], None],
 ) -> Rollout:
     """Wait until every replica follows `wanted` or refuses to, at most so long."""
     roll, until, said = Roll(root, name, alias), time.monotonic() + seconds, False
@@ -48,7 +53,7 @@ def await_rollout(
         time.sleep(min(_LOOK_EVERY_S, left))
 
 
-def _sorted_out(route: Route, wanted: Route, reports: list[Report]) -> Rollout:
+def _sorted_out(route: AliasDeployment, wanted: AliasDeployment, reports: list[Report]) -> Rollout:
     followed, waiting, refused = [], [], {}
     for report in reports:
         no = report.refused
@@ -61,11 +66,11 @@ def _sorted_out(route: Route, wanted: Route, reports: list[Report]) -> Rollout:
     return Rollout(tuple(followed), refused, tuple(waiting), _undone(route, wanted))
 
 
-def _trial(of: Report | Route) -> str:
+def _trial(of: Report | AliasDeployment) -> str:
     return "" if of.trial is None else of.trial.id
 
 
-def _undone(route: Route, wanted: Route) -> str:
+def _undone(route: AliasDeployment, wanted: AliasDeployment) -> str:
     if route.refused is not None and route.refused.since == wanted.since:
         return route.refused.why
     if route.since != wanted.since:

@@ -12,28 +12,28 @@ from collections.abc import Callable
 from pydantic import ValidationError
 
 from ftray.errors import RegistryError
-from ftray.store.deployments.routes import Frozen, Route, Trial
+from ftray.store.deployments.routes import AliasDeployment, Frozen, Trial
 from ftray.store.files.document import change, open_document
 from ftray.store.files.location import Location
 from ftray.store.root import Root
 
 _SUFFIX = ".json"
-Edit = Callable[[Route | None], Route | None]
+Edit = Callable[[AliasDeployment | None], AliasDeployment | None]
 
 
 class _AllAliases(Frozen):
     """routes/NAME.json, the file of ftray before each alias had its own."""
 
-    routes: dict[str, Route] = {}
+    routes: dict[str, AliasDeployment] = {}
 
 
-def read_route(root: Root, name: str, alias: str) -> Route | None:
+def read_route(root: Root, name: str, alias: str) -> AliasDeployment | None:
     """None where nobody promoted a version to that alias. Raises RegistryError for a file that
     is no such file, and StorageError for a storage that does not answer."""
     return _parsed(root, name, alias, open_document(_file(root, name, alias)).read().content)
 
 
-def read_routes(root: Root, name: str) -> dict[str, Route]:
+def read_routes(root: Root, name: str) -> dict[str, AliasDeployment]:
     """The routes of all aliases of a model. Raises as `read_route`."""
     names = (child.name for child in root.routes(name).children())
     aliases = {name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)}
@@ -41,11 +41,11 @@ def read_routes(root: Root, name: str) -> dict[str, Route]:
     return _older(root, name) | {alias: route for alias, route in found.items() if route}
 
 
-def change_route(root: Root, name: str, alias: str, edit: Edit) -> Route | None:
+def change_route(root: Root, name: str, alias: str, edit: Edit) -> AliasDeployment | None:
     """Put what `edit` makes of a route in its place; it is called again where another process
     changed the file in between, and None leaves all as it is. Returns the route as it is then.
     Raises as `read_route`."""
-    now: Route | None = None
+    now: AliasDeployment | None = None
 
     def written(content: bytes | None) -> bytes | None:
         nonlocal now
@@ -61,7 +61,7 @@ def change_route(root: Root, name: str, alias: str, edit: Edit) -> Route | None:
     return now
 
 
-def end_trial(root: Root, name: str, alias: str, trial: Trial, why: str) -> Route | None:
+def end_trial(root: Root, name: str, alias: str, trial: Trial, why: str) -> AliasDeployment | None:
     """Where that trial still goes on. Raises as `read_route`."""
     return change_route(root, name, alias, lambda now: now and now.trial_ended(trial, why))
 
@@ -70,16 +70,16 @@ def _file(root: Root, name: str, alias: str) -> Location:
     return root.routes(name) / f"{alias}{_SUFFIX}"
 
 
-def _parsed(root: Root, name: str, alias: str, content: bytes | None) -> Route | None:
+def _parsed(root: Root, name: str, alias: str, content: bytes | None) -> AliasDeployment | None:
     if content is None:
         return _older(root, name).get(alias)
     try:
-        return Route.model_validate_json(content)
+        return AliasDeployment.model_validate_json(content)
     except ValidationError as error:
         raise _unreadable(_file(root, name, alias), error) from None
 
 
-def _older(root: Root, name: str) -> dict[str, Route]:
+def _older(root: Root, name: str) -> dict[str, AliasDeployment]:
     """What an older ftray wrote; of an alias that has a file of its own it is out of date."""
     file = root.location / "routes" / f"{name}{_SUFFIX}"
     content = open_document(file).read().content

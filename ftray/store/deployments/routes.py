@@ -17,7 +17,7 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Stop(Frozen):
+class VersionRef(Frozen):
     """A version, and its folder's path below the storage root."""
 
     version: int
@@ -29,7 +29,7 @@ class Trial(Frozen):
     current version answers. id: tells it from an earlier trial of the same; proven: whether a
     replica got its golden answers."""
 
-    stop: Stop
+    stop: VersionRef
     share: Annotated[float, Field(gt=0, le=1)]
     shadow: bool = False
     id: str = ""
@@ -41,9 +41,10 @@ class Trial(Frozen):
 
 class Refusal(Frozen):
     """A version that was promoted or is on trial, and why a replica does not answer with it. since:
-    as `Route.since` of the promotion; trial: the id of the trial, empty for a promotion."""
+    as `AliasDeployment.since` of the promotion; trial: the id of the trial, empty for a
+    promotion."""
 
-    stop: Stop
+    stop: VersionRef
     since: int
     why: str
     trial: str = ""
@@ -59,7 +60,7 @@ class Writer(Frozen):
     began: str
 
 
-class Route(Frozen):
+class AliasDeployment(Frozen):
     """generation: counts the writes of the file; since: the generation in which `current` was
     promoted; before: what was current earlier, newest last; proven: the last version whose golden
     answers a replica got; refused: what was promoted last, where no replica would answer with it;
@@ -71,10 +72,10 @@ class Route(Frozen):
     """
 
     generation: int = 0
-    current: Stop
+    current: VersionRef
     since: int = 0
-    before: tuple[Stop, ...] = ()
-    proven: Stop | None = None
+    before: tuple[VersionRef, ...] = ()
+    proven: VersionRef | None = None
     refused: Refusal | None = None
     trial: Trial | None = None
     ended: str = ""
@@ -82,7 +83,7 @@ class Route(Frozen):
     writers: tuple[Writer, ...] = ()
 
     @property
-    def in_use(self) -> dict[str, Stop]:
+    def in_use(self) -> dict[str, VersionRef]:
         """The versions that replicas hold or may go back to: what each is to the alias."""
         found = {"is served as": self.current}
         if self.trial is not None:
@@ -96,7 +97,7 @@ class Route(Frozen):
         """Whether the registry's alias is as this route says, unless another tool changed it."""
         return not self.unregistered and not self.writers
 
-    def to(self, stop: Stop) -> Self:
+    def to(self, stop: VersionRef) -> Self:
         """Promoted to another version, or anew to the same one, and nothing on trial."""
         before = self.before if stop == self.current else (*self.before, self.current)
         ended = self._without_trial(f"version {stop.version} was promoted")
@@ -121,7 +122,7 @@ class Route(Frozen):
         proven = trial.model_copy(update={"proven": True})
         return self.model_copy(update={"trial": proven}) if trial.same(self.trial) else self
 
-    def proved(self, stop: Stop) -> Self:
+    def proved(self, stop: VersionRef) -> Self:
         """A replica got the golden answers of the current version; no other is taken for it."""
         return self.model_copy(update={"proven": stop}) if stop == self.current else self
 
@@ -140,7 +141,7 @@ class Route(Frozen):
         back = told._at(self.proven, before)
         return back.model_copy(update={"refused": refusal, "unregistered": True})
 
-    def _at(self, stop: Stop, before: tuple[Stop, ...]) -> Self:
+    def _at(self, stop: VersionRef, before: tuple[VersionRef, ...]) -> Self:
         since = self.generation + 1
         changes = {"current": stop, "before": before, "since": since, "refused": None}
         return self.model_copy(update=changes)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from ftray.errors import Problem, RunFailed
-from ftray.train.distributed.channel import Event, Listener
+from ftray.train.distributed.events import Event, Listener
 
 _GRACE_S = 5.0  # from the first alarm on, for those of the other ranks
 _SAVE_LIMIT = 10

@@ -15,13 +15,13 @@ import torch.distributed as dist
 from torch import nn
 
 from ftray.models.structure.buffers import copied, in_mode, kept, put_back, saved_buffers
-from ftray.train.distributed.ranks import Ranks
+from ftray.train.distributed.context import DistContext
 
 
 class MovingBuffers:
     """The persistent buffers of those modules of `model` that are in train mode."""
 
-    def __init__(self, model: nn.Module, ranks: Ranks, frozen: Collection[str] = ()) -> None:
+    def __init__(self, model: nn.Module, ranks: DistContext, frozen: Collection[str] = ()) -> None:
         """frozen: names of modules within which nothing changes, also where a module never runs."""
         self._ranks = ranks
         inside = tuple(f"{name}." for name in frozen)

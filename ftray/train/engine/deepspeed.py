@@ -15,7 +15,7 @@ from ftray.cluster.device import visible_gpus
 from ftray.models.structure.blocks import FreezePlan
 from ftray.models.structure.cut import Replay
 from ftray.spec.sections.training import DeepSpeedSpec, TrainSpec
-from ftray.train.distributed.ranks import Ranks
+from ftray.train.distributed.context import DistContext
 from ftray.train.engine import deepspeed_state
 from ftray.train.engine.buffers import MovingBuffers
 from ftray.train.engine.deepspeed_config import Config, uses_bf16
@@ -63,7 +63,7 @@ class Engine:
         groups: list[dict[str, Any]],
         spec: TrainSpec,
         config: Config,
-        ranks: Ranks,
+        ranks: DistContext,
     ) -> None:
         """groups: those of `parameter_groups`, over the parameters of `module` that train."""
         deepspeed = deepspeed_state.import_deepspeed(ranks.device)
@@ -190,7 +190,7 @@ class Engine:
         nn.functional.linear = self._linear
 
 
-def wants_autocast(spec: TrainSpec, ranks: Ranks) -> bool:
+def wants_autocast(spec: TrainSpec, ranks: DistContext) -> bool:
     """Whether forward passes run in bf16: as the spec says, `auto` where every rank's hardware
     computes in it."""
     if uses_bf16(spec) or spec.precision == "fp32":

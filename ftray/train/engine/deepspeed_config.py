@@ -12,7 +12,7 @@ from ftray.spec.sections.training import DeepSpeedSpec, TrainSpec
 from ftray.store.files.location import locate
 
 if TYPE_CHECKING:
-    from ftray.train.distributed.ranks import Ranks
+    from ftray.train.distributed.context import DistContext
 
 Config = dict[str, Any]
 _KEY = "train.deepspeed"
@@ -52,7 +52,7 @@ def deepspeed_config(
     return {**config, **quiet, **ours}
 
 
-def require_disk(config: Config, ranks: Ranks) -> None:
+def require_disk(config: Config, ranks: DistContext) -> None:
     """Raise ClusterError, on every rank alike, where a configuration swaps to disk and a node lacks
     what that takes."""
     zero = config.get("zero_optimization", {})

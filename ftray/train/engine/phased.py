@@ -12,9 +12,9 @@ import torch
 from ftray.data.batches import BatchPlan
 from ftray.errors import NotTrainable
 from ftray.models.structure.blocks import FreezePlan
-from ftray.models.structure.twin import own
+from ftray.models.structure.shared_parameters import own
 from ftray.spec.sections.training import TrainSpec
-from ftray.train.distributed.ranks import Ranks
+from ftray.train.distributed.context import DistContext
 from ftray.train.engine import deepspeed_state, state
 from ftray.train.engine.deepspeed import Engine, TrainedModule
 from ftray.train.engine.deepspeed_config import deepspeed_config, require_disk
@@ -27,7 +27,9 @@ from ftray.train.plan import Trainee
 class PhasedEngine:
     """A model through the phases of its training. Nothing is built before `enter`."""
 
-    def __init__(self, trainee: Trainee, spec: TrainSpec, batches: BatchPlan, ranks: Ranks) -> None:
+    def __init__(
+        self, trainee: Trainee, spec: TrainSpec, batches: BatchPlan, ranks: DistContext
+    ) -> None:
         """Raises SpecError where a DeepSpeed JSON contradicts the spec, ClusterError where a node
         lacks what it needs."""
         self.model = trainee.model

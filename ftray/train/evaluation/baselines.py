@@ -23,7 +23,7 @@ from ftray.errors import ModelError, StorageError
 from ftray.models.structure.placing import placed
 from ftray.store.files.location import Location
 from ftray.tasks import Task
-from ftray.train.distributed.ranks import Ranks
+from ftray.train.distributed.context import DistContext
 from ftray.train.evaluation.significance import Answers
 
 _ROWS = {"train": 1_000, "validation": 500}
@@ -39,7 +39,7 @@ class Encoder:
     model: Any
     task: Task
     pad_id: int
-    ranks: Ranks
+    ranks: DistContext
 
     def features(
         self, split: EncodedSplit, rows: np.ndarray

@@ -11,11 +11,11 @@ import torch
 
 from ftray.errors import FtrayError
 from ftray.models.pretrained import Pretrained, described
-from ftray.models.quiet import quiet_transformers
+from ftray.models.transformers_output import quiet_transformers
 from ftray.spec.load import override
 from ftray.spec.schema import Spec, micro_batch_size
 from ftray.tasks import get_task
-from ftray.train.distributed.ranks import Ranks
+from ftray.train.distributed.context import DistContext
 from ftray.train.engine import lora
 from ftray.train.engine.deepspeed_config import deepspeed_config
 from ftray.train.plan import plan_training
@@ -69,4 +69,4 @@ def _try(spec: Spec, pretrained: Pretrained, labels: Sequence[str]) -> None:
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     # What the model lacks is found before its forward pass; some forward passes look at numbers.
     with suppress(RuntimeError):
-        plan_training(model, train, inputs, Ranks(0, 1, torch.device("cpu")))
+        plan_training(model, train, inputs, DistContext(0, 1, torch.device("cpu")))

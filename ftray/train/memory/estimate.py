@@ -18,7 +18,7 @@ from typing import Any
 
 from ftray.spec.sections.training import TrainSpec
 from ftray.train.engine.deepspeed_config import deepspeed_config
-from ftray.train.memory.simulate import Trace
+from ftray.train.memory.simulate import MemoryTrace
 
 FULL = 4
 """Bytes of a number in full precision: master weights, moments, reduced gradients."""
@@ -120,7 +120,9 @@ class Layout:
         return -(-elements // self.workers)
 
 
-def worker_memory(traces: list[Trace], layout: Layout, on_gpu: bool, keeps: bool = True) -> Memory:
+def worker_memory(
+    traces: list[MemoryTrace], layout: Layout, on_gpu: bool, keeps: bool = True
+) -> Memory:
     """The need of the phase that needs most. `keeps`: whether the worker writes checkpoints, as
     the first one does."""
     found = [_of_phase(trace, layout, on_gpu, keeps) for trace in traces]
@@ -129,12 +131,12 @@ def worker_memory(traces: list[Trace], layout: Layout, on_gpu: bool, keeps: bool
 
 def reserve(parameters: int, trainable: int, largest: int, layout: Layout) -> int:
     """Bytes of a GPU that training takes beside weights, gradients and activations."""
-    trace = Trace(0, parameters, trainable, largest, 0, 0, 0)
+    trace = MemoryTrace(0, parameters, trainable, largest, 0, 0, 0)
     state, _ = _state(trace, layout)
     return state.total - state.weights + _working(trace, layout, on_gpu=True).buffers
 
 
-def _of_phase(trace: Trace, layout: Layout, on_gpu: bool, keeps: bool) -> Memory:
+def _of_phase(trace: MemoryTrace, layout: Layout, on_gpu: bool, keeps: bool) -> Memory:
     on_device, offloaded = _state(trace, layout)
     working = _working(trace, layout, on_gpu)
     # Whole parameters and both moments, copied from the workers, while the next steps are made.
@@ -152,7 +154,7 @@ def _of_phase(trace: Trace, layout: Layout, on_gpu: bool, keeps: bool) -> Memory
     return Memory(loaded + offloaded + checkpoint, Parts(process=CONTEXT) + on_device + working)
 
 
-def _state(trace: Trace, layout: Layout) -> tuple[Parts, Parts]:
+def _state(trace: MemoryTrace, layout: Layout) -> tuple[Parts, Parts]:
     """What is always there: on the device, and what an offload puts in the host's memory."""
     whole, part = trace.trainable, layout.share(trace.trainable)
     if layout.stage == 0:
@@ -177,7 +179,7 @@ def _state(trace: Trace, layout: Layout) -> tuple[Parts, Parts]:
     return device, host
 
 
-def _working(trace: Trace, layout: Layout, on_gpu: bool) -> Parts:
+def _working(trace: MemoryTrace, layout: Layout, on_gpu: bool) -> Parts:
     """What a step takes on top of that."""
     gradients = layout.low * trace.trainable
     flat = 0 if layout.workers == 1 else min(gradients, layout.low * layout.bucket)
@@ -204,7 +206,7 @@ def _working(trace: Trace, layout: Layout, on_gpu: bool) -> Parts:
     )
 
 
-def _at_once(trace: Trace, layout: Layout, always: Parts, flat: int) -> Parts:
+def _at_once(trace: MemoryTrace, layout: Layout, always: Parts, flat: int) -> Parts:
     """The fuller of two moments: forward and backward, and the reduction; torch's allocator on a
     GPU gives the memory of the one to the other."""
     gradients = layout.low * trace.trainable

@@ -19,17 +19,17 @@ from ftray.models.pretrained import described
 from ftray.spec.schema import Spec, micro_batch_size
 from ftray.spec.sections.training import DeepSpeedSpec
 from ftray.tasks import get_task
-from ftray.train.distributed.ranks import Ranks
+from ftray.train.distributed.context import DistContext
 from ftray.train.engine.deepspeed import wants_autocast
 from ftray.train.memory.estimate import Layout, Memory, worker_memory
-from ftray.train.memory.simulate import Trace, trace_phases
+from ftray.train.memory.simulate import MemoryTrace, trace_phases
 
 _USABLE = 0.95
 """Of a node's memory: above it Ray ends workers."""
 
 
 @dataclass(frozen=True)
-class Room:
+class Budget:
     """What one worker may take: of its node's memory and, on GPUs, of its device's. None where it
     cannot be known from here."""
 
@@ -43,7 +43,7 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Option:
+class Suggestion:
     """A change of the spec by which it fits, and what a worker needs then."""
 
     changes: dict[str, Any]
@@ -62,8 +62,8 @@ class Forecast:
     """The stage that the spec names."""
     micro_batch_size: int
     memory: Memory
-    room: Room
-    options: tuple[Option, ...]
+    room: Budget
+    options: tuple[Suggestion, ...]
     note: str = ""
     """What making the model and its tokenizer fit each other takes."""
 
@@ -118,7 +118,7 @@ def forecast(spec: Spec, labels: Sequence[str]) -> Forecast:
     return replace(Planner(labels, room).plan(spec), note=note)
 
 
-def find_room(spec: Spec) -> Room:
+def find_room(spec: Spec) -> Budget:
     """What the machine, or the cluster at $RAY_ADDRESS, has for each worker."""
     workers = spec.scale.most_workers
     if os.environ.get("RAY_ADDRESS", "local") != "local":
@@ -128,13 +128,13 @@ def find_room(spec: Spec) -> Room:
             sizes = sizes or [machine.memory()] * workers
             gpus = capacity.has_gpus()
         each = -(-workers // len(sizes))
-        return Room(int(_USABLE * min(sizes) / each), None, _uses_gpu(spec, gpus))
+        return Budget(int(_USABLE * min(sizes) / each), None, _uses_gpu(spec, gpus))
     host = int(_USABLE * machine.memory() / workers)
     if not _uses_gpu(spec, bool(visible_gpus())):
-        return Room(host)
+        return Budget(host)
     if not visible_gpus():  # a spec that is looked at where it will not run
-        return Room(host, None, True)
-    return Room(host, torch.cuda.get_device_properties(0).total_memory, True)
+        return Budget(host, None, True)
+    return Budget(host, torch.cuda.get_device_properties(0).total_memory, True)
 
 
 def _uses_gpu(spec: Spec, there: bool) -> bool:
@@ -144,10 +144,10 @@ def _uses_gpu(spec: Spec, there: bool) -> bool:
 class Planner:
     """Foresees the memory of one spec after the other; each model's graph is followed once."""
 
-    def __init__(self, labels: Sequence[str], room: Room) -> None:
+    def __init__(self, labels: Sequence[str], room: Budget) -> None:
         self._labels = labels
         self._room = room
-        self._traces: dict[Any, list[Trace]] = {}
+        self._traces: dict[Any, list[MemoryTrace]] = {}
 
     def plan(self, spec: Spec) -> Forecast:
         size = micro_batch_size(spec, spec.scale.most_workers)
@@ -163,16 +163,16 @@ class Planner:
         layout = Layout.of(spec.train, size, workers)
         return worker_memory(self._trace(spec, size), layout, self._room.on_gpu)
 
-    def _trace(self, spec: Spec, size: int) -> list[Trace]:
+    def _trace(self, spec: Spec, size: int) -> list[MemoryTrace]:
         device = torch.device("cuda" if self._room.on_gpu else "cpu")
-        autocast = wants_autocast(spec.train, Ranks(0, 1, device))
+        autocast = wants_autocast(spec.train, DistContext(0, 1, device))
         key = (str(spec.train.unfreeze), spec.train.gradient_checkpointing, size, autocast)
         if key not in self._traces:
             with described(spec.model) as pretrained:
                 self._traces[key] = trace_phases(spec, pretrained, self._labels, size, autocast)
         return self._traces[key]
 
-    def _options(self, spec: Spec, size: int) -> Iterator[Option]:
+    def _options(self, spec: Spec, size: int) -> Iterator[Suggestion]:
         """Single changes by which the spec fits, else all of them that keep the quality at once."""
         found = list(self._single(spec, size))
         if found:
@@ -183,7 +183,7 @@ class Planner:
             changes |= {"deepspeed": _deepspeed(spec, 3, self._room.on_gpu)}
         yield from self._try(spec, changes)
 
-    def _single(self, spec: Spec, size: int) -> Iterator[Option]:
+    def _single(self, spec: Spec, size: int) -> Iterator[Suggestion]:
         halves = size.bit_length() - 1
         yield from self._last(spec, "micro_batch_size", [size >> n for n in range(halves, 0, -1)])
         if isinstance(spec.train.deepspeed, DeepSpeedSpec):
@@ -200,7 +200,7 @@ class Planner:
             depths = unfreeze if isinstance(unfreeze, int) else self._blocks(spec) + 1
             yield from self._last(spec, "unfreeze", list(range(depths)))
 
-    def _last(self, spec: Spec, key: str, values: list[int]) -> Iterator[Option]:
+    def _last(self, spec: Spec, key: str, values: list[int]) -> Iterator[Suggestion]:
         """The option of the largest of the rising `values` that fits."""
         count = bisect.bisect_left(
             values, True, key=lambda value: not any(self._try(spec, {key: value}))
@@ -211,7 +211,7 @@ class Planner:
     def _blocks(self, spec: Spec) -> int:
         return self._trace(spec, micro_batch_size(spec, spec.scale.most_workers))[0].blocks
 
-    def _try(self, spec: Spec, changes: dict[str, Any]) -> Iterator[Option]:
+    def _try(self, spec: Spec, changes: dict[str, Any]) -> Iterator[Suggestion]:
         """The option, if with it the workers fit."""
         changed = spec.model_copy(update={"train": spec.train.model_copy(update=changes)})
         try:
@@ -220,7 +220,7 @@ class Planner:
             return  # the model lacks what the change needs
         if self._room.holds(memory):
             shown = {f"train.{key}": _plain(value) for key, value in changes.items()}
-            yield Option(shown, memory)
+            yield Suggestion(shown, memory)
 
 
 def _deepspeed(spec: Spec, stage: int, offloads: bool) -> DeepSpeedSpec:

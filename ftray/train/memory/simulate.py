@@ -26,8 +26,8 @@ from ftray.models.structure.blocks import FreezePlan, count_blocks, plan_freeze
 from ftray.models.structure.placing import forgetting
 from ftray.spec.schema import Spec
 from ftray.tasks import Task, get_task
+from ftray.train.engine.activation_checkpointing import enable_checkpointing
 from ftray.train.engine.phases import plan_phases
-from ftray.train.engine.recompute import enable_checkpointing
 
 _PROBE_TOKENS = 6
 _LOOKS_AT_VALUES = (
@@ -38,7 +38,7 @@ _LOOKS_AT_VALUES = (
 
 
 @dataclass(frozen=True)
-class Trace:
+class MemoryTrace:
     """One phase of training: how many parameters, and the bytes of one micro batch.
 
     activations: what autograd keeps for the backward pass, parameters excluded.
@@ -58,7 +58,7 @@ class Trace:
 
 def trace_phases(
     spec: Spec, pretrained: Pretrained, labels: Sequence[str], micro_batch_size: int, autocast: bool
-) -> list[Trace]:
+) -> list[MemoryTrace]:
     """A trace of each phase of the spec, for `micro_batch_size` rows of data.max_length tokens.
 
     Operators are those of a CPU, which keep at least what those of a GPU do. Raises ModelError, and
@@ -121,7 +121,7 @@ def _trace(
     plan: FreezePlan,
     inputs: Mapping[str, torch.Tensor],
     autocast: bool,
-) -> Trace:
+) -> MemoryTrace:
     plan.apply(model)
     plan.set_train_mode(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -134,7 +134,7 @@ def _trace(
     _step(model, task, inputs, autocast, released)
     for handle in handles:
         handle.remove()
-    return Trace(
+    return MemoryTrace(
         blocks=plan.blocks,
         parameters=plan.total_parameters,
         trainable=plan.trainable_parameters,
@@ -166,7 +166,7 @@ def _step(
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
             torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast),
         ):
-            loss = task.costliest_loss(model(**inputs).logits)
+            loss = task.probe_loss(model(**inputs).logits)
         loss.backward()
     return sum(saved.values())
 

@@ -23,9 +23,9 @@ from ftray.errors import FtrayError, RunFailed, find
 from ftray.interrupt import softly
 from ftray.spec.schema import Spec
 from ftray.store.files.location import Location
-from ftray.train.distributed.channel import note
-from ftray.train.orders import Export, Job, TrunkOrder
-from ftray.train.scale import worker_resources
+from ftray.train.distributed.events import note
+from ftray.train.orders import Export, TrunkOrder, WorkerArgs
+from ftray.train.resources import worker_resources
 
 if TYPE_CHECKING:
     from ftray.models.artifact.manifest import ModelInfo
@@ -71,7 +71,7 @@ class LocalWorker:
         return self._call(_mapped, function, list(tables))
 
     def train(
-        self, job: Job, order: TrunkOrder | None, check: Callable[[], None] = lambda: None
+        self, job: WorkerArgs, order: TrunkOrder | None, check: Callable[[], None] = lambda: None
     ) -> Location:
         """Train `job`, after the trunk cache of `order` was filled; returns the folder of the best
         checkpoint. As `fit_workers` in all else."""
@@ -140,7 +140,7 @@ def _mapped(function: Callable[[pa.Table], pa.Table], tables: list[pa.Table]) ->
     return [function(table) for table in tables]
 
 
-def _trained(job: Job, order: TrunkOrder | None) -> Location | FtrayError:
+def _trained(job: WorkerArgs, order: TrunkOrder | None) -> Location | FtrayError:
     from ftray.train import checkpoints
     from ftray.train.ray.worker import train_alone
     from ftray.train.trunk_cache.build import prepare_trunk
@@ -154,7 +154,7 @@ def _trained(job: Job, order: TrunkOrder | None) -> Location | FtrayError:
 
 
 def _exported(order: Export) -> ModelInfo:
-    from ftray.models.quiet import quiet_transformers
+    from ftray.models.transformers_output import quiet_transformers
     from ftray.train.export import export
 
     with quiet_transformers():

@@ -23,16 +23,16 @@ from ftray.spec.schema import Spec
 from ftray.store.files.location import Location
 from ftray.train import checkpoints
 from ftray.train.distributed.preemption import GRACE_S
-from ftray.train.orders import Job
+from ftray.train.orders import WorkerArgs
 from ftray.train.ray.group_errors import EndsForGood, StartsAtMost, told
 from ftray.train.ray.worker import train_worker
-from ftray.train.scale import worker_resources
+from ftray.train.resources import worker_resources
 
 _LOOK_S, _SAY_S = 5.0, 60.0
 
 
 def fit_workers(
-    job: Job,
+    job: WorkerArgs,
     max_failures: int,
     check: Callable[[], None] = lambda: None,
 ) -> Location:
@@ -79,7 +79,7 @@ class _Trainer(TorchTrainer):
         return [c for c in super()._create_default_callbacks() if not isinstance(c, idle)]
 
 
-def _trainer(job: Job, max_failures: int, scratch: str) -> TorchTrainer:
+def _trainer(job: WorkerArgs, max_failures: int, scratch: str) -> TorchTrainer:
     each = worker_resources(job.spec)
     return _Trainer(
         train_worker,
@@ -101,7 +101,7 @@ def _trainer(job: Job, max_failures: int, scratch: str) -> TorchTrainer:
 class _Waits:
     """Says now and then, while the live nodes do not hold the workers, what is waited for."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: WorkerArgs) -> None:
         self._sender, self._each = job.sender, worker_resources(job.spec)
         self._count = job.spec.scale.fewest_workers
         self._next = time.monotonic() + _LOOK_S
@@ -148,7 +148,7 @@ def _in_a_thread(function: Callable[[], Any], check: Callable[[], None]) -> Any:
     return results[0]
 
 
-def stopped_by_signals(job: Job) -> AbstractContextManager[None]:
+def stopped_by_signals(job: WorkerArgs) -> AbstractContextManager[None]:
     """The first SIGINT or SIGTERM asks the workers to save and stop; the second one is Ctrl-C."""
     if job.sender is None:
         return nullcontext()

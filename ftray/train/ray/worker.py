@@ -23,19 +23,19 @@ from ftray.store.root import Root
 from ftray.tasks import Task, get_task
 from ftray.train import checkpoints, loop
 from ftray.train.base import Base, load_base
-from ftray.train.checkpoints import Keeper
-from ftray.train.distributed.channel import stage
+from ftray.train.checkpoints import CheckpointManager
+from ftray.train.distributed.context import DistContext, alone, join_group
+from ftray.train.distributed.events import stage
 from ftray.train.distributed.outcomes import told_to_all_ranks
 from ftray.train.distributed.preemption import Notices, no_notice, own_notice
 from ftray.train.distributed.process import settle
-from ftray.train.distributed.ranks import Ranks, alone, join_group
 from ftray.train.distributed.watchdog import Watchdog
 from ftray.train.engine import lora, state
+from ftray.train.engine.activation_checkpointing import enable_checkpointing
 from ftray.train.engine.phased import PhasedEngine
-from ftray.train.engine.recompute import enable_checkpointing
 from ftray.train.evaluation.baselines import Encoder, fit_baselines
-from ftray.train.memory.fitting import choose_micro_batch_size
-from ftray.train.orders import Job
+from ftray.train.memory.batch_size_finder import choose_micro_batch_size
+from ftray.train.orders import WorkerArgs
 from ftray.train.plan import Trainee, plan_training
 from ftray.train.progress import Progress
 from ftray.train.trunk_cache.cache import SAMPLE, Trunk, TrunkCache, best_cache
@@ -55,14 +55,14 @@ def train_worker(config: dict[Any, Any]) -> Any:
     return _run(config["job"], ray_train.report, own_notice)
 
 
-def train_alone(job: Job) -> Interrupted | None:
+def train_alone(job: WorkerArgs) -> Interrupted | None:
     """As `train_worker`, in a process that Ray Train does not know, and beside no other one."""
     alone()
     return _run(job, lambda metrics: None, no_notice)
 
 
 def _run(
-    job: Job,
+    job: WorkerArgs,
     report: Callable[[dict[str, Any]], None],
     notice: Callable[[], PreemptionInfo | None],
 ) -> Interrupted | None:
@@ -80,7 +80,7 @@ def _run(
     return None
 
 
-def _train(job: Job, ranks: Ranks, observer: _Reporter, notices: Notices) -> None:
+def _train(job: WorkerArgs, ranks: DistContext, observer: _Reporter, notices: Notices) -> None:
     """Set up and train. Every rank must call it; each may fail alone."""
     # Rank 0 alone writes, and after a restart another node may have it.
     Root(job.checkpoints).probe()
@@ -99,12 +99,14 @@ def _train(job: Job, ranks: Ranks, observer: _Reporter, notices: Notices) -> Non
         _tell_untrained(setup, observer)
     writes, watchdog = ranks.rank == 0, observer.watchdog
     saves = job.spec.train.checkpoint
-    keeper = Keeper(saves, job.checkpoints, writes, watchdog.saving, job.fence, notices.due)
+    keeper = CheckpointManager(
+        saves, job.checkpoints, writes, watchdog.saving, job.fence, notices.due
+    )
     with watchdog, keeper.finishing():
         loop.run(setup, progress, keeper, observer, job.until)
 
 
-def _tell_baselines(job: Job, base: Base, ranks: Ranks, observer: _Reporter) -> None:
+def _tell_baselines(job: WorkerArgs, base: Base, ranks: DistContext, observer: _Reporter) -> None:
     """Fit them unless that was done before this run was cut off. Every rank must call it."""
     file = job.baselines if get_task(job.spec.task).has_labels else None
     if file is None or ranks.gather(ranks.rank == 0 and file.is_file())[0]:
@@ -118,7 +120,7 @@ def _tell_baselines(job: Job, base: Base, ranks: Ranks, observer: _Reporter) -> 
         observer.baseline(event)
 
 
-def _tell_untrained(setup: loop.Setup, observer: _Reporter) -> None:
+def _tell_untrained(setup: loop.TrainContext, observer: _Reporter) -> None:
     """How the base model does before any step. Every rank must call it."""
     observer.stage("evaluating the base model")
     started = time.perf_counter()
@@ -128,7 +130,9 @@ def _tell_untrained(setup: loop.Setup, observer: _Reporter) -> None:
 
 
 @contextmanager
-def latest(folder: Location, ranks: Ranks, warn: Callable[[str], None]) -> Iterator[Path | None]:
+def latest(
+    folder: Location, ranks: DistContext, warn: Callable[[str], None]
+) -> Iterator[Path | None]:
     """The newest whole checkpoint, as rank 0 sees it, in a local folder; None without one."""
     found = checkpoints.latest(folder, warn) if ranks.rank == 0 else None
     name = ranks.gather(found and found.folder.name)[0]
@@ -143,10 +147,10 @@ def build(
     spec: Spec,
     data: EncodedDataset,
     base: Base,
-    ranks: Ranks,
+    ranks: DistContext,
     resume: Path | None,
     trunks: Sequence[TrunkCache] = (),
-) -> tuple[loop.Setup, Progress]:
+) -> tuple[loop.TrainContext, Progress]:
     """The run as the spec says, standing where the checkpoint folder `resume` left off.
 
     `base.model` becomes the trained model.
@@ -168,7 +172,7 @@ def build(
     )
     phased = PhasedEngine(trainee, spec.train, batches, ranks)
     phased.enter(progress.epoch_at_hand(spec.train), state.read(resume) if resume else None)
-    setup = loop.Setup(
+    setup = loop.TrainContext(
         spec=spec,
         task=task,
         phased=phased,
@@ -189,7 +193,7 @@ def _trainee(
     base: Base,
     task: Task,
     train: EncodedSplit,
-    ranks: Ranks,
+    ranks: DistContext,
     trunks: Sequence[TrunkCache],
 ) -> Trainee:
     """The base model made ready: adapters injected, what trains planned, and cut at the highest
@@ -214,10 +218,12 @@ def _trainee(
 class _Reporter:
     """Tells the driver how the run goes, and Ray Train of each epoch."""
 
-    def __init__(self, job: Job, ranks: Ranks, report: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self, job: WorkerArgs, ranks: DistContext, report: Callable[[dict[str, Any]], None]
+    ) -> None:
         self.ranks = ranks
         self._report = report
-        self.setup: loop.Setup | None = None
+        self.setup: loop.TrainContext | None = None
         self._sender = job.sender if ranks.rank == 0 else None
         self._started = False
         self._alarms = job.sender

@@ -20,16 +20,16 @@ from ftray.cluster.capacity import pool_size
 from ftray.cluster.connection import is_this_machine, nodes
 from ftray.cluster.node import naming_this_node
 from ftray.data.encoding.encoded import EncodedDataset, EncodedSplit
-from ftray.data.encoding.quiet import quiet_ray_data
+from ftray.data.encoding.ray_data_output import quiet_ray_data
 from ftray.errors import FtrayError, RunFailed, SpecError, StorageError, from_json
-from ftray.models.quiet import quiet_transformers
+from ftray.models.transformers_output import quiet_transformers
 from ftray.spec.load import override
 from ftray.spec.schema import Spec
 from ftray.store.cache.evict import make_room
-from ftray.store.cache.states import row_digest, write_key, write_shard
+from ftray.store.cache.trunk_states import row_digest, write_key, write_shard
 from ftray.store.files.location import Location
 from ftray.store.files.retry import reason
-from ftray.train.distributed.channel import Listener, stage
+from ftray.train.distributed.events import Listener, stage
 from ftray.train.orders import SPLITS, TrunkOrder
 from ftray.train.trunk_cache.cache import DTYPES, TrunkCache
 from ftray.train.trunk_cache.survey import BATCH, Survey, TrunkModel, survey

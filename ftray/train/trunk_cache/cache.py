@@ -16,7 +16,7 @@ from ftray.errors import StorageError
 from ftray.models.pretrained import find_pretrained
 from ftray.models.structure.cut import Cut, capture
 from ftray.spec.schema import Spec
-from ftray.store.cache.states import KeptStates
+from ftray.store.cache.trunk_states import TrunkStateStore
 from ftray.store.files.location import Location
 from ftray.tasks import Task
 
@@ -71,7 +71,7 @@ class Trunk:
 
     def __init__(self, cache: TrunkCache) -> None:
         self.cache = cache
-        self._kept = KeptStates(cache.folder)
+        self._kept = TrunkStateStore(cache.folder)
 
     def tokens(self, ids: Sequence[Any]) -> list[Any]:
         """Of each row's token ids, those that its states belong to."""

@@ -22,12 +22,12 @@ from ftray.models.structure.blocks import count_blocks, plan_freeze
 from ftray.models.structure.cut import Cut, capture, find_cut, frozen_blocks
 from ftray.models.structure.placing import without_numbers
 from ftray.spec.schema import Spec
-from ftray.store.cache.states import drop_damaged, known_rows, row_digest
+from ftray.store.cache.trunk_states import drop_damaged, known_rows, row_digest
 from ftray.store.root import Root
 from ftray.tasks import get_task
 from ftray.train.base import load_base
+from ftray.train.distributed.context import DistContext
 from ftray.train.distributed.process import settle
-from ftray.train.distributed.ranks import Ranks
 from ftray.train.engine.deepspeed import wants_autocast
 from ftray.train.engine.phases import Phase, plan_phases
 from ftray.train.orders import SPLITS, TrunkOrder
@@ -95,7 +95,7 @@ class TrunkModel:
         base = load_base(spec.model, spec.task, spec.seed, data.labels, dropout, longest)
         self.model = base.model.eval().to(self.device)
         self.pad_id = base.pad_id
-        self.autocast = wants_autocast(spec.train, Ranks(0, 1, self.device))
+        self.autocast = wants_autocast(spec.train, DistContext(0, 1, self.device))
 
     def depths(self, variants: Sequence[Spec]) -> list[int]:
         """How many blocks stay frozen throughout a run, for each number that occurs but 0."""

@@ -19,7 +19,7 @@ from ray import serve
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ftray.serve.app import build
-from ftray.serve.messages import MAX_BODY, MAX_ROWS, MAX_TEXT
+from ftray.serve.schemas import MAX_BODY, MAX_ROWS, MAX_TEXT
 
 MAX_SIZE = 8
 TEXTS = [

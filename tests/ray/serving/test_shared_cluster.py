@@ -12,8 +12,8 @@ from ray import serve
 
 from ftray.cli.display.live import LiveLine
 from ftray.errors import ServeError
-from ftray.serve.local.launch import endpoint
 from ftray.serve.local.place import Place
+from ftray.serve.local.server import endpoint
 from ftray.serve.settings import find, parse
 from tests.helpers.served import free_port
 

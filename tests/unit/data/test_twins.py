@@ -12,8 +12,11 @@ def texts(dataset, split):
 
 
 def test_the_first_of_twins_is_kept(read, jsonl, rows):
-    twins = [{"text": "Text  NUMBER 3", "label": "b"}, {"text": "text number 3 ", "label": "b"}]
-    path = jsonl([*rows, *twins])
+    duplicates = [
+        {"text": "Text  NUMBER 3", "label": "b"},
+        {"text": "text number 3 ", "label": "b"},
+    ]
+    path = jsonl([*rows, *duplicates])
     dataset = read(path)
     assert dataset.report.sources["train"].dropped == {"duplicate": 2}
     assert [row.detail for row in dataset.quarantine] == [f"of {path}:4"] * 2
@@ -21,8 +24,8 @@ def test_the_first_of_twins_is_kept(read, jsonl, rows):
 
 
 def test_twins_that_contradict_each_other_all_go(read, jsonl, rows):
-    twins = [{"text": "text number 3", "label": label} for label in "ab"]
-    dataset = read(jsonl([*rows, *twins]))
+    duplicates = [{"text": "text number 3", "label": label} for label in "ab"]
+    dataset = read(jsonl([*rows, *duplicates]))
     assert dataset.report.sources["train"].dropped == {"conflicting_duplicate": 3}
     without = [row for row in rows if row["text"] != "text number 3"]
     assert dataset.digest == read(jsonl(without, "without.jsonl")).digest

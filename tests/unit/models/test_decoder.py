@@ -15,12 +15,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from ftray.errors import ModelError
 from ftray.models.generation import decoder as decoding
-from ftray.models.generation import drawing
 from ftray.models.generation import kv_cache as roomy_cache
+from ftray.models.generation import sampler as drawing
 from ftray.models.generation.decoder import Decoder
-from ftray.models.generation.drawing import Answer, draw
 from ftray.models.generation.kv_cache import RoomyCache
-from ftray.models.generation.sampling import Sampling
+from ftray.models.generation.sampler import Answer, draw
+from ftray.models.generation.sampling_params import Sampling
 from tests.helpers.tiny_networks import GENERATING, VOCABULARY, tiny_generator, tiny_network
 
 CONTEXT = 64

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftray.errors import ModelError
-from ftray.models.generation.drawing import Answer
 from ftray.models.generation.generator import Generator
-from ftray.models.generation.sampling import Message, Sampling
+from ftray.models.generation.sampler import Answer
+from ftray.models.generation.sampling_params import Message, Sampling
 from ftray.models.load import load_model
 from ftray.spec.sections.compute import Compute
 from ftray.store.files.location import Location, locate

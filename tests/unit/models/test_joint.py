@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from ftray.models.artifact.lineage import Lineage, fingerprints, trace
 from ftray.models.inference.predictor import Predictor
-from ftray.models.sharing.joint import joint_logits
-from ftray.models.sharing.pool import Pool
+from ftray.models.sharing.prefix_batching import joint_logits
+from ftray.models.sharing.prefix_hash import Lineage, fingerprints, trace
+from ftray.models.sharing.weight_sharing import Pool
 from ftray.models.structure.blocks import layer_depths
 from ftray.models.structure.cut import Cut, cut_for_now
 from ftray.spec.sections.compute import PLAIN

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ftray.models.structure.blocks import plan_freeze
-from ftray.models.structure.twin import own, twin
+from ftray.models.structure.shared_parameters import own, twin
 from tests.helpers.tiny_networks import STACKED, tiny_batch, tiny_network
 
 

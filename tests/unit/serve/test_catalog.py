@@ -14,19 +14,21 @@ import pytest
 from ftray.errors import ModelError
 from ftray.serve.interface import Answers, Unavailable
 from ftray.serve.models.alias import Alias
-from ftray.serve.models.catalog import Catalog
 from ftray.serve.models.loader import Live
-from ftray.serve.models.shelf import Shelf
+from ftray.serve.models.model_cache import ModelCache
 from ftray.serve.models.slots import Slots
+from ftray.serve.models.versions import VersionRouter
 from ftray.serve.runners.batcher import Overloaded, TooLate
 from ftray.serve.settings import ServedModel
-from ftray.store.deployments.routes import Stop
+from ftray.store.deployments.routes import VersionRef
 from ftray.store.files.location import locate
 from tests.helpers.fake_backend import INFO
 
 
 def model(name: str, version: int | None = 1, alias: str | None = None) -> ServedModel:
-    followed = None if alias is None else Alias("storage", name, alias, Stop(version=1, folder="m"))
+    followed = (
+        None if alias is None else Alias("storage", name, alias, VersionRef(version=1, folder="m"))
+    )
     return ServedModel(locate(f"/models/{name}"), name, version, INFO, alias=followed)
 
 
@@ -68,11 +70,11 @@ class Bench:
         self.can_load, self.free = threading.Event(), asyncio.Event()
         self.can_load.set()
         self.free.set()
-        self.catalog = Catalog(served, self.start, most, wait_s)
+        self.catalog = ModelCache(served, self.start, most, wait_s)
 
-    def start(self, served: ServedModel, slots: Slots) -> Shelf:
+    def start(self, served: ServedModel, slots: Slots) -> VersionRouter:
         live = slots.hold(served.address, lambda: self._load(served))
-        return cast(Shelf, FakeShelf(self, served, live))
+        return cast(VersionRouter, FakeShelf(self, served, live))
 
     def _load(self, served: ServedModel) -> Live:
         live = FakeLive(served)

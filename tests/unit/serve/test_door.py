@@ -10,8 +10,8 @@ from hashlib import sha256
 import pytest
 from starlette.testclient import TestClient
 
-from ftray.serve.http.access import add_key
 from ftray.serve.http.app import create_api
+from ftray.serve.http.auth import add_key
 from ftray.serve.http.keyring import Keyring
 from ftray.serve.ops.metrics import Metrics
 from ftray.store.files.location import Location, locate

@@ -18,14 +18,14 @@ import torch
 from ftray.models.generation import decoder
 from ftray.models.generation.detokenizer import TextStream
 from ftray.models.generation.generator import Generator
-from ftray.models.generation.sampling import Sampling
+from ftray.models.generation.sampling_params import Sampling
 from ftray.models.load import load_model
 from ftray.serve.interface import BadPrompt, Piece
-from ftray.serve.models.live_generator import LiveGenerator
+from ftray.serve.models.loaded_generator import LiveGenerator
 from ftray.serve.ops.metrics import Metrics
 from ftray.serve.runners.batcher import Overloaded
-from ftray.serve.runners.generate import NoNumbers, Talks, Told
 from ftray.serve.runners.generation_limits import Capacity
+from ftray.serve.runners.generation_scheduler import NoNumbers, Talks, Usage
 from ftray.spec.sections.serving import Batching
 from tests.helpers.tiny_generator import MAX_TOKENS, make_generator
 
@@ -43,12 +43,12 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Generator:
 
 
 @pytest.fixture
-def told() -> list[Told]:
+def told() -> list[Usage]:
     return []
 
 
 @pytest.fixture
-def talks(generator: Generator, told: list[Told]) -> Talks:
+def talks(generator: Generator, told: list[Usage]) -> Talks:
     return Talks(generator, Batching(max_size=2, max_waiting=5), PLENTY, told.append)
 
 
@@ -79,7 +79,7 @@ def until_idle(talks: Talks) -> None:
 
 
 def test_more_than_have_a_place_are_answered_one_after_the_other(
-    talks: Talks, generator: Generator, told: list[Told]
+    talks: Talks, generator: Generator, told: list[Usage]
 ) -> None:
     expected = [text for text, *_ in generator.outcomes(PROMPTS)]
     assert run(gathered(*(written(talks, prompt) for prompt in PROMPTS))) == expected
@@ -103,7 +103,7 @@ def test_pieces_say_how_far_it_is(talks: Talks, generator: Generator) -> None:
     assert counts == sorted(counts)
 
 
-def test_a_stop_text_ends_it_and_is_not_told(talks: Talks, told: list[Told]) -> None:
+def test_a_stop_text_ends_it_and_is_not_told(talks: Talks, told: list[Usage]) -> None:
     whole = run(written(talks, "the film has"))
     stop = whole[len(whole) // 2 :][:3]
     assert run(written(talks, "the film has", stop=(stop,))) == whole[: whole.index(stop)]
@@ -111,7 +111,7 @@ def test_a_stop_text_ends_it_and_is_not_told(talks: Talks, told: list[Told]) -> 
     assert told[1].tokens < told[0].tokens
 
 
-def test_who_goes_away_leaves_room(talks: Talks, told: list[Told]) -> None:
+def test_who_goes_away_leaves_room(talks: Talks, told: list[Usage]) -> None:
     async def leave() -> str:
         leaving = [talks.pieces([5, 6], Sampling(max_tokens=100)) for _ in range(4)]
         for pieces in leaving:
@@ -139,7 +139,7 @@ def test_too_many_are_refused_at_once(talks: Talks) -> None:
     until_idle(talks)
 
 
-def test_who_waits_too_long_is_told(generator: Generator, told: list[Told]) -> None:
+def test_who_waits_too_long_is_told(generator: Generator, told: list[Usage]) -> None:
     batching = Batching(max_size=1, timeout_seconds=0.5)
     talks = Talks(generator, batching, PLENTY, told.append)
     with _slowed(generator, 0.02):
@@ -193,7 +193,7 @@ def test_who_has_gone_takes_nobody_s_place_among_those_that_wait(generator: Gene
     until_idle(talks)
 
 
-def test_who_has_no_room_for_its_tokens_waits(generator: Generator, told: list[Told]) -> None:
+def test_who_has_no_room_for_its_tokens_waits(generator: Generator, told: list[Usage]) -> None:
     """Prompts of 1 and answers of 39 tokens: two have room, though there are places for eight."""
     talks = Talks(generator, Batching(max_size=8), 80, told.append)
     most = 0

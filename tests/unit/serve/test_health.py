@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from ftray.models.generation.sampling import Sampling
+from ftray.models.generation.sampling_params import Sampling
 from ftray.serve.interface import Unavailable
 from ftray.serve.models.health import Health, Unhealthy
-from ftray.serve.models.live import LiveModel
+from ftray.serve.models.loaded_classifier import LiveModel
 from ftray.serve.models.loader import Live, Loader
 from ftray.serve.ops.metrics import Metrics
 from ftray.serve.runners.batcher import TooLate

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from ftray.serve.models.judge import Tally, bounds, verdict
+from ftray.serve.models.canary import Tally, bounds, verdict
 from ftray.store.deployments.reports import Counts
 
 
@@ -78,7 +78,10 @@ def test_slow_answers_of_one_replica_of_forty_end_no_trial_and_those_of_all_do()
             for _ in range(60):
                 tally.answered(True, 0.5 if replica < slow_replicas else 0.03)
                 tally.answered(False, 0.03)
-            current, tried = current + tally.counts.current, tried + tally.counts.tried
+            current, tried = (
+                current + tally.counts.current,
+                tried + tally.counts.tried,
+            )
         return verdict(current, tried)
 
     assert not told(1)

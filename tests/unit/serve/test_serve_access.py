@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from ftray.cli.main import app
 from ftray.errors import ServeError, StorageError
 from ftray.serve.http import keyring
-from ftray.serve.http.access import add_key, read_keys, revoke_key
 from ftray.serve.http.app import create_api
+from ftray.serve.http.auth import add_key, read_keys, revoke_key
 from ftray.serve.http.keyring import Keyring
 from ftray.serve.ops.metrics import Metrics
 from ftray.store.files.location import Location, locate

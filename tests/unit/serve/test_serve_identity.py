@@ -12,11 +12,11 @@ from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
 from ftray.errors import ServeError
-from ftray.serve.local import port
+from ftray.serve.local import ports as port
 from ftray.serve.local.haproxy import BINARY, MISDIRECTED, STAMP
 from ftray.serve.local.identity import CALLBACK, TOKEN, middlewares
 from ftray.serve.local.ingress import fast_ingress
-from ftray.serve.local.port import BLOCK, port_block
+from ftray.serve.local.ports import BLOCK, port_block
 
 
 def wrapped(token: str) -> TestClient:

@@ -11,8 +11,8 @@ import pytest
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from ftray.serve.http.access import add_key
 from ftray.serve.http.app import create_api
+from ftray.serve.http.auth import add_key
 from ftray.serve.http.keyring import Keyring
 from ftray.serve.ops.metrics import Metrics
 from ftray.store.files.location import locate

@@ -14,9 +14,9 @@ from ftray.errors import ModelError, ServeError, SpecError
 from ftray.models.artifact.manifest import ModelInfo, read_info
 from ftray.models.artifact.publish import write_info
 from ftray.serve.app import build
-from ftray.serve.local.port import check_port
-from ftray.serve.refusal import read_refusal, refusal
+from ftray.serve.local.ports import check_port
 from ftray.serve.settings import find, parse
+from ftray.serve.startup_errors import read_refusal, refusal
 from ftray.spec.load import parse as parse_spec
 from ftray.spec.load import serving
 from ftray.store.files.location import locate

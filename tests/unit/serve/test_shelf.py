@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from ftray.models.generation.sampling import Sampling
+from ftray.models.generation.sampling_params import Sampling
 from ftray.serve.http.app import create_api
 from ftray.serve.interface import Answers
 from ftray.serve.models.version_router import CALLER
 from ftray.serve.ops.metrics import Metrics
 from ftray.store.deployments.route_file import change_route
-from ftray.store.deployments.routes import Route, Trial
+from ftray.store.deployments.routes import AliasDeployment, Trial
 from tests.helpers.fake_backend import FakeBackend, FakeBackends
 from tests.helpers.fake_versions import FakeReplica, stop
 
@@ -34,8 +34,8 @@ class Bench(FakeReplica):
         """What was promoted, and what is tried beside it."""
         tried = Trial(stop=stop(trial), share=share, shadow=shadow, id="t") if trial else None
 
-        def changed(now: Route | None) -> Route:
-            route = now or Route(current=stop(1))
+        def changed(now: AliasDeployment | None) -> AliasDeployment:
+            route = now or AliasDeployment(current=stop(1))
             route = route if route.current == stop(version) else route.to(stop(version))
             return route.model_copy(update={"trial": tried})
 

@@ -12,12 +12,12 @@ import torch
 
 from ftray.models.inference.predictor import Predictor
 from ftray.serve.interface import BadPrompt
-from ftray.serve.messages import MAX_READ
-from ftray.serve.models.live import LiveModel
+from ftray.serve.models.loaded_classifier import LiveModel
 from ftray.serve.ops.metrics import Metrics
 from ftray.serve.runners.batcher import Batcher, Limits
 from ftray.serve.runners.engine import Engine
 from ftray.serve.runners.turns import Waiting, next_rows
+from ftray.serve.schemas import MAX_READ
 from ftray.spec.sections.serving import Batching
 from ftray.tasks.blank import is_blank
 from tests.helpers.tiny_model import make_model

@@ -23,7 +23,7 @@ from ftray.store.deployments.promotion import promote, roll_back, try_out
 from ftray.store.deployments.reports import read_reports
 from ftray.store.deployments.rollout import await_rollout
 from ftray.store.deployments.route_file import read_route
-from ftray.store.deployments.routes import Route
+from ftray.store.deployments.routes import AliasDeployment
 from ftray.store.registry.registry import Registry
 from ftray.store.root import MODEL_MANIFEST, open_root
 from tests.helpers.fake_backend import INFO
@@ -61,7 +61,7 @@ def replica(registry: Registry, id: str, *refuses: int, **options: object) -> Fa
     return FakeReplica(str(registry.root), id, refuses=refuses, **options)  # type: ignore[arg-type]
 
 
-def route(registry: Registry) -> Route:
+def route(registry: Registry) -> AliasDeployment:
     found = read_route(registry.root, "m", "live")
     assert found is not None
     return found
@@ -324,7 +324,7 @@ def test_a_storage_that_takes_no_writes_stops_no_replica(
     one = replica(registry, "a")
     promote(registry, "m:2", "live")
 
-    def failing(*_: object) -> Route:
+    def failing(*_: object) -> AliasDeployment:
         raise OSError("read-only")
 
     monkeypatch.setattr("ftray.serve.models.alias.change_route", failing)

@@ -24,7 +24,7 @@ from ftray.store.deployments.promotion import (
     try_out,
 )
 from ftray.store.deployments.route_file import change_route, end_trial, read_route, read_routes
-from ftray.store.deployments.routes import Refusal, Route, Stop
+from ftray.store.deployments.routes import AliasDeployment, Refusal, VersionRef
 from ftray.store.registry.registry import Registry
 from ftray.store.registry.versions import alias_in
 from ftray.store.removal import delete_version
@@ -134,9 +134,9 @@ def test_a_broken_file_is_named(registry: Registry) -> None:
 
 
 def test_history_is_kept_within_bounds(registry: Registry) -> None:
-    route = Route(current=Stop(version=1, folder="a"))
+    route = AliasDeployment(current=VersionRef(version=1, folder="a"))
     for number in range(2, 200):
-        route = route.to(Stop(version=number, folder="a"))
+        route = route.to(VersionRef(version=number, folder="a"))
     assert len(route.before) == 50 and route.back().current.version == 198
     change_route(registry.root, "m", "x", lambda known: route)
     kept = read_route(registry.root, "m", "x")
@@ -311,13 +311,13 @@ def test_what_replicas_go_back_to_is_not_deleted(registry: Registry) -> None:
     delete_version(registry, registry.resolve("m:1"))
 
 
-def written(route: Route) -> Route:
+def written(route: AliasDeployment) -> AliasDeployment:
     return route.model_copy(update={"generation": route.generation + 1})
 
 
 def test_a_refusal_goes_back_to_what_proved_itself_last() -> None:
-    one, two, three = (Stop(version=number, folder="a") for number in (1, 2, 3))
-    route = written(written(written(Route(current=one)).proved(one).to(two)).to(three))
+    one, two, three = (VersionRef(version=number, folder="a") for number in (1, 2, 3))
+    route = written(written(written(AliasDeployment(current=one)).proved(one).to(two)).to(three))
     refusal = Refusal(stop=three, since=route.since, why="off by 0.3")
     back = written(route.refused_by(refusal))
     assert (back.current, back.before, back.settled) == (one, (), False)
@@ -325,6 +325,6 @@ def test_a_refusal_goes_back_to_what_proved_itself_last() -> None:
     again = written(back.to(three))
     assert again.refused_by(refusal) == again, "that was an earlier promotion"
     assert route.proved(three).refused_by(refusal).current == three, "a replica answers with it"
-    alone = Route(current=three)
+    alone = AliasDeployment(current=three)
     told = alone.refused_by(Refusal(stop=three, since=alone.since, why="off"))
     assert told.current == three and told.refused is not None, "there is nothing to go back to"

@@ -69,7 +69,9 @@ def test_smoothing_spreads_a_share_of_the_target_over_all_labels() -> None:
 
 
 def test_a_tally_is_as_long_for_one_row_as_for_many() -> None:
-    lengths = {len(TASK.tally(logits(rows)[0], {}, logits(rows)[1]).numpy()) for rows in (1, 2, 50)}
+    lengths = {
+        len(TASK.metric_state(logits(rows)[0], {}, logits(rows)[1]).numpy()) for rows in (1, 2, 50)
+    }
     assert len(lengths) == 1
 
 
@@ -78,7 +80,7 @@ def test_metrics_agree_with_scikit_learn() -> None:
 
     scores, targets = logits()
     truth, guess = targets.numpy(), scores.argmax(-1).numpy()
-    found = TASK.metrics(TASK.tally(scores, {}, targets).numpy(), LABELS)
+    found = TASK.metrics(TASK.metric_state(scores, {}, targets).numpy(), LABELS)
     assert found["accuracy"] == pytest.approx(accuracy_score(truth, guess))
     assert found["f1_macro"] == pytest.approx(f1_score(truth, guess, average="macro"))
     assert found["loss"] == pytest.approx(log_loss(truth, scores.softmax(-1).numpy()), rel=1e-5)
@@ -87,7 +89,7 @@ def test_metrics_agree_with_scikit_learn() -> None:
 def test_a_label_that_does_not_occur_costs_no_f1() -> None:
     targets = torch.tensor([0, 1, 0, 1])
     right = torch.nn.functional.one_hot(targets, len(LABELS)).float()
-    assert TASK.metrics(TASK.tally(right, {}, targets).numpy(), LABELS)["f1_macro"] == 1
+    assert TASK.metrics(TASK.metric_state(right, {}, targets).numpy(), LABELS)["f1_macro"] == 1
 
 
 def test_a_label_that_is_never_found_counts_as_zero() -> None:
@@ -95,7 +97,7 @@ def test_a_label_that_is_never_found_counts_as_zero() -> None:
 
     targets = torch.tensor([0, 1, 1, 2])
     guess = torch.nn.functional.one_hot(torch.tensor([0, 1, 1, 1]), len(LABELS)).float()
-    found = TASK.metrics(TASK.tally(guess, {}, targets).numpy(), LABELS)["f1_macro"]
+    found = TASK.metrics(TASK.metric_state(guess, {}, targets).numpy(), LABELS)["f1_macro"]
     assert found == pytest.approx(f1_score(targets, guess.argmax(-1), average="macro"))
 
 

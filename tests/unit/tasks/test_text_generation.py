@@ -161,7 +161,7 @@ def test_losses_and_metrics_are_those_of_the_learnt_tokens() -> None:
     aims = torch.tensor(targets)
     losses = TASK.losses(logits, inputs, aims)
     assert losses.tolist() == pytest.approx([sum(row) for row in expected], rel=1e-5)
-    metrics = TASK.metrics(TASK.tally(logits, inputs, aims).numpy(), ())
+    metrics = TASK.metrics(TASK.metric_state(logits, inputs, aims).numpy(), ())
     tokens = [loss for row in expected for loss in row]
     assert metrics["tokens"] == len(tokens) == 4
     assert metrics["loss"] == pytest.approx(sum(tokens) / 4, rel=1e-5)

@@ -17,7 +17,7 @@ from ftray.spec.schema import ModelSpec
 from ftray.store.files.location import locate
 from ftray.tasks import get_task
 from ftray.train.base import load_base
-from ftray.train.distributed.ranks import Ranks
+from ftray.train.distributed.context import DistContext
 from ftray.train.evaluation.baselines import Baselines, Encoder, fit_baselines
 from ftray.train.orders import BASELINES
 from tests.helpers.small_runs import MODEL, write_rows
@@ -49,8 +49,8 @@ class Data:
         self.load = splits.__getitem__
 
 
-def on(rank: int = 0, world: int = 1) -> Ranks:
-    return Ranks(rank, world, torch.device("cpu"))
+def on(rank: int = 0, world: int = 1) -> DistContext:
+    return DistContext(rank, world, torch.device("cpu"))
 
 
 def tiny_rows(count: int = 70, labels: int = 3, seed: int = 0) -> Rows:
@@ -60,7 +60,7 @@ def tiny_rows(count: int = 70, labels: int = 3, seed: int = 0) -> Rows:
     return Rows(ids, random.integers(0, labels, count).tolist())
 
 
-def tiny(family: str, ranks: Ranks) -> Any:
+def tiny(family: str, ranks: DistContext) -> Any:
     options = {"decoder_start_token_id": 0} if family == "t5" else {}
     return Encoder(tiny_network(family, **options), TASK, 0, ranks)
 

@@ -12,11 +12,11 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from ftray.models.structure.blocks import FreezePlan
-from ftray.train.distributed.ranks import Ranks
+from ftray.train.distributed.context import DistContext
 from ftray.train.engine import state
 from ftray.train.engine.buffers import MovingBuffers
 
-ALONE = Ranks(0, 1, torch.device("cpu"))
+ALONE = DistContext(0, 1, torch.device("cpu"))
 
 
 class Watched(nn.Module):
@@ -45,7 +45,7 @@ def work(rank: int, folder: str, results: Any) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/s", rank=rank, world_size=2)
     model = watched()
-    buffers = MovingBuffers(model, Ranks(rank, 2, torch.device("cpu")))
+    buffers = MovingBuffers(model, DistContext(rank, 2, torch.device("cpu")))
     if rank == 0:  # the other one had no rows
         model(torch.arange(12.0).view(4, 3))
     before = listed(buffers)

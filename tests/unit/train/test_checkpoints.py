@@ -12,7 +12,7 @@ from ftray.errors import StorageError
 from ftray.spec.sections.training import CheckpointSpec
 from ftray.store.files.location import Location, locate
 from ftray.train import checkpoints
-from ftray.train.checkpoints import Keeper
+from ftray.train.checkpoints import CheckpointManager
 from ftray.train.engine import state
 from ftray.train.engine.state import State
 from ftray.train.progress import Progress
@@ -30,10 +30,10 @@ def folder(tmp_path: Path) -> Location:
     return locate(str(tmp_path / "checkpoints"))
 
 
-def keep(folder: Location, ranks: dict[int, float], **spec: Any) -> Keeper:
+def keep(folder: Location, ranks: dict[int, float], **spec: Any) -> CheckpointManager:
     """Checkpoints of these steps and ranks, all written."""
     told = CheckpointSpec.model_validate({"every_steps": 1, **spec})
-    keeper = Keeper(told, folder, writes=True)
+    keeper = CheckpointManager(told, folder, writes=True)
     for step, rank in ranks.items():
         keeper.save(values(step), Progress(step=step, epoch=step // 10), rank)
     keeper.wait()
@@ -50,7 +50,7 @@ def path_of(folder: Location, step: int) -> Path:
 
 def test_no_error_of_the_thread_that_writes_is_lost(folder: Location) -> None:
     broken = State({"w": "no tensor"}, {}, {})  # type: ignore[dict-item]
-    keeper = Keeper(CheckpointSpec(), folder, writes=True)
+    keeper = CheckpointManager(CheckpointSpec(), folder, writes=True)
     keeper.save(broken, Progress(step=1), 0.0)
     with pytest.raises((AttributeError, TypeError, ValueError)):
         keeper.wait()
@@ -174,7 +174,7 @@ def test_checkpoints_are_copied_in_place_of_others(folder: Location) -> None:
 
 
 def test_only_one_rank_writes(folder: Location) -> None:
-    keeper = Keeper(CheckpointSpec(), folder, writes=False)
+    keeper = CheckpointManager(CheckpointSpec(), folder, writes=False)
     assert keeper.keeps
     assert not keeper.writes
     keeper.save(State(), Progress(step=1), 1.0)
@@ -183,7 +183,7 @@ def test_only_one_rank_writes(folder: Location) -> None:
 
 
 def test_a_run_without_a_folder_keeps_nothing() -> None:
-    keeper = Keeper(CheckpointSpec(every_steps=1), None, writes=True)
+    keeper = CheckpointManager(CheckpointSpec(every_steps=1), None, writes=True)
     assert not keeper.keeps
     assert not keeper.due(1)
 
@@ -193,20 +193,20 @@ def test_checkpoints_are_due_by_steps_and_by_the_clock(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr("ftray.train.checkpoints.time.monotonic", lambda: now[0])
-    keeper = Keeper(CheckpointSpec(every_steps=5, every_minutes=1), folder, writes=True)
+    keeper = CheckpointManager(CheckpointSpec(every_steps=5, every_minutes=1), folder, writes=True)
     assert [step for step in range(1, 12) if keeper.due(step)] == [5, 10]
     now[0] += 61
     assert keeper.due(11)
     keeper.save(values(11), Progress(step=11), -1.0)
     assert not keeper.due(12)
     keeper.wait()
-    neither = Keeper(CheckpointSpec(every_minutes=None), folder, writes=True)
+    neither = CheckpointManager(CheckpointSpec(every_minutes=None), folder, writes=True)
     now[0] += 1e6
     assert not neither.due(5)
 
 
 def test_a_checkpoint_that_cannot_be_written_is_said(folder: Location) -> None:
-    keeper = Keeper(CheckpointSpec(), folder, writes=True)
+    keeper = CheckpointManager(CheckpointSpec(), folder, writes=True)
     Path(folder.path).write_text("a file is in the way")
     keeper.save(values(2), Progress(step=2), -1.0)
     with pytest.raises(StorageError, match="step-00000002: not written"):

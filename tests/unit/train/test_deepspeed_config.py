@@ -125,7 +125,7 @@ def test_auto_in_an_offload_is_deepspeeds_default(write: Write) -> None:
     assert made["zero_optimization"] == {"stage": 2, "offload_optimizer": {"device": "cpu"}}
 
 
-class Ranks:
+class DistContext:
     """Two ranks: gather returns what each of them has."""
 
     def __init__(self, *found: list[str]) -> None:
@@ -138,14 +138,14 @@ class Ranks:
 def test_an_offload_to_disk_names_what_a_node_lacks(write: Write, tmp_path: Path) -> None:
     nvme = {"stage": 3, "offload": "nvme", "nvme_path": str(tmp_path)}
     made = config(TrainSpec.model_validate({"deepspeed": nvme}))
-    require_disk(made, Ranks([], []))
+    require_disk(made, DistContext([], []))
     with pytest.raises(ClusterError) as caught:
-        require_disk(made, Ranks([], ["libaio"]))
+        require_disk(made, DistContext([], ["libaio"]))
     (found,) = caught.value.problems
     assert (found.key, found.value) == ("train.deepspeed.offload", "nvme")
     assert "libaio" in found.problem
     assert "apt-get install libaio-dev" in found.fix
-    require_disk(config(TrainSpec()), Ranks([], ["libaio"]))
+    require_disk(config(TrainSpec()), DistContext([], ["libaio"]))
 
 
 def test_an_empty_json_will_do(write: Write) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ftray.errors import SpecError
-from ftray.train.distributed.ranks import alone
+from ftray.train.distributed.context import alone
 from ftray.train.engine import deepspeed_state
 
 STAGES = (0, 1, 2, 3)

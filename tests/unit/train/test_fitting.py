@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ftray.spec.load import parse
-from ftray.train.distributed.ranks import Ranks
-from ftray.train.memory.fitting import choose_micro_batch_size, largest_that_fits
+from ftray.train.distributed.context import DistContext
+from ftray.train.memory.batch_size_finder import choose_micro_batch_size, largest_that_fits
 from ftray.train.plan import Trainee, plan_training
 from tests.helpers.tiny_networks import tiny_batch, tiny_network
 
@@ -38,7 +38,7 @@ def test_on_a_cpu_the_rule_decides_whatever_fits(batch: int, expected: int) -> N
             "train": {"batch_size": batch},
         }
     )
-    ranks = Ranks(0, 1, torch.device("cpu"))
+    ranks = DistContext(0, 1, torch.device("cpu"))
     model = tiny_network("bert")
     trainee = Trainee(model, plan_training(model, spec.train, tiny_batch(), ranks), 0)
     assert choose_micro_batch_size(spec, trainee, ranks, 64, before=2) == expected

@@ -14,8 +14,8 @@ from ftray.models.structure.blocks import plan_freeze
 from ftray.spec.load import parse
 from ftray.spec.schema import Spec
 from ftray.train.memory.estimate import FULL, PROCESS, Layout, reserve, worker_memory
-from ftray.train.memory.preflight import Planner, Room
-from ftray.train.memory.simulate import Trace, trace_phases
+from ftray.train.memory.preflight import Budget, Planner
+from ftray.train.memory.simulate import MemoryTrace, trace_phases
 from tests.helpers.tiny_networks import BLOCKS, STACKED, tiny_batch, tiny_network
 
 LABELS = ("bad", "good", "mixed")
@@ -43,7 +43,7 @@ def config_of(family: str, folder: Path, **options: Any) -> Path:
     return folder
 
 
-def traces(spec: Spec, autocast: bool = False) -> list[Trace]:
+def traces(spec: Spec, autocast: bool = False) -> list[MemoryTrace]:
     folder = Path(spec.model.name_or_path)
     return trace_phases(spec, Pretrained(spec.model, folder), LABELS, ROWS, autocast)
 
@@ -128,7 +128,7 @@ def test_a_model_that_looks_at_values_is_named(tmp_path: Path) -> None:
 
 # ---- the layout ----------------------------------------------------------------------------------
 
-TRACE = Trace(12, 1_000_000, 400_000, 100_000, 7_000_000, 8_000_000, 9_000_000)
+TRACE = MemoryTrace(12, 1_000_000, 400_000, 100_000, 7_000_000, 8_000_000, 9_000_000)
 PART = 400_000 // 2
 
 
@@ -193,7 +193,7 @@ def test_the_reserve_leaves_out_weights_gradients_and_activations() -> None:
 
 
 def planned(folder: Path, host: int, **train: Any) -> Any:
-    return Planner(LABELS, Room(host)).plan(spec_of(folder, **train))
+    return Planner(LABELS, Budget(host)).plan(spec_of(folder, **train))
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def test_what_fits_needs_no_options(folder: Path) -> None:
 
 
 def test_another_stage_than_the_spec_names_is_said_with_its_reason(folder: Path) -> None:
-    (line,) = Planner(LABELS, Room(10**12)).plan(spec_of(folder, workers=1)).lines()
+    (line,) = Planner(LABELS, Budget(10**12)).plan(spec_of(folder, workers=1)).lines()
     assert "ZeRO stage 0 (not 2: one worker has none to share with)" in line
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from ftray.spec.load import parse
 from ftray.store.runs.folder import RunFolder
-from ftray.train.check import Checked, check_inputs
+from ftray.train.check import ValidatedSpec, check_inputs
 from ftray.train.inputs import claimed, inputs_of, pinned, with_own_deepspeed
 from tests.helpers.small_runs import write_rows
 from tests.helpers.tiny_generator import make_base
@@ -45,7 +45,7 @@ def test_each_input_that_changes_is_noticed(tmp_path: Path, base: Path) -> None:
         tmp_path, model={"name_or_path": str(model)}, train={"deepspeed": str(deepspeed)}
     )
 
-    def checked() -> Checked:
+    def checked() -> ValidatedSpec:
         return check_inputs(parse(tree))
 
     def changes() -> str:

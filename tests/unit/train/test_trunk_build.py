@@ -18,7 +18,7 @@ from ftray.errors import SpecError, StorageError, from_json
 from ftray.models.pretrained import find_pretrained
 from ftray.models.structure.cut import capture
 from ftray.spec.load import override, parse
-from ftray.store.cache.states import KeptStates, write_key
+from ftray.store.cache.trunk_states import TrunkStateStore, write_key
 from ftray.store.root import open_root
 from ftray.tasks import get_task
 from ftray.train.orders import TrunkOrder
@@ -207,7 +207,7 @@ def test_two_builds_at_once_both_end_well(base: Path) -> None:
     assert len(list(Path(cache.folder.path).glob("states-*"))) == 2
     assert len(surveyed(wanted).lacking) == 0
     train = wanted.data.load("train")
-    assert all(train.ids_of(row) in KeptStates(cache.folder) for row in range(len(train)))
+    assert all(train.ids_of(row) in TrunkStateStore(cache.folder) for row in range(len(train)))
 
 
 def test_states_of_another_model_are_refused(base: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from ftray.errors import RunFailed
 from ftray.spec.sections.training import CheckpointSpec
 from ftray.store.files.location import locate
-from ftray.train.checkpoints import Keeper, latest
+from ftray.train.checkpoints import CheckpointManager, latest
 from ftray.train.distributed import watchdog
 from ftray.train.distributed.watchdog import HANGS, MOVES, SAVES, Alarms, Watchdog
 from ftray.train.engine.state import State
@@ -59,7 +59,7 @@ def test_a_slow_store_is_a_sign_of_life_while_the_run_waits_for_it(tmp_path: Pat
                 released.wait()  # the store takes its time
                 yield
 
-        keeper = Keeper(whole, locate(str(tmp_path)), writes=True, saving=slowly)
+        keeper = CheckpointManager(whole, locate(str(tmp_path)), writes=True, saving=slowly)
         keeper.save(State({"w": torch.ones(2)}, {}, {}), Progress(step=1), 0.0)
         asked.wait()
         threading.Timer(6 * SECONDS, released.set).start()

@@ -99,7 +99,9 @@ def test_scores_are_the_metrics_of_the_task(rows: Any) -> None:
     scores = Answers.of(truth, predicted, 4).scores()
     for answers, (accuracy, f1) in zip(predicted, scores, strict=True):
         logits = torch.nn.functional.one_hot(torch.from_numpy(answers), 4).float()
-        metrics = task.metrics(task.tally(logits, {}, torch.from_numpy(truth)).numpy(), labels)
+        metrics = task.metrics(
+            task.metric_state(logits, {}, torch.from_numpy(truth)).numpy(), labels
+        )
         assert (accuracy, f1) == pytest.approx((metrics["accuracy"], metrics["f1_macro"]))
 
 

@@ -11,12 +11,12 @@ import pytest
 
 from ftray.errors import RunFailed, SpecError
 from ftray.train.progress import BEST, Progress
-from ftray.tune.course import Course
 from ftray.tune.searchers import draw_grid, draw_random, draw_tpe
 from ftray.tune.space import depth_variants, trial_spec
-from ftray.tune.standing import Outcome, Segment
+from ftray.tune.study import Study
 from ftray.tune.sweep import winner
 from ftray.tune.table import row, rows
+from ftray.tune.trial_state import Outcome, TrainUntil
 from tests.helpers.played import Player, by_batch_and_rate, spec
 
 SPACE = {
@@ -57,7 +57,7 @@ def test_the_longest_trials_begin_first_unless_a_budget_may_end_the_sweep() -> N
 
     def begun(**more: Any) -> list[dict[str, Any]]:
         made = spec(space, tune={"trials": 6, "scheduler": "fifo", **more})
-        player = Player(Course(made), lambda segment, epoch: 0.5)
+        player = Player(Study(made), lambda segment, epoch: 0.5)
         player.play()
         return [segment.config for segment in player.played]
 
@@ -155,11 +155,11 @@ def test_every_depth_that_a_trial_may_have_is_known() -> None:
 )
 def test_the_longest_trial_is_known(domain: dict[str, Any] | None, most: int) -> None:
     space = {"train.epochs": domain} if domain else SPACE
-    assert Course(spec(space, train={"epochs": 3})).most_epochs == most
+    assert Study(spec(space, train={"epochs": 3})).most_epochs == most
 
 
 def epochs_trained(section: dict[str, Any], epochs: int, slots: int = 1) -> list[int]:
-    player = Player(Course(spec(tune=section, train={"epochs": epochs})), by_batch_and_rate, slots)
+    player = Player(Study(spec(tune=section, train={"epochs": epochs})), by_batch_and_rate, slots)
     player.play()
     return sorted((len(trial.values) for trial in player.course.drawn), reverse=True)
 
@@ -185,7 +185,7 @@ def test_the_median_rule_stops_about_half() -> None:
 def test_a_trial_with_fewer_epochs_than_the_next_rung_is_trained_to_its_own_end() -> None:
     space = {**SPACE, "train.epochs": {"choice": [2, 9]}}
     made = spec(space, tune={"trials": 18, "scheduler": "asha"})
-    player = Player(Course(made), by_batch_and_rate)
+    player = Player(Study(made), by_batch_and_rate)
     player.play()
     short = [t for t in player.course.drawn if t.epochs == 2 and len(t.values) > 1]
     assert short and all(trial.over and len(trial.values) == 2 for trial in short)
@@ -194,7 +194,7 @@ def test_a_trial_with_fewer_epochs_than_the_next_rung_is_trained_to_its_own_end(
 def test_a_budget_of_minutes_counts_those_of_earlier_drivers() -> None:
     now = [100.0]
     made = spec(tune={"trials": 9, "budget": {"minutes": 2}, "scheduler": "fifo"})
-    course = Course(made, clock=lambda: now[0])
+    course = Study(made, clock=lambda: now[0])
     course.spent_before = 60.0
     assert course.next() is not None
     now[0] += 60
@@ -208,13 +208,13 @@ def test_a_budget_of_money_needs_and_uses_the_price() -> None:
         scale={"workers": 2, "price_per_worker_hour": 6.0},
         train={"epochs": 5},
     )
-    player = Player(Course(made), by_batch_and_rate)
+    player = Player(Study(made), by_batch_and_rate)
     player.play()
     # Two workers for five minutes are a sixth of an hour: one unit a trial.
     assert len(player.course.drawn) == 3
 
 
-def lucky(segment: Segment, epoch: int) -> float:
+def lucky(segment: TrainUntil, epoch: int) -> float:
     """Its first seed flatters trial 2."""
     number = int(segment.trial.partition(".")[0])
     luck = 5.0 if segment.trial == "2" else 0.0
@@ -224,7 +224,7 @@ def lucky(segment: Segment, epoch: int) -> float:
 def test_finalists_are_trained_with_other_seeds_and_win_by_their_mean() -> None:
     finals = {"trials": 3, "seeds": 4}
     made = spec(tune={"trials": 6, "scheduler": "asha", "finalists": finals}, train={"epochs": 3})
-    player = Player(Course(made), lucky, slots=2)
+    player = Player(Study(made), lucky, slots=2)
     player.play()
     course = player.course
     assert len(course.drawn) == 6
@@ -244,11 +244,11 @@ def test_of_a_population_the_worst_go_on_as_the_best_with_other_values(slots: in
     section = {"trials": 8, "scheduler": "pbt", "refit": False}
     made = spec(SPACE, tune=section, train={"epochs": 4})
 
-    def steady(segment: Segment, epoch: int) -> float:
+    def steady(segment: TrainUntil, epoch: int) -> float:
         """Of the depth alone, and then of the trial's own number."""
         return epoch + {0: 0.1, 2: 0.2, "all": 0.3}[segment.config["train.unfreeze"]]
 
-    player = Player(Course(made), steady, slots)
+    player = Player(Study(made), steady, slots)
     player.play()
     cloned = [segment for segment in player.played if segment.donor]
     assert len(cloned) == 2 * 3, "a quarter of eight, after each epoch but the last"
@@ -265,10 +265,10 @@ def test_of_a_population_the_worst_go_on_as_the_best_with_other_values(slots: in
     assert best.config["train.unfreeze"] == "all"
 
 
-class CarefulCourse(Course):
+class CarefulCourse(Study):
     """Looks at each clone when it is made."""
 
-    def begin(self, segment: Segment) -> None:
+    def begin(self, segment: TrainUntil) -> None:
         assert segment.donor is None or self.trials[segment.donor].waits
         super().begin(segment)
 
@@ -281,7 +281,7 @@ def test_no_trial_is_cloned_while_it_trains() -> None:
 
 
 def test_a_row_says_what_was_tried_and_what_it_reached() -> None:
-    player = Player(Course(spec(tune={"trials": 5, "scheduler": "asha"})), by_batch_and_rate)
+    player = Player(Study(spec(tune={"trials": 5, "scheduler": "asha"})), by_batch_and_rate)
     player.play()
     for trial in player.course.drawn:
         found = row(trial)
@@ -293,7 +293,7 @@ def test_a_row_says_what_was_tried_and_what_it_reached() -> None:
 
 
 def test_a_trial_that_failed_says_why_and_has_no_metrics() -> None:
-    player = Player(Course(spec(tune={"trials": 1})), lambda segment, epoch: None)
+    player = Player(Study(spec(tune={"trials": 1})), lambda segment, epoch: None)
     player.play()
     (found,) = rows(player.course)
     assert (found.status, found.metrics, found.to_json()["error"]) == ("failed", {}, "it diverged")
@@ -303,7 +303,7 @@ def test_a_trial_that_failed_says_why_and_has_no_metrics() -> None:
     ("trials", "said"), [(0, "Raise tune.budget"), (3, "the first said: it diverged")]
 )
 def test_a_sweep_in_which_nothing_trained_says_why(trials: int, said: str) -> None:
-    player = Player(Course(spec(tune={"trials": 3})), lambda segment, epoch: None)
+    player = Player(Study(spec(tune={"trials": 3})), lambda segment, epoch: None)
     player.play(ends=trials)
     with pytest.raises(RunFailed, match=said):
         winner(player.course, lambda line: None)
@@ -325,9 +325,9 @@ def test_values_never_fall_and_the_higher_is_the_better(
 
 
 def test_the_memory_of_a_trial_is_the_most_that_any_of_its_segments_took() -> None:
-    course = Course(spec(train={"epochs": 3}))
+    course = Study(spec(train={"epochs": 3}))
     for until, held in ((1, 3e9), (2, 5e9), (3, 4e9)):
-        segment = Segment("1", {}, until)
+        segment = TrainUntil("1", {}, until)
         course.begin(segment)
         metrics = {"best": 0.5, "memory": held}
         course.end(segment, Outcome((0.5,) * until, metrics, 1.0, over=until == 3))

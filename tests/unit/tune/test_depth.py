@@ -7,24 +7,24 @@ from typing import Any
 
 import pytest
 
-from ftray.tune.course import Course
 from ftray.tune.depth import Comparison, compare_depths
 from ftray.tune.report import advice, page
-from ftray.tune.standing import Outcome, Segment
+from ftray.tune.study import Study
 from ftray.tune.table import rows
+from ftray.tune.trial_state import Outcome, TrainUntil
 from tests.helpers.played import spec
 
 ROWS = 400
 
 
-def course(found: list[Any], **sections: Any) -> Course:
+def course(found: list[Any], **sections: Any) -> Study:
     """A finished sweep of trials (depth, metric after each epoch, seconds, learning rate where the
     trials differ in that too)."""
     space = {"train.unfreeze": {"choice": [0, 1, 2, "all"]}}
-    made = Course(spec(space, **sections))
+    made = Study(spec(space, **sections))
     for number, (depth, values, seconds, *rate) in enumerate(found):
         config = dict(zip(("train.unfreeze", "train.learning_rate"), (depth, *rate), strict=False))
-        segment = Segment(str(number + 1), config, len(values))
+        segment = TrainUntil(str(number + 1), config, len(values))
         made.begin(segment)
         metrics = {"best": abs(max(values)), "memory": 1e9 * (number + 1)}
         made.end(segment, Outcome(tuple(values), metrics, seconds, over=True))
@@ -213,7 +213,7 @@ def test_the_page_shows_both_tables_and_needs_nothing_beside_it() -> None:
 
 def test_a_page_without_depths_and_with_failed_trials_is_whole() -> None:
     made = course(FOUND[1:3])
-    late = Segment("9", {"train.unfreeze": 1}, 1)
+    late = TrainUntil("9", {"train.unfreeze": 1}, 1)
     made.begin(late)
     made.end(late, Outcome((), {}, 1.0, False, "it <diverged>"))
     reader = Reader()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ftray.store.files.location import locate
-from ftray.tune.course import Course
 from ftray.tune.search import _counts, _Feed, recall
+from ftray.tune.study import Study
 from ftray.tune.tracked import points_of
 from ftray.tune.trial import _AT, _METRICS, _OVER, _POINTS, _VALUES, Sweep
 from tests.helpers.played import spec
@@ -14,7 +14,7 @@ from tests.helpers.played import spec
 SPACE = {"train.learning_rate": {"choice": [1e-4, 2e-4, 4e-4, 8e-4]}}
 
 
-def made(course: Course) -> tuple[_Feed, list[dict[str, Any]], list[dict[str, Any]]]:
+def made(course: Study) -> tuple[_Feed, list[dict[str, Any]], list[dict[str, Any]]]:
     told: list[dict[str, Any]] = []
     watched: list[dict[str, Any]] = []
     sweep: Any = Sweep(course.spec, None, locate("/nowhere"))  # type: ignore[arg-type]
@@ -26,7 +26,7 @@ def result(value: float, over: bool) -> dict[str, Any]:
 
 
 def test_after_an_interruption_no_trial_runs_and_counts_add_up() -> None:
-    course = Course(spec(SPACE, train={"epochs": 4}, tune={"trials": 6, "scheduler": "asha"}))
+    course = Study(spec(SPACE, train={"epochs": 4}, tune={"trials": 6, "scheduler": "asha"}))
     feed, told, watched = made(course)
     for name in "abc":
         assert feed.suggest(name) is not None
@@ -45,7 +45,7 @@ def test_after_an_interruption_no_trial_runs_and_counts_add_up() -> None:
     assert _counts(course) == "of 6 trials 1 done, 1 interrupted, 1 paused, 3 not begun"
 
     # The same command goes on: what ended before is shown, what goes on is said to run.
-    course = Course(course.spec)
+    course = Study(course.spec)
     recall(course, told)
     feed, told, watched = made(course)
     feed.open()
@@ -56,7 +56,7 @@ def test_after_an_interruption_no_trial_runs_and_counts_add_up() -> None:
 
 
 def test_what_waits_when_a_sweep_is_over_has_stopped() -> None:
-    course = Course(spec(SPACE, train={"epochs": 4}, tune={"trials": 2, "scheduler": "asha"}))
+    course = Study(spec(SPACE, train={"epochs": 4}, tune={"trials": 2, "scheduler": "asha"}))
     feed, told, _ = made(course)
     feed.suggest("a")
     feed.on_trial_complete("a", result(0.5, over=False))

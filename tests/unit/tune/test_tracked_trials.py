@@ -14,7 +14,7 @@ from ftray.store.files.location import locate
 from ftray.store.root import Root
 from ftray.store.runs import tracking
 from ftray.store.runs.folder import RunFolder
-from ftray.train.record import recorded
+from ftray.train.run_logger import recorded
 from ftray.tune.tracked import TrackedTrials
 from tests.helpers.mlflow_server import below
 from tests.helpers.played import spec

@@ -9,7 +9,7 @@ import pytest
 from ftray.cluster import capacity
 from ftray.spec.load import parse
 from ftray.spec.schema import Spec
-from ftray.train.scale import trial_resources, worker_resources
+from ftray.train.resources import trial_resources, worker_resources
 from ftray.tune.space import trial_spec
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from fastapi import HTTPException
 from pydantic import BaseModel, Field, ValidationError
 
-from ftray.serve.messages import MAX_ROWS, MAX_TEXT
+from ftray.serve.schemas import MAX_ROWS, MAX_TEXT
 
 INPUT = "text"
 LABELLED, GENERATED = ("label", "score", "probabilities"), ("generated_text",)

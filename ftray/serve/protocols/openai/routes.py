@@ -14,16 +14,16 @@ from starlette.types import Receive, Scope, Send
 from ftray.errors import shorten
 from ftray.serve.interface import Backend, Backends, named
 from ftray.serve.protocols.errors import CHAT, COMPLETIONS, OpenAIFault, Refused, documented
-from ftray.serve.protocols.openai.answers import (
+from ftray.serve.protocols.openai.fanout import Choices
+from ftray.serve.protocols.openai.render import events, whole
+from ftray.serve.protocols.openai.requests import ChatRequest, CompletionRequest, GenerationRequest
+from ftray.serve.protocols.openai.responses import (
     CHAT_FORM,
     TEXT_FORM,
     ChatCompletion,
     Completion,
     Form,
 )
-from ftray.serve.protocols.openai.choices import Choices
-from ftray.serve.protocols.openai.messages import ChatRequest, CompletionRequest, GenerationRequest
-from ftray.serve.protocols.openai.telling import events, whole
 from ftray.serve.protocols.predict import MODELS, PREDICT
 
 Result = TypeVar("Result")

@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from ftray.serve.interface import BadPrompt, Unavailable
 from ftray.serve.ops.log import logger
 from ftray.serve.protocols.errors import UNANSWERED, OpenAIFault, openai_fault
-from ftray.serve.protocols.openai.answers import Answer, Form, Usage
-from ftray.serve.protocols.openai.choices import Choices, Step
-from ftray.serve.protocols.openai.messages import GenerationRequest
+from ftray.serve.protocols.openai.fanout import Choices, Step
+from ftray.serve.protocols.openai.requests import GenerationRequest
+from ftray.serve.protocols.openai.responses import Answer, Form, Usage
 from ftray.serve.runners.batcher import Overloaded
 
 _log = logger(__name__)

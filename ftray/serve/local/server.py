@@ -18,10 +18,10 @@ from ftray.errors import RunFailed, ServeError
 from ftray.serve.app import ENDING_S, app_name, application
 from ftray.serve.local.neighbours import end, find_running
 from ftray.serve.local.place import HOST, PORT, Place
-from ftray.serve.local.port import check_port
+from ftray.serve.local.ports import check_port
 from ftray.serve.ops.log import logging_config
-from ftray.serve.refusal import read_refusal
 from ftray.serve.settings import ServedModel, Service
+from ftray.serve.startup_errors import read_refusal
 from ftray.spec.sections.serving import ServeSpec
 
 START_SECONDS = 600.0

@@ -12,7 +12,7 @@ from ftray.errors import ClusterError
 from ftray.models.structure.placing import placed
 from ftray.spec.schema import Spec, micro_batch_size
 from ftray.tasks import get_task
-from ftray.train.distributed.ranks import Ranks
+from ftray.train.distributed.context import DistContext
 from ftray.train.engine.deepspeed import TrainedModule
 from ftray.train.engine.deepspeed_config import uses_bf16
 from ftray.train.memory.estimate import Layout, reserve
@@ -32,7 +32,7 @@ def largest_that_fits(start: int, fits: Callable[[int], bool]) -> int:
 
 
 def choose_micro_batch_size(
-    spec: Spec, trainee: Trainee, ranks: Ranks, longest: int, before: int = 0
+    spec: Spec, trainee: Trainee, ranks: DistContext, longest: int, before: int = 0
 ) -> int:
     """Rows of one forward pass: as set; `auto` on a CPU by rule, and on a GPU the largest even
     division of the batch that fits there with rows of `longest` tokens.
@@ -60,7 +60,7 @@ def choose_micro_batch_size(
     return size
 
 
-def _largest(spec: Spec, trainee: Trainee, ranks: Ranks, longest: int, start: int) -> int:
+def _largest(spec: Spec, trainee: Trainee, ranks: DistContext, longest: int, start: int) -> int:
     """The largest size that fits on this rank's device; 0 where not even the model does."""
     dtype = torch.bfloat16 if uses_bf16(spec.train) else None
     try:
@@ -78,7 +78,7 @@ class _Probe:
     """Tries the forward and backward passes of a step on the device, beside room for what DeepSpeed
     keeps: of the phase that trains most, with its adapters, recomputation, precision and cut."""
 
-    def __init__(self, spec: Spec, trainee: Trainee, ranks: Ranks, longest: int) -> None:
+    def __init__(self, spec: Spec, trainee: Trainee, ranks: DistContext, longest: int) -> None:
         plan = trainee.plan
         self._spec, self._trainee, self._ranks, self._longest = spec, trainee, ranks, longest
         self._task = get_task(spec.task)
@@ -110,7 +110,7 @@ class _Probe:
         # stage 2 on DeepSpeed takes them away.
         passes = 2 if layout.accumulation > 1 and layout.stage < 2 else 1
         for _ in range(passes):
-            self._task.costliest_loss(self._module(**inputs)).backward()
+            self._task.probe_loss(self._module(**inputs)).backward()
         del held
 
     def _inputs(self, rows: int) -> dict[str, torch.Tensor]:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from ftray.models.generation.decoder import Decoder
 from ftray.models.generation.detokenizer import TextStream
-from ftray.models.generation.drawing import Answer
 from ftray.models.generation.generator import Generator
-from ftray.models.generation.sampling import Sampling
+from ftray.models.generation.sampler import Answer
+from ftray.models.generation.sampling_params import Sampling
 from ftray.serve.interface import Piece
 from ftray.serve.ops.log import logger
 from ftray.serve.runners.batcher import Overloaded, TooLate
@@ -31,7 +31,7 @@ class NoNumbers(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Told:
+class Usage:
     """What an answer came to. first_s: seconds from its request's arrival to its first token."""
 
     prompt_tokens: int
@@ -40,7 +40,7 @@ class Told:
 
 
 @dataclass(eq=False)
-class Talk:
+class GeneratedSequence:
     """One answer on its way, for whoever waits on `loop`."""
 
     answer: Answer
@@ -86,15 +86,15 @@ class Talks:
         generator: Generator,
         batching: Batching,
         cache_tokens: int,
-        count: Callable[[Told], None],
+        count: Callable[[Usage], None],
     ) -> None:
         """cache_tokens: of prompts and answers that go on at once; count: told of each answer that
         began."""
         self._generator, self._batching, self._count = generator, batching, count
         self._cache_tokens = cache_tokens
         self._decoder = self._new_decoder()
-        self._waiting: deque[Talk] = deque()
-        self._talking: dict[Answer, Talk] = {}
+        self._waiting: deque[GeneratedSequence] = deque()
+        self._talking: dict[Answer, GeneratedSequence] = {}
         self._errands: deque[tuple[Callable[[], None], Future[None]]] = deque()
         """What is to be done between two steps."""
         self._lock = threading.Lock()
@@ -152,10 +152,10 @@ class Talks:
             message = f"{self.waiting:,} requests are waiting already"
             raise Overloaded(message, self._retry_after_s)
 
-    def _begin(self, answer: Answer) -> Talk:
+    def _begin(self, answer: Answer) -> GeneratedSequence:
         self.check_room()
         text = TextStream(self._generator.tokenizer, answer.sampling.stop)
-        talk = Talk(answer, text, asyncio.get_running_loop())
+        talk = GeneratedSequence(answer, text, asyncio.get_running_loop())
         with self._lock:
             self._waiting.append(talk)
             self._wake()
@@ -167,7 +167,7 @@ class Talks:
             thread.start()
             self._thread = thread
 
-    def _give_up(self, talk: Talk) -> None:
+    def _give_up(self, talk: GeneratedSequence) -> None:
         """Refuse a request that has not begun."""
         with self._lock:
             if talk not in self._waiting:
@@ -207,7 +207,7 @@ class Talks:
                 del self._talking[answer]
                 self._note(talk)
 
-    def _advance(self, talk: Talk) -> None:
+    def _advance(self, talk: GeneratedSequence) -> None:
         try:
             talk.advance()
             error = talk.answer.error
@@ -218,18 +218,18 @@ class Talks:
         if error is not None:
             _log.error("%s failed to generate", self._generator.info.name, exc_info=error)
 
-    def _note(self, talk: Talk) -> None:
+    def _note(self, talk: GeneratedSequence) -> None:
         """Count an answer that has ended, unless it did so before it had begun."""
         if talk.first_s:
             self._seconds += _SMOOTHING * (talk.age - self._seconds)
             answer = talk.answer
-            self._count(Told(len(answer.prompt), len(answer.tokens), talk.first_s))
+            self._count(Usage(len(answer.prompt), len(answer.tokens), talk.first_s))
 
-    def _admitted(self) -> list[Talk]:
+    def _admitted(self) -> list[GeneratedSequence]:
         """Those that wait and have a place and room for their tokens now, by arrival. Who has gone
         is taken out, also where there is no place."""
         self._waiting = deque(talk for talk in self._waiting if talk.answer.finish is None)
-        admitted: list[Talk] = []
+        admitted: list[GeneratedSequence] = []
         places = self._batching.max_size - len(self._talking)
         room = self._cache_tokens - sum(map(self._most_tokens, self._talking))
         while self._waiting and len(admitted) < places:

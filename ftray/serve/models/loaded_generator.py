@@ -11,7 +11,7 @@ from functools import partial
 from ftray.errors import ModelError
 from ftray.models.artifact.manifest import ModelInfo
 from ftray.models.generation.generator import Generator
-from ftray.models.generation.sampling import Prompt, Sampling
+from ftray.models.generation.sampling_params import Prompt, Sampling
 from ftray.serve.interface import (
     GENERATED,
     Answers,
@@ -21,11 +21,11 @@ from ftray.serve.interface import (
     require_contents,
     require_sound,
 )
-from ftray.serve.messages import MAX_READ
 from ftray.serve.ops.metrics import Metrics
-from ftray.serve.runners.generate import Talks, Told
 from ftray.serve.runners.generation_limits import Capacity
+from ftray.serve.runners.generation_scheduler import Talks, Usage
 from ftray.serve.runners.soundness import Soundness
+from ftray.serve.schemas import MAX_READ
 from ftray.spec.sections.serving import Batching
 
 
@@ -138,5 +138,5 @@ class LiveGenerator:
         """Its thread ends once those that have begun are answered."""
 
 
-def _count(metrics: Metrics, name: str, version: int | None, told: Told) -> None:
+def _count(metrics: Metrics, name: str, version: int | None, told: Usage) -> None:
     metrics.count_answer(name, version, told.prompt_tokens, told.tokens, told.first_s)

@@ -77,7 +77,7 @@ class _Place:
     index: int
 
 
-class KeptStates:
+class TrunkStateStore:
     """The states in a folder of the cache. Local shards are memory-mapped, so that the processes of
     a machine share one copy. Raises StorageError for a shard that cannot be read."""
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from ftray.models.generation.sampling import Sampling
+from ftray.models.generation.sampling_params import Sampling
 
 Finish = Literal["stop", "length", "failed"]
 """stop: it drew an end token, or its owner ended it. length: there is no room for more. failed: the

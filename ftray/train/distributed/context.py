@@ -14,7 +14,7 @@ from ftray.cluster.device import limit_memory, own_device
 
 
 @dataclass(frozen=True)
-class Ranks:
+class DistContext:
     """This process among `world` data-parallel ones, which share torch's default group."""
 
     rank: int
@@ -50,17 +50,17 @@ class Ranks:
         return bool(self.sum(np.array([float(answer)]))[0] == self.world)
 
 
-def join_group() -> Ranks:
+def join_group() -> DistContext:
     """The ranks of the process group that Ray Train has set up in this worker."""
     rank, world = dist.get_rank(), dist.get_world_size()
     device = own_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
         limit_memory(device)
-    return Ranks(rank, world, device)
+    return DistContext(rank, world, device)
 
 
-def alone() -> Ranks:
+def alone() -> DistContext:
     """A group of this process only, made once and kept: a process that runs one Tune trial after
     the other must not tear down the group that DeepSpeed holds on to."""
     if not dist.is_initialized():

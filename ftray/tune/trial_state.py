@@ -8,7 +8,7 @@ from ftray.tune.searchers import Config
 
 
 @dataclass(frozen=True)
-class Segment:
+class TrainUntil:
     """Train `trial` with `config` up to the end of epoch `until`, counted from 1.
 
     donor: the trial whose checkpoint it goes on from, in place of its own."""
@@ -32,7 +32,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Standing:
+class TrialState:
     """Where a trial stands. epochs: of the whole trial."""
 
     trial: str

@@ -14,7 +14,7 @@ from ftray.store.runs.folder import RunFolder
 from ftray.store.runs.status import State
 from ftray.store.runs.tracked_run import Status, TrackedRun
 from ftray.store.runs.tracking import Tracker, flatten
-from ftray.train.distributed.channel import PASSING, Event
+from ftray.train.distributed.events import PASSING, Event
 
 log = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from ftray.models.generation.sampling import Message, Prompt, Sampling
-from ftray.serve.messages import MAX_TEXT, Input, _as_int
+from ftray.models.generation.sampling_params import Message, Prompt, Sampling
+from ftray.serve.schemas import MAX_TEXT, Input, _as_int
 
 MAX_ANSWERS = 128
 """Of one request: `n` to each of its prompts."""

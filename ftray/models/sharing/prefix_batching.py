@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ftray.models.artifact.lineage import Lineage
 from ftray.models.inference.predictor import Predictor
+from ftray.models.sharing.prefix_hash import Lineage
 from ftray.models.structure.cut import Cut, capture, cut_for_now
 
 

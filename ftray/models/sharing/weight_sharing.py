@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from ftray import digest
-from ftray.models.artifact.lineage import fingerprints, trace
 from ftray.models.inference.loaded import LoadedModel
+from ftray.models.sharing.prefix_hash import fingerprints, trace
 
 
 @dataclass(frozen=True)

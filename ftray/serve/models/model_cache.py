@@ -12,25 +12,25 @@ from dataclasses import dataclass
 
 from ftray.errors import FtrayError
 from ftray.models.artifact.manifest import ModelInfo
-from ftray.models.generation.sampling import Prompt, Sampling
+from ftray.models.generation.sampling_params import Prompt, Sampling
 from ftray.serve.interface import Answers, Generation, Unavailable, version_number
 from ftray.serve.models.backoff import Backoff
 from ftray.serve.models.loader import Live
-from ftray.serve.models.shelf import Shelf
 from ftray.serve.models.slots import Slots
+from ftray.serve.models.versions import VersionRouter
 from ftray.serve.ops.log import logger
 from ftray.serve.runners.batcher import Overloaded, TooLate
 from ftray.serve.settings import ServedModel
 
 _log = logger(__name__)
 
-Start = Callable[[ServedModel, Slots], Shelf]
+Start = Callable[[ServedModel, Slots], VersionRouter]
 """Loads what is to be served, in slots. Raises ModelError when it does not prove itself."""
 _LOADERS = 4
 _RETRY_AFTER_S = 5
 
 
-class Catalog:
+class ModelCache:
     """At most `most` models are loaded at once; who is asked for another one waits until the least
     recently used one has gone and that one is loaded, for `wait_s` at most."""
 
@@ -40,8 +40,8 @@ class Catalog:
         """Loads as many as may be held. Raises as `start`."""
         self._start, self._wait_s = start, wait_s
         self.entries = tuple(Entry(model, self) for model in served)
-        self._held: OrderedDict[str, Shelf] = OrderedDict()  # by use, the latest one last
-        self._loading: dict[str, asyncio.Task[Shelf]] = {}
+        self._held: OrderedDict[str, VersionRouter] = OrderedDict()  # by use, the latest one last
+        self._loading: dict[str, asyncio.Task[VersionRouter]] = {}
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="load")
         self._slots = Slots(most, wait_s, self._let_go)
         self._failed = Backoff()
@@ -55,7 +55,7 @@ class Catalog:
                 return entry
         return None
 
-    def held(self, model: ServedModel) -> Shelf | None:
+    def held(self, model: ServedModel) -> VersionRouter | None:
         return self._held.get(model.address)
 
     @property
@@ -63,7 +63,7 @@ class Catalog:
         """List the version that answers of each model that is held."""
         return [shelf.current for shelf in self._held.values()]
 
-    async def shelf(self, model: ServedModel) -> Shelf:
+    async def shelf(self, model: ServedModel) -> VersionRouter:
         """Return the model's shelf, loaded if need be, and mark it as used last. Raises
         Unavailable, Overloaded."""
         address = model.address
@@ -86,7 +86,7 @@ class Catalog:
                 raise
             raise TooLate(f"{address} is being loaded", _RETRY_AFTER_S) from None
 
-    async def _load(self, model: ServedModel) -> Shelf:
+    async def _load(self, model: ServedModel) -> VersionRouter:
         loop, address = asyncio.get_running_loop(), model.address
         try:
             shelf = await loop.run_in_executor(self._loaders, self._start, model, self._slots)
@@ -122,7 +122,7 @@ class Entry:
     """One served model, held or not: a `Backend`."""
 
     model: ServedModel
-    catalog: Catalog
+    catalog: ModelCache
 
     @property
     def name(self) -> str:

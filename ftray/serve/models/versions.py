@@ -13,9 +13,9 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from ftray.models.generation.sampling import Prompt, Sampling
+from ftray.models.generation.sampling_params import Prompt, Sampling
 from ftray.serve.interface import Answers, BadPrompt, Generation, Piece
-from ftray.serve.models.judge import Tally
+from ftray.serve.models.canary import Tally
 from ftray.serve.models.loader import Live
 from ftray.serve.models.version_router import is_tried
 from ftray.serve.ops.log import logger
@@ -43,7 +43,7 @@ class _OnTrial:
         self.tally = Tally(self.trial.id)
 
 
-class Shelf:
+class VersionRouter:
     """Changed by one thread at a time, asked on the event loop."""
 
     def __init__(self, current: Live, count_shadow: CountShadow) -> None:

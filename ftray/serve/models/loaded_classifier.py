@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ftray.models.artifact.manifest import ModelInfo
-from ftray.models.generation.sampling import Prompt, Sampling
+from ftray.models.generation.sampling_params import Prompt, Sampling
 from ftray.models.inference.predictor import Predictor
 from ftray.serve.interface import (
     Answers,

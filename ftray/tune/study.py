@@ -19,16 +19,16 @@ from ftray.train.progress import MEMORY
 from ftray.tune.schedulers import SCHEDULERS
 from ftray.tune.searchers import SEARCHERS, Config
 from ftray.tune.space import work
-from ftray.tune.standing import Outcome, Segment, Standing
+from ftray.tune.trial_state import Outcome, TrainUntil, TrialState
 
 
 @dataclass
-class Course:
+class Study:
     """All that a sweep has come to, and with `next` what follows from it."""
 
     spec: Spec
     clock: Callable[[], float] = time.monotonic
-    trials: dict[str, Standing] = field(default_factory=dict)
+    trials: dict[str, TrialState] = field(default_factory=dict)
     spent_before: float = 0.0
     """Seconds of earlier drivers of this sweep."""
 
@@ -37,7 +37,7 @@ class Course:
         self.section: TuneSpec = self.spec.tune
         self._began = self.clock()
 
-    def next(self) -> Segment | None:
+    def next(self) -> TrainUntil | None:
         """What to train now, None where that depends on what is still being trained or the sweep
         is over."""
         if not self.spent and (found := SCHEDULERS[self.section.scheduler](self)):
@@ -58,18 +58,18 @@ class Course:
     def over(self) -> bool:
         return not self.running and self.next() is None
 
-    def begin(self, segment: Segment) -> None:
+    def begin(self, segment: TrainUntil) -> None:
         trial = self.trials.get(segment.trial) or self.standing(segment.trial, segment.config)
         cloned = len(trial.values) if segment.donor else trial.cloned
         self.trials[segment.trial] = replace(
             trial, config=segment.config, running=True, cloned=cloned
         )
 
-    def standing(self, trial: str, config: Config) -> Standing:
+    def standing(self, trial: str, config: Config) -> TrialState:
         """Of a trial that has not begun."""
-        return Standing(trial, config, config.get("train.epochs", self.spec.train.epochs))
+        return TrialState(trial, config, config.get("train.epochs", self.spec.train.epochs))
 
-    def end(self, segment: Segment, outcome: Outcome) -> None:
+    def end(self, segment: TrainUntil, outcome: Outcome) -> None:
         trial = self.trials[segment.trial]
         self.trials[segment.trial] = replace(
             trial,
@@ -83,7 +83,7 @@ class Course:
         )
 
     @property
-    def drawn(self) -> list[Standing]:
+    def drawn(self) -> list[TrialState]:
         """The trials of the search, in the order in which they were drawn."""
         return [trial for trial in self.trials.values() if "." not in trial.trial]
 
@@ -103,7 +103,7 @@ class Course:
                 return f"tune.budget.{name} = {limit:g}"
         return ""
 
-    def new(self, until: Callable[[int], int] | None = None) -> Segment | None:
+    def new(self, until: Callable[[int], int] | None = None) -> TrainUntil | None:
         """The beginning of one more trial, or of one that an earlier driver was killed over: to
         the end of the epoch that `until` gives for its number, or to its own end; None when all
         have begun."""
@@ -114,9 +114,9 @@ class Course:
             return None
         trial = drawn[number] if number < len(drawn) else self._draw(number)
         most = until(number) if until else trial.epochs
-        return Segment(trial.trial, trial.config, min(most, trial.epochs))
+        return TrainUntil(trial.trial, trial.config, min(most, trial.epochs))
 
-    def _draw(self, number: int) -> Standing:
+    def _draw(self, number: int) -> TrialState:
         tried = [(trial.config, trial.value) for trial in self.drawn]
         draw = SEARCHERS[self.section.searcher]
         place = self._order[number]
@@ -136,32 +136,32 @@ class Course:
         drawn = [draw(self.section, self.spec.seed, number, ()) for number in numbers]
         return sorted(numbers, key=lambda number: -work(self.spec, drawn[number]))
 
-    def finalists(self) -> list[Standing]:
+    def finalists(self) -> list[TrialState]:
         """Those of the search that are trained with other seeds too, best first."""
         if self.section.finalists is None:
             return []
         known = [trial for trial in self.drawn if trial.value is not None]
         return sorted(known, key=_badness)[: self.section.finalists.trials]
 
-    def seeds_of(self, trial: Standing) -> list[Standing]:
+    def seeds_of(self, trial: TrialState) -> list[TrialState]:
         """The trial, and itself with other seeds."""
         again = [t for t in self.trials.values() if t.trial.startswith(f"{trial.trial}.")]
         return [trial, *again]
 
-    def mean(self, trial: Standing) -> float:
+    def mean(self, trial: TrialState) -> float:
         """Its best metric, the higher the better: over all its seeds."""
         values = [t.value for t in self.seeds_of(trial)]
         known = [value for value in values if value is not None and not math.isnan(value)]
         return statistics.fmean(known) if known else -math.inf
 
-    def ranking(self) -> list[Standing]:
+    def ranking(self) -> list[TrialState]:
         """The trials of the search, best first: finalists by the mean over their seeds and before
         all others, then the rest, those that failed last."""
         finalists = sorted(self.finalists(), key=lambda trial: -self.mean(trial))
         rest = [trial for trial in self.drawn if trial not in finalists]
         return [*finalists, *sorted(rest, key=_badness)]
 
-    def _rerun(self) -> Segment | None:
+    def _rerun(self) -> TrainUntil | None:
         """A finalist to its end, or with another seed, when it is known who the finalists are: a
         trial that goes on can only become better, so those among them may still be running."""
         if self.section.finalists is None or self.spent:
@@ -171,13 +171,13 @@ class Course:
             return None
         for trial in finalists:
             if trial.waits:
-                return Segment(trial.trial, trial.config, trial.epochs)
+                return TrainUntil(trial.trial, trial.config, trial.epochs)
             for number in range(2, self.section.finalists.seeds + 1):
                 name = f"{trial.trial}.{number}"
                 known = self.trials.get(name)
                 if known is None or known.waits:
                     seed = trial.config.get("seed", self.spec.seed) + number - 1
-                    return Segment(name, {**trial.config, "seed": seed}, trial.epochs)
+                    return TrainUntil(name, {**trial.config, "seed": seed}, trial.epochs)
         return None
 
 
@@ -187,6 +187,6 @@ def _with_peak(metrics: dict[str, float], before: dict[str, float]) -> dict[str,
     return {**metrics, MEMORY: max(held)} if held else metrics
 
 
-def _badness(trial: Standing) -> float:
+def _badness(trial: TrialState) -> float:
     value = trial.value
     return math.inf if value is None or math.isnan(value) else -value
