@@ -62,7 +62,7 @@ def evaluate(
     from ftray.offline.evaluate import evaluate as run
 
     logging.disable_progress_bar()
-    if target is not None and not served.info.labels:
+    if target is not None and not served.info.kind.has_labels:
         raise without_labels(served, "--out")
     found = run(served, data, (text, label), encoding)
     if target is not None:

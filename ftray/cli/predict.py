@@ -42,7 +42,7 @@ def predict(
     target = output.open_output(out, overwrite)
     given = {**serving(overrides or (), say), "model": model, "storage": storage}
     (served,), spec = find(parse({**given, "trust_remote_code": trust_remote_code}))
-    if probabilities and not served.info.labels:
+    if probabilities and not served.info.kind.has_labels:
         raise without_labels(served, "--probabilities")
     added = (*output.OUTCOME, output.PROBABILITIES) if probabilities else output.OUTCOME
     rows = batch.read_rows(served, data, text, encoding, added)

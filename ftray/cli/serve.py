@@ -132,7 +132,7 @@ def _print_url(served: Sequence[ServedModel], url: str, as_json: bool) -> None:
 
 def _say_where(served: Sequence[ServedModel], url: str) -> None:
     for model in served:
-        if not model.info.labels:
+        if model.info.kind.generates:
             name = model.name if len(served) == 1 else model.address
             say(f"{model.reference} answers OpenAI's clients at {url}/v1, as {name}")
         elif len(served) == 1:

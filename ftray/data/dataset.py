@@ -51,7 +51,7 @@ def read_dataset(spec: Spec) -> Dataset:
     parts = _clean_parts(spec, task)
     labels = _labels(parts["train"], task)
     for name in HELD_OUT:
-        if name in parts and task.has_labels:
+        if name in parts and task.info.has_labels:
             cleaning.drop_unknown(parts[name], task, labels)
     _admit(spec, parts)
     kept = _split(spec, parts, task)
@@ -88,7 +88,7 @@ def _clean_parts(spec: Spec, task: Task) -> dict[str, SourceRows]:
     for name in ("train", *HELD_OUT):
         url = getattr(spec.data, name)
         if isinstance(url, str):
-            source = source_of(url, name, spec.data, spec.task)
+            source = source_of(url, name, spec.data, spec.info)
             parts[name] = cleaning.clean(name, source, rows_of(source), task)
     _admit(spec, parts)
     for part in parts.values():
@@ -110,7 +110,7 @@ def _admit(spec: Spec, parts: dict[str, SourceRows]) -> None:
 
 def _labels(train: SourceRows, task: Task) -> tuple[str, ...]:
     cleaning.require_rows(train)
-    if not task.has_labels:
+    if not task.info.has_labels:
         return ()
     labels = tuple(cleaning.label_counts(train.kept, task))
     if len(labels) < 2:

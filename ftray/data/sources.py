@@ -21,18 +21,17 @@ from ftray.data.readers.text import read_text
 from ftray.errors import StorageError
 from ftray.near import did_you_mean, nearest_path
 from ftray.spec.schema import DataSpec
-from ftray.spec.sections.columns import TaskName
 from ftray.spec.sections.delimited import DelimitedSpec
 from ftray.store.files.location import Location, locate
 from ftray.store.files.pattern import expand
+from ftray.tasks import DEFAULT_TASK
 from ftray.tasks.base import Task
+from ftray.tasks.info import TaskInfo
 
 _READS_AT_ONCE = 16
 
 
-def source_of(
-    url: str, role: str, spec: DataSpec, task: TaskName = "text-classification"
-) -> Source:
+def source_of(url: str, role: str, spec: DataSpec, task: TaskInfo = DEFAULT_TASK) -> Source:
     """The source that data.ROLE names."""
     columns = spec.columns.of(task)
     return Source(f"data.{role}", url, columns, spec.encoding, role, csv=spec.csv)
@@ -75,7 +74,7 @@ def read_source(
 
 def asked_columns(columns: Mapping[str, str], task: Task) -> dict[str, str]:
     """Those of `columns` that prediction needs."""
-    return {logical: name for logical, name in columns.items() if logical != task.answer}
+    return {logical: name for logical, name in columns.items() if logical != task.info.answer}
 
 
 def rows_of(source: Source) -> Iterator[RawRow]:

@@ -8,7 +8,6 @@ from ftray.models.inference.loaded import LoadedModel
 from ftray.models.inference.predictor import Predictor
 from ftray.spec.sections.compute import PLAIN, Compute
 from ftray.store.files.location import Location
-from ftray.tasks import get_task
 
 
 def load_model(
@@ -18,6 +17,5 @@ def load_model(
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """As `LoadedModel`. Raises ModelError when `folder` is not a model folder."""
-    labelled = get_task(read_info(folder).task).has_labels
-    kind = Predictor if labelled else Generator
+    kind = Generator if read_info(folder).kind.generates else Predictor
     return kind(folder, batch_size, compute, trust_remote_code)

@@ -85,7 +85,7 @@ class Pretrained:
         dropouts = {} if dropout is None else dict.fromkeys(self.dropouts(dropout), dropout)
         self.check_weights()
         torch.manual_seed(seed)
-        with self._read(f"cannot be loaded for {task.name}"):
+        with self._read(f"cannot be loaded for {task.info.name}"):
             return task.load_model(
                 str(self.folder),
                 labels,
@@ -99,7 +99,7 @@ class Pretrained:
         """The model in fp32 as its config describes it; no weight is read. Raises ModelError."""
         import torch
 
-        with self._read(f"cannot be loaded for {task.name}"):
+        with self._read(f"cannot be loaded for {task.info.name}"):
             return task.empty_model(
                 str(self.folder),
                 labels,

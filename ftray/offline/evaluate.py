@@ -73,7 +73,7 @@ def evaluate(
     """
     asked, rows = _own_rows(model) if source is None else _rows_of(model, source, columns, encoding)
     task = get_task(model.info.task)
-    if task.has_labels:
+    if task.info.has_labels:
         _require_known(rows["label"].to_pylist(), model, source)
     loaded = load_model(model.folder, trust_remote_code=model.trust_remote_code)
     loaded.check_golden()
@@ -131,7 +131,7 @@ def _own_rows(model: NamedModel) -> tuple[Source, pa.Table]:
     dataset = read_dataset(spec)
     url = spec.data.test if isinstance(spec.data.test, str) else spec.data.train
     table = dataset.splits[OWN_SPLIT].append_column("where", dataset.places[OWN_SPLIT])
-    return source_of(url, OWN_SPLIT, spec.data, spec.task), table
+    return source_of(url, OWN_SPLIT, spec.data, spec.info), table
 
 
 def _rows_of(

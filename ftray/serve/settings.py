@@ -101,7 +101,7 @@ def find(settings: Settings) -> tuple[tuple[ServedModel, ...], Service]:
             raise ServeError.of("model", model.address, "named twice", "name it once")
     spec = _service(settings, served[0].info.spec.get("serve", {}))
     for model in served:
-        if spec.backend != "torch" and not model.info.labels:
+        if spec.backend != "torch" and model.info.kind.generates:
             problem = f"computes labels, and {model.reference} generates"
             raise ServeError.of("backend", spec.backend, problem, "set it to torch")
     return served, spec

@@ -28,9 +28,13 @@ from ftray.spec.sections.exporting import ExportSpec
 from ftray.spec.sections.serving import ServeSpec
 from ftray.spec.sections.training import TrainSpec
 from ftray.spec.sections.tuning import TuneSpec
+from ftray.tasks import DEFAULT_TASK, TASKS, task_info
+from ftray.tasks.info import TaskInfo
 
-GENERATION_LENGTH = 1024
-"""Tokens of a row, unless the spec says more or less, where the task generates."""
+
+def _defaults(name: str) -> str:
+    """The value of each task, in words."""
+    return ", ".join(f"{getattr(t.info, name)} for {n}" for n, t in TASKS.items())
 
 
 class ModelSpec(Section):
@@ -59,18 +63,22 @@ class DataSpec(Section):
     )
     columns: Columns = Field(
         Columns(),
-        description="Names of the columns: text and label for text-classification; prompt and "
-        "completion, messages (a chat whose last turn is learnt), or text for text-generation.",
+        description="Names of the columns: "
+        + "; ".join(
+            f"{', or '.join(' and '.join(form) for form in task.info.forms)} for {name}"
+            for name, task in TASKS.items()
+        )
+        + ".",
     )
     encoding: Text = Field("utf-8", description="Character encoding of text files.")
     csv: DelimitedSpec = Field(
         DelimitedSpec(), description="How CSV and TSV files are written: found out, but for this."
     )
     max_length: PositiveInt = Field(
-        128,
+        DEFAULT_TASK.max_length,
         description="Tokens a row is cut to; a text without a prompt is learnt whole, in windows "
-        f"of that many. {GENERATION_LENGTH} unless given where the task generates, or as many as "
-        "the model has positions for.",
+        f"of that many. Unless given {_defaults('max_length')}, or where the task generates as "
+        "many as the model has positions for.",
     )
     on_bad_row: Literal["fail", "skip"] = Field(
         "fail", description="skip: bad rows are counted and written to a quarantine file."
@@ -140,7 +148,7 @@ class Spec(Section):
         description="Run and model name: lower-case letters, digits and dashes.",
         examples=["my-classifier"],
     )
-    task: TaskName = "text-classification"
+    task: TaskName = DEFAULT_TASK.name
     seed: Seed = 42
     storage: Text | None = Field(
         None, description="Storage root: a folder or URL. Else $FTRAY_STORAGE, else ./ftray-data."
@@ -156,13 +164,15 @@ class Spec(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_task(cls, tree: Any) -> Any:
-        """What the file does not say and generation has other values for: the metric that picks the
-        best checkpoint, as there is no F1, and how long a row may be."""
-        if not isinstance(tree, dict) or tree.get("task") != "text-generation":
+        """What the file does not say and tasks differ in: the metric that picks the best
+        checkpoint, and how long a row may be."""
+        task = tree.get("task", DEFAULT_TASK.name) if isinstance(tree, dict) else None
+        if not isinstance(task, str) or task not in TASKS:
             return tree
+        info = task_info(task)
         defaults: dict[str, dict[str, Any]] = {
-            "train": {"metric": "loss"},
-            "data": {"max_length": GENERATION_LENGTH},
+            "train": {"metric": info.default_metric},
+            "data": {"max_length": info.max_length},
         }
         filled = {
             section: {**values, **tree.get(section, {})}
@@ -172,20 +182,14 @@ class Spec(Section):
         return {**tree, **filled}
 
     @property
+    def info(self) -> TaskInfo:
+        """What is known of the task."""
+        return task_info(self.task)
+
+    @property
     def columns(self) -> dict[str, str]:
         """Logical column of the task -> its name in the source."""
-        return self.data.columns.of(self.task)
-
-    @model_validator(mode="after")
-    def _backend_fits_the_task(self) -> Self:
-        if self.task == "text-generation" and self.serve.backend != "torch":
-            raise contradiction(
-                f"computes labels, and the task is {self.task}",
-                "Set torch.",
-                key="serve.backend",
-                value=self.serve.backend,
-            )
-        return self
+        return self.data.columns.of(self.info)
 
     @model_validator(mode="after")
     def _columns_fit_the_task(self) -> Self:
@@ -194,21 +198,20 @@ class Spec(Section):
 
     @model_validator(mode="after")
     def _training_fits_the_task(self) -> Self:
-        if self.task != "text-generation":
-            return self
-        train = self.train
-        for key, is_wrong, problem, fix in (
-            ("metric", train.metric == "f1_macro", "is of labels", "Set loss or accuracy."),
-            ("balance", train.balance is not None, "is for labels", "Leave it out."),
-            ("token_dropout", train.token_dropout > 0, "drops tokens to be learnt", "Set 0."),
-        ):
-            if is_wrong:
-                raise contradiction(
-                    f"{problem}, and the task is {self.task}",
-                    fix,
-                    key=f"train.{key}",
-                    value=getattr(train, key),
-                )
+        metric, metrics = self.train.metric, self.info.metrics
+        if metric not in metrics:
+            raise contradiction(
+                f"no metric of {self.task}",
+                f"Set {' or '.join(metrics)}.",
+                key="train.metric",
+                value=metric,
+            )
+        for key, (admitted, problem, fix) in self.info.lacks.items():
+            section, _, name = key.partition(".")
+            value = getattr(getattr(self, section), name)
+            if value != admitted:
+                problem = f"{problem}, and the task is {self.task}"
+                raise contradiction(problem, fix, key=key, value=value)
         return self
 
     @model_validator(mode="after")

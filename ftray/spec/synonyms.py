@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ftray.near import did_you_mean, nearest
 from ftray.spec.paths import Model, paths, section_of
+from ftray.tasks import TASKS
 
 _SHOWN = 8
 
@@ -19,11 +20,6 @@ _WORDS: dict[str, str] = {
     "data.validation": "val valid dev eval validation_split val_split validation_file eval_file",
     "data.test": "test_split test_file holdout",
     "data.columns": "fields features column_names",
-    "data.columns.text": "text_column text_field input input_column sentence review",
-    "data.columns.label": "label_column labels target targets target_column class y",
-    "data.columns.prompt": "instruction question",
-    "data.columns.completion": "response answer output_column",
-    "data.columns.messages": "chat conversation conversations turns",
     "data.max_length": "max_len max_seq_len max_seq_length seq_len seq_length sequence_length "
     "cutoff_len context_length max_tokens_per_row model_max_length block_size",
     "data.on_bad_row": "bad_rows on_error errors",
@@ -79,7 +75,14 @@ _WORDS: dict[str, str] = {
     "serve.api_keys": "api_key keys key token tokens auth",
 }
 
-SYNONYMS: dict[str, str] = {word: key for key, words in _WORDS.items() for word in words.split()}
+_COLUMNS = {
+    f"data.columns.{column}": words
+    for task in TASKS.values()
+    for column, words in task.info.synonyms.items()
+}
+SYNONYMS: dict[str, str] = {
+    word: key for key, words in {**_WORDS, **_COLUMNS}.items() for word in words.split()
+}
 """What other tools call a key, or people call it for short -> the key."""
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from ftray.tasks.info import TaskInfo
 from ftray.tasks.tokens import Spend, free
 
 if TYPE_CHECKING:
@@ -64,13 +65,9 @@ class Examples(NamedTuple):
 class Task(Protocol):
     """What every task implements. C is the number of labels, B rows of a batch, T tokens."""
 
-    name: str
+    info: TaskInfo
     columns: tuple[str, str]
     """Of a clean row: what is asked, and the answer."""
-    answer: str
-    """The logical column of a source that prediction does without."""
-    has_labels: bool
-    """Whether every answer is one of a few labels, by which splits are stratified."""
 
     def clean(self, values: Mapping[str, Any]) -> Row:
         """The usable row in one source row (logical column -> raw value). Raises BadRow."""

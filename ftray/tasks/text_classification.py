@@ -9,6 +9,7 @@ import numpy as np
 
 from ftray.tasks.base import BadRow, Examples, Inputs, Metrics, Row, is_missing
 from ftray.tasks.blank import frame, has_tokens, is_blank
+from ftray.tasks.info import Starter, TaskInfo
 from ftray.tasks.labels import label_name
 from ftray.tasks.padding import padded
 from ftray.tasks.tokens import Spend, first_tokens, free, tokenized
@@ -21,10 +22,40 @@ if TYPE_CHECKING:
 class TextClassification:
     """Labels are strings; their sorted order gives their indices."""
 
-    name = "text-classification"
+    info = TaskInfo(
+        name="text-classification",
+        forms=(("text", "label"),),
+        answer="label",
+        output="labels",
+        metrics={"accuracy": "max", "f1_macro": "max", "loss": "min"},
+        default_metric="f1_macro",
+        max_length=128,
+        linear_probe=True,
+        synonyms={
+            "text": "text_column text_field input input_column sentence review",
+            "label": "label_column labels target targets target_column class y",
+        },
+        starter=Starter(
+            name="my-classifier",
+            model="name_or_path: distilbert/distilbert-base-uncased",
+            data="""\
+  train: reviews.csv           # CSV, JSONL, Parquet, Arrow, a folder per label, or a Hub id
+  validation: 0.1              # a share of train (stratified), or a file of its own
+  test: 0.1
+  columns: {text: text, label: label}
+  max_length: 128              # tokens a row is cut to""",
+            train="""\
+  learning_rate: 2.0e-4
+  unfreeze: 2                  # top blocks to train; 0 = head only; all = everything""",
+            space="""\
+    train.learning_rate: {loguniform: [2.0e-5, 1.0e-3]}
+    train.batch_size: {choice: [16, 32]}
+    train.epochs: {choice: [2, 3]}
+    train.unfreeze: {choice: [0, 1, 2, 4]}""",
+            serve="  batch: {max_size: 32, wait_ms: 5}",
+        ),
+    )
     columns = ("text", "label")
-    answer = "label"
-    has_labels = True
 
     def clean(self, values: Mapping[str, Any]) -> Row:
         return {"text": self.question(values), "label": label_name(values["label"])}

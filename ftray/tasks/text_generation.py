@@ -17,6 +17,7 @@ import numpy as np
 from ftray.errors import ModelError
 from ftray.tasks.base import BadRow, Examples, Inputs, Metrics, Row, is_missing
 from ftray.tasks.blank import frame, has_tokens, is_blank
+from ftray.tasks.info import Starter, TaskInfo
 from ftray.tasks.padding import padded
 from ftray.tasks.tokens import Spend, free
 
@@ -33,10 +34,48 @@ _BEHIND = 4
 class TextGeneration:
     """Rows are a prompt and its completion, the turns of a chat, or texts to go on with."""
 
-    name = "text-generation"
+    info = TaskInfo(
+        name="text-generation",
+        forms=(("prompt", "completion"), ("messages",), ("text",)),
+        answer="completion",
+        output="text",
+        metrics={"accuracy": "max", "loss": "min"},
+        default_metric="loss",
+        max_length=1024,
+        synonyms={
+            "prompt": "instruction question",
+            "completion": "response answer output_column",
+            "messages": "chat conversation conversations turns",
+        },
+        lacks={
+            "train.balance": (None, "is for labels", "Leave it out."),
+            "train.token_dropout": (0.0, "drops tokens to be learnt", "Set 0."),
+            "serve.backend": ("torch", "computes labels", "Set torch."),
+        },
+        starter=Starter(
+            name="my-writer",
+            model="name_or_path: Qwen/Qwen3-0.6B",
+            data="""\
+  train: examples.jsonl        # JSONL, CSV, Parquet, Arrow, or a Hub id
+  validation: 0.1              # a share of train, or a file of its own
+  test: 0.1
+  # What a row has: a prompt and its completion; or {messages: messages}, a chat of which the last
+  # turn is learnt; or {text: text}, which is learnt whole.
+  columns: {prompt: prompt, completion: completion}
+  max_length: 512              # tokens a row is cut to""",
+            train="""\
+  learning_rate: 2.0e-5
+  unfreeze: 4                  # top blocks to train; all = everything
+  metric: loss                 # of the completions' tokens; or accuracy""",
+            space="""\
+    train.learning_rate: {loguniform: [5.0e-6, 5.0e-4]}
+    train.unfreeze: {choice: [1, 2, 4, 8]}""",
+            serve="""\
+  batch: {max_size: 32}        # answers that are written together
+  max_tokens: 512              # of one answer""",
+        ),
+    )
     columns = ("prompt", "completion")
-    answer = "completion"
-    has_labels = False
 
     def clean(self, values: Mapping[str, Any]) -> Row:
         if "messages" in values:

@@ -10,7 +10,7 @@ from ftray.models.generation.decoder import check_decodes
 from ftray.models.limits import load_fitting
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import ModelSpec
-from ftray.tasks import get_task
+from ftray.tasks import get_task, task_info
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,7 +40,7 @@ def load_base(
     tokens; `dropout` in place of every dropout that its config names. Raises ModelError."""
     loaded = load_fitting(find_pretrained(spec), get_task(task), labels, seed, dropout, max_length)
     model, tokenizer = loaded.model, loaded.tokenizer
-    if not get_task(task).has_labels:
+    if task_info(task).generates:
         check_decodes(model)  # rather now than when it is to be served
     model.config.use_cache = False  # of keys and values: nothing is generated here
     special = frozenset(tokenizer.all_special_ids)

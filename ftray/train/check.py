@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ftray.data.dataset import Dataset, read_dataset
 from ftray.models.pretrained import check_pretrained, most_tokens
-from ftray.spec.schema import GENERATION_LENGTH, Spec
+from ftray.spec.schema import Spec
 from ftray.store.files.location import locate
 from ftray.store.registry.registry import Registry
 from ftray.store.root import Root, open_root
@@ -44,8 +44,11 @@ def check_inputs(spec: Spec) -> ValidatedSpec:
 def _within_positions(spec: Spec) -> Spec:
     """The spec with the length that a generating task has unless told lowered to what its model has
     positions for."""
+    default = spec.info.max_length
+    if not spec.info.generates or spec.data.max_length != default:
+        return spec
     limit = most_tokens(spec.model)
-    if spec.data.max_length != GENERATION_LENGTH or limit is None or limit > GENERATION_LENGTH:
+    if limit is None or limit > default:
         return spec
     return spec.model_copy(update={"data": spec.data.model_copy(update={"max_length": limit})})
 

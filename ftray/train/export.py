@@ -52,14 +52,14 @@ def export(order: Export) -> ModelInfo:
     model, tokenizer = loaded.model, loaded.tokenizer
     baselines = Baselines.read(order.baselines) if order.baselines else None
     probed = _probed(order, baselines, model) if baselines else None
-    measures_base = spec.train.baselines and not task.has_labels
+    measures_base = spec.train.baselines and not task.info.linear_probe
     untrained = {"base_model": _of_base(order, model)} if measures_base else {}
     with order.checkpoint.as_local() as checkpoint:
         values = state.trained_values(checkpoint)
     adapter = _load(order, model, values)
     longest = spec.data.max_length
     with staged(
-        model, tokenizer, longest if task.has_labels else context(model.config, longest)
+        model, tokenizer, context(model.config, longest) if task.info.generates else longest
     ) as staging:
         if adapter is not None:
             adapter.write(staging / lora.ADAPTER)

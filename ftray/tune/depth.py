@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Any
 
 from ftray.models.artifact.sample_size import more_that_settle
-from ftray.tasks import get_task
 from ftray.train.progress import BEST, EPOCH_SECONDS, MEMORY
 from ftray.tune.study import Study
 from ftray.tune.trial_state import TrialState
@@ -228,7 +227,7 @@ def _interval(
 def _is_share(course: Study) -> bool:
     """Whether the metric is a share of rows. A share of tokens is none: the tokens of one row are
     alike, so their number does not tell how far the share may be off."""
-    return course.spec.train.metric_mode == "max" and get_task(course.spec.task).has_labels
+    return course.spec.train.metric_mode == "max" and course.spec.info.has_labels
 
 
 def _is_beaten(depth: Depth, comparison: Comparison) -> bool:

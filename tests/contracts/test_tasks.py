@@ -146,7 +146,7 @@ def task(request: pytest.FixtureRequest) -> Task:
 
 @pytest.fixture
 def sample(task: Task) -> Sample:
-    return SAMPLES[task.name]
+    return SAMPLES[task.info.name]
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture
 def model(task: Task, sample: Sample, bases: dict[str, str]) -> Any:
     torch.manual_seed(3)
-    return task.empty_model(bases[task.name], sample.labels, dtype=torch.float32).eval()
+    return task.empty_model(bases[task.info.name], sample.labels, dtype=torch.float32).eval()
 
 
 ROWS = [[101, 2204, 3185, 102], [101, 2204, 102], [101, 102, 2204, 1012, 3185, 102], [101, 7]]
@@ -177,7 +177,7 @@ ROWS = [[101, 2204, 3185, 102], [101, 2204, 102], [101, 102, 2204, 1012, 3185, 1
 def batch(task: Task, sample: Sample) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Inputs of ROWS, and a target for each that leaves something to be learnt."""
     targets = [row % max(1, len(sample.labels)) for row in range(len(ROWS))]
-    if not task.has_labels:
+    if not task.info.has_labels:
         targets = [1, 2, 3, 1]
     return task.collate(ROWS, pad_id=0), torch.tensor(targets)
 
@@ -192,10 +192,10 @@ def test_every_task_has_its_sample() -> None:
 
 
 def test_it_goes_by_its_name_and_can_be_sent(task: Task) -> None:
-    assert get_task(task.name) is task
-    assert pickle.loads(pickle.dumps(task)).name == task.name
+    assert get_task(task.info.name) is task
+    assert pickle.loads(pickle.dumps(task)).info.name == task.info.name
     assert len(set(task.columns)) == 2
-    assert task.answer not in task.columns[:1]
+    assert task.info.answer not in task.columns[:1]
 
 
 def test_a_clean_row_has_all_columns_as_text(task: Task, sample: Sample) -> None:
@@ -216,7 +216,7 @@ def test_what_is_asked_is_the_same_with_an_answer_and_without(task: Task, sample
     for raw, expected in sample.questions:
         assert task.question(raw) == expected
     for raw, _ in sample.clean:
-        without = {name: value for name, value in raw.items() if name != task.answer}
+        without = {name: value for name, value in raw.items() if name != task.info.answer}
         assert task.question(without) == task.clean(raw)[task.columns[0]]
 
 
@@ -244,7 +244,7 @@ def test_twins_are_known_by_their_identity(task: Task, sample: Sample) -> None:
 
 def test_rows_are_stratified_by_their_labels(task: Task, sample: Sample) -> None:
     for row in sample.duplicates:
-        assert task.target(row) == (row["label"] if task.has_labels else "")
+        assert task.target(row) == (row["label"] if task.info.has_labels else "")
 
 
 def test_what_is_asked_is_cut_and_not_padded(
@@ -261,7 +261,7 @@ def test_a_text_is_encoded_alike_alone_and_among_others(
     texts = ["one", "two words", "and three words", ""]
     alone = [task.encode(tokenizer, [text], 16)[0] for text in texts]
     assert task.encode(tokenizer, texts, 16) == alone
-    assert task.has_labels or all(alone), "there must be something to go on from"
+    assert task.info.has_labels or all(alone), "there must be something to go on from"
 
 
 def test_examples_are_cut_and_have_something_to_learn(
@@ -380,6 +380,6 @@ def test_metrics_are_json_and_have_what_a_run_is_judged_by(
         task.metric_state(model(**inputs).logits, inputs, targets).numpy(), sample.labels
     )
     assert json.loads(json.dumps(metrics)) == metrics
-    judged = {"accuracy", "loss", "f1_macro" if task.has_labels else "perplexity"}
+    judged = {"accuracy", "loss", "f1_macro" if task.info.has_labels else "perplexity"}
     assert judged <= metrics.keys()
     assert all(math.isfinite(metrics[name]) for name in judged)

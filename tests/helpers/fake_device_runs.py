@@ -142,13 +142,13 @@ def run(family: str, trunk: bool, adapts: bool) -> None:
     gpu = fake_gpu()
     ranks = OneRank(0, 1, gpu)
     split: Any = Split(20, 0)
-    if not task.has_labels:
+    if not task.info.has_labels:
         split.targets = np.ones(20, np.int64)
     # Pinned memory is had with a real GPU only, and fake tensors in the thread that asked for them.
     made_here = patch.object(loop, "feed", lambda make, orders, device: map(make, orders))
     with without_numbers_here(), made_here:
         model = _sketch(model)
-        if task.has_labels and not adapts:
+        if task.info.has_labels and not adapts:
             list(Encoder(model, task, 0, ranks).features(split, np.arange(20)))
         devices = {tensor.device.type for tensor in (*model.parameters(), *model.buffers())}
         assert devices == {"cpu"}, "baselines leave the model where it lay"
@@ -175,7 +175,7 @@ def run(family: str, trunk: bool, adapts: bool) -> None:
                 phased=phased,
                 train=split,
                 validation=split,
-                labels=LABELS if task.has_labels else (),
+                labels=LABELS if task.info.has_labels else (),
                 pad_id=0,
                 batches=batches,
                 row_weights=np.ones(20) if spec.train.balance else None,

@@ -244,8 +244,8 @@ def label_counts(kept: Iterable[CleanRow], task: Task) -> dict[str, int]:
 
 def spelling_notes(part: SourceRows, task: Task) -> Iterator[str]:
     """What the user should know of how the labels of `part` are spelled."""
-    if task.has_labels:
-        column = part.source.columns[task.answer]
+    if task.info.has_labels:
+        column = part.source.columns[task.info.answer]
         raw = (item.raw.values[column] for item in part.kept)
         yield from spellings.spelling_notes(raw, label_counts(part.kept, task))
 

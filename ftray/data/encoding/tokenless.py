@@ -28,7 +28,7 @@ def without_tokenless(dataset: Dataset, found: Mapping[str, Sequence[int]], spec
             continue
         name = split if split in report.sources else "train"
         rows = tokenless_rows(name, dataset.splits[split], dataset.places[split], places)
-        source = source_of(getattr(spec.data, name), name, spec.data, spec.task)
+        source = source_of(getattr(spec.data, name), name, spec.data, spec.info)
         if spec.data.on_bad_row == "fail":
             problems.append(cleaning.problem(source, rows, report.sources[name].read))
         elif len(places) == dataset.splits[split].num_rows:

@@ -154,7 +154,7 @@ def _golden(info: ModelInfo) -> str:
 def _example(info: ModelInfo) -> str:
     """Python that asks the model by transformers alone. A text that is too long is cut."""
     lines = ["from transformers import pipeline", ""]
-    if info.labels:
+    if info.kind.has_labels:
         options, asked = "truncation=True", '"A text to be labelled."'
     else:
         # Cuts the beginning of a long prompt, as ftray does.

@@ -19,7 +19,8 @@ from ftray.spec.schema import ModelSpec
 from ftray.store.files import checksum
 from ftray.store.files.location import Location
 from ftray.store.root import MODEL_MANIFEST
-from ftray.tasks import TASKS
+from ftray.tasks import TASKS, task_info
+from ftray.tasks.info import TaskInfo
 
 FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -73,6 +74,11 @@ class ModelInfo(_Format):
     files: dict[str, str] = {}
     """Name -> checksum of each file but the card, which people may edit; empty in the folder of an
     older ftray."""
+
+    @property
+    def kind(self) -> TaskInfo:
+        """What is known of its task."""
+        return task_info(self.task)
 
     @property
     def learnt_chats(self) -> bool:

@@ -37,9 +37,9 @@ def measure(
 ) -> Measured:
     """The metrics of rows, and where they have labels the commonest mistakes (`confused`). `model`
     is in eval mode; rows: of one pass, at most."""
-    words = 0 if task.has_labels else model.get_input_embeddings().num_embeddings
+    words = model.get_input_embeddings().num_embeddings if task.info.generates else 0
     # Of keys and values, which are for tokens to come.
-    options = {} if task.has_labels else {"use_cache": False}
+    options = {"use_cache": False} if task.info.generates else {}
     device = next(model.parameters()).device
     total = torch.from_numpy(task.empty_metric_state(labels)).to(device)
     order: list[np.ndarray] = []
@@ -51,11 +51,11 @@ def measure(
         with torch.inference_mode():
             logits = model(**moved, **options).logits
             total += task.metric_state(logits, inputs, aims)
-            if task.has_labels:
+            if task.info.has_labels:
                 likeliest.append(torch.softmax(logits.float(), -1).max(-1))
         order.append(places)
     metrics = task.metrics(total.cpu().numpy(), labels)
-    if not task.has_labels:
+    if not task.info.has_labels:
         return Measured(metrics)
     places = np.concatenate(order)
     predicted, scores = np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids))

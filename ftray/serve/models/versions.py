@@ -100,8 +100,8 @@ class VersionRouter:
 
     async def _shadow(self, on_trial: _OnTrial, texts: Sequence[str], told: Answers) -> None:
         try:
-            labels = on_trial.model.info.labels
-            shadow = await self._judged(on_trial, True, texts, 1 if labels else None)
+            top_k = 1 if on_trial.model.info.kind.has_labels else None
+            shadow = await self._judged(on_trial, True, texts, top_k)
         except (Overloaded, BadPrompt):
             return
         except Exception:  # noqa: BLE001 - counted, and nobody waits for it

@@ -1,41 +1,52 @@
-"""Which columns of a source hold what a task asks and what is to be answered."""
+"""What the spec takes from the tasks: their names, metrics and columns."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import create_model
 
 from ftray.spec.fields import Section, Text, contradiction
+from ftray.tasks import TASKS
+from ftray.tasks.info import Mode, TaskInfo
 
-TaskName = Literal["text-classification", "text-generation"]
+METRICS: dict[str, Mode] = {m: mode for t in TASKS.values() for m, mode in t.info.metrics.items()}
 
-_FORMS: dict[TaskName, tuple[tuple[str, ...], ...]] = {
-    "text-classification": (("text", "label"),),
-    "text-generation": (("prompt", "completion"), ("messages",), ("text",)),
-}
-"""The logical columns that a row may have, by task: the first form unless others are named."""
+if TYPE_CHECKING:
+    TaskName = str
+    MetricName = str
+else:
+    TaskName = Literal[tuple(TASKS)]
+    MetricName = Literal[tuple(METRICS)]
 
 
-class Columns(Section):
+class _Columns(Section):
     """Logical column -> its name in the source; a column that is not named has its logical name."""
 
-    text: Text | None = None
-    label: Text | None = None
-    prompt: Text | None = None
-    completion: Text | None = None
-    messages: Text | None = None
-
-    def of(self, task: TaskName) -> dict[str, str]:
+    def of(self, task: TaskInfo) -> dict[str, str]:
         """Every logical column of the form that is named, for `task`. Raises a contradiction."""
         given = self.model_dump(exclude_none=True)
-        for form in _FORMS[task]:
+        for form in task.forms:
             if given.keys() <= set(form):
                 return {logical: given.get(logical, logical) for logical in form}
-        forms = ", or ".join(" and ".join(form) for form in _FORMS[task])
-        known = {logical for form in _FORMS[task] for logical in form}
-        wrong = next((key for key in given if key not in known), next(iter(given)))
+        forms = ", or ".join(" and ".join(form) for form in task.forms)
+        wrong = next((key for key in given if key not in task.columns), next(iter(given)))
         raise contradiction(
-            f"{' and '.join(given)}: no form of rows that {task} knows",
+            f"{' and '.join(given)}: no form of rows that {task.name} knows",
             f"Name the columns of {forms}.",
             key=f"data.columns.{wrong}",
             value=given[wrong],
         )
+
+
+if TYPE_CHECKING:
+
+    class Columns(_Columns):
+        """Those of all tasks."""
+else:
+    Columns = create_model(
+        "Columns",
+        __base__=_Columns,
+        __doc__=_Columns.__doc__,
+        **{name: (Text | None, None) for task in TASKS.values() for name in task.info.columns},
+    )

@@ -23,7 +23,10 @@ from ftray.spec.fields import (
     contradiction,
     whole_in_text,
 )
+from ftray.spec.sections.columns import METRICS, MetricName
 from ftray.spec.sections.lora import LoraSpec
+from ftray.tasks import DEFAULT_TASK
+from ftray.tasks.info import Mode
 
 Blocks = (
     CountFromZero | Literal["head", "all"] | Annotated[tuple[Pattern, ...], Field(min_length=1)]
@@ -178,10 +181,10 @@ class TrainSpec(Section):
         DeepSpeedSpec(),
         description='{stage: 0-3}, also with an offload, or a DeepSpeed JSON; "auto" is filled in.',
     )
-    metric: Literal["accuracy", "f1_macro", "loss"] = Field(
-        "f1_macro",
-        description="The validation metric that picks the best checkpoint and trial. For "
-        "text-generation loss, unless accuracy (of tokens) is set.",
+    metric: MetricName = Field(
+        DEFAULT_TASK.default_metric,
+        description="The validation metric that picks the best checkpoint and trial. Where the "
+        "task generates loss, unless accuracy (of tokens) is set.",
     )
     early_stopping: EarlyStopping | None = None
     skip_nonfinite: CountFromZero = Field(
@@ -194,7 +197,7 @@ class TrainSpec(Section):
     baselines: bool = Field(
         True,
         description="Measure what the commonest label and a linear probe on the base model reach, "
-        "or, of text-generation, the base model itself, to see what training adds.",
+        "or, where the task generates, the base model itself, to see what training adds.",
     )
     promote: Alias | None = Field(
         None,
@@ -243,5 +246,6 @@ class TrainSpec(Section):
         return None
 
     @property
-    def metric_mode(self) -> Literal["min", "max"]:
-        return "min" if self.metric == "loss" else "max"
+    def metric_mode(self) -> Mode:
+        """Whether the lowest or the highest value of `metric` is the best."""
+        return METRICS[self.metric]

@@ -95,7 +95,7 @@ def _train(job: WorkerArgs, ranks: DistContext, observer: _Reporter, notices: No
     with latest(job.checkpoints, ranks, observer.warn) as folder:
         setup, progress = build(job.spec, job.data, base, ranks, folder, job.trunks)
     observer.setup = setup
-    if job.baselines is not None and not setup.task.has_labels and not progress.step:
+    if job.baselines is not None and not setup.task.info.linear_probe and not progress.step:
         _tell_untrained(setup, observer)
     writes, watchdog = ranks.rank == 0, observer.watchdog
     saves = job.spec.train.checkpoint
@@ -108,7 +108,7 @@ def _train(job: WorkerArgs, ranks: DistContext, observer: _Reporter, notices: No
 
 def _tell_baselines(job: WorkerArgs, base: Base, ranks: DistContext, observer: _Reporter) -> None:
     """Fit them unless that was done before this run was cut off. Every rank must call it."""
-    file = job.baselines if get_task(job.spec.task).has_labels else None
+    file = job.baselines if job.spec.info.linear_probe else None
     if file is None or ranks.gather(ranks.rank == 0 and file.is_file())[0]:
         return
     observer.stage("baselines: what can be had without training")

@@ -77,7 +77,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Encoder, Any]:
     file = write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", 160)
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     labels = ("negative", "positive")
-    base = load_base(ModelSpec(name_or_path=MODEL), TASK.name, 1, labels)
+    base = load_base(ModelSpec(name_or_path=MODEL), TASK.info.name, 1, labels)
     tokenizer = find_pretrained(ModelSpec(name_or_path=MODEL)).tokenizer()
     ids = [np.array(row) for row in TASK.encode(tokenizer, [r["text"] for r in lines], 32)]
     targets = [labels.index(row["label"]) for row in lines]

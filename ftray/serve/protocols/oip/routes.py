@@ -21,10 +21,10 @@ from ftray.serve.protocols.errors import V2, ProtocolFault, documented
 from ftray.serve.protocols.oip.tensors import (
     HEADER_LENGTH,
     INPUT,
+    OUTPUTS,
     InferRequest,
     InferResponse,
     output_tensors,
-    outputs_of,
     read_request,
 )
 
@@ -139,11 +139,12 @@ def _add_infer(routes: APIRouter, which: Any) -> None:
     @routes.post(_VERSIONED + INFER, **options)
     async def infer(http: Request, backend: Backend = which) -> Any:
         """One label, score and row of probabilities for each text, or what it goes on with."""
-        labels, announced = backend.info.labels, http.headers.get(HEADER_LENGTH)
-        request, texts = read_request(await http.body(), announced, outputs_of(labels))
-        answers = await backend.answer(texts, _ALL if labels else None)
-        tensors = output_tensors(answers.outputs, answers.labels)
-        wanted = [output.name for output in request.outputs] or outputs_of(labels)
+        kind, announced = backend.info.kind, http.headers.get(HEADER_LENGTH)
+        names = OUTPUTS[kind.output]
+        request, texts = read_request(await http.body(), announced, names)
+        answers = await backend.answer(texts, _ALL if kind.has_labels else None)
+        tensors = output_tensors(answers.outputs, kind.output, answers.labels)
+        wanted = [output.name for output in request.outputs] or names
         body = {"model_name": backend.name, "model_version": version_number(answers)}
         if request.id is not None:
             body["id"] = request.id
@@ -163,7 +164,8 @@ def _metadata(backend: Backend) -> dict[str, Any]:
         "inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}],
         "outputs": [
             {"name": name, "datatype": kind, "shape": shape}
-            for name, (kind, shape) in ((name, kinds[name]) for name in outputs_of(labels))
+            for name in OUTPUTS[backend.info.kind.output]
+            for kind, shape in [kinds[name]]
         ],
         "parameters": {"labels": list(labels)},
     }

@@ -15,10 +15,14 @@ from fastapi import HTTPException
 from pydantic import BaseModel, Field, ValidationError
 
 from ftray.serve.schemas import MAX_ROWS, MAX_TEXT
+from ftray.tasks.info import Output
 
 INPUT = "text"
-LABELLED, GENERATED = ("label", "score", "probabilities"), ("generated_text",)
-"""The outputs of a model that labels, and of one that generates."""
+OUTPUTS: dict[Output, tuple[str, ...]] = {
+    "labels": ("label", "score", "probabilities"),
+    "text": ("generated_text",),
+}
+"""Names of the outputs of a model, by the modality of its answers."""
 HEADER_LENGTH = "inference-header-content-length"
 _SIZE = "binary_data_size"
 _BLOB = struct.Struct("<I")  # before each element of a BYTES tensor: its length
@@ -33,7 +37,9 @@ class Tensor(BaseModel):
 
 
 class WantedOutput(BaseModel):
-    name: str = Field(json_schema_extra={"enum": [*LABELLED, *GENERATED]})
+    name: str = Field(
+        json_schema_extra={"enum": [name for names in OUTPUTS.values() for name in names]}
+    )
 
 
 class InferRequest(BaseModel):
@@ -56,12 +62,14 @@ class InferResponse(BaseModel):
     outputs: list[OutputTensor]
 
 
-def output_tensors(answers: Sequence[Any], labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`answers`: of each row all labels with their scores, best first; or the generated text, where
-    the model has no labels."""
+def output_tensors(
+    answers: Sequence[Any], output: Output, labels: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """`answers`: all labels of each row with their scores, best first; or the generated text of
+    each."""
     count = len(answers)
-    if not labels:
-        (name,) = GENERATED
+    if output == "text":
+        (name,) = OUTPUTS[output]
         return {name: _tensor(name, "BYTES", [count], [row[name] for row in answers])}
     rows = [{item["label"]: item["score"] for item in row} for row in answers]
     best = [row[0] for row in answers]
@@ -75,11 +83,6 @@ def output_tensors(answers: Sequence[Any], labels: Sequence[str]) -> dict[str, d
 
 def _tensor(name: str, kind: str, shape: list[int], data: list[Any]) -> dict[str, Any]:
     return {"name": name, "datatype": kind, "shape": shape, "data": data}
-
-
-def outputs_of(labels: Sequence[str]) -> tuple[str, ...]:
-    """Names of the outputs of a model that has these labels."""
-    return LABELLED if labels else GENERATED
 
 
 def read_request(

@@ -28,7 +28,6 @@ from ftray.serve.protocols.predict import MODELS, PREDICT
 
 Result = TypeVar("Result")
 
-_TASK = "text-generation"
 _GONE = 499
 """Read by nobody but those who count: the client has gone away."""
 _SSE = "text/event-stream"
@@ -73,10 +72,10 @@ def openai_routes(backends: Backends) -> APIRouter:
 def _generator(backends: Backends, name: str) -> Backend:
     backend = backends.find(name)
     if backend is None:
-        there = [each.address for each in backends.entries if each.info.task == _TASK]
+        there = [each.address for each in backends.entries if each.info.kind.generates]
         message = f"no model {shorten(name)}; those that generate: {', '.join(there) or 'none'}"
         raise Refused(404, message, "model", "model_not_found")
-    if backend.info.task != _TASK:
+    if not backend.info.kind.generates:
         path = f"{MODELS}/{backend.address}{PREDICT}"
         message = f"{backend.address} does {backend.info.task} and does not generate; ask {path}"
         raise Refused(404, message, "model", "model_not_supported")
