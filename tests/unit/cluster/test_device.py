@@ -118,7 +118,7 @@ def test_nobody_else_asks_torch_for_gpus() -> None:
         and isinstance(node.value, ast.Attribute)
         and node.value.attr == "cuda"
     }
-    assert asking == {"device.py"}
+    assert asking == {"cluster/device.py"}
 
 
 def test_free_memory_of_the_cpu_is_the_machines() -> None:
