@@ -1,4 +1,4 @@
-"""How good a model is on rows with labels: its own test split, or any other source."""
+"""Evaluates a model on rows with known answers: its own test split, or any other source."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from ftray.tasks.per_label import LabelScore, label_scores
 
 OWN_SPLIT = "test"
 Columns = tuple[str | None, str | None]
-"""Names in a source, where they are not those of the model's spec."""
+"""Names of the input column and of the label column in a source; None: as in the model's spec."""
 
 
 class Wrong(NamedTuple):
-    """A row that the model gives another label than it has. score: the probability of that."""
+    """A row with another predicted label than its own. score: the predicted label's probability."""
 
     row: dict[str, Any]
     prediction: str
@@ -53,7 +53,7 @@ class Evaluation:
     wrong: tuple[Wrong, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """All but the wrong rows."""
+        """Return all fields but the wrong rows."""
         named = {name: getattr(self, name) for name in ("model", "version", "data", "rows")}
         labels = [label._asdict() for label in self.labels]
         return {**named, "metrics": self.metrics, "labels": labels}
@@ -65,8 +65,9 @@ def evaluate(
     columns: Columns,
     encoding: str | None,
 ) -> Evaluation:
-    """`columns` (of what is asked, and of the answers) and `encoding` are as in the model's spec
-    unless given.
+    """Evaluate a model on the rows of `source`; None: on the test split of the model's own spec.
+    `columns` (of the inputs, and of the answers) and `encoding` are as in the model's spec unless
+    given.
 
     Raises DataError when the rows cannot be read or a label is none of the model's, ModelError
     when the model cannot be loaded or no longer gives its golden answers.
@@ -93,7 +94,7 @@ def evaluate(
 def _wrong(
     rows: pa.Table, examples: Examples, measured: Measured, labels: Sequence[str]
 ) -> Iterator[Wrong]:
-    """The rows with a wrong label, those that the model is surest of first."""
+    """Yield the rows with a wrong predicted label, the highest score first."""
     if measured.predicted is None or measured.scores is None:
         return
     places = np.flatnonzero(measured.predicted != np.array(examples.targets))
@@ -105,8 +106,8 @@ def _wrong(
 
 
 def _admit(examples: Examples, rows: pa.Table, asked: Source, data: DataSpec) -> None:
-    """Raise DataError for rows that give no token, unless they are to be skipped, and where there
-    are no others."""
+    """Raise DataError for rows without any token, unless the spec skips bad rows, and where no
+    other rows are left."""
     found = tokenless_rows("data", rows, rows["where"], examples.empty)
     if found and data.on_bad_row == "fail":
         raise DataError(cleaning.problem(asked, found, rows.num_rows))
@@ -126,7 +127,7 @@ def _require_known(labels: Sequence[str], model: NamedModel, source: str | None)
 
 
 def _own_rows(model: NamedModel) -> tuple[Source, pa.Table]:
-    """The test split, and what it was read of."""
+    """Read the test split of the model's own spec. Return its source and its rows."""
     spec = parse(model.info.spec)
     dataset = read_dataset(spec)
     url = spec.data.test if isinstance(spec.data.test, str) else spec.data.train

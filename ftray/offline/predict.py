@@ -1,4 +1,4 @@
-"""Offline prediction: every row of a source gets its answer, from as many actors as fit."""
+"""Offline prediction: answers every row of a source, with as many Ray actors as fit."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from ftray.models.inference.loaded import LoadedModel
 
 BLOCK_ROWS = 512
-"""Rows that an actor takes at a time; it sorts them by length and cuts them into batches."""
+"""Rows that an actor takes at a time. The actor sorts these rows by length and cuts them into
+batches."""
 _REFUSED = "refused"
-"""The column of a block that says why there are no answers."""
+"""Column of a block without answers, with the error."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,17 @@ class Rows:
     values: list[dict[str, Any]]
     """Column -> value, as found."""
     texts: list[str]
-    """What the model reads of each row."""
+    """The text of each row that the model reads."""
     left_out: list[dict[str, Any]]
-    """Rows that cannot be read and why, where the model's spec says to skip those."""
+    """Bad rows with the reason, where the model's spec says to skip bad rows."""
     part: SourceRows
-    """The same rows as they were read."""
+    """The rows of the source as cleaning found them."""
     skips: bool
-    """Whether bad rows are left out; else they are refused."""
+    """Whether bad rows are skipped; else they raise DataError."""
 
     def without(self, tokenless: Collection[int]) -> Rows:
-        """The rows but those of these places, which give the model no token. Raises DataError
-        unless bad rows are left out, and where there are no others."""
+        """Return these rows without those at the places `tokenless`, which give the model no token.
+        Raises DataError where bad rows are not skipped, and where no other rows are left."""
         if not tokenless:
             return self
         raw = [self.part.kept[place].raw for place in sorted(tokenless)]
@@ -81,11 +82,11 @@ def read_rows(
     encoding: str | None,
     added: Sequence[str] = OUTCOME,
 ) -> Rows:
-    """The rows of `source`, to which the columns `added` are to come. `text` and `encoding` are as
-    in the model's spec unless given.
+    """Read the rows of `source`, to which prediction will add the columns `added`. `text` (the name
+    of the input column) and `encoding` are as in the model's spec unless given.
 
     Raises DataError when the source cannot be read, has faulty rows (unless the spec skips them)
-    or has the columns that prediction adds.
+    or has one of the columns `added` already.
     """
     spec, task = parse(model.info.spec), get_task(model.info.task)
     asking = asked_columns(spec.columns, task)
@@ -108,8 +109,8 @@ def read_rows(
 
 @dataclass(frozen=True)
 class Answers:
-    """The rows that were answered, and of each what `LoadedModel.outcomes` gives; `cut` of the
-    texts are longer than the model reads."""
+    """The answered rows, with the fields of `LoadedModel.outcomes` for each row. cut: number of
+    texts that are longer than the model reads."""
 
     rows: Rows
     predictions: list[str]
@@ -121,12 +122,12 @@ class Answers:
 def predict(
     model: NamedModel, rows: Rows, compute: Compute, parts: Parts, probabilities: bool = False
 ) -> Answers:
-    """The answers to `rows`, with the `probabilities` of all labels where asked for; what `parts`
-    holds already is not computed again.
+    """Answer `rows`, and put the answers into `parts`; answers that `parts` already holds are not
+    computed again. probabilities: whether to return the probabilities of all labels.
 
-    Needs a connection to Ray. Raises ModelError when the model no longer gives its golden answers,
-    ClusterError when not one actor fits, DataError where parts cannot be written and for rows that
-    give no token where bad rows are not skipped, RunFailed when Ray Data fails.
+    Needs a connection to Ray. Raises ModelError when the model no longer reproduces its golden
+    answers, ClusterError when not one actor fits, DataError where parts cannot be written and for
+    rows without any token where bad rows are not skipped, RunFailed when Ray Data fails.
     """
     from ray.exceptions import RayError
 
@@ -154,7 +155,7 @@ def predict(
 
 
 def _tokenless(answers: pa.Table) -> set[int]:
-    """Numbers of the rows that have no answer, as they give the model no token."""
+    """Return the numbers of the rows without an answer: these rows give the model no token."""
     return set(answers["row"].filter(answers[OUTCOME[0]].is_null()).to_pylist())
 
 
@@ -166,10 +167,13 @@ def _scored(
     compute: Compute,
     probabilities: bool,
 ) -> Any:
-    """A Ray data set of `parts.SCHEMA`, in any order."""
+    """Return a Ray data set with the answers to `rows`, the numbers of rows in `texts`. The answers
+    have the columns of `SCHEMA` and come in any order; a block with an error has one column
+    `_REFUSED`."""
     import ray.data
 
-    # Rows of like length side by side: little padding. The longest first: no straggler at the end.
+    # Rows of similar length share batches, with little padding. The longest rows come first, so
+    # that no actor works on long rows at the end while the others are idle.
     order = sorted(rows, key=lambda index: -len(texts[index]))
     table = pa.table(
         {
@@ -190,7 +194,8 @@ def _scored(
 
 
 def _keep(scored: Any, parts: Parts, rows: Rows) -> None:
-    """Put what is answered into `parts`. Raises DataError as soon as a row is to be refused."""
+    """Put the answers into `parts` as they come. Raises DataError at the first row without any
+    token where bad rows are not skipped, and at the end the error of a refused block."""
     refused: FtrayError | None = None
     for batch in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
         if _REFUSED in batch.column_names:
@@ -204,11 +209,12 @@ def _keep(scored: Any, parts: Parts, rows: Rows) -> None:
 
 
 class _Scorer:
-    """The model in one actor.
+    """Predicts blocks with the model, in one actor.
 
-    It is loaded for the first block: what goes wrong in a constructor is tried again, and told at
-    length on the user's terminal. An FtrayError is given back as a block of its own, not raised:
-    what Ray Data raises keeps its actors, and the CPUs they hold, for as long as it is referred to.
+    The actor loads the model for the first block, not in its constructor: Ray Data repeats a failed
+    constructor, and prints its error at length on the user's terminal. The actor returns an
+    FtrayError as a block of its own instead of raising it: an exception that Ray Data raises keeps
+    the actors, and the CPUs they hold, for as long as anything refers to the exception.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""What a prediction run has answered so far, kept beside its output until that is written.
+"""Keeps the answers of a prediction run beside its output file until the run has written the file.
 
-A run that was killed leaves its parts, and the same command goes on from them.
+A killed run leaves its parts, and the same command continues from them.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ SCHEMA = pa.schema(
         "cut": pa.bool_(),
     }
 )
-"""prediction, score: null where the row gives the model no token; probabilities: of all labels,
-null where nobody asked for them; cut: whether the row was longer than the model reads."""
+"""Columns of the answers. prediction, score: null where the row gives the model no token;
+probabilities: of all labels, null where the run does not ask for them; cut: whether the row was
+longer than the model reads."""
 
 
 class Parts:
-    """Answers by the number of their row, in the hidden folder `.NAME.parts` beside the output."""
+    """The answers of a run by row number, in the hidden folder `.NAME.parts` beside the output."""
 
     def __init__(self, out: Location, key: str) -> None:
-        """Parts of another key are of another run, and go with the first answers of this one."""
+        """key: the `run_key` of the run. Parts in the folder with another key belong to another
+        run; the first `add` of this run deletes them."""
         self._folder = out.parent / f".{out.name}.parts"
         self._out = out
         self._key = key
@@ -57,13 +59,13 @@ class Parts:
                 with pa.ipc.open_file(pa.BufferReader(file.read_bytes())) as reader:
                     part = reader.read_all()
             except ArrowInvalid:
-                continue  # torn by the kill, on a storage that does not write whole files
-            if part.schema.names == SCHEMA.names:  # else an older ftray has kept it
+                continue  # cut off by the kill, on a storage that does not write files atomically
+            if part.schema.names == SCHEMA.names:  # else an older ftray has written the part
                 found.update((answer["row"], answer) for answer in part.to_pylist())
         return pa.Table.from_pylist([found[row] for row in sorted(found)], SCHEMA)
 
     def add(self, answers: pa.Table) -> None:
-        """Raises DataError where it cannot be written."""
+        """Write `answers` as one more part. Raises DataError where the part cannot be written."""
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, answers.schema) as writer:
             writer.write_table(answers)
@@ -87,7 +89,8 @@ class Parts:
 def run_key(
     info: ModelInfo, compute: Compute, texts: Sequence[str], probabilities: bool = False
 ) -> str:
-    """What two runs share that answer the same rows by the same model."""
+    """Return a hash of the model, the compute settings, `probabilities` and the texts. Two runs
+    with the same key give the same answers, and may share parts."""
 
     def chunks() -> Iterable[bytes]:
         yield info.model_dump_json().encode()

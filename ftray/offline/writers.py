@@ -1,4 +1,5 @@
-"""Rows with their predictions as one file: JSON lines, CSV or Parquet, written whole or not."""
+"""Writes rows with their predictions to one file: JSON lines, CSV or Parquet, whole or not at
+all."""
 
 from __future__ import annotations
 
@@ -19,13 +20,13 @@ from ftray.store.files.location import Location, locate
 OUTCOME = ("prediction", "score")
 """The columns that prediction adds."""
 PROBABILITIES = "probabilities"
-"""And that which it adds on demand: label -> probability."""
+"""The column that prediction adds on demand: label -> probability."""
 Row = dict[str, Any]
 
 
 def open_output(out: str, overwrite: bool) -> Location:
-    """Where to write. Raises DataError for an unknown suffix, a file that is there already and
-    must not be replaced, and a folder that cannot be written."""
+    """Return the location of the output file. Raises DataError for an unknown suffix, for a file
+    that exists and must not be replaced, and for a folder that cannot be written."""
     target = locate(out)
     if Path(target.path).suffix.lower() not in _FORMATS:
         known = ", ".join(_FORMATS)
@@ -42,13 +43,13 @@ def open_output(out: str, overwrite: bool) -> Location:
 
 
 def write(target: Location, rows: Sequence[Row], added: Mapping[str, Sequence[Any]]) -> None:
-    """`rows` in their order with the columns `added`. Raises DataError when the format cannot hold
-    them or the file cannot be written."""
+    """Write `rows` in their order with the columns `added`. Raises DataError when the format cannot
+    hold the rows or the file cannot be written."""
     whole = [{name: _plain(value) for name, value in row.items()} for row in rows]
     for name, values in added.items():
         for row, value in zip(whole, values, strict=True):
             row[name] = value
-    # A row may lack a column that others have; what is added stays at the end.
+    # A row may lack a column that other rows have. The added columns stay at the end.
     names = dict.fromkeys(name for row in rows for name in row)
     content = _FORMATS[Path(target.path).suffix.lower()](whole, [*names, *added])
     try:
@@ -59,19 +60,21 @@ def write(target: Location, rows: Sequence[Row], added: Mapping[str, Sequence[An
 
 
 def write_left_out(target: Location, rows: Sequence[Row]) -> Location:
-    """The rows that have no answer, with the reason, as JSON lines beside the output; where."""
+    """Write the rows without an answer, with the reason, as JSON lines beside the output. Return
+    the location of this file."""
     file = target.parent / f"{target.name}.quarantine.jsonl"
     file.write_bytes(_jsonl([{name: _plain(v) for name, v in row.items()} for row in rows], []))
     return file
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder itself, or the one that it would be made in."""
+    """Return the folder if it exists, else its nearest parent that exists."""
     return folder if folder.exists() or folder == folder.parent else _nearest(folder.parent)
 
 
 def _plain(value: Any) -> Any:
-    """`value` without what UTF-8 and JSON cannot hold: half characters, infinity and NaN."""
+    """Return `value` without anything that UTF-8 and JSON cannot hold: a lone surrogate (half a
+    character) is escaped; infinity and NaN become None."""
     if isinstance(value, str) and not value.isascii():
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""The Serve application: what `ftray serve` runs, and what `serve deploy` and RayService build."""
+"""Builds the Ray Serve application, for `ftray serve`, `serve deploy` and RayService."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from ftray.spec.sections.serving import ServeSpec
 from ftray.store.files.location import locate
 
 ENDING_S = 5.0
-"""Seconds that a replica has for ending beside those in which it still answers."""
+"""Seconds that a replica has for ending, in addition to the time in which it still answers."""
 
 _BESIDE = 64
-"""Requests for health and metrics, and those that are just refused."""
+"""Room for requests beside the replica's `max_requests`: requests for health and metrics, and
+requests that the replica is refusing."""
 
 
 def build(args: dict[str, Any]) -> Application:
-    """The application for `import_path: ftray.serve.app:build`.
+    """Build the application for `import_path: ftray.serve.app:build`.
 
     `args` are `model` (a MODEL reference, or a list of them), `storage`, the keys of the spec's
     `serve` section, of which `api_keys` is needed unless `auth` is false, `trust_remote_code` and
@@ -33,13 +34,13 @@ def build(args: dict[str, Any]) -> Application:
     model.
     """
     settings = parse(args)
-    # Where it will listen is not known here.
+    # The address on which Serve will listen is not known here: it may be open to other machines.
     require_auth(settings)
     return application(*(find_once_there if settings.wait_for_model else find)(settings))
 
 
 def application(models: Sequence[ServedModel], spec: ServeSpec) -> Application:
-    """`models` served as `spec` says."""
+    """Build the application that serves `models` as `spec` says."""
     threads = max(1, math.floor(spec.cpus_per_replica))
     options = {
         "name": app_name(models),
@@ -48,14 +49,14 @@ def application(models: Sequence[ServedModel], spec: ServeSpec) -> Application:
             "num_gpus": spec.gpus_per_replica,
         },
         "max_replicas_per_node": spec.max_replicas_per_node,
-        # The replica itself refuses what is too much, in the protocol's form. Ray Serve, which
-        # queues what is more than that, lets health checks in, too.
+        # The replica itself refuses requests beyond `spec.max_requests`, in their protocol's form.
+        # Ray Serve admits some more, so that health checks get in too, and queues the rest.
         "max_ongoing_requests": spec.max_requests + _BESIDE,
         "max_queued_requests": spec.max_requests,
         "backpressure_config": {"retry_after_s": 1},
-        # A replica that hangs or answers wrongly is replaced after three checks.
+        # Ray Serve replaces a replica that hangs or answers wrongly after three checks.
         "health_check_period_s": 5,
-        # Answers that have begun go on while a replica ends.
+        # Answers that have begun go on for so long while a replica ends.
         "graceful_shutdown_timeout_s": spec.batch.timeout_seconds + ENDING_S,
         "logging_config": logging_config(spec.log_requests),
         **_replicas(spec),
@@ -69,19 +70,20 @@ def application(models: Sequence[ServedModel], spec: ServeSpec) -> Application:
         threads=threads,
         compute=spec.compute,
         api_keys=None if spec.api_keys is None else locate(spec.api_keys).url,
-        # Who starts an application in another way says nothing of where it listens.
+        # `ftray serve` knows the address and sets `loopback`; other ways to start an application do
+        # not know it.
         loopback=isinstance(spec, Service) and spec.loopback,
     )
 
 
 def app_name(models: Sequence[ServedModel]) -> str:
-    """Of the application and its deployment."""
+    """Return the name of the application and its deployment."""
     return models[0].name if len(models) == 1 else "models"
 
 
 def _replicas(spec: ServeSpec) -> Mapping[str, Any]:
-    """A fixed number, or as many as the rows and tokens in hand fill. The first one starts in any
-    case: it proves the model."""
+    """Return the options for a fixed number of replicas, or for as many as the rows and tokens in
+    hand fill. One replica starts in any case, to check the model's golden answers."""
     fewest, most = spec.replicas.min, spec.replicas.max
     if fewest == most:
         return {"num_replicas": fewest}

@@ -1,7 +1,7 @@
-"""What Ray Serve builds and calls in a replica's process.
+"""The class that Ray Serve builds and calls in a replica's process.
 
-The process that deploys imports this file alone: what a replica computes with takes seconds to
-import, and only replicas need it.
+The process that deploys imports this file, and not `ftray.serve.replica`: the libraries with which
+a replica computes take seconds to import, and only replicas need them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 @serve.ingress()
 class Hosted:
-    """A `Replica` by the methods that Ray Serve calls."""
+    """Wraps a `Replica` in the methods that Ray Serve calls."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        """Takes what Replica takes. When it raises, Ray Serve sends this replica no traffic."""
+        """Take the arguments of Replica. When this constructor raises, Ray Serve sends the replica
+        no traffic."""
         from ftray.serve.replica import Replica
 
         try:
@@ -35,18 +36,20 @@ class Hosted:
         return self._replica.api()
 
     def __del__(self) -> None:
-        """Ray Serve calls it when the replica has answered its last request."""
+        """Ray Serve calls this method when the replica has answered its last request."""
         if hasattr(self, "_replica"):
             self._replica.withdraw()
 
     async def check_health(self) -> None:
-        """Ray Serve calls it every few seconds, and replaces a replica where it raises thrice."""
+        """Ray Serve calls this method every few seconds, and replaces the replica when three calls
+        in a row raise."""
         await self._replica.check_health()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Ray Serve calls it every few seconds, and hands what it finds to `replicas_for_load`."""
+        """Ray Serve calls this method every few seconds, and passes the result to
+        `replicas_for_load`."""
         return {UTILIZATION: self._replica.utilization}
 
     def snapshot(self) -> Any:
-        """The counts of this replica."""
+        """Return the metrics of this replica."""
         return self._replica.snapshot()

@@ -1,4 +1,5 @@
-"""What stands behind every protocol: one model that answers, in one of its versions."""
+"""The interface between the protocols and the models: answers, exceptions, and `Backend`, which is
+one model that answers in one of its versions."""
 
 from __future__ import annotations
 
@@ -10,15 +11,15 @@ from ftray.models.artifact.manifest import ModelInfo
 from ftray.models.generation.sampling_params import Prompt, Sampling
 
 GENERATED = "generated_text"
-"""What an output of a model that generates holds: the text without the prompt."""
+"""Key in an output of a model that generates: its value is the text without the prompt."""
 _PLACES_SHOWN = 5
 MODEL_HEADER, VERSION_HEADER = "x-ftray-model", "x-ftray-version"
 
 
 @dataclass(frozen=True)
 class Answers:
-    """One output a text, in the shape of the Hugging Face pipeline of the task, and who gave
-    them. labels: of the model, none where it generates."""
+    """One output a text, in the shape of the Hugging Face pipeline of the task, with the name and
+    the version of the model that gave them. labels: the model's labels, none where it generates."""
 
     name: str
     version: int | None
@@ -27,7 +28,7 @@ class Answers:
 
     @property
     def best(self) -> list[str]:
-        """The likeliest label of each text, or the text that was generated."""
+        """The likeliest label or the generated text, for each text."""
         rows = (row[0] if isinstance(row, list) else row for row in self.outputs)
         return [row["label"] if "label" in row else row[GENERATED] for row in rows]
 
@@ -38,8 +39,9 @@ class Answers:
 
 @dataclass(frozen=True)
 class Piece:
-    """What an answer grew by. tokens: of the whole answer so far, its end token among them;
-    finish: why it ends with this piece, `length`: no more tokens were wanted or fit."""
+    """The text by which an answer grew. tokens: number of tokens of the whole answer so far, its
+    end token among them; finish: why the answer ends with this piece. `length`: the answer has as
+    many tokens as the request wants or as fit into the context."""
 
     text: str
     tokens: int
@@ -48,7 +50,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class Generation:
-    """An answer on its way, and who gives it. Who closes `pieces` early ends it."""
+    """An answer in progress, with the name and the version of the model that gives it. A caller
+    that closes `pieces` early ends the answer."""
 
     name: str
     version: int | None
@@ -61,8 +64,8 @@ class Generation:
 
 
 class BadPrompt(Exception):
-    """What was asked cannot be answered. field: what is wrong, one of `prompt`, `prompt.N` (one of
-    several, counted from 0), `top_k`; code: why, in OpenAI's words."""
+    """The model cannot answer this request. field: the wrong field, one of `prompt`, `prompt.N`
+    (one of several prompts, counted from 0), `top_k`; code: the reason, as an OpenAI error code."""
 
     def __init__(self, field: str, message: str, code: str) -> None:
         super().__init__(message)
@@ -71,7 +74,8 @@ class BadPrompt(Exception):
 
 
 def require_contents(have: Sequence[bool]) -> None:
-    """Raise BadPrompt where one of the texts of a request has nothing in it."""
+    """Raise BadPrompt where a text of the request has no content. have: for each text, whether it
+    has content."""
     empty = [place for place, has in enumerate(have) if not has]
     if empty:
         message = "there is nothing in it that the model reads"
@@ -92,14 +96,15 @@ class Versioned(Protocol):
 
 
 def named(model: Versioned) -> dict[str, str]:
-    """The headers that say which model it was."""
+    """Return the response headers with the model's name and version."""
     name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in model.name)
     name = name.encode("ascii", "backslashreplace").decode()
     return {MODEL_HEADER: name, VERSION_HEADER: _digits(model.version)}
 
 
 def version_number(model: Versioned) -> str:
-    """As protocols say it that want one: a folder that was never registered has none."""
+    """Return the version number for protocols that require one: "1" for a model folder that was
+    never registered."""
     return _digits(model.version) or "1"
 
 
@@ -108,13 +113,13 @@ def _digits(version: int | None) -> str:
 
 
 def label(model: Versioned) -> str:
-    """The model as a reference names it."""
+    """Return the model's reference, NAME or NAME:VERSION."""
     return model.name if model.version is None else f"{model.name}:{model.version}"
 
 
 class Unavailable(Exception):
-    """A model that is served could not be loaded when it was asked for, or has stopped to answer;
-    the log says why. Another try makes sense after `retry_after_s`."""
+    """A served model could not be loaded when a request came for it, or has stopped answering; the
+    log says why. A client may retry after `retry_after_s` seconds."""
 
     code = "unavailable"
 
@@ -124,7 +129,7 @@ class Unavailable(Exception):
 
     @property
     def told(self) -> str:
-        """What a client is told."""
+        """The message for the client."""
         return f"{self}; the log of the service says why"
 
 
@@ -134,45 +139,46 @@ class Answering(Versioned, Protocol):
 
 
 def require_sound(model: Answering) -> None:
-    """Raise Unavailable where a model hangs, or does not give its golden answers any more."""
+    """Raise Unavailable where the model hangs or no longer reproduces its golden answers."""
     if model.fault:
         raise Unavailable(f"{label(model)} does not answer just now")
 
 
 class Backend(Protocol):
-    """One model."""
+    """One served model."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def address(self) -> str:
-        """Its name, and which version it is where several of one name may be served."""
+        """The model's name, followed by the version where several versions of one name may be
+        served."""
         ...
 
     @property
     def version(self) -> int | None:
-        """The one that answers now, unless another one is on trial."""
+        """The current version. While another version is on trial, either may answer a request."""
         ...
 
     @property
     def info(self) -> ModelInfo:
-        """Of that version."""
+        """Info of the current version, from its manifest."""
         ...
 
     @property
     def fault(self) -> str:
-        """Why it does not answer just now; empty where it does."""
+        """Why the model does not answer now; empty where it does."""
         ...
 
     async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
-        """All by the same version; with top_k that many labels a text, as far as there are.
-        Raises BadPrompt, Overloaded, Unavailable."""
+        """Answer all texts with the same version. top_k: number of labels for each text, or all
+        labels where there are fewer. Raises BadPrompt, Overloaded, Unavailable."""
         ...
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-        """The answer of a model that generates. Raises BadPrompt, Overloaded, Unavailable; so do
-        the pieces, Overloaded before the first one only."""
+        """Start the answer of a model that generates. Raises BadPrompt, Overloaded, Unavailable.
+        The pieces raise these too, but Overloaded only in place of the first piece."""
         ...
 
 
@@ -188,9 +194,9 @@ class Backends(Protocol):
         ...
 
     def find(self, name: str, version: str | None = None) -> Backend | None:
-        """The model of that name or address, and of that `version_number`."""
+        """Find the model with this name or address. version: its `version_number`; None: any."""
         ...
 
     async def metrics_page(self) -> bytes:
-        """The counts of all replicas in Prometheus' text format."""
+        """Return the counts of all replicas in Prometheus' text format."""
         ...

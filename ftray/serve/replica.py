@@ -1,5 +1,5 @@
-"""One replica: the models in a process of their own, which answers only after they proved
-themselves."""
+"""One replica of the service: a process that holds models, and answers requests only after the
+models have reproduced their golden answers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _SWITCH_S = 0.0002
 
 
 class Replica:
-    """The models, the application that answers for them, and their counts."""
+    """The models of one process, their HTTP application and their metrics."""
 
     def __init__(
         self,
@@ -52,11 +52,12 @@ class Replica:
         api_keys: str | None,
         loopback: bool,
     ) -> None:
-        """Load the models, or what their aliases mean by now, and replay their golden answers.
-        Raises ModelError, ServeError or RunFailed for one that cannot be served."""
+        """Load the models, or the versions to which their aliases point by now, and replay their
+        golden answers. Raises ModelError, ServeError or RunFailed for a model that cannot be
+        served."""
         torch.set_num_threads(threads)
-        # Between two operators the model's thread asks for the interpreter, which the event loop
-        # may keep for so long: by default 5 ms, as long as dozens of operators take.
+        # Between two operators the model's thread needs the GIL, which the event loop may keep for
+        # one switch interval. Its default is 5 ms, as long as dozens of operators take.
         sys.setswitchinterval(_SWITCH_S)
         context = serve.get_replica_context()
         self._handle_of = (context.deployment, context.app_name)
@@ -79,7 +80,8 @@ class Replica:
             self._keys.follow()
 
     def _start(self, model: ServedModel, slots: Slots) -> VersionRouter:
-        """Begins with what the other replicas answer with."""
+        """Load a served model. A model behind an alias begins with the versions in the alias's
+        route, with which the other replicas answer."""
         alias = model.alias
         count_shadow = partial(self._metrics.count_shadow, model.name)
 
@@ -101,7 +103,7 @@ class Replica:
         return watcher.shelf
 
     def withdraw(self) -> None:
-        """Take back what this replica told of what it answers with."""
+        """Delete this replica's reports on the versions with which it answers."""
         for reporter in self._reporters.values():
             reporter.withdraw()
 
@@ -113,7 +115,7 @@ class Replica:
         return self._catalog.entries
 
     async def check_health(self) -> None:
-        """Raises where the models do not answer, or answer wrongly."""
+        """Raises Unhealthy where a model does not answer, or answers wrongly."""
         await self._health.check()
 
     @property
@@ -126,15 +128,16 @@ class Replica:
         return self._health.fault
 
     def find(self, name: str, version: str | None = None) -> Backend | None:
-        """The model of that name or address, and of that version."""
+        """Find the model with this name or address, and this version number."""
         return self._catalog.find(name, version)
 
     async def metrics_page(self) -> bytes:
-        """The counts of all replicas of this deployment, without those that do not answer."""
+        """Return the metrics of all replicas of this deployment, without replicas that do not
+        answer in time."""
         everyone = serve.get_deployment_handle(*self._handle_of).broadcast("snapshot")
         answers = await everyone.results_async(timeout_s=_PAGE_SECONDS, return_exceptions=True)
         return metrics.page(answer for answer in answers if isinstance(answer, list))
 
     def snapshot(self) -> Any:
-        """The counts of this replica."""
+        """Return the metrics of this replica."""
         return self._metrics.snapshot(self._catalog.entries, self._loader.waiting)

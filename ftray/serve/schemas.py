@@ -17,13 +17,15 @@ MAX_ROWS = 1024
 MAX_TEXT = 100_000
 """Characters of one text."""
 MAX_READ = 1_000_000
-"""Characters that are read of one request: not all of texts far longer than the model reads."""
+"""Most characters of one request that the tokenizer reads. Of a text that is far longer than the
+model reads, the tokenizer reads only a part."""
 MAX_BODY = 4 * 2**20
-"""Bytes of one request."""
+"""Bytes of the body of one request."""
 MAX_STREAM = 32 * 2**20
-"""Bytes of one stream."""
+"""Bytes of the body of one stream."""
 MAX_TOGETHER = 256 * 2**20
-"""Bytes of all streams that a replica holds at once, and of all other requests."""
+"""Bytes of the bodies of all streams that a replica holds at once; as many again for the bodies of
+all other requests."""
 MAX_STREAM_ROWS = 100_000
 
 Input = Annotated[str, StringConstraints(max_length=MAX_TEXT, strict=True)]
@@ -42,7 +44,7 @@ def _as_list(inputs: Any) -> Any:
 
 
 def _as_int(number: Any) -> Any:
-    """JSON knows no difference between 2 and 2.0."""
+    """Turn a whole float into an int: JSON makes no difference between 2 and 2.0."""
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
@@ -80,7 +82,7 @@ class ModelCard(BaseModel):
     """What is known of a served model."""
 
     id: str
-    """Below /v1/models: its name, and which version where several are served."""
+    """The model's path below /v1/models: its name, and its version where several are served."""
     object: Literal["model"] = "model"
     owned_by: str = "ftray"
     model: str
@@ -88,9 +90,11 @@ class ModelCard(BaseModel):
     task: str
     labels: list[str]
     max_length: int
-    """Tokens that a text is cut to, or that it was trained with where it generates."""
+    """Tokens to which the model cuts a text. For a model that generates: tokens of a text in its
+    training."""
     chat: bool
-    """Whether it was trained on chats: it is asked for a turn, not to go on with a text."""
+    """Whether the model was trained on chats: it then answers with a turn of a chat, and does not
+    continue a text."""
     base: str
     run: str
     metrics: dict[str, dict[str, Any]]

@@ -1,4 +1,4 @@
-"""What the builder is told: which model, and the keys of the spec's `serve` section."""
+"""The arguments of the builder: the models, and the keys of the spec's `serve` section."""
 
 from __future__ import annotations
 
@@ -29,22 +29,23 @@ class Service(ServeSpec):
     a say in it."""
 
     auth: bool = True
-    """False: everybody who reaches the service may ask, whatever `api_keys` says."""
+    """False: requests need no API key, whatever `api_keys` says."""
     loopback: bool = False
-    """Whether it listens where only its own machine can ask."""
+    """Whether the service listens on an address that only its own machine can reach."""
     trust_remote_code: bool = False
-    """Whether code that comes with a model runs."""
+    """Whether the service runs code that comes with a model."""
 
 
 class Settings(Service):
     """Arguments of `ftray.serve.app:build`. A key that is left out is as in the model's spec."""
 
     model: Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_several)]
-    """One reference, or a list of them."""
+    """One reference, or a list of references."""
     storage: Text | None = None
     wait_for_model: bool = False
-    """Whether the application waits for a model, version or alias that is not registered yet: one
-    that cannot be built stays failed after its model is there."""
+    """Whether the application waits for a model, version or alias that is not registered yet. An
+    application that does not wait, and so cannot be built, stays failed after the model is
+    registered."""
 
     @model_validator(mode="after")
     def _somebody_says_who_may_ask(self) -> Self:
@@ -56,19 +57,20 @@ class Settings(Service):
 
 @dataclass(frozen=True)
 class ServedModel(NamedModel):
-    """The version that every replica begins with, and the alias that they follow from there;
-    without one the reference was resolved once and for all."""
+    """A model to serve: the version with which every replica begins, and the alias that the
+    replicas follow from there. Without an alias, the replicas keep the version."""
 
     alias: Alias | None = None
 
     @property
     def address(self) -> str:
-        """What tells it from others that are served beside it."""
+        """Name that no other model of the same service has: NAME@ALIAS, or the reference."""
         return self.reference if self.alias is None else f"{self.name}@{self.alias.alias}"
 
 
 def parse(args: Mapping[str, Any]) -> Settings:
-    """Raises ServeError with one problem per key that is unknown or wrong."""
+    """Parse the builder's arguments. Raises ServeError with one problem per key that is unknown or
+    wrong."""
     try:
         return Settings.model_validate(args)
     except ValidationError as error:
@@ -76,8 +78,8 @@ def parse(args: Mapping[str, Any]) -> Settings:
 
 
 def require_auth(settings: Settings) -> None:
-    """Raises ServeError where whoever runs the service does not say who may ask it. What a model's
-    own spec says is not enough: its folder may be a stranger's."""
+    """Raises ServeError where the operator gives neither API keys nor `auth` false. The keys in a
+    model's own spec are not enough: the model's folder may be a stranger's."""
     if settings.auth and settings.api_keys is None:
         problem = "nobody says who may ask, and others than this machine can"
         fix = (
@@ -88,11 +90,11 @@ def require_auth(settings: Settings) -> None:
 
 
 def find(settings: Settings) -> tuple[tuple[ServedModel, ...], Service]:
-    """The models, and how to serve them: the `serve` section of the first one's own spec under the
-    given keys.
+    """Find the models, and how to serve them: the given keys, and for all other keys the `serve`
+    section in the first model's own spec.
 
-    Raises RegistryError or ModelError when there is no such model, ServeError when the two
-    sections contradict each other, or two references mean the same.
+    Raises RegistryError or ModelError when there is no such model, ServeError when the given keys
+    and the section contradict each other, or two references mean the same model.
     """
     storage, trusts = settings.storage, settings.trust_remote_code
     served = tuple(find_one(reference, storage, trusts) for reference in settings.model)
@@ -108,7 +110,7 @@ def find(settings: Settings) -> tuple[tuple[ServedModel, ...], Service]:
 
 
 def _service(settings: Settings, section: Mapping[str, Any]) -> Service:
-    """The keys of `section`, a model's own, under those of `settings`."""
+    """Merge `section`, the `serve` section of a model's spec, with `settings`, which win."""
     known = {key: value for key, value in section.items() if key in ServeSpec.model_fields}
     if not settings.auth:
         known.pop("api_keys", None)
@@ -118,7 +120,7 @@ def _service(settings: Settings, section: Mapping[str, Any]) -> Service:
 
 
 def _laid_over(given: Mapping[str, Any], section: Mapping[str, Any]) -> dict[str, Any]:
-    """`section` with the values of `given` in place of its own, also within its sections."""
+    """Return `section` with the values of `given` in place of its own, also in nested sections."""
     inner = {
         key: _laid_over(value, section[key])
         for key, value in given.items()
@@ -128,17 +130,18 @@ def _laid_over(given: Mapping[str, Any], section: Mapping[str, Any]) -> dict[str
 
 
 def find_one(reference: str, storage: str | None, trust_remote_code: bool = False) -> ServedModel:
-    """Raises RegistryError or ModelError when there is no such model."""
+    """Find one model by its reference. Raises RegistryError or ModelError when there is no such
+    model."""
     found = find_named(reference, storage, trust_remote_code)
     return ServedModel(**vars(found), alias=_alias(reference, storage))
 
 
 def _alias(reference: str, storage: str | None) -> Alias | None:
-    """What the reference says, where it is NAME@alias and not NAME@latest."""
+    """Return the alias of a reference NAME@alias; None for NAME@latest and other references."""
     root = open_root(storage)
     if (alias := alias_in(reference)) is None:
         return None
-    # The registry may have been changed by other tools than ftray: replicas look at the route.
+    # Replicas follow the alias's route: other tools than ftray may have changed the registry.
     route = find_route(Registry.open(root), *alias)
     assert route is not None, "the alias was resolved"
     name, word = alias

@@ -1,7 +1,7 @@
-"""How a replica that refuses to start tells the user why.
+"""Carries the error of a replica that refuses to start to the user.
 
-Ray Serve passes on why a constructor failed as text, with a traceback around it. A refusal puts the
-error into that text in a form that can be found and read again.
+Ray Serve passes on the exception of a failed constructor as text, with a traceback around it.
+`refusal` writes the error into this text in a form that `read_refusal` finds and parses.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ _MARK = "ftray refuses to serve: "
 
 
 def refusal(error: FtrayError) -> RuntimeError:
-    """What a replica's constructor raises for `error`."""
+    """Return the exception that a replica's constructor raises for `error`."""
     return RuntimeError(_MARK + json.dumps(error.to_json()))
 
 
 def read_refusal(message: str) -> FtrayError | None:
-    """The error in Ray Serve's message about a failed deployment; None when it has another one."""
+    """Return the error in Ray Serve's message about a failed deployment; None when the message
+    holds no refusal."""
     _, mark, rest = message.rpartition(_MARK)
     if not mark:
         return None

@@ -1,4 +1,4 @@
-"""A service that is deployed before the model that it is to serve."""
+"""Waits for the model of a service that is deployed before its model is registered."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _log = logger(__name__)
 def find_once_there(
     settings: Settings, sleep: Callable[[float], None] = time.sleep
 ) -> tuple[tuple[ServedModel, ...], Service]:
-    """As `find`, as soon as the registry answers and has every model, version and alias that
-    `settings` name. The log says now and then what is waited for.
+    """Do as `find`, once the registry answers and has every model, version and alias in `settings`.
+    Meanwhile, log once a minute what is missing.
 
-    Raises as `find` what waiting does not mend.
+    Raises as `find` where waiting does not help.
     """
     for reference in settings.model:
         check_reference(reference)
-    Registry.open(open_root(settings.storage))  # raises where no registry can be
+    Registry.open(open_root(settings.storage))  # raises where there can be no registry
     said = -_SAY_EVERY_S
     while True:
         try:

@@ -1,6 +1,7 @@
-"""The HTTP interface of a served model: its paths, and the shapes of its errors.
+"""Builds the HTTP application of a replica: its paths, and the shapes of its errors.
 
-A protocol is a router of its own over the same `Backend`, so that others can stand beside it.
+Each protocol is a router of its own over the same `Backends`, so that several protocols can stand
+side by side.
 """
 
 from __future__ import annotations
@@ -63,17 +64,18 @@ def create_api(
     loopback: bool = False,
     max_requests: float = math.inf,
 ) -> FastAPI:
-    """The application of one replica, for everybody or for those who bear one of `keys`; loopback:
-    for nobody but its own machine; max_requests: that it has in hand before it refuses more. It
-    exists only after the golden answers were replayed."""
-    # The usual documentation pages load their scripts from outside.
+    """Return the application of one replica. keys: API keys of which each request must bear one;
+    None: requests need no key. loopback: whether only the replica's own machine may send requests.
+    max_requests: requests in hand from which on the replica refuses more. The replica calls this
+    function only after its models have reproduced their golden answers."""
+    # No docs_url and redoc_url: FastAPI's documentation pages load their scripts from outside.
     api = FastAPI(
         title=f"ftray: {', '.join(backend.address for backend in backends.entries)}",
         version=__version__,
         docs_url=None,
         redoc_url=None,
         openapi_url=OPENAPI,
-        # Where the document itself lies, whatever a proxy has cut off the path.
+        # Relative to the URL of the document, whatever prefix a proxy has cut off the path.
         servers=[{"url": "."}],
         root_path_in_servers=False,
     )
@@ -100,8 +102,8 @@ def create_api(
 
 
 def _add_scheme(api: FastAPI) -> None:
-    """The document of the interface says which paths need a key."""
-    document = api.openapi()  # kept, and served as it is from now on
+    """Say in the OpenAPI document which paths need a key."""
+    document = api.openapi()  # FastAPI keeps this object, and serves it with the changes below
     schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
     schemes["key"] = {"type": "http", "scheme": "bearer", "description": "An API key."}
     document["security"] = [{"key": []}]

@@ -1,8 +1,9 @@
-"""Who may ask: API keys, of which a file holds the hashes.
+"""Reads and changes the file with the hashes of the API keys.
 
-A line a key: its name, the SHA-256 of the key, and what it may do where that is not everything. A
-key is long and random, so that a plain hash is enough; it is shown once, when it is made, and kept
-nowhere. Other lines of the file are comments, and stay as they are.
+Each key has one line: its name, its SHA-256, its scopes where it does not have all of them, and its
+quota where it has one. A key is long and random, so that a plain hash is enough. `add_key` returns
+a new key once; no file keeps the key itself. Empty lines and lines that begin with # are comments,
+and stay as they are.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from ftray.store.files.location import Location
 
 PREDICT, METRICS = "predict", "metrics"
 SCOPES = (PREDICT, METRICS)
-"""What a key may do: ask the models, or read the page of metrics."""
+"""Scopes of a key: `predict` for requests to the models, `metrics` for the page of metrics."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _LINE = re.compile(
     rf"(?P<name>{NAME.pattern}) sha256:(?P<hash>[0-9a-f]{{64}})"
     rf"(?: scopes=(?P<scopes>(?:{'|'.join(SCOPES)})(?:,(?:{'|'.join(SCOPES)}))*))?"
     r"(?: per_minute=(?P<per_minute>[1-9][0-9]{0,8}))?"
 )
-_PREFIX = "ftray-"  # so that scanners for secrets can tell what they have found
+_PREFIX = "ftray-"  # tells scanners for secrets what kind of secret they have found
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Key:
     hash: str
     scopes: frozenset[str] = frozenset(SCOPES)
     per_minute: int | None = None
-    """Requests that a replica takes; None: any number."""
+    """Requests a minute that each replica accepts from the key; None: any number."""
 
     def line(self, name: str) -> str:
         scopes = "" if self.scopes == set(SCOPES) else f" scopes={','.join(sorted(self.scopes))}"
@@ -78,7 +79,8 @@ def _parsed(content: bytes, file: Location) -> dict[str, Key]:
 def add_key(
     file: Location, name: str, scopes: Collection[str] = SCOPES, per_minute: int | None = None
 ) -> str:
-    """Make a key of that name and return it. Raises ServeError for a wrong or taken name."""
+    """Make a key with this name, and return the key. Raises ServeError for a wrong or taken
+    name."""
     if not NAME.fullmatch(name):
         fix = "letters, digits, dot, dash and underscore, up to 63"
         raise ServeError.of("NAME", name, "is no name for a key", fix)
@@ -98,7 +100,7 @@ def add_key(
 
 
 def revoke_key(file: Location, name: str) -> None:
-    """Raises ServeError when there is no such key."""
+    """Delete a key from the file. Raises ServeError when there is no such key."""
     read_keys(file)
 
     def remove(content: bytes | None) -> bytes:
@@ -123,7 +125,8 @@ def _is_comment(line: str) -> bool:
 
 
 def _make_private(file: Location) -> None:
-    """A local file is its owner's alone, before anything is in it. Raises ServeError."""
+    """Restrict a local file to its owner (mode 0600), before a key is written. Raises
+    ServeError."""
     if not file.is_local:
         return
     path = Path(file.path)

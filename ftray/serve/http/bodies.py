@@ -1,4 +1,4 @@
-"""Limits on the bodies of requests: on each of them, and on all that are held at once."""
+"""Limits the bodies of requests: each body, and all bodies that a replica holds at once."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Bodies:
 
     @contextmanager
     def limited(self, scope: Scope, receive: Receive) -> Iterator[Receive]:
-        """Wrap `receive`. The wrapper raises an HTTP error 413 for a body that is too long, or is
-        announced to be, and 503 once all bodies together are. The body counts until the block
-        ends."""
+        """Wrap `receive`. The wrapper raises an HTTP error 413 where a body or its announced length
+        exceeds the limit, and 503 where all bodies together exceed theirs. The body counts until
+        the block ends."""
         announced = dict(scope["headers"]).get(b"content-length", b"")
         size_told = int(announced) if announced.isdigit() else 0
         received = 0
@@ -34,7 +34,7 @@ class Bodies:
 
         async def limited() -> Message:
             nonlocal received
-            check(size_told)  # who announces too much may never send it
+            check(size_told)  # a client that announces too much may never send the body
             message = await receive()
             size = len(message.get("body", b""))
             received += size

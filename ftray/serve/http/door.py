@@ -16,23 +16,25 @@ from ftray.serve.protocols.errors import fault
 KEY = "ftray.key"
 """Entry of a request's ASGI scope with the name of its API key."""
 _TYPES = ("application/json", "application/x-ndjson", "application/octet-stream")
-"""Accepted types of a body. A browser asks the service before a stranger's page may send these."""
+"""Accepted types of a body. A browser sends a CORS preflight request to the service before a
+foreign web page may send a body of these types."""
 
 
 @dataclass(frozen=True)
 class Door:
     keys: Keyring | None = None
-    """None: everybody may ask."""
+    """API keys that requests must bear; None: requests need no key."""
     loopback: bool = False
-    """Whether only this machine is to ask: then a name that leads here may be a stranger's."""
+    """Whether only this machine may send requests. A Host header with another name then shows a
+    foreign web page (DNS rebinding)."""
     open_paths: Collection[str] = ()
     """Paths that need no key."""
     metrics_path: str = ""
 
     def refusal(self, scope: Scope, path: str) -> JSONResponse | None:
-        """The answer to a request that does not come in."""
+        """Return the answer to a refused request; None for a request that may pass."""
         headers = {name.decode("latin-1"): v.decode("latin-1") for name, v in scope["headers"]}
-        # Who has a key is no stranger's page.
+        # Where requests need a key, a foreign web page is refused anyway: it has no key.
         if self.loopback and self.keys is None and not is_loopback(_name(headers.get("host", ""))):
             message = "this service is for its own machine: ask it as localhost or 127.0.0.1"
             return fault(path, 403, message, None, None, "wrong_host")
@@ -44,7 +46,7 @@ class Door:
                 return fault(
                     path, verdict.status, verdict.message, None, verdict.headers, verdict.code
                 )
-        # Programs may leave the type out; a browser then says whose page it is.
+        # A program may leave out the Content-Type. A web page may not: its requests have an Origin.
         untyped = "content-type" not in headers and "origin" not in headers
         if scope["method"] == "POST" and not (untyped or _is_json(headers.get("content-type", ""))):
             message = "send JSON, with the header Content-Type: application/json"
@@ -53,7 +55,7 @@ class Door:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
+    """Return whether only this machine can reach an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -61,7 +63,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _name(host: str) -> str:
-    """A Host header without its port."""
+    """Return the name in a Host header, without the port."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0]

@@ -1,4 +1,4 @@
-"""Checks API keys of a running service: their scopes and quotas."""
+"""Checks the API keys of the requests to a running service: their scopes and quotas."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _log = logger(__name__)
 
 @dataclass(frozen=True)
 class Verdict:
-    """Name of the request's key, or the refusal."""
+    """Result of checking a request's key: the key's name, and the refusal where the status is not
+    200."""
 
     name: str = ""
     status: int = 200
@@ -39,13 +40,15 @@ _UNKNOWN = Verdict(
 
 @dataclass
 class _Bucket:
-    """Requests that a key may still send: a minute's at once, and as many again within a minute."""
+    """Token bucket of a key: holds the requests of one minute at most, and refills within a
+    minute. left: requests that the key may send now, as of the time `at`."""
 
     left: float
     at: float
 
     def wait(self, per_minute: int, now: float) -> float:
-        """Take one; seconds until there is one, where there is none."""
+        """Take one request from the bucket and return 0. Where the bucket is empty, return the
+        seconds until it holds a request."""
         rate = per_minute / 60
         self.left, self.at = min(per_minute, self.left + (now - self.at) * rate), now
         if self.left < 1:
@@ -55,7 +58,7 @@ class _Bucket:
 
 
 class Keyring:
-    """The keys of a file, as it is now or was a few seconds ago."""
+    """The API keys of a file; at most a few seconds old while `follow` runs."""
 
     def __init__(self, file: Location) -> None:
         """Raises ServeError as `read_keys`."""
@@ -64,14 +67,14 @@ class Keyring:
         self._buckets: dict[str, _Bucket] = {}
 
     def follow(self) -> None:
-        """Look at the file every few seconds, in a thread of its own: the storage may hang."""
+        """Read the file every few seconds, in a thread of its own, as the storage may hang."""
         threading.Thread(target=self._follow, name="keys", daemon=True).start()
 
     def judge(self, authorization: str, scope: str) -> Verdict:
         """Judge a request by its Authorization header and the `scope` that it needs."""
         kind, _, key = authorization.partition(" ")
         found, name = hash_of(key.strip()), ""
-        # All of them, so that the time it takes says nothing.
+        # Compare with all keys, so that the time of the check reveals nothing.
         for known, each in self._keys.items():
             if hmac.compare_digest(found, each.hash):
                 name = known
@@ -94,8 +97,8 @@ class Keyring:
         return Verdict(name, 429, message, "rate_limit_exceeded", headers)
 
     def refresh(self) -> None:
-        """Read the file again. One that is gone revokes all keys; one that is torn, or cannot be
-        read just now, leaves them as they are."""
+        """Read the file again. A missing file revokes all keys. A damaged file, or one that cannot
+        be read now, leaves the keys as they are."""
         try:
             keys = find_keys(self._file)
         except FtrayError as error:
@@ -110,5 +113,5 @@ class Keyring:
             time.sleep(_EVERY_S)
             try:
                 self.refresh()
-            except Exception:  # noqa: BLE001 - the thread must not end: revoked keys would stay
+            except Exception:  # noqa: BLE001 - revoked keys would stay valid if the thread ended
                 _log.exception("the API keys stay as they were")

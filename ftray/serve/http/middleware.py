@@ -1,5 +1,5 @@
-"""What every request passes: the door, the limit on its body, the model's name on its answer,
-counting and the log."""
+"""The ASGI middleware of every request: refuses requests (`Door`), limits their bodies, adds the
+model's name to the answers, counts requests and logs their API keys."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _log = logger(__name__)
 
 
 def route_path(scope: Scope) -> str:
-    """The path below the one under which the application lies: Serve's route_prefix, and what a
-    proxy before it has cut off and Serve's root_path names."""
+    """Return a request's path below the application's root: without Serve's route_prefix, and
+    without the prefix that a proxy has cut off and that Serve's root_path names."""
     path, root = scope["path"], scope.get("root_path", "").rstrip("/")
     within = path == root or path.startswith(f"{root}/")
     return path[len(root) :] or "/" if within else path
@@ -38,19 +38,20 @@ class Gate:
 
     app: ASGIApp
     backends: Backends
-    """Of which the name and version are on every answer: the first one's, where none was asked."""
+    """The served models. Every answer has the name and version of a model in its headers: those of
+    the first model where the request was for none."""
     metrics: Metrics
     paths: Collection[str]
-    """Those that are counted by name."""
+    """Paths that the metrics count by name."""
     prefixes: Collection[str]
-    """Paths that begin so are counted together; any other is counted as `other`."""
+    """The metrics count all paths with the same prefix together, and any other path as `other`."""
     bodies: Callable[[str], Bodies]
-    """Path -> the limits on what is sent there."""
+    """Path -> the limits on request bodies."""
     door: Door
     max_requests: float
-    """That are in hand at once before more are refused."""
+    """Requests in hand at once from which on more are refused."""
     unlimited: Collection[str]
-    """Paths that are answered whatever is in hand."""
+    """Paths that are answered however many requests are in hand."""
     in_hand: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,13 +85,13 @@ class Gate:
             answered_by = who[MODEL_HEADER], who[VERSION_HEADER]
             self.metrics.count_request(*answered_by, known, status)
             if name := scope.get(KEY):
-                # Serve writes a line a request too, which knows of no keys.
+                # Serve's own log line of a request does not have the API key.
                 _log.info("%s %s %d", scope["method"], known, status, extra={"api_key": name})
             if status == 200 and path.endswith((PREDICT, INFER, COMPLETIONS, CHAT)):
                 self.metrics.count_prediction(*answered_by, time.perf_counter() - start)
 
     def _busy(self, path: str) -> JSONResponse | None:
-        """The answer to a request that is one too many."""
+        """Return the 503 answer where `max_requests` are in hand already, else None."""
         if self.in_hand < self.max_requests or path in self.unlimited:
             return None
         message = f"too much to do: {self.in_hand:,} requests are in hand; try again in 1 s"

@@ -1,4 +1,5 @@
-"""The page at / on which a person tries the model: one file, nothing from outside."""
+"""Serves the page at / on which a person tries the model: one file that loads nothing from
+outside."""
 
 from __future__ import annotations
 
@@ -23,12 +24,13 @@ def _page() -> str:
 
 @cache
 def _policy() -> str:
-    """Nothing runs but the page's own script, whatever a model's name or label may hold."""
+    """Return the page's Content-Security-Policy: the browser runs nothing but the page's own
+    script, whatever a model's name or label may hold."""
     return _POLICY.format(style=_hash("style"), script=_hash("script"))
 
 
 def _hash(element: str) -> str:
-    """Hash of the content of the page's one element with that name."""
+    """Return the hash of the content of the page's only element with this name."""
     content = _page().partition(f"<{element}>")[2].partition(f"</{element}>")[0]
     return f"'sha256-{b64encode(sha256(content.encode()).digest()).decode()}'"
 

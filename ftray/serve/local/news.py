@@ -1,4 +1,4 @@
-"""Tells whoever runs a service which version its replicas answer with, as that changes."""
+"""Tells the operator of a service when the replicas change the version with which they answer."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from ftray.store.deployments.routes import AliasDeployment
 
 
 class News:
-    """Reports changes of one alias, each once."""
+    """Reports each change of one alias once."""
 
     def __init__(self, alias: Alias, version: int | None) -> None:
-        """version: the one that the replicas began with."""
+        """version: the version with which the replicas began."""
         self._alias = alias
         self._answering = version
         self._known: dict[object, str] | None = None

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from ftray.errors import ServeError
 
 HOST, PORT = "127.0.0.1", 8000
-"""Defaults of a Ray Serve that `ftray serve` starts."""
+"""Default address and port of a Ray Serve that `ftray serve` starts."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """host, port: None takes those of a Ray Serve that runs already, else HOST and PORT."""
+    """host, port: None means those of a Ray Serve that runs already, else HOST and PORT."""
 
     host: str | None = None
     port: int | None = None

@@ -1,4 +1,4 @@
-"""Ports of this machine: whether it can listen on one, and a block of them for one service."""
+"""Checks whether this machine can listen on a port, and reserves a block of ports for a service."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from ftray.errors import ServeError
 
 BLOCK = 256
 _BLOCKS = range(20_480, 32_768, BLOCK)
-"""Above the ports of Ray's workers, below those that Linux gives to connections."""
+"""First ports of the blocks: above the ports of Ray's workers, and below those that Linux gives to
+outgoing connections."""
 
 
 def check_port(host: str, port: int) -> None:
-    """Raises ServeError when this machine cannot listen there."""
+    """Raises ServeError when this machine cannot listen on this address and port."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
-            # As the proxy does: a port whose last connections are still closing is free.
+            # The proxy sets this option, too: a port counts as free while its last connections are
+            # still closing.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except socket.gaierror as error:
@@ -38,8 +40,10 @@ def check_port(host: str, port: int) -> None:
 
 @contextmanager
 def port_block() -> Iterator[range]:
-    """BLOCK ports that no other block has inside the `with`, whatever becomes of this process: its
-    first port is held. The first few are free. Raises ServeError when all blocks are taken."""
+    """Reserve a block of BLOCK ports inside the `with`, and yield all ports but the first. This
+    process holds the first port, which keeps other services out; the port is free again however
+    the process ends. The first three ports of the result are free. Raises ServeError when all
+    blocks are taken."""
     for first in random.sample(_BLOCKS, len(_BLOCKS)):
         with socket.socket() as held, suppress(_Taken):
             _hold(held, first)

@@ -1,4 +1,4 @@
-"""Serve started, the model deployed and answering, and all of it gone at the end."""
+"""Starts Ray Serve, deploys the models, waits until they answer, and ends all of it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from ftray.serve.startup_errors import read_refusal
 from ftray.spec.sections.serving import ServeSpec
 
 START_SECONDS = 600.0
-"""How long replicas may take to start: a cluster may have to add nodes for them."""
+"""Seconds that replicas may take to start: a cluster may have to add nodes for them."""
 ANSWER_SECONDS = 90.0
-"""How long the HTTP proxy may take to answer once the replicas are ready."""
+"""Seconds that the HTTP proxy may take to answer once the replicas are ready."""
 _POLL_SECONDS = 0.1
 _HEAD = "node:__internal_head__"
 
@@ -35,10 +35,10 @@ Stopped = Callable[[], bool]
 
 
 class Progress(Protocol):
-    """Tells a person what goes on."""
+    """Shows a person the progress of the start."""
 
     def stage(self, name: str) -> None:
-        """Say that from now on `name` goes on."""
+        """Show that the stage `name` begins."""
         ...
 
     def say(self, line: str) -> None: ...
@@ -52,12 +52,13 @@ def endpoint(
     progress: Progress,
     stopped: Stopped,
 ) -> Iterator[str | None]:
-    """The URL under which `models` answer inside the block; None when `stopped` said so first.
+    """Yield the URL under which `models` answer inside the block; None when `stopped` returned True
+    first.
 
-    Needs a connection to Ray. Where Serve runs on the cluster already, the application goes beside
-    those of others, and leaves them as they are. Raises ServeError when there is no room for it or
-    nothing answers under the URL, and what made a replica refuse to start: a ModelError or
-    RunFailed.
+    Needs a connection to Ray. Where Serve runs on the cluster already, the application runs beside
+    the other applications, and leaves them as they are. Raises ServeError when the cluster's Serve
+    has no place for the application or nothing answers under the URL. Also raises the error that
+    made a replica refuse to start: a ModelError or RunFailed.
     """
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     name, node, running = app_name(models), _head(), find_running()
@@ -88,7 +89,8 @@ def _head() -> dict:
 
 
 def _check_port_of(node: dict, host: str, port: int) -> None:
-    """The proxy will run on the head node, which need not be this machine."""
+    """Check the port on the head node, where the proxy will run; the head need not be this
+    machine."""
     if node["NodeID"] == ray.get_runtime_context().get_node_id():
         check_port(host, port)
         return
@@ -108,8 +110,8 @@ def _start_serve(host: str, port: int) -> None:
     try:
         start()
     except (RayActorError, TimeoutError):
-        # Ray gave up a proxy that was slow to start, and starts another. Serve runs, and this
-        # connects to it; whether a proxy answers is looked at last.
+        # Ray gave up on a proxy that was slow to start, and starts another one. Serve runs, and the
+        # second call connects to it. `_wait_until_answering` checks last whether a proxy answers.
         start()
 
 
@@ -121,7 +123,8 @@ def _deploy(models: Sequence[ServedModel], spec: ServeSpec, prefix: str) -> None
 
 
 def _wait_until_running(name: str, say: Callable[[str], None], stopped: Stopped) -> bool:
-    """False when `stopped`. Raises what a replica refused for, RunFailed for any other failure."""
+    """Return True once the application runs, False when `stopped`. Raises the error for which a
+    replica refused to start, and RunFailed for any other failure."""
     end = time.monotonic() + START_SECONDS
     said = ""
     while not stopped():
@@ -133,7 +136,8 @@ def _wait_until_running(name: str, say: Callable[[str], None], stopped: Stopped)
             return True
         messages = [deployment.message for deployment in status.deployments.values()]
         message = "\n".join(filter(None, messages)) or status.message
-        # Ray Serve starts a failed replica again; one that was refused will be refused again.
+        # Ray Serve starts a failed replica again; a replica that refused to start would refuse
+        # again.
         if refused := read_refusal(message):
             raise refused
         if status.status in {"DEPLOY_FAILED", "UNHEALTHY"}:
@@ -142,7 +146,7 @@ def _wait_until_running(name: str, say: Callable[[str], None], stopped: Stopped)
             raise _failed(name, f"not ready after {START_SECONDS:g} s. {message}")
         news = message.partition("\n")[0]
         if news and news != said:
-            # Such as: the cluster has no free CPU for a replica.
+            # For example, that the cluster has no free CPU for a replica.
             say(news)
             said = news
         time.sleep(_POLL_SECONDS)
@@ -157,14 +161,15 @@ def _failed(name: str, message: str) -> RunFailed:
 
 
 def _url(host: str, port: int, head: str) -> str:
-    """Where to reach a proxy that listens on `host`."""
+    """Return the URL of a proxy that listens on `host`. head: address of the head node."""
     reached = head if host in {"0.0.0.0", "::"} else host
     return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
 
 
 def _wait_until_answering(url: str, stopped: Stopped) -> bool:
-    """False when `stopped`. Raises ServeError when nothing answers in time."""
-    # A proxy that the environment names is for the world outside.
+    """Return True once the URL answers, False when `stopped`. Raises ServeError when nothing
+    answers in time."""
+    # Ignore an HTTP proxy that the environment names: it is for the outside world.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     end = time.monotonic() + ANSWER_SECONDS
     while not stopped():

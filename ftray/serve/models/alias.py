@@ -1,4 +1,4 @@
-"""An alias that replicas serve: what its route says, and what they write into it."""
+"""An alias that replicas serve: reads its route file and reports, and writes changes into them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ftray.store.root import Root, open_root
 
 @dataclass(frozen=True)
 class Alias:
-    """Of the model `name` below the storage root at `storage`. deployed: what it meant when the
-    service was deployed; what counts where nobody has written a route.
+    """An alias of the model `name` below the storage root at `storage`. deployed: the version that
+    the alias meant when the service was deployed; replicas serve it while no route file exists.
 
     Every method raises RegistryError for a file that is no route or report, and StorageError for a
-    storage that does not answer. Those that change the route return it as it is then.
+    storage that does not answer. Methods that change the route return the route after the change.
     """
 
     storage: str
@@ -29,7 +29,7 @@ class Alias:
 
     @cached_property
     def root(self) -> Root:
-        """Opened once a process: each opening makes a client of the storage."""
+        """The storage root, opened once a process: each opening creates a storage client."""
         return open_root(self.storage)
 
     def folder(self, stop: VersionRef) -> Location:

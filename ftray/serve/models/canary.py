@@ -1,9 +1,10 @@
-"""Whether a version on trial does as well as the current one, by the counts of all replicas.
+"""Decides whether a trial ends: compares the version on trial with the current one by the request
+counts of all replicas.
 
-After every answer may be looked, and the trial may be ended, without an error becoming likelier:
-each share lies within its bounds at all times with a probability of 99.5 % (a confidence sequence:
-the Bayes factor of a uniform prior against any one share is a martingale, so Ville's inequality
-bounds how often it ever exceeds 1/0.005; Robbins 1970).
+The test may run after every answer, and may end the trial each time, without raising the error
+probability: each share lies within its bounds at all times with a probability of 99.5 % (a
+confidence sequence: the Bayes factor of a uniform prior against any one share is a martingale, so
+Ville's inequality bounds how often the factor ever exceeds 1/0.005; Robbins 1970).
 """
 
 from __future__ import annotations
@@ -15,29 +16,29 @@ from collections.abc import Callable
 from ftray.store.deployments.reports import Counts, TrialCounts
 
 FEWEST = 20
-"""Requests to the version on trial before anything is said of it."""
+"""Requests that the version on trial must have had before `verdict` judges it."""
 _ERROR = 0.005
 _MORE = 0.05
-"""By how much a share may be larger than the current version's."""
+"""Margin by which a share of the version on trial may exceed the current version's share."""
 _FAILS_ANYWAY = 0.5
-"""Share of failures that ends a trial whatever the current version does."""
+"""Share of failed requests that ends a trial, however often the current version fails."""
 _BASELINE = 50
-"""Answers of the current version by which a replica tells what is slow."""
+"""Answers of the current version whose times set a replica's limit for slow answers."""
 _WAITING = 1000
 _SLOWER, _SLOWER_S = 2.0, 0.02
 
 
 class Tally:
-    """Counts of one trial at one replica. Times are those of single requests, in seconds. The
-    replica's own first answers set the limit for slow ones: a slow machine is slow for both
-    versions."""
+    """Counts of one trial at one replica. Times are in seconds, for single requests. The current
+    version's first answers at this replica set the limit for slow answers: a slow machine is slow
+    for both versions."""
 
     def __init__(self, trial: str) -> None:
         self._trial = trial
         self._counts = {False: Counts(), True: Counts()}
         self._baseline: list[float] = []
         self._early: deque[float] = deque(maxlen=_WAITING)
-        """Times on trial from before the baseline was there."""
+        """Times of the version on trial from before the baseline was complete."""
         self._slow_s = math.inf
 
     @property
@@ -59,7 +60,7 @@ class Tally:
         self._add(on_trial, failed=1)
 
     def broke_off(self, on_trial: bool) -> None:
-        """Turn an answer that ended after its first piece into a failure."""
+        """Count an answer that broke off after its first piece as failed, not as answered."""
         self._add(on_trial, answered=-1, failed=1)
 
     def _begin_timing(self) -> None:
@@ -79,7 +80,7 @@ class Tally:
 
 
 def verdict(current: Counts, tried: Counts) -> str:
-    """Why the trial is to end; empty while there is no reason."""
+    """Return why the trial must end; empty while there is no reason."""
     requests = tried.answered + tried.failed
     if requests < FEWEST:
         return ""
@@ -96,11 +97,12 @@ def verdict(current: Counts, tried: Counts) -> str:
 
 
 def bounds(hits: int, of: int) -> tuple[float, float]:
-    """Between which the share lies of which so many hits were seen, however often one looks."""
+    """Return the lower and the upper bound of a share, given `hits` hits among `of` requests. The
+    bounds hold however often a caller looks."""
     if of == 0:
         return 0.0, 1.0
     misses = of - hits
-    # Bayes factor of a uniform prior against a share p, but for the part that depends on p.
+    # Log of the Bayes factor of a uniform prior against a share p, without the part depending on p.
     prior = math.lgamma(hits + 1) + math.lgamma(misses + 1) - math.lgamma(of + 2)
 
     def outside(share: float) -> bool:
@@ -115,7 +117,8 @@ def bounds(hits: int, of: int) -> tuple[float, float]:
 
 
 def _edge(outside: Callable[[float], bool], far: float, near: float) -> float:
-    """Find the edge of `outside` between a share that is inside and an end of the scale."""
+    """Find, by bisection, where `outside` changes between the share `near`, which is inside the
+    bounds, and `far`, an end of the scale."""
     if not outside(far):
         return far
     for _ in range(40):

@@ -12,16 +12,16 @@ from ftray.serve.ops.log import logger
 _log = logger(__name__)
 
 _PATIENCE_S = 5.0
-"""How long a check waits for a golden answer. A model that takes longer is busy, unless its thread
-hangs, which its stopwatch tells."""
+"""Seconds that a check waits for a golden answer. A model that takes longer counts as busy; the
+stopwatch of a model's thread finds a thread that hangs."""
 
 
 class Unhealthy(RuntimeError):
-    """The replica should be replaced."""
+    """Ray Serve should replace this replica."""
 
 
 class Health:
-    """Of the models that a replica holds."""
+    """Health of the models that a replica holds. held: returns these models."""
 
     def __init__(self, held: Callable[[], Sequence[Live]]) -> None:
         self._held = held
@@ -29,14 +29,15 @@ class Health:
 
     @property
     def fault(self) -> str:
-        """Which model does not answer, and why; empty where all do."""
+        """Name of a model that does not answer, and why; empty where all models answer."""
         faulty = ((live, live.fault) for live in self._held())
         told = (f"{label(live)} does not answer: {fault}" for live, fault in faulty if fault)
         return next(told, "")
 
     async def check(self) -> None:
-        """Ask one model for a golden answer, in its own thread: one at fault, one that failed
-        lately, or else the one that was not asked for longest. Raises Unhealthy."""
+        """Ask one model for a golden answer, in the thread where that model computes. Models that
+        have a fault or failed lately come first; among equals, the model that was checked longest
+        ago. Raises Unhealthy where a model has a fault."""
         if self._checking is None or self._checking.done():
             due = min(self._held(), key=_turn, default=None)
             loop = asyncio.get_running_loop()

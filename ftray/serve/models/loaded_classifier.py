@@ -1,4 +1,4 @@
-"""One version of a model that labels."""
+"""One loaded version of a model that assigns labels to texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ftray.serve.runners.soundness import Soundness
 
 @dataclass(frozen=True, eq=False)
 class LiveModel:
-    """It has given its golden answers. Made by `Loader`."""
+    """A version that has reproduced its golden answers. `Loader` makes it."""
 
     name: str
     version: int | None
@@ -32,7 +32,8 @@ class LiveModel:
     engine: Engine
     metrics: Metrics
     home: Engine | None = None
-    """The engine that it shares with other models, while it has one of its own."""
+    """The engine shared with other models, to which this model returns after a trial; None unless
+    `engine` is this model's own."""
     soundness: Soundness = field(default_factory=Soundness)
 
     @property
@@ -41,11 +42,11 @@ class LiveModel:
 
     @property
     def fault(self) -> str:
-        """Why it does not answer; empty where it does."""
+        """Why the model does not answer; empty where it does."""
         return self.soundness.fault or self.engine.fault
 
     async def check(self) -> None:
-        """Give a golden answer, in the thread where the model computes, and note what came out."""
+        """Replay a golden answer in the thread where the model computes, and note the result."""
         replay = partial(self.predictor.check_golden, most=1)
         await self.soundness.check(label(self), self.engine.between(replay))
 
@@ -54,7 +55,7 @@ class LiveModel:
         return self.predictor.info
 
     async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
-        """The texts share forward passes with those of other requests. Raises BadPrompt,
+        """Label the texts, in forward passes shared with other requests. Raises BadPrompt,
         Overloaded, Unavailable."""
         require_sound(self)
         require_contents([not self.predictor.task.is_blank(text) for text in texts])
@@ -66,20 +67,22 @@ class LiveModel:
         return answers
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-        """Raises BadPrompt."""
+        """Raises BadPrompt: a model that labels does not generate."""
         raise BadPrompt("prompt", "the model labels texts: ask /v1/predict", "no_generation")
 
     def apart(self) -> LiveModel:
-        """The same with an engine of its own: when it is slow, no other model waits for it."""
+        """Return this model with an engine of its own, so that no other model waits for a slow
+        one."""
         return replace(self, engine=self.engine.another(), home=self.engine)
 
     def settled(self) -> LiveModel:
-        """The same where it was before it was set apart."""
+        """Return this model on the shared engine that it used before `apart`."""
         assert self.home is not None
         self.close()
         return replace(self, engine=self.home, home=None)
 
     def close(self) -> None:
-        """Nobody asks from now on but those who have begun; they are still answered."""
+        """Close the model's own engine, if it has one. The caller sends no new request; the engine
+        still answers those that have begun."""
         if self.home is not None:
             self.engine.close()

@@ -1,4 +1,4 @@
-"""One version of a model that generates."""
+"""One loaded version of a model that generates text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ftray.spec.sections.serving import Batching
 
 @dataclass(frozen=True, eq=False)
 class LiveGenerator:
-    """It has given its golden answers. Made by `Loader`."""
+    """A version that has reproduced its golden answers. `Loader` makes it."""
 
     name: str
     version: int | None
@@ -45,7 +45,7 @@ class LiveGenerator:
     def __post_init__(self) -> None:
         count = partial(_count, self.metrics, self.name, self.version)
         talks = Talks(self.generator, self.batching, self.capacity.cache_tokens, count)
-        # A frozen dataclass has no other way to hold what is made of its fields.
+        # A frozen dataclass can set a field computed from its other fields in no other way.
         object.__setattr__(self, "talks", talks)
 
     @property
@@ -54,11 +54,11 @@ class LiveGenerator:
 
     @property
     def fault(self) -> str:
-        """Why it does not answer; empty where it does."""
+        """Why the model does not answer; empty where it does."""
         return self.soundness.fault or self.talks.watch.fault
 
     async def check(self) -> None:
-        """Give a golden answer, in the thread where the model computes, and note what came out."""
+        """Replay a golden answer in the thread where the model computes, and note the result."""
         replay = partial(self.generator.check_golden, most=1)
         await self.soundness.check(label(self), self.talks.between(replay))
 
@@ -67,16 +67,18 @@ class LiveGenerator:
         return self.generator.info
 
     async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
-        """What each text goes on with, at its likeliest. Raises BadPrompt, Overloaded."""
+        """Return the greedy continuation of each text. Raises BadPrompt, Overloaded,
+        Unavailable."""
         if top_k is not None:
             raise BadPrompt("top_k", "the model generates text: it has no labels", "no_labels")
         require_contents([not self.generator.task.is_blank(text) for text in texts])
-        # Those that wait for others of the same request wait here, for as long as it takes.
+        # At most max_size texts of this request enter the scheduler at once. The others wait at
+        # this semaphore, without a time limit.
         places = asyncio.Semaphore(self.batching.max_size)
         tasks = [asyncio.ensure_future(self._text(text, places)) for text in texts]
         try:
             written = await asyncio.gather(*tasks)
-        finally:  # of those whose neighbour failed, or whose client went away
+        finally:  # the other texts need no answer where one failed or the client went away
             for task in tasks:
                 task.cancel()
         outputs = [{GENERATED: text} for text in written]
@@ -88,10 +90,10 @@ class LiveGenerator:
             return "".join([piece.text async for piece in generation.pieces])
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-        """Its steps are shared with those of other requests. Raises BadPrompt, Overloaded,
-        Unavailable."""
+        """Start an answer; its decoding steps are shared with other requests. Raises BadPrompt,
+        Overloaded, Unavailable."""
         require_sound(self)
-        # Off the event loop, where others wait for the tokens of a long prompt to be found.
+        # Tokenize off the event loop: there, a long prompt would hold up all other requests.
         ids = await asyncio.to_thread(self._ids, prompt)
         room = min(self.capacity.max_tokens, self.capacity.context - len(ids))
         most = min(sampling.max_tokens or room, room)
@@ -128,14 +130,14 @@ class LiveGenerator:
         return not prompt or self.generator.task.is_blank(json.dumps(prompt))
 
     def apart(self) -> LiveGenerator:
-        """It has a thread of its own in any case."""
+        """Return this model: a generator has a thread of its own in any case."""
         return self
 
     def settled(self) -> LiveGenerator:
         return self
 
     def close(self) -> None:
-        """Its thread ends once those that have begun are answered."""
+        """Do nothing: the model's thread ends by itself once it has answered all requests."""
 
 
 def _count(metrics: Metrics, name: str, version: int | None, told: Usage) -> None:

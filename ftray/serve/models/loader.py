@@ -1,4 +1,4 @@
-"""From a model folder to a version that answers."""
+"""Loads a version from its model folder and checks its golden answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ftray.store.files.location import Location
 
 
 class Live(Protocol):
-    """One version of a model, which has given its golden answers."""
+    """One loaded version of a model, which has reproduced its golden answers."""
 
     @property
     def name(self) -> str: ...
@@ -42,7 +42,7 @@ class Live(Protocol):
 
     @property
     def loaded(self) -> LoadedModel:
-        """What takes the memory."""
+        """The object that holds the weights: `Slots` frees a slot once this object is gone."""
         ...
 
     @property
@@ -50,11 +50,11 @@ class Live(Protocol):
 
     @property
     def fault(self) -> str:
-        """Why it does not answer; empty where it does."""
+        """Why the model does not answer; empty where it does."""
         ...
 
     async def check(self) -> None:
-        """Give a golden answer, in the thread where the model computes, and note what came out."""
+        """Replay a golden answer in the thread where the model computes, and note the result."""
         ...
 
     async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers: ...
@@ -62,15 +62,17 @@ class Live(Protocol):
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation: ...
 
     def apart(self) -> Self:
-        """The same where no other model waits for it when it is slow."""
+        """Return this model with a thread of its own, so that no other model waits for a slow
+        one."""
         ...
 
     def settled(self) -> Self:
-        """The same where it was before it was set apart."""
+        """Return this model in the thread that it used before `apart`."""
         ...
 
     def close(self) -> None:
-        """Nobody asks from now on but those who have begun; they are still answered."""
+        """Release the model's own thread, if it has one. The caller sends no new request; those
+        that have begun are still answered."""
         ...
 
 
@@ -81,22 +83,24 @@ class Loader:
     batching: Batching
     compute: Compute
     limits: GenerationLimits
-    """Of models that generate."""
+    """Limits for models that generate."""
     metrics: Metrics
     engine: Engine
     pool: Pool | None
-    """By which they share what is equal in them; to find that takes a while."""
+    """Shares equal weights and tokenizers between models. None where one model is served: comparing
+    the weights takes a while."""
     _generators: WeakSet[LiveGenerator] = field(default_factory=WeakSet)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def waiting(self) -> int:
-        """Rows and requests that have not begun."""
+        """Number of rows and generation requests whose computation has not begun."""
         return self.engine.waiting + sum(talks.waiting for talks in self._talks())
 
     @property
     def utilization(self) -> float:
-        """Work in hand of all models, as a share of what one of them computes at once."""
+        """Work in hand: the sum over the shared engine and all generators, each as a share of its
+        full batch."""
         return self.engine.utilization + sum(talks.utilization for talks in self._talks())
 
     def _talks(self) -> list[Talks]:
@@ -106,12 +110,14 @@ class Loader:
     def load(
         self, folder: Location, name: str, version: int | None, trust_remote_code: bool = False
     ) -> Live:
-        """Raises ModelError when there is no model, or it does not give its golden answers."""
+        """Load a version. Raises ModelError when the folder holds no model, or the model does not
+        reproduce its golden answers."""
         model = load_model(folder, self.batching.max_size, self.compute, trust_remote_code)
         if self.pool is not None and self.compute.backend == "torch":
             self.pool.add(model)
         elif isinstance(model, Predictor):
-            # Only here: to share passes the blocks themselves are needed.
+            # A traced graph replaces the model's blocks, which models of a pool need to share
+            # forward passes: only a model outside a pool is traced.
             model.trace()
         model.check_golden()
         if isinstance(model, Generator):

@@ -1,4 +1,4 @@
-"""The models that a replica serves, and those of them that it holds: the last used ones."""
+"""The model cache of a replica: holds the most recently used of the models that it serves."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from ftray.serve.settings import ServedModel
 _log = logger(__name__)
 
 Start = Callable[[ServedModel, Slots], VersionRouter]
-"""Loads what is to be served, in slots. Raises ModelError when it does not prove itself."""
+"""Loads a served model into slots. Raises ModelError when it does not give its golden answers."""
 _LOADERS = 4
 _RETRY_AFTER_S = 5
 
 
 class ModelCache:
-    """At most `most` models are loaded at once; who is asked for another one waits until the least
-    recently used one has gone and that one is loaded, for `wait_s` at most."""
+    """Holds at most `most` loaded models. A request for another model waits, for `wait_s` at most,
+    until the cache has evicted the least recently used model and loaded the requested one."""
 
     def __init__(
         self, served: Sequence[ServedModel], start: Start, most: int, wait_s: float
     ) -> None:
-        """Loads as many as may be held. Raises as `start`."""
+        """Load as many of the served models as the cache may hold. Raises as `start`."""
         self._start, self._wait_s = start, wait_s
         self.entries = tuple(Entry(model, self) for model in served)
-        self._held: OrderedDict[str, VersionRouter] = OrderedDict()  # by use, the latest one last
+        self._held: OrderedDict[str, VersionRouter] = OrderedDict()  # the last used one last
         self._loading: dict[str, asyncio.Task[VersionRouter]] = {}
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="load")
         self._slots = Slots(most, wait_s, self._let_go)
@@ -49,7 +49,8 @@ class ModelCache:
             self._held[model.address] = start(model, self._slots)
 
     def find(self, name: str, version: str | None = None) -> Entry | None:
-        """By its name, or by its address where several versions of one model are served."""
+        """Find an entry by its name, or by its address where several versions of one model are
+        served."""
         for entry in self.entries:
             if name in (entry.name, entry.address) and version in (None, version_number(entry)):
                 return entry
@@ -60,15 +61,15 @@ class ModelCache:
 
     @property
     def current(self) -> list[Live]:
-        """List the version that answers of each model that is held."""
+        """The current version of each model that the cache holds."""
         return [shelf.current for shelf in self._held.values()]
 
     async def shelf(self, model: ServedModel) -> VersionRouter:
-        """Return the model's shelf, loaded if need be, and mark it as used last. Raises
+        """Return the model's version router, loaded if need be, and mark it as used last. Raises
         Unavailable, Overloaded."""
         address = model.address
         if (shelf := self._held.get(address)) is not None:
-            with suppress(KeyError):  # let go by another thread since
+            with suppress(KeyError):  # another thread has evicted it since
                 self._held.move_to_end(address)
             return shelf
         if pause := self._failed.left_s(address):
@@ -79,7 +80,7 @@ class ModelCache:
             task.add_done_callback(lambda _: self._loading.pop(address))
         try:
             async with asyncio.timeout(self._wait_s) as limit:
-                # Others may wait for it too when this caller goes away.
+                # The load goes on when this caller is cancelled: other callers may wait for it.
                 return await asyncio.shield(self._loading[address])
         except TimeoutError:
             if not limit.expired():
@@ -92,7 +93,7 @@ class ModelCache:
             shelf = await loop.run_in_executor(self._loaders, self._start, model, self._slots)
         except Overloaded:
             raise
-        except Exception as error:  # noqa: BLE001 - logged, and told to all who ask
+        except Exception as error:  # noqa: BLE001 - logged, and raised in all callers
             self._failed.again(address)
             _log.error("%s cannot be loaded: %s", address, error, exc_info=_unforeseen(error))
             raise _unavailable(model, self._failed.left_s(address)) from None
@@ -101,7 +102,8 @@ class ModelCache:
         return shelf
 
     def _let_go(self, but: str) -> str | None:
-        """Let go of the least recently used model other than `but`, and return its address."""
+        """Evict the least recently used model other than `but`. Return the evicted model's address;
+        None where there is none."""
         for address in list(self._held):
             if address != but and (shelf := self._held.pop(address, None)) is not None:
                 shelf.close()
@@ -119,7 +121,7 @@ def _unforeseen(error: Exception) -> Exception | None:
 
 @dataclass(frozen=True)
 class Entry:
-    """One served model, held or not: a `Backend`."""
+    """The `Backend` of one served model, whether the cache holds the model or not."""
 
     model: ServedModel
     catalog: ModelCache

@@ -1,4 +1,7 @@
-"""The report of one replica on what it answers with, for those who promote and for the others."""
+"""Writes the report of one replica: the version with which it answers, and the counts of a trial.
+
+The commands that promote a version and the other replicas read the reports.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ _log = logger(__name__)
 
 
 class Reporter:
-    """Writes the report when it changes, and every few seconds as a sign of life. What cannot be
-    written is logged, and written later."""
+    """Writes the report when it changes, and every few seconds as a heartbeat. A write that fails
+    is logged; the next heartbeat writes the report again."""
 
     def __init__(self, alias: Alias, replica: str, lease_s: float = LEASE_S) -> None:
         self.replica = replica
@@ -52,8 +55,8 @@ class Reporter:
                 self._write(self._told.model_copy(update={"beat": self._told.beat + 1}))
 
     def keep_on(self, over: threading.Event) -> None:
-        """Give signs of life, and delete the reports of replicas that give none, until it is
-        `over`; then the report is deleted."""
+        """Write heartbeats, and delete the reports of dead replicas, until `over` is set; then
+        delete this replica's report."""
         swept = 0
         while not over.wait(BEAT_S):
             self.beat()
@@ -63,7 +66,7 @@ class Reporter:
         self.withdraw()
 
     def withdraw(self) -> None:
-        """Delete the report; the replica ends."""
+        """Delete the report, and write no other one: the replica ends."""
         with self._lock:
             self._told, self._over = None, True
             try:

@@ -1,7 +1,7 @@
-"""Bounds how many models a process has loaded at once.
+"""Bounds the number of models that a process has loaded at once.
 
-Counted are models that are being loaded, those that answer, and those that were let go and have
-requests to end: a slot is free again when nothing refers to its model any more.
+Models that are being loaded, models that answer, and evicted models with unfinished requests all
+count. A slot is free again when nothing refers to its model any more.
 """
 
 from __future__ import annotations
@@ -18,25 +18,27 @@ _LOOK_S = 0.01
 _RETRY_AFTER_S = 5
 
 Evict = Callable[[str], str | None]
-"""Lets go of the models of another owner than the named one. Returns that owner; None where there
-is none."""
+"""Evicts the models of one owner other than the named one. Returns the evicted owner; None where
+there is none."""
 
 
 class Slots:
-    """Used by all threads that load models."""
+    """Slots for loaded models, shared by all threads that load models. An owner is the address of a
+    served model; its versions take a slot each."""
 
     def __init__(self, count: int, wait_s: float, evict: Evict) -> None:
         self._count, self._wait_s, self._evict = count, wait_s, evict
         self._owners: dict[object, str] = {}
-        """Slot -> whose model is in it. Each change is one step, as models may go at any time."""
+        """Slot -> owner of the model in it. Each change is a single dict operation, as a model's
+        finalizer may remove a slot at any time."""
         self._leaving: set[object] = set()
-        """Slots of models that were let go."""
+        """Slots of evicted models that are still in memory."""
         self._waiting = 0
         self._lock = threading.Lock()
 
     def hold(self, owner: str, load: Callable[[], Live]) -> Live:
-        """Return what `load` returns, once there is a slot for it. A new version of the only model
-        that is loaded needs no free slot.
+        """Wait for a slot, then load a model with `load` and return it. A new version needs no free
+        slot where all loaded models are versions of the same owner.
 
         Raises Overloaded where no slot gets free in time, and as `load`.
         """
@@ -65,8 +67,8 @@ class Slots:
                 self._waiting -= 1
 
     def _free(self, owner: str) -> object | None:
-        """Take a slot; None where none is free yet. One model is let go for each caller that
-        waits."""
+        """Take a slot; None where none is free yet. Where all are taken, evict a model first,
+        unless as many evicted models are leaving as callers wait."""
         with self._lock:
             self._leaving &= self._owners.copy().keys()
             if self._is_full(owner) and len(self._leaving) < self._waiting:

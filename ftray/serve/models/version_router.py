@@ -9,9 +9,10 @@ from contextvars import ContextVar
 from ftray.store.deployments.routes import Trial
 
 CALLER_HEADER = "x-ftray-caller"
-"""Requests with the same value are answered by the same version for as long as a trial goes on."""
+"""Header that binds a caller to a version: the same version answers all requests with the same
+value while a trial goes on."""
 CALLER: ContextVar[str] = ContextVar("caller", default="")
-"""Value of that header in the current request; empty without the header."""
+"""Value of `CALLER_HEADER` in the current request; empty without the header."""
 
 
 def is_tried(trial: Trial) -> bool:

@@ -1,7 +1,7 @@
-"""The versions that a replica holds: the current one, and one on trial beside it.
+"""The version router of one model at a replica: the current version, and one on trial beside it.
 
-A new version is loaded while the old one answers; the two change places once the new one has
-proved itself. Requests that have begun end where they began.
+A new version loads while the old one answers. The new version becomes the current one once it has
+reproduced its golden answers. A request that has begun ends at the version where it began.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from ftray.store.deployments.routes import Trial
 _log = logger(__name__)
 
 _NO_FAULT = (Overloaded, BadPrompt, asyncio.CancelledError)
-"""Of a version that raises them, but for TooLate: a version that hangs is never on time."""
+"""Exceptions that do not count as failures of the version that raises them. Their subclass TooLate
+does count: a version that hangs never answers in time."""
 
 CountShadow = Callable[[int | None, bool], None]
-"""Told of each text that a version in the shadow answered, and whether its label was the current
-version's."""
+"""Called for each text that a shadow version answered, with that version and with whether its label
+or generated text equals the current version's."""
 
 
 @dataclass
@@ -44,7 +45,8 @@ class _OnTrial:
 
 
 class VersionRouter:
-    """Changed by one thread at a time, asked on the event loop."""
+    """Routes requests to the current version or the one on trial. One thread at a time changes the
+    versions; requests run on the event loop."""
 
     def __init__(self, current: Live, count_shadow: CountShadow) -> None:
         self.current = current
@@ -52,10 +54,10 @@ class VersionRouter:
         self._trial: _OnTrial | None = None
         self._shadows: set[asyncio.Task[None]] = set()
         self.over = threading.Event()
-        """Set once nobody asks any more but those who have begun."""
+        """Set by `close`: no new request comes, and those that have begun are still answered."""
 
     async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
-        """By one version. Raises what its model raises."""
+        """Answer all texts with one version. Raises what its model raises."""
         on_trial = self._trial
         if on_trial is None:
             return await self.current.answer(texts, top_k)
@@ -70,7 +72,7 @@ class VersionRouter:
                 return await self._judged(on_trial, True, texts, top_k)
             except _NO_FAULT:
                 raise
-            except Exception:  # noqa: BLE001 - counted; a trial costs nobody an answer
+            except Exception:  # noqa: BLE001 - counted; the current version answers instead
                 _log.warning("version %s failed on trial", on_trial.model.version, exc_info=True)
         return await self._judged(on_trial, False, texts, top_k)
 
@@ -93,9 +95,9 @@ class VersionRouter:
         return answers
 
     def _keep(self, shadow: Coroutine[None, None, None]) -> None:
-        """Let it run, although nobody waits for it."""
+        """Run a shadow request in the background; no caller awaits it."""
         task = asyncio.get_running_loop().create_task(shadow)
-        self._shadows.add(task)  # the loop itself keeps no task alive
+        self._shadows.add(task)  # the event loop holds only weak references to tasks
         task.add_done_callback(self._shadows.discard)
 
     async def _shadow(self, on_trial: _OnTrial, texts: Sequence[str], told: Answers) -> None:
@@ -111,8 +113,9 @@ class VersionRouter:
             self._count_shadow(on_trial.model.version, ours == theirs)
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-        """By one version; what it fails with before its first piece costs a trial nobody's answer.
-        Raises what its model raises."""
+        """Generate with one version. Where the version on trial fails before its first piece, the
+        current version answers instead, unless the failure is Overloaded. Raises what the model of
+        the answering version raises."""
         on_trial = self._trial
         if on_trial is None:
             return await self.current.generate(prompt, sampling)
@@ -123,7 +126,7 @@ class VersionRouter:
             except (Overloaded, asyncio.CancelledError):
                 raise
             except BadPrompt:
-                pass  # the current version may take it
+                pass  # the current version may accept the prompt
             except Exception:  # noqa: BLE001 - counted
                 _log.warning("version %s failed on trial", on_trial.model.version, exc_info=True)
         generation = await self._begun(on_trial, False, prompt, sampling)
@@ -135,7 +138,8 @@ class VersionRouter:
     async def _begun(
         self, on_trial: _OnTrial, tried: bool, prompt: Prompt, sampling: Sampling
     ) -> Generation:
-        """Once its first piece is there; the time to it counts, as answers differ in length."""
+        """Generate with one version, and return once its first piece is there. The tally gets the
+        time to the first piece, as answers differ in length."""
         model, tally = on_trial.model if tried else self.current, on_trial.tally
         began = time.perf_counter()
         try:
@@ -159,7 +163,7 @@ class VersionRouter:
         sampling: Sampling,
         pieces: AsyncGenerator[Piece, None],
     ) -> AsyncGenerator[Piece, None]:
-        """`pieces`, and when they are over the version in the shadow is asked the same."""
+        """Yield `pieces`; after the last one, send the same prompt to the shadow version."""
         told = []
         async with aclosing(pieces):
             async for piece in pieces:
@@ -178,7 +182,7 @@ class VersionRouter:
         except Exception:  # noqa: BLE001 - counted, and nobody waits for it
             _log.warning("version %s failed in the shadow", on_trial.model.version, exc_info=True)
             return
-        if not sampling.temperature:  # what is drawn by chance need not be the same
+        if not sampling.temperature:  # sampled texts may differ by chance
             self._count_shadow(on_trial.model.version, text == told)
 
     @property
@@ -187,16 +191,16 @@ class VersionRouter:
 
     @property
     def counts(self) -> TrialCounts | None:
-        """Of the trial."""
+        """Counts of the trial; None where no version is on trial."""
         return None if self._trial is None else self._trial.tally.counts
 
     def on_trial(self, version: int) -> Live | None:
-        """The version on trial, where it is that one."""
+        """Return the model on trial where it is this version, else None."""
         held = self._trial
         return held.model if held is not None and held.trial.stop.version == version else None
 
     def advance(self, model: Live) -> None:
-        """Answer with `model`, which may have been on trial."""
+        """Make `model` the current version and close the old one; `model` may be on trial."""
         old = self.current
         if self._trial is not None and self._trial.model is model:
             self.current, self._trial = model.settled(), None
@@ -207,7 +211,7 @@ class VersionRouter:
     def try_out(self, trial: Trial, model: Live) -> None:
         self.end_trial()
         self._trial = _OnTrial(trial, model.apart())
-        if self.over.is_set():  # since it began to load
+        if self.over.is_set():  # `close` was called while the model was loading
             self.end_trial()
 
     def end_trial(self) -> None:
@@ -223,7 +227,8 @@ class VersionRouter:
 async def _rest(
     tally: Tally, tried: bool, first: Piece, pieces: AsyncGenerator[Piece, None]
 ) -> AsyncGenerator[Piece, None]:
-    """`first` and the pieces behind it; what fails there is a version's failure too."""
+    """Yield `first` and the pieces after it. An exception there counts as a failure of the
+    version."""
     async with aclosing(pieces):
         try:
             yield first

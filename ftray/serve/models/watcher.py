@@ -1,9 +1,11 @@
-"""Keeps a replica at the versions that its alias leads to.
+"""Keeps a replica at the versions to which its alias points.
 
-A version answers once this replica got its golden answers and the route, where every replica looks,
-has it as proven. One that does not prove itself is refused for all replicas: the route goes back to
-the last version that did, unless another replica answers with it by then; then this replica alone
-is at fault, says so, and tries again later.
+A version answers at a replica once the replica has reproduced the version's golden answers and has
+marked the version as proven in the route, which every replica reads. Where this write fails, the
+replica goes by the route that it read before. Where the golden answers do not come out, the replica
+refuses the version for all replicas: the route goes back to the last proven version. If another
+replica has proven the refused version by then, the route stays. Then this replica alone is at
+fault: it reports the refusal, and tries again later.
 """
 
 from __future__ import annotations
@@ -27,18 +29,18 @@ _EVERY_S = 2.0
 _log = logger(__name__)
 
 Load = Callable[[VersionRef], Live]
-"""Raises ModelError when the version does not prove itself."""
+"""Loads a version. Raises ModelError when the version does not reproduce its golden answers."""
 
 
 class Watcher:
-    """Follows one alias. The constructor loads the versions that the alias leads to; one thread at
-    a time calls `poll`."""
+    """Follows one alias. The constructor loads the versions to which the alias points. One thread
+    at a time calls `poll`."""
 
     def __init__(
         self, alias: Alias, load: Load, reporter: Reporter, count_shadow: CountShadow
     ) -> None:
-        """Raises as `load` where neither what the alias leads to nor what proved itself before
-        gives its golden answers."""
+        """Raises as `load` where neither the alias's current version nor the last proven version
+        reproduces its golden answers."""
         self._alias, self._load, self._reporter = alias, load, reporter
         self._refusal: Refusal | None = None
         self._failed = Backoff()
@@ -50,14 +52,15 @@ class Watcher:
         self._report()
 
     def follow(self) -> None:
-        """Poll and report in threads, until the shelf is closed."""
-        # Who reports holds no model, whatever the storage makes it wait for.
+        """Poll and report in threads, until the version router is closed."""
+        # The reporting thread refers to no model: while it waits for the storage, models can go.
         report = partial(self._reporter.keep_on, self.shelf.over)
         for work in (self._keep_polling, report):
             threading.Thread(target=work, name="ftray-alias", daemon=True).start()
 
     def poll(self) -> None:
-        """Hold what the route says by now, and say what is held. Raises as `Alias`."""
+        """Read the route, load and switch to its versions, judge the trial, and report the versions
+        held. Raises as `Alias`."""
         route = self._alias.route()
         self._failed.forget_but((route.since, route.current), route.trial and route.trial.id)
         self._advance(route)
@@ -69,8 +72,9 @@ class Watcher:
         while not self.shelf.over.wait(_EVERY_S):
             try:
                 self.poll()
-            except Exception:  # noqa: BLE001 - a replica must not stop to follow
-                # Such as a storage that does not answer: it changes nothing, and is asked again.
+            except Exception:  # noqa: BLE001 - a replica must not stop following its alias
+                # For example, the storage does not answer: the versions stay, and the next poll
+                # asks the storage again.
                 _log.exception("the alias cannot be followed just now")
 
     def _begin(self, route: AliasDeployment) -> tuple[AliasDeployment, Live]:
@@ -118,13 +122,14 @@ class Watcher:
             return self._load(stop)
         except ModelError as error:
             self._refuse(route, error)
-        except Exception as error:  # noqa: BLE001 - such as an outage, or no memory for two
+        except Exception as error:  # noqa: BLE001 - an outage, or no memory for two versions
             self._remember(route.current, route.since, error)
         self._failed.again((route.since, stop))
         return None
 
     def _prove(self, route: AliasDeployment) -> AliasDeployment:
-        """Tell all that the current version gave its golden answers; the route as it is then."""
+        """Mark the current version as proven in the route: its golden answers came out. Return the
+        route after the change."""
         return self._written(route, lambda: self._alias.proved(route.current))
 
     def _refuse(self, route: AliasDeployment, error: ModelError) -> AliasDeployment:
@@ -140,7 +145,8 @@ class Watcher:
     def _written(
         self, seen: AliasDeployment, change: Callable[[], AliasDeployment]
     ) -> AliasDeployment:
-        """Write a change of the route. A failure is logged; the replica goes by what it read."""
+        """Write a change of the route and return the changed route. Where the write fails, log the
+        failure and return `seen`, the route as this replica read it."""
         try:
             return change()
         except (FtrayError, OSError) as error:
@@ -158,7 +164,7 @@ class Watcher:
             return
         try:
             model = self._load(trial.stop)
-        except Exception as error:  # noqa: BLE001 - of the version, or of this replica
+        except Exception as error:  # noqa: BLE001 - the fault of the version or of this replica
             self._failed.again(trial.id)
             why = self._remember(trial.stop, route.since, error, trial.id).why
             if isinstance(error, ModelError) and not trial.proven:
@@ -170,7 +176,8 @@ class Watcher:
             model.close()
 
     def _judge(self) -> None:
-        """By the counts of all replicas, where this one has answered since it last looked."""
+        """End the trial where the counts of all replicas give a reason. Do nothing while this
+        replica's counts are the same as at the last call."""
         trial, own = self.shelf.trial, self.shelf.counts
         if trial is None or own is None or own == self._judged:
             return

@@ -1,5 +1,5 @@
-"""What replicas say goes where Ray Serve's own lines go: `replica_*.log` on their node, one JSON
-object a line, with the id of the request that it was about."""
+"""Loggers of the replicas. Their lines go to Ray Serve's own log: `replica_*.log` on the replica's
+node, one JSON object a line, with the id of the request that the line is about."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ def logger(module: str) -> logging.Logger:
 
 
 def logging_config(requests: bool) -> dict[str, Any]:
-    """Ray Serve's; `requests`: with a line for each of them, which takes its time."""
+    """Return Ray Serve's logging configuration. requests: whether Ray Serve logs a line for each
+    request, which takes time."""
     level = "INFO" if requests else "WARNING"
     return {"encoding": "JSON", "log_level": level, "enable_access_log": requests}

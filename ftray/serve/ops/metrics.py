@@ -1,9 +1,10 @@
-"""What a replica counts, and the counts of all replicas as one Prometheus page.
+"""The metrics of a replica, and the metrics of all replicas as one Prometheus page.
 
-Every series has the label replica and, but for those of a replica as a whole, model and version.
-Whichever replica is asked for the page, it asks all the others: the page is whole, and every number
-on it belongs to one replica alone, so a sum or a rate over `replica` is right however many replicas
-there are. The counts of a replica that was stopped leave with it, as those of a stopped process do.
+Every series has the label replica. Series that are not about a replica as a whole also have the
+labels model and version. The replica that gets the request for the page asks all other replicas:
+the page is whole, and every number on it belongs to one replica alone. A sum or a rate over
+`replica` is therefore right however many replicas there are. The counts of a stopped replica
+disappear from the page, as those of a stopped process do.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Metrics:
     def count_answer(
         self, model: str, version: int | None, prompt_tokens: int, tokens: int, first_s: float
     ) -> None:
-        """Of a model that generates."""
+        """Count an answer of a model that generates. first_s: seconds to its first token."""
         labels = self._of(model, version)
         self._tokens.labels(**labels, of="prompt").inc(prompt_tokens)
         self._tokens.labels(**labels, of="answer").inc(tokens)
@@ -115,8 +116,8 @@ class Metrics:
         self._shadowed.labels(**self._of(model, version), agrees=str(agrees).lower()).inc()
 
     def snapshot(self, models: Iterable[Versioned], waiting: int) -> Snapshot:
-        """All counts of the replica that serves these models, and where so many rows wait, as they
-        are now; can be sent to another process."""
+        """Return the current metrics of the replica. models: the models that it serves; waiting:
+        number of rows that wait. The result can be sent to another process."""
         self._up.clear()
         for model in models:
             self._up.labels(**self._of(model.name, model.version)).set(1)
@@ -129,12 +130,12 @@ class Metrics:
 
 
 def page(snapshots: Iterable[Snapshot]) -> bytes:
-    """The counts of several replicas in Prometheus' text format."""
+    """Return the metrics of several replicas in Prometheus' text format."""
     return generate_latest(_Merged(snapshots))
 
 
 class _Merged(Collector):
-    """One family a name, with the samples of all replicas."""
+    """Merges metric families by name: one family with the samples of all replicas."""
 
     def __init__(self, snapshots: Iterable[Snapshot]) -> None:
         self._families: dict[str, Metric] = {}
@@ -142,7 +143,7 @@ class _Merged(Collector):
             merged = self._families.setdefault(
                 family.name, Metric(family.name, family.documentation, family.type)
             )
-            # When a counter was made is no count, and doubles the page.
+            # Leave out the creation times of counters: they are no counts, and double the page.
             merged.samples += [s for s in family.samples if not s.name.endswith("_created")]
 
     def collect(self) -> Iterator[Metric]:

@@ -1,4 +1,4 @@
-"""What is said about a request that gets no answer: one message, in the shape of its protocol."""
+"""Error responses: one message for a request without an answer, in the shape of its protocol."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 V2 = "/v2"
-"""Below it is the Open Inference Protocol."""
+"""Path prefix of the Open Inference Protocol."""
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
-"""OpenAI's protocol; anything else is ftray's own."""
+"""Paths of OpenAI's protocol. All paths but these and those below `V2` are ftray's own protocol."""
 
 UNHEALTHY = "the model does not answer just now; the log of the service says why"
 UNANSWERED = "the model could not answer; the log of the service says why"
@@ -44,7 +44,7 @@ class OpenAIFault(BaseModel):
 
 
 class Refused(HTTPException):
-    """As HTTPException, about one field of the body."""
+    """An HTTPException about one field of the body."""
 
     def __init__(self, status: int, message: str, field: str, code: str | None = None) -> None:
         super().__init__(status, message)
@@ -53,7 +53,8 @@ class Refused(HTTPException):
 
 
 def documented(shape: type[BaseModel], faults: Mapping[int, str]) -> dict[int | str, Any]:
-    """`responses` of a route: status -> what it means, with bodies of this shape."""
+    """Return the `responses` of a route: a description for each status, with bodies of this
+    shape."""
     return {status: {"model": shape, "description": text} for status, text in faults.items()}
 
 
@@ -65,15 +66,15 @@ def fault(
     headers: Mapping[str, str] | None = None,
     code: str | None = None,
 ) -> JSONResponse:
-    """The answer to a request for `path`."""
-    # Half a character, which JSON can escape, could not be sent back as it is.
+    """Return the error response to a request for `path`."""
+    # JSON can escape a lone surrogate (half a character), which UTF-8 cannot encode.
     message, field = _sendable(message), None if field is None else _sendable(field)
     told = _dialect(path).body(status, message, field, code)
     return JSONResponse(told.model_dump(), status, headers=dict(headers or {}))
 
 
 def fault_of(path: str, errors: Sequence[Any], content_type: str) -> tuple[int, str, str | None]:
-    """Status, message and field for a body that does not validate: its first fault."""
+    """Return status, message and field for the first fault of a body that does not validate."""
     first, dialect = errors[0], _dialect(path)
     kind, where = first["type"], [str(part) for part in first["loc"][1:]]
     if kind == "json_invalid":
@@ -87,7 +88,8 @@ def fault_of(path: str, errors: Sequence[Any], content_type: str) -> tuple[int, 
 
 
 def fault_of_prompt(path: str, field: str, message: str) -> tuple[int, str, str]:
-    """Status, message and field for what validates, and a model cannot go on with."""
+    """Return status, message and field for a valid body with a prompt that the model cannot
+    answer."""
     dialect = _dialect(path)
     name, dot, place = field.partition(".")
     return dialect.invalid, message, f"{dialect.prompt}{dot}{place}" if name == "prompt" else field
@@ -95,17 +97,17 @@ def fault_of_prompt(path: str, field: str, message: str) -> tuple[int, str, str]
 
 @dataclass(frozen=True)
 class _Dialect:
-    """How a protocol says what is wrong."""
+    """The form of the errors of one protocol."""
 
     body: Callable[[int, str, str | None, str | None], BaseModel]
-    """Of the status, the message, the field and the code."""
+    """Makes the body from the status, the message, the field and the code."""
     invalid: int
-    """The status where a field is wrong."""
+    """Status of the response where a field is wrong."""
     prompt: str
-    """The field with what a model goes on with."""
+    """Name of the field with the prompt."""
     example: str
     sentences: Mapping[str, str]
-    """Kind of fault -> what is said in place of pydantic's own words."""
+    """Type of a pydantic error -> template of the message in place of pydantic's own."""
 
     def sentence(self, field: str, error: Mapping[str, Any]) -> str:
         message: str = error["msg"]

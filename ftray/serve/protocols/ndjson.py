@@ -1,7 +1,7 @@
-"""Many rows in one request: a JSON line in, a JSON line out, in their order.
+"""Answers many rows in one request: a JSON line in, a JSON line out, in the same order.
 
-Few rows of a stream wait at a time, so that others are answered meanwhile; where too much is to do,
-the stream waits, and nobody is told to come again.
+Only a few rows of a stream wait at a time, so that other requests are answered meanwhile. Where the
+model is overloaded, the stream waits, and its client gets no 503.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _log = logger(__name__)
 STREAM = "/predict/stream"
 MEDIA_TYPE = "application/x-ndjson"
 _ROWS = 32
-"""Of a stream that go to the model together; as many again wait behind them."""
+"""Rows of a stream that go to the model together; as many again wait behind them."""
 _SHOWN = 160  # characters of a message
 
 
@@ -57,7 +57,7 @@ _ANSWERS: dict[int | str, Any] = {
 
 
 def add_stream(routes: APIRouter, which: Any) -> None:
-    """The stream of the model that the dependency `which` finds."""
+    """Add the stream route of the model that the dependency `which` finds."""
 
     @routes.post(STREAM, response_class=StreamingResponse, responses=_ANSWERS, openapi_extra=_BODY)
     async def stream(
@@ -67,12 +67,13 @@ def add_stream(routes: APIRouter, which: Any) -> None:
     ) -> StreamingResponse:
         """One output a line. A line that is wrong gets an error in its place, and costs the others
         nothing."""
-        # All of it first: a client that sends before it reads would wait for ever.
+        # Read the whole body before the first answer: a client that sends its whole body before it
+        # reads would wait for ever.
         body = await http.body()
         if (count := body.count(b"\n")) > MAX_STREAM_ROWS:
             limit = f"{MAX_STREAM_ROWS:,} a stream is the limit"
             raise HTTPException(413, f"{count:,} lines; {limit}")
-        # A line ends with \n alone, as it is counted; JSON does not mind a \r before it.
+        # Split at \n alone, as the count above does; JSON ignores a \r before the \n.
         lines = body.removesuffix(b"\n").split(b"\n") if body else []
         answers = _answers(backend, lines, top_k)
         return StreamingResponse(answers, media_type=MEDIA_TYPE, headers=named(backend))
@@ -89,7 +90,7 @@ async def _answers(
                 yield await running.popleft()
         while running:
             yield await running.popleft()
-    finally:  # who goes away has what still waits taken out
+    finally:  # where the client went away, its waiting rows are not computed
         for task in running:
             task.cancel()
 
@@ -100,7 +101,7 @@ def _chunks(lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
 
 
 async def _answer(backend: Backend, lines: Sequence[bytes], top_k: int | None) -> bytes:
-    """The lines that answer these lines."""
+    """Return the lines that answer these lines."""
     told: list[Any] = [_text(line) for line in lines]
     places = [place for place, text in enumerate(told) if isinstance(text, str)]
     if places:
@@ -118,7 +119,7 @@ async def _rows(backend: Backend, texts: Sequence[str], top_k: int | None) -> li
             await asyncio.sleep(busy.retry_after_s)
         except Unavailable as gone:
             return [_fault(str(gone))] * len(texts)
-        except Exception as error:  # noqa: BLE001 - the status is sent, and can tell it no longer
+        except Exception as error:  # noqa: BLE001 - told in the line: the status is sent already
             if len(texts) > 1:
                 return [row for text in texts for row in await _rows(backend, [text], top_k)]
             if isinstance(error, BadPrompt):
@@ -130,7 +131,7 @@ async def _rows(backend: Backend, texts: Sequence[str], top_k: int | None) -> li
 
 
 def _text(line: bytes) -> str | dict[str, Any]:
-    """The text of a line, or what is told in place of an answer."""
+    """Return the text of a line, or the error to send in place of an answer."""
     try:
         value = from_json(line, allow_inf_nan=False)
         if isinstance(value, dict):

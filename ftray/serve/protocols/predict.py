@@ -1,6 +1,6 @@
-"""ftray's own protocol: predictions, and what is known of the models.
+"""ftray's own protocol: predictions and model cards.
 
-Below /v1/models/NAME is each model; /v1/predict and /v1/model are those of the first one.
+Each model has its paths below /v1/models/NAME. /v1/predict and /v1/model belong to the first model.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def v1_routes(backends: Backends) -> APIRouter:
 
 
 def _add_model(routes: APIRouter, card_path: str, which: Any) -> None:
-    """The card and the predictions of one model, which the dependency `which` finds."""
+    """Add the routes for the card and the predictions of one model, which the dependency `which`
+    finds."""
 
     @routes.get(card_path, response_model=ModelCard)
     async def model(backend: Backend = which) -> Response:
@@ -78,7 +79,7 @@ def _add_model(routes: APIRouter, card_path: str, which: Any) -> None:
 
 def _card(backend: Backend) -> ModelCard:
     info = backend.info
-    shown = 0 if info.learnt_chats else _EXAMPLES  # a chat is no text
+    shown = 0 if info.learnt_chats else _EXAMPLES  # chats are no texts to try
     return ModelCard(
         id=backend.address,
         model=backend.name,

@@ -1,4 +1,4 @@
-"""Dynamic batching: rows of many requests share one call of the model."""
+"""Dynamic batching: rows of many requests share one forward call of the model."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ Answer = TypeVar("Answer")
 Result = TypeVar("Result")
 
 _log = logger(__name__)
-_SMOOTHING = 0.2  # of the newest call in the speed that is told, and in the crowd's dwindling
+_SMOOTHING = 0.2  # weight of the newest call in the running averages of `_speed` and `_crowd`
 
 
 class Overloaded(Exception):
-    """More came than can be answered in time; another try makes sense after `retry_after_s`."""
+    """More requests came than can be answered in time. A client may retry after `retry_after_s`
+    seconds."""
 
     code = "overloaded"
 
@@ -35,19 +36,19 @@ class Overloaded(Exception):
 
     @property
     def told(self) -> str:
-        """What a client is told."""
+        """The message for the client."""
         return f"too much to do: {self}; try again in {self.retry_after_s} s"
 
 
 class TooLate(Overloaded):
-    """No answer came within the time that a request may take."""
+    """The time limit of a request passed without an answer."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """max_rows: of one call; wait_s: how long a row waits for others to join it at most;
-    max_waiting: rows that may wait before more are refused; hung_s: a call that takes longer is
-    taken for one that never returns."""
+    """Limits of a batcher. max_rows: rows of one call; wait_s: longest wait of a row for others to
+    join it; max_waiting: waiting rows from which on the batcher refuses more; hung_s: seconds after
+    which a call counts as hung."""
 
     max_rows: int
     wait_s: float
@@ -57,13 +58,13 @@ class Limits:
 
 @dataclass
 class _Request(Generic[Answer]):
-    """Rows that came together: their answers go back together."""
+    """Rows that came together; their answers go back together. missing: number of rows."""
 
     done: asyncio.Future[list[Answer]]
     missing: int
     arrived: float
     since: float
-    """When it had its last turn, or came."""
+    """Time of the request's last turn, or of its arrival."""
     answers: dict[int, Answer] = field(default_factory=dict)
 
     def put(self, place: int, answer: Answer) -> None:
@@ -84,13 +85,14 @@ class _Row(Generic[Item, Answer]):
 
 
 class Batcher(Generic[Item, Answer]):
-    """Calls `run` in a thread of its own, with items of like `size` where that costs less than a
-    call more. A call that fails is made again with fewer rows at a time, so that it fails only
-    those requests that fail alone.
+    """Calls `run` in a thread of its own. The batcher splits a batch into calls with items of
+    similar `size` where the saved padding outweighs the cost of one more call. It repeats a failed
+    call with half of the rows at a time, so that only requests that fail alone get the error.
 
-    A row waits for the calls before it, and then for others to join it: as many as there were
-    lately, so that who comes alone does not wait, and no longer than a call of its own would cost.
-    Belongs to the event loop on which `submit` is first called.
+    A row waits for the calls before it, and then for other rows to join it. The batcher expects as
+    many rows as were present lately, so that a lone request does not wait. A row never waits longer
+    for others than the fixed cost of one call. A batcher belongs to the event loop on which
+    `submit` is first called.
     """
 
     def __init__(
@@ -100,29 +102,29 @@ class Batcher(Generic[Item, Answer]):
         size: Callable[[Item], int] = lambda item: 0,
         cost: Callable[[Sequence[Item]], PassCost] = lambda items: PassCost(),
     ) -> None:
-        """cost: of a call with such items, whatever their sizes; its tokens are in the unit of
-        `size`."""
+        """cost: returns the fixed cost of a call with these items, whatever their sizes; its tokens
+        are in the unit of `size`."""
         self._run = run
         self._limits = limits
         self._size = size
         self._cost = cost
         self._rows: list[_Row[Item, Answer]] = []  # by arrival
-        self._calls: list[list[_Row[Item, Answer]]] = []  # of the batch, short rows first
+        self._calls: list[list[_Row[Item, Answer]]] = []  # calls of the batch, short rows first
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._arrival = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
-        self._speed = 0.0  # rows a second
-        self._computing = 0  # rows of the call that runs
-        self._crowd = 0.0  # rows that were here at once lately, whether waiting or computed
+        self._speed = 0.0  # rows a second, a running average
+        self._computing = 0  # rows of the call in progress
+        self._crowd = 0.0  # recent peak of the rows present at once, waiting or computed; decays
         self._closed = False
         self.watch = Stopwatch(limits.hung_s)
-        """Of the model's thread."""
+        """Stopwatch of the model's thread."""
         self.waited = 0.0
-        """Seconds that the first row of the newest call waited for it."""
+        """Seconds that the oldest row of the newest call waited for that call."""
 
     async def submit(self, items: Sequence[Item]) -> list[Answer]:
-        """The answers to `items`, in their order. Raises Overloaded, and what `run` raised for some
-        of them without those of other requests.
+        """Return the answers to `items`, in their order. Raises Overloaded, and what `run` raises
+        in a call with items of this request alone.
 
         When the caller is cancelled, its rows that still wait are not computed.
         """
@@ -144,7 +146,7 @@ class Batcher(Generic[Item, Answer]):
             raise
 
     async def between(self, work: Callable[[], None]) -> None:
-        """Do `work` in the model's thread, between two calls. Raises what it raises."""
+        """Do `work` in the model's thread, between two calls. Raises what `work` raises."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._timed, work)
 
     @property
@@ -159,12 +161,12 @@ class Batcher(Generic[Item, Answer]):
 
     @property
     def retry_after_s(self) -> int:
-        """Seconds after which the rows that wait now will be answered."""
+        """Estimated seconds until the rows that wait now are answered."""
         return max(1, math.ceil(self.waiting / self._speed if self._speed else 1.0))
 
     def close(self) -> None:
-        """Let go of the event loop once no row waits; rows that come later are still answered. May
-        be called from any thread."""
+        """End the worker task once no row waits. A later `submit` starts another one, so that later
+        rows are still answered. May be called from any thread."""
         self._closed = True
         if self._worker is not None:
             self._worker.get_loop().call_soon_threadsafe(self._arrival.set)
@@ -173,13 +175,14 @@ class Batcher(Generic[Item, Answer]):
         while self._rows or not self._closed:
             await self._gather()
             self._calls = self._take()
-            # No name here holds the rows, and with them models, until the next ones come.
+            # No local variable holds the rows: it would keep them and their models in memory until
+            # the next rows come.
             while self._calls:
                 await self._answer(self._calls.pop(0))
 
     async def _gather(self) -> None:
-        """Until a batch is full, or nobody more is likely to come, or its first row has waited long
-        enough."""
+        """Wait until a batch is full, or no further row is expected, or the batch's first row has
+        waited long enough."""
         loop = asyncio.get_running_loop()
         while not self._rows:
             if self._closed:
@@ -200,7 +203,7 @@ class Batcher(Generic[Item, Answer]):
     def _take(self) -> list[list[_Row[Item, Answer]]]:
         """Take a batch of rows, the oldest requests first, and split it into calls by size."""
         now = asyncio.get_running_loop().time()
-        # Done already: its caller went away, or another of its rows failed.
+        # Drop the rows of a request whose caller went away, or of which another row failed.
         rows = [row for row in self._rows if not row.request.done.done()]
         waiting = [Waiting(id(r.request), r.request.since, self._size(r.item)) for r in rows]
         due = next_rows(waiting, self._limits.max_rows)
@@ -217,13 +220,13 @@ class Batcher(Generic[Item, Answer]):
     async def _answer(self, batch: list[_Row[Item, Answer]]) -> None:
         parts = [batch]
         while parts:
-            # Those that other rows of their requests have not failed, and that are waited for.
+            # Drop the rows of a request of which another row failed, or whose caller went away.
             part = [row for row in parts.pop() if not row.request.done.done()]
             error = await self._call(part) if part else None
             if error is None:
                 continue
             if len(part) > 1 and (is_out_of_memory(error) or not _of_one_request(part)):
-                error.with_traceback(None)  # which holds what the call had in memory
+                error.with_traceback(None)  # the traceback keeps the tensors of the call in memory
                 _log.warning("a call with %d rows is made by halves: %r", len(part), error)
                 middle = len(part) // 2
                 parts += [part[middle:], part[:middle]]
@@ -232,7 +235,8 @@ class Batcher(Generic[Item, Answer]):
                 row.request.fail(error)
 
     async def _call(self, rows: list[_Row[Item, Answer]]) -> BaseException | None:
-        """Hand the answers out, or return what the model raised."""
+        """Run one call and give the answers to their requests. Return the exception of a failed
+        call, else None."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         self.waited = began - min(row.request.arrived for row in rows)

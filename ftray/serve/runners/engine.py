@@ -1,4 +1,5 @@
-"""The thread in which models compute: rows of many requests and several models share batches."""
+"""Runs the forward passes of classifiers in one thread: rows of many requests and of several models
+share batches."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from ftray.serve.schemas import MAX_READ
 from ftray.spec.sections.serving import Batching
 
 _CHARACTERS = 4
-"""Characters of a token, roughly."""
+"""Rough number of characters per token."""
 
 
 class Asked(Protocol):
@@ -51,7 +52,7 @@ _Asked = tuple[Predictor, str | Sequence[int]]
 
 @dataclass
 class _Budget:
-    """The characters that may still be read of one request."""
+    """Number of characters of one request that the tokenizer may still read."""
 
     left: int = MAX_READ
 
@@ -63,8 +64,9 @@ class _Budget:
 
 
 class Engine:
-    """A thread, and the rows that wait for it. The tokens of short texts are found in that thread,
-    where a batch of them costs little more than one; those of long texts beside it."""
+    """The inference thread of one or several models, and the rows that wait for the thread. The
+    inference thread also tokenizes short texts: a batch of them costs little more than one text. A
+    second thread tokenizes long texts."""
 
     def __init__(self, batching: Batching, metrics: Metrics) -> None:
         self._batching, self._metrics = batching, metrics
@@ -79,12 +81,13 @@ class Engine:
         self._reading = Stopwatch(batching.hung_seconds)
 
     def another(self) -> Engine:
-        """One like this, with a thread of its own."""
+        """Return a new engine with the same settings and a thread of its own."""
         return Engine(self._batching, self._metrics)
 
     async def logits(self, model: Asked, texts: Sequence[str]) -> torch.Tensor:
-        """(len(texts), C) float32, C the labels of `model`. Raises BadPrompt for texts that become
-        no tokens and where too much is to be read, and Overloaded, also where no answer comes in
+        """Return logits (len(texts), C) float32, C the number of labels of `model`. Raises
+        BadPrompt for a text without any token and for a request with too many characters. Raises
+        Overloaded where too many rows wait, and its subclass TooLate where no answer comes in
         time."""
         seconds = self._batching.timeout_seconds
         try:
@@ -99,7 +102,8 @@ class Engine:
         return torch.stack([row for row in rows if row is not None])
 
     async def _read(self, model: Asked, texts: Sequence[str]) -> list[Row]:
-        """Requests with long texts take turns, a text each."""
+        """Make the rows of a request, with token ids for long texts. Requests take turns at the
+        tokenizing thread, one long text each."""
         rows: list[Row] = []
         predictor, budget, loop = model.predictor, _Budget(), asyncio.get_running_loop()
         for text in texts:
@@ -117,12 +121,12 @@ class Engine:
         return ids
 
     async def between(self, work: Callable[[], None]) -> None:
-        """Do `work` in the model's thread, between two calls. Raises what it raises."""
+        """Do `work` in the inference thread, between two calls. Raises what `work` raises."""
         await self._batcher.between(work)
 
     @property
     def fault(self) -> str:
-        """Says that one of the threads hangs; empty while none does."""
+        """Message that one of the two threads hangs; empty while none does."""
         return self._batcher.watch.fault or self._reading.fault
 
     @property
@@ -136,12 +140,13 @@ class Engine:
         return self._batcher.in_hand / self._batching.max_size
 
     def close(self) -> None:
-        """Nobody asks from now on but those who have begun; they are still answered."""
+        """Close the batcher. The caller sends no new request; those that have begun are still
+        answered."""
         self._batcher.close()
 
     def _forward(self, rows: list[Row]) -> Sequence[torch.Tensor | None]:
-        """Logits of each row, None for a text that becomes no tokens. Runs in the batcher's
-        thread."""
+        """Return the logits (C,) of each row, None for a text without any token. The batcher calls
+        this method in its thread."""
         began, waited = time.perf_counter(), self._batcher.waited
         try:
             logits = _logits([(model.predictor, asked) for model, asked in rows])
@@ -163,8 +168,8 @@ def _size(row: Row) -> int:
 
 
 def _cost(rows: Sequence[Row]) -> PassCost:
-    """Return the fixed cost of a call. Rows of several models share the passes of common blocks, so
-    the default cost keeps them in one call."""
+    """Return the fixed cost of a call. Rows of several models share the passes of common blocks:
+    the default cost, which is very high, keeps such rows in one call."""
     (predictor, _), *others = ((model.predictor, asked) for model, asked in rows)
     alone = all(other is predictor for other, _ in others)
     return predictor.pass_cost if alone else PassCost()
@@ -186,7 +191,7 @@ def _logits(rows: Sequence[_Asked]) -> Sequence[torch.Tensor | None]:
 
 
 def _ids(predictor: Predictor, asked: Sequence[str | Sequence[int]]) -> list[Sequence[int]]:
-    """Token ids of each; texts are tokenised in one call."""
+    """Return the token ids of each row, with one tokenizer call for all texts."""
     texts = [each for each in asked if isinstance(each, str)]
     found = iter(predictor.encode(texts) if texts else [])
     return [next(found) if isinstance(each, str) else each for each in asked]
@@ -197,7 +202,8 @@ def _of_ids(
     ids: Mapping[int, Sequence[int]],
     are_of_one: bool,
 ) -> Sequence[torch.Tensor]:
-    """Logits of the rows at the places that `ids` has, in its order."""
+    """Return the logits of the rows whose places are the keys of `ids`, in the order of `ids`.
+    are_of_one: whether all rows are for the same model."""
     if not ids:
         return []
     if are_of_one:

@@ -1,4 +1,5 @@
-"""Finds how many tokens a replica may hold of a model that generates."""
+"""Computes how many tokens a model that generates may hold at a replica: per answer, per context
+and in the whole KV cache."""
 
 from __future__ import annotations
 
@@ -11,16 +12,17 @@ from ftray.serve.ops.log import logger
 from ftray.spec.sections.serving import GenerationLimits
 
 _FREE_PART = 4
-"""One part of free memory in so many is for the keys and values of `cache_tokens`. Padding and room
-for tokens to come may double it; the rest is for the computation and for another version."""
+"""The KV cache of `cache_tokens` gets 1/`_FREE_PART` of the free memory. Padding and room for
+coming tokens may double its size; the rest is for the computation and for another version."""
 _LEAST_TOKENS = 1024
-"""Tokens that are held where memory is short: with fewer hardly a request could be answered."""
+"""Tokens of the KV cache where memory is short: with fewer, hardly any request gets an answer."""
 _log = logger(__name__)
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """Tokens of one answer, of a prompt with its answer, and of all that go on at once."""
+    """Most tokens of one answer, of a prompt with its answer, and of all prompts and answers in
+    progress at once."""
 
     max_tokens: int
     context: int

@@ -1,4 +1,5 @@
-"""The thread in which a model generates: the answers of many requests share its steps."""
+"""Schedules the generation of one model: a thread decodes the answers of many requests in shared
+steps."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from ftray.serve.runners.stopwatch import Stopwatch
 from ftray.spec.sections.serving import Batching
 
 _log = logger(__name__)
-_SMOOTHING = 0.2  # of the newest answer in the time that one takes
+_SMOOTHING = 0.2  # weight of the newest answer in the average time of an answer
 
 
 class NoNumbers(RuntimeError):
@@ -32,7 +33,8 @@ class NoNumbers(RuntimeError):
 
 @dataclass(frozen=True)
 class Usage:
-    """What an answer came to. first_s: seconds from its request's arrival to its first token."""
+    """Token counts of an ended answer. first_s: seconds from the request's arrival to the answer's
+    first token."""
 
     prompt_tokens: int
     tokens: int
@@ -41,7 +43,7 @@ class Usage:
 
 @dataclass(eq=False)
 class GeneratedSequence:
-    """One answer on its way, for whoever waits on `loop`."""
+    """One answer in progress. loop: the event loop of the caller that awaits the pieces."""
 
     answer: Answer
     text: TextStream
@@ -55,7 +57,8 @@ class GeneratedSequence:
         return time.perf_counter() - self.arrived
 
     def advance(self) -> None:
-        """Tell what the newest token adds to the text, as far as that is certain by now."""
+        """Detokenize the newest token, and queue a piece with the text that no later token can
+        change."""
         answer = self.answer
         if answer.finish == "failed":
             self.tell(answer.error or NoNumbers("the model's logits are not finite"))
@@ -74,12 +77,12 @@ class GeneratedSequence:
             self.loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
 
     def cancel(self) -> None:
-        """Nobody waits for it any more: it costs no further step."""
+        """End the answer, as its caller is gone: the decoder computes no further step for it."""
         self.answer.finish = self.answer.finish or "stop"
 
 
 class Talks:
-    """Of one model. Its thread lives while there is something to answer."""
+    """The scheduler of one model. Its thread lives while requests or errands are left."""
 
     def __init__(
         self,
@@ -88,30 +91,30 @@ class Talks:
         cache_tokens: int,
         count: Callable[[Usage], None],
     ) -> None:
-        """cache_tokens: of prompts and answers that go on at once; count: told of each answer that
-        began."""
+        """cache_tokens: most tokens of all prompts and answers in progress at once; count: called
+        with the usage of each ended answer that had a first token."""
         self._generator, self._batching, self._count = generator, batching, count
         self._cache_tokens = cache_tokens
         self._decoder = self._new_decoder()
         self._waiting: deque[GeneratedSequence] = deque()
         self._talking: dict[Answer, GeneratedSequence] = {}
         self._errands: deque[tuple[Callable[[], None], Future[None]]] = deque()
-        """What is to be done between two steps."""
+        """Work to do between two decoding steps, each with the future that its caller awaits."""
         self._lock = threading.Lock()
         self.watch = Stopwatch(batching.hung_seconds)
-        """Of the thread."""
+        """Stopwatch of the thread."""
         self._thread: threading.Thread | None = None
-        self._seconds = 1.0  # that an answer takes, lately
+        self._seconds = 1.0  # running average of the time that an answer takes
 
     @property
     def waiting(self) -> int:
-        """Requests that have not begun."""
+        """Number of requests that have not begun."""
         return len(self._waiting)
 
     @property
     def utilization(self) -> float:
-        """Share of the scarcer of two resources, places and room for tokens, that the requests in
-        hand ask for; above 1 some wait."""
+        """Demand of the requests in hand, as a share of the scarcer resource: places in the batch
+        or tokens in the KV cache. Above 1, some requests wait."""
         with self._lock:
             wanted = [talk.answer for talk in (*self._waiting, *self._talking.values())]
         tokens = sum(map(self._most_tokens, wanted))
@@ -120,9 +123,11 @@ class Talks:
     async def pieces(
         self, prompt: Sequence[int], sampling: Sampling
     ) -> AsyncGenerator[Piece, None]:
-        """The answer to a prompt of token ids. Who closes this early ends it.
+        """Yield the answer to a prompt of token ids, piece by piece. A caller that closes this
+        generator early ends the answer.
 
-        Raises Overloaded: at the first piece, where it had to wait for too long.
+        Raises Overloaded in place of the first piece, where too many requests wait or this request
+        has waited for too long.
         """
         talk = self._begin(Answer(prompt, sampling))
         late = talk.loop.call_later(self._batching.timeout_seconds, self._give_up, talk)
@@ -139,7 +144,7 @@ class Talks:
             talk.cancel()
 
     async def between(self, work: Callable[[], None]) -> None:
-        """Do `work` in the thread, between two steps. Raises what it raises."""
+        """Do `work` in the thread, between two decoding steps. Raises what `work` raises."""
         done: Future[None] = Future()
         with self._lock:
             self._errands.append((work, done))
@@ -147,7 +152,7 @@ class Talks:
         await asyncio.wrap_future(done)
 
     def check_room(self) -> None:
-        """Raises Overloaded where too many wait already."""
+        """Raises Overloaded where too many requests wait already."""
         if self.waiting >= self._batching.max_waiting:
             message = f"{self.waiting:,} requests are waiting already"
             raise Overloaded(message, self._retry_after_s)
@@ -193,7 +198,7 @@ class Talks:
             try:
                 with self.watch:
                     self._step([talk.answer for talk in newcomers])
-            except Exception as error:  # noqa: BLE001 - told to all who wait, and logged
+            except Exception as error:  # noqa: BLE001 - logged, and raised in all callers
                 _log.exception("%s failed to generate", self._generator.info.name)
                 self._abandon(error)
 
@@ -211,7 +216,7 @@ class Talks:
         try:
             talk.advance()
             error = talk.answer.error
-        except Exception as its:  # noqa: BLE001 - told, and logged
+        except Exception as its:  # noqa: BLE001 - logged, and raised in the caller
             error = its
             talk.tell(error)
             talk.cancel()
@@ -219,15 +224,16 @@ class Talks:
             _log.error("%s failed to generate", self._generator.info.name, exc_info=error)
 
     def _note(self, talk: GeneratedSequence) -> None:
-        """Count an answer that has ended, unless it did so before it had begun."""
+        """Count an answer that has ended, unless it ended before its first token."""
         if talk.first_s:
             self._seconds += _SMOOTHING * (talk.age - self._seconds)
             answer = talk.answer
             self._count(Usage(len(answer.prompt), len(answer.tokens), talk.first_s))
 
     def _admitted(self) -> list[GeneratedSequence]:
-        """Those that wait and have a place and room for their tokens now, by arrival. Who has gone
-        is taken out, also where there is no place."""
+        """Take from the queue, in order of arrival, the requests that now have a place in the batch
+        and room for their tokens. Drop requests that their callers have cancelled, also where no
+        place is free."""
         self._waiting = deque(talk for talk in self._waiting if talk.answer.finish is None)
         admitted: list[GeneratedSequence] = []
         places = self._batching.max_size - len(self._talking)
@@ -240,12 +246,13 @@ class Talks:
         return admitted
 
     def _most_tokens(self, answer: Answer) -> int:
-        """Of the prompt and the whole answer."""
+        """Most tokens that the prompt and the whole answer may come to."""
         context = self._generator.context
         return min(context, len(answer.prompt) + (answer.sampling.max_tokens or context))
 
     def _abandon(self, error: Exception) -> None:
-        """Nobody can say what the decoder still holds: the next ones get a new one."""
+        """Fail all answers in progress. Later answers get a new decoder, as the state of the old
+        one is unknown."""
         for talk in self._talking.values():
             talk.tell(error)
         self._talking.clear()
@@ -261,12 +268,12 @@ class Talks:
 
 
 def _do(work: Callable[[], None], done: Future[None]) -> None:
-    """Run `work` and set `done` to its outcome, unless its waiter has gone."""
+    """Run `work` and set `done` to its outcome, unless the caller has cancelled `done`."""
     if not done.set_running_or_notify_cancel():
         return
     try:
         work()
-    except Exception as error:  # noqa: BLE001 - raised where it is waited for
+    except Exception as error:  # noqa: BLE001 - raised in the caller, which awaits `done`
         done.set_exception(error)
     else:
         done.set_result(None)

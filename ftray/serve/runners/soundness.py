@@ -1,4 +1,4 @@
-"""Whether a model that proved itself when it was loaded still gives its golden answers."""
+"""Records whether a loaded model still reproduces its golden answers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _log = logger(__name__)
 
 @dataclass(eq=False)
 class Soundness:
-    """What the checks of one model found."""
+    """Results of the checks of one model."""
 
     checked: float = field(default_factory=time.monotonic)
-    """Time when a golden answer was last asked for."""
+    """Time when the last check began, or when the model was loaded."""
     suspect: bool = False
-    """A call of the model has failed since."""
+    """Whether a call of the model has failed since the last check."""
     fault: str = ""
-    """Why the golden answer did not come out; empty where it did."""
+    """Why the model did not reproduce the golden answer; empty where it did."""
 
     async def check(self, label: str, replay: Awaitable[None]) -> None:
-        """Note how the replay of a golden answer ends."""
+        """Await the replay of a golden answer, and note how it ends."""
         self.checked, self.suspect = time.monotonic(), False
         try:
             await replay

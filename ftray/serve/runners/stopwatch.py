@@ -1,4 +1,4 @@
-"""Tells a model's thread that works from one that hangs."""
+"""Detects a model's thread that hangs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass
 class Stopwatch:
-    """Runs while a thread is in the block of a `with`. Any thread may look at it."""
+    """Measures how long a thread has been in a `with` block. Any thread may read `fault`."""
 
     limit_s: float
-    """Longer than any call takes that still returns."""
+    """Seconds after which a call counts as hung: longer than any call takes that still returns."""
     _began: float | None = None
 
     def __enter__(self) -> None:
@@ -23,7 +23,7 @@ class Stopwatch:
 
     @property
     def fault(self) -> str:
-        """Says that the thread hangs; empty while it does not."""
+        """Message that the thread hangs; empty while it does not."""
         began = self._began
         seconds = 0.0 if began is None else time.monotonic() - began
         if seconds <= self.limit_s:

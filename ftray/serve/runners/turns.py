@@ -1,4 +1,5 @@
-"""Picks the waiting rows for the next batch: every request has its turn, the oldest one first."""
+"""Picks the waiting rows for the next batch: requests take turns, and the longest waiting request
+comes first."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ from typing import NamedTuple
 
 
 class Waiting(NamedTuple):
-    """A row that waits. request: the request it belongs to; since: time of that request's last
-    turn, or of its arrival."""
+    """A row that waits. request: the row's request; since: time of the request's last turn, or of
+    its arrival."""
 
     request: Hashable
     since: float
@@ -16,11 +17,11 @@ class Waiting(NamedTuple):
 
 
 def next_rows(rows: Sequence[Waiting], most: int) -> list[int]:
-    """Places of up to `most` rows, rising.
+    """Return the places of up to `most` rows in `rows`, in rising order.
 
-    Every request has its share of them, as far as there is room; what is left goes to those with
-    more rows. Among requests the one that waits longest comes first, and within one request rows
-    of like size come together.
+    Every request gets an equal share of the batch, as far as there is room. Requests with more rows
+    get the room that is left. The longest waiting request comes first. Within one request, rows of
+    similar size come together: the smallest first.
     """
     of: dict[Hashable, list[int]] = {}
     for place in sorted(range(len(rows)), key=lambda place: rows[place].size):

@@ -1,9 +1,10 @@
-"""The Open Inference Protocol, version 2, over HTTP: what clients of KServe, Triton and MLServer
-speak (https://github.com/kserve/open-inference-protocol), with Triton's binary tensors as input.
+"""The routes of the Open Inference Protocol, version 2, over HTTP, for clients of KServe, Triton
+and MLServer (https://github.com/kserve/open-inference-protocol), with Triton's binary tensors as
+input.
 
-One input, `text`, BYTES of shape [n] or [n, 1]. Three outputs: `label`, BYTES [n]; `score`, FP32
-[n]; `probabilities`, FP32 [n, C], in the order of the labels that the metadata name. A model that
-generates has one: `generated_text`, BYTES [n].
+A model has one input, `text`, BYTES of shape [n] or [n, 1], and three outputs: `label`, BYTES [n];
+`score`, FP32 [n]; `probabilities`, FP32 [n, C], in the order of the labels in the model's metadata.
+A model that generates has one output instead: `generated_text`, BYTES [n].
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ftray.serve.protocols.oip.tensors import (
 PREFIX, INFER = V2, "/infer"
 HEALTH = (f"{PREFIX}/health/live", f"{PREFIX}/health/ready")
 PLATFORM = "ftray"
-_ALL = 1 << 30  # labels of a text, as far as there are
+_ALL = 1 << 30  # a top_k that asks for all labels of a text
 _MODEL = "/models/{name}"
 _VERSIONED = _MODEL + "/versions/{version}"
 _ADDRESSED = documented(
@@ -49,7 +50,8 @@ _FAULTS = documented(
 
 
 def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
-    """`schema` with what it refers to in place: its definitions would be in another document."""
+    """Return `schema` with each reference replaced by its definition: in the OpenAPI document, the
+    references would point to nothing."""
     if isinstance(schema, list):
         return [_inlined(part, definitions) for part in schema]
     if not isinstance(schema, dict):
@@ -80,7 +82,7 @@ def v2_routes(backends: Backends) -> APIRouter:
 
 
 def _chosen(backends: Backends) -> Any:
-    """A dependency: the model that a path names."""
+    """Return a FastAPI dependency that finds the model in a path."""
 
     async def choose(name: str, version: str | None = None) -> Backend:
         if (backend := backends.find(name, version)) is None:

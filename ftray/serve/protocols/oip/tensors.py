@@ -1,6 +1,6 @@
 """The bodies of the Open Inference Protocol, version 2: texts in, tensors out.
 
-Texts come as JSON, or as Triton's binary tensors behind it.
+Texts come in the JSON, or behind the JSON as Triton's binary tensors.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ OUTPUTS: dict[Output, tuple[str, ...]] = {
     "labels": ("label", "score", "probabilities"),
     "text": ("generated_text",),
 }
-"""Names of the outputs of a model, by the modality of its answers."""
+"""Output names of a model, by the modality of its answers."""
 HEADER_LENGTH = "inference-header-content-length"
 _SIZE = "binary_data_size"
-_BLOB = struct.Struct("<I")  # before each element of a BYTES tensor: its length
+_BLOB = struct.Struct("<I")  # the length before each element of a BYTES tensor
 
 
 class Tensor(BaseModel):
@@ -65,8 +65,8 @@ class InferResponse(BaseModel):
 def output_tensors(
     answers: Sequence[Any], output: Output, labels: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """`answers`: all labels of each row with their scores, best first; or the generated text of
-    each."""
+    """Return the output tensors by their names. answers: for each row, all labels with their
+    scores, best first; or the generated text."""
     count = len(answers)
     if output == "text":
         (name,) = OUTPUTS[output]
@@ -88,8 +88,9 @@ def _tensor(name: str, kind: str, shape: list[int], data: list[Any]) -> dict[str
 def read_request(
     body: bytes, announced: str | None, outputs: Sequence[str]
 ) -> tuple[InferRequest, list[str]]:
-    """The request and its texts; `announced`: how much of the body is JSON, in bytes, where binary
-    data follow it; `outputs`: those that there are. Raises HTTPException 400."""
+    """Parse a body: return the request and its texts. announced: bytes of JSON at the start of the
+    body, where binary data follow; outputs: names of the model's outputs. Raises HTTPException
+    400."""
     end = len(body)
     if announced is not None:
         if not announced.isdigit() or int(announced) > len(body):
@@ -134,7 +135,7 @@ def _check_texts(tensor: Tensor, texts: Sequence[Any]) -> None:
 
 
 def _flat(data: Any) -> Iterator[Any]:
-    """Of rows, or of rows of one element."""
+    """Yield the texts of JSON data in shape [n] or [n, 1]."""
     if not isinstance(data, list):
         raise _wrong("inputs.0.data: a list of texts is wanted")
     for row in data:

@@ -1,5 +1,6 @@
-"""All answers to one request at once: each is drawn in a task of its own, so that they share what
-the model computes, and all end together when one fails or nobody waits for them any more."""
+"""Generates all answers (choices) to one request at once. A task of its own generates each choice,
+so that the choices share decoding steps. All choices end together when one fails or the request's
+handler closes them."""
 
 from __future__ import annotations
 
@@ -14,14 +15,15 @@ from ftray.models.generation.sampling_params import Prompt, Sampling
 from ftray.serve.interface import Backend, Generation, Piece
 
 SILENCE_S = 10.0
-"""After so long without a step whoever waits for a stream is told that it goes on."""
+"""Seconds without a step after which the client of a stream gets a sign that the stream goes on."""
 AT_ONCE = 32
-"""The others of a request wait, and not for so long only as the service has a request wait."""
+"""Choices of a request that generate at once. The other choices wait here: the time limit on
+waiting requests does not count for them."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """The choice of this index grew by a piece."""
+    """The choice with this index grew by a piece."""
 
     index: int
     generation: Generation
@@ -29,9 +31,10 @@ class Step:
 
 
 class Choices:
-    """Their steps, in the order in which they come. Raises what any of them raises.
+    """The choices of a request: an iterator over their steps, in the order in which they come.
+    Raises what any choice raises.
 
-    Whoever stops before the end closes them.
+    A caller that stops before the end must call `close`.
     """
 
     def __init__(self, backend: Backend, asked: Sequence[tuple[Prompt, Sampling]]) -> None:
@@ -52,7 +55,8 @@ class Choices:
         return self._ahead.popleft() if self._ahead else await self._next()
 
     async def begin(self) -> Generation:
-        """Wait until each has taken a step, and lose none of these. Whose step came first."""
+        """Wait until each choice has taken a step; the iterator still yields these steps. Return
+        the generation of the step that came first."""
         begun: set[int] = set()
         while len(begun) < len(self._tasks):
             self._ahead.append(await self._next())
@@ -60,7 +64,8 @@ class Choices:
         return self._ahead[0].generation
 
     async def begin_soon(self) -> Generation | None:
-        """As `begin`, for SILENCE_S at most; None where no step came in that time."""
+        """Do as `begin`, but wait for SILENCE_S at most; return None where no step came in that
+        time."""
         try:
             async with asyncio.timeout(SILENCE_S) as limit:
                 return await self.begin()
@@ -70,7 +75,7 @@ class Choices:
             return self._ahead[0].generation if self._ahead else None
 
     async def with_silences(self) -> AsyncIterator[Step | None]:
-        """The steps, and None wherever none comes for SILENCE_S."""
+        """Yield the steps, and None each time that no step comes for SILENCE_S."""
         while True:
             step = None
             try:

@@ -1,4 +1,4 @@
-"""One answer in OpenAI's protocol, made of the steps that its choices take."""
+"""Renders the steps of a request's choices in OpenAI's protocol: as one answer, or as a stream."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ async def whole(
 async def events(
     request: GenerationRequest, form: Form, model: str, choices: Choices
 ) -> AsyncIterator[bytes]:
-    """Server-sent events: chunks while the choices grow, and comments while they do not: proxies
-    close a connection on which nothing comes."""
+    """Yield server-sent events: chunks while the choices grow, and comments while they do not, as
+    proxies close an idle connection."""
     with_usage = request.stream_options.include_usage
     chunk = partial(form.chunk, **_head(form, model), **({"usage": None} if with_usage else {}))
     latest: dict[int, Step] = {}
@@ -61,7 +61,7 @@ async def events(
                 yield _event(chunk(choices=[form.grown(step.index, step.piece.text, None)]))
             if step.piece.finish:
                 yield _event(chunk(choices=[form.grown(step.index, "", step.piece.finish)]))
-    except Exception as error:  # noqa: BLE001 - the status is sent, and can tell it no longer
+    except Exception as error:  # noqa: BLE001 - told in an event: the status is sent already
         yield _event(_fault(model, error))
         return
     if with_usage:
@@ -70,7 +70,7 @@ async def events(
 
 
 def _fault(model: str, error: Exception) -> OpenAIFault:
-    """What the status would have said."""
+    """Return the error body that a response with an error status would have had."""
     if isinstance(error, BadPrompt):
         return openai_fault(400, str(error), code=error.code)
     if isinstance(error, Overloaded | Unavailable):
@@ -84,7 +84,7 @@ def _head(form: Form, model: str) -> dict[str, Any]:
 
 
 def _usage(latest: Collection[Step], choices_each: int) -> Usage:
-    """A prompt is counted once, however often it is gone on with."""
+    """Count the tokens. A prompt counts once, however many choices answer it."""
     firsts = (step for step in latest if step.index % choices_each == 0)
     prompt = sum(step.generation.prompt_tokens for step in firsts)
     drawn = sum(step.piece.tokens for step in latest)
@@ -92,5 +92,5 @@ def _usage(latest: Collection[Step], choices_each: int) -> Usage:
 
 
 def _event(body: BaseModel) -> bytes:
-    # In ASCII: some clients take other characters than a newline for the end of a line.
+    # json.dumps escapes all but ASCII: some clients take other characters for the end of a line.
     return f"data: {json.dumps(body.model_dump(exclude_unset=True))}\n\n".encode()

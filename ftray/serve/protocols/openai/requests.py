@@ -1,7 +1,7 @@
-"""What is asked in OpenAI's protocol.
+"""The request bodies of OpenAI's protocol.
 
-An option that is not supported is taken as long as it asks for nothing, so that clients that always
-send it are served.
+A request may have an unsupported option with a neutral value, which asks for nothing, so that
+clients that always send the option are served.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from ftray.models.generation.sampling_params import Message, Prompt, Sampling
 from ftray.serve.schemas import MAX_TEXT, Input, _as_int
 
 MAX_ANSWERS = 128
-"""Of one request: `n` to each of its prompts."""
+"""Most answers to one request: `n` to each of its prompts."""
 MAX_MESSAGES = 512
 MAX_PARTS = 128
-"""Of one message."""
+"""Most parts of one message."""
 _MAX_STOPS = 4
 _MAX_INT = 2**31 - 1
 _SEEDS = 2**63
@@ -41,7 +41,8 @@ _SEEDS = 2**63
 
 @dataclass(frozen=True)
 class Only:
-    """Marks an option that is not supported: null, or one of these values, asks for nothing."""
+    """Marks an option that is not supported: accepts null and the `neutral` values alone, which ask
+    for nothing."""
 
     neutral: Sequence[Any] = ()
 
@@ -52,13 +53,13 @@ class Only:
         return {"enum": [None, *self.neutral]}
 
     def _check(self, value: Any) -> None:
-        # To Python, True is 1.
+        # Compare the types too: in Python, True == 1.
         if not any(type(value) is type(one) and value == one for one in self.neutral):
             raise PydanticCustomError("unsupported", "not supported here; leave it out")
 
 
 def _nullable(schema: dict[str, Any]) -> None:
-    """Say in the schema of a body that its optional fields may be null."""
+    """Declare in the schema of a body that its optional fields may be null."""
     for name, field in schema["properties"].items():
         if (default := field.pop("default", None)) is not None:
             told = {"anyOf": [field, {"type": "null"}], "default": default}
@@ -71,7 +72,8 @@ class _Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _plain(cls, body: Any) -> Any:
-        """JSON knows no difference between 2 and 2.0, and OpenAI none between null and nothing."""
+        """Turn whole floats into ints, and drop optional fields that are null. JSON makes no
+        difference between 2 and 2.0, and OpenAI none between a null field and a missing one."""
         if not isinstance(body, Mapping):
             return body
         fields = cls.model_fields
@@ -89,7 +91,7 @@ def _as_parts(content: Any) -> Any:
 
 
 def _as_prompts(value: Any) -> Any:
-    """Token ids are a list, and yet one prompt."""
+    """Wrap a single prompt in a list. A list of token ids is a single prompt."""
     are_tokens = isinstance(value, list) and value and not isinstance(value[0], str | list)
     return [value] if are_tokens else _as_several(value)
 
@@ -156,10 +158,11 @@ class GenerationRequest(_Body):
     @property
     @abstractmethod
     def most_tokens(self) -> int | None:
-        """Of an answer."""
+        """Most tokens of an answer."""
 
     def sampling(self, number: int) -> Sampling:
-        """Of the answer of that number to a prompt: each has a seed of its own."""
+        """Return the sampling options of one answer to a prompt. number: of the answer among the
+        `n` answers; each answer has a seed of its own."""
         return Sampling(
             max_tokens=self.most_tokens,
             temperature=self.temperature,
@@ -229,7 +232,7 @@ class ChatMessage(_Body):
 
     @property
     def message(self) -> Message:
-        # What OpenAI calls so now is what the templates of models know as the other.
+        # `developer` is OpenAI's new name for the role that chat templates know as `system`.
         role = "system" if self.role == "developer" else self.role
         return {"role": role, "content": "".join(part.text for part in self.content)}
 

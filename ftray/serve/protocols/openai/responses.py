@@ -1,4 +1,4 @@
-"""How OpenAI's protocol tells what was generated: whole, or in chunks."""
+"""The answer bodies of OpenAI's protocol: whole answers, and chunks of a stream."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ class ChatChunk(Answer):
 
 @dataclass(frozen=True)
 class Form:
-    """What the two paths differ in.
+    """The differences between the answers of the completions path and the chat path.
 
-    prefix: of an answer's id.
-    whole, chunk: make an answer of its parts.
-    choice: made of its index, its text and why it ends.
-    grown: a choice in a chunk, of its index, and the text that came or why it ends.
-    opening: a choice in a chunk before anything came, where there is such a chunk.
+    prefix: beginning of an answer's id.
+    whole, chunk: make a whole answer, or a chunk, from its parts.
+    choice: makes a choice of a whole answer from its index, its text and its finish reason.
+    grown: makes a choice of a chunk from its index, and its new text or its finish reason.
+    opening: makes a choice of the chunk before any text; None where there is no such chunk.
     """
 
     prefix: str

@@ -1,4 +1,4 @@
-"""OpenAI's protocol: models that generate go on with texts and answer chats
+"""The routes of OpenAI's protocol: models that generate continue texts and answer chats
 (https://platform.openai.com/docs/api-reference)."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ftray.serve.protocols.predict import MODELS, PREDICT
 Result = TypeVar("Result")
 
 _GONE = 499
-"""Read by nobody but those who count: the client has gone away."""
+"""Status where the client has gone away: only the metrics show it."""
 _SSE = "text/event-stream"
 _UNBUFFERED = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 _ANSWERS: dict[int | str, Any] = {
@@ -48,7 +48,7 @@ _ANSWERS: dict[int | str, Any] = {
             503: "Too much is to do; Retry-After says for how long.",
         },
     ),
-    # Else FastAPI would promise a 422 in a shape of its own.
+    # Without `default`, FastAPI would document a 422 in a shape of its own.
     "default": {"model": OpenAIFault, "description": "Whatever else went wrong."},
 }
 
@@ -89,7 +89,7 @@ async def _answer(
     choices = Choices(backend, [(p, request.sampling(i)) for p in request.prompts for i in numbers])
     told = request, form, backend.address, choices
     try:
-        # What refuses a choice does so before its first piece: a status can mostly still tell it.
+        # A choice is refused before its first piece: mostly, the status can still report this.
         if request.stream:
             begun = await _unless_gone(http, choices.begin_soon())
             headers = named(begun or backend) | _UNBUFFERED
@@ -103,7 +103,8 @@ async def _answer(
 
 
 async def _unless_gone(http: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """What `work` gives; it ends when the client goes away. Raises HTTPException then."""
+    """Return the result of `work`. Where the client goes away first, cancel `work` and raise
+    HTTPException."""
     task, gone = asyncio.create_task(work), asyncio.create_task(_gone(http))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -121,8 +122,8 @@ async def _gone(http: Request) -> None:
 
 
 class _Events(StreamingResponse):
-    """Ends the choices however it ends, and if nothing was ever sent: a generator that has not
-    begun ends nothing."""
+    """A stream that closes its choices however the response ends, also where nothing was sent:
+    closing a generator that has not begun does not run its code."""
 
     def __init__(self, choices: Choices, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
