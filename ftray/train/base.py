@@ -1,4 +1,4 @@
-"""The pretrained model that a run begins with."""
+"""Loads the pretrained model that a run starts from."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Base:
-    """The pretrained model with its new head, before any training; `pad_id` and `special_ids` of
-    its tokenizer."""
+    """The pretrained model with its new head, before any training. `pad_id` and `special_ids` come
+    from its tokenizer."""
 
     model: PreTrainedModel
     pad_id: int
     special_ids: frozenset[int] = frozenset()
     note: str = ""
-    """What was changed so that model and tokenizer fit each other."""
+    """A warning about changes that make the model and its tokenizer fit each other; empty without
+    changes."""
 
 
 def load_base(
@@ -36,12 +37,13 @@ def load_base(
     dropout: float | None = None,
     max_length: int = 0,
 ) -> Base:
-    """The model with its head drawn from `seed`, ready to be trained on rows of up to `max_length`
-    tokens; `dropout` in place of every dropout that its config names. Raises ModelError."""
+    """Load the model for training on rows of up to `max_length` tokens. `seed` determines the
+    initial weights of the head; `dropout` replaces every dropout probability in the model's config.
+    Raises ModelError."""
     loaded = load_fitting(find_pretrained(spec), get_task(task), labels, seed, dropout, max_length)
     model, tokenizer = loaded.model, loaded.tokenizer
     if task_info(task).generates:
-        check_decodes(model)  # rather now than when it is to be served
-    model.config.use_cache = False  # of keys and values: nothing is generated here
+        check_decodes(model)  # fail before the training rather than when the model is served
+    model.config.use_cache = False  # training needs no KV cache
     special = frozenset(tokenizer.all_special_ids)
     return Base(model, tokenizer.pad_token_id, special, loaded.note)

@@ -1,4 +1,4 @@
-"""What can be known of a run before Ray starts and without torch or the model."""
+"""Checks the inputs of a run before Ray starts, without torch and without loading the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ftray.train.engine.deepspeed_config import check_deepspeed
 
 @dataclass(frozen=True)
 class ValidatedSpec:
-    """A spec whose inputs were found to be usable, and what was read on the way."""
+    """A spec with usable inputs, and the objects that the check has opened or read."""
 
     spec: Spec
     root: Root
@@ -24,9 +24,9 @@ class ValidatedSpec:
 
 
 def check_inputs(spec: Spec) -> ValidatedSpec:
-    """Storage, DeepSpeed JSON, base model's files, registry and data. Writes nothing.
+    """Check the storage, the DeepSpeed JSON, the base model's files, the registry and the data.
 
-    Raises FtrayError at the first fault.
+    Leaves no files in the storage. Raises FtrayError at the first problem.
     """
     root = open_root(spec.storage)
     root.check_writable()
@@ -37,13 +37,13 @@ def check_inputs(spec: Spec) -> ValidatedSpec:
     dataset = read_dataset(spec)
     registry = Registry.open(root)
     registry.check()
-    root = root.patient()  # it answered: an outage from here on is bridged
+    root = root.patient()  # the storage works: from now on wait for the end of an outage
     return ValidatedSpec(_with_absolute_paths(spec), root, Registry.open(root), dataset)
 
 
 def _within_positions(spec: Spec) -> Spec:
-    """The spec with the length that a generating task has unless told lowered to what its model has
-    positions for."""
+    """Lower data.max_length of a generating task to the model's number of positions, if the spec
+    has the task's default length and the model has fewer positions."""
     default = spec.info.max_length
     if not spec.info.generates or spec.data.max_length != default:
         return spec
@@ -54,7 +54,7 @@ def _within_positions(spec: Spec) -> Spec:
 
 
 def _with_absolute_paths(spec: Spec) -> Spec:
-    """The spec with local paths made absolute: workers run in folders of their own."""
+    """Make local paths in the spec absolute, as each worker runs in another working directory."""
     model = spec.model
     if "://" not in model.name_or_path and (folder := locate(model.name_or_path)).exists():
         model = model.model_copy(update={"name_or_path": folder.path})

@@ -1,8 +1,8 @@
-"""The checkpoints of a run: written in the background, whole or not at all, few of them kept.
+"""The checkpoints of a run: written atomically in the background; old ones are deleted.
 
-A folder step-00000120 holds a state (see state.py), progress.json and, written last, manifest.json
-with the size and checksum of each file. What a killed process left half-written has no manifest;
-what was damaged afterwards no longer fits it. Both are passed over.
+A folder such as step-00000120 holds a state (see state.py), progress.json, and manifest.json with
+the size and checksum of each file, written last. A checkpoint that a killed process left incomplete
+has no manifest; files damaged later do not match their manifest. Readers skip both.
 """
 
 from __future__ import annotations
@@ -31,23 +31,24 @@ from ftray.train.progress import Progress
 
 MANIFEST, PROGRESS = "manifest.json", "progress.json"
 _SLOW_S = 20.0
-"""Seconds of writing after which training does not wait for it with the next checkpoint."""
+"""If a write takes longer than these seconds, training skips due checkpoints until it ends."""
 _PREFIX, _PART = "step-", ".part-"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint. rank: the higher, the better; below 0 where no evaluation was made."""
+    """A checkpoint with a manifest. rank: the checkpoint score, higher is better; below 0 for a
+    checkpoint without an evaluation or without an improvement."""
 
     folder: Location
     step: int
     epoch: int
     rank: float
     files: dict[str, list[int]] = field(hash=False)
-    """File -> [bytes, CRC-32]."""
+    """File name -> [bytes, CRC-32]."""
 
     def damage(self) -> str:
-        """What is wrong with the files; empty when they are what was written."""
+        """Return a description of the first damaged file; empty if all files match the manifest."""
         for name, (size, checksum) in self.files.items():
             file = self.folder / name
             if not file.is_file():
@@ -61,8 +62,8 @@ class Checkpoint:
 
 
 def latest(folder: Location, warn: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
-    """The newest checkpoint under `folder` that is whole; `warn` is told of newer ones that are
-    not."""
+    """Return the newest undamaged checkpoint under `folder`, or None. `warn` receives a line for
+    each newer checkpoint that is damaged or incomplete."""
     for checkpoint in reversed(list(_listed(folder, warn))):
         damage = checkpoint.damage()
         if not damage:
@@ -72,7 +73,8 @@ def latest(folder: Location, warn: Callable[[str], None] = lambda line: None) ->
 
 
 def best(folder: Location) -> Location:
-    """The folder of the best checkpoint. Raises StorageError when it was damaged."""
+    """Return the folder of the checkpoint with the highest score. Raises StorageError if this
+    checkpoint is damaged."""
     found = list(_listed(folder))
     assert found, "a run that ended well has written a checkpoint"
     checkpoint = max(found, key=lambda c: (c.rank, c.step))
@@ -83,7 +85,8 @@ def best(folder: Location) -> Location:
 
 
 def copy(source: Location, target: Location) -> None:
-    """Put the checkpoints under `source` in place of those under `target`. Raises StorageError."""
+    """Replace the checkpoints under `target` by copies of those under `source`. Raises
+    StorageError."""
     try:
         for old in _listed(target):
             _drop(old)
@@ -99,10 +102,12 @@ def read_progress(folder: Path) -> Progress:
 
 
 class CheckpointManager:
-    """Decides when a run writes a checkpoint, and writes it while the run goes on.
+    """Decides when a run writes a checkpoint, and writes it in the background while training
+    continues.
 
-    Only rank 0 has a folder to write to; the others take part in gathering the state. With no
-    folder on any rank nothing is kept. `saving` is entered while a checkpoint is written.
+    Only rank 0 writes; the other ranks take part in gathering the state. Without a folder on any
+    rank, no checkpoints are written. The writing thread enters the context `saving` while it
+    writes.
     """
 
     def __init__(
@@ -114,8 +119,9 @@ class CheckpointManager:
         fence: Fence | None = None,
         wanted: Callable[[], bool] = lambda: False,
     ) -> None:
-        """fence: asked before each change of the folder; wanted: whether a checkpoint is due out of
-        turn. Raises RunTaken and StorageError."""
+        """fence: checked before each change of the folder, raises if another process took the run;
+        wanted: returns whether a checkpoint is due outside of the schedule. Raises RunTaken and
+        StorageError."""
         self.keeps = folder is not None
         self._spec = spec
         self._saving = saving
@@ -129,15 +135,16 @@ class CheckpointManager:
             self._check()
             for part in self._folder.children():
                 if part.name.startswith(_PART):
-                    part.delete()  # of a process that was killed
+                    part.delete()  # a killed process left this incomplete folder
 
     @property
     def writes(self) -> bool:
         return self._folder is not None
 
     def due(self, step: int) -> bool:
-        """Whether there should be a checkpoint after this step of an epoch; the rank that writes
-        asks for all. While a storage that does not answer is tried again, training goes on."""
+        """Return whether a checkpoint is due after this step. Only the rank that writes decides; on
+        other ranks the answer is False. While an earlier write takes long, for instance because a
+        slow storage is retried, no checkpoint is due and training continues."""
         if not self.writes or self._is_slow():
             return False
         steps, minutes = self._spec.every_steps, self._spec.every_minutes
@@ -150,8 +157,8 @@ class CheckpointManager:
         return writing and time.monotonic() - self._saved > _SLOW_S
 
     def save(self, values: State, progress: Progress, rank: float) -> None:
-        """Start writing. `values` must not be changed any more. Raises the error of an earlier
-        checkpoint that could not be written."""
+        """Start to write a checkpoint with the score `rank`, after an earlier write has ended. The
+        caller must not change `values` any more. Raises the error of an earlier write."""
         self._saved = time.monotonic()
         if self._folder is None:
             return
@@ -164,7 +171,7 @@ class CheckpointManager:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until nothing is being written. Raises StorageError when something could not be."""
+        """Wait until no checkpoint is being written. Raises StorageError if a write failed."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -173,7 +180,8 @@ class CheckpointManager:
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
-        """Wait at the end of the block, also when it fails, until the checkpoint is written."""
+        """Wait at the end of the block, also after an exception, until the checkpoint is
+        written."""
         try:
             yield
         finally:
@@ -221,13 +229,14 @@ def _unwritten(target: Location, why: str) -> StorageFault:
 
 
 def _drop(checkpoint: Checkpoint) -> None:
-    # The manifest goes first: a folder without it does not exist.
+    # The manifest is deleted first, as readers skip a folder without one.
     (checkpoint.folder / MANIFEST).delete()
     checkpoint.folder.delete()
 
 
 def _local_folder(folder: Location) -> str | None:
-    """Where parts of a checkpoint are put together: beside it where that is a local folder."""
+    """Return the folder for temporary files of a checkpoint: the folder of the checkpoints where it
+    is local, else None (the system's temporary folder)."""
     if not folder.is_local:
         return None
     Path(folder.path).mkdir(parents=True, exist_ok=True)
@@ -235,7 +244,7 @@ def _local_folder(folder: Location) -> str | None:
 
 
 _BLOCK = 1 << 20
-"""Bytes read at once: a checkpoint must not be in memory a second time."""
+"""Bytes per read: the checksum must not load a whole checkpoint into memory a second time."""
 
 
 def _checksum(file: Path) -> list[int]:
@@ -247,9 +256,9 @@ def _checksum(file: Path) -> list[int]:
 
 
 def _move(part: Path, target: Location, manifest: str) -> None:
-    """Make `part` the folder `target`, its manifest last."""
+    """Move the files of `part` to the folder `target`, then write the manifest."""
     if target.exists():
-        # The same step, written by a process that was killed, or before it was resumed.
+        # The run wrote a checkpoint of this step before it was killed or interrupted, and resumed.
         (target / MANIFEST).delete()
         target.delete()
     if target.is_local:
@@ -264,7 +273,7 @@ def _move(part: Path, target: Location, manifest: str) -> None:
 def _listed(
     folder: Location, warn: Callable[[str], None] = lambda line: None
 ) -> Iterator[Checkpoint]:
-    """The checkpoints that have a manifest, by step."""
+    """Yield the checkpoints that have a readable manifest, in the order of their steps."""
     for child in folder.children():
         if not child.name.startswith(_PREFIX):
             continue

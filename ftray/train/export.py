@@ -1,4 +1,4 @@
-"""From a checkpoint to a model folder: whole weights, test metrics, golden answers."""
+"""Exports a checkpoint as a model folder with merged weights, test metrics and golden answers."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ _BATCH = 32
 
 @naming_this_node()
 def export(order: Export) -> ModelInfo:
-    """Write the model folder, measured by the very model that it holds.
+    """Write the model folder. The metrics come from the exported model itself, loaded again from
+    the staged folder.
 
-    This is the one place that reads the test split.
+    Only the export reads the test split.
     """
     spec = order.spec
     pretrained, task = find_pretrained(spec.model), get_task(spec.task)
@@ -105,8 +106,8 @@ def export(order: Export) -> ModelInfo:
 def _load(
     order: Export, model: PreTrainedModel, values: dict[str, torch.Tensor]
 ) -> lora.Adapter | None:
-    """Put the trained values into the base model, adapters merged; returns them where the folder
-    is to have them beside the model."""
+    """Load the trained values into the base model, and merge LoRA adapters into its weights.
+    Returns a copy of the adapters if the model folder is to contain them too."""
     spec = order.spec
     if spec.train.lora is None:
         state.load_values(model, values)
@@ -127,21 +128,23 @@ def _measure(model: LoadedModel, rows: EncodedSplit) -> Measured:
 
 
 def _scores(measured: Measured, rows: EncodedSplit, labels: Sequence[str]) -> list[LabelScore]:
-    """How the model does on each label of a split; nothing where rows have none."""
+    """Return the model's scores for each label on a split; empty for a task without labels."""
     if measured.predicted is None:
         return []
     return list(label_scores(rows.targets, measured.predicted, labels))
 
 
 def _probed(order: Export, baselines: Baselines, model: Any) -> np.ndarray:
-    """What the probe answers to the test split, on the base model: nothing trained is in it yet."""
+    """Return the linear probe's predictions for the test split. Call this function before the
+    trained values are loaded into `model`, as the probe uses features of the base model."""
     task, pad_id = get_task(order.spec.task), model.config.pad_token_id
     encoder = Encoder(model, task, pad_id, DistContext(0, 1, own_device()))
     return baselines.answers(encoder, order.data.load("test"))
 
 
 def _of_base(order: Export, model: Any) -> Metrics:
-    """The metrics of the base model on the test split: nothing trained is in it yet."""
+    """Return the metrics of the base model on the test split. Call this function before the trained
+    values are loaded into `model`."""
     task, test, labels = get_task(order.spec.task), order.data.load("test"), order.data.labels
     ids = [test.ids_of(row) for row in range(len(test))]
     with placed(model.eval(), own_device()):

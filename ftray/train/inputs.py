@@ -1,4 +1,4 @@
-"""The inputs of a run beside its spec: what they are now, and what an unfinished run began with."""
+"""The inputs of a run beside its spec: their current versions, and those of an unfinished run."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _DEEPSPEED = "deepspeed.json"
 
 
 def pinned(checked: ValidatedSpec, kind: Kind) -> ValidatedSpec:
-    """With the commit of a Hub model in place of its revision: the one that the unfinished run of
-    this very spec began with, else what the Hub says now. Raises ModelError and StorageError."""
+    """Replace the revision of a Hub model by a commit: the commit with which the unfinished run of
+    the identical spec began, else the Hub's current one. Raises ModelError and StorageError."""
     run = unfinished(checked.root, checked.spec, kind)
     before = run.inputs if run is not None else None
     known = before.base_commit if before is not None else ""
@@ -33,7 +33,7 @@ def pinned(checked: ValidatedSpec, kind: Kind) -> ValidatedSpec:
 
 
 def inputs_of(checked: ValidatedSpec) -> Inputs:
-    """Raises ModelError and SpecError."""
+    """Return the current inputs of the run. Raises ModelError and SpecError."""
     pretrained, dataset = find_pretrained(checked.spec.model), checked.dataset
     commit = pretrained.commit
     file = checked.spec.train.deepspeed
@@ -50,14 +50,14 @@ def inputs_of(checked: ValidatedSpec) -> Inputs:
 def claimed(
     asked: ValidatedSpec, checked: ValidatedSpec, kind: Kind, say: Callable[[str], None]
 ) -> RunFolder:
-    """The run of the spec `asked` for, now owned by this process: see `claim_run`. `checked`: the
-    same `pinned`."""
+    """Take ownership of the unfinished run of the spec `asked`, or of a new run: see `claim_run`.
+    `checked`: the result of `pinned` for `asked`."""
     return claim_run(checked.root, asked.spec, kind, checked.spec, inputs_of(checked), say)
 
 
 def with_own_deepspeed(spec: Spec, run: RunFolder) -> Spec:
-    """The spec for the run's workers: they read the DeepSpeed JSON that the run began with from its
-    folder, so that none lacks it and none sees a later edit."""
+    """Return the spec for the run's workers. It names a copy in the run's folder of the DeepSpeed
+    JSON with which the run began, so that every node can read it and later edits have no effect."""
     inputs = run.inputs
     if inputs is None or spec.train.deepspeed != inputs.deepspeed_file:
         return spec

@@ -1,4 +1,7 @@
-"""The training loop. It knows neither Ray nor Tune: it is given its ranks and someone to tell."""
+"""The training loop of one rank, independent of Ray and Tune.
+
+The caller passes in the process group (DistContext) and an Observer that receives the events.
+"""
 
 from __future__ import annotations
 
@@ -32,22 +35,23 @@ _SHOWN_ROWS = 8
 
 
 class Observer(Protocol):
-    """Who the loop tells, on every rank, and whom it asks whether to go on."""
+    """Receives the loop's events on every rank, and tells the loop whether to stop."""
 
     def phase(self, progress: Progress) -> None:
-        """What trains has changed: at the start, and where a phase of the schedule begins."""
+        """Called when the set of trainable parameters changes: at the start of the run, and where a
+        phase of the schedule begins."""
 
     def step(self, event: dict[str, Any]) -> None:
-        """After each step: {step, steps, epoch, loss, learning_rate, rows, seconds}."""
+        """Called after each step with {step, steps, epoch, loss, learning_rate, rows, seconds}."""
 
     def epoch(self, metrics: dict[str, Any]) -> None:
-        """After each evaluation, with its metrics. May be a barrier."""
+        """Called after each evaluation with its metrics. An implementation may be a barrier."""
 
     def alive(self) -> None:
-        """Before each forward pass, and when a checkpoint was taken."""
+        """Called before each forward pass."""
 
     def warn(self, line: str) -> None:
-        """What the user should know of the run, as one sentence."""
+        """Show the user a warning about the run: `line` is one sentence."""
 
     def stopping(self) -> bool:
         """Whether this rank was asked to save and end."""
@@ -56,7 +60,7 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class TrainContext:
-    """Everything a run needs, built and in place."""
+    """Everything that the training loop needs, already built."""
 
     spec: Spec
     task: Task
@@ -67,11 +71,11 @@ class TrainContext:
     pad_id: int
     batches: BatchPlan
     special_ids: frozenset[int] = frozenset()
-    """Tokens that no augmentation touches."""
+    """Token ids that augmentation never drops."""
     row_weights: np.ndarray | None = None
-    """(rows,) what each row of `train` weighs in the loss; None where all weigh the same."""
+    """(rows,) loss weight of each row of `train`; None where all rows have the same weight."""
     trunk: Trunk | None = None
-    """What the frozen blocks give, where the model was cut above them."""
+    """Cached hidden states of the frozen blocks; None where the model was not cut above them."""
 
     @property
     def engine(self) -> Engine:
@@ -90,11 +94,13 @@ def run(
     observer: Observer,
     until: int | None = None,
 ) -> Progress:
-    """Train from where `progress` stands to the last epoch, an early stop, or the end of epoch
-    `until`, counted from 1: from the checkpoint left there it goes on as if it had not stopped.
+    """Train from the position in `progress` to the last epoch, an early stop, or the end of epoch
+    `until` (counted from 1). A run that ends at `until` leaves a checkpoint; a later call that
+    resumes from this checkpoint continues as if training had not stopped.
 
-    Raises, on every rank alike, NotTrainable when a loss or a gradient is not finite, before the
-    weights take it in, and Interrupted when a rank was asked to stop, after a last checkpoint.
+    Every rank raises the same error: NotTrainable when a loss or a gradient is not finite, before
+    the optimizer updates the weights with it; Interrupted when any rank was asked to stop, after a
+    last checkpoint.
     """
     observer.phase(progress)
     while not progress.is_over(setup.spec.train, until):
@@ -113,13 +119,14 @@ def run(
 
 
 def evaluate(setup: TrainContext, split: EncodedSplit, observer: Observer) -> Metrics:
-    """Metrics over all rows of `split`, the same on every rank."""
+    """Compute the metrics over all rows of `split`; every rank returns the same values."""
     engine, task, ranks = setup.engine, setup.task, setup.engine.ranks
     engine.eval_mode()
     metric_state = torch.from_numpy(task.empty_metric_state(setup.labels)).to(ranks.device)
     size = 2 * setup.batches.micro_batch_size
     mine = in_order(split.lengths, size, ranks.rank, ranks.world)
-    # ZeRO 3 gathers weights in every forward pass, so all ranks make equally many.
+    # ZeRO 3 gathers weights collectively in every forward pass, so all ranks must run the same
+    # number of passes: ranks with fewer batches run passes on empty ones.
     most = math.ceil(math.ceil(len(split.lengths) / size) / ranks.world)
     passes = [*mine, *[split.empty] * (most - len(mine))]
     batches = feed(lambda rows: _inputs(setup, split, rows), passes, ranks.device)
@@ -138,7 +145,7 @@ def evaluate(setup: TrainContext, split: EncodedSplit, observer: Observer) -> Me
 def _train_epoch(
     setup: TrainContext, progress: Progress, keeper: CheckpointManager, observer: Observer
 ) -> None:
-    """The steps of an epoch that are still to be made."""
+    """Run the remaining optimizer steps of the current epoch."""
     done = progress.step - progress.epoch * setup.batches.steps_per_epoch
     left = setup.batches.batches(progress.epoch)[done:]
     fed = _fed(setup, left, progress.step)
@@ -187,11 +194,14 @@ def _step(
     wishes: Sequence[bool],
     observer: Observer,
 ) -> tuple[float, list[bool]]:
-    """One optimizer step on a global batch, whose inputs on this rank come next of those `fed`;
-    returns its mean loss over all that its rows, on all ranks, are to answer, and of each wish
-    whether any rank has it."""
+    """Run one optimizer step on the global batch `batch`.
+
+    `fed` yields the inputs of this rank's micro-batches next. Returns the mean loss over all loss
+    terms of the global batch (all ranks), and for each of `wishes` whether any rank has it set.
+    """
     engine, ranks = setup.engine, setup.engine.ranks
-    # Of the whole batch, which every rank knows: its shares on the ranks may weigh differently.
+    # Total loss weight of the global batch. Every rank knows the whole batch and divides by its
+    # total, as the parts of the batch on the ranks may differ in weight.
     weight = float(_weights(setup, batch).sum())
     losses: list[tuple[np.ndarray, torch.Tensor]] = []
     for number, rows in _mine(setup, batch):
@@ -219,8 +229,9 @@ def _step(
 
 
 def _barred(loss: torch.Tensor) -> torch.Tensor:
-    """`loss`, whose gradients are NaN where it is not finite: so no update takes them in, which
-    the host need not wait for the device to know."""
+    """Return `loss` with a backward pass that makes all gradients NaN where `loss` is not finite.
+    The check of the gradients then prevents the update, and the host need not wait for the device
+    to read the loss first."""
     return loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
 
 
@@ -230,8 +241,8 @@ def _told(
     wishes: Sequence[bool],
     norm: torch.Tensor | None,
 ) -> list[float]:
-    """The sum of the losses over all ranks, of each wish how many ranks have it, and the norm. Here
-    the host waits for the device, once a step."""
+    """Return [sum of `losses` over all ranks, number of ranks that have each wish set, `norm`].
+    This all-reduce is the one point in a step where the host waits for the device."""
     asked = torch.tensor(wishes, dtype=torch.float64).to(losses[0].device, non_blocking=True)
     total = torch.zeros_like(losses[0])
     for loss in losses:
@@ -241,7 +252,7 @@ def _told(
 
 
 def _weights(setup: TrainContext, batch: np.ndarray) -> np.ndarray:
-    """(B,) what each row's loss counts for in the mean over the batch."""
+    """Return the weight of each row's loss in the mean over the batch: (B,)."""
     if setup.row_weights is not None:
         return setup.row_weights[batch]
     return setup.task.units(setup.train.lengths[batch], setup.train.targets[batch])
@@ -250,7 +261,7 @@ def _weights(setup: TrainContext, batch: np.ndarray) -> np.ndarray:
 def _loss(
     setup: TrainContext, logits: torch.Tensor, inputs: Inputs, rows: np.ndarray
 ) -> torch.Tensor:
-    """The sum of the rows' losses, each times its weight: a scalar, also where there is no row."""
+    """Return the weighted sum of the rows' losses: a scalar, 0 for an empty micro-batch."""
     if not len(rows):
         return logits.sum() * 0.0
     targets = torch.from_numpy(setup.train.targets[rows])
@@ -268,8 +279,8 @@ def _mine(setup: TrainContext, batch: np.ndarray) -> list[tuple[int, np.ndarray]
 def _fed(
     setup: TrainContext, batches: Sequence[np.ndarray], step: int
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """The inputs of each forward pass of this rank for global batches, the first of them that of
-    the step after `step`."""
+    """Yield the inputs of each forward pass of this rank for the global `batches`. `step` counts
+    the steps done before the first batch."""
     orders = (
         (number, *chunk)
         for number, batch in enumerate(batches, step)
@@ -280,7 +291,8 @@ def _fed(
 
 
 def _fail(setup: TrainContext, progress: Progress, what: str, rows: list[int]) -> None:
-    """Raise NotTrainable, naming the ranks and rows it comes from. Every rank must call it."""
+    """Raise NotTrainable with the ranks and rows that caused the problem. Every rank must call this
+    function."""
     found = setup.engine.ranks.gather(rows)
     where = "; ".join(
         f"rank {rank}: rows {', '.join(map(str, theirs[:_SHOWN_ROWS]))}"
@@ -300,8 +312,8 @@ def _fail(setup: TrainContext, progress: Progress, what: str, rows: list[int]) -
 
 
 def _inputs(setup: TrainContext, split: EncodedSplit, rows: np.ndarray) -> dict[str, torch.Tensor]:
-    # A rank without rows still runs its forward pass: the shortest row stands in, as a row of
-    # padding alone is more than some models take.
+    # A rank without rows still runs its forward pass, on the shortest row of the split: some models
+    # fail on a row that consists of padding only.
     if not len(rows) and setup.trunk is None:
         rows = np.array([split.lengths.argmin()])
     ids = [split.ids_of(row) for row in rows]
@@ -316,8 +328,8 @@ def _inputs(setup: TrainContext, split: EncodedSplit, rows: np.ndarray) -> dict[
 def _training_inputs(
     setup: TrainContext, step: int, chunk: int, rows: np.ndarray
 ) -> dict[str, torch.Tensor]:
-    """As `_inputs`, with tokens left out where the spec wants it: which ones depends, as in
-    `_seed`, on where in the run the chunk stands."""
+    """Collate `rows` as `_inputs` does, with random tokens dropped where train.token_dropout is
+    set. The generator is seeded, as in `_seed`, by the position of the chunk in the run."""
     chance = setup.spec.train.token_dropout
     if not chance or not len(rows):
         return _inputs(setup, setup.train, rows)
@@ -327,8 +339,9 @@ def _training_inputs(
 
 
 def _seed(seed: int, step: int, chunk: int) -> None:
-    """Seed every generator that a model may draw from: what it draws depends on where in the run a
-    chunk stands, not on the rank that computes it or on what was computed before."""
+    """Seed every random generator that a model may use. The random numbers then depend on the
+    position of the chunk in the run (step and chunk number), not on the rank that computes the
+    chunk or on earlier computations."""
     words = np.random.SeedSequence([seed, step, chunk]).generate_state(3, np.uint64)
     torch.manual_seed(int(words[0] >> 1))
     random.seed(int(words[1]))

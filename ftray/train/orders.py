@@ -1,5 +1,7 @@
-"""What a driver asks of other processes. Light to import: a driver that has others compute needs no
-torch."""
+"""The arguments that a driver sends to its worker processes.
+
+This module must stay light to import, as the driver itself does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,15 @@ if TYPE_CHECKING:
     from ftray.train.trunk_cache.cache import TrunkCache
 
 BASELINES = "baselines.safetensors"
-"""In the run's folder: what was fitted before the training."""
+"""File in the run's folder with the baselines that were fitted before the training."""
 SPLITS = ("train", "validation")
-"""Whose rows the trunk cache keeps: the test split is read once."""
+"""Splits whose rows the trunk cache stores; a run reads the test split only once."""
 
 
 @dataclass(frozen=True)
 class WorkerArgs:
-    """What the driver sends to each worker. checkpoints: the folder to keep them in; baselines:
-    the file to keep them in, None where none are wanted; until: the epoch to stop after."""
+    """The arguments of a training worker. checkpoints: the folder for checkpoints; baselines: the
+    file for the baselines, None where none are wanted; until: the epoch to stop after."""
 
     spec: Spec
     data: EncodedDataset
@@ -36,13 +38,14 @@ class WorkerArgs:
     trunks: tuple[TrunkCache, ...] = ()
     until: int | None = None
     fence: Fence | None = None
-    """What says whether the run is still this driver's; None where nobody else can take it."""
+    """Checks whether this driver still owns the run; None where no other driver can take it."""
 
 
 @dataclass(frozen=True)
 class TrunkOrder:
-    """What a cache is wanted for: runs of `spec` that differ as `variants` do in what they unfreeze
-    and read each row `passes` times in all. each: what a process that computes states gets."""
+    """An order for trunk caches. The caches serve runs of `spec` with the values of train.unfreeze
+    in `variants`. passes: how often all runs together read each row; each: the resources of a
+    process that computes hidden states."""
 
     spec: Spec
     variants: tuple[Spec, ...]
@@ -58,7 +61,8 @@ class TrunkOrder:
 
 @dataclass(frozen=True)
 class Export:
-    """What to export and where to: the trained values in `checkpoint` over the base model."""
+    """The arguments of an export: load the trained values in `checkpoint` into the base model, and
+    write the model folder `target`."""
 
     spec: Spec
     data: EncodedDataset
@@ -66,8 +70,8 @@ class Export:
     target: Location
     run: str
     trials: tuple[dict[str, Any], ...] = ()
-    """The table of the sweep that this model won."""
+    """The table of the sweep that this model won; empty without a sweep."""
     baselines: Location | None = None
-    """The file of what was fitted before the training, to be measured beside the model."""
+    """The file of the fitted baselines, which the export evaluates beside the model."""
     seconds: float = 0.0
-    """That the training took."""
+    """Seconds that the training took."""

@@ -1,4 +1,4 @@
-"""What of a model trains in each phase of a run: found out before anything is built."""
+"""Plans which parameters of a model train in each phase, before the first engine is built."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from ftray.train.trunk_cache.cache import Trunk
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """phases, and of each what trains in it; depths: how far below the head each parameter lies,
-    empty where all learn alike; frozen: how many of the lowest blocks never train; autocast:
-    whether forward passes run in bf16."""
+    """The plan of a whole run. phases: the phases; parts: the freeze plan of each phase; depths:
+    the number of layers that each parameter lies below the head, empty without layer-wise decay of
+    the learning rate; frozen: the number of lowest blocks that never train; autocast: whether
+    forward passes run under bf16 autocast."""
 
     phases: tuple[Phase, ...]
     parts: tuple[FreezePlan, ...]
@@ -36,19 +37,20 @@ class TrainingPlan:
 
     @property
     def largest(self) -> FreezePlan:
-        """The part with the most parameters that train."""
+        """Return the freeze plan with the most trainable parameters."""
         return max(self.parts, key=lambda part: part.trainable_parameters)
 
     @property
     def trainable(self) -> set[str]:
-        """Names of all parameters that train at some time."""
+        """Return the names of all parameters that train in any phase."""
         return {name for part in self.parts for name in part.trainable}
 
 
 @dataclass(frozen=True)
 class Trainee:
-    """A model that is to be trained, before its first engine is built: with adapters, without the
-    blocks that `trunk` stands for (then `replay` feeds it)."""
+    """A model that is ready for its first engine. LoRA adapters are injected. If `trunk` is given,
+    the model lacks the lowest blocks, and `replay` feeds it the cached hidden states of these
+    blocks."""
 
     model: nn.Module
     plan: TrainingPlan
@@ -60,11 +62,12 @@ class Trainee:
 def plan_training(
     model: nn.Module, spec: TrainSpec, inputs: Mapping[str, torch.Tensor], ranks: DistContext
 ) -> TrainingPlan:
-    """The plan for a whole model, with its adapters injected where the spec asks for LoRA. It is
-    made without numbers: it costs nothing however large the model is, and wherever it lies.
+    """Plan the training of an uncut model, into which LoRA adapters are already injected if the
+    spec uses LoRA. The plan uses tensors without data, so it is cheap for a model of any size on
+    any device.
 
-    inputs: one small batch, (B, T) tensors. Every rank must call it. Raises ModelError or
-    SpecError when the model has not what the spec names.
+    inputs: one small batch, (B, T) tensors. Every rank must call this function. Raises ModelError
+    or SpecError if the model lacks something that the spec names.
     """
     _check_groups(model, spec)
     autocast = wants_autocast(spec, ranks)

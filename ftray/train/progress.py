@@ -1,5 +1,7 @@
-"""Where a run stands, which checkpoint is the best so far, and when to stop: decisions without
-effects."""
+"""The progress of a run: its position, its best epoch so far, and early stopping.
+
+This module decides only; it has no side effects.
+"""
 
 from __future__ import annotations
 
@@ -10,51 +12,53 @@ from typing import Any
 
 from ftray.spec.sections.training import TrainSpec
 
-# Of the validation loss over its lowest, above which a run counts as overfitted.
+# A run counts as overfitted if its last validation loss is at least this share above its lowest.
 _RISE = 0.1
 
 BEST = "best"
-"""Reported after each epoch: the best value of train.metric so far."""
+"""Key of an epoch's metrics: the best value of train.metric so far."""
 MEMORY = "memory"
-"""Bytes that a trial's process held at most."""
+"""Key of a trial's metrics: the peak memory of its process in bytes."""
 EPOCH_SECONDS = "epoch_seconds"
-"""Of a trial: the training loop's, its evaluations included."""
+"""Key of a trial's metrics: seconds per epoch of the training loop, including evaluation."""
 
 
 @dataclass
 class Progress:
-    """Counts of finished epochs and optimizer steps, and the course of the chosen metric."""
+    """The number of finished epochs and optimizer steps, and the history of the metrics."""
 
     epoch: int = 0
     step: int = 0
     skipped: int = 0
     loss_sum: float = 0.0
-    """Of the rows of the epoch that is going on."""
+    """Sum of the losses of the rows seen in the current epoch."""
     rows: int = 0
     best: float | None = None
     best_epoch: int = 0
     waited: int = 0
     stopped_early: bool = False
     micro_batch_size: int = 0
-    """At which the run began, and which it keeps when it is resumed."""
+    """The micro-batch size at the start of the run; a resumed run keeps it if it still fits."""
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def finish_step(self, loss: float, rows: int) -> None:
-        """Take the mean loss over the rows of one more step; one that is not finite was skipped."""
+        """Record one more step with its mean loss over `rows` rows. A loss that is not finite does
+        not count, as the engine skipped this update."""
         self.step += 1
         if math.isfinite(loss):
             self.loss_sum += loss * rows
             self.rows += rows
 
     def finish_epoch(self, spec: TrainSpec, metrics: dict[str, Any]) -> None:
-        """Take the validation metrics after one more epoch: is it the best, is it time to stop?"""
+        """Record one more epoch with its validation metrics, and update the best epoch and early
+        stopping."""
         self.epoch += 1
         metrics = {**metrics, "train_loss": self.loss_sum / max(1, self.rows)}
         self.loss_sum, self.rows = 0.0, 0
         value = float(metrics[spec.metric])
         gain = self._gain(value, spec)
         stopping = spec.early_stopping
-        # A worse epoch than the best waits; an equal one too.
+        # An epoch that is worse than the best or equal to it counts towards patience.
         if gain > (stopping.min_delta if stopping else 0):
             self.waited = 0
         else:
@@ -65,14 +69,15 @@ class Progress:
         self.history.append({"epoch": self.epoch, "step": self.step, **metrics})
 
     def _gain(self, value: float, spec: TrainSpec) -> float:
-        """How much better than the best so far; any number is better than none."""
+        """Return by how much `value` is better than the best so far; any number is infinitely
+        better than none or NaN."""
         if self.best is None or (math.isnan(self.best) and not math.isnan(value)):
             return math.inf
         return self.best - value if spec.metric_mode == "min" else value - self.best
 
     def overfitting(self) -> str | None:
-        """One sentence when validation loss rose again for good: it ends `_RISE` or more above its
-        lowest, while the training loss went on falling. None when it did not."""
+        """Return a warning if the run overfits, else None. A run overfits if its last validation
+        loss is `_RISE` or more above its lowest, while the training loss fell further."""
         finite = [entry for entry in self.history if math.isfinite(entry.get("loss", math.nan))]
         if not finite:
             return None
@@ -90,21 +95,21 @@ class Progress:
         )
 
     def rank(self) -> float:
-        """Of a checkpoint made after the last epoch: the later an improvement, the higher, so that
-        the checkpoint of the highest rank is the best one, also among equal metrics."""
+        """Return the checkpoint score of the last epoch: its number if it improved the metric, else
+        -1. The checkpoint with the highest score is then the best one, also among equal metrics."""
         return float(self.epoch) if self.best_epoch == self.epoch else -1.0
 
     def epoch_at_hand(self, spec: TrainSpec) -> int:
-        """The epoch that is going on or comes next; of a run that is over, its last."""
+        """Return the index of the current or next epoch; for a finished run, of its last epoch."""
         return min(self.epoch, spec.epochs - 1)
 
     def is_over(self, spec: TrainSpec, until: int | None = None) -> bool:
-        """Whether nothing is left to train, or nothing up to the end of epoch `until`."""
+        """Return whether the run has ended, or has reached the end of epoch `until`."""
         return self.stopped_early or self.epoch >= min(spec.epochs, until or spec.epochs)
 
     def bests(self, spec: TrainSpec) -> tuple[float, ...]:
-        """After each epoch the best value of spec.metric so far, the higher the better: a loss
-        with its sign changed."""
+        """Return, for each epoch, the best value of train.metric up to its end. Higher is better: a
+        loss has its sign changed."""
         sign = -1.0 if spec.metric_mode == "min" else 1.0
         values = (sign * float(entry[spec.metric]) for entry in self.history)
         known = (-math.inf if math.isnan(value) else value for value in values)

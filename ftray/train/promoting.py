@@ -1,4 +1,4 @@
-"""Gives the model just trained the alias that its spec names, unless it does worse."""
+"""Gives a newly trained model the alias that its spec names, unless the model does worse."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ def promote_unless_worse(
     alias: str,
     say: Callable[[str], None],
 ) -> bool:
-    """Point `alias` to `version`, except where the version that has it does better by the metric
-    that picks checkpoints, on the same validation rows. `say` is told which of the two, and why.
-    Returns whether `version` has the alias now. Raises RegistryError."""
+    """Point `alias` to `version`, unless the current version under the alias does better.
+
+    Both versions are compared by the metric that picks checkpoints, on the same validation rows.
+    `say` receives the decision and its reason. Returns whether `version` has the alias now. Raises
+    RegistryError.
+    """
     name = f"{version.name}@{alias}"
     route = find_route(registry, version.name, alias)
     known = [] if route is None else registry.versions(version.name)

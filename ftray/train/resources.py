@@ -1,4 +1,4 @@
-"""From the spec's `scale` to processes on the cluster that is there."""
+"""Translates the spec's `scale` into resources of worker processes on the connected cluster."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from ftray.spec.schema import Spec
 
 
 def worker_resources(spec: Spec) -> Resources:
-    """What one training worker gets; `gpus_per_worker: auto` is one where the cluster has any."""
+    """Return the resources of one training worker. `gpus_per_worker: auto` means one GPU if the
+    cluster has any, else none."""
     gpus = spec.scale.gpus_per_worker
     if gpus == "auto":
         gpus = 1.0 if capacity.has_gpus() else 0.0
@@ -16,7 +17,8 @@ def worker_resources(spec: Spec) -> Resources:
 
 
 def trial_resources(spec: Spec) -> Resources:
-    """What one worker of a trial gets; `tune.gpus_per_worker: auto` is as in training."""
+    """Return the resources of one worker of a trial. `tune.gpus_per_worker: auto` means the same
+    number of GPUs as in training."""
     assert spec.tune is not None
     each = worker_resources(spec)
     gpus = spec.tune.gpus_per_worker
@@ -24,5 +26,5 @@ def trial_resources(spec: Spec) -> Resources:
 
 
 def check_scale(spec: Spec) -> None:
-    """Raise ClusterError when the workers can never all run on this cluster."""
+    """Raise ClusterError if this cluster can never run the fewest allowed workers at once."""
     capacity.require(spec.scale.fewest_workers, worker_resources(spec), "scale.workers")

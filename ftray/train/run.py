@@ -48,7 +48,7 @@ class Trained:
     info: ModelInfo
     seconds: dict[str, float]
     promoted: str | None = None
-    """The alias of `train.promote`, where the version got it."""
+    """The alias of `train.promote` if the version received it, else None."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -63,7 +63,7 @@ class Trained:
         }
 
     def _metrics(self) -> dict[str, Any]:
-        """Of each split, and beside them how the baselines did."""
+        """Return the metrics of each split, and under "baselines" those of the baselines."""
         worth = self.info.baselines
         told = {} if worth is None else {"baselines": worth.model_dump(mode="json")}
         return {**self.info.metrics, **told}
@@ -71,17 +71,20 @@ class Trained:
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A checked spec whose data is encoded."""
+    """A checked spec with its encoded data."""
 
     checked: ValidatedSpec
     data: EncodedDataset
     seconds: float
     worker: LocalWorker | None = None
-    """The process that trains and exports; None where Ray Train starts workers."""
+    """The process that trains and exports; None where Ray Train starts the workers."""
 
     def for_trunk(self, variants: Sequence[Spec] = (), passes: int = 0) -> TrunkOrder:
-        """Of the trunk cache, for runs that differ as `variants` do in what they unfreeze and read
-        each row `passes` times in all; for a run of the spec itself unless given."""
+        """Return the order for a trunk cache that serves all of `variants`.
+
+        `variants` differ in train.unfreeze (default: the spec itself); `passes` is how often the
+        runs together read each row (default: train.epochs).
+        """
         spec = self.checked.spec
         each = worker_resources(spec)
         return TrunkOrder(
@@ -94,13 +97,14 @@ class PreparedRun:
         )
 
     def with_spec(self, spec: Spec) -> PreparedRun:
-        """The same data for another spec that differs in how it trains only."""
+        """Return a copy with the same data for `spec`, which may differ in training settings
+        only."""
         return replace(self, checked=replace(self.checked, spec=spec))
 
 
 def prepare(checked: ValidatedSpec, worker: LocalWorker | None = None) -> PreparedRun:
-    """Encode the data, or find it encoded; `worker` does so where it is there. Raises
-    FtrayError."""
+    """Encode the data, or take the encoding from the cache; `worker` encodes where one is given.
+    Raises FtrayError."""
     started = time.perf_counter()
     pretrained = find_pretrained(checked.spec.model)
     data = encode_dataset(
@@ -120,10 +124,10 @@ def train(
     listener: Listener = lambda event: None,
     worker: LocalWorker | None = None,
 ) -> Trained:
-    """Run the spec, or go on with the unfinished run of the very same spec. Needs Ray.
+    """Start a run of the spec, or resume the unfinished run of the identical spec. Needs Ray.
 
-    `say` gets lines for a person, `listener` the events of the run. `worker`: one that was started
-    ahead for the spec. Raises FtrayError.
+    `say` receives lines for the user, `listener` the events of the run. `worker` is a LocalWorker
+    that the caller started ahead for this spec. Raises FtrayError.
     """
     with local_worker(checked.spec, worker) as own:
         return _train(checked, say, listener, own)
@@ -160,7 +164,7 @@ def _train(
 
 
 def both(first: Listener, second: Listener) -> Listener:
-    """One listener that tells two."""
+    """Return a listener that passes each event to both listeners."""
 
     def tell(event: Event) -> None:
         first(event)
@@ -172,9 +176,11 @@ def both(first: Listener, second: Listener) -> Listener:
 def fit_run(
     prepared: PreparedRun, run: RunFolder, trunks: tuple[TrunkCache, ...] | None, listener: Listener
 ) -> tuple[Location, float]:
-    """Train on the cluster, from where an earlier driver of this run was killed; returns the best
-    checkpoint's folder and the seconds it took, with those of earlier drivers' steps. `trunks`:
-    None where prepared.worker is to fill them."""
+    """Train on the cluster, resuming where an earlier, killed driver of this run stopped.
+
+    Returns the folder of the best checkpoint and the seconds of training, which include the steps
+    of earlier drivers. `trunks`: the trunk caches; None where prepared.worker is to fill them.
+    """
     spec = prepared.checked.spec
     before = sum(record["seconds"] for record in run.metrics() if record.get("kind") == "step")
     started, alarms = time.perf_counter(), Alarms(60 * spec.scale.hang_minutes)
@@ -202,19 +208,20 @@ def fit_run(
 def _filled(
     prepared: PreparedRun, say: Callable[[str], None], listener: Listener
 ) -> tuple[TrunkCache, ...]:
-    from ftray.train.trunk_cache.build import prepare_trunk  # takes torch
+    from ftray.train.trunk_cache.build import prepare_trunk  # imports torch
 
     return prepare_trunk(prepared.for_trunk(), say, listener)
 
 
 def _heed(event: Event) -> None:
-    """Give a checkpoint the time it takes, also after SIGTERM."""
+    """When a worker reports that it will save and stop, extend the deadline that SIGTERM set, so
+    that the worker can write its checkpoint."""
     if event["kind"] == "stopping":
         interrupt.grant(_SAVING_S)
 
 
 def _fit_group(job: WorkerArgs, check: Callable[[], None]) -> Location:
-    from ftray.train.ray.trainer import fit_workers  # takes torch
+    from ftray.train.ray.trainer import fit_workers  # imports torch
 
     return fit_workers(job, job.spec.scale.max_failures, check=check)
 
@@ -228,8 +235,8 @@ def export_and_register(
     seconds: float = 0.0,
     listener: Listener = lambda event: None,
 ) -> Trained:
-    """Make the model folder from `checkpoint` (None: it is there already) and register it.
-    `seconds`: that `fit_run` took."""
+    """Export `checkpoint` to the model folder (None: the folder exists already) and register the
+    model. `seconds`: the training time that `fit_run` returned."""
     spec = prepared.checked.spec
     target = prepared.checked.root.models(spec.name) / run.run_id
     trained = time.perf_counter()
@@ -259,13 +266,14 @@ def export_and_register(
 
 
 def tell_of_better(checked: ValidatedSpec, trained: Trained, say: Callable[[str], None]) -> None:
-    """Say so where an older version of the model does better than the one just trained."""
+    """Tell the user if an older version of the model does better than the one just trained."""
     if line := better_version(checked.registry, trained.version, trained.info):
         say(line)
 
 
 def promoted(checked: ValidatedSpec, trained: Trained, say: Callable[[str], None]) -> Trained:
-    """With the alias that the spec names, where the metrics allow. Raises RegistryError."""
+    """Give the new version the alias of train.promote unless its metrics are worse; returns
+    `trained` with `promoted` filled in. Raises RegistryError."""
     alias = checked.spec.train.promote
     if alias and promote_unless_worse(checked.registry, trained.version, trained.info, alias, say):
         return replace(trained, promoted=alias)
@@ -278,9 +286,10 @@ def _is_exported(prepared: PreparedRun, run: RunFolder) -> bool:
 
 
 def run_export(order: Export, each: Resources) -> ModelInfo:
-    """`export` in a process on the cluster that has what a training worker has; right here where
-    that is this machine, which spares the start of another."""
-    from ftray.train.export import export  # takes torch
+    """Run `export` in a Ray task with the resources of a training worker. Where the cluster is this
+    machine alone and workers use no GPU, run it in this process, which saves the start of
+    another."""
+    from ftray.train.export import export  # imports torch
 
     if is_this_machine() and not each.gpus:
         with quiet_transformers():
@@ -290,7 +299,7 @@ def run_export(order: Export, each: Resources) -> ModelInfo:
 
 
 def register(checked: ValidatedSpec, info: ModelInfo, target: Location) -> ModelVersion:
-    """The registry's version of an exported model, with its lineage."""
+    """Register an exported model with its lineage; returns the registry's version of it."""
     spec = checked.spec
     return checked.registry.register(
         spec.name,

@@ -1,4 +1,4 @@
-"""What is kept of a run while it goes on: status, metrics.jsonl, and its copy in MLflow."""
+"""Records a run while it goes on: its status, metrics.jsonl, and a copy of both in MLflow."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from ftray.train.distributed.events import PASSING, Event
 
 log = logging.getLogger(__name__)
 
-# Kept in metrics.jsonl but no measurement, so not sent to MLflow.
+# Fields of events in metrics.jsonl that are no measurements, so they are not sent to MLflow.
 _NOT_METRICS = {"kind", "step", "steps", "epoch"}
 
 
 class Record:
-    """A listener that keeps the events of a run; `tracker` is the run in MLflow."""
+    """A listener that writes the events of a run to metrics.jsonl and to MLflow; `tracker` is the
+    run in MLflow."""
 
     def __init__(self, run: RunFolder, tracker: Tracker) -> None:
         self._run, self.tracker = run, tracker
@@ -34,23 +35,23 @@ class Record:
             track(self.tracker.run, event)
 
     def trained(self, spec: Spec) -> None:
-        """Tell MLflow what the run trains."""
+        """Log the parameters of `spec` to MLflow."""
         self.tracker.run.parameters(parameters(spec))
 
     def made(self, model: str, metrics: Mapping[str, Mapping[str, Any]]) -> None:
-        """Tell MLflow of the model that the run made, and of its metrics on each split."""
+        """Log the exported model to MLflow, and its metrics on each split."""
         self.tracker.run.tag({"model": model})
         for split, values in metrics.items():
             track(self.tracker.run, {**values, "kind": split, "step": 0})
 
 
 def parameters(spec: Spec) -> dict[str, Any]:
-    """All that decides what a training comes to, by dotted path."""
+    """Return the values of the spec that influence the result of a training, by dotted path."""
     return flatten(masked(spec.model_dump(mode="json", exclude={"tune", "serve"})))
 
 
 def track(run: TrackedRun, event: Event) -> None:
-    """Send the numbers of an event that belongs to a step."""
+    """Log the numbers of an event to MLflow, if the event belongs to a step."""
     numbers = {
         f"{event['kind']}/{name}": value
         for name, value in event.items()
@@ -62,8 +63,11 @@ def track(run: TrackedRun, event: Event) -> None:
 
 @contextmanager
 def recorded(root: Root, name: str, run: RunFolder) -> Iterator[Record]:
-    """Yields the record of a run of that name. A block that raises leaves the run `failed`, or
-    `interrupted` by Ctrl-C; one that ends well leaves it to the caller to say `done`."""
+    """Yield the record of the run `run` of the model `name`.
+
+    If the block raises, the status of the run becomes `failed`, or `interrupted` after Ctrl-C. If
+    the block ends well, the caller sets the status `done`.
+    """
     tracker = Tracker(root, run.run_id, name)
     tracker.run.tag({"run_dir": str(run.location)})
 
@@ -72,7 +76,7 @@ def recorded(root: Root, name: str, run: RunFolder) -> Iterator[Record]:
             run.close()
             run.set_status(state=state, message=_line(error), resumable=resumable(error))
         except (StorageError, OSError) as unwritten:
-            # The run then stays `running` without an owner, and is gone on with as such.
+            # The status stays `running` without an owner; a later command can resume such a run.
             log.warning("how run %s ended is not written: %s", run.run_id, unwritten)
         tracker.close(status)
 
@@ -81,7 +85,7 @@ def recorded(root: Root, name: str, run: RunFolder) -> Iterator[Record]:
             yield Record(run, tracker)
         run.close()
     except RunTaken:
-        raise  # what is on record is the other process's
+        raise  # another process owns the run, so leave its status alone
     except (KeyboardInterrupt, Interrupted) as error:
         end("interrupted", "KILLED", error)
         raise

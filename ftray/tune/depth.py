@@ -1,8 +1,8 @@
-"""What depth buys: the trials of a sweep by how many blocks they trained, and what that shows.
+"""Compares the trials of a sweep by depth, the number of blocks that they train.
 
-A depth is called better or beaten on evidence only: its trials must have been tried under like
-settings, and the 95 % interval of the difference must leave zero out. The interval of a difference
-comes from the intervals of both sides (MOVER, Zou & Donner 2008), be they over seeds or over rows.
+A depth counts as better or beaten only on evidence: the trials of both depths must have comparable
+settings, and the 95 % interval of the difference must exclude zero. The interval of a difference is
+computed from the intervals of both depths (MOVER, Zou & Donner 2008), over seeds or over rows.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ftray.tune.trial_state import TrialState
 
 KEY = "train.unfreeze"
 ENOUGH_TRIALS = 3
-"""Trials that a depth needs where they differ in other keys too: fewer may just have had poor
-values of those."""
+"""Trials that a depth needs for a comparison if trials differ in other keys too: with fewer trials,
+poor values of the other keys may explain the difference."""
 AS_GOOD = 0.01
-"""The largest difference of two shares that counts as none: one point."""
+"""Largest difference between two shares at which they count as equal: one percentage point."""
 # Two-sided 95 % quantiles of Student's t by degrees of freedom, and of the normal distribution.
 _T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 _NORMAL = 1.96
@@ -32,8 +32,9 @@ _NORMAL = 1.96
 
 @dataclass(frozen=True)
 class Depth:
-    """One depth. metric: of its best trial; low to high: the 95 % interval of that metric, over
-    the trial's seeds or else as a share of the validation rows (None for a loss with one seed)."""
+    """The results at one depth. metric: the metric of the best trial; low, high: the 95 % interval
+    of this metric over the trial's seeds, or with one seed as a share of the validation rows (None
+    for a loss with one seed)."""
 
     unfreeze: Any
     trials: int
@@ -42,15 +43,15 @@ class Depth:
     high: float | None
     seeds: int
     epoch_seconds: float
-    """Median over the trials."""
+    """Median seconds per epoch over the trials."""
     memory: int | None
-    """Bytes that a trial's process held at most."""
+    """Peak memory of a trial's process in bytes, the maximum over the trials."""
     worker_hours: float
     cost: float | None
     pareto: bool = False
-    """No other depth was seen to be both as good and as fast."""
+    """Whether the depth is on the Pareto front of metric and seconds per epoch."""
     beaten: bool = False
-    """A depth that trains no longer was shown to be better."""
+    """Whether another depth, at most as slow, was shown to be better."""
     recommended: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -59,9 +60,9 @@ class Depth:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The depths of a sweep, fastest first; none where the space has fewer than two. `sign` is -1
-    where a lower metric is better; `is_share` where the metric is a share of the `rows`; `alike`
-    where all depths were tried under the same values of the other keys."""
+    """The depths of a sweep, fastest first; empty if trials of fewer than two depths have results.
+    sign: -1 if a lower metric is better; is_share: whether the metric is a share of the `rows`;
+    alike: whether the trials of all depths have the same values of the other keys."""
 
     depths: tuple[Depth, ...]
     rows: int
@@ -71,17 +72,17 @@ class Comparison:
 
     @property
     def recommended(self) -> Depth | None:
-        """The depth to train; None where nothing can be told yet."""
+        """Return the depth to train; None if the trials do not decide yet."""
         return next((depth for depth in self.depths if depth.recommended), None)
 
     @cached_property
     def best(self) -> Depth:
-        """The depth with the best metric, shown to be the best or not."""
+        """Return the depth with the best observed metric, whether significant or not."""
         return max(self.depths, key=lambda depth: self.sign * depth.metric)
 
     def lead(self, one: Depth, other: Depth) -> tuple[float, float, float] | None:
-        """By how much `one` does better than `other`, and the 95 % interval of that; None where
-        either has no interval."""
+        """Return by how much `one` does better than `other`, and the low and high end of the 95 %
+        interval of this difference; None if either depth has no interval."""
         if one.low is None or one.high is None or other.low is None or other.high is None:
             return None
         higher, lower = (one, other) if self.sign > 0 else (other, one)
@@ -93,22 +94,25 @@ class Comparison:
         return gap, least, most
 
     def comparable(self, *depths: Depth) -> bool:
-        """Whether their trials had the same chances."""
+        """Return whether the trials of these depths allow a fair comparison: the same values of
+        other keys at each depth, or enough trials at each."""
         return self.alike or all(depth.trials >= ENOUGH_TRIALS for depth in depths)
 
     def is_better(self, one: Depth, other: Depth) -> bool:
-        """Whether `one` was shown to be better."""
+        """Return whether `one` was shown to be better than `other`."""
         lead = self.lead(one, other)
         return lead is not None and lead[1] > 0 and self.comparable(one, other)
 
     def is_as_good(self, one: Depth) -> bool:
-        """Whether `one` was shown to be as good as the best, but for a point."""
+        """Return whether `one` was shown to be at most one point (`AS_GOOD`) worse than the
+        best."""
         lead = self.lead(self.best, one)
         close = lead is not None and self.is_share and lead[2] <= AS_GOOD
         return one is self.best or (close and self.comparable(one, self.best))
 
     def open(self) -> list[Depth]:
-        """The depths faster than the best of which it is open whether they are as good."""
+        """Return the depths that are faster than the best and neither shown to be as good nor shown
+        to be worse."""
         return [
             depth
             for depth in self.depths
@@ -118,8 +122,8 @@ class Comparison:
         ]
 
     def needed(self, depth: Depth, count: int) -> int | None:
-        """How many of what the intervals come from, of which there are `count` (rows or seeds),
-        would tell `depth` from the best, or show that it is as good; None where no number would."""
+        """Return how many rows or seeds would show that `depth` is worse than the best, or as good;
+        None if no number would. `count`: the rows or seeds behind the current intervals."""
         lead = self.lead(self.best, depth)
         if lead is None:
             return None
@@ -131,9 +135,9 @@ class Comparison:
 
 
 def compare_depths(course: Study, validation_rows: int) -> Comparison:
-    """The depths that were tried, with what the trials show of each.
+    """Compare the depths of a sweep's trials.
 
-    Recommended is the fastest of those that are as good as the best, where that can be told.
+    The recommended depth is the fastest one that is as good as the best, if the trials decide that.
     """
     by_depth: dict[str, list[TrialState]] = {}
     for trial in course.ranking():
@@ -169,7 +173,7 @@ def _judged(comparison: Comparison) -> Comparison:
 
 
 def _alike(by_depth: Sequence[Sequence[TrialState]]) -> bool:
-    """Whether every depth had trials of the same values of the other keys."""
+    """Return whether the trials of every depth have the same set of values of the other keys."""
     others = [
         {str(sorted((k, v) for k, v in trial.config.items() if k != KEY)) for trial in trials}
         for trials in by_depth
@@ -202,15 +206,16 @@ def _depth(course: Study, trials: Sequence[TrialState], rows: int) -> Depth:
 
 
 def _epoch_seconds(trial: TrialState) -> float:
-    """Of its training loop, where that is known: trials with workers of their own tell only how
-    long they took in all."""
+    """Return the seconds per epoch of the trial's training loop if known. A trial with a worker
+    group of its own reports only its total seconds, which are divided by its epochs."""
     return trial.metrics.get(EPOCH_SECONDS, trial.seconds / len(trial.values))
 
 
 def _interval(
     values: Sequence[float], rows: int, course: Study
 ) -> tuple[float | None, float | None]:
-    """Of several seeds by Student's t; of one, as a share of the rows, by Wilson (1927)."""
+    """Return the 95 % interval of the mean: for several seeds by Student's t, for one seed by
+    Wilson (1927) as a share of the rows."""
     mean = statistics.fmean(values)
     if len(values) > 1:
         quantile = _T.get(len(values) - 1, _NORMAL)
@@ -225,8 +230,8 @@ def _interval(
 
 
 def _is_share(course: Study) -> bool:
-    """Whether the metric is a share of rows. A share of tokens is none: the tokens of one row are
-    alike, so their number does not tell how far the share may be off."""
+    """Return whether the metric is a share of rows. A share of tokens does not count: the tokens of
+    one row are correlated, so their number does not determine the width of the interval."""
     return course.spec.train.metric_mode == "max" and course.spec.info.has_labels
 
 

@@ -1,4 +1,4 @@
-"""report.html of a sweep: its trials and what depth bought, in one file that needs no other."""
+"""Writes a sweep's report.html, one self-contained file with the trials and the depths."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 320, 70, 30, 20, 50
 
 
 def page(name: str, metric: str, trials: Sequence[Trial], comparison: Comparison) -> str:
-    """The whole document. trials: best first."""
+    """Return the whole HTML document. trials: best first."""
     depths = comparison.depths
     parts = [f"<h1>Sweep of {escape(name)}</h1>", f"<p>{escape(summary(metric, trials))}</p>"]
     if depths:
@@ -63,7 +63,7 @@ def summary(metric: str, trials: Sequence[Trial]) -> str:
 
 
 def advice(metric: str, comparison: Comparison) -> str:
-    """Which depth to train, or that the trials cannot tell and what would."""
+    """Return the sentence that recommends a depth, or says what would decide between depths."""
     chosen = comparison.recommended
     if chosen is None:
         return _untold(metric, comparison)
@@ -89,7 +89,8 @@ def _untold(metric: str, comparison: Comparison) -> str:
 
 
 def _closest_open(comparison: Comparison) -> Depth:
-    """Of the faster depths that may be as good as the best, the one with the best metric."""
+    """Return the depth with the best metric among the faster ones that may be as good as the
+    best."""
     return max(comparison.open(), key=lambda depth: comparison.sign * depth.metric)
 
 
@@ -124,7 +125,8 @@ def _what_tells(comparison: Comparison, depth: Depth) -> str:
 
 
 def _more(comparison: Comparison, depth: Depth) -> str:
-    """The seeds, or validation rows, by which intervals become narrow enough."""
+    """Return the number of seeds or validation rows that makes the intervals narrow enough, as
+    text."""
     seeds = min(depth.seeds, comparison.best.seeds)
     if seeds > 1:
         needed = comparison.needed(depth, seeds)
@@ -134,7 +136,7 @@ def _more(comparison: Comparison, depth: Depth) -> str:
 
 
 def note(comparison: Comparison) -> str:
-    """How to read the intervals and the choice."""
+    """Return the note that explains the intervals and the recommendation."""
     return (
         "Intervals: 95 %, of the trial with that metric, over its seeds or as a share of the "
         f"{comparison.rows:,} validation rows. The choice: the fastest depth that is as good as "
@@ -151,7 +153,7 @@ def named(unfreeze: Any) -> str:
 
 
 def depth_cells(depth: Depth) -> dict[str, str]:
-    """A row of the table of depths, by heading."""
+    """Return a row of the table of depths as {heading: cell}."""
     interval = "" if depth.low is None else f"{depth.low:.4f} to {depth.high:.4f}"
     cells = {
         "trains": named(depth.unfreeze),
@@ -199,7 +201,8 @@ def _table(rows: Sequence[dict[str, str]], chosen: Iterable[bool]) -> str:
 
 
 def _plot(metric: str, depths: Sequence[Depth]) -> str:
-    """Seconds an epoch against the metric, with intervals and the Pareto front."""
+    """Return an SVG plot of the metric against seconds per epoch, with intervals and the Pareto
+    front."""
     lows = [depth.metric if depth.low is None else depth.low for depth in depths]
     highs = [depth.metric if depth.high is None else depth.high for depth in depths]
     low, high = min(lows), max(highs)

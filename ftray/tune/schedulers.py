@@ -1,4 +1,4 @@
-"""Schedulers: which trial of a sweep goes on. Each is a function of where all trials stand."""
+"""Schedulers choose the trial of a sweep to train next, as a function of all trial states."""
 
 from __future__ import annotations
 
@@ -13,46 +13,47 @@ from ftray.tune.searchers import Config
 from ftray.tune.trial_state import TrainUntil, TrialState
 
 REDUCTION = 3
-"""One in so many goes on at each rung, and the next rung is so many times as high (Li et al.
-2020)."""
+"""At each rung one trial in REDUCTION is promoted, and the next rung has REDUCTION times as many
+epochs (Li et al. 2020)."""
 QUARTER = 4
-"""One in so many of a population is given up, and as many are cloned."""
+"""After each epoch one trial in QUARTER of a population is replaced by a clone of a better one."""
 
 
 class Search(Protocol):
-    """What a scheduler is told of a sweep."""
+    """The view of a sweep that a scheduler receives."""
 
     spec: Spec
     section: TuneSpec
 
     @property
     def drawn(self) -> list[TrialState]:
-        """The trials in the order in which they were drawn."""
+        """The trials of the search in the order in which the searcher drew them."""
         ...
 
     @property
     def most_epochs(self) -> int: ...
 
     def new(self, until: Callable[[int], int] | None = None) -> TrainUntil | None:
-        """A trial that did not begin yet, up to the epoch that `until` gives for its number."""
+        """Return the first segment of a trial that has not begun, up to epoch `until(number)`, or
+        to the trial's last epoch without `until`; None when all trials have begun."""
         ...
 
 
 def fifo(course: Search) -> TrainUntil | None:
-    """Every trial to its end, one after the other."""
+    """Train every trial to its last epoch, in the order of the draws."""
     return course.new()
 
 
 def asha(course: Search) -> TrainUntil | None:
-    """Asynchronous successive halving (Li et al. 2020, algorithm 2): promote a trial that is among
-    the best third of those that reached its rung, from the highest rung down; else begin a new
-    one."""
+    """Asynchronous successive halving (Li et al. 2020, algorithm 2). Promote a trial in the best
+    third of the trials that reached its rung, from the highest rung down; without such a trial,
+    begin a new one."""
     return _promotable(course.drawn, 1) or course.new(lambda number: 1)
 
 
 def hyperband(course: Search) -> TrainUntil | None:
-    """Successive halving in brackets that differ in their first rung (Li et al. 2018), trials
-    dealt out in turn, so that slow starters have a chance."""
+    """Hyperband (Li et al. 2018): successive halving in brackets that differ in their first rung,
+    so that trials that improve late have a chance. New trials go to the brackets in turn."""
     graces = list(_rungs(1, course.most_epochs)) or [1]
     for number, grace in enumerate(graces):
         if promoted := _promotable(course.drawn[number :: len(graces)], grace):
@@ -61,8 +62,8 @@ def hyperband(course: Search) -> TrainUntil | None:
 
 
 def median(course: Search) -> TrainUntil | None:
-    """Median stopping (Golovin et al. 2017): after each epoch a trial goes on unless its best is
-    below the median of what the others had reached by then."""
+    """Median stopping (Golovin et al. 2017): after each epoch a trial continues unless its best
+    metric is below the median of the other trials' best metrics at the same epoch."""
     for trial in course.drawn:
         if trial.waits and trial.values:
             epoch = len(trial.values)
@@ -73,9 +74,9 @@ def median(course: Search) -> TrainUntil | None:
 
 
 def pbt(course: Search) -> TrainUntil | None:
-    """Population-based training (Jaderberg et al. 2017): all trials train side by side, and after
-    each epoch the worst quarter goes on from checkpoints of the best one, with values that differ
-    a little from theirs."""
+    """Population-based training (Jaderberg et al. 2017). All trials train side by side. After each
+    epoch the worst quarter of the trials continues from checkpoints of the best quarter, with
+    slightly changed values of the donor trials."""
     if begun := course.new(lambda number: 1):
         return begun
     everyone = [trial for trial in course.drawn if not trial.error]
@@ -86,7 +87,7 @@ def pbt(course: Search) -> TrainUntil | None:
     best, worst = ranked[:quarter], ranked[len(ranked) - quarter :]
     donors = [trial for trial in best if trial in ready]
     for trial in ready:
-        # Before any of the best goes on, and its checkpoint is another one.
+        # Clone before any donor trains its next epoch, as that replaces the donor's checkpoint.
         if trial in worst and trial.cloned < epoch and donors:
             source = random.Random(f"{course.spec.seed}/{trial.trial}/{epoch}")
             donor = source.choice(donors)
@@ -105,7 +106,8 @@ SCHEDULERS: dict[str, Callable[[Search], TrainUntil | None]] = {
 
 
 def _explored(config: Config, space: Mapping[str, Domain], source: random.Random) -> Config:
-    """`config` with every value of a continuous domain a fifth larger or smaller."""
+    """Return `config` with each value of a continuous domain multiplied by 0.8 or 1.2, within the
+    bounds of the domain."""
     changed = dict(config)
     for path, domain in space.items():
         if domain.is_continuous:
@@ -128,7 +130,7 @@ def _promotable(trials: list[TrialState], grace: int) -> TrainUntil | None:
 
 
 def _rungs(grace: int, most: int) -> Iterator[int]:
-    """The epochs after which trials are compared."""
+    """Yield the rungs: the epochs after which trials are compared."""
     while grace < most:
         yield grace
         grace *= REDUCTION

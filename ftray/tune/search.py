@@ -1,4 +1,4 @@
-"""The course of a sweep, carried out by Ray Tune: each segment of a trial is a trial to it."""
+"""Runs the study of a sweep with Ray Tune. Each segment of an ftray trial is one Tune trial."""
 
 from __future__ import annotations
 
@@ -30,23 +30,25 @@ def search(
     listener: Listener,
     watcher: Listener = lambda event: None,
 ) -> None:
-    """Carry `course` to its end, `concurrent` segments side by side.
+    """Train the trials of the study `course` to its end, `concurrent` segments side by side.
 
-    The listener gets {"kind": "trial", ...} when a trial begins and when a segment of it ends:
-    what `recall` makes a course of, and with a segment's end in "points" the events of its steps
-    and epochs. The watcher gets {"kind": "trial_step", "trial", "epoch", "step", "steps", "points"}
-    now and then while a trial runs. Raises what they raise, and Interrupted after Ctrl-C.
+    The listener gets {"kind": "trial", ...} when a trial begins and when a segment ends; `recall`
+    rebuilds a study from these events. At the end of a segment "points" holds the events of its
+    steps and epochs. The watcher gets {"kind": "trial_step", "trial", "epoch", "step", "steps",
+    "points"} every few seconds while a trial runs. Raises an exception of the listener or of the
+    storage, and Interrupted after Ctrl-C.
     """
     if course.over:
         return
     feed = _Feed(course, sweep, listener, watcher)
-    # Tune keeps its state there for a resume of its own; ftray resumes from the run's metrics.
+    # Tune writes its own state for a resume to this folder, but ftray resumes a sweep from the
+    # run's metrics, so the folder is temporary.
     with tempfile.TemporaryDirectory(prefix="ftray-ray-tune-") as scratch:
         tuner = _tuner(sweep, course, feed, concurrent, scratch)
         feed.open()
     with softly(_stop_tune, "trials that run are ended, and begin again where they last saved"):
         tuner.fit()
-    interrupted = not course.over  # Tune took Ctrl-C for itself
+    interrupted = not course.over  # Tune handles Ctrl-C itself and returns without an error
     if feed.error is None:
         feed.close(interrupted)
     if feed.error is not None:
@@ -69,7 +71,7 @@ def _tuner(sweep: Sweep, course: Study, feed: _Feed, concurrent: int, scratch: s
             num_samples=-1,
             search_alg=feed,
             max_concurrent_trials=concurrent,
-            # A process that has run a trial has imported everything for the next one.
+            # Reuse a process for several segments, as it has already imported all modules.
             reuse_actors=course.section.workers == 1,
         ),
         run_config=tune.RunConfig(
@@ -82,7 +84,8 @@ def _tuner(sweep: Sweep, course: Study, feed: _Feed, concurrent: int, scratch: s
 
 
 def _stop_tune() -> None:
-    """SIGTERM as Ctrl-C: Tune has a handler of its own for that while it runs."""
+    """Stop Tune for SIGINT and SIGTERM alike, by a call of the SIGINT handler that Tune installs
+    while it runs. Raises KeyboardInterrupt if Tune has installed none."""
     handler = signal.getsignal(signal.SIGINT)
     if not callable(handler) or handler is handle:
         raise KeyboardInterrupt
@@ -90,7 +93,7 @@ def _stop_tune() -> None:
 
 
 def _counts(course: Study) -> str:
-    """Where the trials of a sweep stand that was interrupted."""
+    """Return the numbers of trials of an interrupted sweep by state, as text."""
     drawn = course.drawn
     counts = {
         "done": sum(trial.over for trial in drawn),
@@ -106,7 +109,8 @@ def _counts(course: Study) -> str:
 
 
 def recall(course: Study, events: Iterable[Event]) -> None:
-    """Take in what an earlier driver of this sweep, which was killed, told its listener."""
+    """Restore the trial states of `course` from the events that an earlier, killed driver of this
+    sweep recorded."""
     for event in events:
         if event.get("kind") == "trial":
             trial = course.trials.get(event["id"]) or course.standing(event["id"], event["config"])
@@ -124,8 +128,9 @@ def recall(course: Study, events: Iterable[Event]) -> None:
 
 
 def _resources(spec: Spec) -> tune.PlacementGroupFactory:
-    """Of the trial's own process: all that its one worker needs, or next to nothing (Ray refuses
-    nothing at all) beside its group of workers."""
+    """Return the Ray resources of a trial's own process. With one worker these are the worker's
+    resources. With several, the worker group reserves its own resources, and the trial's process
+    reserves one byte of memory, as Ray refuses an empty reservation."""
     assert spec.tune is not None
     if spec.tune.workers == 1:
         return tune.PlacementGroupFactory([trial_resources(spec).bundle()])
@@ -133,7 +138,7 @@ def _resources(spec: Spec) -> tune.PlacementGroupFactory:
 
 
 class _Feed(Searcher):
-    """Hands the segments of a course to Ray Tune, and their outcomes back."""
+    """Tune's searcher: hands the segments of a study to Ray Tune, and records their outcomes."""
 
     def __init__(self, course: Study, sweep: Sweep, listener: Listener, watcher: Listener) -> None:
         super().__init__()
@@ -143,13 +148,15 @@ class _Feed(Searcher):
         self.watcher = watcher
         self.segments: dict[str, TrainUntil] = {}
         self.points: dict[str, dict[tuple[str, int], Event]] = {}
-        """Of each segment that runs; one whose process died tells of the same steps again."""
+        """Events of each running segment by (kind, step). A restarted segment, whose process died,
+        reports the same steps again."""
         self.error: Exception | None = None
-        """Of the listener or of the storage: Tune would make a failed trial of it. Nothing more
-        begins."""
+        """The first error of the listener or the storage; no segment begins after it. `search`
+        raises it, as Tune would count an exception here as a failed trial."""
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune keeps its searcher on disk; ftray keeps the course itself, in the run's folder.
+        # Tune saves its searcher to disk. This is not needed, as ftray records the study in the
+        # run's folder.
         return {}
 
     def save(self, checkpoint_path: str) -> None: ...
@@ -194,14 +201,16 @@ class _Feed(Searcher):
             self.error = error
 
     def open(self) -> None:
-        """Tell the watcher of the trials that ended in earlier drivers of this sweep."""
+        """Send the watcher an event for each trial that ended under earlier drivers of this
+        sweep."""
         for trial in self.course.trials.values():
             if trial.over or trial.error:
                 self.watcher(self._event(trial))
 
     def close(self, interrupted: bool) -> None:
-        """Tell how trials ended that are neither done nor failed. After an interruption those that
-        wait may still go on."""
+        """Send the final events of trials that are neither done nor failed: running ones are
+        interrupted, waiting ones are stopped. After an interruption of the sweep waiting trials get
+        no event, as they may continue later."""
         for trial in self.course.trials.values():
             if trial.running:
                 self._tell(trial, "interrupted")

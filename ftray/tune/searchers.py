@@ -1,7 +1,7 @@
-"""Searchers: which values a trial gets.
+"""Searchers choose the values of a trial in the search space.
 
-Each is a function of the trial's number and of what the trials before it came to, and keeps
-nothing: a sweep that was killed draws the same trials when it goes on.
+A searcher is a stateless function of the trial's number and the results of the trials before. So a
+sweep that was killed draws the same trials after a resume.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 from ftray.spec.sections.tuning import Domain, TuneSpec
 
 Config = dict[str, Any]
-"""Dotted path -> value."""
+"""Dotted path in the spec -> value."""
 Tried = tuple[Config, float | None]
-"""A trial's values and, once it has one, its metric, the higher the better."""
+"""A trial's values and its metric, higher is better; None without a metric yet."""
 _SWAPS = 20
-"""How often values of trials that are the same change places with others."""
+"""Rounds in which each duplicate trial swaps one value with another trial."""
 Searcher = Callable[[TuneSpec, int, int, Sequence[Tried]], Config]
-"""(section, seed, number of the trial from 0, trials before it) -> its values."""
+"""(section, seed, number of the trial from 0, earlier trials) -> values of the trial."""
 
 
 def draw_random(section: TuneSpec, seed: int, number: int, tried: Sequence[Tried]) -> Config:
-    """A Latin hypercube (McKay, Beckman & Conover 1979): each key is drawn once from every one of
-    `section.count` equal parts of its domain, in random order. Of four choices twelve trials get
-    three each, where independent draws may leave one out. No two trials are the same, as far as
-    the space has room."""
+    """Draw from a Latin hypercube (McKay, Beckman & Conover 1979): for each key, every one of
+    `section.count` equal parts of its domain gives one value, in random order. With four choices
+    and twelve trials each choice occurs three times, whereas independent draws may omit one. No two
+    trials are duplicates, as far as the space has room."""
     count, source = section.count, random.Random(seed)
     columns = []
     for domain in section.space.values():
@@ -43,15 +43,16 @@ def draw_random(section: TuneSpec, seed: int, number: int, tried: Sequence[Tried
 
 
 def draw_grid(section: TuneSpec, seed: int, number: int, tried: Sequence[Tried]) -> Config:
-    """The points of the space, shuffled: a sweep that ends early has seen all of it alike."""
+    """Draw the points of a grid in shuffled order, so that a sweep that ends early has covered the
+    space evenly."""
     points = list(itertools.product(*(domain.grid for domain in section.space.values())))
     random.Random(seed).shuffle(points)
     return dict(zip(section.space, points[number], strict=True))
 
 
 def draw_tpe(section: TuneSpec, seed: int, number: int, tried: Sequence[Tried]) -> Config:
-    """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011); trials that are still
-    going on count as bad ones, so that those side by side differ."""
+    """Draw with Optuna's tree-structured Parzen estimator (Bergstra et al. 2011). Trials that still
+    run count as bad ones, so that trials side by side differ."""
     import optuna
     from optuna.trial import TrialState, create_trial
 
@@ -82,7 +83,7 @@ SEARCHERS: dict[str, Searcher] = {"random": draw_random, "grid": draw_grid, "tpe
 
 
 def _value(domain: Domain, share: float) -> Any:
-    """The value below which this share of the domain, in [0, 1], lies."""
+    """Return the quantile of the domain at `share` in [0, 1]."""
     share = min(share, math.nextafter(1, 0))
     if domain.kind == "choice":
         return domain.values[int(share * len(domain.values))]
@@ -92,11 +93,11 @@ def _value(domain: Domain, share: float) -> Any:
     if domain.kind == "uniform":
         return low + share * (high - low)
     drawn = math.exp(math.log(low) + share * math.log(high / low))
-    return min(max(drawn, low), high)  # which rounding may pass
+    return min(max(drawn, low), high)  # rounding may exceed the bounds
 
 
 def _repeated(points: Sequence[Any]) -> list[int]:
-    """Places of those that an earlier one equals."""
+    """Return the positions of points that duplicate an earlier point."""
     first: dict[str, int] = {}
     return [
         place for place, point in enumerate(points) if first.setdefault(repr(point), place) != place
@@ -119,7 +120,7 @@ def _distribution(domain: Domain) -> Any:
 
 
 def _to_optuna(domain: Domain, value: Any) -> Any:
-    # Of choices the place: Optuna takes no lists and no mappings.
+    # Optuna gets the position of a choice, as its categories cannot be lists or mappings.
     return domain.values.index(value) if domain.kind == "choice" else value
 
 

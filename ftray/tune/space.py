@@ -1,4 +1,4 @@
-"""The search space as specs: of one trial, and of all depths that trials may have."""
+"""Builds specs from the search space: for one trial, and for each depth in the space."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ _MANY_BLOCKS = 1000
 
 
 def trial_spec(spec: Spec, config: dict[str, Any]) -> Spec:
-    """The spec of one trial: the values at their paths, at the scale of a trial."""
+    """Return the spec of one trial: the base spec with the values of `config` and the scale of a
+    trial."""
     assert spec.tune is not None
     scale: dict[str, Any] = {"scale.workers": spec.tune.workers}
     if spec.tune.gpus_per_worker in (0, 1):
@@ -20,15 +21,16 @@ def trial_spec(spec: Spec, config: dict[str, Any]) -> Spec:
 
 
 def work(spec: Spec, config: dict[str, Any]) -> float:
-    """How long a trial takes, as far as its values tell, beside others of the same sweep: epochs
-    times blocks that train. What names no number of blocks counts as more than any number."""
+    """Estimate the relative duration of a trial within its sweep: epochs times (1 + the number of
+    blocks that train). A train.unfreeze that is not a number counts as 1,000 blocks."""
     blocks = config.get("train.unfreeze", 0)
     epochs: int = config.get("train.epochs", spec.train.epochs)
     return epochs * (1 + (blocks if isinstance(blocks, int) else _MANY_BLOCKS))
 
 
 def depth_variants(spec: Spec) -> tuple[Spec, ...]:
-    """The spec with each value of train.unfreeze that a trial may have."""
+    """Return one spec for each value of train.unfreeze in the search space; without this key, the
+    spec itself."""
     assert spec.tune is not None
     domain = spec.tune.space.get("train.unfreeze")
     if domain is None:

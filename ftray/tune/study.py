@@ -1,7 +1,8 @@
-"""The course of a sweep: which trial is trained next, and how far. Decisions without effects.
+"""The study of a sweep: decides which trial to train next and up to which epoch.
 
-A trial is trained in segments, each up to the end of some epoch, from the checkpoint that the one
-before it left. So a trial that does not look good enough waits, costs nothing, and may go on later.
+This module decides only; it has no side effects. A trial trains in segments. Each segment resumes
+from the checkpoint of the segment before and ends after some epoch. So a trial that does not look
+good enough waits without a cost, and may continue later.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from ftray.tune.trial_state import Outcome, TrainUntil, TrialState
 
 @dataclass
 class Study:
-    """All that a sweep has come to, and with `next` what follows from it."""
+    """The state of a sweep: all trial states; `next` returns the segment to train next."""
 
     spec: Spec
     clock: Callable[[], float] = time.monotonic
     trials: dict[str, TrialState] = field(default_factory=dict)
     spent_before: float = 0.0
-    """Seconds of earlier drivers of this sweep."""
+    """Seconds that earlier drivers of this sweep spent."""
 
     def __post_init__(self) -> None:
         assert self.spec.tune is not None
@@ -38,15 +39,15 @@ class Study:
         self._began = self.clock()
 
     def next(self) -> TrainUntil | None:
-        """What to train now, None where that depends on what is still being trained or the sweep
-        is over."""
+        """Return the segment to train now; None if the decision must wait for running segments, or
+        if the sweep is over."""
         if not self.spent and (found := SCHEDULERS[self.section.scheduler](self)):
             return found
         return self._rerun()
 
     @property
     def most_epochs(self) -> int:
-        """Of the longest trial."""
+        """Return the number of epochs of the longest possible trial."""
         domain = self.section.space.get("train.epochs")
         return max(domain.values) if domain else self.spec.train.epochs
 
@@ -66,14 +67,14 @@ class Study:
         )
 
     def standing(self, trial: str, config: Config) -> TrialState:
-        """Of a trial that has not begun."""
+        """Return the state of a trial that has not begun."""
         return TrialState(trial, config, config.get("train.epochs", self.spec.train.epochs))
 
     def end(self, segment: TrainUntil, outcome: Outcome) -> None:
         trial = self.trials[segment.trial]
         self.trials[segment.trial] = replace(
             trial,
-            # Up to where it went on from another one's checkpoint its own.
+            # Keep the trial's own values up to the epoch at which it was cloned from another trial.
             values=trial.values[: trial.cloned] + outcome.values[trial.cloned :],
             metrics=_with_peak(outcome.metrics, trial.metrics),
             seconds=trial.seconds + outcome.seconds,
@@ -84,17 +85,18 @@ class Study:
 
     @property
     def drawn(self) -> list[TrialState]:
-        """The trials of the search, in the order in which they were drawn."""
+        """Return the trials of the search in the order of their draws, without the trials that
+        repeat finalists with other seeds."""
         return [trial for trial in self.trials.values() if "." not in trial.trial]
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the search began, those of earlier drivers included."""
+        """Return the seconds since the search began, including those of earlier drivers."""
         return self.spent_before + self.clock() - self._began
 
     @property
     def spent(self) -> str:
-        """Which of the budgets is used up; empty while none is."""
+        """Return the budget that is used up, as text; empty if none is."""
         budget, price = self.section.budget, self.spec.scale.price_per_worker_hour
         hours = self.section.workers * sum(t.seconds for t in self.trials.values()) / 3600
         spent = {"minutes": self.elapsed / 60, "worker_hours": hours, "cost": hours * (price or 0)}
@@ -104,9 +106,9 @@ class Study:
         return ""
 
     def new(self, until: Callable[[int], int] | None = None) -> TrainUntil | None:
-        """The beginning of one more trial, or of one that an earlier driver was killed over: to
-        the end of the epoch that `until` gives for its number, or to its own end; None when all
-        have begun."""
+        """Return the first segment of a new trial, or of a trial whose first segment was lost when
+        an earlier driver was killed. The segment ends after epoch `until(number)`, or without
+        `until` after the trial's last epoch. Returns None when all trials have begun."""
         drawn = self.drawn
         fresh = (n for n, trial in enumerate(drawn) if trial.waits and not trial.values)
         number = next(fresh, len(drawn))
@@ -124,9 +126,13 @@ class Study:
 
     @cached_property
     def _order(self) -> Sequence[int]:
-        """Of the draws: the longest trials first, so that at the end no slot waits for one that
-        began late. As they are drawn where one depends on those before, or where a budget may end
-        the sweep: it should have seen all of the space alike."""
+        """The numbers of the draws in the order in which trials begin.
+
+        The longest trials begin first, so that at the end of the sweep no slot idles while a long
+        trial that began late still runs. The order of the draws stays unchanged if a draw depends
+        on earlier results (tpe), or if a budget may end the sweep early, which should then have
+        covered the space evenly.
+        """
         numbers = range(self.section.count)
         if self.section.searcher == "tpe" or any(
             limit is not None for _, limit in self.section.budget
@@ -137,33 +143,35 @@ class Study:
         return sorted(numbers, key=lambda number: -work(self.spec, drawn[number]))
 
     def finalists(self) -> list[TrialState]:
-        """Those of the search that are trained with other seeds too, best first."""
+        """Return the finalists, the trials that are repeated with other seeds, best first."""
         if self.section.finalists is None:
             return []
         known = [trial for trial in self.drawn if trial.value is not None]
         return sorted(known, key=_badness)[: self.section.finalists.trials]
 
     def seeds_of(self, trial: TrialState) -> list[TrialState]:
-        """The trial, and itself with other seeds."""
+        """Return the trial and its repetitions with other seeds."""
         again = [t for t in self.trials.values() if t.trial.startswith(f"{trial.trial}.")]
         return [trial, *again]
 
     def mean(self, trial: TrialState) -> float:
-        """Its best metric, the higher the better: over all its seeds."""
+        """Return the mean over the trial's seeds of the best metric, higher is better; -inf without
+        any."""
         values = [t.value for t in self.seeds_of(trial)]
         known = [value for value in values if value is not None and not math.isnan(value)]
         return statistics.fmean(known) if known else -math.inf
 
     def ranking(self) -> list[TrialState]:
-        """The trials of the search, best first: finalists by the mean over their seeds and before
-        all others, then the rest, those that failed last."""
+        """Return the trials of the search, best first: finalists ordered by the mean over their
+        seeds, then all other trials, failed ones last."""
         finalists = sorted(self.finalists(), key=lambda trial: -self.mean(trial))
         rest = [trial for trial in self.drawn if trial not in finalists]
         return [*finalists, *sorted(rest, key=_badness)]
 
     def _rerun(self) -> TrainUntil | None:
-        """A finalist to its end, or with another seed, when it is known who the finalists are: a
-        trial that goes on can only become better, so those among them may still be running."""
+        """Return a segment that trains a finalist to its last epoch or repeats it with another
+        seed. Returns None while a trial outside the finalists still runs, as it could become one. A
+        finalist may still run: the best metric of a trial never falls, so it stays a finalist."""
         if self.section.finalists is None or self.spent:
             return None
         finalists = self.finalists()
@@ -182,7 +190,7 @@ class Study:
 
 
 def _with_peak(metrics: dict[str, float], before: dict[str, float]) -> dict[str, float]:
-    """The metrics of a trial's last segment, with the memory that any of its segments took."""
+    """Return the metrics of a trial's last segment, with the peak memory over all its segments."""
     held = [found[MEMORY] for found in (metrics, before) if MEMORY in found]
     return {**metrics, MEMORY: max(held)} if held else metrics
 

@@ -1,4 +1,5 @@
-"""A sweep: trials over the search space, the winner trained at full scale and registered."""
+"""Runs a sweep: trains trials over the search space, then the winner at full scale, and registers
+the winner."""
 
 from __future__ import annotations
 
@@ -42,8 +43,8 @@ from ftray.tune.trial_state import TrialState
 
 @dataclass(frozen=True)
 class Tuned:
-    """A finished sweep: its table, best first, the model that the winner became, and what depth
-    bought."""
+    """A finished sweep: the table of trials (best first), the registered model of the winner, and
+    the comparison of depths."""
 
     trials: tuple[Trial, ...]
     trained: Trained
@@ -65,8 +66,8 @@ def tune(
 ) -> Tuned:
     """Run the sweep of the spec's `tune` section, then register its winner. Needs Ray.
 
-    `say` gets lines for a person, `listener` an event when a trial ends and then the winner's
-    training events. Raises FtrayError; NotTrainable when no trial could train.
+    `say` receives lines for the user. `listener` receives the events of the trials, then those of
+    the winner's training. Raises FtrayError; NotTrainable when no trial could train.
     """
     started = time.perf_counter()
     section = checked.spec.tune
@@ -98,7 +99,7 @@ def tune(
         best = winner(course, say)
         won = override(spec, best.config) if section.refit else trial_spec(spec, best.config)
         whole = prepared.with_spec(won)
-        run.write_spec(won)  # what the run trains is the winner's
+        run.write_spec(won)  # the run's model has the winner's values
         record.trained(won)
         record.tracker.run.tag({"winner": f"trial {best.trial}"})
         if section.refit:
@@ -128,7 +129,7 @@ def _plan(course: Study, concurrent: int) -> str:
 
 
 def _plan_event(course: Study, concurrent: int) -> Event:
-    """What a display of the sweep has to know beforehand."""
+    """Return the event that gives a progress display the sweep's limits at the start."""
     section, train = course.section, course.spec.train
     limits = dict(section.budget)
     price = course.spec.scale.price_per_worker_hour
@@ -143,7 +144,8 @@ def _plan_event(course: Study, concurrent: int) -> Event:
 
 
 def _check_room(checked: ValidatedSpec, section: TuneSpec) -> int:
-    """How many trials run side by side. Raises ClusterError when not one fits, or the refit not."""
+    """Return how many trials run side by side. Raises ClusterError if the cluster has no room for
+    one trial, or for the refit."""
     each = trial_resources(checked.spec)
     capacity.require(section.workers, each, "tune.workers")
     if section.refit:
@@ -152,7 +154,7 @@ def _check_room(checked: ValidatedSpec, section: TuneSpec) -> int:
 
 
 def winner(course: Study, say: Callable[[str], None]) -> TrialState:
-    """The best trial. Raises NotTrainable when none could train."""
+    """Return the best trial and tell the user. Raises NotTrainable when no trial could train."""
     if spent := course.spent:
         say(f"{spent} is used up: {len(course.drawn)} of {course.section.count} trials began")
     ranking = course.ranking()

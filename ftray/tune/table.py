@@ -1,4 +1,4 @@
-"""The sweep's table: one row a trial."""
+"""The table of a sweep, with one row per trial."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ftray.tune.trial_state import TrialState
 
 @dataclass(frozen=True)
 class Trial:
-    """One row. `metrics` are of the last epoch, but "best", which is the best epoch's."""
+    """One row. `metrics` are those of the last epoch, except "best", the best epoch's value."""
 
     id: str
     config: dict[str, Any]
     metrics: dict[str, float]
     status: str
-    """done, stopped (by the scheduler, or a budget) or failed."""
+    """One of: done, stopped (by the scheduler or a budget), failed."""
     seconds: float
     error: str = ""
 
@@ -33,7 +33,7 @@ class Trial:
 
 
 def rows(course: Study) -> tuple[Trial, ...]:
-    """Best first; under a finalist itself with other seeds."""
+    """Return the rows, best trial first; repetitions of a finalist with other seeds follow it."""
     return tuple(row(seed) for trial in course.ranking() for seed in course.seeds_of(trial))
 
 

@@ -1,4 +1,4 @@
-"""The trials of a sweep as runs in MLflow, below the sweep's own."""
+"""Records the trials of a sweep in MLflow, as child runs of the sweep's run."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ _ENDED: dict[str, Status] = {
 
 
 class TrackedTrials:
-    """A listener of a search's events. Of a trial that ended under an earlier driver it is told
-    again: MLflow may have missed that."""
+    """A listener that records a search's events in MLflow. The search repeats the events of trials
+    that ended under an earlier driver, as MLflow may have missed these."""
 
     def __init__(self, tracker: Tracker, spec: Spec) -> None:
         assert spec.tune is not None
         self._tracker, self._spec = tracker, spec
         self._perturbed = spec.tune.scheduler == "pbt"
-        """Whether a trial may end with other values than it begins with."""
+        """Whether the scheduler may change a trial's values while it trains (pbt)."""
         self._runs: dict[str, TrackedRun] = {}
         tracker.run.tag(flatten({"tune": spec.tune.model_dump(mode="json", exclude_none=True)}))
 
     def __call__(self, event: Event) -> None:
         if event["kind"] == "trial":
             self._trial(event)
-        # Of one whose beginning could not be recorded nothing is known: the sweep ends of that.
+        # If the start of a trial could not be recorded, ignore its steps: this error ends the sweep
+        # anyway.
         elif event["kind"] == "trial_step" and event["trial"] in self._runs:
             for point in event["points"]:
                 track(self._runs[event["trial"]], point)
@@ -60,16 +61,16 @@ class TrackedTrials:
         try:
             return parameters(trial_spec(self._spec, config))
         except SpecError:
-            return flatten(config)  # the trial fails of that, and says so
+            return flatten(config)  # the trial itself fails with the same error and reports it
 
 
 def _found(event: Event) -> dict[str, float]:
-    """What the trial came to; of its epochs its curve tells."""
+    """Return the trial's final results; MLflow has its metrics per epoch already."""
     metrics = {name: event["metrics"].get(name) for name in (BEST, MEMORY, EPOCH_SECONDS)}
     return {**metrics, "seconds": event["seconds"]}
 
 
 def points_of(records: Iterable[Event], trial: str) -> list[Event]:
-    """The steps and epochs of a trial, from the record of its sweep."""
+    """Return the events of a trial's steps and epochs from the records of its sweep."""
     found = [r for r in records if r.get("kind") == "trial" and r.get("id") == trial]
     return [point for record in found for point in record.get("points", ())]

@@ -1,7 +1,7 @@
-"""A segment of a trial, in a process that trains one after the other.
+"""Trains a segment of a trial in a Ray Tune process, which trains several segments in turn.
 
-A trial with one worker calls the training loop right here, so that it costs its steps and not the
-start of a worker group. A trial with several workers starts a group of its own.
+A trial with one worker runs the training loop in this process, which saves the start of a worker
+group. A trial with several workers starts its own worker group.
 """
 
 from __future__ import annotations
@@ -33,40 +33,40 @@ from ftray.train.trunk_cache.cache import TrunkCache
 from ftray.tune.space import trial_spec
 from ftray.tune.trial_state import Outcome, TrainUntil
 
-# What a segment reports.
+# Keys of the final report of a segment to Tune.
 _VALUES, _METRICS, _OVER, _ERROR = "values", "metrics", "over", "error"
 _AT = "at"
-"""And now and then while it runs: epoch, step, and steps of the whole trial."""
+"""Key of interim reports: the epoch, the step, and the steps of the whole trial."""
 _POINTS = "points"
-"""With that: the events of its steps and epochs since it last told."""
+"""Key of all reports: the events of steps and epochs since the previous report."""
 _TELL_EVERY_S = 2.0
 _STEPS_TOLD = 100
-"""Of each trial at most: the curve of one among hundreds."""
+"""Most steps that a trial reports, enough for its curve: a sweep may have hundreds of trials."""
 _OF_A_STEP = ("kind", "step", "epoch", "loss", "learning_rate")
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What every trial is told."""
+    """The data that all trials of a sweep share."""
 
     spec: Spec
     data: EncodedDataset
     kept: Location
-    """Where trials keep their checkpoints, and their groups of workers what Ray Train keeps."""
+    """The folder with the checkpoints of all trials."""
     trunks: tuple[TrunkCache, ...] = ()
     fence: Fence | None = None
-    """What says whether the sweep is still this driver's."""
+    """Checks whether this driver still owns the sweep."""
 
     def checkpoints(self, trial: str) -> Location:
-        """Where a trial keeps its checkpoints."""
+        """Return the folder for the checkpoints of a trial."""
         return self.kept / trial / "checkpoints"
 
 
 def run_segment(config: dict[str, Any], sweep: Sweep) -> None:
-    """Train the segment of `config` and report to Tune what it came to.
+    """Train the segment in `config` and report its results to Tune.
 
-    A trial that cannot train (it diverged, its values do not fit the model) reports why and ends;
-    the sweep goes on.
+    A trial that cannot train (it diverged, or its values do not fit the model) reports its error
+    and ends; the sweep continues.
     """
     from ray import tune
 
@@ -85,14 +85,15 @@ def run_segment(config: dict[str, Any], sweep: Sweep) -> None:
         last[MEMORY] = held
     found = {
         _VALUES: progress.bests(spec.train),
-        _METRICS: [*last.items(), (BEST, progress.best)],  # of a mapping Tune would make keys
+        _METRICS: [*last.items(), (BEST, progress.best)],  # Tune would flatten a mapping
         _OVER: progress.is_over(spec.train),
     }
     tune.report({**found, **teller.news()})
 
 
 def outcome(reported: Mapping[str, Any] | None, died: bool) -> Outcome:
-    """Of a segment that reported this, or whose process `died` as often as it may."""
+    """Return the outcome of a segment from its last report. `died`: its process died more often
+    than scale.max_failures allows."""
     told = reported or {}
     return Outcome(
         values=tuple(told.get(_VALUES, ())),
@@ -104,8 +105,8 @@ def outcome(reported: Mapping[str, Any] | None, died: bool) -> Outcome:
 
 
 def step_of(reported: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Epoch, step and steps of a trial, and the `points` that it came by since it last told; None
-    where it has made no step."""
+    """Return the epoch, step and steps of a trial from a report, and its `points` since the
+    previous report; None before the first step."""
     if _AT not in reported:
         return None
     at = zip(("epoch", "step", "steps"), reported[_AT], strict=True)
@@ -113,7 +114,7 @@ def step_of(reported: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 class _Teller:
-    """Tells Tune now and then how far a trial is."""
+    """The Observer of a trial: reports progress to Tune, at most every `_TELL_EVERY_S` seconds."""
 
     def __init__(self) -> None:
         self._told = time.monotonic()
@@ -121,7 +122,7 @@ class _Teller:
         self._points: list[Event] = []
 
     def hear(self, event: Event) -> None:
-        """Of the loop, or of the workers that run it."""
+        """Process an event of the training loop, in this process or in the trial's workers."""
         if event["kind"] == "epoch":
             self._points.append(event)
         if event["kind"] == "step":
@@ -135,7 +136,7 @@ class _Teller:
                 tune.report(self.news())
 
     def news(self) -> dict[str, Any]:
-        """What has not been told yet."""
+        """Return the events since the previous report, and mark them as reported."""
         points, self._points = tuple(self._points), []
         return {_AT: self._at, _POINTS: points} if self._at else {}
 
@@ -169,7 +170,8 @@ def _train_here(spec: Spec, segment: TrainUntil, sweep: Sweep, teller: _Teller) 
     folder = sweep.checkpoints(segment.trial)
     with latest(folder, alone(), teller.warn) as found:
         setup, progress = build(spec, sweep.data, base, alone(), found, sweep.trunks)
-    # A trial that ends here, and whose winner is trained again, leaves nothing that is read.
+    # A trial that trains to its last epoch needs no checkpoint if the sweep trains the winner again
+    # (tune.refit), as nothing reads the checkpoint.
     needed = segment.until < spec.train.epochs or not _refits(sweep.spec)
     kept = folder if needed else None
     keeper = CheckpointManager(spec.train.checkpoint, kept, writes=True, fence=sweep.fence)
@@ -209,5 +211,6 @@ def _pristine(
     dropout: float | None,
     max_length: int,
 ) -> Base:
-    """The base model, read from disk once for all trials of this process."""
+    """Load the base model; cached, so that this process reads it from disk once for all trials with
+    the same arguments."""
     return load_base(model, task, seed, labels, dropout, max_length)

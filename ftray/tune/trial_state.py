@@ -1,4 +1,4 @@
-"""What a sweep knows of a trial, and what it has trained next."""
+"""The state of a trial in a sweep, the next segment to train, and the outcome of a segment."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ftray.tune.searchers import Config
 
 @dataclass(frozen=True)
 class TrainUntil:
-    """Train `trial` with `config` up to the end of epoch `until`, counted from 1.
+    """A segment: train `trial` with `config` up to the end of epoch `until`, counted from 1.
 
-    donor: the trial whose checkpoint it goes on from, in place of its own."""
+    donor: the trial from whose checkpoint the segment starts, instead of the trial's own."""
 
     trial: str
     config: Config
@@ -21,8 +21,8 @@ class TrainUntil:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial came to with a segment. values: after each epoch the best metric so far, the
-    higher the better; metrics: of the last epoch; over: there is nothing left to train."""
+    """The outcome of a segment. values: the best metric so far after each epoch, higher is better;
+    metrics: those of the last epoch; over: whether the trial has nothing left to train."""
 
     values: tuple[float, ...]
     metrics: dict[str, float]
@@ -33,7 +33,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TrialState:
-    """Where a trial stands. epochs: of the whole trial."""
+    """The state of a trial. epochs: the number of epochs of the whole trial; values, metrics and
+    over: as in Outcome."""
 
     trial: str
     config: Config
@@ -45,21 +46,23 @@ class TrialState:
     over: bool = False
     error: str = ""
     cloned: int = 0
-    """After which epoch it last went on from another one's checkpoint; 0 for never."""
+    """The epoch after which the trial was last cloned from another trial's checkpoint; 0 if
+    never."""
 
     @property
     def value(self) -> float | None:
-        """The best metric so far; None for a trial that failed or was never evaluated."""
+        """Return the best metric so far; None for a trial that failed or was never evaluated."""
         return self.values[-1] if self.values and not self.error else None
 
     @property
     def waits(self) -> bool:
-        """Whether it could go on."""
+        """Return whether the trial could train another segment."""
         return not (self.running or self.over or self.error)
 
     def reached(self, epoch: int) -> bool:
         return not self.error and (len(self.values) >= epoch or self.over)
 
     def at(self, epoch: int) -> float:
-        """The best metric after `epoch` epochs, for a trial that came that far or was over."""
+        """Return the best metric after `epoch` epochs, for a trial that trained as many epochs or
+        ended earlier."""
         return self.values[min(epoch, len(self.values)) - 1]

@@ -1,4 +1,4 @@
-"""The processes that train together, as the loop sees them: who am I, and add this up."""
+"""The process group of a training run: this process's rank, and collective operations."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ftray.cluster.device import limit_memory, own_device
 
 @dataclass(frozen=True)
 class DistContext:
-    """This process among `world` data-parallel ones, which share torch's default group."""
+    """This process as one of `world` data-parallel ranks in torch's default process group."""
 
     rank: int
     world: int
     device: torch.device
 
     def sum(self, values: np.ndarray) -> np.ndarray:
-        """Elementwise sum of a float64 array over all ranks. Every rank must call it."""
+        """Sum a float64 array elementwise over all ranks. Every rank must call this method."""
         if self.world == 1:
             return values
         values = np.asarray(values, dtype=np.float64)
@@ -31,27 +31,32 @@ class DistContext:
         return tensor.cpu().numpy()
 
     def totals(self, values: torch.Tensor, own: torch.Tensor) -> list[float]:
-        """The elementwise sum of `values` over all ranks, then `own` of this one: (N,) and (M,)
-        float64 on the device. The host waits for the device once. Every rank must call it."""
+        """Return the elementwise sum of `values` over all ranks, followed by this rank's `own`.
+
+        Both are float64 on the device: (N,) and (M,). The host waits for the device once. Every
+        rank must call this method.
+        """
         if self.world > 1:
             dist.all_reduce(values)
         found: list[float] = torch.cat([values, own]).tolist()
         return found
 
     def gather(self, value: Any) -> list[Any]:
-        """`value` of every rank, by rank. Every rank must call it."""
+        """Gather `value` from every rank into a list ordered by rank. Every rank must call this
+        method."""
         values: list[Any] = [value] * self.world
         if self.world > 1:
             dist.all_gather_object(values, value)
         return values
 
     def all_agree(self, answer: bool) -> bool:
-        """True when `answer` is true on every rank."""
+        """Return whether `answer` is true on every rank. Every rank must call this method."""
         return bool(self.sum(np.array([float(answer)]))[0] == self.world)
 
 
 def join_group() -> DistContext:
-    """The ranks of the process group that Ray Train has set up in this worker."""
+    """Return the context of torch's default process group, which Ray Train has set up in its
+    workers, and select this rank's device."""
     rank, world = dist.get_rank(), dist.get_world_size()
     device = own_device()
     if device.type == "cuda":
@@ -61,10 +66,13 @@ def join_group() -> DistContext:
 
 
 def alone() -> DistContext:
-    """A group of this process only, made once and kept: a process that runs one Tune trial after
-    the other must not tear down the group that DeepSpeed holds on to."""
+    """Return the context of a process group with this process as its only rank.
+
+    The group is created once and kept: DeepSpeed holds a reference to it, so a process that runs
+    several Tune trials in turn must not destroy the group between them.
+    """
     if not dist.is_initialized():
-        # DeepSpeed asks the environment who it is; without these it goes looking for MPI.
+        # DeepSpeed reads its rank from these variables; without them it tries to use MPI.
         os.environ.update(
             RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0"
         )

@@ -1,7 +1,8 @@
-"""Events from the workers to the driver while they train: steps, epochs, what was resumed.
+"""Events that workers send to the driver during training: the start or resumption, steps, epochs.
 
-Each is a dictionary with a "kind". Of kind "stage" (what goes on now), "note" (a line for the user)
-and "stopping" (a worker has heard that it should save and end) nothing is kept.
+An event is a dictionary with a "kind". The driver shows but does not record the kinds "stage" (the
+current stage of work), "note" (a line for the user) and "stopping" (a worker has learned that it
+should save and stop).
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ Event = dict[str, Any]
 Listener = Callable[[Event], None]
 
 PASSING = frozenset({"stage", "note", "stopping"})
-"""Kinds of which nothing is kept."""
+"""Kinds of events that the driver does not record."""
 
 _SEND_EVERY_S = 0.3
 _POLL_EVERY_S = 0.3
 
 
 def stage(name: str) -> Event:
-    """The event that tells what goes on from now on."""
+    """Return the event for the stage of work that begins now."""
     return {"kind": "stage", "name": name}
 
 
 def note(line: str) -> Event:
-    """The event of a line for the user."""
+    """Return the event for a line to the user."""
     return {"kind": "note", "message": line}
 
 
@@ -42,7 +43,7 @@ class _Mailbox:
         self.stopping = self.heard = False
 
     def put(self, events: list[Event]) -> bool:
-        """Whether the sender should stop."""
+        """Store `events`; returns whether the sender should stop."""
         self.events.extend(events)
         if self.stopping and not self.heard:
             self.heard = True
@@ -58,7 +59,7 @@ class _Mailbox:
 
 
 class Sender:
-    """The workers' end: events are sent a few times a second, nothing is waited for."""
+    """The workers' end of the mailbox: sends events a few times a second without waiting."""
 
     def __init__(self, mailbox: Any) -> None:
         self._mailbox = mailbox
@@ -75,33 +76,35 @@ class Sender:
             self._sent = time.monotonic()
 
     def flush(self) -> None:
-        """Send what is pending, and wait until it has arrived."""
+        """Send all pending events, and wait until the mailbox has received them."""
         ray.get(self._mailbox.put.remote(self._pending))
         self._pending = []
 
     def alarm(self, event: Event) -> None:
-        """Send from a thread of its own; what is pending is left to the thread that sends."""
+        """Send one event at once; safe to call from another thread than the one that calls `send`,
+        as this method does not touch the pending events."""
         self._mailbox.put.remote([event])
 
     def stopping(self) -> bool:
-        """Whether the driver asked to stop, as far as is known: nothing is waited for."""
+        """Return whether the driver asked to stop, according to the mailbox's last answer. This
+        method does not wait for a new answer."""
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
             self._stopping = self._stopping or ray.get(self._answer)
             self._answer = None
         return self._stopping
 
     def stop(self) -> None:
-        """The driver's end: ask the workers to save and stop."""
+        """Ask the workers to save and stop. The driver calls this method."""
         self._mailbox.stop.remote()
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[Sender]:
-    """Call `listener`, in a thread of its own, with each event sent until the block ends.
+    """Yield a Sender, and pass each event sent inside the block to `listener` in a second thread.
 
     An exception of the listener is raised at the end of the block.
     """
-    # Where the driver is: the run outlives any other node.
+    # Place the mailbox on the driver's node: the run survives the loss of any other node.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = _Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     done = threading.Event()

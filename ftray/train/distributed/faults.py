@@ -1,4 +1,4 @@
-"""What third parties raise while a run trains, as an error that says what would do."""
+"""Translates exceptions of third-party libraries during training into errors with a fix."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from ftray.errors import ClusterError, FtrayError, RunFailed, find
 
 
 def translated(error: BaseException) -> FtrayError | None:
-    """The FtrayError in `error`, or the one that stands for it; None for what no user can mend."""
+    """Return the FtrayError in `error`, or the FtrayError that `error` translates to; None for an
+    error that the user cannot fix."""
     known = find(error)
     if known is not None:
         return known

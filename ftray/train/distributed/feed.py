@@ -1,5 +1,8 @@
-"""Batches for the training loop. Where a GPU trains, a thread makes them ahead and pins their
-memory, so that the host does not wait for the copy to the GPU."""
+"""Feeds batches to the training loop.
+
+Where a GPU trains, a thread makes batches ahead and pins their memory, so that the host does not
+wait for the copy to the GPU.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,20 @@ T = TypeVar("T")
 Batch = dict[str, torch.Tensor]
 
 _AHEAD = 2
-"""Batches that are ready while the GPU works on one."""
+"""Number of batches that the thread makes ahead of the GPU."""
 
 
 def feed(make: Callable[[T], Batch], orders: Iterable[T], device: torch.device) -> Iterator[Batch]:
-    """The batch that `make` returns for each of `orders`, in order. On a CPU, whose cores all
-    train, each batch is made when it is asked for."""
+    """Yield the batch that `make` returns for each of `orders`, in order. On a CPU, where all
+    cores train, each batch is made when the loop requests it."""
     if device.type == "cpu":
         return map(make, orders)
     return ahead(lambda order: _pinned(make(order)), orders, _AHEAD)
 
 
 def ahead(make: Callable[[T], Batch], orders: Iterable[T], count: int) -> Iterator[Batch]:
-    """The batch that `make` returns for each of `orders`, in order; a thread makes `count` batches
-    ahead. An exception of `make` is raised where its batch is asked for."""
+    """Yield the batch that `make` returns for each of `orders`, in order; a thread makes `count`
+    batches ahead. An exception of `make` is raised when the loop requests its batch."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="ftray-batches")
     waiting: deque[Future[Batch]] = deque()
     try:

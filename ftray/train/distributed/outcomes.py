@@ -1,8 +1,9 @@
-"""How a rank that fails alone ends the others.
+"""Ends all ranks with one joint error when some of them fail.
 
-The others would wait for it in their next collective operation. So a rank that fails says why in
-the store that all ranks share, looks there for a moment which others failed, and raises one error
-for all of them. Ray Train ends the whole group as soon as one rank raises.
+When a single rank fails, the other ranks would wait for it in their next collective operation. So
+the failed rank writes its reason to the store that all ranks share, waits a moment for failures of
+other ranks there, and raises one error for all failed ranks. Ray Train ends the whole group as soon
+as one rank raises.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ftray.errors import FtrayError, Interrupted, Problem, from_json
 from ftray.train.distributed.faults import translated
 
 _GRACE_S = 3.0
-"""How long a rank that failed waits for the outcomes of the others."""
+"""Seconds that a failed rank waits for the outcomes of the other ranks."""
 _POLL_S = 0.05
 _SHOWN = 4
 _KEY = "ftray-outcome"
@@ -31,7 +32,8 @@ _KEY = "ftray-outcome"
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a rank failed. place: the rank and its node; error: None where no user can mend it."""
+    """The failure of one rank. place: the rank and its node; error: None where the user cannot fix
+    the problem."""
 
     place: str
     error: FtrayError | None
@@ -48,14 +50,15 @@ class Failure:
 
 @contextmanager
 def told_to_all_ranks() -> Iterator[None]:
-    """Around all that a rank of torch's default group does.
+    """Wrap all work of a rank of torch's default group, and share the rank's outcome with the
+    others.
 
-    An FtrayError of the block becomes one that names the ranks that failed and their nodes; it is
-    the same on all of them. Interrupted passes, since all ranks raise it. Any other exception
-    passes with a note of its rank and node.
+    An FtrayError of the block becomes a joint error that names the failed ranks and their nodes;
+    all failed ranks raise the same one. Interrupted passes unchanged, since all ranks raise it. Any
+    other exception passes with a note of its rank and node.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
-    # Asked for by no public name; the ranks share no other store.
+    # torch has no public name for its default store, the only store that all ranks share.
     board = Board(distributed_c10d._get_default_store(), rank, world)  # noqa: SLF001
     try:
         yield
@@ -73,7 +76,7 @@ def told_to_all_ranks() -> Iterator[None]:
 
 
 class Board:
-    """The outcomes of `world` ranks in a store that they share."""
+    """The outcomes of `world` ranks, kept in their shared store."""
 
     def __init__(self, store: dist.Store, rank: int, world: int, grace_s: float = _GRACE_S) -> None:
         self._store = store
@@ -82,12 +85,12 @@ class Board:
         self._grace_s = grace_s
 
     def end(self) -> None:
-        """This rank ended well."""
+        """Record that this rank ended without an error."""
         self._store.set(self._key(self._rank), "")
 
     def fail(self, failure: Failure) -> dict[int, Failure]:
-        """Tell that this rank failed; all failures, by rank, that are told until every rank has
-        ended or the time is up."""
+        """Record that this rank failed; returns all failures by rank that are recorded until every
+        rank has ended or `grace_s` is over."""
         failures = {self._rank: failure}
         try:
             self._store.set(self._key(self._rank), failure.to_text())
@@ -95,7 +98,7 @@ class Board:
                 if told:
                     failures[rank] = Failure.from_text(told.decode())
         except dist.DistError:
-            pass  # the rank that holds the store is gone: what is known is enough
+            pass  # the rank that hosts the store is gone: return the failures known so far
         return dict(sorted(failures.items()))
 
     def _outcomes(self) -> Iterator[tuple[int, bytes]]:
@@ -116,8 +119,8 @@ class Board:
 
 
 def joint(failures: Mapping[int, Failure], named: bool = True) -> FtrayError:
-    """One error of the FtrayErrors of several ranks, a problem that several have told once; its
-    kind is that of the lowest rank. named: each problem says on which ranks it was met."""
+    """Join the FtrayErrors of several ranks into one error with the type of the lowest rank's
+    error. A problem that several ranks met appears once. named: each problem names its ranks."""
     known = [(f.place, f.error) for f in failures.values() if f.error is not None]
     places: dict[Problem, list[str]] = {}
     for place, error in known:

@@ -1,4 +1,4 @@
-"""Notices that a node of a Ray Train run is about to be taken away, as spot nodes are."""
+"""Preemption notices: a node of a Ray Train run will be taken away soon, as spot nodes are."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 LAST_S = 20.0
 """Seconds before the node goes at which the last checkpoint is due."""
 GRACE_S = 30.0
-"""Seconds that the other workers may go on after the node is gone, to end what they write."""
+"""Seconds that the other workers may continue after the node is gone, to finish writing."""
 
 
 class Notices:
-    """Says when a checkpoint is due because a node is to be taken away.
+    """Decides when a checkpoint is due because a node will be preempted.
 
-    A checkpoint is due with each new notice, and a last one shortly before the node goes. When the
-    node has gone, Ray Train starts the worker group again on other nodes.
+    A checkpoint is due with each new notice, and a last one shortly before the preemption. After
+    the preemption Ray Train restarts the worker group on other nodes.
     """
 
     def __init__(
@@ -28,13 +28,13 @@ class Notices:
         read: Callable[[], PreemptionInfo | None],
         now: Callable[[], float] = time.time,
     ) -> None:
-        """read: the notice that this worker has; now: UNIX time in seconds."""
+        """read: returns this worker's current notice; now: returns UNIX time in seconds."""
         self._warn, self._read, self._now = warn, read, now
         self._known: PreemptionInfo | None = None
         self._last_is_due = False
 
     def due(self) -> bool:
-        """Whether a checkpoint is due now. Each one is told of once."""
+        """Return whether a checkpoint is due now. Returns true once for each due checkpoint."""
         info = self._read()
         if info is None:
             return False
@@ -57,12 +57,13 @@ def _line(info: PreemptionInfo, left: float | None) -> str:
 
 
 def own_notice() -> PreemptionInfo | None:
-    """What this Ray Train worker was told. `ray.train.get_preemption_info` is a barrier of all
-    workers, which is too slow for every step."""
+    """Return the preemption notice that Ray Train gave this worker. The public function
+    `ray.train.get_preemption_info` is a barrier of all workers, which is too slow for every
+    step."""
     from ray.train.v2._internal.execution.context import get_train_context
 
     return get_train_context().preemption_context.preemption_info
 
 
 def no_notice() -> None:
-    """The notice of a process that Ray Train did not start: there is none."""
+    """Return None: a process that Ray Train did not start gets no preemption notice."""

@@ -1,5 +1,4 @@
-"""How a training process uses its machine: its share of the cores, memory that it keeps, and how
-much it took."""
+"""Process-wide settings of a training process (threads, malloc), and its peak memory."""
 
 from __future__ import annotations
 
@@ -13,13 +12,14 @@ from ftray.cluster import machine
 from ftray.cluster.device import own_device
 from ftray.spec.schema import Spec
 
-# glibc's mallopt(3): from which size memory is mapped, and from which it is given back.
+# Options of glibc's mallopt(3): the size above which malloc uses mmap, and the free memory at the
+# top of the heap above which glibc returns memory to the kernel.
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 
 
 def import_deepspeed() -> None:
-    """Import DeepSpeed without MLflow, which its autotuner would import where there is one: that
-    takes as long as all the rest, and a process that trains logs nothing there."""
+    """Import DeepSpeed without MLflow. DeepSpeed's autotuner imports MLflow where it is installed,
+    which doubles the import time, and a training process does not log to MLflow."""
     hidden = "mlflow" not in sys.modules
     if hidden:
         sys.modules["mlflow"] = None  # type: ignore[assignment]
@@ -31,20 +31,21 @@ def import_deepspeed() -> None:
 
 
 def settle(spec: Spec) -> None:
-    """Call once at the start of a process that trains."""
+    """Configure this process for training: its thread count, and malloc on a CPU. Call this
+    function once at the start of the process."""
     import_deepspeed()
-    # Ray tells OpenMP of the worker's share of the cores only before torch starts.
+    # Ray passes the worker's share of the cores to OpenMP, but only before torch starts.
     torch.set_num_threads(max(1, int(spec.scale.cpus_per_worker)))
     if own_device().type == "cpu" and platform.libc_ver()[0] == "glibc":
-        # Gradients come and go with each step. Mapped anew they cost a page fault a page, which on
-        # a CPU took a third of the time of a step with all layers trained.
+        # Each step allocates and frees all gradients. If malloc maps them anew, each page costs a
+        # page fault, which on a CPU took a third of the time of a step with all layers trained.
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def forget_peak_memory() -> None:
-    """Begin anew to watch how much memory this process takes."""
+    """Reset the counters of peak memory of this process, on the host and on its GPU."""
     machine.forget_peak_memory()
     device = own_device()
     if device.type == "cuda":
@@ -52,7 +53,8 @@ def forget_peak_memory() -> None:
 
 
 def peak_memory() -> int | None:
-    """Bytes that this process held at most: of its GPU where it has one, else of the machine."""
+    """Return the peak memory of this process in bytes: on its GPU if it has one, else on the
+    host."""
     device = own_device()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

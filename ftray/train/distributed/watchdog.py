@@ -1,8 +1,9 @@
-"""Tells where each rank stands when a run no longer moves.
+"""Detects a hanging run, and reports the stack of every rank.
 
-A rank that waits for ever (a lost peer, a dead file system, a deadlock) keeps all others waiting in
-their next collective operation. Nothing can be raised in a thread that waits inside of a library,
-so a second thread watches in every rank, and says what the first one is doing.
+A rank that waits for ever (a lost peer, a dead file system, a deadlock) keeps all other ranks
+waiting in their next collective operation. Python cannot raise an exception in a thread that waits
+inside a library. So each rank runs a watchdog thread, which reports the stack of the training
+thread when this thread hangs.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ from typing import Self
 from ftray.errors import Problem, RunFailed
 from ftray.train.distributed.events import Event, Listener
 
-_GRACE_S = 5.0  # from the first alarm on, for those of the other ranks
+_GRACE_S = 5.0  # after the first alarm, the time for the alarms of the other ranks to arrive
 _SAVE_LIMIT = 10
-"""How many times as long as a hang a checkpoint may take to be written. A store that does not
-answer ends the run sooner, by an error; this ends one that waits in the kernel for ever."""
+"""Time limit for writing a checkpoint, as a multiple of the time limit for a hang. A storage that
+does not answer raises an error sooner; this limit ends a write that waits in the kernel for
+ever."""
 
 HANGS, MOVES, SAVES = "hang", "moves", "saves"
-"""Kinds of events: a rank no longer moves; it moves again; it is writing a checkpoint."""
+"""Kinds of events: a rank hangs; the rank moves again; the rank is writing a checkpoint."""
 
 
 class Alarms:
-    """The driver's end: collects the alarms of a group of workers, and makes an error of them when
-    no rank has written at a checkpoint for `seconds` either."""
+    """The driver's end: collects the alarms of a worker group. `check` raises an error from them,
+    unless a rank was writing a checkpoint within the last `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -40,7 +42,8 @@ class Alarms:
         self._saved = float("-inf")
 
     def filter(self, listener: Listener) -> Listener:
-        """A listener that takes what concerns this object, and passes on all but signs of life."""
+        """Return a listener that passes each event to this object, and all events but signs of life
+        (MOVES, SAVES) to `listener`."""
 
         def tell(event: Event) -> None:
             self.listen(event)
@@ -50,7 +53,8 @@ class Alarms:
         return tell
 
     def listen(self, event: Event) -> None:
-        """Take any event of the run; those that are no concern are passed over."""
+        """Process an event of the run; events that are neither alarms nor the start have no
+        effect."""
         if event["kind"] == "start":
             self._workers, self._stacks = event["workers"], {}
         elif event["kind"] == HANGS:
@@ -62,9 +66,10 @@ class Alarms:
             self._saved = time.monotonic()
 
     def check(self) -> None:
-        """Raise RunFailed when a run hangs, and all ranks that can have said where they stand."""
+        """Raise RunFailed when the run hangs, once all ranks have sent their stacks or the grace
+        period for missing ones is over."""
         if not self._stacks or time.monotonic() - self._saved < self._seconds:
-            return  # the others wait for the rank that saves
+            return  # no rank hangs, or the ranks only wait for the rank that saves
         missing = [rank for rank in range(self._workers) if rank not in self._stacks]
         if missing and time.monotonic() - self._first < _GRACE_S:
             return
@@ -83,9 +88,13 @@ class Alarms:
 
 
 class Watchdog:
-    """Calls `tell` from a thread of its own: with HANGS and the stack of the thread that entered
-    when that thread has not said `alive` for `seconds`, with MOVES when it does again, and with
-    SAVES while a checkpoint is written."""
+    """Watches the thread that enters the context, and calls `tell(kind, stack)` from a second
+    thread.
+
+    The kind is HANGS, with the stack of the watched thread, when this thread has not called `alive`
+    for `seconds`; MOVES when the watched thread calls `alive` again; and SAVES while a checkpoint
+    is written.
+    """
 
     def __init__(self, seconds: float, tell: Callable[[str, str], None]) -> None:
         self._seconds = seconds
@@ -101,8 +110,8 @@ class Watchdog:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """In any thread: inside the block a checkpoint is written, which is a sign of life for ten
-        times `seconds`."""
+        """Mark the block as writing a checkpoint, which counts as a sign of life for ten times
+        `seconds`. Any thread may enter the block."""
         self._saving = time.monotonic()
         try:
             yield
@@ -137,7 +146,7 @@ class Watchdog:
 
 
 def stack_of(thread: int) -> str:
-    """Where a thread of this process stands: its frames from the first one of `ftray.train` on."""
+    """Return the stack of a thread of this process, from its first frame in `ftray.train` on."""
     frame = sys._current_frames().get(thread)  # noqa: SLF001
     if frame is None:
         return "  its training thread has ended"

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: activations computed again instead of kept (Chen et al. 2016)."""
+"""Gradient checkpointing: recompute activations in the backward pass (Chen et al. 2016)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from ftray.errors import ModelError
 
 
 def enable_checkpointing(model: Any) -> None:
-    """Have the blocks that are in train mode compute their activations again in the backward pass,
-    dropout as before. Raises ModelError when the model cannot."""
+    """Make the blocks that are in train mode recompute their activations in the backward pass, with
+    the same dropout masks. Raises ModelError when the model does not support this."""
     if not getattr(model, "supports_gradient_checkpointing", False):
         raise ModelError.of(
             "train.gradient_checkpointing",
@@ -17,6 +17,6 @@ def enable_checkpointing(model: Any) -> None:
             f"{type(model).__name__} cannot compute its activations again",
             "set it to false, and lower train.micro_batch_size instead",
         )
-    # A cache of keys is for generating only, and would be told off in every forward pass.
+    # Only generation needs a KV cache; with one, transformers would warn in every forward pass.
     model.config.use_cache = False
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

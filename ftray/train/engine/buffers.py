@@ -1,8 +1,8 @@
-"""Buffers that training changes: BatchNorm's running statistics, and what is like them.
+"""Synchronizes the buffers that training changes, such as BatchNorm's running statistics.
 
-Each rank updates them from its own rows. After every optimizer step the ranks take the mean (of
-integers, the counters, the highest), so that evaluations, checkpoints and the exported model are
-those of all ranks and do not depend on when they are made.
+Each rank updates its buffers from its own rows. After every optimizer step an all-reduce sets float
+buffers to their mean over the ranks and integer buffers, which are counters, to their maximum. So
+evaluations, checkpoints and the exported model reflect the rows of all ranks at any step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class MovingBuffers:
     """The persistent buffers of those modules of `model` that are in train mode."""
 
     def __init__(self, model: nn.Module, ranks: DistContext, frozen: Collection[str] = ()) -> None:
-        """frozen: names of modules within which nothing changes, also where a module never runs."""
+        """frozen: names of frozen modules, inside which no buffer changes. A submodule that never
+        runs may still be in train mode there, so train mode alone does not decide."""
         self._ranks = ranks
         inside = tuple(f"{name}." for name in frozen)
         self._places = {
@@ -33,11 +34,12 @@ class MovingBuffers:
         self._agreed = copied(self._places)
 
     def values(self) -> dict[str, torch.Tensor]:
-        """A copy of each on the CPU, by its name in the model."""
+        """Return a copy of each buffer on the CPU, by its name in the model."""
         return {name: value.cpu() for name, value in copied(self._places).items()}
 
     def agree(self) -> None:
-        """Give every rank the mean over the ranks. Every rank must call it."""
+        """Set the buffers on every rank to their mean over the ranks (integers: the maximum). Every
+        rank must call this method."""
         if self._ranks.world > 1:
             found = [module.get_buffer(key) for module, key in self._places.values()]
             floats = [buffer for buffer in found if buffer.is_floating_point()]
@@ -47,22 +49,24 @@ class MovingBuffers:
         self._agreed = copied(self._places)
 
     def restore(self) -> None:
-        """Undo what was changed since the ranks last agreed: the step was left out."""
+        """Restore the values of the last `agree`, after a step that the engine skipped."""
         put_back(self._places, self._agreed)
 
     def kept(self) -> AbstractContextManager[None]:
-        """What changes within is undone: a forward pass is computed a second time."""
+        """Return a context that restores the buffers at its end, for the recomputation of a forward
+        pass, which would update them a second time."""
         return kept(self._places)
 
     def still(self, wanted: bool) -> AbstractContextManager[None]:
-        """Where `wanted`, the modules use their buffers as they are and do not change them."""
+        """Return a context in which the modules, if `wanted`, use their buffers in eval mode and do
+        not update them."""
         return in_mode(self._places, training=False) if wanted else nullcontext()
 
 
 def _reduce(
     buffers: list[torch.Tensor], dtype: torch.dtype, operation: dist.ReduceOp.RedOpType, share: int
 ) -> None:
-    """One all-reduce for all `buffers`, in place, divided by `share`."""
+    """All-reduce all `buffers` in one call and divide the result by `share`, in place."""
     if not buffers:
         return
     flat = torch.cat([buffer.flatten().to(dtype) for buffer in buffers])

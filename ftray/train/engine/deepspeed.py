@@ -1,4 +1,4 @@
-"""A DeepSpeed engine around a partly frozen model."""
+"""Wraps a partly frozen model in a DeepSpeed engine."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from ftray.train.engine.optimizer import AGE, SCALE, adamw
 
 
 class TrainedModule(nn.Module):
-    """The model as DeepSpeed sees it: frozen below, in train mode above, autocast where asked."""
+    """The module that DeepSpeed wraps: freezes the lower part of the model, keeps the upper part in
+    train mode, and applies autocast where wanted."""
 
     def __init__(
         self, model: nn.Module, plan: FreezePlan, autocast: bool, replay: Replay | None = None
     ) -> None:
-        """replay: that of a `model` whose lowest blocks were cut off."""
+        """replay: feeds cached hidden states into a `model` whose lowest blocks were cut off."""
         super().__init__()
         self.model = model
         self.replay = replay
@@ -44,8 +45,8 @@ class TrainedModule(nn.Module):
         return self
 
     def forward(self, states: torch.Tensor | None = None, **inputs: torch.Tensor) -> torch.Tensor:
-        """Logits of a batch, in the model's own shape. states: (B, T, D), what the lowest blocks
-        give, where these were cut off."""
+        """Return the logits of a batch in the model's own shape. states: (B, T, D), the hidden
+        states that the lowest blocks would compute, for a model without these blocks."""
         device = next(iter(inputs.values())).device.type
         if self.replay is not None:
             assert states is not None, "a batch without states for a model that was cut"
@@ -55,7 +56,8 @@ class TrainedModule(nn.Module):
 
 
 class Engine:
-    """What the loop asks of DeepSpeed: forward, backward, update, and the trainable parameters."""
+    """The loop's interface to DeepSpeed: forward pass, backward pass, optimizer step, and access to
+    the trainable parameters."""
 
     def __init__(
         self,
@@ -65,7 +67,7 @@ class Engine:
         config: Config,
         ranks: DistContext,
     ) -> None:
-        """groups: those of `parameter_groups`, over the parameters of `module` that train."""
+        """groups: the result of `parameter_groups` for the trainable parameters of `module`."""
         deepspeed = deepspeed_state.import_deepspeed(ranks.device)
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         module.to(ranks.device)
@@ -75,14 +77,15 @@ class Engine:
         self._ages = _ages(module.model, groups)
         self._plain = config.get("zero_optimization", {}).get("stage", 0) == 0
         if self._plain:
-            # Clipped here: the one norm also tells whether the gradient is finite.
+            # At stage 0 this class clips gradients itself: it needs their norm anyway, to check
+            # that they are finite.
             config = {**config, "gradient_clipping": 0.0}
         self._linear = nn.functional.linear
         self._trained = [p for p in module.model.parameters() if p.requires_grad]
         optimizer = adamw(groups, spec)
         self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
         deepspeed_state.check_optimizer(self._deepspeed)
-        # A DeepSpeed JSON may say how ranks add gradients up.
+        # A user's DeepSpeed JSON may configure the all-reduce of gradients, so DeepSpeed does it.
         by_us = ranks.world == 1 or isinstance(spec.deepspeed, DeepSpeedSpec)
         self._adds_up = self._plain and by_us
         if self._adds_up:
@@ -102,7 +105,7 @@ class Engine:
 
     @property
     def deepspeed(self) -> Any:
-        """The DeepSpeed engine; `ftray.train.engine.deepspeed_state` reads it."""
+        """The DeepSpeed engine, for the functions of `ftray.train.engine.deepspeed_state`."""
         return self._deepspeed
 
     def train_mode(self) -> None:
@@ -116,8 +119,11 @@ class Engine:
         return self._deepspeed(**{n: t.to(device, non_blocking=True) for n, t in batch.items()})
 
     def accumulate(self, loss: torch.Tensor) -> None:
-        """Add the gradient of `loss`, a share of the mean over the whole batch; every rank,
-        accumulation_steps times before each update."""
+        """Run the backward pass of one micro-batch and accumulate its gradients.
+
+        `loss` is this micro-batch's part of the mean over the global batch. Every rank must call
+        this method accumulation_steps times before each update.
+        """
         if not self._adds_up:
             loss = loss * self.ranks.world  # DeepSpeed averages over the ranks
         with self.buffers.kept() if self._recomputes else nullcontext():
@@ -128,21 +134,22 @@ class Engine:
             add_up(self._trained)
 
     def gradient_norm(self) -> torch.Tensor | None:
-        """Norm of the gradient of a whole batch, on the device, the same on every rank; None where
-        DeepSpeed judges gradients itself."""
+        """Return the norm of the global batch's gradient: a tensor on the device, the same on every
+        rank. Returns None at stages 1 to 3, where DeepSpeed clips and checks gradients itself."""
         if not self._plain:
             return None
         gradients = []
         for parameter in self._trained:
             if parameter.grad is None:
-                # No row went through it. DeepSpeed, too, adds up zeros for it.
+                # No row used this parameter. DeepSpeed also reduces zeros for such a parameter.
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
         return nn.utils.get_total_norm(gradients)
 
     def update(self, learning_rate: float, norm: float | None) -> bool:
-        """One optimizer step with the accumulated gradients, whose norm `gradient_norm` gave.
-        False, on every rank and with all weights as they were, when a gradient is not finite."""
+        """Run one optimizer step with the accumulated gradients; `norm` is the result of
+        `gradient_norm`. If a gradient is not finite, the weights stay unchanged and this method
+        returns False on every rank."""
         for group in self._deepspeed.optimizer.param_groups:
             group["lr"] = learning_rate * group[SCALE]
         finite = norm is None or self._clipped(norm)
@@ -158,8 +165,8 @@ class Engine:
         return applied
 
     def _clipped(self, norm: float) -> bool:
-        """Clip gradients of that norm. One that is not finite is dropped, and the answer is
-        False."""
+        """Clip the gradients, whose norm is `norm`. If `norm` is not finite, drop the gradients and
+        return False."""
         if not math.isfinite(norm):
             for parameter in self._trained:
                 parameter.grad = None
@@ -169,30 +176,34 @@ class Engine:
         return True
 
     def moments(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
-        """exp_avg and exp_avg_sq of a parameter at stage 0, in place."""
+        """Return AdamW's exp_avg and exp_avg_sq of a parameter at stage 0, not as copies."""
         found: dict[str, torch.Tensor] = self._deepspeed.optimizer.state[parameter]
         return found
 
     def age(self, name: str) -> int:
-        """Updates that a trainable parameter has had, also before this engine."""
+        """Return the number of updates of a trainable parameter, in this engine and in earlier
+        ones."""
         return self._ages[name]
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Name in the model and parameter, of those that train, in the model's order."""
+        """Yield (name in the model, parameter) of the trainable parameters, in the model's
+        order."""
         for name, parameter in self.module.model.named_parameters():
             if parameter.requires_grad:
                 yield name, parameter
 
     def close(self) -> None:
-        """Let go of hooks and buffers: a process may build the next engine after this one."""
+        """Release DeepSpeed's hooks and buffers, so that this process can build another engine."""
         deepspeed_state.destroy(self._deepspeed)
-        # ZeRO 3 puts one of its own in its place, which rounds otherwise, and leaves it there.
+        # ZeRO 3 replaces torch's `linear` by a function that rounds differently, and never restores
+        # the original.
         nn.functional.linear = self._linear
 
 
 def wants_autocast(spec: TrainSpec, ranks: DistContext) -> bool:
-    """Whether forward passes run in bf16: as the spec says, `auto` where every rank's hardware
-    computes in it."""
+    """Return whether forward passes run under bf16 autocast: as train.precision says, and for
+    `auto` where the hardware of every rank supports bf16. False where DeepSpeed itself keeps the
+    weights in bf16."""
     if uses_bf16(spec) or spec.precision == "fp32":
         return False
     return spec.precision == "bf16" or ranks.all_agree(_has_bf16(ranks.device))
@@ -200,13 +211,14 @@ def wants_autocast(spec: TrainSpec, ranks: DistContext) -> bool:
 
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        # Of GPUs elsewhere it is taken that they have it, as all have since 2020.
+        # If the GPUs are on other machines, assume bf16 support, which all GPUs have since 2020.
         return not visible_gpus() or torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _ages(model: nn.Module, groups: list[dict[str, Any]]) -> dict[str, int]:
-    """The age of each parameter that trains, by name, in the model's order."""
+    """Return the age (number of updates) of each trainable parameter by name, in the model's
+    order."""
     ages = {id(parameter): group[AGE] for group in groups for parameter in group["params"]}
     return {n: ages[id(p)] for n, p in model.named_parameters() if id(p) in ages}

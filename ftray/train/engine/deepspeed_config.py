@@ -1,4 +1,4 @@
-"""The DeepSpeed configuration: the spec's numbers, or a user's JSON with its "auto" filled in."""
+"""Builds the DeepSpeed configuration from the spec, or from a user's JSON without its "auto"."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Config = dict[str, Any]
 _KEY = "train.deepspeed"
 _SECTIONS = ("fp16", "bf16", "data_types", "zero_optimization")
-# What the spec already decides: in a JSON these may be "auto" or agree.
+# Sections that the spec decides: a user's JSON may only set them to "auto".
 _OURS = {
     "optimizer": "train.learning_rate and train.weight_decay",
     "scheduler": "train.schedule and train.warmup",
@@ -27,9 +27,9 @@ _OURS = {
 def deepspeed_config(
     spec: TrainSpec, micro_batch_size: int, accumulation: int, workers: int
 ) -> Config:
-    """The whole DeepSpeed configuration of a run.
+    """Return the complete DeepSpeed configuration of a run.
 
-    Raises SpecError, one problem a key, where a JSON contradicts the spec.
+    Raises SpecError, with one problem for each key of a JSON that contradicts the spec.
     """
     ours = {**_batch(micro_batch_size, accumulation, workers), **_clipping(spec)}
     if isinstance(spec.deepspeed, DeepSpeedSpec):
@@ -40,21 +40,21 @@ def deepspeed_config(
         if problems:
             raise SpecError(*problems)
         config = _without_auto(config)
-    # An optimizer of torch is wanted: DeepSpeed's own are compiled at first use.
+    # ftray uses torch's optimizer, as DeepSpeed compiles its own optimizers at first use.
     quiet: Config = {
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31,
     }
     if config.get("bf16", {}).get("enabled") is True:
-        # A gradient that is not finite must not reach the weights.
+        # DeepSpeed must skip updates with gradients that are not finite.
         quiet["bf16"] = {"check_grad_overflow": True, **config["bf16"]}
     return {**config, **quiet, **ours}
 
 
 def require_disk(config: Config, ranks: DistContext) -> None:
-    """Raise ClusterError, on every rank alike, where a configuration swaps to disk and a node lacks
-    what that takes."""
+    """Raise ClusterError on every rank if the configuration offloads to NVMe and any node lacks the
+    libraries for it. Every rank must call this function."""
     zero = config.get("zero_optimization", {})
     devices = {zero.get(name, {}).get("device") for name in ("offload_optimizer", "offload_param")}
     if "nvme" not in devices:
@@ -71,8 +71,8 @@ def require_disk(config: Config, ranks: DistContext) -> None:
 
 
 def check_deepspeed(spec: TrainSpec, workers: int | None = None) -> None:
-    """Raise SpecError when train.deepspeed names a JSON that cannot be used, as far as that is
-    known before workers start. workers: None where their number is not settled."""
+    """Raise SpecError if train.deepspeed names a JSON that cannot be used, as far as the driver can
+    tell before workers start. workers: their number; None if it is not fixed yet."""
     if isinstance(spec.deepspeed, DeepSpeedSpec):
         return
     ours, size = _clipping(spec), spec.micro_batch_size
@@ -97,7 +97,7 @@ def _clipping(spec: TrainSpec) -> Config:
 
 
 def read_json(path: str) -> Config:
-    """The DeepSpeed JSON at `path`. Raises SpecError."""
+    """Read the DeepSpeed JSON at `path`. Raises SpecError."""
     try:
         config = locate(path).read_json()
     except (OSError, ValueError, StorageError) as error:
@@ -115,7 +115,7 @@ def read_json(path: str) -> Config:
 
 
 def uses_bf16(spec: TrainSpec) -> bool:
-    """Whether a user's JSON has DeepSpeed itself keep the weights in bf16."""
+    """Return whether a user's JSON makes DeepSpeed keep the weights in bf16."""
     if isinstance(spec.deepspeed, DeepSpeedSpec):
         return False
     return read_json(spec.deepspeed).get("bf16", {}).get("enabled") is True
@@ -123,7 +123,7 @@ def uses_bf16(spec: TrainSpec) -> bool:
 
 def _zero(spec: DeepSpeedSpec, workers: int) -> Config:
     if spec.offload == "none":
-        # One worker has nobody to share the state with: sharding would only copy it about.
+        # With one worker there is nothing to shard: ZeRO would only copy the state around.
         return {"stage": spec.stage if workers > 1 else 0}
     where: Config = {"device": spec.offload}
     if spec.nvme_path is not None:
@@ -155,7 +155,8 @@ def _contradictions(spec: TrainSpec, config: Config, ours: Config) -> list[Probl
     if stage not in ("auto", 0, 1, 2, 3):
         problems.append(_problem("zero_optimization.stage", stage, "no such stage", "0, 1, 2 or 3"))
     if config.get("bf16", {}).get("enabled") is True and stage in ("auto", 0):
-        # There DeepSpeed starts with an optimizer step of its own, which decays the weights.
+        # With bf16 weights at stage 0 DeepSpeed first runs an optimizer step of its own, which
+        # decays the weights.
         problems.append(
             _problem(
                 "bf16.enabled",
@@ -169,7 +170,8 @@ def _contradictions(spec: TrainSpec, config: Config, ours: Config) -> list[Probl
 
 
 def _other_optimizers(config: Config, stage: Any) -> Iterator[Problem]:
-    """What makes DeepSpeed choose an optimizer whose state ftray cannot checkpoint."""
+    """Yield a problem for each key that makes DeepSpeed choose an optimizer whose state ftray
+    cannot checkpoint."""
     problem = "DeepSpeed then uses an optimizer whose state ftray cannot checkpoint"
     accumulates = config.get("data_types", {}).get("grad_accum_dtype", "auto")
     own = ("auto", None, "bf16", "bfloat16")
@@ -186,7 +188,8 @@ def _other_optimizers(config: Config, stage: Any) -> Iterator[Problem]:
 
 
 def _offload_problems(zero: Config, stage: Any) -> Iterator[Problem]:
-    """Of the offload sections of a JSON: DeepSpeed itself passes over some of these in silence."""
+    """Yield the problems of the offload sections of a JSON. DeepSpeed silently ignores some of
+    them."""
     for name, lowest in (("offload_optimizer", 1), ("offload_param", 3)):
         key, section = f"zero_optimization.{name}", zero.get(name, "auto")
         if section == "auto":
@@ -213,7 +216,7 @@ def _problem(key: str, value: Any, problem: str, fix: str) -> Problem:
 
 
 def _without_auto(value: Any) -> Any:
-    """A key left at "auto" is one that DeepSpeed's own default or the spec decides."""
+    """Remove all keys with the value "auto": the spec or DeepSpeed's default decides them."""
     if isinstance(value, dict):
         return {key: _without_auto(inner) for key, inner in value.items() if inner != "auto"}
     return value

@@ -1,8 +1,8 @@
-"""What a DeepSpeed engine holds: parameters and moments, read and written whole at any ZeRO stage.
+"""Reads and writes a DeepSpeed engine's unsharded parameters and moments at any ZeRO stage.
 
-DeepSpeed keeps some of it under names that it does not document. Only this file uses such names,
-each in a function of its own and without a default: a release that lacks one raises AttributeError
-here. `pyproject.toml` bounds DeepSpeed's version for that reason.
+DeepSpeed keeps parts of this state under undocumented names. Only this file uses such names, each
+in a function of its own and without a default, so a DeepSpeed release that lacks one raises
+AttributeError here. `pyproject.toml` bounds DeepSpeed's version for this reason.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ _OPTIMIZERS = {
 
 
 def import_deepspeed(device: torch.device) -> Any:
-    """The module `deepspeed` for engines on `device`, imported without what ftray never uses."""
-    # DeepSpeed takes any GPU that it sees for its own, and of several the one of LOCAL_RANK.
+    """Import the module `deepspeed` for engines on `device`, without parts that ftray never
+    uses."""
+    # By default DeepSpeed uses any visible GPU; of several GPUs it uses number LOCAL_RANK.
     os.environ["DS_ACCELERATOR"] = device.type
     if device.index is not None:
         os.environ["LOCAL_RANK"] = str(device.index)
-    # DeepSpeed's autotuner imports MLflow where MLflow is installed: that takes a second.
+    # DeepSpeed's autotuner imports MLflow where MLflow is installed, which takes a second.
     missing: Any = None
     without = {"mlflow": missing} if "mlflow" not in sys.modules else {}
     sys.modules.update(without)
@@ -40,14 +41,14 @@ def import_deepspeed(device: torch.device) -> Any:
     finally:
         for name in without:
             del sys.modules[name]
-    # An operator for inference on CPUs that would be compiled here and never called.
+    # DeepSpeed would compile this operator for CPU inference, which training never calls.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 
 def check_optimizer(engine: Any) -> None:
-    """Raise SpecError where a DeepSpeed JSON has made DeepSpeed choose an optimizer whose state the
-    functions below cannot read, and so could neither checkpoint nor resume."""
+    """Raise SpecError if a DeepSpeed JSON made DeepSpeed choose an optimizer whose state the
+    functions below cannot read, so that ftray could neither checkpoint nor resume the run."""
     wanted = _OPTIMIZERS.get(stage(engine))
     found = type(engine.optimizer).__name__
     if found != wanted and not (wanted is None and is_torch_optimizer(engine.optimizer)):
@@ -62,34 +63,35 @@ def check_optimizer(engine: Any) -> None:
 
 
 def is_torch_optimizer(optimizer: Any) -> bool:
-    """Whether an optimizer is torch's own, with no DeepSpeed optimizer around it."""
+    """Return whether an optimizer is torch's own, without a DeepSpeed optimizer around it."""
     return type(optimizer).__module__.startswith("torch.optim")
 
 
 def stage(engine: Any) -> int:
-    """The ZeRO stage that an engine runs at."""
+    """Return the ZeRO stage of an engine."""
     return int(engine.zero_optimization_stage())
 
 
 def turn_off_allreduce(engine: Any) -> None:
-    """Have an engine of stage 0 leave gradients as the backward pass makes them."""
+    """Stop a stage 0 engine from reducing gradients after the backward pass."""
     assert engine.enable_backward_allreduce is True
     engine.enable_backward_allreduce = False
 
 
 def overflowed(engine: Any) -> bool:
-    """Whether the last step was left out, on all ranks, for a gradient that is not finite."""
+    """Return whether DeepSpeed skipped the last step on all ranks because a gradient was not
+    finite. Always False at stage 0."""
     return stage(engine) > 0 and bool(engine.optimizer.overflow)
 
 
 def torch_optimizer(engine: Any) -> torch.optim.Optimizer:
-    """The optimizer that ftray gave to the engine."""
+    """Return the torch optimizer that ftray gave to the engine."""
     return engine.optimizer.optimizer if stage(engine) else engine.optimizer
 
 
 def shards(engine: Any) -> list[tuple[torch.Tensor, int]]:
-    """The flat fp32 tensors that the optimizer of a sharding stage updates on this rank, each with
-    the index of its parameter group."""
+    """Return this rank's shards at stages 1 to 3: (flat fp32 tensor that the optimizer updates,
+    index of its parameter group)."""
     zero = engine.optimizer
     if stage(engine) == 3:
         groups = zero.sub_group_to_group_id
@@ -100,10 +102,10 @@ def shards(engine: Any) -> list[tuple[torch.Tensor, int]]:
 
 
 def link_moments(engine: Any) -> None:
-    """Tell DeepSpeed's accessors where ZeRO 1 and 2 keep each parameter's moments.
+    """Link each parameter to its moments at ZeRO 1 and 2, for DeepSpeed's accessors.
 
-    DeepSpeed itself does so once, after the first step of the first parameter group, and so misses
-    the other groups.
+    DeepSpeed itself links moments only once, after the first step of the first parameter group, and
+    so misses the other groups.
     """
     from deepspeed.utils import lazy_init_hp_params_optimizer_state
 
@@ -115,8 +117,8 @@ def link_moments(engine: Any) -> None:
 
 
 def get_whole(parameter: nn.Parameter, moment: str | None = None) -> torch.Tensor:
-    """The whole fp32 values of a parameter of a sharding stage, or the whole moment of that name.
-    Every rank must call it."""
+    """Gather the unsharded fp32 values of a parameter at stages 1 to 3, or its moment of the given
+    name. Every rank must call this function."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     if moment is None:
@@ -127,7 +129,8 @@ def get_whole(parameter: nn.Parameter, moment: str | None = None) -> torch.Tenso
 def set_whole(
     engine: Any, parameter: Any, value: torch.Tensor, rank: int, moment: str | None = None
 ) -> None:
-    """The opposite of `get_whole`; `value` is whole, on this rank's device."""
+    """Set the values or the moment of a parameter, as the inverse of `get_whole`. `value` is the
+    unsharded tensor on this rank's device."""
     from deepspeed.utils import (
         safe_set_full_fp32_param,
         safe_set_full_optimizer_state,
@@ -140,7 +143,7 @@ def set_whole(
         put = safe_set_full_optimizer_state if key else safe_set_full_fp32_param
         put(parameter, value, *key)
         return
-    # The last rank's part is padded; the padding is nobody's weight and stays zero.
+    # All shards have the same size, so the last one has padding, which stays zero.
     size = parameter.ds_tensor.numel()
     parts = -(-value.numel() // size)
     flat = torch.zeros(size * max(parts, rank + 1), device=value.device, dtype=value.dtype)
@@ -150,20 +153,20 @@ def set_whole(
 
 
 def destroy(engine: Any) -> None:
-    """Let go of an engine's hooks and buffers: a process may build the next engine after it."""
+    """Release an engine's hooks and buffers, so that this process can build another engine."""
     engine.destroy()
-    # When the engine is collected it would call this once more, and take the parameters' links to
-    # the next engine's state with it.
+    # The engine's destructor calls `destroy` again. A second call would delete the links from the
+    # parameters to the state of the next engine.
     engine.optimizer = None
 
 
 def is_partitioned(parameter: nn.Parameter) -> bool:
-    """Whether ZeRO 3 has left an empty tensor in place of the parameter's values."""
+    """Return whether ZeRO 3 sharded the parameter, which leaves an empty tensor as its values."""
     return hasattr(parameter, "ds_id")
 
 
 def make_whole(model: nn.Module) -> None:
-    """Put whole parameters in place of those that a ZeRO 3 engine has partitioned."""
+    """Replace the parameters that a ZeRO 3 engine sharded by unsharded ones."""
     import deepspeed
 
     parted = [p for p in model.parameters() if is_partitioned(p)]
@@ -172,7 +175,7 @@ def make_whole(model: nn.Module) -> None:
     with deepspeed.zero.GatheredParameters(parted):
         whole = {id(p): nn.Parameter(p.detach().clone(), p.requires_grad) for p in parted}
     for module in model.modules():
-        # DeepSpeed has put a dictionary of its own in place of torch's.
+        # DeepSpeed replaced torch's dictionary of parameters by a class of its own.
         module._parameters = _replaced(module._parameters.items(), whole)  # noqa: SLF001
 
 

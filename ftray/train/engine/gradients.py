@@ -1,7 +1,8 @@
-"""Adds up gradients over all ranks where every rank keeps whole ones (ZeRO stage 0).
+"""All-reduces gradients at ZeRO stage 0, where every rank keeps all of them.
 
-DeepSpeed copies all gradients into one tensor and back. Here large ones are added up where they
-are, and small ones go together: an exchange takes as long as some 100 KB take.
+DeepSpeed copies all gradients into one tensor and back. This module all-reduces large gradients in
+place and small ones together in one tensor, as each all-reduce has a fixed cost, about that of the
+transfer of 100 KB.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ import torch.distributed as dist
 from torch import nn
 
 _LARGE = 1 << 16
-"""Elements from which on a gradient is exchanged by itself."""
+"""Elements of the smallest gradient that is all-reduced alone, in place."""
 
 
 def add_up(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its sum over all ranks. Every rank calls it with the same
-    parameters; one without a gradient counts as zeros."""
+    """Replace each gradient by its sum over all ranks. Every rank must call this function with the
+    same parameters; a parameter without a gradient counts as zeros."""
     small: dict[torch.dtype, list[torch.Tensor]] = defaultdict(list)
     under_way = []
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         gradient = parameter.grad
-        # autograd lays gradients out as their parameters are: as on the other ranks.
+        # autograd gives a gradient the memory layout of its parameter, so the layout is the same on
+        # all ranks.
         if gradient.numel() >= _LARGE and parameter.is_contiguous():
             under_way.append(dist.all_reduce(gradient, async_op=True))
         else:

@@ -1,9 +1,9 @@
-"""LoRA (Hu et al. 2021) through peft: low-rank adapters train in place of the blocks' own weights.
+"""LoRA (Hu et al. 2021) with peft: low-rank adapters train instead of the blocks' own weights.
 
-Adapters are put into the blocks that some phase of the run unfreezes, once, before anything is
-planned; the model stays the module it was, with its parameters under other names: the weight of a
-layer X becomes X.base_layer.weight beside X.lora_A.default.weight and X.lora_B.default.weight.
-What may train then is what peft made, and what lies above the blocks: head, pooler, final norm.
+`inject` puts adapters into all blocks that some phase of the run unfreezes, once, before the phases
+are planned. The model stays the same module, but its parameters get new names: the weight of a
+layer X becomes X.base_layer.weight, beside X.lora_A.default.weight and X.lora_B.default.weight.
+Only peft's parameters and the modules above the blocks (head, pooler, final norm) may train then.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from ftray.spec.sections.lora import LoraSpec
 from ftray.spec.sections.training import TrainSpec
 from ftray.train.engine.phases import plan_phases
 
-if TYPE_CHECKING:  # it takes seconds to import, and most runs adapt nothing
+if TYPE_CHECKING:  # peft takes seconds to import, and most runs do not use LoRA
     from peft import LoraConfig, LoraModel
 
 ADAPTER = "adapter"
-"""The folder within a model folder that holds what peft opens on the base model."""
+"""The folder within a model folder that holds the adapter for peft to load onto the base model."""
 
 _NAME = "default"
 _PREFIX = "base_model.model."
@@ -48,10 +48,11 @@ _FIX = "name linear layers of the blocks, or write auto"
 
 
 def inject(model: nn.Module, spec: Spec) -> LoraModel:
-    """Put adapters into `model`, A and B drawn from the spec's seed alone; returns peft's wrapper
-    around it. Afterwards requires_grad marks what peft would train, and nothing else.
+    """Inject adapters into `model`; returns peft's wrapper around the model.
 
-    Raises ModelError or SpecError where the model has no blocks, or no such layers in them.
+    Only the spec's seed determines the initial A and B. Afterwards requires_grad is set on exactly
+    the parameters that peft would train. Raises ModelError or SpecError where the model has no
+    blocks, or its blocks have none of the target layers.
     """
     from peft import LoraConfig, LoraModel
 
@@ -60,7 +61,7 @@ def inject(model: nn.Module, spec: Spec) -> LoraModel:
     targets = _targets(model, spec.train, lora)
     options = lora.options.model_dump(exclude={"exclude_modules"})
     for option in ("rank_pattern", "alpha_pattern"):
-        # As peft reads them: over an end of a name that begins after a dot.
+        # peft matches such a pattern against the end of a name, from after a dot on.
         patterns = {pattern: rf"(.*\.)?({pattern})" for pattern in options[option]}
         _matching(targets, patterns, f"{_OPTIONS}.{option}")
     config = LoraConfig(
@@ -85,8 +86,9 @@ def inject(model: nn.Module, spec: Spec) -> LoraModel:
 def plan_adapters(
     model: nn.Module, selection: Selection, inputs: Mapping[str, torch.Tensor]
 ) -> FreezePlan:
-    """What trains under a selection in a model as `inject` left it: of what is selected the
-    adapters and what lies above the blocks. `inputs` is one small batch, (B, T) tensors.
+    """Plan which parameters train under `selection` in a model with injected adapters: among the
+    selected parameters, the adapters and those above the blocks. `inputs` is one small batch, (B,
+    T) tensors.
 
     Raises ModelError as `plan_freeze` does, and where a pattern matches frozen weights only.
     """
@@ -106,7 +108,8 @@ def plan_adapters(
 
 @dataclass(frozen=True)
 class Adapter:
-    """What peft needs to make the trained model of the base model: adapters and head."""
+    """The adapters and the head: all that peft needs to turn the base model into the trained
+    one."""
 
     config: LoraConfig
     tensors: dict[str, torch.Tensor]
@@ -118,8 +121,8 @@ class Adapter:
 
 
 def take_adapter(tuner: LoraModel, inputs: Mapping[str, torch.Tensor]) -> Adapter:
-    """A copy of the adapters and of the modules above the blocks, before they are merged.
-    `inputs` is one small batch."""
+    """Copy the adapters and the modules above the blocks, before the caller merges the adapters
+    into the weights. `inputs` is one small batch."""
     from peft import LoraConfig, get_peft_model_state_dict
 
     model, config = tuner.model, tuner.peft_config[_NAME]
@@ -139,7 +142,7 @@ def take_adapter(tuner: LoraModel, inputs: Mapping[str, torch.Tensor]) -> Adapte
 
 
 def _targets(model: nn.Module, spec: TrainSpec, lora: LoraSpec) -> list[str]:
-    """Full names of the layers to adapt, in the model's order; at least one."""
+    """Return the full names of the layers to adapt, in the model's order; at least one."""
     layers = _unfrozen_layers(model, spec)
     if lora.targets == "auto":
         found = [n for n, module in layers.items() if isinstance(module, (nn.Linear, Conv1D))]
@@ -157,7 +160,7 @@ def _targets(model: nn.Module, spec: TrainSpec, lora: LoraSpec) -> list[str]:
 
 
 def _unfrozen_layers(model: nn.Module, spec: TrainSpec) -> dict[str, nn.Module]:
-    """The modules within the blocks that some phase unfreezes, by name."""
+    """Return the modules inside the blocks that some phase unfreezes, by name."""
     try:
         prefix, blocks = find_blocks(model)
     except ModelError as error:
@@ -173,15 +176,15 @@ def _unfrozen_layers(model: nn.Module, spec: TrainSpec) -> dict[str, nn.Module]:
 
 
 def _patterns(wanted: str | tuple[str, ...]) -> dict[str, str]:
-    """What peft's target_modules takes, one regular expression over whole names or ends of names,
-    as the user wrote it -> as an expression over whole names."""
+    """Translate a value of peft's target_modules (one regular expression for whole names, or
+    several ends of names) into {text as the user wrote it: expression for whole names}."""
     if isinstance(wanted, str):
         return {wanted: wanted}
     return {end: rf"(.*\.)?{re.escape(end)}" for end in wanted}
 
 
 def _matching(names: Sequence[str], patterns: Mapping[str, str], key: str) -> list[str]:
-    """The names that a pattern matches. Raises SpecError where a pattern matches none."""
+    """Return the names that match any pattern. Raises SpecError where a pattern matches none."""
     for shown, pattern in patterns.items():
         if not any(re.fullmatch(pattern, name) for name in names):
             fix = f"names are like {names[-1]}" if names else _FIX

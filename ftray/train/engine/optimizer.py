@@ -1,4 +1,4 @@
-"""AdamW and its parameter groups: which parameter learns how fast and decays how much."""
+"""AdamW and its parameter groups: the learning rate and weight decay of each parameter."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ftray.spec.sections.training import TrainSpec
 from ftray.train.engine.phases import layer_decay
 
 SCALE = "scale"
-"""Of a group: its learning rate over that of the schedule."""
+"""Key of a parameter group: its learning rate divided by that of the schedule."""
 
 AGE = "age"
-"""Of a group: how many updates its parameters had before this optimizer was made."""
+"""Key of a parameter group: the updates that its parameters had before this optimizer."""
 
 
 def adamw(groups: list[dict[str, Any]], spec: TrainSpec) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019)."""
+    """Create AdamW (Loshchilov & Hutter 2019)."""
     return torch.optim.AdamW(groups, lr=spec.learning_rate, fused=True)
 
 
@@ -31,16 +31,16 @@ def parameter_groups(
     ages: Mapping[str, int],
     rate: float,
 ) -> list[dict[str, Any]]:
-    """One group for each (rate, weight decay, age): ZeRO keeps one step count a group, so that
-    parameters unfrozen at different times must not share one.
+    """Build one parameter group for each (rate, weight decay, age). ZeRO keeps one step count per
+    group, so parameters that were unfrozen at different times must not share a group.
 
-    depths: of each parameter, how many layers it lies below the head.
-    ages: updates that a parameter has had; 0 where it is not named.
+    depths: the number of layers that each parameter lies below the head.
+    ages: the updates that each parameter has had; a missing parameter has had 0.
     """
     decay = layer_decay(spec)
     groups: dict[tuple[float, float, int], list[nn.Parameter]] = {}
     for name, parameter in sorted(parameters, key=lambda item: item[1].ndim <= 1):
-        # Matrices decay, norms and biases do not.
+        # Weight decay applies to matrices, not to norms and biases.
         weight_decay = spec.weight_decay if parameter.ndim > 1 else 0.0
         scale = rate * decay ** depths.get(name, 0)
         for own in spec.groups:

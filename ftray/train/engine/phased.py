@@ -1,8 +1,8 @@
-"""The engine of each phase: another one wherever something else trains.
+"""Builds a new DeepSpeed engine for each phase of training.
 
-DeepSpeed sees what trains when it is initialized and never again: unfreezing in place is silently
-without effect. So each phase has an engine of its own, built around the frozen model, and the
-parameters that train in both phases keep their moments and their number of updates.
+DeepSpeed reads requires_grad only when it is initialized, so unfreezing a parameter later has no
+effect and raises no error. Each phase therefore has its own engine, built after the model was
+frozen for this phase. Parameters that train in both phases keep their moments and update counts.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from ftray.train.plan import Trainee
 
 
 class PhasedEngine:
-    """A model through the phases of its training. Nothing is built before `enter`."""
+    """The engine of the current phase. The first call of `enter` builds the first engine."""
 
     def __init__(
         self, trainee: Trainee, spec: TrainSpec, batches: BatchPlan, ranks: DistContext
     ) -> None:
-        """Raises SpecError where a DeepSpeed JSON contradicts the spec, ClusterError where a node
-        lacks what it needs."""
+        """Raises SpecError if a DeepSpeed JSON contradicts the spec, ClusterError if a node lacks
+        the libraries for offload to NVMe."""
         self.model = trainee.model
         self.ranks = ranks
         self.whole = trainee.plan
@@ -60,8 +60,8 @@ class PhasedEngine:
         return self.whole.phases[self._index]
 
     def enter(self, epoch: int, resumed: State | None = None) -> bool:
-        """Make sure that the engine is that of `epoch`; `resumed` is the state to go on from at
-        first. True when the engine is a new one."""
+        """Switch to the engine of the phase that `epoch` belongs to; returns whether the engine is
+        new. `resumed`: the checkpoint state for the first engine."""
         index = index_at(self.whole.phases, epoch)
         if index == self._index:
             return False
@@ -74,12 +74,13 @@ class PhasedEngine:
         return True
 
     def snapshot(self, keeps: bool) -> State:
-        """The state of all that has been trained, where `keeps`. Every rank must call it."""
+        """Return the state of all parameters trained so far, in full on ranks with `keeps`. Every
+        rank must call this method."""
         return self._take(keeps)
 
     def check_moved(self) -> None:
-        """After the first update of a phase: raise NotTrainable when none of the parameters that
-        began to train in it has changed."""
+        """Raise NotTrainable if the first update of a phase changed none of the parameters that the
+        phase unfroze. Later calls in the phase do nothing."""
         if not self._unfrozen:
             return
         before, self._unfrozen = self._unfrozen, {}

@@ -1,12 +1,13 @@
-"""What trains in which epoch: a schedule, or one of the recipes of the literature.
+"""Plans which part of the model trains in which epoch: a schedule, or a recipe of the literature.
 
-lp-ft        linear probing, then fine-tuning (Kumar et al. 2022): the head alone for the first
-             third of the epochs, at ten times the rate, then everything.
-gradual      ULMFiT (Howard & Ruder 2018): the head first, then one block more after the other from
-             the top, spread over the epochs that there are. With it go their discriminative rates
-             (each block learns 2.6 times slower than the one above) and slanted triangular rates.
-top-quarter  the top quarter of the blocks, which gives most of the quality of all (Lee et al.
-             2019).
+lp-ft        linear probing, then fine-tuning (Kumar et al. 2022): only the head trains in the first
+             third of the epochs, at ten times the learning rate; then all parameters train.
+gradual      ULMFiT (Howard & Ruder 2018): first the head trains, then one more block after the
+             other from the top, spread over the epochs of the run. The recipe includes
+             discriminative learning rates (the rate of each block is that of the block above
+             divided by 2.6) and slanted triangular learning rates.
+top-quarter  only the top quarter of the blocks trains, which gives most of the quality of training
+             all blocks (Lee et al. 2019).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _PROBE_RATE = 10.0
 
 @dataclass(frozen=True)
 class Phase:
-    """From `epoch` on the selection trains, at `rate` times the learning rate."""
+    """A phase: from `epoch` on `selection` trains, at `rate` times the learning rate."""
 
     epoch: int
     selection: Selection
@@ -31,7 +32,7 @@ class Phase:
 
 
 def plan_phases(spec: TrainSpec, blocks: int) -> tuple[Phase, ...]:
-    """The phases of a run, the first at epoch 0. `blocks`: how many the model has."""
+    """Return the phases of a run, the first at epoch 0. `blocks`: the model's number of blocks."""
     match spec.unfreeze:
         case "lp-ft":
             return (Phase(0, 0, _PROBE_RATE), Phase(max(1, spec.epochs // 3), "all"))
@@ -45,21 +46,21 @@ def plan_phases(spec: TrainSpec, blocks: int) -> tuple[Phase, ...]:
 
 
 def layer_decay(spec: TrainSpec) -> float:
-    """Learning rate of a block over that of the block above it."""
+    """Return the learning rate of a block divided by that of the block above."""
     if spec.layer_decay != "auto":
         return spec.layer_decay
     return GRADUAL_DECAY if spec.unfreeze == "gradual" else 1.0
 
 
 def index_at(phases: tuple[Phase, ...], epoch: int) -> int:
-    """Which phase `epoch` belongs to."""
+    """Return the index of the phase that `epoch` belongs to."""
     return max(i for i, phase in enumerate(phases) if phase.epoch <= epoch)
 
 
 def _gradual(epochs: int, blocks: int) -> tuple[Phase, ...]:
     phases: list[Phase] = []
     for epoch in range(epochs):
-        # The embeddings come last, as one more layer below the blocks.
+        # The embeddings count as one more layer below the blocks, unfrozen last.
         depth = min(blocks + 1, epoch * (blocks + 1) // (epochs - 1))
         if epochs > blocks + 2:
             depth = min(blocks + 1, epoch)

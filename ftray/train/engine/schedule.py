@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step, so that a resumed run needs no state for it."""
+"""Computes the learning rate from the step alone, so that checkpoints need no scheduler state."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ _SLANT = 32
 
 
 def learning_rate(spec: TrainSpec, step: int, steps: int) -> float:
-    """Learning rate of step 0 <= `step` < `steps`: linear warm-up, then the chosen decay to 0.
+    """Return the learning rate of step 0 <= `step` < `steps`: linear warm-up, then train.schedule.
 
-    slanted: the triangle of ULMFiT (Howard & Ruder 2018), which falls to 1/32 of the peak.
+    linear and cosine decay to 0, constant stays at the peak, and slanted, the triangle of ULMFiT
+    (Howard & Ruder 2018), falls to 1/32 of the peak.
     """
     warmup = math.ceil(spec.warmup * steps)
     if step < warmup:

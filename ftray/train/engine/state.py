@@ -1,10 +1,12 @@
-"""The resume state: world-size independent, without a pickle in it.
+"""The training state in a checkpoint: unsharded tensors, stored without pickle.
 
-In a folder it is trainable.safetensors (all parameters that training has changed, in full
-precision), optimizer.safetensors (of each parameter that trains, AdamW's two moments and the
-number of updates they stand for) and, of a model that has such, buffers.safetensors (the running
-statistics and other buffers that training has changed). DeepSpeed's accessors give whole tensors at
-every ZeRO stage, so that another number of workers, or another stage, can go on.
+A state's folder has these files:
+trainable.safetensors  all parameters that training has changed, in fp32
+optimizer.safetensors  AdamW's two moments of each trainable parameter, and its number of updates
+buffers.safetensors    the buffers that training has changed, such as running statistics; absent
+                       for a model without any
+DeepSpeed's accessors return unsharded tensors at every ZeRO stage, so a run can resume with another
+number of workers or another stage.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ _UPDATES = "updates"
 
 @dataclass(frozen=True)
 class State:
-    """Whole tensors on the CPU. moments: NAME/exp_avg and NAME/exp_avg_sq of what trains;
-    ages: the updates that each of those has had; buffers: those that training changes."""
+    """The training state as unsharded tensors on the CPU. moments: NAME/exp_avg and NAME/exp_avg_sq
+    of each trainable parameter; ages: the number of updates of each trainable parameter; buffers:
+    the buffers that training changes."""
 
     parameters: dict[str, torch.Tensor] = field(default_factory=dict)
     moments: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -40,13 +43,13 @@ class State:
 
     @property
     def values(self) -> dict[str, torch.Tensor]:
-        """Parameters and buffers: what the model computes with."""
+        """Return parameters and buffers: the tensors that the forward pass uses."""
         return {**self.parameters, **self.buffers}
 
 
 def take(engine: Engine, keeps: bool) -> State:
-    """A copy of the engine's state where `keeps`, else an empty one. Every rank must call it, as
-    gathering is collective."""
+    """Copy the engine's state to the CPU if `keeps`, else return an empty state. Every rank must
+    call this function, as DeepSpeed gathers shards collectively."""
     state = State(buffers=engine.buffers.values() if keeps else {})
     deepspeed_state.link_moments(engine.deepspeed)
     for name, parameter in engine.trainable():
@@ -55,7 +58,7 @@ def take(engine: Engine, keeps: bool) -> State:
             state.parameters[name] = _on_cpu(value)
             state.ages[name] = engine.age(name)
         if not engine.age(name):
-            continue  # no moments yet
+            continue  # AdamW has no moments before the first update
         for key in _KEYS:
             moment = _get(engine, parameter, key)
             if keeps:
@@ -64,8 +67,11 @@ def take(engine: Engine, keeps: bool) -> State:
 
 
 def put(engine: Engine, state: State) -> None:
-    """Put a state into a new engine whose ages are those of the state: the values, also where
-    DeepSpeed made its own from rounded ones, and the moments; what has none starts at zero."""
+    """Load `state` into a new engine, which was built with the state's ages.
+
+    This sets the parameters, including fp32 master weights that DeepSpeed made from rounded bf16
+    values, and the moments. A parameter without moments in `state` starts with zero moments.
+    """
     inner = deepspeed_state.torch_optimizer(engine.deepspeed)
     for tensor, age in _stepped_tensors(engine):
         moments = inner.state.get(tensor) or {key: torch.zeros_like(tensor) for key in _KEYS}
@@ -81,7 +87,7 @@ def put(engine: Engine, state: State) -> None:
 
 
 def write(state: State, folder: Path) -> None:
-    """Write a whole state into an existing folder."""
+    """Write `state` to files in an existing folder."""
     ages = {f"{name}/{_UPDATES}": torch.tensor(age) for name, age in state.ages.items()}
     save_file(state.parameters, folder / PARAMETERS)
     save_file({**state.moments, **ages}, folder / MOMENTS)
@@ -97,7 +103,7 @@ def read(folder: Path) -> State:
 
 
 def load_values(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
-    """Put trained parameters and buffers into `model`, around which there is no engine yet."""
+    """Copy trained parameters and buffers into `model`, before an engine wraps it."""
     places = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with torch.no_grad():
         for name, value in values.items():
@@ -105,7 +111,7 @@ def load_values(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
 
 
 def trained_values(folder: Path) -> dict[str, torch.Tensor]:
-    """The parameters and buffers in a state's folder."""
+    """Read the parameters and buffers from a state's folder."""
     return {**load_file(folder / PARAMETERS), **_read_buffers(folder)}
 
 
@@ -119,8 +125,8 @@ def _on_cpu(value: torch.Tensor) -> torch.Tensor:
 
 
 def _stepped_tensors(engine: Engine) -> list[tuple[torch.Tensor, int]]:
-    """The tensors that torch's AdamW holds state for (this rank's shards, or the parameters), and
-    the age of each."""
+    """Return (tensor, age) of each tensor that torch's AdamW keeps state for: this rank's shards at
+    stages 1 to 3, else the parameters."""
     groups = engine.deepspeed.optimizer.param_groups
     if engine.stage:
         shards = deepspeed_state.shards(engine.deepspeed)
@@ -129,7 +135,7 @@ def _stepped_tensors(engine: Engine) -> list[tuple[torch.Tensor, int]]:
 
 
 def _get(engine: Engine, parameter: nn.Parameter, moment: str | None = None) -> torch.Tensor:
-    """The whole parameter in full precision, or the whole moment of that name."""
+    """Return the unsharded parameter in fp32, or its unsharded moment of the given name."""
     if engine.stage:
         return deepspeed_state.get_whole(parameter, moment)
     return parameter if moment is None else engine.moments(parameter)[moment]
@@ -138,7 +144,7 @@ def _get(engine: Engine, parameter: nn.Parameter, moment: str | None = None) -> 
 def _set(
     engine: Engine, parameter: nn.Parameter, value: torch.Tensor, moment: str | None = None
 ) -> None:
-    """The opposite of `_get`."""
+    """Set the parameter, or its moment of the given name, to an unsharded `value`."""
     value = value.to(engine.ranks.device)
     if engine.stage:
         deepspeed_state.set_whole(engine.deepspeed, parameter, value, engine.ranks.rank, moment)

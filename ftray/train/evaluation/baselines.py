@@ -1,8 +1,8 @@
-"""What can be had without fine-tuning: the commonest label, and a linear probe on the base model.
+"""Baselines without fine-tuning: the most frequent label, and a linear probe on the base model.
 
-The probe is logistic regression on what the frozen base model makes of a text (Alain & Bengio
-2016): the mean of its last hidden state over the text's tokens. It takes seconds, and says before
-the training begins what the training has to beat.
+The probe is a logistic regression (Alain & Bengio 2016) on features of the frozen base model: the
+mean of the last hidden states over a text's tokens. Fitting the probe takes seconds, and shows
+before the training begins which metrics the training has to beat.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _ITERATIONS = 1_000
 
 @dataclass(frozen=True)
 class Encoder:
-    """The base model as a maker of features: its weights are used as they are, on the device of
-    `ranks`, and lie afterwards where they lay."""
+    """Computes features with the unchanged base model, which is moved to the device of `ranks` and
+    back."""
 
     model: Any
     task: Task
@@ -44,14 +44,16 @@ class Encoder:
     def features(
         self, split: EncodedSplit, rows: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """This rank's share of `rows`, batch by batch: (B,) places in `rows`, and (B, D) float32.
+        """Yield the features of this rank's part of `rows` in batches: (B,) positions in `rows`,
+        and (B, D) float32 features.
 
-        The batches are the same however many ranks share them. Raises ModelError when the model
-        does not say what its last hidden state is.
+        The split into batches does not depend on the number of ranks. Raises ModelError if the
+        model's body does not return last_hidden_state.
         """
         model, device = self.model.eval(), self.ranks.device
         seen: list[torch.Tensor] = []
-        # The whole model runs, as families differ in what their body alone needs to be told.
+        # Run the whole model with a hook on its body, as the bodies of different model families
+        # take different arguments.
         handle = model.base_model.register_forward_hook(
             lambda _module, _args, output: seen.append(_hidden(model, output))
         )
@@ -73,9 +75,9 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Baselines:
-    """Two models without fine-tuning. majority: index of the label that the one always answers.
-    The other answers the label of the highest (features - mean) / scale @ weight.T + bias, with
-    weight (C, D), bias (C,), mean and scale (D,)."""
+    """Two baseline models. The majority baseline always predicts the label with index `majority`.
+    The linear probe predicts the label with the highest (features - mean) / scale @ weight.T +
+    bias, with weight (C, D), bias (C,), mean and scale (D,)."""
 
     majority: int
     weight: np.ndarray
@@ -84,24 +86,26 @@ class Baselines:
     scale: np.ndarray
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """The probe's answers to (B, D) features: (B,) label indices."""
+        """Return the probe's predictions for (B, D) features: (B,) label indices."""
         return ((features - self.mean) / self.scale @ self.weight.T + self.bias).argmax(-1)
 
     def answers(self, encoder: Encoder, split: EncodedSplit) -> np.ndarray:
-        """The probe's answers to all rows of a split, in order; for an encoder with one rank."""
+        """Return the probe's predictions for all rows of a split, in order. The encoder must have
+        one rank."""
         answers = np.empty(len(split), dtype=np.int64)
         for places, features in encoder.features(split, np.arange(len(split))):
             answers[places] = self.predict(features)
         return answers
 
     def write(self, file: Location) -> None:
-        """Whole or not at all. Raises StorageFault."""
+        """Write the baselines to `file` atomically. Raises StorageFault."""
         tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in vars(self).items()}
         file.write_bytes(save(tensors))
 
     @classmethod
     def read(cls, file: Location) -> Baselines | None:
-        """None where there is no such file. Raises StorageError when it is damaged."""
+        """Read the baselines from `file`; returns None if the file does not exist. Raises
+        StorageError if the file is damaged."""
         if not file.is_file():
             return None
         try:
@@ -115,10 +119,11 @@ class Baselines:
 def fit_baselines(
     encoder: Encoder, data: EncodedDataset, seed: int
 ) -> tuple[Baselines, dict[str, Any]] | None:
-    """The baselines, fitted to a sample of the training split, and the event that tells of their
-    metrics on a sample of the validation split; None on all ranks but the first.
+    """Fit the baselines to a sample of the training split, and evaluate them on a sample of the
+    validation split. Rank 0 returns the baselines and the event with their metrics; other ranks
+    return None.
 
-    Every rank must call it: each encodes its share of the rows.
+    Every rank must call this function, as each rank computes the features of its part of the rows.
     """
     started = time.perf_counter()
     train, validation = data.load("train"), data.load("validation")
@@ -146,7 +151,8 @@ def _sample(split: EncodedSplit, name: str, seed: int) -> np.ndarray:
 def _gathered(
     encoder: Encoder, split: EncodedSplit, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features (len(rows), D) and targets (len(rows),) from all ranks, in the order of `rows`."""
+    """Gather features (len(rows), D) and targets (len(rows),) from all ranks, in the order of
+    `rows`."""
     parts = encoder.ranks.gather(list(encoder.features(split, rows)))
     places, features = zip(*(batch for part in parts for batch in part), strict=True)
     order = np.argsort(np.concatenate(places))
@@ -156,7 +162,8 @@ def _gathered(
 def _fit(
     features: np.ndarray, targets: np.ndarray, classes: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """weight, bias, mean, scale. A label that no row has is never answered."""
+    """Fit the probe; returns weight, bias, mean and scale. The probe never predicts a label that no
+    row has."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
@@ -167,14 +174,15 @@ def _fit(
     bias[known] = 0.0
     if len(known) > 1:
         fitted = LogisticRegression(max_iter=_ITERATIONS).fit(scaler.transform(features), targets)
-        # Of two labels only the second one has weights: the first one's are zero.
+        # For two labels scikit-learn returns weights of the second label only; the weights of the
+        # first label are zero.
         own = known[1:] if len(known) == 2 else known
         weight[own], bias[own] = fitted.coef_, fitted.intercept_
     return weight, bias, scaler.mean_, scaler.scale_
 
 
 def _hidden(model: Any, output: Any) -> torch.Tensor:
-    """(B, T, D) from what the model's body returned."""
+    """Return the last hidden states (B, T, D) from the output of the model's body."""
     hidden = getattr(output, "last_hidden_state", None)
     if hidden is None:
         raise ModelError.of(

@@ -1,4 +1,8 @@
-"""The texts whose answers a model folder keeps: by them a service proves that it runs the model."""
+"""Chooses the golden texts of a model folder.
+
+The folder stores the model's answers to these texts. A service compares its own answers with them
+to verify that it runs the same model.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,12 @@ if TYPE_CHECKING:
 
 _COUNT = 8
 _LONGEST = 64
-"""Tokens that a made-up text is drawn from, at most."""
+"""Most tokens of a made-up text."""
 
 
 def golden_texts(spec: Spec, test: EncodedSplit, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """As export.golden says: rows of the test split, made-up texts, or none."""
+    """Return the golden texts that export.golden selects: rows of the test split, made-up texts, or
+    none."""
     if spec.export.golden == "off":
         return []
     if spec.export.golden == "rows":
@@ -27,7 +32,8 @@ def golden_texts(spec: Spec, test: EncodedSplit, tokenizer: PreTrainedTokenizerB
 
 
 def _made_up(tokenizer: PreTrainedTokenizerBase, longest: int, seed: int) -> list[str]:
-    """Texts of random tokens, short and long: among them they read many rows of the embedding."""
+    """Make short and long texts of random tokens, which together use many rows of the embedding
+    matrix."""
     special = set(tokenizer.all_special_ids)
     words = np.array(sorted(set(tokenizer.get_vocab().values()) - special))
     draw = np.random.default_rng(seed)

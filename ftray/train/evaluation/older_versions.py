@@ -1,4 +1,4 @@
-"""Whether an older version of a model does better than the one just trained."""
+"""Compares a newly trained model with older versions by their validation metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ftray.store.registry.registry import Registry
 from ftray.store.registry.versions import ModelVersion
 
 _MOST = 20
-"""How many of the older versions are looked at, from the newest on."""
+"""Number of older versions to compare, from the newest on."""
 _CAVEAT = (
     "; these are not the same rows, encoded alike: `ftray evaluate MODEL --data FILE` measures "
     "both on one file"
@@ -18,8 +18,9 @@ _CAVEAT = (
 
 
 def better_version(registry: Registry, version: ModelVersion, info: ModelInfo) -> str | None:
-    """A line that names the best older version, where that does better than `version` by the
-    validation metric that picked its checkpoint; None where none does."""
+    """Return a line that names the best older version, if this older version does better than
+    `version` by the validation metric that picked the checkpoint of `version`; None if no older
+    version does."""
     older = [each for each in registry.versions(version.name) if each.version < version.version]
     rivals = [rival for each in older[-_MOST:] if (rival := rival_of(info, each))]
     best = max(rivals, key=lambda rival: rival.lead, default=None)
@@ -33,19 +34,20 @@ def better_version(registry: Registry, version: ModelVersion, info: ModelInfo) -
 
 @dataclass(frozen=True)
 class Rival:
-    """Another version of the model, by the validation metric that picked our checkpoint."""
+    """Another version of the model, compared by the validation metric that picked the new model's
+    checkpoint."""
 
     version: ModelVersion
     lead: float
-    """Its advantage by that metric; below 0: it does worse."""
+    """The other version's advantage by the metric; below 0 if the other version does worse."""
     figures: str
     on_same_rows: bool
-    """Encoded alike, too."""
+    """Whether both models were evaluated on the same rows, encoded in the same way."""
 
 
 def rival_of(info: ModelInfo, version: ModelVersion) -> Rival | None:
-    """`version` beside the model that `info` describes; None where its folder is gone, or it has
-    another task or no such metric."""
+    """Compare `version` with the model that `info` describes; returns None if the folder of
+    `version` is gone, or `version` has another task or lacks the metric."""
     try:
         other = read_info(version.folder)
     except ModelError:

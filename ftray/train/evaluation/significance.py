@@ -1,4 +1,4 @@
-"""How sure the test split is of a model and of its gain over others: the bootstrap."""
+"""Bootstrap confidence intervals of a model's test metrics, and of its gains over baselines."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ _TAILS = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Answers:
-    """What several models answered to the same rows, as counts of equal cases.
+    """The predictions of several models for the same rows. Rows with the same label and the same
+    predictions form one case; the class stores the K distinct cases with their counts.
 
-    truth: (K,) label indices; predicted: (K, M) those of M models; counts: (K,) rows of each case.
+    truth: (K,) label indices; predicted: (K, M) label indices that M models predict; counts: (K,)
+    rows of each case.
     """
 
     truth: np.ndarray
@@ -27,15 +29,15 @@ class Answers:
 
     @classmethod
     def of(cls, truth: np.ndarray, predictions: Sequence[np.ndarray], classes: int) -> Answers:
-        """truth and each of the predictions: (rows,) label indices."""
+        """Count the cases. `truth` and each of `predictions` are (rows,) label indices."""
         cases, counts = np.unique(
             np.stack([truth, *predictions], axis=1), axis=0, return_counts=True
         )
         return cls(cases[:, 0], cases[:, 1:], counts, classes)
 
     def scores(self, counts: np.ndarray | None = None) -> np.ndarray:
-        """(M, 2): accuracy and macro-F1 of each model, defined as in `Task.metrics`; of other
-        counts of the same cases where given."""
+        """Return accuracy and macro-F1 of each model, (M, 2), defined as in `Task.metrics`.
+        `counts` replaces the counts of the cases where given."""
         counts = self.counts if counts is None else counts
         true = self._per_label(self.truth, counts)
         rows = counts.sum()
@@ -48,11 +50,11 @@ class Answers:
         return result
 
     def resampled(self, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
-        """(resamples, M, 2): scores of as many rows drawn with replacement, all models on the same
-        ones: the bootstrap of Efron (1979).
+        """Return bootstrap scores (Efron 1979), (resamples, M, 2). Each resample draws as many rows
+        as there are, with replacement, and scores all models on the same rows.
 
-        How often each case comes among such rows is multinomial, so the rows need not be drawn
-        one by one.
+        The counts of the cases in a resample have a multinomial distribution, so this method draws
+        the counts instead of single rows.
         """
         random = np.random.default_rng(seed)
         rows = int(self.counts.sum())
@@ -66,7 +68,8 @@ class Answers:
 
 @dataclass(frozen=True)
 class Spent:
-    """seconds: of the training; worker_hours: of all that was tried; price: of one such hour."""
+    """The cost of a model. seconds: duration of the training; worker_hours: of the training and all
+    trials; price: of one worker-hour, None if unknown."""
 
     seconds: float
     worker_hours: float
@@ -82,8 +85,13 @@ def measure_worth(
     spent: Spent,
     seed: int,
 ) -> Worth:
-    """truth: (rows,) label indices of the test split; majority: the one label that is always
-    answered; probe, tuned: (rows,) what the two models answered."""
+    """Estimate the scores of the fine-tuned model and of both baselines, and the gains over the
+    baselines.
+
+    truth: (rows,) label indices of the test split; majority: label index that the majority baseline
+    predicts; probe, tuned: (rows,) label indices that the linear probe and the fine-tuned model
+    predict.
+    """
     answers = Answers.of(truth, (np.full_like(truth, majority), probe, tuned), classes)
     found, drawn = answers.scores(), answers.resampled(seed)
     of_each = [_scores(found[model], drawn[:, model]) for model in range(3)]
@@ -105,7 +113,8 @@ def measure_worth(
 
 
 def _scores(found: np.ndarray, drawn: np.ndarray) -> Scores:
-    """found: (2,); drawn: (resamples, 2)."""
+    """Combine accuracy and macro-F1 with their intervals. found: (2,), the scores; drawn:
+    (resamples, 2), the bootstrap scores."""
     lows, highs = np.percentile(drawn, _TAILS, axis=0)
     accuracy, f1 = (
         Estimate(value=float(v), low=float(low), high=float(high))

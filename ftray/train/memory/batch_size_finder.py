@@ -1,4 +1,7 @@
-"""The micro batch that fits on a GPU: decided apart from how it is found out."""
+"""Chooses the largest micro-batch that fits on a GPU.
+
+The decision (`largest_that_fits`) is separate from the measurement on the device (`_Probe`).
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ from ftray.train.trunk_cache.cache import STATES
 
 
 def largest_that_fits(start: int, fits: Callable[[int], bool]) -> int:
-    """`start`, else the first of its halves, rounded up, that fits; 0 where not even 1 does.
-    `fits` is asked about each size once, largest first."""
+    """Halve `start`, rounding up, until `fits(size)` is true; returns the size, or 0 where not even
+    1 fits. This function calls `fits` once for each size, largest first."""
     size = start
     while not fits(size):
         if size == 1:
@@ -34,18 +37,20 @@ def largest_that_fits(start: int, fits: Callable[[int], bool]) -> int:
 def choose_micro_batch_size(
     spec: Spec, trainee: Trainee, ranks: DistContext, longest: int, before: int = 0
 ) -> int:
-    """Rows of one forward pass: as set; `auto` on a CPU by rule, and on a GPU the largest even
-    division of the batch that fits there with rows of `longest` tokens.
+    """Choose the micro-batch size, the rows of one forward pass.
 
-    before: the size that a resumed run had; it is kept where it fits.
+    A number in the spec is used as it is. `auto` follows a fixed rule on a CPU; on a GPU it is the
+    largest even division of the batch that fits on the device with rows of `longest` tokens.
 
-    The size changes how a batch is cut and nothing else: what its rows add up to is the same but
-    for rounding, and for which units a dropout happens to drop. Every rank must call it, and all
-    get the same answer; the model is left as it was. Raises ClusterError where not even one row
-    fits.
+    before: the size that a resumed run had; it is kept if it fits.
+
+    The size only changes how a batch is split into micro-batches. The gradient of the batch stays
+    the same except for rounding and for the units that dropout drops. Every rank must call this
+    function, and all ranks get the same size; the model is left unchanged. Raises ClusterError
+    where not even one row fits.
     """
     if spec.train.micro_batch_size != "auto" or ranks.device.type == "cpu":
-        # An elastic run cuts its batches the same way with any number of workers.
+        # `most_workers` makes an elastic run split its batches alike with any number of workers.
         return micro_batch_size(spec, spec.scale.most_workers)
     start = before or -(-spec.train.batch_size // ranks.world)
     size = min(ranks.gather(_largest(spec, trainee, ranks, longest, start)))
@@ -61,7 +66,7 @@ def choose_micro_batch_size(
 
 
 def _largest(spec: Spec, trainee: Trainee, ranks: DistContext, longest: int, start: int) -> int:
-    """The largest size that fits on this rank's device; 0 where not even the model does."""
+    """Return the largest size that fits on this rank's device; 0 where not even the model fits."""
     dtype = torch.bfloat16 if uses_bf16(spec.train) else None
     try:
         with placed(trainee.model, ranks.device, dtype):
@@ -75,8 +80,9 @@ def _largest(spec: Spec, trainee: Trainee, ranks: DistContext, longest: int, sta
 
 
 class _Probe:
-    """Tries the forward and backward passes of a step on the device, beside room for what DeepSpeed
-    keeps: of the phase that trains most, with its adapters, recomputation, precision and cut."""
+    """Tries the forward and backward passes of one step on the device, while it reserves the memory
+    that DeepSpeed keeps. The probe uses the phase with the most trainable parameters, and the run's
+    LoRA adapters, gradient checkpointing, precision and trunk cut."""
 
     def __init__(self, spec: Spec, trainee: Trainee, ranks: DistContext, longest: int) -> None:
         plan = trainee.plan
@@ -106,8 +112,8 @@ class _Probe:
             reserve(*self._sizes, layout), dtype=torch.uint8, device=self._ranks.device
         )
         inputs = self._inputs(rows)
-        # From the second pass on the gradients of those before lie beside the activations; from
-        # stage 2 on DeepSpeed takes them away.
+        # With gradient accumulation the second pass needs most memory: the gradients of the first
+        # pass lie beside its activations. From stage 2 on DeepSpeed frees them after each pass.
         passes = 2 if layout.accumulation > 1 and layout.stage < 2 else 1
         for _ in range(passes):
             self._task.probe_loss(self._module(**inputs)).backward()
@@ -125,7 +131,8 @@ class _Probe:
 
 
 def _release() -> None:
-    """Give back to the device what nothing refers to; what an error's traceback held goes first."""
+    """Collect garbage first, as an error's traceback may hold tensors, then return the unused
+    memory of torch's allocator to the device."""
     gc.collect()
     torch.cuda.empty_cache()
 

@@ -1,5 +1,7 @@
-"""What a run's workers would refuse, found without Ray and without a weight: on the model as its
-config describes it, with tensors that have shapes and no numbers."""
+"""Finds errors that a run's workers would raise, without Ray and without weights.
+
+The model is built from its config on torch's meta device: its tensors have shapes but no values.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,9 @@ _TOKENS = 6
 
 
 def dry_run(spec: Spec, labels: Sequence[str]) -> None:
-    """Raise FtrayError, as a run's workers would, where the base model cannot be loaded or has not
-    what the spec names: blocks, parameters, layers to adapt, dropouts. Of a search space every
-    value is tried."""
+    """Raise FtrayError, as a run's workers would, where the base model cannot be loaded or lacks
+    something that the spec names: blocks, parameters, layers to adapt, dropouts. Each value of a
+    search space is tried too."""
     with quiet_transformers(), described(spec.model) as pretrained:
         pretrained.tokenizer()
         if pretrained.is_whole:
@@ -46,7 +48,8 @@ def dry_run(spec: Spec, labels: Sequence[str]) -> None:
 
 
 def _variants(spec: Spec) -> Iterator[tuple[str, Spec]]:
-    """The spec with each value of each deciding key of its search space; of a range the bounds."""
+    """Yield (key, spec with one value) for each value of each `_DECIDING` key in the search space;
+    for a range, its bounds."""
     space = spec.tune.space if spec.tune else {}
     alone = spec.model_copy(update={"tune": None})
     for path, domain in space.items():
@@ -67,6 +70,7 @@ def _try(spec: Spec, pretrained: Pretrained, labels: Sequence[str]) -> None:
             lora.inject(model, spec)
     ids = torch.ones(1, _TOKENS, dtype=torch.long)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    # What the model lacks is found before its forward pass; some forward passes look at numbers.
+    # plan_training raises errors about missing parts before the forward pass. The forward pass of
+    # some models reads tensor values, which meta tensors do not have: a RuntimeError is no fault.
     with suppress(RuntimeError):
         plan_training(model, train, inputs, DistContext(0, 1, torch.device("cpu")))

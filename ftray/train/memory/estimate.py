@@ -1,13 +1,13 @@
-"""The memory that one worker needs at its highest, by part, under every ZeRO stage and offload.
+"""Estimates the peak memory of one worker, by part, for every ZeRO stage and offload.
 
-The sizes of DeepSpeed's buffers are those of its own source (runtime/engine.py, runtime/zero/
-stage_1_and_2.py and stage3.py); the stages are those of Rajbhandari et al. 2020. P parameters, of
-which T train, W workers, moments of AdamW in full precision:
+The sizes of DeepSpeed's buffers come from its source (runtime/engine.py, runtime/zero/
+stage_1_and_2.py and stage3.py); Rajbhandari et al. 2020 define the stages. With P parameters, T of
+them trainable, W workers, and the moments of AdamW in full precision, a worker holds in bytes:
 
-stage 0     gradients 4T and moments 8T whole; to add gradients up, a flat copy of them
+stage 0     unsharded gradients 4T and moments 8T; a flat copy of the gradients for the all-reduce
 stages 1, 2 the weights in one flat buffer; the master copy and the moments 12T/W; a bucket that all
-            gradients are copied to, its flat copy for the reduction, and the reduced part
-stage 3     weights, moments and gradients in parts; the weights that are in use gathered; the
+            gradients are copied to, its flat copy for the reduction, and the reduced shard
+stage 3     shards of weights, moments and gradients; the gathered weights that are in use; the
             bucket and its copy
 """
 
@@ -21,17 +21,17 @@ from ftray.train.engine.deepspeed_config import deepspeed_config
 from ftray.train.memory.simulate import MemoryTrace
 
 FULL = 4
-"""Bytes of a number in full precision: master weights, moments, reduced gradients."""
+"""Bytes of an fp32 number: master weights, moments, reduced gradients."""
 
 PROCESS = 640_000_000
-"""Resident in a worker that trains next to nothing: torch, transformers, DeepSpeed, Ray and the
-operators' own buffers (tests/bench/memory.py with a model of a few thousand weights)."""
+"""Resident bytes of a worker with a tiny model: torch, transformers, DeepSpeed, Ray and the
+operators' own buffers (measured by tests/bench/memory.py with a few thousand weights)."""
 
 SHARDED = 55_000_000
-"""What stage 3 adds to that with the same model."""
+"""Resident bytes that ZeRO stage 3 adds to PROCESS with the same tiny model."""
 
 CONTEXT = 500 * 2**20
-"""What CUDA itself takes of a GPU for one process."""
+"""Bytes of GPU memory that the CUDA context of one process takes."""
 
 _BUCKET = 500_000_000
 """DeepSpeed's default for reduce_bucket_size, in elements."""
@@ -39,7 +39,7 @@ _BUCKET = 500_000_000
 
 @dataclass(frozen=True)
 class Parts:
-    """Bytes by what they are for, at the moment when they add up to most."""
+    """Bytes by purpose, at the moment of peak memory."""
 
     process: int = 0
     weights: int = 0
@@ -58,7 +58,7 @@ class Parts:
         return Parts(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def shown(self) -> dict[str, int]:
-        """Those that there are, largest first."""
+        """Return the parts that are not 0, largest first."""
         return dict(sorted(((n, c) for n, c in asdict(self).items() if c), key=lambda p: -p[1]))
 
     def to_json(self) -> dict[str, int]:
@@ -67,14 +67,14 @@ class Parts:
 
 @dataclass(frozen=True)
 class Memory:
-    """Of one worker: its process in the host's memory and, where it has one, its GPU."""
+    """The memory of one worker: its process in host memory and, where it has one, its GPU."""
 
     host: Parts
     device: Parts | None = None
 
     @property
     def decisive(self) -> Parts:
-        """Where it gets tight: the GPU's where there is one."""
+        """Return the parts of the memory that runs out first: the GPU's if there is a GPU."""
         return self.device or self.host
 
     def to_json(self) -> dict[str, Any]:
@@ -86,21 +86,22 @@ class Memory:
 
 @dataclass(frozen=True)
 class Layout:
-    """How DeepSpeed lays out the state, from its configuration."""
+    """The numbers of a DeepSpeed configuration that decide how it lays out the training state."""
 
     stage: int
     workers: int
     accumulation: int
     low: int
-    """Bytes of a weight as the model computes with it."""
+    """Bytes of a weight in the model's compute precision."""
     offloads_optimizer: str
     offloads_weights: str
     bucket: int
-    """Elements of the bucket that gradients are reduced in."""
+    """Elements of the bucket for the reduction of gradients."""
 
     @classmethod
     def of(cls, spec: TrainSpec, micro_batch_size: int, workers: int) -> Layout:
-        """Raises SpecError where a DeepSpeed JSON contradicts the spec."""
+        """Derive the layout from the spec. Raises SpecError where a DeepSpeed JSON contradicts the
+        spec."""
         chunks = -(-spec.batch_size // micro_batch_size)
         accumulation = -(-chunks // workers)
         config = deepspeed_config(spec, micro_batch_size, accumulation, workers)
@@ -116,21 +117,22 @@ class Layout:
         )
 
     def share(self, elements: int) -> int:
-        """Of what is split among the workers, the largest part."""
+        """Return the size of the largest shard when `elements` are sharded over the workers."""
         return -(-elements // self.workers)
 
 
 def worker_memory(
     traces: list[MemoryTrace], layout: Layout, on_gpu: bool, keeps: bool = True
 ) -> Memory:
-    """The need of the phase that needs most. `keeps`: whether the worker writes checkpoints, as
-    the first one does."""
+    """Return the memory of the phase that needs most. `keeps`: whether the worker writes
+    checkpoints, as rank 0 does."""
     found = [_of_phase(trace, layout, on_gpu, keeps) for trace in traces]
     return max(found, key=lambda memory: memory.decisive.total)
 
 
 def reserve(parameters: int, trainable: int, largest: int, layout: Layout) -> int:
-    """Bytes of a GPU that training takes beside weights, gradients and activations."""
+    """Return the bytes of a GPU that training takes beside weights, activations and the gradients
+    that autograd makes."""
     trace = MemoryTrace(0, parameters, trainable, largest, 0, 0, 0)
     state, _ = _state(trace, layout)
     return state.total - state.weights + _working(trace, layout, on_gpu=True).buffers
@@ -139,13 +141,16 @@ def reserve(parameters: int, trainable: int, largest: int, layout: Layout) -> in
 def _of_phase(trace: MemoryTrace, layout: Layout, on_gpu: bool, keeps: bool) -> Memory:
     on_device, offloaded = _state(trace, layout)
     working = _working(trace, layout, on_gpu)
-    # Whole parameters and both moments, copied from the workers, while the next steps are made.
+    # A checkpoint in the making: rank 0 holds unsharded fp32 copies of the trained parameters and
+    # of both moments while it writes them in the background and the next steps run.
     copied = 3 * FULL * trace.trainable if keeps else 0
     process = PROCESS + (SHARDED if layout.stage == 3 else 0)
     if not on_gpu:
         if layout.stage == 0:
-            # Copied to where activations were, if these are not back before it is written: that is
-            # up to the disk, so half of their room counts. Gathering scatters copies everywhere.
+            # The copies for a checkpoint go into memory that freed activations left. If the disk
+            # is slow, the next step needs its activations before the checkpoint is written, and
+            # both take memory. So half of the activations' peak counts as reused. Other stages
+            # gather shards, which scatters the copies over the heap: nothing is reused.
             copied = max(0, copied - trace.peak // 2)
         taken = on_device + offloaded + working
         return Memory(Parts(process=process, checkpoint=copied) + taken)
@@ -155,12 +160,13 @@ def _of_phase(trace: MemoryTrace, layout: Layout, on_gpu: bool, keeps: bool) -> 
 
 
 def _state(trace: MemoryTrace, layout: Layout) -> tuple[Parts, Parts]:
-    """What is always there: on the device, and what an offload puts in the host's memory."""
+    """Return the memory that training holds all the time: (parts on the device, parts that an
+    offload moves to host memory)."""
     whole, part = trace.trainable, layout.share(trace.trainable)
     if layout.stage == 0:
         return Parts(weights=layout.low * trace.parameters, optimizer=2 * FULL * whole), Parts()
     parted = layout.stage == 3
-    # Stage 3 updates the model's own weights where these are in full precision.
+    # With fp32 weights stage 3 updates the model's own weights and needs no master copy.
     master = 0 if parted and layout.low == FULL else FULL
     kept = layout.share(trace.parameters) if parted else trace.parameters
     device, host = Parts(), Parts()
@@ -172,7 +178,8 @@ def _state(trace: MemoryTrace, layout: Layout) -> tuple[Parts, Parts]:
         gradients = FULL * part if parted else 0
         device += Parts(optimizer=(master + 2 * FULL) * part, gradients=gradients)
     else:
-        # The gradient of the part, and the part in the weights' own precision on its way back.
+        # The fp32 gradients of the shard, and the updated shard in the weights' precision, on its
+        # way back to the device.
         host += Parts(gradients=FULL * part, buffers=layout.low * part)
         if layout.offloads_optimizer == "cpu":
             host += Parts(optimizer=3 * FULL * part)
@@ -180,35 +187,36 @@ def _state(trace: MemoryTrace, layout: Layout) -> tuple[Parts, Parts]:
 
 
 def _working(trace: MemoryTrace, layout: Layout, on_gpu: bool) -> Parts:
-    """What a step takes on top of that."""
+    """Return the memory that a step takes beside `_state`."""
     gradients = layout.low * trace.trainable
     flat = 0 if layout.workers == 1 else min(gradients, layout.low * layout.bucket)
     bucket = 0
     if layout.stage > 0:
-        # Of the host's memory only what is written to counts; on a GPU the bucket is taken whole.
+        # On the host only the written pages of the bucket take memory; on a GPU all of it does.
         bucket = layout.low * layout.bucket if on_gpu else flat
     gathered = layout.low * trace.parameters if layout.stage == 3 else 0
     if on_gpu:
         return _at_once(trace, layout, Parts(weights=gathered, buffers=bucket), flat)
-    # glibc's heap, which `settle` has told to keep what it has, is too scattered after the backward
-    # pass to find room for another kind of tensor: each kind takes its own.
+    # On a CPU the sizes of all kinds of tensors add up. `settle` makes glibc keep freed memory, and
+    # after the backward pass the heap is too fragmented for one kind to reuse memory of another.
     copies = 0 if layout.stage == 0 or layout.workers == 1 else gradients
-    # As loaded, before stage 3 cuts them up.
+    # The weights as loaded, before stage 3 shards them.
     whole = FULL * trace.parameters if layout.stage == 3 else 0
-    # From stage 2 on gradients go to the bucket as they come, and a part of them comes back.
+    # From stage 2 on DeepSpeed moves each gradient to the bucket at once, and keeps only the
+    # reduced shard in fp32.
     kept = gradients if layout.stage < 2 else FULL * layout.share(trace.trainable)
     return Parts(
         weights=gathered + whole,
         gradients=kept,
         activations=trace.peak,
-        # Gloo reduces and gathers in a copy of its own.
+        # Gloo reduces and gathers in copies of its own.
         buffers=bucket + flat + copies,
     )
 
 
 def _at_once(trace: MemoryTrace, layout: Layout, always: Parts, flat: int) -> Parts:
-    """The fuller of two moments: forward and backward, and the reduction; torch's allocator on a
-    GPU gives the memory of the one to the other."""
+    """Return `always` plus the larger of two moments: the forward and backward passes, and the
+    reduction of gradients. On a GPU torch's allocator reuses the memory of one for the other."""
     gradients = layout.low * trace.trainable
     part = FULL * layout.share(trace.trainable)
     if layout.stage < 2:

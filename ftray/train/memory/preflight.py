@@ -1,4 +1,4 @@
-"""Whether a spec's workers fit into memory, and if not, which single change would make them."""
+"""Predicts whether a spec's workers fit into memory, and suggests changes if they do not."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from ftray.train.memory.estimate import Layout, Memory, worker_memory
 from ftray.train.memory.simulate import MemoryTrace, trace_phases
 
 _USABLE = 0.95
-"""Of a node's memory: above it Ray ends workers."""
+"""Usable share of a node's memory: Ray kills workers above it."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What one worker may take: of its node's memory and, on GPUs, of its device's. None where it
-    cannot be known from here."""
+    """Bytes that one worker may take of its node's memory and, on GPUs, of its device's memory.
+    `device` is None without a GPU, or where its size cannot be known on this machine."""
 
     host: int
     device: int | None = None
@@ -44,7 +44,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A change of the spec by which it fits, and what a worker needs then."""
+    """Changes of the spec that make its workers fit, and the memory of a worker with them."""
 
     changes: dict[str, Any]
     memory: Memory
@@ -55,7 +55,8 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The memory of a spec's hungriest worker, the first one, which also writes checkpoints."""
+    """The predicted memory of rank 0, which needs most of all workers: it also writes
+    checkpoints."""
 
     stage: int
     asked: int
@@ -65,14 +66,14 @@ class Forecast:
     room: Budget
     options: tuple[Suggestion, ...]
     note: str = ""
-    """What making the model and its tokenizer fit each other takes."""
+    """What ftray changes so that the model and its tokenizer fit each other."""
 
     @property
     def fits(self) -> bool:
         return self.room.holds(self.memory)
 
     def lines(self) -> Iterator[str]:
-        """For a person."""
+        """Yield the forecast as lines for the user."""
         if self.note:
             yield self.note
         where = "GPU" if self.memory.device else "memory"
@@ -92,7 +93,7 @@ class Forecast:
             yield "  nothing of micro_batch_size, gradient_checkpointing, stage, offload, unfreeze"
 
     def _why(self) -> str:
-        """Why the stage is not the one that the spec names, where it is another one."""
+        """Return the reason why the stage differs from that of the spec; empty if it does not."""
         if self.stage == self.asked:
             return ""
         return f" (not {self.asked}: one worker has none to share with)"
@@ -109,9 +110,12 @@ class Forecast:
 
 
 def forecast(spec: Spec, labels: Sequence[str]) -> Forecast:
-    """Needs torch, and a cluster only where $RAY_ADDRESS names one. Raises FtrayError where the
-    model's config is not to be had, its forward pass cannot be followed, or it has no positions for
-    data.max_length tokens."""
+    """Predict the memory of a run's workers, and changes that make them fit if they do not.
+
+    Needs torch, and a cluster only where $RAY_ADDRESS names one. Raises FtrayError where the
+    model's config cannot be had, its forward pass cannot be traced, or the model has no positions
+    for data.max_length tokens.
+    """
     with described(spec.model) as pretrained:
         note = check_described(pretrained, get_task(spec.task), labels, spec.data.max_length)
     room = find_room(spec)
@@ -119,12 +123,12 @@ def forecast(spec: Spec, labels: Sequence[str]) -> Forecast:
 
 
 def find_room(spec: Spec) -> Budget:
-    """What the machine, or the cluster at $RAY_ADDRESS, has for each worker."""
+    """Return the memory that this machine, or the cluster at $RAY_ADDRESS, has for each worker."""
     workers = spec.scale.most_workers
     if os.environ.get("RAY_ADDRESS", "local") != "local":
         with cluster.session():
             sizes = [node.memory for node in cluster.nodes()]
-            # Scaled to zero: its nodes are taken to be as large as this one.
+            # A cluster that is scaled to zero has no nodes: assume nodes as large as this machine.
             sizes = sizes or [machine.memory()] * workers
             gpus = capacity.has_gpus()
         each = -(-workers // len(sizes))
@@ -132,7 +136,7 @@ def find_room(spec: Spec) -> Budget:
     host = int(_USABLE * machine.memory() / workers)
     if not _uses_gpu(spec, bool(visible_gpus())):
         return Budget(host)
-    if not visible_gpus():  # a spec that is looked at where it will not run
+    if not visible_gpus():  # the run will use a GPU, but this machine has none
         return Budget(host, None, True)
     return Budget(host, torch.cuda.get_device_properties(0).total_memory, True)
 
@@ -142,7 +146,8 @@ def _uses_gpu(spec: Spec, there: bool) -> bool:
 
 
 class Planner:
-    """Foresees the memory of one spec after the other; each model's graph is followed once."""
+    """Predicts the memory of several specs; traces are cached, so that specs with the same
+    trainable part, micro-batch size and precision share one."""
 
     def __init__(self, labels: Sequence[str], room: Budget) -> None:
         self._labels = labels
@@ -173,7 +178,8 @@ class Planner:
         return self._traces[key]
 
     def _options(self, spec: Spec, size: int) -> Iterator[Suggestion]:
-        """Single changes by which the spec fits, else all of them that keep the quality at once."""
+        """Yield single changes that make the workers fit; if there are none, all changes that keep
+        the model's quality together, if these do."""
         found = list(self._single(spec, size))
         if found:
             yield from found
@@ -201,7 +207,7 @@ class Planner:
             yield from self._last(spec, "unfreeze", list(range(depths)))
 
     def _last(self, spec: Spec, key: str, values: list[int]) -> Iterator[Suggestion]:
-        """The option of the largest of the rising `values` that fits."""
+        """Yield the suggestion with the largest value that fits. `values` are in rising order."""
         count = bisect.bisect_left(
             values, True, key=lambda value: not any(self._try(spec, {key: value}))
         )
@@ -212,12 +218,12 @@ class Planner:
         return self._trace(spec, micro_batch_size(spec, spec.scale.most_workers))[0].blocks
 
     def _try(self, spec: Spec, changes: dict[str, Any]) -> Iterator[Suggestion]:
-        """The option, if with it the workers fit."""
+        """Yield the suggestion if the workers fit with these changes of `train`."""
         changed = spec.model_copy(update={"train": spec.train.model_copy(update=changes)})
         try:
             memory = self.memory(changed)
         except FtrayError:
-            return  # the model lacks what the change needs
+            return  # the model does not support the change
         if self._room.holds(memory):
             shown = {f"train.{key}": _plain(value) for key, value in changes.items()}
             yield Suggestion(shown, memory)

@@ -1,5 +1,8 @@
-"""What a step holds on to, found by running it without numbers: tensors with shapes and devices but
-no storage (torch's FakeTensorMode), so that no weight is read and no memory taken."""
+"""Measures the tensors that a training step keeps alive, by a run of the step on fake tensors.
+
+Under torch's FakeTensorMode tensors have shapes and devices but no data, so the trace reads no
+weights and takes no memory.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +42,11 @@ _LOOKS_AT_VALUES = (
 
 @dataclass(frozen=True)
 class MemoryTrace:
-    """One phase of training: how many parameters, and the bytes of one micro batch.
+    """The parameter counts of one phase of training, and the bytes of one micro-batch.
 
-    activations: what autograd keeps for the backward pass, parameters excluded.
-    peak: the most that is alive at once in forward and backward, without parameters and their
-    gradients; peak_with_gradients: the same while gradients stay where autograd puts them.
+    activations: bytes that autograd saves for the backward pass, without parameters.
+    peak: the most bytes alive at once in the forward and backward passes, without parameters and
+    their gradients; peak_with_gradients: the same with the gradients that autograd accumulates.
     """
 
     blocks: int
@@ -59,10 +62,10 @@ class MemoryTrace:
 def trace_phases(
     spec: Spec, pretrained: Pretrained, labels: Sequence[str], micro_batch_size: int, autocast: bool
 ) -> list[MemoryTrace]:
-    """A trace of each phase of the spec, for `micro_batch_size` rows of data.max_length tokens.
+    """Trace each phase of the spec with `micro_batch_size` rows of data.max_length tokens.
 
-    Operators are those of a CPU, which keep at least what those of a GPU do. Raises ModelError, and
-    NoEstimate where the model's forward pass cannot be followed.
+    The trace uses CPU operators, which save at least as much as GPU operators. Raises ModelError,
+    and NoEstimate where the model's forward pass cannot be traced.
     """
     if spec.train.lora is not None:
         raise NoEstimate.of(
@@ -92,10 +95,10 @@ def _without_numbers(spec: Spec) -> Iterator[None]:
         with FakeTensorMode():
             yield
     except (RuntimeError, NotImplementedError) as error:
-        # A forward pass that looks at values cannot be followed without them.
+        # The forward pass reads tensor values, which fake tensors do not have.
         raise _unforeseen(spec, error) from None
     except ModelError as error:
-        # Nor can the making of a model that does so.
+        # The constructor of some models reads tensor values too.
         if not isinstance(error.__cause__, _LOOKS_AT_VALUES):
             raise
         raise _unforeseen(spec, error.__cause__) from None
@@ -152,7 +155,8 @@ def _step(
     autocast: bool,
     watch: Watch,
 ) -> int:
-    """Forward and backward under `watch`; returns the bytes saved between the two."""
+    """Run the forward and backward passes under `watch`; returns the bytes that autograd saves for
+    the backward pass."""
     weights = {_key(parameter) for parameter in model.parameters()}
     saved: dict[int, int] = {}
 
@@ -176,7 +180,8 @@ def _drop_gradient(parameter: torch.Tensor) -> None:
 
 
 class Watch(TorchDispatchMode):
-    """Counts the bytes of all storages that operators make while it is on, and when they go."""
+    """Tracks the bytes of all storages that operators create inside the mode, until they are
+    freed: `alive` is the current sum, `peak` its maximum."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""How a group of Ray Train workers ends: which errors end it for good, and what the user is told.
+"""Callbacks that stop Ray Train from restarting workers, and the user's errors for failed workers.
 
-The callbacks run in Ray Train's controller, so nothing heavy is imported here.
+Ray Train runs the callbacks in its controller, so this module imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 from ftray.errors import ClusterError, FtrayError, Problem, RunFailed, find
 
 _GOES_ON = "The same command goes on from the last checkpoint"
-# In what Ray tells of a worker, and of a task that raised.
+# The node's IP address in Ray's message about a worker, and in that about a task that raised.
 _ADDRESS = re.compile(r"node_ip='([^']+)'")
 _TASK_ADDRESS = re.compile(r"\bip=([^,)]+)")
 
 
 class EndsForGood(UserCallback):
-    """Ends the run when a worker raised an FtrayError: other workers would meet it again."""
+    """Ends the run when a worker raised an FtrayError, as restarted workers would raise the same
+    error again."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raises the FtrayError of the lowest rank. What a callback raises ends the run."""
+        """Raise the FtrayError of the lowest rank. Ray Train ends the run when a callback
+        raises."""
         for _, error in sorted(worker_exceptions.items()):
             known = find(error)
             if known is not None:
@@ -36,10 +38,11 @@ class EndsForGood(UserCallback):
 
 
 class StartsAtMost(ControllerCallback):
-    """Ends the run when the workers' processes died `limit` times while they started.
+    """Ends the run when worker processes died more than `limit` times during startup.
 
-    Ray Train would start them for ever. It has one limit for those and for each minute in which
-    there is no room for them yet, which is no failure.
+    Ray Train itself would restart the workers for ever: ftray leaves Ray Train's own limit unset,
+    as this limit also counts each minute in which the cluster has no room for the workers yet,
+    which is no failure.
     """
 
     def __init__(self, limit: int) -> None:
@@ -61,7 +64,7 @@ class StartsAtMost(ControllerCallback):
 
 
 def told(error: TrainingFailedError) -> FtrayError:
-    """What to raise in the driver for an error of Ray Train."""
+    """Return the FtrayError that the driver raises for an error of Ray Train."""
     known = find(error)
     if known is not None:
         return known
@@ -75,7 +78,8 @@ def told(error: TrainingFailedError) -> FtrayError:
 
 
 def _of_rank(rank: int, failure: Exception) -> Problem:
-    """A worker's exception, with its traceback: it is no mistake of the user."""
+    """Describe a worker's exception, whose text includes the traceback, as a Problem that names the
+    worker's rank or node. The user made no mistake, so developers need the traceback."""
     if isinstance(failure, WorkerHealthCheckFailedError):
         address = _ADDRESS.search(str(failure))
         where = f" (node {address[1]})" if address else ""
@@ -86,7 +90,7 @@ def _of_rank(rank: int, failure: Exception) -> Problem:
 
 
 def _of_task(failure: RayTaskError) -> FtrayError:
-    """What a worker raised before it trained."""
+    """Return the error for an exception that a worker raised during startup, before training."""
     cause, address = failure.cause, _TASK_ADDRESS.search(str(failure))
     where = f"on node {address[1]}" if address else "on a node"
     if isinstance(cause, ImportError):

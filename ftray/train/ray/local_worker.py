@@ -1,9 +1,10 @@
-"""A training worker of the driver's own machine, started ahead of its work.
+"""A training worker on the driver's own machine, started before there is work for it.
 
-Ray Train starts a controller and then its workers, one after the other, and each imports torch when
-it is there. Where one worker trains on a Ray that this process started itself, without a GPU, one
-process does all that takes torch: it imports while the driver reads, then it encodes the rows,
-fills the trunk cache, trains, and exports what it trained. The driver itself never imports torch.
+Ray Train starts a controller and then its workers, one after the other, and each process imports
+torch once it runs. Where a single worker without a GPU trains on a Ray that this process started
+itself, ftray uses one process for everything that needs torch. This process imports torch while the
+driver reads the data; then it encodes the rows, fills the trunk cache, trains, and exports the
+trained model. The driver itself never imports torch.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ _LOOK_S = 0.2
 
 @ray.remote(num_cpus=0)
 class _Process:
-    """Needs no CPU of Ray's, so that it keeps nothing from what Ray Data runs meanwhile."""
+    """The actor behind LocalWorker. It reserves no CPU from Ray, so that Ray Data can use all of
+    them meanwhile."""
 
     def import_ahead(self) -> None:
         from ftray.train.distributed.process import import_deepspeed
@@ -51,7 +53,8 @@ class _Process:
 
 
 class LocalWorker:
-    """One process; where it ends before its time another one takes over, `max_failures` times."""
+    """The driver's handle on the worker process. If the process dies or a call fails, LocalWorker
+    retries up to `max_failures` times, in a new process after a death."""
 
     def __init__(self, max_failures: int) -> None:
         self._left = max_failures
@@ -59,7 +62,7 @@ class LocalWorker:
 
     @classmethod
     def of(cls, spec: Spec) -> LocalWorker | None:
-        """Started for runs of such a spec; None where Ray Train is to start the workers."""
+        """Start a worker for runs of `spec`; None where Ray Train is to start the workers."""
         alone = spec.scale.fewest_workers == spec.scale.most_workers == 1
         if alone and cluster.is_own() and not worker_resources(spec).gpus:
             return cls(spec.scale.max_failures)
@@ -73,8 +76,8 @@ class LocalWorker:
     def train(
         self, job: WorkerArgs, order: TrunkOrder | None, check: Callable[[], None] = lambda: None
     ) -> Location:
-        """Train `job`, after the trunk cache of `order` was filled; returns the folder of the best
-        checkpoint. As `fit_workers` in all else."""
+        """Fill the trunk cache of `order`, then train `job`; returns the folder of the best
+        checkpoint. Checks, signals and errors are handled as in `fit_workers`."""
         assert job.sender is not None
         with softly(job.sender.stop, "a checkpoint is saved after this step"):
             found = self._call(_trained, job, order, check=check)
@@ -95,13 +98,13 @@ class LocalWorker:
     def _call(
         self, function: Callable[..., Any], *args: Any, check: Callable[[], None] = lambda: None
     ) -> Any:
-        """What `function` returns there. Raises the FtrayError that it raises; what else goes wrong
-        is tried again as often as it may."""
+        """Call `function` in the worker process and return its result. An FtrayError of the
+        function is raised here; other failures are retried up to `max_failures` times."""
         while True:
             answer = self._process.call.remote(function, *args)
             try:
                 while not ray.wait([answer], timeout=_LOOK_S)[0]:
-                    check()  # and signals are handled in between
+                    check()  # Python handles signals between two waits
                 return ray.get(answer)
             except RayActorError as error:
                 self._failed(f"its process ended: {str(error).strip().splitlines()[0]}", error)
@@ -120,8 +123,8 @@ class LocalWorker:
 
 @contextmanager
 def local_worker(spec: Spec, started: LocalWorker | None = None) -> Iterator[LocalWorker | None]:
-    """The one that was `started`, else one that lives as long as the block; None where Ray Train
-    is to start the workers."""
+    """Yield the worker `started` if given, else a new one that is closed at the end of the block;
+    None where Ray Train is to start the workers."""
     if started is not None:
         yield started
         return
@@ -133,7 +136,8 @@ def local_worker(spec: Spec, started: LocalWorker | None = None) -> Iterator[Loc
             worker.close()
 
 
-# What the process calls. Named here, so that the driver need not import what takes torch.
+# Functions that the worker process calls. They import torch code lazily, as the driver imports this
+# module too.
 
 
 def _mapped(function: Callable[[pa.Table], pa.Table], tables: list[pa.Table]) -> list[pa.Table]:

@@ -1,4 +1,4 @@
-"""A group of Ray Train workers that trains one job, and the best checkpoint it leaves."""
+"""Trains one job with a group of Ray Train workers, and returns its best checkpoint."""
 
 from __future__ import annotations
 
@@ -38,14 +38,15 @@ def fit_workers(
 ) -> Location:
     """Train `job` at its spec's scale; returns the folder of the best checkpoint.
 
-    Workers that die are started again, from the last checkpoint, up to `max_failures` times. What
-    an earlier, killed call left under job.checkpoints is gone on with.
+    When workers die, Ray Train restarts the group from the last checkpoint, up to `max_failures`
+    times. Training also resumes from checkpoints that an earlier, killed call left under
+    job.checkpoints.
 
-    `check` is called a few times a second; what it raises ends the run.
+    This function calls `check` a few times a second; an exception of `check` ends the run.
 
-    Raises FtrayError; Interrupted after SIGINT or SIGTERM, when the workers have saved where they
-    stand. A second signal does not wait for that. RunFailed names the ranks and nodes of workers
-    that died or raised anything else as often as they may.
+    Raises FtrayError. After SIGINT or SIGTERM the workers save a checkpoint, then Interrupted is
+    raised; a second signal does not wait for the checkpoint. When the workers died, or raised
+    other exceptions, more than `max_failures` times, RunFailed names their ranks and nodes.
     """
     waits = _Waits(job)
 
@@ -53,8 +54,8 @@ def fit_workers(
         check()
         waits.look()
 
-    # Ray Train looks whether it can write there. What is to be kept ftray writes itself, also where
-    # a storage does not answer for a while.
+    # Ray Train requires a writable storage path and checks it, so it gets a scratch folder. ftray
+    # writes checkpoints itself, with retries while a storage does not answer.
     with tempfile.TemporaryDirectory(prefix="ftray-ray-train-") as scratch:
         trainer = _trainer(job, max_failures, scratch)
         with stopped_by_signals(job):
@@ -68,9 +69,13 @@ def fit_workers(
 
 
 class _Trainer(TorchTrainer):
-    """Starts fewer processes than TorchTrainer. ftray gives it no Ray Data to hand out. On a Ray
-    that ends with the driver no placement group outlives the driver, and the process that would
-    remove it asks a dashboard that does not run: the run would wait 12 s for the answer."""
+    """A TorchTrainer without two of Ray Train's default callbacks.
+
+    DatasetsCallback hands out Ray Data, which ftray does not use here.
+    PlacementGroupCleanerCallback starts a process that removes the placement group after the
+    driver's death. On a Ray that ends with the driver no placement group outlives the driver, and
+    this process would query a dashboard that does not run: the run would wait 12 s for the answer.
+    """
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         idle: tuple[type, ...] = (DatasetsCallback,)
@@ -99,7 +104,8 @@ def _trainer(job: WorkerArgs, max_failures: int, scratch: str) -> TorchTrainer:
 
 
 class _Waits:
-    """Says now and then, while the live nodes do not hold the workers, what is waited for."""
+    """Tells the user, every minute while the live nodes have no room for the workers, what the run
+    waits for."""
 
     def __init__(self, job: WorkerArgs) -> None:
         self._sender, self._each = job.sender, worker_resources(job.spec)
@@ -119,14 +125,18 @@ class _Waits:
 
 
 def _count(spec: Spec) -> Any:
-    """As Ray Train takes it: a number, or a range of which it takes what there is room for."""
+    """Return the number of workers for Ray Train: a number, or a (fewest, most) range within which
+    Ray Train starts as many workers as there is room for."""
     fewest, most = spec.scale.fewest_workers, spec.scale.most_workers
     return fewest if fewest == most else (fewest, most)
 
 
 def _in_a_thread(function: Callable[[], Any], check: Callable[[], None]) -> Any:
-    """What `function` returns or raises. Ray Train answers to Ctrl-C by ending its workers where
-    they stand, but only when it is called in the main thread."""
+    """Run `function` in a second thread, and return or raise its outcome; call `check` meanwhile.
+
+    In the main thread Ray Train would handle Ctrl-C itself and kill its workers without a
+    checkpoint. A caller that is not the main thread runs `function` directly, without `check`.
+    """
     if threading.current_thread() is not threading.main_thread():
         return function()
     results: list[Any] = []
@@ -141,7 +151,7 @@ def _in_a_thread(function: Callable[[], Any], check: Callable[[], None]) -> Any:
     thread = threading.Thread(target=call, name="ftray-fit", daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(0.2)  # signals are handled in between
+        thread.join(0.2)  # Python handles signals between two waits
         check()
     if errors:
         raise errors[0]
@@ -149,7 +159,8 @@ def _in_a_thread(function: Callable[[], Any], check: Callable[[], None]) -> Any:
 
 
 def stopped_by_signals(job: WorkerArgs) -> AbstractContextManager[None]:
-    """The first SIGINT or SIGTERM asks the workers to save and stop; the second one is Ctrl-C."""
+    """Inside the block the first SIGINT or SIGTERM asks the workers to save a checkpoint and stop;
+    the second one raises KeyboardInterrupt."""
     if job.sender is None:
         return nullcontext()
     return softly(job.sender.stop, "a checkpoint is saved after this step")

@@ -1,4 +1,4 @@
-"""One data-parallel process: builds the run from its spec and hands it to the loop."""
+"""The training worker, one data-parallel rank: builds the run from its spec and starts the loop."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ if TYPE_CHECKING:
 
 
 def train_worker(config: dict[Any, Any]) -> Any:
-    """Ray Train's entry point in each worker; `config` is {"job": Job}.
+    """Ray Train calls this function in each worker; `config` is {"job": WorkerArgs}.
 
-    Raises one FtrayError that names the ranks that failed and their nodes. Interrupted is returned:
-    each rank then ends in its own time, after what it still writes.
+    Raises one FtrayError that names the ranks that failed and their nodes. Interrupted is returned
+    instead of raised, so that each rank ends on its own after it has finished writing.
     """
     from ray import train as ray_train
 
@@ -56,7 +56,7 @@ def train_worker(config: dict[Any, Any]) -> Any:
 
 
 def train_alone(job: WorkerArgs) -> Interrupted | None:
-    """As `train_worker`, in a process that Ray Train does not know, and beside no other one."""
+    """Train `job` as the only rank, in a process that Ray Train did not start."""
     alone()
     return _run(job, lambda metrics: None, no_notice)
 
@@ -66,7 +66,10 @@ def _run(
     report: Callable[[dict[str, Any]], None],
     notice: Callable[[], PreemptionInfo | None],
 ) -> Interrupted | None:
-    """report: called after each epoch, on every rank; notice: that a node is to be taken away."""
+    """Join the process group, train, and return Interrupted if the run was interrupted.
+
+    report: called after each epoch on every rank; notice: returns the pending preemption notice.
+    """
     with told_to_all_ranks():
         settle(job.spec)
         ranks = join_group()
@@ -81,8 +84,9 @@ def _run(
 
 
 def _train(job: WorkerArgs, ranks: DistContext, observer: _Reporter, notices: Notices) -> None:
-    """Set up and train. Every rank must call it; each may fail alone."""
-    # Rank 0 alone writes, and after a restart another node may have it.
+    """Set up and train. Every rank must call this function; a single rank may fail."""
+    # Only rank 0 writes checkpoints, but every rank checks its access to the storage: after a
+    # restart rank 0 may be on another node.
     Root(job.checkpoints).probe()
     observer.stage("loading the base model")
     spec, labels = job.spec, job.data.labels
@@ -107,7 +111,8 @@ def _train(job: WorkerArgs, ranks: DistContext, observer: _Reporter, notices: No
 
 
 def _tell_baselines(job: WorkerArgs, base: Base, ranks: DistContext, observer: _Reporter) -> None:
-    """Fit them unless that was done before this run was cut off. Every rank must call it."""
+    """Fit the baselines and report their metrics, unless an earlier attempt of this run already
+    wrote them. Every rank must call this function."""
     file = job.baselines if job.spec.info.linear_probe else None
     if file is None or ranks.gather(ranks.rank == 0 and file.is_file())[0]:
         return
@@ -121,7 +126,8 @@ def _tell_baselines(job: WorkerArgs, base: Base, ranks: DistContext, observer: _
 
 
 def _tell_untrained(setup: loop.TrainContext, observer: _Reporter) -> None:
-    """How the base model does before any step. Every rank must call it."""
+    """Evaluate the base model before the first step and report its metrics. Every rank must call
+    this function."""
     observer.stage("evaluating the base model")
     started = time.perf_counter()
     metrics = loop.evaluate(setup, setup.validation, observer)
@@ -133,7 +139,8 @@ def _tell_untrained(setup: loop.TrainContext, observer: _Reporter) -> None:
 def latest(
     folder: Location, ranks: DistContext, warn: Callable[[str], None]
 ) -> Iterator[Path | None]:
-    """The newest whole checkpoint, as rank 0 sees it, in a local folder; None without one."""
+    """Yield a local folder with the newest undamaged checkpoint, which rank 0 chooses for all
+    ranks; None where there is none."""
     found = checkpoints.latest(folder, warn) if ranks.rank == 0 else None
     name = ranks.gather(found and found.folder.name)[0]
     if name is None:
@@ -151,9 +158,9 @@ def build(
     resume: Path | None,
     trunks: Sequence[TrunkCache] = (),
 ) -> tuple[loop.TrainContext, Progress]:
-    """The run as the spec says, standing where the checkpoint folder `resume` left off.
+    """Build the run of `spec`, with the state of the checkpoint folder `resume` loaded if given.
 
-    `base.model` becomes the trained model.
+    Training modifies `base.model` in place.
     """
     task = get_task(spec.task)
     train = data.load("train")
@@ -196,8 +203,8 @@ def _trainee(
     ranks: DistContext,
     trunks: Sequence[TrunkCache],
 ) -> Trainee:
-    """The base model made ready: adapters injected, what trains planned, and cut at the highest
-    boundary that a cache was made for and that stays frozen."""
+    """Prepare the base model for training: inject LoRA adapters, plan which parameters train, and
+    cut the model at the highest cached block boundary below which all blocks stay frozen."""
     model = base.model
     if spec.train.lora:
         lora.inject(model, spec)
@@ -216,7 +223,8 @@ def _trainee(
 
 
 class _Reporter:
-    """Tells the driver how the run goes, and Ray Train of each epoch."""
+    """The loop's Observer: sends events to the driver from rank 0, reports each epoch to Ray Train
+    on every rank, and feeds the watchdog."""
 
     def __init__(
         self, job: WorkerArgs, ranks: DistContext, report: Callable[[dict[str, Any]], None]
@@ -230,7 +238,8 @@ class _Reporter:
         self.watchdog = Watchdog(60 * job.spec.scale.hang_minutes, self._alarm)
 
     def _alarm(self, kind: str, stack: str) -> None:
-        """Of any rank: the one that usually sends may be the one that hangs."""
+        """Send an alarm to the driver from any rank: rank 0, which sends all other events, may be
+        the rank that hangs."""
         if self._alarms is not None:
             where = f"{socket.gethostname()}, pid {os.getpid()}"
             event = {"kind": kind, "rank": self.ranks.rank, "where": where, "stack": stack}
@@ -243,7 +252,7 @@ class _Reporter:
         self._send({"kind": "warning", "message": line}, now=True)
 
     def stage(self, name: str) -> None:
-        """What this rank does from now on."""
+        """Tell the driver the stage of work that begins now."""
         self._send(stage(name), now=True)
 
     def baseline(self, event: dict[str, Any]) -> None:
@@ -283,7 +292,7 @@ class _Reporter:
         return self._sender is not None and self._sender.stopping()
 
     def close(self) -> None:
-        """Nothing that was told is still on its way afterwards."""
+        """Flush: wait until the driver's mailbox has received all events."""
         if self._sender is not None:
             self._sender.flush()
 

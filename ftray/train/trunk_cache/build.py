@@ -1,9 +1,10 @@
-"""Filling the trunk cache: on the driver, before anything trains.
+"""Fills the trunk cache before the training, controlled by the driver.
 
-A process of the cluster looks where the model can be cut and which rows have no states yet; Ray
-Data computes those, rows of like length side by side, a shard for each block of rows. Where the
-cluster is the driver's own machine the driver looks itself, and computes what takes less time than
-starting others.
+First a survey in a process of the cluster finds where the model can be cut and which rows have no
+cached hidden states yet. Then Ray Data computes the hidden states of these rows, in batches of rows
+of similar length, and writes one shard for each block of rows. Where the cluster is the driver's
+own machine without GPUs, this process runs the survey itself, and also computes the hidden states
+if that takes less time than the start of other processes.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ from ftray.train.trunk_cache.cache import DTYPES, TrunkCache
 from ftray.train.trunk_cache.survey import BATCH, Survey, TrunkModel, survey
 
 _SHARD_ROWS, _SHARD_BYTES = 1024, 128 << 20
-# Below these a cache costs more than it saves: it takes the start of one process or two.
+# Below these numbers (rows read by the runs, seconds saved) a cache costs more than it saves, as
+# filling it starts one or two processes.
 _WORTH_ROWS, _WORTH_SECONDS = 20_000, 15.0
 _HERE_SECONDS = 30.0
-"""What takes the driver less, it computes itself."""
+"""The calling process computes hidden states itself if that takes fewer seconds than this."""
 
 
 def prepare_trunk(
@@ -46,10 +48,10 @@ def prepare_trunk(
     say: Callable[[str], None],
     listener: Listener = lambda event: None,
 ) -> tuple[TrunkCache, ...]:
-    """The caches for such runs; their rows are computed where they are not there yet. None where
-    nothing is gained.
+    """Return the trunk caches for the runs of `order`, and compute the hidden states that they
+    lack. Returns an empty tuple where a cache is off, not possible, or not worth its cost.
 
-    Raises FtrayError where train.trunk_cache is on and there can be none.
+    Raises FtrayError where train.trunk_cache is on and no cache is possible.
     """
     wish = order.spec.train.trunk_cache
     if wish == "off":
@@ -72,7 +74,7 @@ def _prepared(
         raise SpecError.of("train.trunk_cache", "on", problem, "set one of them to 0 or off")
     forced = train.trunk_cache == "on"
     if not forced and order.passes * order.rows < _WORTH_ROWS:
-        return ()  # not even worth loading the model
+        return ()  # with so few rows the survey, which loads the model, is not worth its cost
     listener(stage("surveying the trunk"))
     found = _ask(order)
     for note in found.notes:
@@ -115,7 +117,8 @@ def _ask(order: TrunkOrder) -> Survey:
 
 
 def _is_here(order: TrunkOrder) -> bool:
-    """Whether this process can do as well as any other one of the cluster."""
+    """Return whether this process has the resources of a worker: the cluster is this machine alone,
+    and workers use no GPU."""
     return is_this_machine() and not order.each.gpus
 
 
@@ -125,7 +128,7 @@ def _with_all_cores(order: TrunkOrder) -> TrunkOrder:
 
 
 def _fill(order: TrunkOrder, found: Survey) -> None:
-    """Compute what is lacking. Raises FtrayError."""
+    """Compute and store the hidden states of the rows that the caches lack. Raises FtrayError."""
     caches, rows = found.caches, found.table()
     numbers = order.spec.data.max_length * sum(cache.width for cache in caches)
     row_bytes = numbers * DTYPES[caches[0].precision].itemsize
@@ -151,7 +154,7 @@ def _fill_here(
 def _fill_everywhere(
     order: TrunkOrder, caches: tuple[TrunkCache, ...], blocks: Sequence[pa.Table]
 ) -> list[str]:
-    """By Ray Data, on all of the cluster."""
+    """Fill the caches with Ray Data on the whole cluster; returns the failures as JSON texts."""
     import ray.data
     from ray.exceptions import RayError
 
@@ -167,7 +170,8 @@ def _fill_everywhere(
                 compute=pool,
                 num_cpus=each.cpus,
                 num_gpus=each.gpus,
-                # What an actor that dies has written is kept, and the rest is made the next time.
+                # Do not restart actors that die. The shards that they wrote stay in the cache, and
+                # the next run computes the rest.
                 max_restarts=0,
             )
             return [row["failure"] for row in filled.iter_rows() if row["failure"]]
@@ -177,7 +181,8 @@ def _fill_everywhere(
 
 
 class Filler:
-    """In an actor or right here: block of rows in, a shard in each cache out."""
+    """Computes the hidden states of a block of rows and writes one shard to each cache. Runs in Ray
+    Data's actors, or in the calling process."""
 
     def __init__(self, spec: Spec, data: EncodedDataset, caches: tuple[TrunkCache, ...]) -> None:
         self._order = (spec, data)
@@ -192,7 +197,8 @@ class Filler:
         return [self._order[1].load(name) for name in SPLITS]
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        # An FtrayError is returned: what Ray Data raises holds on to its actors.
+        # Return an FtrayError instead of raising it, as an exception of Ray Data keeps references
+        # to its actors.
         try:
             with naming_this_node():
                 self._write(block)

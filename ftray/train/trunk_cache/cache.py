@@ -1,5 +1,8 @@
-"""The trunk cache as a worker uses it: it opens the one that reaches highest into what is frozen,
-computes a few rows anew to see that they are what was kept, and trains without the blocks below."""
+"""The trunk cache from the side of a training worker.
+
+The worker opens the cache with the highest cut inside the frozen blocks, recomputes the hidden
+states of a few rows to verify the cached ones, and trains without the blocks below the cut.
+"""
 
 from __future__ import annotations
 
@@ -21,24 +24,27 @@ from ftray.store.files.location import Location
 from ftray.tasks import Task
 
 VERSION = 1
-"""Part of the key: raise it when states change in what they hold."""
+"""Part of the key: raise this version when the content of cached hidden states changes."""
 _PACKAGES = ("torch", "transformers")
 Precision = Literal["bf16", "fp32"]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 STATES = "states"
-"""Beside a batch's token ids: what the model starts from, (B, T, D)."""
+"""Key of a batch's cached hidden states, (B, T, D), beside its token ids."""
 
 SAMPLE = 4
-"""Rows that are computed anew."""
-# Of the largest state: kernels round otherwise for another shape, and bf16 keeps 8 bits.
+"""Rows that a worker recomputes to verify a cache."""
+# Tolerated differences relative to the largest hidden state, in fp32 and with bf16: kernels round
+# differently for another batch shape, and bf16 keeps 8 bits.
 _TOLERANCE, _LOW_TOLERANCE = 1e-4, 2**-5
 
 
 @dataclass(frozen=True)
 class TrunkCache:
-    """A handle on states in the cache: pickles small, so that it can be sent to any worker.
+    """A handle on cached hidden states: small when pickled, so that the driver can send it to any
+    worker.
 
-    autocast: whether the blocks ran in bf16; key: what the numbers depend on, by name.
+    width: elements of one token's hidden state; autocast: whether the blocks ran in bf16; key: the
+    named values that the hidden states depend on.
     """
 
     folder: Location
@@ -52,7 +58,8 @@ class TrunkCache:
 def trunk_key(
     spec: Spec, model: nn.Module, cut: Cut, precision: Precision, autocast: bool
 ) -> dict[str, Any]:
-    """What the states of a cache depend on, by name, as it is in this process."""
+    """Return the named values that the hidden states of a cache depend on, as they are in this
+    process."""
     config: Any = model.config
     return {
         "version": VERSION,
@@ -67,18 +74,20 @@ def trunk_key(
 
 
 class Trunk:
-    """The states of a cache, as batches. Raises StorageError for a folder that is not whole."""
+    """Reads batches of hidden states from a cache. Raises StorageError for an incomplete
+    folder."""
 
     def __init__(self, cache: TrunkCache) -> None:
         self.cache = cache
         self._kept = TrunkStateStore(cache.folder)
 
     def tokens(self, ids: Sequence[Any]) -> list[Any]:
-        """Of each row's token ids, those that its states belong to."""
+        """Return, for each row, the token ids whose hidden states the cache stores."""
         return [self.cache.cut.kept(row) for row in ids]
 
     def states(self, ids: Sequence[np.ndarray], rows: int, length: int) -> torch.Tensor:
-        """The states of rows of whole token ids, padded with zeros to (rows, length, D)."""
+        """Return the cached hidden states of rows, zero-padded to (rows, length, D). `ids`: all
+        token ids of each row."""
         bits = np.dtype(f"i{DTYPES[self.cache.precision].itemsize}")  # numpy has no bf16
         states = np.zeros((rows, length, self.cache.width), bits)
         for target, row in zip(states, ids, strict=False):
@@ -87,7 +96,7 @@ class Trunk:
         return torch.from_numpy(states).view(DTYPES[self.cache.precision])
 
     def blank(self, rows: int, length: int) -> torch.Tensor:
-        """Zeros in the shape and precision of `states`."""
+        """Return zeros with the shape and precision of `states`."""
         shape = (rows, length, self.cache.width)
         return torch.zeros(shape, dtype=DTYPES[self.cache.precision])
 
@@ -99,8 +108,9 @@ class Trunk:
     def check(
         self, spec: Spec, model: nn.Module, task: Task, ids: Sequence[np.ndarray], pad_id: int
     ) -> None:
-        """Compute the states of rows of token ids anew. Raises StorageError where they are
-        not those that were kept, and says what of the cache's key is not so here."""
+        """Recompute the hidden states of the rows `ids`, and compare them with the cached ones.
+        Raises StorageError where they differ; the error names the parts of the cache's key that
+        differ in this process."""
         batch = task.collate(list(ids), pad_id)
         device = next(model.parameters()).device
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.cache.autocast):
@@ -122,7 +132,7 @@ class Trunk:
                 )
 
     def _lies(self, spec: Spec, model: nn.Module) -> str:
-        """Which parts of the cache's key are not what they are in this process."""
+        """Describe the parts of the cache's key that differ in this process."""
         cache = self.cache
         here = trunk_key(spec, model, cache.cut, cache.precision, cache.autocast)
         lies = [
@@ -134,7 +144,7 @@ class Trunk:
 
 
 def best_cache(caches: Sequence[TrunkCache], frozen: int) -> TrunkCache | None:
-    """The highest cache that a run can start from of whose blocks the lowest `frozen` never
-    train."""
+    """Return the cache with the highest cut for a run whose lowest `frozen` blocks never train;
+    None where no cache fits."""
     fitting = [cache for cache in caches if cache.cut.blocks <= frozen]
     return max(fitting, key=lambda cache: cache.cut.blocks, default=None)

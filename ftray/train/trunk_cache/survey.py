@@ -1,4 +1,4 @@
-"""What a trunk cache is to hold: where the model can be cut, and which rows have no states yet."""
+"""Surveys a trunk cache: where the model can be cut, and which rows have no hidden states yet."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ _PROBE_ROWS = 4
 
 @dataclass(frozen=True)
 class Survey:
-    """caches: what can be used; lacking: the rows that some of them lack, (N, 3) int64 of split
-    number, row and a bit for each cache that lacks it, longest first; bytes: what these will take;
-    row_seconds: what the blocks below the highest cut take for a row; notes: for the user."""
+    """The result of a survey. caches: the possible caches; lacking: the rows that any cache lacks,
+    longest first: (N, 3) int64 with the number of the split, the row, and one bit for each cache
+    that lacks the row; bytes: the size of the hidden states of these rows; row_seconds: the seconds
+    that the blocks below the highest cut take for one row; notes: lines for the user."""
 
     caches: tuple[TrunkCache, ...]
     lacking: np.ndarray
@@ -50,13 +51,13 @@ class Survey:
     notes: tuple[str, ...]
 
     def table(self) -> pa.Table:
-        """The rows that are lacking, as a `Filler` takes them."""
+        """Return the rows in `lacking` as a table for `Filler`."""
         return pa.table(list(self.lacking.T), names=["split", "row", "lacks"])
 
 
 def survey(order: TrunkOrder) -> Survey | FtrayError:
-    """In a process of the cluster. What is the user's fault is returned, as a task that raises is
-    tried again."""
+    """Run the survey, usually in a Ray task. An FtrayError is returned instead of raised, as Ray
+    would retry a task that raises."""
     try:
         with naming_this_node():
             return _survey(order)
@@ -83,7 +84,7 @@ def _survey(order: TrunkOrder) -> Survey:
 
 
 class TrunkModel:
-    """The whole base model in a process that computes states."""
+    """The uncut base model, for a process that computes hidden states."""
 
     def __init__(self, spec: Spec, data: EncodedDataset) -> None:
         settle(spec)
@@ -98,18 +99,20 @@ class TrunkModel:
         self.autocast = wants_autocast(spec.train, DistContext(0, 1, self.device))
 
     def depths(self, variants: Sequence[Spec]) -> list[int]:
-        """How many blocks stay frozen throughout a run, for each number that occurs but 0."""
+        """Return the numbers of lowest blocks that stay frozen throughout a run: the distinct
+        numbers over `variants`, sorted, without 0."""
         found = set()
         for variant in variants:
             phases = plan_phases(variant.train, count_blocks(self.model))
             try:
                 found.add(without_numbers(self.model, self._probe, partial(_frozen, phases)))
             except ModelError:
-                continue  # that run will say so itself
+                continue  # the run of this variant will raise the same error
         return sorted(found - {0})
 
     def cache(self, blocks: int, root: Root) -> TrunkCache:
-        """Raises ModelError where the model cannot be cut there."""
+        """Return the cache for a cut above the lowest `blocks` blocks. Raises ModelError where the
+        model cannot be cut there."""
         cut = find_cut(self.model, blocks, self._probe)
         precision = self.spec.train.trunk_precision
         key = trunk_key(self.spec, self.model, cut, precision, self.autocast)
@@ -118,7 +121,7 @@ class TrunkModel:
         return TrunkCache(folder, cut, precision, states.shape[-1], self.autocast, key)
 
     def states(self, caches: Sequence[TrunkCache], ids: Sequence[np.ndarray]) -> list[list[bytes]]:
-        """For each cache what it keeps of each row."""
+        """Compute, for each cache, the bytes of the hidden states that it stores of each row."""
         found = self._capture([cache.cut for cache in caches], ids)
         return [
             [
@@ -129,27 +132,28 @@ class TrunkModel:
         ]
 
     def row_seconds(self, caches: Sequence[TrunkCache]) -> float:
-        """What the blocks below the highest cut take for a row of the training split."""
+        """Measure the seconds that the blocks below the highest cut take for one row of the
+        training split."""
         train = self.data.load("train")
         chosen = np.argsort(train.lengths, kind="stable")[:: max(1, len(train) // BATCH)]
         ids = [train.ids_of(row) for row in chosen]
         batches = [ids[start : start + 8] for start in range(0, len(ids), 8)]
         cuts = [cache.cut for cache in caches]
-        for _ in range(2):  # the second time counts
+        for _ in range(2):  # the first pass is a warm-up
             started = time.perf_counter()
             for batch in batches:
                 self._capture(cuts, batch)
         return (time.perf_counter() - started) / len(ids)
 
     def _capture(self, cuts: Sequence[Cut], ids: Sequence[np.ndarray]) -> list[torch.Tensor]:
-        """For each cut (B, T, D) on the CPU."""
+        """Return the hidden states at each cut: (B, T, D) on the CPU."""
         batch = self._to_device(self.task.collate(list(ids), self.pad_id))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             return [states.cpu() for states in capture(self.model, cuts, batch)]
 
     @cached_property
     def _probe(self) -> dict[str, torch.Tensor]:
-        """Rows of different lengths."""
+        """A batch of rows with different lengths, for tests of the model."""
         train = self.data.load("train")
         order = np.argsort(train.lengths, kind="stable")
         chosen = order[np.linspace(0, len(order) - 1, _PROBE_ROWS).astype(int)]
@@ -160,7 +164,7 @@ class TrunkModel:
 
 
 def _frozen(phases: Sequence[Phase], model: nn.Module, inputs: Mapping[str, Any]) -> int:
-    """How many of the lowest blocks train in none of the phases."""
+    """Return the number of lowest blocks that train in none of the phases."""
     plans = [plan_freeze(model, phase.selection, inputs) for phase in phases]
     return min(frozen_blocks(model, plan) for plan in plans)
 
@@ -170,7 +174,7 @@ def _bytes(states: torch.Tensor) -> bytes:
 
 
 def _lacking(caches: Sequence[TrunkCache], data: EncodedDataset) -> np.ndarray:
-    """See Survey.lacking."""
+    """Return the rows that any of the caches lacks, as Survey.lacking; duplicates appear once."""
     known = [known_rows(cache.folder) for cache in caches]
     seen: set[bytes] = set()
     rows = []
@@ -187,7 +191,8 @@ def _lacking(caches: Sequence[TrunkCache], data: EncodedDataset) -> np.ndarray:
 
 
 def _bytes_of(caches: Sequence[TrunkCache], lacking: np.ndarray, data: EncodedDataset) -> int:
-    """What the states of these rows take, in all of the caches that lack them."""
+    """Return the total bytes of the hidden states of the lacking rows, over all caches that lack
+    them."""
     lengths = [data.load(split).lengths for split in SPLITS]
     tokens = np.array([lengths[split][row] for split, row, _ in lacking], np.int64)
     total = 0
