@@ -1,4 +1,4 @@
-"""Rows of the training split as they are seen this once: some of their tokens left out."""
+"""Augments training rows by token dropout: leaves out random tokens, anew each time."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 def drop_tokens(
     ids: np.ndarray, probability: float, special: Collection[int], random: np.random.Generator
 ) -> np.ndarray:
-    """A row without some of its tokens: the random deletion of EDA (Wei & Zou 2019).
+    """Return a row without some of its tokens: the random deletion of EDA (Wei & Zou 2019).
 
-    ids: (tokens,). The first token, the last one and those in `special` always stay; of the others
-    each goes with that probability, but for one that stays in any case.
+    ids: (tokens,). The first token, the last token and tokens in `special` always stay. Each other
+    token is dropped with that probability, but at least one of them stays.
     """
     stays = np.isin(ids, list(special))
     stays[[0, -1]] = True
@@ -21,7 +21,7 @@ def drop_tokens(
     if not len(free):
         return ids
     stays[free] = random.random(len(free)) >= probability
-    # Drawn in any case, so that the generator goes on from the same place.
+    # Draw in any case, so that the generator's state afterwards does not depend on the outcome.
     saved = random.choice(free)
     if not stays[free].any():
         stays[saved] = True

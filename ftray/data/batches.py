@@ -1,11 +1,11 @@
-"""Length-bucketed batches whose order is a pure function of (seed, epoch).
+"""Plans length-bucketed batches, whose order is a pure function of (seed, epoch).
 
-A global batch is cut into chunks of the micro batch size at places that do not depend on the number
-of workers; chunk j goes to rank j mod W. So the same rows meet in the same forward pass however
-many workers there are, and a run resumes at any step by asking for the same plan again.
+A global batch is cut into micro-batches (`chunks`) at positions that do not depend on the number W
+of workers; micro-batch j goes to rank j mod W. So the same rows share a forward pass for any number
+of workers, and a run can resume at any step by making the same plan again.
 
-Skewed labels can be evened out: each row weighs so much that all labels weigh the same together,
-either in the loss or as its chance to be drawn.
+Skewed labels can be balanced: each row gets a weight such that the rows of every label have the
+same total weight. The weight scales the row's loss, or its chance to be drawn.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Rows are sorted by length within pools of this many batches: wide enough for little padding,
-# narrow enough to leave the order random.
+# Rows are sorted by length within pools of this many batches: large enough for little padding,
+# small enough to leave the order random.
 _POOL_BATCHES = 50
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How rows of given lengths are grouped. `lengths`: (rows,) tokens of each row; `chances`:
-    (rows,) how likely each is to be drawn, in any unit, or None for every row once an epoch."""
+    """Groups rows into batches by length. `lengths`: (rows,) tokens of each row; `chances`:
+    (rows,) relative probability of drawing each row, or None to draw every row once in an epoch."""
 
     lengths: np.ndarray
     batch_size: int
@@ -36,8 +36,9 @@ class BatchPlan:
         return math.ceil(len(self.lengths) / self.batch_size)
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        """Row indices of each global batch of `epoch`, each sorted by length. Every row occurs
-        once, or as many rows as there are were drawn with replacement; one batch may be short."""
+        """Return the row indices of each global batch of `epoch`, each batch sorted by length.
+        Every row occurs once; with `chances`, rows are drawn with replacement, as many as there
+        are. One batch may be short."""
         random = np.random.Generator(np.random.PCG64([self.seed, epoch]))
         order = self._drawn(random)
         pool = self.batch_size * _POOL_BATCHES
@@ -57,13 +58,14 @@ class BatchPlan:
         return random.choice(rows, size=rows, p=self.chances / self.chances.sum())
 
     def accumulation_steps(self, workers: int) -> int:
-        """Forward passes of each worker per optimizer step: the same on every rank."""
+        """Return the gradient accumulation steps: forward passes of each rank in an optimizer step,
+        the same on every rank."""
         return math.ceil(math.ceil(self.batch_size / self.micro_batch_size) / workers)
 
     def chunks(self, batch: np.ndarray, rank: int, workers: int) -> list[tuple[int, np.ndarray]]:
-        """(number within the batch, row indices) of each forward pass of `rank`.
+        """Return (number within the batch, row indices) of each micro-batch of `rank`.
 
-        Every rank gets equally many, so the last ones may be empty.
+        Every rank gets the same number of micro-batches, so the last ones may be empty.
         """
         size = self.micro_batch_size
         return [
@@ -73,16 +75,16 @@ class BatchPlan:
 
 
 def balancing_weights(targets: np.ndarray) -> np.ndarray:
-    """N / (C * n) for each of N rows, n of which have its label, with C labels that occur:
-    (rows,) float64. They add up to the same for every label, and to N."""
+    """Return the weight N / (C * n) of each of N rows, (rows,) float64, where n rows have the row's
+    label and C labels occur. The weights have the same sum for every label, and sum to N."""
     _, inverse, counts = np.unique(targets, return_inverse=True, return_counts=True)
     return len(targets) / (len(counts) * counts[inverse])
 
 
 def in_order(lengths: np.ndarray, size: int, rank: int, workers: int) -> list[np.ndarray]:
-    """Row indices for one pass over all rows by length, for evaluation: this rank's batches.
+    """Return the row indices of this rank's batches in an evaluation pass over all rows, by length.
 
-    Ranks may get different numbers of batches; an empty list is possible.
+    Ranks may get different numbers of batches; a rank may get none.
     """
     order = np.argsort(lengths, kind="stable")
     batches = [order[start : start + size] for start in range(0, len(order), size)]

@@ -1,4 +1,4 @@
-"""From the data section of a spec to clean, split rows. Needs neither Ray nor torch."""
+"""Reads, cleans and splits the data that a spec names. Needs neither Ray nor torch."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ class Dataset:
     splits: dict[str, pa.Table]
     """train, validation, test -> the task's columns (strings), in the order of the source."""
     labels: tuple[str, ...]
-    """The labels of train, sorted: their places are their indices; none where the task has none."""
+    """The labels of train, sorted: the position of a label is its index. Empty for a task without
+    labels."""
     report: CleaningReport
     digest: str
-    """Of rows, splits and labels; not of file names, formats or rows left out."""
+    """Digest of rows, splits and labels, but not of file names, formats or rows left out."""
     quarantine: tuple[Dropped, ...]
     places: dict[str, pa.Array]
-    """Split -> where each of its rows was found, FILE:LINE."""
+    """Split -> the place of each of its rows, FILE:LINE."""
 
 
 def read_dataset(spec: Spec) -> Dataset:
@@ -65,7 +66,7 @@ def read_dataset(spec: Spec) -> Dataset:
 
 
 def content_digest(splits: dict[str, pa.Table], labels: Sequence[str]) -> str:
-    """Digest of the strings in the splits, of their order and of the labels."""
+    """Return a digest of the strings in the splits, of their order and of the labels."""
     head = {"labels": list(labels), "splits": {name: t.num_rows for name, t in splits.items()}}
     return digest.of_chunks(_chunks(json.dumps(head, sort_keys=True), splits))
 
@@ -83,7 +84,7 @@ def _chunks(head: str, splits: dict[str, pa.Table]) -> Iterator[bytes]:
 
 
 def _clean_parts(spec: Spec, task: Task) -> dict[str, SourceRows]:
-    """The sources of the spec, without faulty rows, twins and leaks."""
+    """Read the sources of the spec, without faulty rows, duplicates and leaked rows."""
     parts: dict[str, SourceRows] = {}
     for name in ("train", *HELD_OUT):
         url = getattr(spec.data, name)
@@ -93,7 +94,8 @@ def _clean_parts(spec: Spec, task: Task) -> dict[str, SourceRows]:
     _admit(spec, parts)
     for part in parts.values():
         cleaning.drop_twins(part, task)
-    # Rows that measure go before rows that choose, and those before rows that teach.
+    # A row in several splits stays in one: test takes precedence over validation, and validation
+    # over train.
     for name, other in (("validation", "test"), ("train", "validation"), ("train", "test")):
         if name in parts and other in parts:
             cleaning.drop_leaked(parts[name], parts[other])
@@ -145,7 +147,7 @@ def _split(spec: Spec, parts: dict[str, SourceRows], task: Task) -> dict[str, li
 
 
 def _findings(parts: dict[str, SourceRows], task: Task) -> Iterator[str]:
-    """What was found out about files and labels."""
+    """Yield notes about files and about the spelling of labels."""
     for name, part in parts.items():
         notes = part.source.notes
         yield from (f"{name}: {note}" for note in notes[:_NOTES_SHOWN])
@@ -155,7 +157,7 @@ def _findings(parts: dict[str, SourceRows], task: Task) -> Iterator[str]:
 
 
 def _unevaluated(labels: Sequence[str], counts: dict[str, dict[str, int]]) -> Iterator[str]:
-    """What the held-out splits cannot say anything about."""
+    """Yield notes about labels that have no row in a held-out split."""
     for name in HELD_OUT:
         absent = [label for label in labels if label not in counts[name]]
         if absent:

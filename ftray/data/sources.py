@@ -1,4 +1,5 @@
-"""From what data.train and its like name to rows: files, globs, folders, URLs and the Hub."""
+"""Reads the rows of the sources that data.train, data.validation and data.test name: files, globs,
+folders, URLs and the Hub."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ _READS_AT_ONCE = 16
 
 
 def source_of(url: str, role: str, spec: DataSpec, task: TaskInfo = DEFAULT_TASK) -> Source:
-    """The source that data.ROLE names."""
+    """Return the source that data.ROLE names."""
     columns = spec.columns.of(task)
     return Source(f"data.{role}", url, columns, spec.encoding, role, csv=spec.csv)
 
@@ -48,12 +49,12 @@ def read_source(
     key: str = "--data",
     csv: DelimitedSpec | None = None,
 ) -> tuple[pa.Table, CleaningReport, tuple[cleaning.Dropped, ...]]:
-    """The clean rows of one source that is not split: the task's columns and `where` (FILE:LINE);
-    the report; the rows left out.
+    """Return the clean rows of one source that is not split, with the task's columns and `where`
+    (FILE:LINE); the report; the rows left out.
 
-    With `labels`, a row with any other label is a fault. Unless `answered` (for prediction) the
-    column of answers may be missing and is not returned, and twins stay: every row gets its own.
-    `key` is what errors name. Raises DataError as `read_dataset` does.
+    With `labels`, a row with any other label is faulty. Where `answered` is false (for prediction),
+    the answer column may be missing and is not returned, and duplicates stay: every row gets its
+    own answer. `key` is the setting that errors name. Raises DataError as `read_dataset` does.
     """
     named = dict(columns) if answered else asked_columns(columns, task)
     asked = Source(key, source, named, encoding, split="test", csv=csv or DelimitedSpec())
@@ -73,12 +74,12 @@ def read_source(
 
 
 def asked_columns(columns: Mapping[str, str], task: Task) -> dict[str, str]:
-    """Those of `columns` that prediction needs."""
+    """Return the entries of `columns` that prediction needs."""
     return {logical: name for logical, name in columns.items() if logical != task.info.answer}
 
 
 def rows_of(source: Source) -> Iterator[RawRow]:
-    """The rows of a source as found, in a fixed order. Raises DataError."""
+    """Yield the raw rows of a source, in a fixed order. Raises DataError."""
     if is_hub_id(source.url):
         yield from read_hub(source)
         return
@@ -107,7 +108,8 @@ def _rows_of_files(source: Source) -> Iterator[RawRow]:
 
 
 def _rows_of_folder(folder: Location, source: Source) -> Iterator[RawRow]:
-    """The rows of a folder of data files, or of one that has a sub-folder of texts a label."""
+    """Yield the rows of a folder of data files, or of a folder with one sub-folder of texts for
+    each label."""
     names = [name for name in _files(folder, source) if not _is_hidden(name)]
     inner = [name for name in names if "/" in name]
     data = [name for name in names if suffix(name) in READERS]
@@ -130,9 +132,9 @@ def _rows_of_folder(folder: Location, source: Source) -> Iterator[RawRow]:
 
 
 def _read_labelled(folder: Location, names: list[str], source: Source) -> Iterator[RawRow]:
-    """One row a text file; its label is the first part of its path below `folder`."""
+    """Yield one row for each text file; its label is the first part of its path below `folder`."""
     files = [folder / name for name in names]
-    # Many small files of an object store: waiting for them one by one would take minutes.
+    # Read files in parallel: one by one, many small files of an object store would take minutes.
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
         contents = pool.map(partial(stream.read_bytes, source=source), files)
         for name, file, raw in zip(names, files, contents, strict=True):
@@ -140,8 +142,8 @@ def _read_labelled(folder: Location, names: list[str], source: Source) -> Iterat
 
 
 def _files(folder: Location, source: Source) -> list[str]:
-    """Paths of all files under `folder`, relative to it, sorted. Raises DataError where a link
-    leads back to a folder above it: every file would be found again and again."""
+    """Return the paths of all files under `folder`, relative to it, sorted. Raises DataError where
+    a link leads to a folder above the link: the search would find every file again and again."""
     if folder.is_local:
         for path, folders, _ in os.walk(folder.path, followlinks=True):
             for name in folders:
@@ -163,7 +165,7 @@ def _glob(folder: Location, data: list[str]) -> str:
 
 
 def _neighbours(file: Location) -> str:
-    """What to do about a file that is not there."""
+    """Suggest a fix for a file that is missing."""
     if not file.is_local:
         return "check the URL"
     otherwise = "check the path; it starts where you are"

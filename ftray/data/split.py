@@ -1,4 +1,4 @@
-"""A stratified, seeded split: a pure function of the labels, the shares and the seed."""
+"""Splits rows with stratification: a pure function of the labels, the shares and the seed."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 _DIGITS = 9
-"""Of rows that are owed: beyond them there is rounding only."""
+"""Decimal digits of owed rows; further digits are rounding errors."""
 
 
 def stratify(
     targets: Sequence[str], shares: Mapping[str, float], seed: int
 ) -> dict[str, np.ndarray]:
-    """Row numbers of each split in `shares` and, under "train", of the rest; in rising order.
+    """Return the row indices of each split in `shares` and, under "train", of the rest, in rising
+    order.
 
-    Each split takes its share of every label, rounded so that the split as a whole is as large as
-    its share says. A row goes first to the labels of which most is owed, this split's rounding and
-    that of the splits before it added up: with few rows a label the splits measure different
-    labels. The seed decides between labels that are owed the same. Every label keeps at least one
-    row in train, so that a label with one row is in train only.
+    Each split takes its share of the rows of every label, rounded so that the size of the split as
+    a whole matches its share. Rounding up begins with the labels that are owed most: the fraction
+    owed to a label is summed over this split and the splits before it. So with few rows for each
+    label, the splits measure different labels. The seed orders labels that are owed the same. Every
+    label keeps at least one row in train, so a label with one row is in train only.
     """
     names = {label: code for code, label in enumerate(sorted(set(targets)))}
     codes = np.array([names[label] for label in targets], dtype=np.int64)
-    # Raw bits, because numpy promises the same ones on every platform and in every version.
+    # Draw raw bits: numpy guarantees that they are the same on every platform and in every version.
     bits = np.random.PCG64(seed)
     ranks = _rank_in_label(codes, bits.random_raw(len(codes)))
     turns = bits.random_raw(len(names))
@@ -40,7 +41,7 @@ def stratify(
 
 
 def _rank_in_label(codes: np.ndarray, draw: np.ndarray) -> np.ndarray:
-    """The place of each row among the rows of its label, in the order of `draw`."""
+    """Return the rank of each row among the rows of its label, in the order of `draw`."""
     order = np.lexsort((draw, codes))
     starts = np.searchsorted(codes[order], codes[order], side="left")
     ranks = np.empty(len(codes), dtype=np.int64)
@@ -49,8 +50,9 @@ def _rank_in_label(codes: np.ndarray, draw: np.ndarray) -> np.ndarray:
 
 
 def _allot(wanted: np.ndarray, owed: np.ndarray, room: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    """Rows that a split takes of each label, at most `room`: `wanted` rounded down, and one more
-    where most is owed, until the split is as large as all that is wanted.
+    """Return the number of rows that a split takes of each label, at most `room`: `wanted` rounded
+    down, and one more for the labels that are owed most, until the size of the split is the rounded
+    sum of `wanted`.
 
     wanted, owed: (labels,) float64 rows; room: (labels,) int64 rows; turns: (labels,) uint64, the
     order of labels that are owed the same

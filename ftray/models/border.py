@@ -1,4 +1,5 @@
-"""Where other libraries read a model's files: what they raise becomes a ModelError of one line."""
+"""Wraps the reading of a model's files by other libraries: turns any exception that they raise into
+a ModelError of one line."""
 
 from __future__ import annotations
 
@@ -20,13 +21,13 @@ TRUST = (
     "--trust-remote-code of a command that uses a trained model"
 )
 _SELDOM = (OSError, ValueError, RuntimeError)
-"""Kinds whose messages need not be told by kind."""
+"""Exception classes whose messages say enough without the class name."""
 
 
 @contextmanager
 def translated(name: str, problem: str, fix: str) -> Iterator[None]:
-    """Raise ModelError about the model `name` for whatever a library raises inside: a file that a
-    stranger wrote can lead it into any kind of error."""
+    """Raise ModelError about the model `name` for any exception that a library raises inside: an
+    untrusted file can make the library raise any class of exception."""
     try:
         yield
     except (FtrayError, MemoryError):
@@ -38,7 +39,8 @@ def translated(name: str, problem: str, fix: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Why, in the library's words and where these say little with the kind of error."""
+    """Return the reason of an error: the library's message, with the exception class where the
+    message says little."""
     said = str(error).strip()
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
@@ -50,7 +52,7 @@ def reason(error: Exception) -> str:
 
 
 def read_config(name: str, content: bytes) -> dict[str, Any]:
-    """The content of a config.json. Raises ModelError about the model `name`."""
+    """Parse the content of a config.json. Raises ModelError about the model `name`."""
     with translated(name, "its config.json is not JSON", "mend the file"):
         config = json.loads(content)
     if not isinstance(config, dict):
@@ -62,7 +64,7 @@ def read_config(name: str, content: bytes) -> dict[str, Any]:
 
 def check_weights(name: str, folder: Path) -> None:
     """Raise ModelError about the model `name` where the weights in its folder cannot be read as
-    tensors. Their headers are read, no tensor is, and nothing is unpickled but tensors."""
+    tensors. Reads the headers of safetensors files alone; unpickles nothing but tensors."""
     found = next((file for file in (*WEIGHTS, *_PICKLED) if (folder / file).is_file()), None)
     if found is None:
         raise ModelError.of(
@@ -81,7 +83,7 @@ def check_weights(name: str, folder: Path) -> None:
 
 
 def _shards(name: str, folder: Path, found: str) -> list[str]:
-    """The names of the files that hold the weights."""
+    """Return the names of the files that hold the weights."""
     if not found.endswith(".json"):
         return [found]
     with translated(name, f"its {found} cannot be read", "save the model again"):
@@ -103,5 +105,5 @@ def _read_header(file: Path) -> None:
 def _read_pickled(file: Path) -> None:
     import torch
 
-    # What older versions of torch wrote is no archive and is read whole.
+    # Older versions of torch wrote no zip archive; mmap is impossible there: read the file whole.
     torch.load(file, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(file))

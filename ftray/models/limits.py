@@ -1,7 +1,7 @@
-"""What a model can take in: so many tokens of a row, and token ids that its embedding has.
+"""Finds the limits of a model's input: most tokens of a row, and token ids that its embedding has.
 
-Both are read off the model's own lookups and not off its config: families like RoBERTa begin to
-count positions behind their padding's id, so that `max_position_embeddings` says too much.
+Both limits come from the model's own embedding lookups and not from its config: families like
+RoBERTa begin to count positions after their padding id, so `max_position_embeddings` is too high.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ftray.models.pretrained import Pretrained
 from ftray.tasks import Task
 
 _TOKENS = 5
-"""Of the row that is looked up."""
+"""Tokens of the row with which `usable_positions` runs the model."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A base model with its new head and its tokenizer, made to fit each other; `note` says what
-    that took."""
+    """A base model with its new head, and its tokenizer, made to fit each other. note: the changes
+    that this needed, as a sentence."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -42,8 +42,8 @@ def load_fitting(
     dropout: float | None = None,
     max_length: int = 0,
 ) -> Loaded:
-    """The model as `Pretrained.model` gives it, for rows of up to `max_length` tokens of its
-    tokenizer. Raises ModelError."""
+    """Load the model as `Pretrained.model` does, made to fit its tokenizer and rows of up to
+    `max_length` tokens. Raises ModelError."""
     tokenizer = pretrained.tokenizer()
     model = pretrained.model(task, labels, seed, dropout)
     note = make_room(model, tokenizer)
@@ -55,8 +55,8 @@ def load_fitting(
 def check_described(
     pretrained: Pretrained, task: Task, labels: Sequence[str], max_length: int
 ) -> str:
-    """The note of `load_fitting`. Raises ModelError as that does for rows that are too long. No
-    weight is read."""
+    """Return the note of `load_fitting` without reading weights. Raises ModelError, as
+    `load_fitting` does, for rows that are too long."""
     tokenizer = pretrained.tokenizer()
     with torch.device("meta"):
         model = pretrained.empty_model(task, labels)
@@ -65,8 +65,8 @@ def check_described(
 
 
 def usable_positions(model: nn.Module, pad_id: int) -> int | None:
-    """Tokens of the longest row for which every table of positions has a place; None where the
-    model looks up no positions. No weight is read: `model` may lie on the meta device."""
+    """Return the tokens of the longest row for which every position embedding has a place; None
+    where the model looks up no positions. No weight is read: `model` may be on the meta device."""
     token = 1 if pad_id == 0 else 0
     ids = torch.full((1, _TOKENS), token)
     lookups = _Lookups()
@@ -77,7 +77,7 @@ def usable_positions(model: nn.Module, pad_id: int) -> int | None:
         except _Reached:
             pass
         except (RuntimeError, ValueError, NotImplementedError):
-            # A forward pass that looks at other numbers than ids: of a model without numbers.
+            # On the meta device, the forward pass fails where it reads values other than ids.
             if not any(parameter.is_meta for parameter in model.parameters()):
                 raise
     found = [rows - first for places, rows in lookups.found if (first := _first(places)) >= 0]
@@ -97,16 +97,16 @@ def check_positions(model: nn.Module, pad_id: int, name: str, max_length: int) -
 
 
 def context(config: PretrainedConfig, trained: int) -> int:
-    """Tokens that a model which generates has in view: all that it has positions for, where its
-    config says that, else as many as it was trained with."""
+    """Return the context length of a generating model: the number of positions in its config, where
+    it is there, else `trained`, the length that the model was trained with."""
     return getattr(config.get_text_config(), "max_position_embeddings", None) or trained
 
 
 def make_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Give the embedding a row for each token id of `tokenizer` that it lacks: the mean of its
-    rows. Returns what was done, as a sentence; empty where nothing was.
+    """Add a row to the embedding for each token id of `tokenizer` that the embedding lacks: the
+    mean of its rows. Returns a sentence about the added rows; empty where none was added.
 
-    The new rows train where the embedding does (train.unfreeze: all).
+    The new rows train where the embedding trains (train.unfreeze: all).
     """
     note = lacking_rows(model, tokenizer)
     if not note:
@@ -115,7 +115,7 @@ def make_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str
     needed = max(tokenizer.get_vocab().values()) + 1
     model.resize_token_embeddings(needed, mean_resizing=False)
     for module in {model.get_input_embeddings(), model.get_output_embeddings()}:
-        # Drawn at random they would differ between seeds, for which frozen layers are cached once.
+        # Random rows would differ between seeds, but the trunk cache serves all seeds alike.
         for tensor in module.parameters(recurse=False) if module is not None else ():
             if tensor.shape[0] == needed and not tensor.is_meta:
                 tensor.data[there:] = tensor.data[:there].mean(0)
@@ -123,8 +123,8 @@ def make_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str
 
 
 def lacking_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The rows that `make_room` adds to the embedding, as a sentence; empty where it has one for
-    each token id. No weight is read."""
+    """Describe the rows that `make_room` adds to the embedding, as a sentence; empty where the
+    embedding has a row for each token id. No weight is read."""
     names = {token: name for name, token in tokenizer.get_vocab().items()}
     there, needed = model.get_input_embeddings().weight.shape[0], max(names, default=0) + 1
     if needed <= there:
@@ -139,11 +139,12 @@ def lacking_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 class _Reached(Exception):
-    """A weight that is no embedding: positions are looked up before."""
+    """Ends a forward pass at its first use of a weight other than an embedding: the model has
+    looked up positions by then."""
 
 
 class _Lookups(TorchFunctionMode):
-    """Notes what is looked up in embeddings, (ids, rows of the table), and gives zeros for it."""
+    """Records each embedding lookup, (ids, rows of the embedding), and returns zeros for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +162,7 @@ class _Lookups(TorchFunctionMode):
             self.found.append((ids, weight.shape[0]))
             return torch.zeros(*ids.shape, weight.shape[1], dtype=weight.dtype)
         if func == torch.Tensor.device.__get__:
-            return torch.device("cpu")  # also of weights without numbers: places are numbers
+            return torch.device("cpu")  # also for meta weights: the model's ids are on the CPU
         is_property = func.__name__ == "__get__"
         if not is_property and any(
             isinstance(a, nn.Parameter) for a in tree_leaves((args, kwargs))
@@ -171,7 +172,7 @@ class _Lookups(TorchFunctionMode):
 
 
 def _give_numbers(model: nn.Module) -> None:
-    """Zeros in place of buffers without numbers: they meet ids, which have some."""
+    """Replace buffers on the meta device by zeros: the model combines them with ids on the CPU."""
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_meta:
@@ -179,10 +180,11 @@ def _give_numbers(model: nn.Module) -> None:
 
 
 def _first(places: torch.Tensor) -> int:
-    """The place of a row's first token, where each token has the next one; else -1."""
+    """Return the position of a row's first token, where the positions rise by one from token to
+    token; else -1."""
     if places.is_meta or not places.dim() or places.shape[-1] < _TOKENS:
         return -1
     row = places.reshape(-1, places.shape[-1])[
         0, :_TOKENS
-    ].tolist()  # some models pad by themselves
+    ].tolist()  # only the first tokens: some models add padding by themselves
     return row[0] if row == list(range(row[0], row[0] + _TOKENS)) else -1

@@ -1,4 +1,4 @@
-"""A model folder opened by what its task makes of it."""
+"""Loads a model folder as a `Generator` or a `Predictor`, by its task."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def load_model(
     compute: Compute = PLAIN,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """As `LoadedModel`. Raises ModelError when `folder` is not a model folder."""
+    """Load a model; arguments as in `LoadedModel`. Raises ModelError when `folder` is not a model
+    folder."""
     kind = Generator if read_info(folder).kind.generates else Predictor
     return kind(folder, batch_size, compute, trust_remote_code)

@@ -1,4 +1,4 @@
-"""The pretrained base: where its files are, and its model and tokenizer loaded from them."""
+"""Finds the files of the pretrained base model, and loads model and tokenizer from them."""
 
 from __future__ import annotations
 
@@ -41,33 +41,34 @@ class Pretrained:
     spec: ModelSpec
     folder: Path
     is_whole: bool = True
-    """Whether the weights are in the folder too."""
+    """Whether the weights are in the folder, too."""
 
     @property
     def is_of_hub(self) -> bool:
-        """Whether the model is named by its Hub id."""
+        """Whether the spec names the model by its Hub id."""
         return _location(self.spec) is None
 
     @property
     def commit(self) -> str | None:
-        """The Hub's commit that the files are of; None for a folder of the user's own."""
+        """The Hub commit of the files; None for a folder of the user."""
         in_cache = self.is_of_hub and self.folder.parent.name == "snapshots"
         return self.folder.name if in_cache else None
 
     def digest(self) -> str:
-        """Depends on all files of the folder."""
+        """Return a digest of the weights' and the tokenizer's files: all files of the folder but
+        the model card."""
         return digest.of_json([self.weights_digest(), self.tokenizer_digest()])
 
     def tokenizer_digest(self) -> str:
-        """Depends on the files that decide how text becomes token ids, and on nothing else."""
+        """Return a digest of the files that decide how text becomes token ids, and of no others."""
         names = sorted(
             path.name for path in self.folder.iterdir() if _TOKENIZER_FILES.fullmatch(path.name)
         )
         return digest.of_chunks((self.folder / name).read_bytes() for name in names)
 
     def weights_digest(self) -> str:
-        """Depends on the files that decide what the model computes: all but the tokenizer's and
-        the model card."""
+        """Return a digest of the files that decide what the model computes: all but the tokenizer's
+        files and the model card."""
         files = sorted(f for f in self.folder.iterdir() if f.is_file() and f.name != _CARD)
         kept = [f for f in files if not _TOKENIZER_FILES.fullmatch(f.name)]
         return digest.of_chunks(chunk for file in kept for chunk in _chunks(file))
@@ -78,8 +79,8 @@ class Pretrained:
     def model(
         self, task: Task, labels: Sequence[str], seed: int, dropout: float | None = None
     ) -> PreTrainedModel:
-        """The model in fp32, its new head drawn from `seed`; `dropout` in place of every dropout
-        probability that its config names, where given. Raises ModelError."""
+        """Load the model in fp32, with a new head drawn from `seed`. `dropout`, where given,
+        replaces every dropout probability in its config. Raises ModelError."""
         import torch
 
         dropouts = {} if dropout is None else dict.fromkeys(self.dropouts(dropout), dropout)
@@ -96,7 +97,7 @@ class Pretrained:
             )
 
     def empty_model(self, task: Task, labels: Sequence[str]) -> PreTrainedModel:
-        """The model in fp32 as its config describes it; no weight is read. Raises ModelError."""
+        """Make the model in fp32 from its config; reads no weights. Raises ModelError."""
         import torch
 
         with self._read(f"cannot be loaded for {task.info.name}"):
@@ -116,8 +117,8 @@ class Pretrained:
         return translated(self.spec.name_or_path, problem, fix)
 
     def dropouts(self, wanted: float) -> list[str]:
-        """Names of the dropout probabilities in the model's config that are set. Raises ModelError
-        when there is none."""
+        """Return the names of the dropout probabilities that the model's config sets. Raises
+        ModelError when there is none."""
         from transformers import AutoConfig
 
         with self._read("its config cannot be loaded"):
@@ -138,18 +139,19 @@ class Pretrained:
 
 
 def find_pretrained(spec: ModelSpec) -> Pretrained:
-    """The model's files on this machine, fetched first where they lie elsewhere.
+    """Return the model's files on this machine; fetch them first where they are elsewhere.
 
-    Raises ModelError when there is no such model or the folder is not one.
+    Raises ModelError when there is no such model, or its folder is not a model folder.
     """
     return Pretrained(spec, _fetch(spec))
 
 
 @contextmanager
 def described(spec: ModelSpec) -> Iterator[Pretrained]:
-    """The model as its config describes it: of what lies elsewhere the weights are not fetched.
+    """Yield the model for reading its config and tokenizer: the weights of a remote model are not
+    fetched.
 
-    Raises ModelError when there is no such model or the folder is not one.
+    Raises ModelError when there is no such model, or its folder is not a model folder.
     """
     location = _location(spec)
     if location is None:
@@ -167,8 +169,8 @@ def described(spec: ModelSpec) -> Iterator[Pretrained]:
 
 
 def most_tokens(spec: ModelSpec) -> int | None:
-    """Tokens that the model has positions for; None where its config does not say so, or has not
-    been downloaded. Raises ModelError when the folder is not a model folder."""
+    """Return the number of positions in the model's config; None where the config does not say, or
+    for a Hub id. Raises ModelError when the folder is not a model folder."""
     location = _location(spec)
     if location is None:
         return None
@@ -178,7 +180,7 @@ def most_tokens(spec: ModelSpec) -> int | None:
 
 
 def check_pretrained(spec: ModelSpec, max_length: int) -> None:
-    """What can be known without loading or downloading the model. Raises ModelError."""
+    """Check the model as far as possible without loading or downloading it. Raises ModelError."""
     limit = most_tokens(spec)
     if limit is not None and limit < max_length:
         raise ModelError.of(
@@ -190,11 +192,11 @@ def check_pretrained(spec: ModelSpec, max_length: int) -> None:
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The folder's tokenizer, padding on the right. Raises ModelError."""
+    """Load the folder's tokenizer, with padding on the right. Raises ModelError."""
     from transformers import AutoConfig, AutoTokenizer
 
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
-    # Read first: else what is wrong with it would be said of the tokenizer, which asks it too.
+    # Load the config first: the tokenizer reads it, too, and an error would blame the tokenizer.
     if (folder / CONFIG).is_file():
         with translated(str(folder), f"its {CONFIG} cannot be used", "mend the file"):
             AutoConfig.from_pretrained(str(folder), **options)
@@ -208,8 +210,8 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
 
 
 def _require_words(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ModelError for a tokenizer that has no tokens of text: transformers makes one where the
-    files are missing, and it gives every word the same id."""
+    """Raise ModelError for a tokenizer without text tokens. transformers makes such a tokenizer
+    where the files are missing; it gives every word the same id."""
     if len(tokenizer) - len(set(tokenizer.all_special_ids)) < 2:
         raise ModelError.of(
             KEY,
@@ -232,7 +234,7 @@ def _is_dropout(name: str, value: object) -> bool:
 
 
 def _location(spec: ModelSpec) -> Location | None:
-    """Where the folder lies; None for a Hub id."""
+    """Return the location of the model folder; None for a Hub id."""
     name = spec.name_or_path
     location = locate(name)
     if "://" in name or location.exists():
@@ -241,7 +243,7 @@ def _location(spec: ModelSpec) -> Location | None:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name`, which is no folder here, can be a Hub id."""
+    """Return whether `name`, which is no folder here, can be a Hub id."""
     return _HUB_ID.fullmatch(name) is not None and not looks_local(name)
 
 
@@ -269,7 +271,7 @@ def _fetch(spec: ModelSpec) -> Path:
     _read_config(spec, location)
     if location.is_local:
         return Path(location.path)
-    # Copied once a machine and kept, as the Hub's own cache does.
+    # Copy the folder once for each machine and keep the copy, as the Hub's cache does.
     target = Path.home() / ".cache" / "ftray" / "models" / digest.of_json(location.url)
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)

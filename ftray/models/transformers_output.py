@@ -1,4 +1,5 @@
-"""transformers without its progress bars and warnings, for a process whose screen is a person's."""
+"""Silences the progress bars and warnings of transformers, in a process that writes to a user's
+terminal."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ from contextlib import contextmanager, redirect_stdout
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Nothing below errors is shown. It looks at stdout, which a live display may have replaced, to
-    see whether it may use colours."""
+    """Show only errors of transformers. transformers checks whether stdout, which a live display
+    may have replaced, supports colours; so stdout is redirected inside."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""Tasks by name: one file each, all with the contract of `ftray.tasks.base.Task`."""
+"""The registry of tasks by name. Each task is one file that implements `ftray.tasks.base.Task`."""
 
 from ftray.tasks.base import Task
 from ftray.tasks.info import TaskInfo
@@ -10,10 +10,10 @@ DEFAULT_TASK = TextClassification.info
 
 
 def get_task(name: str) -> Task:
-    """The task of that name; the spec admits no other."""
+    """Return the task of that name; the spec admits no other names."""
     return TASKS[name]
 
 
 def task_info(name: str) -> TaskInfo:
-    """What is known of the task of that name; the spec admits no other."""
+    """Return the `TaskInfo` of the task of that name; the spec admits no other names."""
     return TASKS[name].info

@@ -1,8 +1,9 @@
-"""The task contract: what one kind of fine-tuning needs to know, and nothing about how it is run.
+"""The task contract: everything specific to one kind of fine-tuning, and nothing about how it is
+run.
 
-A task is one file beside this one. It says which columns a row has and what makes a row bad, how
-rows become tensors, what the loss and the metrics are, and what the endpoint answers. It knows
-nothing of Ray, DeepSpeed, storage or HTTP. torch is imported inside methods so that checking data
+A task is one file in this folder. It defines the columns of a row, the reasons for which a row is
+bad, the encoding of rows as tensors, the loss, the metrics, and the endpoint's answers. It knows
+nothing of Ray, DeepSpeed, storage or HTTP. Tasks import torch inside methods so that checking data
 stays quick.
 """
 
@@ -21,18 +22,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Row = dict[str, str]
-"""A clean row: the task's two columns, what is asked and its answer; the answer is not empty."""
+"""A clean row: the task's two columns, the question and its answer; the answer is not empty."""
 
 Metrics = dict[str, Any]
-"""Metric name -> number; a list (the commonest mistakes) may stand beside numbers."""
+"""Metric name -> number; one value may be a list (the commonest mistakes)."""
 
 Inputs = Mapping[str, "torch.Tensor"]
-"""What a model is given of B rows: input_ids and attention_mask, (B, T) int64, padded on the
-right."""
+"""Model inputs of B rows: input_ids and attention_mask, (B, T) int64, padded on the right."""
 
 
 class BadRow(ValueError):
-    """Why a row cannot be used: `kind` is counted in the cleaning report."""
+    """Raised for a row that cannot be used; the cleaning report counts rows by `kind`."""
 
     def __init__(self, kind: str, detail: str = "") -> None:
         super().__init__(kind, detail)
@@ -41,18 +41,17 @@ class BadRow(ValueError):
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a raw value stands for none."""
+    """Return whether a raw value is missing: None or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 class Examples(NamedTuple):
-    """Rows as a model learns them: of each row one example, or several where a text is learnt in
-    windows.
+    """Training examples of rows: one example a row, or several where a text is split into windows.
 
-    ids: token ids of each example; targets: of each example one number, by which the task finds
-    what is to be learnt; rows: the place of the row that each example is made of, rising; lengths:
-    tokens of each of these rows before anything is cut; empty: places of rows that no example is
-    made of, since the tokenizer makes no token of what they ask or answer.
+    ids: token ids of each example; targets: one number for each example, by which the task finds
+    the label or the tokens to learn; rows: index of the row of each example, rising; lengths:
+    tokens of each row that has examples, before cutting; empty: indices of rows without examples,
+    since the tokenizer makes no token of their question or answer.
     """
 
     ids: list[list[int]]
@@ -63,38 +62,40 @@ class Examples(NamedTuple):
 
 
 class Task(Protocol):
-    """What every task implements. C is the number of labels, B rows of a batch, T tokens."""
+    """Interface of every task. C is the number of labels, B rows of a batch, T tokens."""
 
     info: TaskInfo
     columns: tuple[str, str]
-    """Of a clean row: what is asked, and the answer."""
+    """Columns of a clean row: the question, and the answer."""
 
     def clean(self, values: Mapping[str, Any]) -> Row:
-        """The usable row in one source row (logical column -> raw value). Raises BadRow."""
+        """Make a clean row of a source row (logical column -> raw value). Raises BadRow."""
         ...
 
     def question(self, values: Mapping[str, Any]) -> str:
-        """What is asked in one source row, whose answer may be missing. Raises BadRow."""
+        """Return the question of a source row, whose answer may be missing. Raises BadRow."""
         ...
 
     def is_blank(self, question: str) -> bool:
-        """Whether nothing is asked: there is nothing to be seen in it."""
+        """Return whether a question is blank: it has no visible character."""
         ...
 
     def identity(self, row: Row) -> str:
-        """What two rows share when one is the twin of the other, whatever their labels."""
+        """Return a key by which cleaning finds duplicates: equal for duplicate rows, whatever their
+        labels."""
         ...
 
     def target(self, row: Row) -> str:
-        """The label that splits are stratified by; the same for every row where there are none."""
+        """Return the label that splits are stratified by; a constant where rows have no labels."""
         ...
 
     def load_model(self, path: str, labels: Sequence[str], **options: Any) -> PreTrainedModel:
-        """The pretrained model in folder or Hub id `path`, its head replaced to fit `labels`."""
+        """Load the pretrained model from the folder or Hub id `path`, with a head that fits
+        `labels`."""
         ...
 
     def empty_model(self, path: str, labels: Sequence[str], **options: Any) -> PreTrainedModel:
-        """As `load_model`, from the config alone: no weight is read, and all are arbitrary."""
+        """Make the model from its config alone: reads no weights, so all weights are arbitrary."""
         ...
 
     def encode(
@@ -104,11 +105,11 @@ class Task(Protocol):
         max_length: int,
         spend: Spend = free,
     ) -> list[list[int]]:
-        """Token ids of what is asked, cut to `max_length`, without padding."""
+        """Return the token ids of each question, cut to `max_length`, without padding."""
         ...
 
     def lengths(self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[int]:
-        """Tokens of what is asked, before anything is cut."""
+        """Count the tokens of each question, before cutting."""
         ...
 
     def examples(
@@ -118,46 +119,48 @@ class Task(Protocol):
         labels: Sequence[str],
         max_length: int,
     ) -> Examples:
-        """Clean rows (column -> values) as they are learnt, in at most `max_length` tokens each."""
+        """Make training examples of at most `max_length` tokens each from clean rows (column ->
+        values)."""
         ...
 
     def collate(
         self, ids: Sequence[Sequence[int] | np.ndarray], pad_id: int
     ) -> dict[str, torch.Tensor]:
-        """The model's inputs, padded to the longest of these rows."""
+        """Return the model's inputs, padded to the longest of these rows."""
         ...
 
     def units(self, lengths: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Loss terms per row, (rows,) float64: a batch's loss is the mean over all of its terms."""
+        """Count loss terms per row, (rows,) float64. The loss of a batch is the mean over all of
+        its terms."""
         ...
 
     def losses(
         self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor, smoothing: float = 0.0
     ) -> torch.Tensor:
-        """Loss of each row, (B,) float32, from the model's logits for `inputs`.
+        """Return the loss of each row, (B,) float32, from the model's logits for `inputs`.
 
-        smoothing: share of the target's weight that is spread evenly over all that could be
-        answered (Szegedy et al. 2016)."""
+        smoothing: label smoothing, the share of the target's weight that is spread evenly over all
+        classes (Szegedy et al. 2016)."""
         ...
 
     def probe_loss(self, logits: torch.Tensor) -> torch.Tensor:
-        """A scalar whose backward pass takes as much memory as that of any batch with such logits:
-        by it is found out what fits."""
+        """Return a scalar whose backward pass takes as much memory as the loss of any batch with
+        such logits. The search for the largest micro-batch uses it."""
         ...
 
     def empty_metric_state(self, labels: Sequence[str]) -> np.ndarray:
-        """That of no rows."""
+        """Return the metric state of no rows."""
         ...
 
     def metric_state(
         self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor
     ) -> torch.Tensor:
-        """Counts from which `metrics` is computed: a float64 vector that adds up over batches
-        and ranks, on the device of the logits. The host does not wait for that."""
+        """Return the counts from which `metrics` computes: a float64 vector, on the device of the
+        logits, that is summed over batches and ranks. The host does not wait for the device."""
         ...
 
     def metrics(self, metric_state: np.ndarray, labels: Sequence[str]) -> Metrics:
-        """The metrics of all rows whose tallies were added up; `loss` is one of them."""
+        """Return the metrics of all rows whose metric states were summed; `loss` is one of them."""
         ...
 
 
@@ -167,5 +170,5 @@ class Labelling(Task, Protocol):
     def answers(
         self, logits: torch.Tensor, labels: Sequence[str], top_k: int | None = None
     ) -> list[Any]:
-        """What the endpoint returns for each row, in the shape of the Hugging Face pipeline."""
+        """Return the endpoint's answer for each row, in the shape of the Hugging Face pipeline."""
         ...

@@ -1,4 +1,4 @@
-"""What has nothing in it: texts in which nothing can be seen, and texts that become no tokens."""
+"""Detects empty texts: texts without a visible character, and texts that become no tokens."""
 
 from __future__ import annotations
 
@@ -9,33 +9,36 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Letters and symbols by their category that show nothing: fillers of Hangul, the blank of Braille,
-# and what stands for a character that could not be read.
+# Invisible characters that Unicode counts as letters or symbols: Hangul fillers, the Braille blank,
+# and the replacement character, which stands for an unreadable one.
 _BLANK = "\u115f\u1160\u3164\uffa0\u2800\ufffd"
 _LOOKED_AT = 64
-"""Characters of which each is looked at: of the rest each once, as there may be thousands."""
+"""Number of first characters that `is_blank` checks one by one. Of the rest, which may be
+thousands, it checks each distinct character once."""
 _FRAME = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "pad_token_id")
 
 
 def is_blank(text: str) -> bool:
-    """Whether nothing in a text can be seen: it has white space, controls, zero-width characters
-    and accents without a letter only."""
+    """Return whether no character of a text is visible: the text has only white space, controls,
+    zero-width characters, and accents without a letter."""
     beginning, rest = text[:_LOOKED_AT], text[_LOOKED_AT:]
     return not any(map(_shows, beginning)) and not any(map(_shows, set(rest)))
 
 
 def _shows(character: str) -> bool:
-    # What no letter is yet may be one in a newer Unicode (Cn), or a font's own (Co).
+    # Count unassigned characters (Cn), which a newer Unicode may define, and private ones (Co),
+    # which a font may define, as visible.
     category = unicodedata.category(character)
     return (category[0] in "LNPS" or category in ("Cn", "Co")) and character not in _BLANK
 
 
 def frame(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokens that a tokenizer puts around any text. An unknown word's is not among them."""
+    """Return the special tokens that a tokenizer puts around any text, without the unknown
+    token."""
     found = {getattr(tokenizer, name) for name in _FRAME}
     return frozenset(found - {None, tokenizer.unk_token_id})
 
 
 def has_tokens(ids: Sequence[int], frame: Collection[int]) -> bool:
-    """Whether a text has become any token but those around it."""
+    """Return whether the ids of a text hold any token but the special ones around it."""
     return any(token not in frame for token in ids)

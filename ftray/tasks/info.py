@@ -1,4 +1,5 @@
-"""What the other parts of ftray ask of a task without importing what it computes with."""
+"""Describes a task for other parts of ftray, without importing the libraries that the task computes
+with."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ Output = Literal["labels", "text"]
 
 @dataclass(frozen=True)
 class Starter:
-    """What `ftray init` writes for a task, as parts of a YAML file with comments.
+    """The starter spec that `ftray init` writes for a task, as parts of a YAML file with comments.
 
     name: of the run; model: the line of the section `model`; data, train, space, serve: lines of
     these sections.
@@ -28,40 +29,40 @@ class Starter:
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """One kind of fine-tuning, as the spec, the preflight and the endpoint see it."""
+    """Properties of a task for the spec, the preflight and the endpoint."""
 
     name: str
-    """That of the Hugging Face pipeline."""
+    """Name of the task's Hugging Face pipeline."""
     forms: tuple[tuple[str, ...], ...]
-    """The sets of logical columns that the rows of a source may have; the first one unless others
-    are named in `data.columns`."""
+    """Sets of logical columns that the rows of a source may have. The first set applies unless
+    `data.columns` names another."""
     answer: str
-    """The logical column that prediction does without."""
+    """Logical column of the answer, which prediction does not need."""
     output: Output
-    """The modality of what the model answers."""
+    """Modality of the model's answers."""
     metrics: Mapping[str, Mode]
-    """Metric -> whether the lowest or the highest value is the best."""
+    """Metric -> "min" where the lowest value is the best, "max" where the highest is."""
     default_metric: str
     max_length: int
-    """Tokens that a row is cut to unless the spec says otherwise."""
+    """Tokens to which a row is cut unless the spec sets `data.max_length`."""
     starter: Starter
     synonyms: Mapping[str, str] = field(default_factory=dict)
-    """Logical column -> words that other tools have for it."""
+    """Logical column -> names that other tools use for it."""
     lacks: Mapping[str, tuple[Any, str, str]] = field(default_factory=dict)
-    """Dotted key that the task does not support -> the one value that it admits, why, and the
-    fix."""
+    """Dotted spec key that the task does not support -> the one value that the task admits, the
+    reason, and the fix."""
     linear_probe: bool = False
-    """Whether training is compared with a linear probe on the base model; else with the base model
-    itself."""
+    """Whether a linear probe on the base model is the baseline of training; else the baseline is
+    the base model itself."""
 
     @property
     def has_labels(self) -> bool:
-        """Whether every answer is one of a few labels, by which splits are stratified."""
+        """Whether every answer is one of a fixed set of labels, by which splits are stratified."""
         return self.output == "labels"
 
     @property
     def generates(self) -> bool:
-        """Whether answers are written token by token."""
+        """Whether the model generates answers token by token."""
         return self.output == "text"
 
     @property

@@ -1,10 +1,10 @@
-"""One name for one label, however a file spells it.
+"""Normalizes labels: gives each label one name, for all of its spellings in files.
 
 Numbers and booleans are named by their value, whatever their type: 1, 1.0, Decimal("1.00") and the
 texts "1" and "1.0" are "1"; a float32's 0.10000000149011612 is "0.1"; True and "TRUE" are "true".
-Texts are in Unicode's composed form (NFC), without what cannot be seen at their ends, with one
-plain space where there is any other white space. Texts that only look like numbers stay texts:
-"007", "1,000", "1e5", and anything with more digits than `_DIGITS`.
+Texts are put into Unicode's composed form (NFC), invisible characters at both ends are removed, and
+each run of white space becomes one plain space. Texts that only look like numbers stay texts:
+"007", "1,000", "1e5", and any text with more digits than `_DIGITS`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from ftray.tasks.base import BadRow, is_missing
 
 _DIGITS = 40
 _FLOAT32_DIGITS = 9
-"""Which are enough to tell any float32 from any other."""
+"""Decimal digits that tell any float32 from any other."""
 _NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)?(\.[0-9]+)?(?<=[0-9])([eE][+-][0-9]{1,3})?")
-"""An exponent has a sign, as programs write it: 1e5 is more often a name."""
+"""Matches a number. An exponent needs a sign, as programs write it: "1e5" is more often a name."""
 _PLAIN_EXPONENT = 20
-"""Numbers with a larger one keep it: 1E+300."""
-# White space inside: also zero-width spaces, which separate nothing that can be seen.
+"""Largest exponent of numbers that are written without one; 1E+300 keeps its exponent."""
+# White space inside a text, zero-width spaces included.
 _SPACES = re.compile(r"[\s\u200b\u2060\ufeff]+")
 _ZERO_WIDTH = re.compile("[\u200b\u2060\ufeff]")
-# What cannot be seen: controls, the soft hyphen, zero-width characters, marks of direction.
+# Invisible characters: controls, the soft hyphen, zero-width characters, direction marks.
 _UNSEEN = "".join(
     chr(code)
     for first, last in (
@@ -48,7 +48,8 @@ _UNSEEN = "".join(
 
 
 def label_name(value: Any) -> str:
-    """The name of the label that a source holds as `value`. Raises BadRow where there is none."""
+    """Return the name of the label that a source holds as `value`. Raises BadRow where the label is
+    missing or is no text, number or boolean."""
     if is_missing(value):
         raise BadRow("missing_label")
     if isinstance(value, (bool, np.bool_)):
@@ -91,7 +92,8 @@ def _number_name(number: int | float | Decimal) -> str:
 
 
 def _as_float32(number: Decimal) -> Decimal:
-    """With as many digits as a float32 needs, if it is one that was written as a float64."""
+    """Shorten a number to the digits that a float32 needs, if it is a float32 that was written as a
+    float64; else return it unchanged."""
     with np.errstate(over="ignore"):
         single = np.float32(float(number))
     is_one = np.isfinite(single) and Decimal(repr(float(single))) == number

@@ -1,4 +1,4 @@
-"""Rows of token ids as one batch."""
+"""Pads rows of token ids to one batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def padded(ids: Sequence[Sequence[int] | np.ndarray], pad_id: int) -> dict[str, torch.Tensor]:
-    """input_ids and attention_mask, (B, T) int64, on the right padded to the longest row."""
+    """Return input_ids and attention_mask, (B, T) int64, padded on the right to the longest row."""
     import torch
 
     lengths = np.array([len(row) for row in ids])

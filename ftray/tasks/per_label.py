@@ -1,7 +1,7 @@
-"""How a classifier does on each label, and which labels it takes for which others.
+"""Computes a classifier's scores on each label, and its commonest confusions between labels.
 
-Both grow with the number of labels, as a matrix of all pairs would not: of 10,000 labels that has
-a hundred million cells, nearly all of them zero.
+The memory of both grows linearly with the number of labels. A confusion matrix of 10,000 labels
+would have a hundred million cells, nearly all of them zero.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ _PAIRS = 50
 
 
 class LabelScore(NamedTuple):
-    """One label: the rows that have it, those that were given it, and how well the two agree.
+    """The scores of one label. rows: number of rows with this label; predicted: number of rows for
+    which the model predicts it.
 
-    precision is 0 where the label was never given, recall 0 where no row has it."""
+    precision is 0 where the label is never predicted, recall 0 where no row has the label."""
 
     label: str
     rows: int
@@ -30,7 +31,8 @@ class LabelScore(NamedTuple):
 def label_scores(
     truth: np.ndarray, predicted: np.ndarray, labels: Sequence[str]
 ) -> Iterator[LabelScore]:
-    """Of each label, in their order. truth, predicted: (rows,) places among `labels`."""
+    """Yield the scores of each label, in the order of `labels`. truth, predicted: (rows,) indices
+    into `labels`."""
     have, given, right = (
         np.bincount(rows, minlength=len(labels)).tolist()
         for rows in (truth, predicted, truth[truth == predicted])
@@ -43,7 +45,7 @@ def label_scores(
 def most_confused(
     truth: np.ndarray, predicted: np.ndarray, labels: Sequence[str], most: int = _PAIRS
 ) -> list[dict[str, Any]]:
-    """The commonest mistakes: {"label", "predicted", "rows"} of each, most rows first."""
+    """Return the commonest mistakes, {"label", "predicted", "rows"} each, most rows first."""
     wrong = truth != predicted
     pairs = np.stack([truth[wrong], predicted[wrong]], axis=1)
     found, rows = np.unique(pairs, axis=0, return_counts=True)

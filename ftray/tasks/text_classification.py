@@ -1,4 +1,4 @@
-"""Text classification with one label a row."""
+"""Text classification with one label for each row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class TextClassification:
-    """Labels are strings; their sorted order gives their indices."""
+    """The task text-classification. Labels are strings; their sorted order gives their indices."""
 
     info = TaskInfo(
         name="text-classification",
@@ -111,8 +111,8 @@ class TextClassification:
         labels: Sequence[str],
         max_length: int,
     ) -> Examples:
-        """The target of a row is its label's place among `labels`."""
-        # A model may have been trained when its labels were not named like this yet.
+        """Make one example for each row; its target is the label's index in `labels`."""
+        # Normalize the model's labels, too: an older ftray may have named them otherwise.
         index = {label_name(label): place for place, label in enumerate(labels)}
         ids = _token_ids(tokenizer, rows["text"])
         lengths, around = [len(row) for row in ids], frame(tokenizer)
@@ -135,13 +135,13 @@ class TextClassification:
         return padded(ids, pad_id)
 
     def units(self, lengths: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """One label a row."""
+        """Return one loss term for each row: its label."""
         return np.ones(len(targets))
 
     def losses(
         self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor, smoothing: float = 0.0
     ) -> torch.Tensor:
-        """From logits (B, C) and label indices (B,)."""
+        """Return the cross-entropy of each row, from logits (B, C) and label indices (B,)."""
         import torch
 
         return torch.nn.functional.cross_entropy(
@@ -160,8 +160,8 @@ class TextClassification:
     def metric_state(
         self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor
     ) -> torch.Tensor:
-        """(3 C + 1,): of each label the rows that have it, those that were given it and those that
-        were rightly given it; then the sum of the losses."""
+        """Return (3 C + 1,): the number of rows that have each label, of rows for which each label
+        is predicted, and of rows for which it is predicted rightly; then the sum of the losses."""
         import torch
 
         logits, classes = logits.detach(), logits.shape[-1]
@@ -179,8 +179,8 @@ class TextClassification:
         return torch.cat([counts.flatten(), loss[None]])
 
     def metrics(self, metric_state: np.ndarray, labels: Sequence[str]) -> Metrics:
-        """accuracy; f1_macro: the unweighted mean of F1 over the labels that occur, as truth or as
-        prediction; loss: mean cross-entropy in nats."""
+        """Return accuracy; f1_macro: the unweighted mean of F1 over the labels that occur, as truth
+        or as prediction; loss: mean cross-entropy in nats."""
         true, predicted, right = metric_state[:-1].reshape(3, len(labels))
         rows = true.sum()
         assert rows > 0, "metrics of no rows"
@@ -195,7 +195,8 @@ class TextClassification:
     def answers(
         self, logits: torch.Tensor, labels: Sequence[str], top_k: int | None = None
     ) -> list[Any]:
-        """{"label", "score"} a row; with `top_k` the list of the k likeliest, best first."""
+        """Return {"label", "score"} for each row; with `top_k`, a list of the k likeliest labels
+        for each row, best first."""
         import torch
 
         shares = torch.softmax(logits.float(), -1)
@@ -208,12 +209,12 @@ class TextClassification:
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Of whole texts."""
+    """Return the token ids of texts, not truncated."""
     return tokenized(tokenizer, texts, truncation=False)["input_ids"] if texts else []
 
 
 def _head(labels: Sequence[str]) -> dict[str, Any]:
-    """What a model's config says of its head."""
+    """Return the config entries that describe a classification head."""
     return {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),

@@ -1,8 +1,8 @@
-"""Text generation by a causal language model: what follows a prompt, or answers a chat.
+"""Text generation by a causal language model: continues a prompt, or answers a chat.
 
-What is asked of a row is a text. One that is JSON, a list of {"role", "content"}, is a chat: the
-model's own chat template makes the prompt of it. The target of a row is the place of its first
-token that is learnt; what comes before it is the prompt, which costs no loss.
+The prompt of a row is a text. A text that is a JSON list of {"role", "content"} is a chat: the
+model's own chat template renders the prompt from it. The target of an example is the index of the
+first token to learn; the tokens before it are the prompt, which has no loss.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Turn = dict[str, str]
-"""role and content."""
+"""A chat turn: role and content."""
 _BEHIND = 4
-"""Tokens among which the end is, where a template has more than that behind an answer."""
+"""Number of last tokens of an answer among which the end token is looked for: a chat template may
+put more tokens after the end token."""
 
 
 class TextGeneration:
-    """Rows are a prompt and its completion, the turns of a chat, or texts to go on with."""
+    """The task text-generation. Rows are a prompt and its completion, the turns of a chat, or plain
+    texts."""
 
     info = TaskInfo(
         name="text-generation",
@@ -112,7 +114,8 @@ class TextGeneration:
         return is_blank(question) if turns is None else _is_silent(turns)
 
     def identity(self, row: Row) -> str:
-        """Two rows may ask the same and answer otherwise."""
+        """Return a key of prompt and completion: rows of equal prompts and different completions
+        are no duplicates."""
         return "\0".join(" ".join(row[name].split()).casefold() for name in self.columns)
 
     def target(self, row: Row) -> str:
@@ -136,8 +139,8 @@ class TextGeneration:
         max_length: int,
         spend: Spend = free,
     ) -> list[list[int]]:
-        """Of a prompt that is too long the end is kept. Raises ModelError for a chat where the
-        model has no template for it."""
+        """Return the token ids of each prompt; of a prompt that is too long, the last ones. Raises
+        ModelError for a chat where the model has no chat template, or the template refuses it."""
         spend(sum(map(len, questions)))
         return [ids[-max_length:] for ids in prompt_ids(tokenizer, questions)]
 
@@ -151,9 +154,9 @@ class TextGeneration:
         labels: Sequence[str],
         max_length: int,
     ) -> Examples:
-        """A text without a prompt is learnt whole, in windows. Of any other row that is too long
-        the beginning of the prompt is cut first, then the end of the completion. Raises ModelError
-        as `encode`."""
+        """Make examples. A text without a prompt is split into windows, which learn all of it. Of
+        any other row that is too long, the beginning of the prompt is cut first, then the end of
+        the completion. Raises ModelError as `encode` does."""
         asked = prompt_ids(tokenizer, rows["prompt"])
         answers = _completion_ids(tokenizer, rows["prompt"], rows["completion"])
         around = frame(tokenizer)
@@ -177,13 +180,14 @@ class TextGeneration:
         return padded(ids, pad_id)
 
     def units(self, lengths: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """The tokens that are learnt."""
+        """Count the tokens to learn, one loss term each."""
         return (lengths - targets).astype(np.float64)
 
     def losses(
         self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor, smoothing: float = 0.0
     ) -> torch.Tensor:
-        """The sum over the tokens of each row that are learnt, from logits (B, T, V)."""
+        """Return the sum of the losses of the tokens to learn in each row, from logits
+        (B, T, V)."""
         import torch
 
         predicted, truth, rows = _learnt(logits, inputs, targets)
@@ -193,7 +197,7 @@ class TextGeneration:
         return each.new_zeros(len(targets)).index_add(0, rows, each)
 
     def probe_loss(self, logits: torch.Tensor) -> torch.Tensor:
-        """Every token is learnt."""
+        """Return the loss with every token as a token to learn, which takes the most memory."""
         import torch
 
         predicted = logits[:, :-1].flatten(0, 1).float()
@@ -206,7 +210,8 @@ class TextGeneration:
     def metric_state(
         self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor
     ) -> torch.Tensor:
-        """Tokens, those of them that were the likeliest, and the sum of their losses."""
+        """Return (3,): the number of tokens to learn, the number of them that the model finds
+        likeliest, and the sum of their losses."""
         import torch
 
         predicted, truth, _ = _learnt(logits.detach(), inputs, targets)
@@ -216,9 +221,9 @@ class TextGeneration:
         return torch.stack([values.double().sum() for values in sums])
 
     def metrics(self, metric_state: np.ndarray, labels: Sequence[str]) -> Metrics:
-        """loss: mean cross-entropy in nats over all tokens of all completions, each given those
-        before it; perplexity: e to the power of it; accuracy: the share of these tokens that the
-        model finds likeliest; tokens: how many there were."""
+        """Return loss: mean cross-entropy in nats over all tokens of all completions, each given
+        the tokens before it; perplexity: e to the power of the loss; accuracy: the share of these
+        tokens that the model finds likeliest; tokens: the number of these tokens."""
         tokens, right, total = (float(part) for part in metric_state)
         assert tokens > 0, "metrics of no rows"
         loss = total / tokens
@@ -232,7 +237,7 @@ class TextGeneration:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
-    """What a model is given to go on with: of each prompt at least one token. Raises ModelError."""
+    """Return the token ids of each prompt or chat, at least one token each. Raises ModelError."""
     chats = {place: turns for place, text in enumerate(prompts) if (turns := _as_chat(text))}
     plain = [place for place in range(len(prompts)) if place not in chats]
     rendered = [chat_text(tokenizer, turns) for turns in chats.values()]
@@ -243,25 +248,26 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> li
 
 
 def _open_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Of texts to go on with: what begins a text is there, what ends it is not."""
+    """Return the token ids of texts to continue, with the tokenizer's start token and without its
+    end token."""
     if not texts:
         return []
     ids: list[list[int]] = tokenizer(list(texts), verbose=False)["input_ids"]
     ends = (tokenizer.eos_token_id, tokenizer.sep_token_id)
     for row in ids:
-        while row and row[-1] in ends:  # where a tokenizer closes what it reads
+        while row and row[-1] in ends:  # some tokenizers append an end token to every text
             row.pop()
     start = tokenizer.bos_token_id
     return [row or [end_id(tokenizer) if start is None else start] for row in ids]
 
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]]) -> str:
-    """The chat as the model reads it, up to where its answer begins. Raises ModelError."""
+    """Render a chat with the model's template, up to the start of the answer. Raises ModelError."""
     return _rendered(tokenizer, turns, asks=True)
 
 
 def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that ends a text. Raises ModelError."""
+    """Return the token that ends a text. Raises ModelError where the tokenizer has none."""
     for token in (tokenizer.eos_token_id, tokenizer.sep_token_id):
         if token is not None:
             return token
@@ -302,7 +308,7 @@ def _rendered(
 def _cut(
     prompt: list[int], completion: list[int], max_length: int
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """What is read and what is learnt, in at most `max_length` tokens."""
+    """Yield the prompt tokens and the tokens to learn, cut to at most `max_length` tokens."""
     learnt = completion[: max(1, max_length - 1)]
     yield prompt[-max(1, max_length - len(learnt)) :], learnt
 
@@ -310,8 +316,8 @@ def _cut(
 def _windows(
     prompt: list[int], text: list[int], max_length: int
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """The text in windows of at most `max_length` tokens. A window reads the last token of the one
-    before it, so that every token is learnt once."""
+    """Yield windows of the text, of at most `max_length` tokens each. A window begins with the last
+    token of the previous window as its prompt, so that every token is learnt once."""
     size = max(1, max_length - 1)
     before = prompt[-1:]
     for start in range(0, len(text), size):
@@ -323,7 +329,8 @@ def _windows(
 def _completion_ids(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], completions: Sequence[str]
 ) -> list[list[int]]:
-    """As the model is to write them: what its template puts behind an answer, or an end token."""
+    """Return the token ids of completions as the model is to write them: with the text that its
+    chat template puts after an answer, or with an end token."""
     end = end_id(tokenizer)
     pairs = zip(prompts, completions, strict=True)
     written = [_as_written(tokenizer, prompt, completion) for prompt, completion in pairs]
@@ -332,12 +339,13 @@ def _completion_ids(
 
 
 def _as_written(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> str:
-    """The completion, with what the template of a chat has behind it."""
+    """Return the completion; for a chat, with the text that the chat template puts after it."""
     if turns := _as_chat(prompt):
         asked = chat_text(tokenizer, turns)
         whole = _rendered(tokenizer, [*turns, {"role": "assistant", "content": completion}], False)
         told = whole[len(asked) :] if whole.startswith(asked) else ""
-        # Else the template puts the role there too, and the model would learn to write that.
+        # Otherwise the template also puts the role before the answer, and the model would learn to
+        # write the role.
         if told.lstrip().startswith(completion.strip()):
             return told
     return completion
@@ -355,15 +363,15 @@ def _plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list
 def _learnt(
     logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of the N tokens that are learnt: the logits that foretell them (N, V) float32, their ids and
-    their rows, (N,) each. Only these logits are made float32: of a large vocabulary all would be
-    the largest tensor of the step."""
+    """Return, for the N tokens to learn, the logits that predict them, (N, V) float32, their ids
+    and their row indices, (N,) each. Only these logits are cast to float32: with a large
+    vocabulary, float32 logits of all tokens would be the largest tensor of the step."""
     import torch
 
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     places = torch.arange(1, ids.shape[1], device=ids.device)
     learnt = (places >= targets.to(ids.device)[:, None]) & mask[:, 1:].bool()
-    # Where the inputs still lie on the host, it knows how many there are: none waits for a device.
+    # Where the inputs are still on the host, `nonzero` runs there and waits for no device.
     rows, before = learnt.nonzero(as_tuple=True)
     truth = ids[rows, before + 1]
     rows, before, truth = (t.to(logits.device, non_blocking=True) for t in (rows, before, truth))
@@ -371,7 +379,7 @@ def _learnt(
 
 
 def _as_chat(text: str) -> list[Turn] | None:
-    """The turns in a prompt that is JSON of them; None for any other text."""
+    """Return the turns of a prompt that is a chat in JSON; None for any other text."""
     if not text.lstrip().startswith("["):
         return None
     try:
@@ -381,7 +389,7 @@ def _as_chat(text: str) -> list[Turn] | None:
 
 
 def _turns(value: Any) -> list[Turn]:
-    """A chat, also as JSON. Raises BadRow."""
+    """Return the turns of a chat, given as a list or as JSON. Raises BadRow."""
     if is_missing(value):
         raise BadRow("empty_messages")
     if isinstance(value, str):
@@ -397,7 +405,7 @@ def _turns(value: Any) -> list[Turn]:
 
 
 def _is_silent(turns: Sequence[Turn]) -> bool:
-    """Whether nobody says anything in a chat."""
+    """Return whether all turns of a chat are blank."""
     return all(is_blank(turn["content"]) for turn in turns)
 
 
@@ -433,7 +441,8 @@ def _filled(value: Any) -> str:
 
 
 def _encodable(text: str) -> str:
-    """`text`, unless it has half a character, which JSON can escape."""
+    """Return `text`. Raises BadRow where it has a lone surrogate (half a character), which JSON can
+    escape."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,9 +1,10 @@
-"""Texts as token ids, and the first ones of a long text without reading it whole.
+"""Tokenizes texts, and finds the first tokens of a long text without tokenizing all of it.
 
-A beginning of the text is read. A word is one to the tokenizer whatever follows the next word, so
-the tokens that are kept are those of the whole text where two more words follow them in the
-beginning. Else a longer beginning is read, in the end the whole text. That holds of tokenizers that
-go through a text from left to right, as known ones do: of any other the whole text is read.
+The module tokenizes a beginning of the text. The tokenizer's split of a word does not depend on
+text after the next word. So the kept tokens equal those of the whole text if two more words follow
+them in the beginning. Otherwise the module tokenizes a longer beginning, and in the end the whole
+text. This holds for tokenizers that read a text from left to right, as known ones do; for any other
+tokenizer the module tokenizes the whole text.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 GLANCE = 8
-"""Characters a token that are read at first."""
+"""Characters for each token of `max_length` in the first beginning that is tokenized."""
 _GROWTH = 16
 _LOOK_AHEAD = 2
-"""Words of the beginning that what follows it may change."""
+"""Last words of the beginning whose tokens may change with the text after it."""
 _LOCAL = {
     *("BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled"),
     *("Prepend", "Strip", "StripAccents", "BertPreTokenizer", "ByteLevel", "CharDelimiterSplit"),
@@ -30,26 +31,27 @@ _LOCAL = {
 _TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _HEAD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _PATTERNS = frozenset((rf"{_HEAD}\p{{N}}|{_TAIL}", rf"{_HEAD}\p{{N}}{{1,3}}|{_TAIL}", " {2,}"))
-"""Regular expressions that do so: those of Qwen and Llama 3, and runs of spaces."""
+"""Regular expressions that find word ends so, too: those of Qwen and Llama 3, and runs of
+spaces."""
 
 Spend = Callable[[int], None]
-"""Told of the characters that are about to be read; may raise."""
+"""Callback with the number of characters that are about to be tokenized; may raise."""
 
 
 def free(characters: int) -> None:
-    """Set no limit on the characters read."""
+    """Set no limit on the characters that are tokenized."""
 
 
 def tokenized(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any
 ) -> BatchEncoding:
-    """The token ids of each text, without padding."""
+    """Return the token ids of each text, without padding."""
     return tokenizer(
         list(texts),
         padding=False,
         return_attention_mask=False,
         return_token_type_ids=False,
-        verbose=False,  # of texts that are longer than the model reads: ftray counts those itself
+        verbose=False,  # no warnings of texts that are too long: ftray counts these itself
         **options,
     )
 
@@ -60,7 +62,7 @@ def first_tokens(
     max_length: int,
     spend: Spend = free,
 ) -> list[list[int]]:
-    """Token ids of each text cut to `max_length`, those around a text among them."""
+    """Return the token ids of each text, cut to `max_length`, special tokens included."""
     found: list[list[int]] = [[] for _ in texts]
     places, size = list(range(len(texts))), GLANCE * max_length
     if any(len(text) > size for text in texts) and not _goes_left_to_right(tokenizer):
@@ -81,7 +83,7 @@ def first_tokens(
 
 
 def _is_settled(encoding: Encoding) -> bool:
-    """Whether enough words follow those that are kept."""
+    """Return whether enough words follow the kept tokens in the tokenized beginning."""
     if not encoding.overflowing:
         return False
     return _last_word(encoding) + _LOOK_AHEAD <= _last_word(encoding.overflowing[-1])

@@ -1,13 +1,13 @@
-"""Which rows are used: faults, twins and leaks are found, counted and set aside, never lost.
+"""Cleans rows: finds faulty rows, duplicates and leaked rows, counts them and sets them aside.
 
-A row is either kept or in `dropped` with its kind. Kinds are the task's faults (empty_text,
-missing_label, ...), those of reading (ragged, not_json, bad_encoding), unknown_label, and the
-three about twins, which are no faults of a row:
+A row is either kept, or listed in `dropped` with its kind. Kinds are the task's faults (empty_text,
+missing_label, ...), reading faults (ragged, not_json, bad_encoding), unknown_label, and three kinds
+about duplicates ("twins" in names), which are no faults of a row:
 
-duplicate              a later twin with the same label in the same split
-conflicting_duplicate  twins in one split whose labels contradict each other; all of them go, for
-                       nothing says which label is right
-leaked                 a row whose twin is in the validation or test split
+duplicate              a later duplicate with the same label in the same split
+conflicting_duplicate  duplicates in one split with different labels; all of them are dropped, since
+                       nothing tells which label is right
+leaked                 a row with a duplicate in the validation or test split
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ DUPLICATE, CONFLICT, LEAKED = "duplicate", "conflicting_duplicate", "leaked"
 UNKNOWN_LABEL, BAD_ENCODING = "unknown_label", "bad_encoding"
 _TWINS = {DUPLICATE, CONFLICT, LEAKED}
 _PLACES_SHOWN = 3
-# With this many undecodable rows to one that decodes, the encoding is wrong and not the rows.
+# With this many undecodable rows for each non-ASCII row that decodes, the encoding is wrong, and
+# not the rows.
 _MOSTLY = 10
-# Where bytes did not fit the encoding, or JSON escapes half a character.
+# Lone surrogates: bytes that did not fit the encoding, or half a character that JSON escapes.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class CleanRow(NamedTuple):
-    """A usable row, what its twins share with it, and the row it was made of."""
+    """A usable row, the identity that its duplicates share, and the raw row that it was made of."""
 
     row: Row
     identity: str
@@ -47,7 +48,7 @@ class CleanRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Dropped:
-    """A row that is not used, and why."""
+    """A row that is not used, with the reason."""
 
     source: str
     where: str
@@ -67,14 +68,14 @@ class Dropped:
 
 @dataclass
 class SourceRows:
-    """The rows of one source on their way through cleaning."""
+    """The rows of one source during cleaning."""
 
     name: str
     source: Source
     kept: list[CleanRow] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
     known: tuple[str, ...] = ()
-    """The labels that a row may have, where that was checked."""
+    """The labels that a row may have, where `drop_unknown` checked them."""
 
     @property
     def identities(self) -> set[str]:
@@ -84,7 +85,7 @@ class SourceRows:
         self.dropped.append(Dropped(self.name, raw.where, fault.kind, fault.detail, raw.values))
 
     def filter_rows(self, judge: Callable[[CleanRow], BadRow | None]) -> None:
-        """Drop every kept row that `judge` finds fault with."""
+        """Drop every kept row for which `judge` returns a fault."""
         kept = []
         for item in self.kept:
             if fault := judge(item):
@@ -101,10 +102,10 @@ class SourceRows:
 def clean(
     name: str, source: Source, rows: Iterable[RawRow], task: Task, answered: bool = True
 ) -> SourceRows:
-    """The rows that the task can use, and those it cannot.
+    """Separate the rows that the task can use from the rows that it cannot.
 
-    Unless `answered`, of a row only what it asks is read, and twins are not told. Raises DataError
-    where there are no rows.
+    Where `answered` is false, only the question of a row is read, and duplicates cannot be found.
+    Raises DataError where there are no rows.
     """
     part = SourceRows(name, source)
     for raw in rows:
@@ -132,13 +133,13 @@ def _kept(raw: RawRow, columns: Mapping[str, str], task: Task, answered: bool) -
 
 def _undecoded(found: re.Match[str]) -> str:
     code = ord(found.group())
-    # Decoding keeps the byte 0xNN that does not fit as U+DCNN.
+    # Decoding with "surrogateescape" turns a byte 0xNN that does not fit into U+DCNN.
     what = f"byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(found.group())
     return f"{what} at character {found.start() + 1}"
 
 
 def drop_twins(part: SourceRows, task: Task) -> None:
-    """Keep the first of exact twins; none where their labels contradict each other."""
+    """Keep the first of several duplicates; keep none where their labels differ."""
     targets: dict[str, str] = {}
     contradicted = set()
     for item in part.kept:
@@ -158,14 +159,14 @@ def drop_twins(part: SourceRows, task: Task) -> None:
 
 
 def drop_leaked(part: SourceRows, other: SourceRows) -> None:
-    """Drop the rows of `part` that have a twin in `other`, whatever their labels."""
+    """Drop the rows of `part` that have a duplicate in `other`, whatever their labels."""
     theirs = other.identities
     fault = BadRow(LEAKED, f"its twin is in {other.name}")
     part.filter_rows(lambda item: fault if item.identity in theirs else None)
 
 
 def drop_unknown(part: SourceRows, task: Task, labels: Collection[str]) -> None:
-    """Drop the rows whose label is none of `labels`."""
+    """Drop the rows whose label is not in `labels`."""
     part.known = tuple(labels)
     known = {label_name(label) for label in labels}
 
@@ -184,7 +185,8 @@ def require_rows(part: SourceRows) -> None:
 
 
 def refuse_faults(parts: Iterable[SourceRows]) -> None:
-    """Raise DataError with one problem a source that has faulty rows; twins are no fault."""
+    """Raise DataError with one problem for each source that has faulty rows; duplicates are no
+    faults."""
     problems = [found for part in parts if (found := _problem(part))]
     if problems:
         raise DataError(*problems)
@@ -211,7 +213,7 @@ def _problem(part: SourceRows) -> Problem | None:
 
 
 def problem(source: Source, faulty: Iterable[Dropped], read: int) -> Problem:
-    """What is said of the faulty rows among the `read` rows of a source."""
+    """Describe the faulty rows among the `read` rows of a source."""
     places: dict[str, list[Dropped]] = {}
     for row in faulty:
         places.setdefault(row.kind, []).append(row)
@@ -238,12 +240,12 @@ def _first(rows: list[Dropped]) -> str:
 
 
 def label_counts(kept: Iterable[CleanRow], task: Task) -> dict[str, int]:
-    """Label -> rows, by label; "" -> rows for a task without labels."""
+    """Count rows: label -> rows, sorted by label; "" -> rows for a task without labels."""
     return dict(sorted(Counter(task.target(item.row) for item in kept).items()))
 
 
 def spelling_notes(part: SourceRows, task: Task) -> Iterator[str]:
-    """What the user should know of how the labels of `part` are spelled."""
+    """Yield notes for the user about the spelling of the labels of `part`."""
     if task.info.has_labels:
         column = part.source.columns[task.info.answer]
         raw = (item.raw.values[column] for item in part.kept)
@@ -251,13 +253,13 @@ def spelling_notes(part: SourceRows, task: Task) -> Iterator[str]:
 
 
 def places(kept: Iterable[CleanRow]) -> pa.Array:
-    """Where each row was found."""
+    """Return the place of each row, FILE:LINE."""
     return pa.array([item.raw.where for item in kept], pa.large_string())
 
 
 def table(kept: Iterable[CleanRow], columns: Iterable[str]) -> pa.Table:
-    """The rows as strings, one column each of `columns`."""
+    """Return a table of the rows, with one string column for each of `columns`."""
     rows = [item.row for item in kept]
-    # 64-bit offsets: the texts of a split may exceed 2 GB.
+    # large_string has 64-bit offsets: the texts of a split may exceed 2 GB.
     arrays = {c: pa.array([row[c] for row in rows], pa.large_string()) for c in columns}
     return pa.table(arrays)

@@ -1,4 +1,4 @@
-"""What cleaning did: how many rows were read, left out and kept, and why."""
+"""Reports the result of cleaning: how many rows were read, left out and kept, and why."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 NO_TOKENS = "no_tokens"
-"""The kind of a row that the model's tokenizer makes no token of."""
+"""Kind of a row that the model's tokenizer makes no token of."""
 _LABELS_SHOWN = 12
 _WORDS = {
     "bad_encoding": ("row that does not decode", "rows that do not decode"),
@@ -21,12 +21,12 @@ _WORDS = {
     "ragged": ("row with other fields", "rows with other fields"),
     "unknown_label": ("row with an unknown label", "rows with an unknown label"),
 }
-"""Kind of a row that is left out -> in words, one and several."""
+"""Kind of a row that is left out -> its description, singular and plural."""
 
 
 @dataclass(frozen=True)
 class SourceCount:
-    """Rows of one source: `read` = kept + all of `dropped` (kind -> rows)."""
+    """Row counts of one source: `read` = kept + the sum of `dropped` (kind -> rows)."""
 
     read: int
     dropped: Mapping[str, int]
@@ -41,11 +41,11 @@ class CleaningReport:
     """Counts of one reading of a data set."""
 
     sources: Mapping[str, SourceCount]
-    """train, validation, test (those with a source of their own) -> its rows."""
+    """train, validation, test (where they have their own source) -> row counts of the source."""
     splits: Mapping[str, Mapping[str, int]]
     """Split -> label -> rows kept; the label is "" where rows have none."""
     notes: tuple[str, ...] = ()
-    """What else the user should know."""
+    """Further notes for the user."""
 
     def rows(self, split: str) -> int:
         return sum(self.splits[split].values())
@@ -57,7 +57,7 @@ class CleaningReport:
         return tree
 
     def lines(self) -> Iterator[str]:
-        """The report for people, a line a source and a split."""
+        """Yield the report for people: one line for each source and each split, and the notes."""
         for name, count in self.sources.items():
             dropped = ", ".join(in_words(kind, rows) for kind, rows in count.dropped.items())
             read = f"{count.read:,} {'row' if count.read == 1 else 'rows'} read"
@@ -74,7 +74,7 @@ class CleaningReport:
 
 
 def in_words(kind: str, rows: int) -> str:
-    """How many rows are left out, and why."""
+    """Say in words how many rows of a kind are left out."""
     plain = kind.replace("_", " ")
     one, several = _WORDS.get(kind, (f"row ({plain})", f"rows ({plain})"))
     return f"{rows:,} {one if rows == 1 else several}"

@@ -1,4 +1,4 @@
-"""What to tell about labels that are spelled in several ways."""
+"""Writes notes about labels that are spelled in several ways."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ _GROUPS_SHOWN, _NAMES_SHOWN, _LENGTH = 5, 8, 40
 
 
 def spelling_notes(raw: Iterable[Any], counts: Mapping[str, int]) -> Iterator[str]:
-    """Which labels of a source were written in several ways, and which differ by case only.
+    """Yield notes about labels of a source that are written in several ways, and about labels that
+    differ by case or width only.
 
-    raw: the label of each row as it was found; counts: label -> rows
+    raw: the raw label of each row; counts: label -> rows
     """
     written: dict[str, Counter[str]] = {}
-    # By type too: 1, 1.0 and True are one key of a dictionary.
+    # Count by type, too: 1, 1.0 and True are the same dictionary key.
     for (_, value), rows in Counter((type(value), value) for value in raw).items():
         written.setdefault(label_name(value), Counter())[_shown(value)] += rows
     several = [
@@ -38,19 +39,19 @@ def spelling_notes(raw: Iterable[Any], counts: Mapping[str, int]) -> Iterator[st
 
 
 def nearest(label: str, known: Collection[str]) -> str | None:
-    """The known label that `label` differs from by case or width only."""
+    """Return the known label that differs from `label` by case or width only."""
     key = _folded(label)
     return next((name for name in known if _folded(name) == key), None)
 
 
 def named(labels: Collection[str]) -> str:
-    """The first of `labels`, for a message."""
+    """List the first of `labels`, for a message."""
     shown = ", ".join(_cut(label) for label in list(labels)[:_NAMES_SHOWN])
     return shown + (", ..." if len(labels) > _NAMES_SHOWN else "")
 
 
 def counted(counts: Mapping[str, int]) -> str:
-    """The most frequent of the labels in `counts` (label -> rows), for a message."""
+    """List the most frequent labels in `counts` (label -> rows), for a message."""
     shown = ", ".join(_rows({_shown(name): rows for name, rows in counts.items()})[:_NAMES_SHOWN])
     return shown + (", ..." if len(counts) > _NAMES_SHOWN else "")
 
@@ -74,7 +75,8 @@ def _rows(counts: Mapping[str, int]) -> list[str]:
 def _shown(value: Any) -> str:
     if not isinstance(value, str):
         return str(value)
-    # What looks the same is written in escapes: a combining accent, a zero-width space.
+    # Escape characters that a reader cannot tell apart: repr escapes a zero-width space, ascii a
+    # combining accent, too.
     is_composed = unicodedata.is_normalized("NFC", value)
     return repr(_cut(value)) if is_composed else ascii(_cut(value))
 

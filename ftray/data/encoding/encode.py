@@ -1,10 +1,10 @@
-"""From clean rows to token ids in the cache: made once by Ray Data, found again by later runs.
+"""Encodes clean rows as token ids in the cache: Ray Data encodes them once, later runs find them.
 
-A split is cut into shards of `SHARD_ROWS` rows. Many are encoded by Ray tasks, each of which writes
-its shard itself: rows pass through the driver once, and their order is that of the file names. On a
-local root all is written beside the final folder and renamed into place; on an object store the
-manifest is written last. Either way two runs that encode the same rows at once both end with the
-same folder.
+A split is cut into shards of `SHARD_ROWS` rows. Where there are many rows, Ray tasks encode them,
+and each task writes its shard itself: rows pass through the driver once, and the file names give
+their order. On a local root, all files are written to a folder beside the final one, and the folder
+is then renamed. On an object store, the manifest is written last. In both cases, two runs that
+encode the same rows at the same time end with the same folder.
 """
 
 from __future__ import annotations
@@ -54,11 +54,12 @@ __all__ = ["EncodedDataset", "EncodedSplit", "encode_dataset", "open_encoded"]
 log = logging.getLogger(__name__)
 
 ENCODING_VERSION = 3
-"""Part of the digest: raise it when shards change in what they hold."""
+"""Part of the digest: raise it when the content of shards changes."""
 SHARD_ROWS = 4096
 Here = Callable[[Callable[[pa.Table], pa.Table], Sequence[pa.Table]], list[pa.Table]]
 _ROWS_HERE = 4 * SHARD_ROWS
-"""Which the driver encodes itself where it is the cluster: to start a process takes longer."""
+"""Most rows that the driver encodes without Ray Data where its machine is the whole cluster:
+starting a process would take longer."""
 
 
 def encode_dataset(
@@ -69,14 +70,15 @@ def encode_dataset(
     root: Root,
     here: Here | None = None,
 ) -> EncodedDataset:
-    """The encoded rows of `dataset` under the storage root, made by Ray Data unless they are there.
+    """Return the encoded rows of `dataset` under the storage root; encode them unless they are
+    there.
 
-    `here` encodes blocks on this machine, where they are few and it is all the cluster; else this
-    process does.
-    `tokenizer_path` is a local folder; on a node that lacks it the spec's model is fetched. Raises
-    ModelError for a tokenizer that does not load, DataError for rows that it makes no token of
-    where bad rows are not skipped, and StorageError for a root that cannot be written or that the
-    cluster's nodes do not share.
+    `here` encodes the blocks where they are few and this machine is the whole cluster; by default
+    this process encodes them. In other cases Ray Data does.
+    `tokenizer_path` is a local folder; a node that lacks it fetches the spec's model. Raises
+    ModelError for a tokenizer that does not load; DataError for rows that the tokenizer makes no
+    token of, where bad rows are not skipped; and StorageError for a root that cannot be written or
+    that the cluster's nodes do not share.
     """
     identity = {
         "encoding_version": ENCODING_VERSION,
@@ -98,7 +100,8 @@ def encode_dataset(
             encoded = open_encoded(folder)
         else:
             dataset = without_tokenless(dataset, encoded.tokenless, spec)
-            # The same clean rows may come from other files: the folder tells of the latest reading.
+            # The same clean rows may come from other files: update the folder's report and
+            # quarantine to the latest reading.
             _write_cleaning(folder, dataset)
     except OSError as error:
         raise _unwritable(folder, error) from None
@@ -107,10 +110,11 @@ def encode_dataset(
 
 @contextmanager
 def _work_folder(root: Root, name: str) -> Iterator[Location]:
-    """Where to write what is to be the folder `name` of the cache, and then put it in place."""
+    """Yield a location to write the folder `name` of the cache to; move it into place on exit."""
     folder = root.data_cache(name)
     if not folder.is_local:
-        # An object store writes files whole, and the same rows give the same files.
+        # Write in place: an object store writes each file atomically, and the same rows give the
+        # same files.
         yield folder
         return
     work = root.data_cache(f".{name}.{uuid.uuid4().hex[:8]}.part")
@@ -122,8 +126,8 @@ def _work_folder(root: Root, name: str) -> Iterator[Location]:
 
 
 def _publish(work: Path, folder: Path) -> None:
-    """Rename `work` to `folder`. Into a folder that is there, torn or written by a quicker process,
-    its files go one by one: that mends the one and leaves the other as it is."""
+    """Rename `work` to `folder`. Where `folder` exists, move the files into it one by one: this
+    repairs a torn folder, and does not change a folder that another process finished first."""
     try:
         work.rename(folder)
     except OSError:
@@ -132,12 +136,13 @@ def _publish(work: Path, folder: Path) -> None:
 
 
 def _open(folder: Location) -> EncodedDataset | None:
-    """The data set in `folder`; None where there is none, or a damaged one."""
+    """Open the data set in `folder`; None where it is missing or damaged."""
     if not (folder / CACHE_MANIFEST).is_file():
         return None
     try:
         encoded = open_encoded(folder)
-        # To read all of a remote one here costs more than to notice it where it is used.
+        # Check only a local folder: reading all of a remote one here costs more than noticing the
+        # damage when its shards are used.
         damage = encoded.damage() if folder.is_local else ""
     except StorageFault:
         raise
@@ -158,7 +163,8 @@ def _unwritable(folder: Location, error: OSError) -> FtrayError:
 
 @dataclass(frozen=True)
 class _Written:
-    """Of each split its shards in order, how long its rows are, and which give no token."""
+    """For each split, its shards in order, the lengths of its rows, and the indices of the rows
+    that give no token."""
 
     shards: dict[str, list[Shard]]
     lengths: dict[str, Lengths]
@@ -183,7 +189,7 @@ def _write_shards(
     if count <= _ROWS_HERE and is_this_machine():
         rows = [row for written in here(write, blocks) for row in written.to_pylist()]
     else:
-        # To start a process for each small split takes longer than to encode them all in one.
+        # Starting a process for each small split takes longer than encoding all splits in one.
         rows = _write_everywhere(write, blocks, processes=1 if count <= SHARD_ROWS else None)
     rows.sort(key=lambda row: row["file"])
     tokens = {row["file"]: row.pop("tokens") for row in rows}
@@ -214,7 +220,8 @@ def _here(write: Callable[[pa.Table], pa.Table], blocks: Sequence[pa.Table]) -> 
 def _write_everywhere(
     write: Callable[[pa.Table], pa.Table], blocks: list[pa.Table], processes: int | None
 ) -> list[dict[str, Any]]:
-    """By Ray Data, in so many processes of the cluster, or as many as it has room for."""
+    """Encode with Ray Data, in `processes` processes of the cluster; None for as many as it has
+    room for."""
     import ray.data
     from ray.exceptions import RayError
 
@@ -234,7 +241,7 @@ def _write_everywhere(
 
 
 def _blocks(dataset: Dataset, split: str) -> Iterator[pa.Table]:
-    """The rows of each shard of a split, with the name of its file in every row."""
+    """Yield the rows of each shard of a split, with a column that holds the shard's file name."""
     rows = dataset.splits[split]
     for number, start in enumerate(range(0, rows.num_rows, SHARD_ROWS)):
         block = rows.slice(start, SHARD_ROWS)
@@ -252,7 +259,7 @@ def _write_shard(
     model: ModelSpec,
     folder: Location,
 ) -> pa.Table:
-    """Encode the rows of one shard, write it, and say what was written."""
+    """Encode the rows of one shard and write it. Return one row that describes the shard."""
     (name,) = set(block["file"].to_pylist())
     tokenizer = _tokenizer(tokenizer_path, model)
     kind = get_task(task)
@@ -284,15 +291,15 @@ def _write_shard(
 def _tokenizer(path: str, model: ModelSpec) -> PreTrainedTokenizerBase:
     if Path(path).is_dir():
         return load_tokenizer(Path(path), model.trust_remote_code)
-    # The driver's folder is not on this node.
+    # This node lacks the driver's folder: fetch the model here.
     return find_pretrained(model).tokenizer()
 
 
 def _check_written(
     work: Location, written: list[Shard], encoded: dict[str, int], blocks: list[pa.Table]
 ) -> None:
-    """All shards are there, whole, and can be seen from here. Raises StorageError. encoded: the
-    rows that each was made of."""
+    """Check that the driver can see all shards, and that they have their full size. Raises
+    StorageError. encoded: shard -> number of rows that it was made of."""
     expected = {block["file"][0].as_py(): block.num_rows for block in blocks}
     assert encoded == expected, "Ray Data lost rows"
     try:
@@ -307,7 +314,7 @@ def _check_written(
 
 
 def _write_cleaning(folder: Location, dataset: Dataset) -> None:
-    """The report and the rows left out, unless they are there already."""
+    """Write the report and the rows left out, unless the files already have this content."""
     lines = (json.dumps(row.to_json(), default=str) + "\n" for row in dataset.quarantine)
     report = json.dumps(dataset.report.to_json(), indent=2, ensure_ascii=False) + "\n"
     for name, content in ((QUARANTINE, "".join(lines)), (REPORT, report)):

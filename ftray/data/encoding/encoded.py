@@ -1,4 +1,5 @@
-"""Encoded rows as they lie in the cache: a handle to send around, and the rows of one split."""
+"""Reads encoded rows from the cache: `EncodedDataset` is a small handle to send to workers,
+`EncodedSplit` holds the rows of one split."""
 
 from __future__ import annotations
 
@@ -26,17 +27,18 @@ _READS_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Shard:
-    """One Arrow IPC file of consecutive rows: text (string, what is asked), target (int64),
+    """One Arrow IPC file of consecutive examples: text (string, the question), target (int64),
     ids (int32 list)."""
 
     file: str
     rows: int
     bytes: int
     checksum: str = ""
-    """Empty where an older ftray wrote it."""
+    """Empty for a shard that an older ftray wrote."""
 
     def check(self, content: pa.Buffer) -> str:
-        """What is wrong with the file's content; empty when it is what was written."""
+        """Describe the damage of the file's content; empty when size and checksum are as
+        written."""
         if content.size != self.bytes:
             return f"has {content.size} bytes and should have {self.bytes}"
         if self.checksum and checksum.of_content(content) != self.checksum:
@@ -45,7 +47,7 @@ class Shard:
 
 
 class EncodedSplit:
-    """The rows of one split in the order of the source. Local shards are memory-mapped, so the
+    """The examples of one split in the order of the source. Local shards are memory-mapped, so the
     processes of a machine share one copy.
 
     lengths: (rows,) int64, tokens of each row
@@ -53,10 +55,10 @@ class EncodedSplit:
     """
 
     empty = np.empty(0, dtype=np.int64)
-    """The row indices of no rows."""
+    """An empty array of row indices."""
 
     def __init__(self, shards: Iterable[pa.Table]) -> None:
-        # A shard has one record batch, so each of its columns is one piece of memory.
+        # A shard has one record batch, so each of its columns is contiguous in memory.
         batches = [shard.combine_chunks().to_batches()[0] for shard in shards]
         offsets = [batch["ids"].offsets.to_numpy().astype(np.int64) for batch in batches]
         self._texts = [batch["text"] for batch in batches]
@@ -70,13 +72,13 @@ class EncodedSplit:
         return len(self.lengths)
 
     def ids_of(self, row: int) -> np.ndarray:
-        """Token ids of a row, (tokens,) int32: a read-only view."""
+        """Return the token ids of a row, (tokens,) int32: a read-only view."""
         shard, index = self._find(row)
         start, end = self._offsets[shard][index : index + 2]
         return self._ids[shard][start:end]
 
     def texts(self, rows: Iterable[int]) -> list[str]:
-        """The texts of `rows`."""
+        """Return the texts of `rows`."""
         found = (self._find(row) for row in rows)
         return [self._texts[shard][index].as_py() for shard, index in found]
 
@@ -89,28 +91,28 @@ class EncodedSplit:
 
 @dataclass(frozen=True)
 class EncodedDataset:
-    """A handle on encoded rows: pickles small, so that it can be sent to any worker."""
+    """A handle on encoded rows. Its pickle is small, so that it can be sent to any worker."""
 
     location: Location
     digest: str
     labels: tuple[str, ...]
     shards: Mapping[str, tuple[Shard, ...]]
-    """Split -> its files, in the order of the rows."""
+    """Split -> its shards, in the order of the rows."""
     report: Mapping[str, Any]
     """The cleaning report, as JSON."""
     lengths: Mapping[str, Lengths] = field(default_factory=dict)
-    """Split -> how long its rows are."""
+    """Split -> statistics of the lengths of its rows."""
     tokenless: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Split -> places of the clean rows that give no token, and are not here."""
+    """Split -> indices of the clean rows that give no token and so are in no shard."""
 
     @property
     def rows(self) -> dict[str, int]:
-        """Split -> rows."""
+        """Split -> number of examples."""
         return {split: sum(s.rows for s in shards) for split, shards in self.shards.items()}
 
     def lines(self) -> Iterator[str]:
-        """For people: what gives no token, how long the rows to train on are, and of the other
-        splits what is cut."""
+        """Yield lines for people: the rows that give no token, the lengths of the rows of train,
+        and the lengths of other splits where rows are cut."""
         for split, places in self.tokenless.items():
             if places:
                 yield f"{split} split: {in_words(NO_TOKENS, len(places))} left out"
@@ -119,13 +121,13 @@ class EncodedDataset:
                 yield from lengths.lines(f"{split} split")
 
     def load(self, split: str) -> EncodedSplit:
-        """The rows of a split. Raises StorageError where a shard is not what was written."""
+        """Load the examples of a split. Raises StorageError where a shard is damaged."""
         with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
             return EncodedSplit(pool.map(self._read, self.shards[split]))
 
     def damage(self) -> str:
-        """What is wrong with the first shard that is not what was written; empty when all are.
-        Raises StorageError where they cannot be read."""
+        """Describe the damage of the first damaged shard; empty when there is none. Raises
+        StorageError where shards cannot be read."""
         shards = [shard for listed in self.shards.values() for shard in listed]
         with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
             found = pool.map(lambda s: s.check((self.location / s.file).buffer()), shards)
@@ -143,16 +145,17 @@ class EncodedDataset:
             raise self._damaged(file, f"cannot be read: {error}") from None
 
     def _damaged(self, file: Location, problem: str) -> StorageError:
-        # A folder without its manifest does not exist: the next run makes it anew.
+        # Delete the manifest: a folder without one counts as missing, so the next run makes it
+        # anew.
         with suppress(OSError):
             (self.location / CACHE_MANIFEST).delete()
         return StorageError.of(str(file), None, problem, _FIX)
 
 
 def open_encoded(location: Location) -> EncodedDataset:
-    """The encoded data set in a folder of the cache.
+    """Open the encoded data set in a folder of the cache.
 
-    Raises StorageError when there is none: no manifest, or shards that it lists are missing or of
+    Raises StorageError when the manifest is missing, or a shard in the manifest is missing or has
     another size.
     """
     try:
@@ -172,7 +175,7 @@ def open_encoded(location: Location) -> EncodedDataset:
 
 
 def check_shards(location: Location, shards: list[Shard]) -> None:
-    """Raise StorageError when a file is missing or not as long as it was written."""
+    """Raise StorageError when a file is missing or has another size than when it was written."""
     infos = location.infos([shard.file for shard in shards])
     wrong = [s.file for s, info in zip(shards, infos, strict=True) if info.size != s.bytes]
     if wrong:

@@ -1,4 +1,4 @@
-"""How long rows are in tokens, and how many of them are cut."""
+"""Computes statistics of the lengths of rows in tokens, and counts the rows that are cut."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 _RANKS = (50, 90, 99, 100)
 _SAMPLE = 2_000
-"""Rows by which the lengths of a split are estimated."""
+"""Most rows from which `estimate_lengths` estimates the lengths of a split."""
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of `rows` rows before anything is cut, of which `longer` have more than `limit`; they
-    are learnt as `examples` examples, which is more where long rows are learnt in windows."""
+    """Statistics of the tokens of `rows` rows before cutting. `longer` rows have more than `limit`
+    tokens. `examples` training examples are made of the rows: more than `rows` where long rows are
+    split into windows."""
 
     rows: int
     longer: int
@@ -35,7 +36,7 @@ class Lengths:
 
     @classmethod
     def of(cls, tokens: Sequence[int] | np.ndarray, examples: int, limit: int) -> Self:
-        """tokens: (rows,) of each row."""
+        """Compute the statistics. tokens: (rows,), tokens of each row."""
         counts = np.asarray(tokens) if len(tokens) else np.zeros(0, int)
         ranks = np.percentile(counts, _RANKS, method="higher") if len(counts) else [0] * 4
         median, p90, p99, longest = map(int, ranks)
@@ -43,7 +44,7 @@ class Lengths:
         return cls(len(counts), longer, examples, limit, median, p90, p99, longest)
 
     def lines(self, what: str) -> Iterator[str]:
-        """For people: how many of `what` are too long, and how long they are."""
+        """Yield lines for people: how many rows of `what` are too long, and how long rows are."""
         share = f"{self.longer:,} of {self.rows:,} rows ({self.longer / self.rows:.1%})"
         if not self.longer:
             yield f"{what}: no row is longer than data.max_length = {self.limit} tokens"
@@ -64,8 +65,8 @@ def estimate_lengths(
     labels: Sequence[str],
     max_length: int,
 ) -> tuple[Lengths, list[int]]:
-    """The lengths of a split's clean rows, from a random sample of them, and the places of those
-    of the sample that give no token."""
+    """Return the lengths of a random sample of a split's clean rows, and the indices of the sampled
+    rows that give no token."""
     count = min(rows.num_rows, _SAMPLE)
     chosen = np.random.default_rng(0).choice(rows.num_rows, count, replace=False)
     chosen = np.sort(chosen)

@@ -1,4 +1,4 @@
-"""Ray Data without its own screen: users see ftray's progress only."""
+"""Silences Ray Data's own output, so that users see only ftray's progress."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_ray_data(raise_original: bool = False) -> Iterator[None]:
-    """No progress bars and no log lines inside the block; with `raise_original`, errors of the
-    mapped function come as they were raised instead of wrapped by Ray."""
+    """Turn off Ray Data's progress bars and log lines inside the block. With `raise_original`, Ray
+    Data raises the original exceptions of the mapped function instead of wrapping them."""
     from ray.data import DataContext
     from ray.util.annotations import RayDeprecationWarning
 
@@ -21,11 +21,11 @@ def quiet_ray_data(raise_original: bool = False) -> Iterator[None]:
     context.raise_original_map_exception = raise_original
     logger = logging.getLogger("ray.data")
     level = logger.level
-    # Its warnings are about the bars being off, its errors are raised as well.
+    # Ray Data's log warnings are about the progress bars being off; it raises its errors, too.
     logger.setLevel(logging.CRITICAL)
     try:
         with DataContext.current(context), warnings.catch_warnings():
-            # Of keywords that Ray means to take otherwise one day, and takes no other way yet.
+            # Ray warns of keywords that it plans to change, but offers no replacement yet.
             warnings.simplefilter("ignore", RayDeprecationWarning)
             yield
     finally:

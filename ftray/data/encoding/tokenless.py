@@ -1,4 +1,4 @@
-"""Rows that the model's tokenizer makes no token of: bad rows that show when rows are encoded."""
+"""Handles rows that the model's tokenizer makes no token of: bad rows that only encoding finds."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from ftray.tasks import get_task
 
 
 def without_tokenless(dataset: Dataset, found: Mapping[str, Sequence[int]], spec: Spec) -> Dataset:
-    """`dataset` with a report and a quarantine that tell of the rows `found` (split -> places in
-    it), too. Raises DataError where bad rows are not to be skipped, or a split has no other row."""
+    """Return `dataset` with the rows `found` (split -> indices in it) added to its report and its
+    quarantine. Raises DataError where bad rows are not to be skipped, or a split has no other
+    row."""
     report, problems = dataset.report, []
     dropped: list[Dropped] = []
     for split, places in found.items():
@@ -43,7 +44,7 @@ def without_tokenless(dataset: Dataset, found: Mapping[str, Sequence[int]], spec
 def tokenless_rows(
     name: str, table: pa.Table, where: pa.Array, places: Sequence[int]
 ) -> list[Dropped]:
-    """The rows at `places` of a source's clean rows, as rows that are left out."""
+    """Return the clean rows at `places` of `table` as rows that are left out."""
     rows = table.take(pa.array(places, pa.int64())).to_pylist()
     return [
         Dropped(name, where[place].as_py(), NO_TOKENS, "", row)
@@ -52,7 +53,7 @@ def tokenless_rows(
 
 
 def none_left(source: Source, rows: int) -> Exception:
-    """The error about a source, or a split of it, whose tokens are none."""
+    """Return the error about a source, or a split of it, of which no row gives a token."""
     return source.error(
         f"the model's tokenizer makes no token of any of its {rows:,} usable rows",
         "name a model for texts like these",
@@ -62,7 +63,7 @@ def none_left(source: Source, rows: int) -> Exception:
 def _counted(
     report: CleaningReport, split: str, name: str, rows: Sequence[Dropped], spec: Spec
 ) -> CleaningReport:
-    """`report` with the rows of a split among those that were left out of the source `name`."""
+    """Return `report` with `rows` of a split counted as left out of the source `name`."""
     task = get_task(spec.task)
     source, labels = report.sources[name], dict(report.splits[split])
     for row in rows:

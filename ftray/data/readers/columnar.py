@@ -1,4 +1,4 @@
-"""Parquet and Arrow: typed columns, whose rows have no lines."""
+"""Reads Parquet and Arrow files, whose rows have numbers instead of lines."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _BATCH_ROWS = 1024
 
 
 def table_rows(batches: Iterable[pa.RecordBatch], where: str, source: Source) -> Iterator[RawRow]:
-    """The rows of Arrow batches; `where` names what they are of. Columns that the task needs and
-    that hold bytes are decoded."""
+    """Yield the rows of Arrow batches; `where` names the file or data set of the batches. Decodes
+    columns of bytes that the task needs."""
     number, needed = 0, set(source.columns.values())
     for batch in batches:
         names = batch.schema.names
@@ -41,7 +41,8 @@ def read_parquet(file: Location, source: Source) -> Iterator[RawRow]:
 
 
 def read_arrow(file: Location, source: Source) -> Iterator[RawRow]:
-    """Both Arrow IPC formats: the file starts with a magic word, the stream does not."""
+    """Yield the rows of a file in either Arrow IPC format: the file format starts with a magic
+    word, the stream format does not."""
     with file.fs.open_input_file(file.path) as stream:
         is_file = stream.read(6) == b"ARROW1"
         stream.seek(0)
@@ -63,7 +64,8 @@ def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 def _counted(
     batches: Iterable[pa.RecordBatch], file: Location, source: Source
 ) -> Iterator[pa.RecordBatch]:
-    """The same, as long as they are no more than a file of that size may hold."""
+    """Yield the batches, and count their bytes with a guard, which raises DataError where they are
+    more than a file of this size may hold."""
     size: int = file.fs.get_file_info(file.path).size
     guard = Guard(file, source, LEAST_COLUMNS, lambda: size)
     for batch in batches:
@@ -72,7 +74,8 @@ def _counted(
 
 
 def _bytes(column: pa.Array) -> int:
-    """Bytes of the values of a column, as often as they occur."""
+    """Return the bytes of the values of a column, with repeated dictionary values counted each
+    time."""
     if not pa.types.is_dictionary(column.type) or not _is_text(column.type.value_type):
         return column.nbytes
     lengths = pc.binary_length(column.dictionary)
@@ -93,7 +96,8 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _values(column: pa.Array, source: Source | None) -> list[Any]:
-    """Of bytes their text where `source` says the encoding, else as they are."""
+    """Return the values of a column; decode bytes with the encoding of `source` where it is
+    given."""
     values: list[Any] = column.to_pylist()
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if source is None or not _is_bytes(kind):

@@ -1,4 +1,4 @@
-"""CSV and TSV files, with what the spec leaves open of their dialect found out."""
+"""Reads CSV and TSV files; detects the parts of their dialect that the spec leaves open."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from ftray.store.files.location import Location
 from ftray.tasks.base import BadRow
 
 _SAMPLE = 2**20
-"""Characters at the beginning of a file that tell its dialect."""
+"""Characters at the beginning of a file from which its dialect is detected."""
 _FEW = 20
-"""Lines that are enough to tell separators."""
+"""Number of lines from which the separator is detected."""
 _SEPARATORS = (",", "\t", ";", "|")
 _EXCEL = re.compile(r"sep=(.)[\r\n]*")
-"""What Excel writes above the header."""
+"""Matches the line with the separator that Excel may write above the header."""
 
 
 def read_delimited(file: Location, source: Source) -> Iterator[RawRow]:
-    """Says in notes of the source what dialect was found and where quotation marks are doubtful."""
+    """Yield the rows of a CSV or TSV file. Adds notes to the source about the dialect that was
+    detected, and about lines whose quotation marks are doubtful."""
     name, spec = shown(file), source.csv
     lines = stream.lines(file, source)
     sample = list(_sample(lines))
     if announced := _EXCEL.fullmatch(sample[0]) if sample else None:
-        # A blank line in its place keeps the numbers of the others.
+        # Put a blank line in its place, so that the other lines keep their numbers.
         sample[0] = "\n"
         if spec.separator == "auto":
             spec = spec.model_copy(update={"separator": announced[1]})
@@ -60,8 +61,8 @@ def read_delimited(file: Location, source: Source) -> Iterator[RawRow]:
 def find_dialect(
     spec: DelimitedSpec, default: str, sample: Sequence[str], needed: Collection[str]
 ) -> tuple[Dialect, Evidence, list[str]]:
-    """The dialect of a file that begins with the lines `sample`, as far as the spec leaves it
-    open; what the lines show about quotation marks; the first record.
+    """Detect the dialect of a file that begins with the lines `sample`, as far as the spec leaves
+    it open. Returns the dialect, the evidence about quotation marks, and the first record.
 
     needed: columns that the header should name
     """
@@ -87,7 +88,8 @@ def find_dialect(
 def _tried(
     sample: Sequence[str], dialect: Dialect, columns: int | None
 ) -> tuple[list[str], Records]:
-    """The first record, and all of them read."""
+    """Read all records of the sample; return the first record, and the `Records` with its
+    counts."""
     trial = Records(iter(sample), dialect, columns)
     (_, first), *_ = trial
     return first, trial
@@ -106,7 +108,8 @@ def _separated(dialect: Dialect, sample: Sequence[str], needed: Collection[str])
     ]
     if counts[0][0] > 1:
         return dialect
-    # The header names none of the columns: the separator counts that cuts all lines alike.
+    # The header names none of the columns: take the separator that cuts all lines into the same
+    # number of fields.
     alike = [
         candidate
         for candidate, of in zip(candidates, counts, strict=True)
@@ -123,7 +126,7 @@ def _sample(lines: Iterator[str]) -> Iterator[str]:
 
 
 def _found(spec: DelimitedSpec, default: str, dialect: Dialect) -> Iterator[str]:
-    """What was found out about a file that is not as its suffix says."""
+    """Yield notes about a dialect that differs from the one that the file's suffix implies."""
     if spec.separator == "auto" and dialect.separator != default:
         yield f"fields are separated by {dialect.separator!r}"
     if spec.escape == "auto" and dialect.escape:

@@ -1,4 +1,4 @@
-"""How the fields of a CSV line are written: separators, quotation marks and escapes."""
+"""Splits a CSV line into fields, by separators, quotation marks and escapes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ QUOTE, ESCAPE = '"', "\\"
 
 
 class Field(NamedTuple):
-    """text: what it holds; is_enclosed: whether quotation marks enclose it; has_marks: whether it
-    has quotation marks that are characters and are not escaped."""
+    """A field of a line. text: its content; is_enclosed: whether quotation marks enclose it;
+    has_marks: whether it has unescaped quotation marks that are plain characters."""
 
     text: str
     is_enclosed: bool = False
@@ -22,8 +22,8 @@ class Field(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A quoted field that its line does not close: where in the line the field and its text
-    begin."""
+    """A quoted field that its line does not close. field, text: positions in the line at which the
+    field and its text begin."""
 
     field: int
     text: int
@@ -31,7 +31,7 @@ class Opened(NamedTuple):
 
 @dataclass(frozen=True)
 class Dialect:
-    """quote, escape: a character, or nothing where there is none."""
+    """A CSV dialect. quote, escape: a character, or the empty string for none."""
 
     separator: str
     quote: str = QUOTE
@@ -41,7 +41,8 @@ class Dialect:
         csv.field_size_limit(sys.maxsize)
 
     def split(self, line: str) -> list[str]:
-        """The fields of a line (without its end) where every quotation mark is a character."""
+        """Return the fields of a line (without its end), with every quotation mark read as a plain
+        character."""
         if not self.escape or self.escape not in line:
             return line.split(self.separator)
         fields, place = [], 0
@@ -54,9 +55,10 @@ class Dialect:
     def fields(
         self, line: str, place: int = 0, character: int | None = None
     ) -> tuple[list[Field], Opened | None]:
-        """The fields of a line from `place` on, up to the one that it does not close.
+        """Return the fields of a line from `place` on, up to a field that the line does not close,
+        and this field.
 
-        A quotation mark is a character where it does not enclose a whole field, and at the
+        A quotation mark is a plain character where it does not enclose a whole field, and at the
         beginning of the field at `character`.
         """
         if not self.quote:
@@ -78,8 +80,9 @@ class Dialect:
             place = end + 1
 
     def quick(self, line: str) -> list[str] | None:
-        """The texts of `fields` where all marks of a line are as the csv module writes them; None
-        for any other line."""
+        """Return the texts of `fields`, parsed by Python's csv module in strict mode; None for a
+        line that the module may read differently: with spaces before quotation marks, or in a
+        dialect with escapes."""
         if self.escape or self._spaced.search(line):
             return None
         try:
@@ -90,16 +93,16 @@ class Dialect:
             return None
 
     def closing(self, line: str, place: int = 0) -> re.Match[str] | None:
-        """The quotation mark (group 1), with the spaces behind it, that ends a field inside which
-        `place` is; None where the first one does not end a field."""
+        """Match from `place`, which is inside a quoted field, to the quotation mark (group 1) that
+        ends the field, and the spaces after it; None where the first single mark ends no field."""
         return self._closing.match(line, place)
 
     def is_inside(self, line: str, place: int = 0) -> bool:
-        """Whether a quoted field inside which `place` is goes on beyond the line."""
+        """Return whether the quoted field that `place` is inside continues beyond the line."""
         return self._inside.fullmatch(line, place) is not None
 
     def content(self, text: str) -> str:
-        """What a quoted field holds."""
+        """Return the content of a quoted field, without escapes and doubled quotation marks."""
         return self._unescaped(text).replace(self.quote * 2, self.quote)
 
     def _bare(self, text: str) -> Field:
@@ -123,7 +126,7 @@ class Dialect:
 
     @cached_property
     def _spaced(self) -> re.Pattern[str]:
-        """Spaces before a field in quotation marks."""
+        """Pattern of spaces before a field in quotation marks."""
         quote, separator = re.escape(self.quote), re.escape(self.separator)
         return re.compile(rf"(?:^|{separator}) +{quote}(?!{quote}[^{separator}])")
 

@@ -1,4 +1,4 @@
-"""From one file to its rows, by the suffix of its name."""
+"""Reads the rows of one file with the reader for the suffix of its name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ READERS: dict[str, Reader] = {
 
 
 def suffix(name: str) -> str:
-    """The lower-case suffix that says the format: '.csv' for both a.CSV and a.csv.gz."""
+    """Return the lower-case suffix that tells the format: '.csv' for both a.CSV and a.csv.gz."""
     name = name.lower()
     for ending in CODECS:
         name = name.removesuffix(ending)
@@ -37,7 +37,7 @@ def suffix(name: str) -> str:
 
 
 def read_file(file: Location, source: Source) -> Iterator[RawRow]:
-    """The rows of a file, in its order. Raises DataError when it is none of the known formats,
+    """Yield the rows of a file, in its order. Raises DataError when the file is in no known format,
     cannot be read, is empty or lacks a column."""
     reader = READERS.get(suffix(file.name))
     if reader is None:

@@ -1,4 +1,5 @@
-"""Rows of a data set on the Hugging Face Hub: OWNER/NAME, optionally ?config=...&split=..."""
+"""Reads the rows of a data set on the Hugging Face Hub: OWNER/NAME, optionally
+?config=...&split=...&revision=..."""
 
 from __future__ import annotations
 
@@ -22,19 +23,20 @@ _OPTIONS = {"config", "split", "revision"}
 
 
 def is_hub_id(url: str) -> bool:
-    """Whether `url` reads as OWNER/NAME and is no file or folder on this machine."""
+    """Return whether `url` has the form OWNER/NAME and is no file or folder on this machine."""
     name, mark, options = url.partition("?")
     if mark and "=" not in options:
-        return False  # a pattern, in which ? is any character
+        return False  # a file pattern, in which ? matches any character
     is_file = files.suffix(name) in files.READERS or Path(name).exists() or Path(url).exists()
     return not is_file and _ID.fullmatch(name) is not None and not looks_local(name)
 
 
 def read_hub(source: Source) -> Iterator[RawRow]:
-    """The rows of a Hub data set; labels kept as numbers beside a list of names are named again.
+    """Yield the rows of a Hub data set. Labels that the data set stores as numbers, with a list of
+    names, become names again.
 
-    Raises DataError when the data set, its config or split is not there, or the Hub is out of
-    reach and the data set not in the local cache.
+    Raises DataError when the data set, its config or its split does not exist, or when the Hub
+    cannot be reached and the data set is not in the local cache.
     """
     name, _, query = source.url.partition("?")
     options = {key: values[-1] for key, values in parse_qs(query, keep_blank_values=True).items()}
@@ -86,8 +88,8 @@ def _load(source: Source, name: str, split: str, options: dict[str, str]) -> Any
 
 @contextmanager
 def _offline_when_cut_off() -> Iterator[None]:
-    """HF_HUB_OFFLINE, where the Hub does not answer: else the library tries for half a minute,
-    and most often the id is but a mistyped path."""
+    """Set HF_HUB_OFFLINE where the Hub does not answer. Otherwise the library tries for half a
+    minute, and most often the id is just a mistyped path."""
     import datasets.config
     import huggingface_hub.constants
 

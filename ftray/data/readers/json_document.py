@@ -1,4 +1,4 @@
-"""Where the rows are in one JSON document that holds all of them."""
+"""Finds the rows in a JSON document that holds all of them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ _SHOWN = 8
 
 
 def rows_in(document: Any, name: str, source: Source) -> list[Any]:
-    """The rows of the document in the file `name`, which has one of these forms:
+    """Return the rows of the document in the file `name`, which has one of these forms:
 
-    an array of rows; an array of rows below a key; one row; rows by their ids; a list of values a
-    column; and what pandas writes: values by row a column, or columns and data.
+    an array of rows; an array of rows below a key; one row; rows by their ids; a list of values for
+    each column; and the forms that pandas writes: values by row for each column, or columns and
+    data.
 
-    Says in a note of the source where rows are found. Raises DataError where they are not.
+    Adds a note to the source that says where the rows are. Raises DataError where there are none.
     """
     if isinstance(document, list):
         return document
@@ -38,13 +39,13 @@ def rows_in(document: Any, name: str, source: Source) -> list[Any]:
 
 
 def _by_column(document: dict[str, Any], needed: Collection[str]) -> list[Any] | None:
-    """Rows of what is written column by column; None where it is not."""
+    """Return the rows of a document that is written column by column; None for any other."""
     names, data = document.get("columns"), document.get("data")
     if names and data and _are(names, str) and _are(data, list):
         return [dict(zip(names, row, strict=False)) for row in data]
     columns = [document[name] for name in needed if name in document]
     if not columns or any(_are(column, dict) for column in columns):
-        return None  # objects are the turns of one row's chat
+        return None  # a column that is a list of objects is one row's chat: the objects are turns
     kinds = (list, dict)
     kind = next((kind for kind in kinds if all(isinstance(c, kind) for c in columns)), None)
     if kind is None:
@@ -63,7 +64,7 @@ def _by_column(document: dict[str, Any], needed: Collection[str]) -> list[Any] |
 
 
 def _lists(value: dict[str, Any], path: str, depth: int) -> Iterator[tuple[str, list[Any]]]:
-    """Key path -> what may be rows, of all objects in `value`."""
+    """Yield the key path and the content of each list of objects in `value` that may be rows."""
     for key, inner in value.items():
         where = f"{path}.{key}" if path else key
         if _are(inner, dict):

@@ -1,4 +1,4 @@
-"""JSON: an object a line, or one document that holds all rows somewhere."""
+"""Reads JSON files: one object on each line, or one document that holds all rows."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ftray.tasks.base import BadRow
 
 _DEEPEST = 64
 Item = tuple[int, Any, Any]
-"""Number of the line or row, its raw form, its value: a BadRow for what is no JSON."""
+"""Number of the line or row, its raw form, and its value: a BadRow where it is not JSON."""
 
 
 def read_json(file: Location, source: Source) -> Iterator[RawRow]:
-    """One object a line; a file that is one document, written over many lines or not, is read as
-    `rows_in` finds the rows in it."""
+    """Yield the rows of a file with one object on each line, or of one document (on one or many
+    lines) in which `rows_in` finds the rows."""
     name = shown(file)
     seen: dict[str, None] = {}
     for number, raw, item in _items(_filled(file, source), name, source):
@@ -36,7 +36,7 @@ def read_json(file: Location, source: Source) -> Iterator[RawRow]:
 
 
 def _filled(file: Location, source: Source) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers."""
+    """Yield the lines that are not blank, with their numbers."""
     for number, line in enumerate(stream.lines(file, source), 1):
         if line.strip():
             yield number, line
@@ -62,7 +62,7 @@ def _a_line_each(lines: Iterator[tuple[int, str]] | Sequence[tuple[int, str]]) -
 
 
 def _document(lines: list[tuple[int, str]], name: str, source: Source) -> Iterator[Item]:
-    """The rows of a text whose first line is no JSON by itself."""
+    """Yield the rows of a text whose first line is not JSON by itself."""
     text = "".join(line for _, line in lines)
     value = _parsed(text)
     if not isinstance(value, BadRow):
@@ -79,7 +79,8 @@ def _document(lines: list[tuple[int, str]], name: str, source: Source) -> Iterat
 
 
 def _one_after_the_other(text: str) -> list[Any]:
-    """The values of a text that is objects over several lines each; none where it is not."""
+    """Return the values of a text of consecutive JSON values, which may span several lines each;
+    an empty list for any other text."""
     decoder, values, place = json.JSONDecoder(), [], 0
     try:
         while place < len(text):
@@ -102,7 +103,7 @@ def _numbered(items: Sequence[Any]) -> Iterator[Item]:
 
 
 def _parsed(text: str) -> Any:
-    """The value of a JSON text; a BadRow where it is none."""
+    """Return the value of a JSON text; a BadRow where the text is not JSON."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -121,7 +122,8 @@ def _fault(item: Any) -> BadRow:
 
 
 def _is_deep(item: Any) -> bool:
-    """Whether lists and objects lie deeper in it than anything that reads rows expects."""
+    """Return whether lists and objects in `item` are nested deeper than `_DEEPEST` levels, which no
+    code that reads rows expects."""
     level = _inner([item])
     for _ in range(_DEEPEST):
         level = [inner for outer in level for inner in _inner(outer)]

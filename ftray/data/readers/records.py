@@ -1,8 +1,9 @@
-"""From the lines of a CSV file to its records, also those that go over several lines.
+"""Assembles the records of a CSV file from its lines; a record may span several lines.
 
-A quotation mark that opens a field and is closed on a later line either encloses both lines or is a
-character, as the other one is. Taken wrongly, all rows between the two become one. What decides is
-which reading gives whole rows, and where both do, what other lines show of the file's habits.
+A quotation mark that opens a field, with a closing mark on a later line, is ambiguous: the two
+marks may enclose a field that spans the lines, or both may be plain characters. A wrong reading
+turns all rows between the marks into one. `Records` chooses the reading that gives rows with the
+right number of fields. Where both readings do, the use of marks on other lines of the file decides.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from dataclasses import dataclass, field
 from ftray.data.readers.dialect import Dialect, Field
 
 _MOST_LINES = 10_000
-"""Of one field."""
+"""Most lines of one field."""
 _BEYOND_CHANCE = 20
-"""Lines of one field that are whole rows too: more than can be chance."""
+"""Number of lines of one field that are each a whole row, too, from which on that is no chance."""
 _MANY = 10
 _PLACES = 3
 
 
 @dataclass
 class Evidence:
-    """What lines show about quotation marks. enclosed: fields; needed: those that hold a separator
-    or a quotation mark; stray: lines with marks that enclose nothing; spanning: fields over
-    several lines that can be read in no other way."""
+    """Counts that show how a file uses quotation marks. enclosed: fields in quotation marks;
+    needed: enclosed fields that hold a separator or a quotation mark; stray: lines with marks that
+    enclose nothing; spanning: fields over several lines that can be read in no other way."""
 
     enclosed: int = 0
     needed: int = 0
@@ -34,22 +35,22 @@ class Evidence:
 
     @property
     def are_characters(self) -> bool:
-        """Whether quotation marks enclose no field of the file."""
+        """Whether the quotation marks of the file are plain characters and enclose no fields."""
         return self.stray > max(self.enclosed, _MANY * (self.needed + self.spanning))
 
     def is_one_field(self, lines: int, dialect: Dialect, columns: int) -> bool:
-        """Whether a field goes over so many lines although each of them makes a whole row."""
+        """Return whether `lines` lines are one field although each of them makes a whole row."""
         if columns == 1:
             return True
         if self.spanning:
             return lines < _BEYOND_CHANCE
-        # A writer of tabs puts none into its fields.
+        # Programs that write tab-separated files put no line breaks into fields.
         return lines == 2 and self.enclosed > self.stray and dialect.separator != "\t"
 
 
 @dataclass
 class Places:
-    """How many lines there were, and the first of them."""
+    """The number of lines that were added, and the first of them."""
 
     count: int = 0
     first: list[int] = field(default_factory=list)
@@ -65,10 +66,10 @@ class Places:
 
 
 class Records:
-    """The line on which each record starts, and its fields.
+    """Iterates over records: yields the line on which each record starts, and its fields.
 
-    lines: with their ends; columns: fields of a whole row, None where the first record says it;
-    evidence: of lines of the file, None on a trial that gathers it.
+    lines: with their line ends; columns: number of fields of a whole row, None to take it from the
+    first record; evidence: gathered from lines of the file, None on a trial that gathers it.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Records:
         self._number = 0
         self.seen = Evidence()
         self.ragged = 0
-        """Records with another number of fields than the first one."""
+        """Number of records with another number of fields than a whole row."""
         self.spans, self.characters = Places(), Places()
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
@@ -96,7 +97,7 @@ class Records:
             if not dialect.quote or dialect.quote not in bare:
                 fields = dialect.split(bare)
             else:
-                # A trial looks at each quotation mark.
+                # A trial takes the slow path, which counts each quotation mark.
                 quick = None if self._evidence is None else dialect.quick(bare)
                 fields = self._quoted(line, bare) if quick is None else quick
             if self._columns is None:
@@ -110,7 +111,7 @@ class Records:
         return line
 
     def _peek(self, count: int) -> str | None:
-        """The line that is `count` lines ahead."""
+        """Return the line that is `count` lines ahead, without consuming it."""
         while len(self._ahead) <= count and (line := next(self._lines, None)) is not None:
             self._ahead.append(line)
         return self._ahead[count] if count < len(self._ahead) else None
@@ -142,26 +143,27 @@ class Records:
                 self.seen.needed += any(mark in item.text for mark in marks)
 
     def _span(self, line: str) -> tuple[int, list[str]]:
-        """Lines, from `line` on, that a record with an open field takes, and its fields; one line
-        where the quotation mark is a character."""
+        """Return the number of lines, from `line` on, of a record with an open field, and its
+        fields; one line where the quotation mark is a plain character."""
         lines, fields = self._closed(line)
         if self._columns is None or len(lines) < 2:
             return len(lines), fields
         rows = [len(self._dialect.split(part)) == self._columns for part in lines]
         if len(fields) != self._columns:
             return (1 if any(rows) else len(lines)), fields
-        # Marks are doubled inside of marks only.
+        # Quotation marks are doubled only inside enclosed fields.
         if not all(rows) or any(self._dialect.quote * 2 in part for part in lines):
             self.seen.spanning += 1
             return len(lines), fields
-        # What can be read in two ways is no evidence of either.
+        # An ambiguous field is evidence of neither reading, so it is not counted.
         is_one = self._evidence is None or self._evidence.is_one_field(
             len(lines), self._dialect, self._columns
         )
         return (len(lines) if is_one else 1), fields
 
     def _closed(self, line: str) -> tuple[list[str], list[str]]:
-        """The lines, without their ends, up to the one that closes all fields, and the fields."""
+        """Return the lines, without their ends, up to the line that closes all fields, and the
+        fields; the first line alone where no line closes them."""
         dialect = self._dialect
         bare = line.rstrip("\r\n")
         fields, opened = dialect.fields(bare)

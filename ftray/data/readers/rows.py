@@ -1,4 +1,4 @@
-"""What readers are given and what they give back: a source, and its rows as they were found."""
+"""Defines the input and the output of readers: a source, and its raw rows."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from ftray.tasks.base import BadRow
 
 
 class RawRow(NamedTuple):
-    """One row as it was found: column name of the source -> raw value. `where` is FILE:LINE, or
-    FILE:ROW counted from 1 for formats without lines. A `fault` is what kept it from being read."""
+    """One raw row: column name of the source -> raw value. `where` is FILE:LINE, or FILE:ROW
+    counted from 1 for formats without lines. `fault` is the reason why the row could not be
+    read."""
 
     values: Mapping[str, Any]
     where: str
@@ -25,33 +26,34 @@ class RawRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """One data source, with what is needed to read it and to name it in an error."""
+    """One data source, with the settings for reading it and for naming it in an error."""
 
     key: str
-    """What the user set to name it: data.train, --data."""
+    """The setting by which the user names the source: data.train, --data."""
     url: str
     columns: Mapping[str, str]
     """Logical column of the task -> name in the source."""
     encoding: str = "utf-8"
     split: str = "train"
-    """The split of a Hub data set that is read where the id names none."""
+    """The split of a Hub data set to read where the id names none."""
     every_column: bool = False
     """Whether rows keep the columns that `columns` does not name."""
     csv: DelimitedSpec = DelimitedSpec()
     notes: list[str] = field(default_factory=list, compare=False)
-    """What readers found out that the user should know."""
+    """Notes for the user that readers add."""
 
     def note(self, text: str) -> None:
         self.notes.append(text)
 
     def error(self, problem: str, fix: str) -> FtrayError:
-        """A DataError about this source."""
+        """Return a DataError about this source."""
         return DataError.of(self.key, self.url, problem, fix)
 
     def columns_in(self, present: Sequence[str], where: str) -> list[str]:
-        """The columns to read, of those `present` in the file `where`, by their names there.
+        """Return the columns to read among those `present` in the file `where`, by their names in
+        the file.
 
-        Raises DataError when one that is needed is not there or is there twice.
+        Raises DataError when a needed column is missing or occurs twice.
         """
         names = []
         for logical, name in self.columns.items():
@@ -76,7 +78,8 @@ class Source:
 
 
 def shown(file: Location) -> str:
-    """The file as a message names it: from the working directory on where it lies below it."""
+    """Return the file's name for messages: the path relative to the working directory where the
+    file is below it, else its URL."""
     path = Path(file.path)
     if file.url == file.path and path.is_relative_to(Path.cwd()):
         return str(path.relative_to(Path.cwd()))

@@ -1,4 +1,5 @@
-"""The text of a file, line by line: unpacked only as far as a text may be packed, and decoded."""
+"""Reads the text of a file line by line: decompresses it, up to a plausible compression ratio, and
+decodes it."""
 
 from __future__ import annotations
 
@@ -17,17 +18,17 @@ from ftray.store.files.location import Location
 
 _MIB = 2**20
 CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
-"""Ending of a file's name -> how it is packed."""
+"""File name ending -> compression codec."""
 _MOST_TIMES = 100
-"""How many bytes one byte of a file may become: text packs to a tenth, repeated text to a
-fiftieth."""
+"""Most bytes that one byte of a file may decompress to: text compresses to a tenth, repeated text
+to a fiftieth."""
 LEAST_TEXT, LEAST_COLUMNS = 8 * _MIB, 256 * _MIB
-"""Bytes that any file may become."""
+"""Bytes that any file may decompress to, whatever its ratio."""
 _LONGEST_LINE = 256 * _MIB
 _HEAD = 4096
 _BUFFER = _MIB
 _UTF16_OR_32 = ("utf-16", "utf-32")
-# The UTF-32 mark begins with the one of UTF-16.
+# UTF-32 comes first: its byte order mark begins with the mark of UTF-16.
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -43,15 +44,18 @@ _BINARY = {
     b"\xd0\xcf\x11\xe0": "a file of an old Excel",
 }
 _FIRST = 64
-"""Bytes in which a header or a key in plain letters shows what the encoding is."""
+"""First bytes of a file in which zero bytes are counted: a header or a key in ASCII letters shows
+the encoding there."""
 _NULS = 0.1
-"""Share of zero bytes among them above which a text is in two or four bytes a character."""
+"""Share of zero bytes among the first bytes above which a text has two or four bytes for each
+character."""
 
 
 class Guard:
-    """Bytes that a file has become in memory, and how many it may become.
+    """Counts the decompressed bytes of a file, and limits them.
 
-    least: that any file may; packed: tells the bytes of the file that have become them
+    least: decompressed bytes that any file may have; packed: returns the compressed bytes that were
+    read so far
     """
 
     def __init__(
@@ -62,7 +66,7 @@ class Guard:
         self._unpacked = 0
 
     def count(self, unpacked: int) -> None:
-        """Raises DataError once that is too much."""
+        """Add decompressed bytes. Raises DataError once they are too many."""
         self._unpacked += unpacked
         if self._unpacked < self._least:
             return
@@ -76,7 +80,7 @@ class Guard:
 
 
 class _Guarded(io.RawIOBase):
-    """What is read of a stream, counted by a guard."""
+    """A stream whose bytes a guard counts."""
 
     def __init__(self, stream: Any, guard: Guard) -> None:
         self._stream, self._guard = stream, guard
@@ -105,16 +109,16 @@ def _opened(file: Location, source: Source) -> Iterator[io.BufferedReader]:
 
 
 def read_bytes(file: Location, source: Source) -> bytes:
-    """The content of a file, unpacked. Raises DataError where it unpacks to far too much."""
+    """Return the decompressed content of a file. Raises DataError where it is far too large."""
     with _opened(file, source) as stream:
         return stream.read()
 
 
 def lines(file: Location, source: Source) -> Iterator[str]:
-    """The lines of a file with their ends: line feed, carriage return or both.
+    """Yield the lines of a file with their ends: line feed, carriage return or both.
 
     Bytes that do not fit the encoding become lone surrogates, which cleaning finds row by row.
-    Raises DataError where the encoding is unknown or plainly another one.
+    Raises DataError where the encoding is unknown, or the file is plainly in another one.
     """
     with _opened(file, source) as stream:
         encoding = _encoding(stream.peek(_HEAD)[:_HEAD], file, source)
@@ -132,7 +136,7 @@ def lines(file: Location, source: Source) -> Iterator[str]:
 
 
 def decode(raw: bytes, file: Location, source: Source) -> str:
-    """The text in `raw`, as `lines` decodes it. Raises DataError."""
+    """Decode the text in `raw`, as `lines` does. Raises DataError."""
     encoding = _encoding(raw[:_HEAD], file, source)
     try:
         return raw.decode(encoding, "surrogateescape")
@@ -141,10 +145,10 @@ def decode(raw: bytes, file: Location, source: Source) -> str:
 
 
 def codec(source: Source) -> str:
-    """The name of the source's encoding in Python. Raises DataError where there is none."""
+    """Return Python's name of the source's encoding. Raises DataError where Python has none."""
     try:
         encoding = codecs.lookup(source.encoding).name
-        " ".encode(encoding)  # some codecs are of no text: base64
+        " ".encode(encoding)  # raises LookupError for codecs that are not text encodings: base64
     except LookupError:
         raise DataError.of(
             "data.encoding",
@@ -156,16 +160,16 @@ def codec(source: Source) -> str:
 
 
 def _encoding(head: bytes, file: Location, source: Source) -> str:
-    """The codec to decode a file with that begins with `head`."""
+    """Return the codec that decodes a file whose first bytes are `head`."""
     encoding = codec(source)
     if not encoding.startswith(_UTF16_OR_32):
         _refuse_other(head, encoding, file, source)
-    # A byte order mark is no part of the first column's name.
+    # Remove a byte order mark, which would otherwise become part of the first column's name.
     return "utf-8-sig" if encoding == "utf-8" else encoding
 
 
 def _refuse_other(head: bytes, encoding: str, file: Location, source: Source) -> None:
-    """Raise DataError for what is no text in one byte a character or more."""
+    """Raise DataError for a binary file, and for a text in UTF-16 or UTF-32."""
     name = shown(file)
     for start, what in _BINARY.items():
         if head.startswith(start):
@@ -179,7 +183,7 @@ def _refuse_other(head: bytes, encoding: str, file: Location, source: Source) ->
     head = head[:_FIRST]
     even, odd = head[::2].count(0), head[1::2].count(0)
     if even + odd > _NULS * len(head):
-        # Text of plain letters has its zero bytes on one side.
+        # In UTF-16, ASCII letters have their zero bytes all at even or all at odd positions.
         wide = _wide(head, even, odd)
         raise DataError.of(
             "data.encoding",
@@ -190,7 +194,7 @@ def _refuse_other(head: bytes, encoding: str, file: Location, source: Source) ->
 
 
 def _wide(head: bytes, even: int, odd: int) -> str | None:
-    """The encoding of two or four bytes a character that `head` seems to be in."""
+    """Guess the encoding of `head` among those with two or four bytes for each character."""
     if even + odd > len(head) * 0.6:
         return "utf-32-le" if head[3::4].count(0) > head[::4].count(0) else "utf-32-be"
     if min(even, odd) * 3 < max(even, odd):

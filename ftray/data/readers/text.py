@@ -1,4 +1,4 @@
-"""Plain text: a file a row."""
+"""Reads plain text files, one row for each file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ftray.store.files.location import Location
 
 
 def read_text(raw: bytes, label: str, file: Location, source: Source) -> RawRow:
-    """The row of a text file that lies in the sub-folder `label`."""
+    """Return the row of a text file from the sub-folder `label`."""
     if "text" not in source.columns:
         raise source.error(
             f"a folder of texts has no {' and no '.join(source.columns)}",

@@ -1,4 +1,4 @@
-"""The model card, README.md of a model folder: what the Hub shows of a model, and people read."""
+"""Writes the model card, README.md of a model folder, for the Hub and for people."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ftray.models.artifact.manifest import LABEL_SCORES, ModelInfo
 from ftray.tasks.per_label import LabelScore
 
 Scores = Mapping[str, Sequence[LabelScore]]
-"""Split -> how the model does on each label."""
+"""Split -> the model's scores on each label."""
 _LABELS_SHOWN = 50
 _LABELS_IN_TABLE = 20
 _HUB_METRICS = {"f1_macro": ("f1", {"average": "macro"})}
-"""Metrics that the Hub has another name for: that name, and how it computes them."""
+"""Metrics with another name on the Hub -> the Hub's name, and its options for computing them."""
 _NEW_TOKENS = 64
-"""Tokens that the example of a model that generates asks for, at most."""
+"""Most tokens that the card's example asks of a generating model."""
 _GOLDEN = {
     "rows": "rows of the test split, as they were read, with the model's answers",
     "synthetic": "made-up texts, drawn from the tokenizer's vocabulary, with the model's answers",
@@ -25,7 +25,7 @@ _GOLDEN = {
 
 
 def card(info: ModelInfo, scores: Scores) -> str:
-    """The whole file: a head in YAML for the Hub, and a text."""
+    """Return the whole file: a YAML head for the Hub, and a text."""
     parts = [
         f"---\n{_head(info)}\n---\n# {info.name}",
         _origin(info),
@@ -54,7 +54,7 @@ def _head(info: ModelInfo) -> str:
 
 
 def _results(info: ModelInfo) -> Iterator[Any]:
-    """The metrics of the test split, as the Hub lists them."""
+    """Yield the metrics of the test split, in the Hub's form."""
     from huggingface_hub.repocard_data import EvalResult
 
     for name, value in info.metrics.get("test", {}).items():
@@ -85,7 +85,8 @@ def _origin(info: ModelInfo) -> str:
 
 
 def _base(info: ModelInfo) -> str:
-    """The base model in words. A path says nothing on another machine, and too much there."""
+    """Describe the base model in words. A path is not shown: it means nothing on another machine,
+    and may disclose too much there."""
     name = without_passwords(info.base.name_or_path)
     name = info.base_id or (name if name.startswith("package://") else "")
     return f"`{name}`" if name else "a model that has no Hub id"
@@ -100,7 +101,7 @@ def _labels(labels: Sequence[str]) -> str:
 
 
 def _splits(info: ModelInfo) -> Iterator[str]:
-    """A table of rows and metrics, a line a split."""
+    """Yield a table of row counts and metrics, one line for each split."""
     first: Mapping[str, Any] = next(iter(info.metrics.values()), {})
     names = [name for name, value in first.items() if _is_number(value)]
     counts = {split: f"{rows:,}" for split, rows in info.rows.items()}
@@ -121,7 +122,8 @@ def _splits(info: ModelInfo) -> Iterator[str]:
 
 
 def _per_label(scores: Sequence[LabelScore]) -> Iterator[str]:
-    """How the model does on each label of the test split; of many labels, where that is said."""
+    """Yield a table of the scores on each label of the test split; with many labels, a sentence
+    that names the file with the scores."""
     if not scores:
         return
     if len(scores) > _LABELS_IN_TABLE:
@@ -138,7 +140,7 @@ def _per_label(scores: Sequence[LabelScore]) -> Iterator[str]:
 
 
 def _golden(info: ModelInfo) -> str:
-    """What of the data may be in the folder."""
+    """Tell which rows of the data may be in the folder as golden answers."""
     told = _GOLDEN.get(info.spec.get("export", {}).get("golden", "rows"))
     if not info.golden or told is None:
         return (
@@ -152,12 +154,13 @@ def _golden(info: ModelInfo) -> str:
 
 
 def _example(info: ModelInfo) -> str:
-    """Python that asks the model by transformers alone. A text that is too long is cut."""
+    """Return Python code that calls the model with transformers alone. It cuts a text that is too
+    long."""
     lines = ["from transformers import pipeline", ""]
     if info.kind.has_labels:
         options, asked = "truncation=True", '"A text to be labelled."'
     else:
-        # Cuts the beginning of a long prompt, as ftray does.
+        # "hole" cuts the beginning of a long prompt, as ftray does.
         options = 'handle_long_generation="hole"'
         asked = '[{"role": "user", "content": "Hello!"}]' if info.learnt_chats else '"Once"'
         asked += f", max_new_tokens={max(1, min(_NEW_TOKENS, info.max_length // 2))}"
@@ -176,7 +179,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[st
 
 
 def _cell(text: str) -> str:
-    """A label may be any text."""
+    """Escape a text for a cell of a Markdown table: a label may be any text."""
     return " ".join(text.split()).replace("|", "\\|")
 
 

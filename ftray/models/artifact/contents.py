@@ -1,6 +1,7 @@
-"""Checks a trained model's folder: weights are safetensors, and no link leads out of it.
+"""Checks a trained model's folder: its weights are safetensors, and no link leads out of it.
 
-A pickle can run any code where it is read; a link can lead to any file of who reads it.
+A pickle can run any code in the process that reads it. A link can lead to any file that the reading
+user may read.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ _FIX = "serve a folder that `ftray train` wrote"
 
 
 def check_contents(folder: Path) -> None:
-    """Raises ModelError for a folder from which more would be read than tensors of its own."""
+    """Raise ModelError for a folder from which loading would read more than its own tensors."""
     whole = folder.resolve()
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() and not path.resolve().is_relative_to(whole):
             raise _refused(folder, f"its {path.relative_to(folder)} is a link out of it")
     if (folder / _ADAPTER).exists():
-        # transformers would put the adapter onto the weights that the manifest speaks of.
+        # transformers would apply the adapter to the weights that the manifest describes.
         raise _refused(folder, f"its {_ADAPTER} changes the weights beside it")
     for shard in _shards(folder):
         if PurePosixPath(shard).name != shard or not shard.endswith(".safetensors"):

@@ -1,8 +1,8 @@
-"""ftray.json, the manifest of a model folder: what it holds, and how it is read and checked.
+"""Defines, reads and checks ftray.json, the manifest of a model folder.
 
-It says what the model is (task, labels), where it came from (base, spec, data digest, run), how
-good it is (metrics) and what it answers (golden answers), so that whoever serves it can prove that
-it still answers as the trained model did.
+The manifest holds the model's task and labels, its origin (base, spec, data digest, run), its
+metrics, and golden answers. With the golden answers a service can prove that the model still
+answers as it did after training.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 CARD = "README.md"
 LABEL_SCORES = "per_label.csv"
-"""Beside the manifest: precision, recall and F1 of each label."""
+"""File beside the manifest with precision, recall and F1 of each label."""
 
 
 class Golden(BaseModel):
@@ -77,17 +77,17 @@ class ModelInfo(_Format):
 
     @property
     def kind(self) -> TaskInfo:
-        """What is known of its task."""
+        """The `TaskInfo` of the model's task."""
         return task_info(self.task)
 
     @property
     def learnt_chats(self) -> bool:
-        """Whether the rows it was trained on were chats."""
+        """Whether the training rows were chats."""
         return bool(self.spec.get("data", {}).get("columns", {}).get("messages"))
 
 
 def read_info(folder: Location) -> ModelInfo:
-    """What ftray.json in `folder` says. Raises ModelError when the folder is not a model folder."""
+    """Read ftray.json in `folder`. Raises ModelError when the folder is not a model folder."""
     manifest = folder / MODEL_MANIFEST
     fix = "name a registered model, or a folder that `ftray train` wrote"
     if not manifest.is_file():
@@ -112,7 +112,8 @@ def read_info(folder: Location) -> ModelInfo:
 
 
 def _not_plain(info: ModelInfo) -> str:
-    """Which name in the manifest is more than a name: in a path, a header or a route."""
+    """Describe a name in the manifest that is unsafe in a path, a header or a route; empty where
+    all names are safe."""
     if _NAME.fullmatch(info.name) is None:
         return f"its name is {shorten(info.name)!r}: letters, digits, dots and dashes, up to 128"
     strange = (n for n in info.files if n.startswith("/") or ".." in n.split("/") or "\\" in n)
@@ -122,7 +123,8 @@ def _not_plain(info: ModelInfo) -> str:
 
 
 def check_files(local: Path, info: ModelInfo) -> None:
-    """Raises ModelError where a file of the folder `local` is missing or not what was written."""
+    """Raise ModelError where a file of the folder `local` is missing or has another checksum than
+    when it was written."""
     try:
         damage = checksum.damage(local, info.files)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A trained model as a user names it: its folder, its manifest, and the version it was found as."""
+"""Finds a trained model by the reference that a user gives: its folder, manifest and version."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from ftray.store.lookup import find_model
 
 @dataclass(frozen=True)
 class NamedModel:
-    """version: None for a model that was named by its folder. trust_remote_code: whether code that
-    comes with the model runs."""
+    """A trained model that was found by its reference.
+
+    version: None for a model that was named by its folder. trust_remote_code: whether code that
+    comes with the model may run.
+    """
 
     folder: Location
     name: str
@@ -26,7 +29,8 @@ class NamedModel:
 
 
 def find_named(reference: str, storage: str | None, trust_remote_code: bool = False) -> NamedModel:
-    """Raises RegistryError or ModelError when there is no such model."""
+    """Find a model by its reference. Raises RegistryError or ModelError when there is no such
+    model."""
     found = find_model(reference, storage)
     info = read_info(found.folder)
     return NamedModel(found.folder, found.name, found.version, info, trust_remote_code)

@@ -1,5 +1,5 @@
-"""Writes a model folder: what save_pretrained writes, a model card, the figures of each label, and
-ftray.json, which is written last. The folder opens with plain transformers.
+"""Writes a model folder: the files of save_pretrained, a model card, the scores of each label, and
+ftray.json, which is written last. Plain transformers can load the folder.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SHARD = "2GB"
-"""Weights of one file at most: who loads them has one of these in memory beside what it serves."""
+"""Largest size of a weights file. A service that loads a model has one such file in memory in
+addition to the model that it serves."""
 
 
 @contextmanager
 def staged(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most_tokens: int
 ) -> Iterator[Path]:
-    """The model saved in a temporary folder, without its manifest: nothing to be found yet.
-    most_tokens: where transformers is to cut a text."""
+    """Save the model in a temporary folder, without a manifest, so that no lookup finds it yet.
+    most_tokens: length to which transformers is to cut a text."""
     tokenizer.model_max_length = most_tokens
     with tempfile.TemporaryDirectory(prefix="ftray-model-") as temporary:
         folder = Path(temporary) / "model"
@@ -55,8 +56,8 @@ def write_info(folder: Path, info: ModelInfo, scores: Scores | None = None) -> N
 
 
 def write_label_scores(folder: Path, splits: Mapping[str, Sequence[LabelScore]]) -> None:
-    """Write how the model does on each label into a local folder, a line a split and label; no
-    file where the model has no labels."""
+    """Write the scores of each label into a local folder, one line for each split and label. Write
+    no file where the model has no labels."""
     lines = [(split, *score) for split, scores in splits.items() for score in scores]
     if not lines:
         return
@@ -69,8 +70,8 @@ def write_label_scores(folder: Path, splits: Mapping[str, Sequence[LabelScore]])
 def publish(
     staging: Path, info: ModelInfo, target: Location, scores: Scores | None = None
 ) -> ModelInfo:
-    """Write the figures of each label, card and manifest into `staging` and copy it to `target`,
-    the manifest last; returns what the manifest says, the files' checksums among it."""
+    """Write the scores of each label, card and manifest into `staging`, and copy it to `target`,
+    the manifest last. Returns the content of the manifest, with the checksums of the files."""
     write_label_scores(staging, scores or {})
     names = [path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()]
     kept = sorted(set(names) - {CARD, MODEL_MANIFEST})

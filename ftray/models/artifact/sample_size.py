@@ -1,4 +1,4 @@
-"""How many rows would settle a difference that those at hand leave open."""
+"""Estimates the number of rows that would settle a difference which the present rows leave open."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import math
 
 _POWER = 1 + 0.8416 / 1.9600  # quantiles of the normal distribution: 80 % power, two-sided 95 %
 MOST = 1_000_000
-"""The most rows that anybody is advised to collect."""
+"""Most rows that ftray advises users to collect."""
 
 
 def more_that_settle(difference: float, half_width: float, count: int) -> int | None:
-    """How many rows (or seeds) tell a difference of that size from zero four times out of five.
+    """Return the number of rows (or seeds) that tell a difference of that size from zero four times
+    out of five; None where more than `MOST` are needed.
 
-    half_width: of the difference's 95 % interval on `count` of them, which narrows with the square
-    root of their number. None where more than `MOST` would be needed.
+    half_width: of the difference's 95 % interval on `count` rows; the interval narrows with the
+    square root of the number of rows.
     """
     if not difference:
         return None
@@ -22,6 +23,6 @@ def more_that_settle(difference: float, half_width: float, count: int) -> int | 
 
 
 def about(count: int) -> str:
-    """A number for people: two significant digits, rounded up."""
+    """Format a number for people: two significant digits, rounded up."""
     step = 10 ** max(0, len(str(count)) - 2)
     return f"{-(-count // step) * step:,}"

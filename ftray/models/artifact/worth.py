@@ -1,4 +1,5 @@
-"""Was fine-tuning worth it: the model beside two cheap ones on the test split, and what it cost."""
+"""Reports whether fine-tuning was worth its cost: compares the model with two cheap baselines on
+the test split."""
 
 from __future__ import annotations
 
@@ -27,14 +28,14 @@ class Estimate(_Frozen):
 
     @property
     def is_zero(self) -> bool:
-        """Whether a difference of that size may as well be none."""
+        """Whether the interval contains zero, so that the difference may be none."""
         return self.low <= 0 <= self.high
 
     def plain(self) -> str:
         return f"{self.value:.4f} ({self.low:.4f} to {self.high:.4f})"
 
     def points(self) -> str:
-        """A difference in hundredths."""
+        """Format a difference in hundredths."""
         value, low, high = (_POINTS * part for part in (self.value, self.low, self.high))
         return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
@@ -67,7 +68,7 @@ class Worth(_Frozen):
     """For each hundredth of accuracy gained over the probe, where it was gained."""
 
     def verdict(self) -> str:
-        """Whether it was worth it, in one sentence."""
+        """Say in one sentence whether fine-tuning was worth it."""
         gain = self.over_probe
         if gain.accuracy.is_zero and gain.f1_macro.is_zero:
             return (
@@ -79,7 +80,7 @@ class Worth(_Frozen):
         return f"against the linear probe, fine-tuning {' and '.join(told)}"
 
     def _settled_by(self) -> str:
-        """How many test rows would tell a gain of the size that was seen from none."""
+        """Say how many test rows would tell a gain of the measured size from none."""
         gains = (self.over_probe.accuracy, self.over_probe.f1_macro)
         needed = [more_that_settle(g.value, (g.high - g.low) / 2, self.rows) for g in gains]
         fewest = min((rows for rows in needed if rows is not None), default=None)
@@ -88,7 +89,7 @@ class Worth(_Frozen):
         return f"about {about(fewest)} test rows would settle a gain of the size that was seen"
 
     def lines(self) -> Iterator[str]:
-        """For people, on a terminal of 80 columns."""
+        """Yield the report's lines for people, on a terminal of 80 columns."""
         yield f"on {self.rows:,} test rows, with 95 % intervals:"
         yield _columns("", "accuracy", "macro-F1")
         for field, name in _NAMES.items():
@@ -100,7 +101,7 @@ class Worth(_Frozen):
         yield from wrap(self.verdict(), _WIDTH, subsequent_indent="  ")
 
     def card(self) -> str:
-        """A table and a sentence for the model card, in Markdown."""
+        """Return a table and a sentence for the model card, in Markdown."""
         rows = [
             "| on the test split, 95 % intervals | accuracy | macro-F1 |",
             "|---|---|---|",

@@ -1,5 +1,5 @@
-"""What records of a classifier's forward pass have in common: they hold for every shape, or are not
-used."""
+"""Common parts of recording a classifier's forward pass as a graph (ONNX or torch): a recorded
+graph is used only if it gives the model's logits for inputs of every shape that is tried."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from torch import nn
 Inputs = Mapping[str, torch.Tensor]
 
 _recording = threading.Lock()
-"""torch keeps what it does meanwhile in variables of its modules."""
+"""Admits one recording at a time: torch keeps the state of a recording in global variables."""
 
 
 class Unfit(Exception):
-    """A record that does not do what its model does."""
+    """A recorded graph that does not give its model's logits."""
 
 
 class Logits(nn.Module):
-    """A model whose inputs come by place, and whose output is one tensor."""
+    """Wraps a model so that it takes positional inputs and returns one tensor."""
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
@@ -38,8 +38,8 @@ class Logits(nn.Module):
 
 @contextmanager
 def recording() -> Iterator[None]:
-    """One record at a time, and no warnings that it may not hold for other inputs: that is
-    checked."""
+    """Admit one recording at a time, and silence torch's warnings that the graph may not hold for
+    other inputs: `check` tests that."""
     with _recording, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -52,10 +52,11 @@ def check(
     tolerance: float,
     failures: tuple[type[Exception], ...],
 ) -> None:
-    """tolerance: largest difference of a logit, as a share of the largest where that is beyond 1;
-    failures: what running the record may raise.
+    """Compare the logits of the recorded graph with those of the model. Raises Unfit unless they
+    agree for all of the examples.
 
-    Raises Unfit unless the record gives the model's logits for all of the examples.
+    tolerance: largest difference of a logit, relative to the largest logit where it exceeds 1;
+    failures: exceptions that running the graph may raise.
     """
     for example in examples:
         where = " x ".join(map(str, next(iter(example.values())).shape))

@@ -1,4 +1,4 @@
-"""The forward pass of a classifier in ONNX Runtime, on the CPU."""
+"""Computes the forward pass of a classifier with ONNX Runtime, on the CPU."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from ftray.errors import ModelError
 from ftray.models.backends.graph import Inputs, Logits, Unfit, check, recording
 
 _TOLERANCE = 1e-3
-"""Largest difference of a logit in fp32: what is recorded of one pass must hold for every shape."""
+"""Largest difference of a logit in fp32: the graph recorded from one pass must hold for every
+shape."""
 
 
 class OnnxModel:
-    """Called as the model that it was made from, for its logits alone. It uses as many threads as
-    torch did when it was made."""
+    """Stands in for the model that it was made from: takes the same keyword inputs and returns the
+    logits alone. It uses as many threads as torch did when it was made."""
 
     def __init__(self, model: nn.Module, examples: Sequence[Inputs], int8: bool) -> None:
-        """examples: inputs of several shapes; some rows of the first are padded. int8: the weights
-        of matrices are kept as eight-bit integers, with a scale for each of their columns, and
-        what they are multiplied by is rounded as it comes.
+        """examples: inputs of several shapes; some rows of the first are padded. int8: store matrix
+        weights as eight-bit integers, with a scale for each column, and quantize activations
+        dynamically.
 
-        Raises ModelError when the packages are missing, or the model cannot be told in ONNX.
+        Raises ModelError when the packages are missing, or ONNX cannot represent the model.
         """
         try:
             from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -48,7 +49,7 @@ class OnnxModel:
                 self._session = _session(rounded)
 
     def __call__(self, **inputs: torch.Tensor) -> Any:
-        """logits: (B, C) float32."""
+        """Return logits, (B, C) float32."""
         values = {name: inputs[name].numpy() for name in self._names}
         (logits,) = self._session.run(None, values)
         return SimpleNamespace(logits=torch.from_numpy(logits))
@@ -65,7 +66,7 @@ def _export(model: nn.Module, example: Inputs, file: Path) -> None:
                 input_names=names,
                 output_names=["logits"],
                 dynamic_axes={name: {0: "rows", 1: "tokens"} for name in names},
-                # The newer exporter takes more than ten times as long, for every replica.
+                # The newer exporter (dynamo) takes more than ten times as long, for every replica.
                 dynamo=False,
             )
     except RuntimeError as error:

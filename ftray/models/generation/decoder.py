@@ -1,7 +1,8 @@
-"""Answers of a causal language model, many at once: they come and go between any two tokens.
+"""Generates many answers of a causal language model at once: answers join and leave the batch
+between any two tokens.
 
-That is iteration-level scheduling (Yu et al. 2022). Long prompts are read in chunks, and who goes
-on waits for one chunk at most (Agrawal et al. 2023).
+This is iteration-level scheduling (Yu et al. 2022). The decoder reads long prompts in chunks, so a
+running answer waits for one chunk at most (chunked prefill, Agrawal et al. 2023).
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from ftray.models.generation.decoding_batch import DecodingBatch
 from ftray.models.generation.sampler import Answer
 
 CHUNK = 512
-"""Tokens of prompts that are read in one step: enough to keep a device busy."""
+"""Prompt tokens that one step reads: enough to keep a device busy."""
 
 _log = logging.getLogger(__name__)
 
 
 class Decoder:
-    """Writes answers with one model. For one thread, which calls it in inference mode."""
+    """Writes answers with one model. One thread owns a decoder and calls it in inference mode."""
 
     def __init__(
         self,
@@ -38,11 +39,11 @@ class Decoder:
         most_padding: float = math.inf,
     ) -> None:
         """ends: the tokens that end an answer. context: most tokens of a prompt and its answer.
-        most_padding: columns without a token that all rows may have, so that answers of different
-        lengths share passes.
+        most_padding: most padding positions, summed over the rows of all batches, that the decoder
+        adds so that answers of different lengths share passes.
 
-        Raises ModelError when the model keeps anything but keys and values, or is not told where
-        its tokens stand.
+        Raises ModelError when the model's cache holds anything but keys and values, or its forward
+        pass takes no cache, attention mask or position ids.
         """
         self._model, self._pad_id, self._ends, self._context = model, pad_id, ends, context
         self._most_padding = most_padding
@@ -51,16 +52,17 @@ class Decoder:
         self._reading: deque[DecodingBatch] = deque()
 
     def __len__(self) -> int:
-        """Answers that go on."""
+        """Return the number of answers that the decoder holds."""
         return sum(len(batch.answers) for batch in (*self._running, *self._reading))
 
     def step(self, newcomers: Sequence[Answer] = ()) -> list[Answer]:
-        """Draw one token more for each answer whose prompt is read, and read a chunk of the prompts
-        of others.
+        """Draw one more token for each answer whose prompt is read, and read a chunk of the next
+        batch of prompts.
 
-        Gives those that have one token more, or have failed. Of the prompts of those that come now,
-        none is empty and each leaves room in the context. Where a pass fails, each of its answers
-        goes on alone; one that fails alone has failed, with `error`.
+        Returns the answers that have one more token, or have failed. The prompt of each newcomer
+        holds at least one token and leaves room in the context. Where a pass raises, each of its
+        answers goes on in a batch of its own; where a lone answer's pass raises, the answer's
+        finish becomes "failed", and its `error` the exception.
         """
         assert all(0 < len(answer.prompt) < self._context for answer in newcomers)
         self._part()
@@ -79,7 +81,7 @@ class Decoder:
         with unread tokens is queued again."""
         try:
             drawn = batch.advance(self._model, self._pad_id, self._options, CHUNK)
-        except Exception as error:  # noqa: BLE001 - the owner of an answer finds it there
+        except Exception as error:  # noqa: BLE001 - the answer's owner reads it from `error`
             advanced += self._failed(batch, error)
             return False
         if not drawn:
@@ -103,7 +105,7 @@ class Decoder:
         return (answer,)
 
     def _merge(self, batches: Sequence[DecodingBatch]) -> None:
-        """Join batches where padding allows, and keep them running."""
+        """Join batches as far as `most_padding` allows, and keep them running."""
         self._running = []
         room = self._most_padding - sum(batch.padding() for batch in batches)
         for batch in batches:
@@ -130,7 +132,7 @@ class Decoder:
 
 
 def _alike(answers: Sequence[Answer]) -> list[DecodingBatch]:
-    """Group answers of like length. A batch of several answers is read in one chunk."""
+    """Group answers of similar length, such that one chunk reads a batch of several answers."""
     rows: list[list[Answer]] = []
     for answer in sorted(answers, key=len):
         if rows and len(answer) * (len(rows[-1]) + 1) <= CHUNK:
@@ -141,12 +143,13 @@ def _alike(answers: Sequence[Answer]) -> list[DecodingBatch]:
 
 
 def check_decodes(model: Any) -> None:
-    """Raises ModelError as `Decoder` does."""
+    """Check that a `Decoder` can run the model. Raises ModelError as `Decoder` does."""
     _options(model)
 
 
 def _options(model: Any) -> dict[str, Any]:
-    """What else the model's forward pass is told. Raises ModelError as `Decoder` does."""
+    """Return further arguments for the model's forward pass. Raises ModelError as `Decoder`
+    does."""
     takes = inspect.signature(model.forward).parameters
     wanted = {"attention_mask", "position_ids", "past_key_values"}
     if not wanted <= takes.keys() or not _only_keys_and_values(model):

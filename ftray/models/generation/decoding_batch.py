@@ -1,4 +1,4 @@
-"""Answers that share the passes of a causal language model, and their keys and values."""
+"""A batch of answers that share forward passes of a causal language model, and its KV cache."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from ftray.models.generation.sampler import Answer, draw
 
 
 class DecodingBatch:
-    """Computes answers in shared passes. Rows are padded on the left, so that the newest tokens are
-    in line; an answer's length tells in which column it begins."""
+    """Computes answers in shared passes. Rows are padded on the left, so that the newest tokens of
+    all rows stand in the last column. The length of an answer tells the column in which it
+    begins."""
 
     def __init__(self, answers: Sequence[Answer], alone: bool = False) -> None:
-        """answers: none of their tokens has been read; alone: no other batch may join."""
+        """answers: the model has read none of their tokens; alone: no other batch may join."""
         self.answers = list(answers)
         self.alone = alone
         self._cache = RoomyCache()
         self._read = 0
-        """So many first columns are in the cache."""
+        """Number of first columns whose keys and values are in the cache."""
 
     @property
     def columns(self) -> int:
         return max(map(len, self.answers))
 
     def padding(self) -> int:
-        """Count places without a token, in all rows."""
+        """Count padding positions, in all rows."""
         return self.columns * len(self.answers) - sum(map(len, self.answers))
 
     def cost_of_joining(self, other: Self) -> int:
-        """Count places without a token that joining both batches adds."""
+        """Count the padding positions that joining both batches adds."""
         return abs(self.columns - other.columns) * len(min(self, other, key=_columns).answers)
 
     def advance(self, model: Any, pad_id: int, options: Mapping[str, Any], most: int) -> bool:
         """Read up to `most` tokens that are not in the cache yet, at least one of each row. Once
-        all are read, draw the next token of each row. Return whether tokens were drawn. After an
-        exception of the model the batch is of no more use."""
+        all tokens are read, draw the next token of each row. Return whether tokens were drawn. When
+        the model raises, the batch can no longer be used."""
         width = max(1, most // len(self.answers))
         start, end = self._read, min(self._read + width, self.columns)
         logits = self._forward(model, pad_id, options, start, end)
@@ -51,7 +52,8 @@ class DecodingBatch:
     def _forward(
         self, model: Any, pad_id: int, options: Mapping[str, Any], start: int, end: int
     ) -> torch.Tensor:
-        """Return logits (B, V) float32 of the token after the columns from `start` to `end`."""
+        """Read the columns from `start` to `end`; return logits (B, V) float32 of the next
+        token."""
         columns, device = self.columns, model.device
         offsets = [columns - len(answer) for answer in self.answers]
         ids = []
@@ -70,14 +72,14 @@ class DecodingBatch:
         return logits[:, -1].float()
 
     def join(self, other: Self) -> None:
-        """Take in the answers of another batch. In both, all tokens but the newest are read."""
+        """Add the answers of another batch. In both batches, all tokens but the newest are read."""
         self._cache.join(other._cache)
         self.answers += other.answers
         self._read = self.columns - 1
 
     def part(self) -> bool:
-        """Remove answers that have ended; the last rows take their places. Return whether any
-        answer goes on."""
+        """Remove answers that have ended; the last rows move to their places. Return whether any
+        answer is left."""
         ended = [place for place, answer in enumerate(self.answers) if answer.finish]
         if not ended:
             return True
@@ -87,7 +89,7 @@ class DecodingBatch:
         for place, source in zip(free, moving, strict=True):
             self.answers[place] = self.answers[source]
         del self.answers[rows:]
-        if rows and self._read:  # of several answers all is read or nothing
+        if rows and self._read:  # a batch of several answers is read wholly or not at all
             self._read = self.columns - 1
             self._cache.keep(rows, self._read, moving, free)
         return rows > 0

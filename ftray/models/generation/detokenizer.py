@@ -1,4 +1,4 @@
-"""The text of an answer while its tokens come one by one."""
+"""The streaming detokenizer: turns an answer's tokens into text as they come one by one."""
 
 from __future__ import annotations
 
@@ -6,54 +6,56 @@ from collections.abc import Sequence
 from typing import Any
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
-"""What a tokenizer makes of bytes that are no character, or not one yet."""
+"""The character that a tokenizer decodes invalid or incomplete UTF-8 bytes to."""
 LONGEST_CHARACTER = 4
-"""Bytes of UTF-8, and so the most tokens that one is made of."""
+"""Most bytes of a character in UTF-8, and so the most tokens that make up one character."""
 WINDOW = 8
-"""Tokens that are decoded again with the next one, before the oldest of them are left out."""
+"""Most tokens that the detokenizer decodes again with the next token; it drops older ones."""
 
 
 class TextStream:
-    """Gives text as soon as no later token can change it.
+    """Returns text as soon as no later token can change it.
 
-    The pieces together are what `tokenizer.decode` makes of all tokens without the special ones, up
-    to the first stop text; where two end with the same character, up to the longer one. Two things
-    are not the tokenizer's: it is not asked to clean up spaces, which changes text that was given;
-    and where it falls back to bytes (Llama 2) and these are no UTF-8, the characters before them
-    stay what they were.
+    The pieces together equal the text that `tokenizer.decode` makes of all tokens but the special
+    ones, up to the first stop text; where two stop texts end with the same character, up to the
+    longer one. They differ from the tokenizer's text in two cases. The detokenizer does not clean
+    up spaces, since cleaning changes text that was already returned. And where the tokenizer falls
+    back to bytes (Llama 2) that are invalid UTF-8, the characters before these bytes stay as they
+    were returned.
     """
 
     stopped = False
-    """A stop text came: what follows it is not given."""
+    """Whether a stop text came; the stream returns no text after it."""
 
     def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
         self._tokenizer, self._stop = tokenizer, tuple(filter(None, stop))
         added = tokenizer.added_tokens_decoder.items()
         self._special = {token for token, content in added if content.special}
         self._window: list[int] = []
-        """The newest tokens, and some before them, on which it depends where a space goes."""
+        """The newest tokens, and some before them, on which the placing of spaces depends."""
         self._whole = 0
-        """With so many first tokens of the window a character ends."""
+        """Number of first tokens of the window that decode to whole characters."""
         self._told = ""
-        """What the window's text begins with and has been given, or is held."""
+        """The beginning of the window's text that was already returned, or is in `_held`."""
         self._held = ""
-        """What a stop text may begin with."""
+        """Text that is not returned yet because a stop text may begin with it."""
 
     def feed(self, token: int) -> str:
-        """The text that is certain with one token more; often none."""
+        """Add a token; return the text that has become certain, often none."""
         if self.stopped or self._says_nothing(token):
             return ""
         return self._before_stop(self._certain(token))
 
     def finish(self) -> str:
-        """The rest, when no token comes any more."""
+        """Return the rest of the text, after the last token."""
         if self.stopped:
             return ""
         rest = self._before_stop(self._text()[len(self._told) :])
         return rest + self._held
 
     def _says_nothing(self, token: int) -> bool:
-        """A special one, or one of those that a model has beyond its tokenizer's."""
+        """Return whether the token is special, or unknown to the tokenizer: a model's vocabulary
+        may be larger."""
         unknown = self._tokenizer.convert_ids_to_tokens(token) is None
         return unknown or token in self._special
 
@@ -67,7 +69,8 @@ class TextStream:
         text = self._synchronized()
         broken = len(text) - len(text.rstrip(BROKEN))
         stuck = len(self._window) - self._whole >= LONGEST_CHARACTER
-        # All broken characters may be the bytes of one, but not when there are too many tokens.
+        # All broken characters may be bytes of one unfinished character, unless more tokens than
+        # one character can take have come since the last whole one: then only the last may be.
         unsure = min(broken, 1) if stuck else broken
         piece = text[len(self._told) : len(text) - unsure]
         self._told += piece
@@ -80,16 +83,17 @@ class TextStream:
         return piece
 
     def _synchronized(self) -> str:
-        """The window's text, which begins with what was told of it."""
+        """Return the window's text, which begins with `_told`."""
         text = self._text()
         if text.startswith(self._told):
             return text
-        # A fallback's byte that is no character, or not yet, breaks all of those before it.
+        # Under byte fallback, an invalid or incomplete byte breaks all bytes before it, too.
         self._window, self._whole, self._told = self._window[self._whole :], 0, ""
         return self._text()
 
     def _shorten(self, start: int, unsure: int) -> None:
-        """A long window loses its tokens before `start`. unsure: last characters not told yet."""
+        """Drop the tokens before `start` from a long window. unsure: number of last characters that
+        are not returned yet."""
         if len(self._window) <= WINDOW:
             return
         self._window = self._window[start:]
@@ -98,7 +102,8 @@ class TextStream:
         self._told = text[: len(text) - unsure]
 
     def _before_stop(self, piece: str) -> str:
-        """`piece` and what was held before it, less what a stop text may begin with now."""
+        """Return the held text and `piece`, up to a stop text, or without the end that a stop text
+        may begin with: this end is held."""
         text = self._held + piece
         found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
@@ -111,6 +116,6 @@ class TextStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Most characters that end `text` and begin `stop`, but are not all of it."""
+    """Return the length of the longest proper prefix of `stop` with which `text` ends."""
     longest = min(len(stop) - 1, len(text))
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,4 +1,5 @@
-"""A trained causal language model: what prompts become, how far they may go on, what proves it."""
+"""A trained causal language model: encodes prompts, generates answers within the context, and makes
+and replays golden answers."""
 
 from __future__ import annotations
 
@@ -24,23 +25,24 @@ _GOLDEN_TOKENS = 16
 
 
 class Generator(LoadedModel):
-    """Of one prompt an answer, token by token."""
+    """Generates one answer for each prompt, token by token."""
 
     @cached_property
     def ends(self) -> frozenset[int]:
-        """The tokens that end an answer: the tokenizer's, and those that came with the base."""
+        """The tokens that end an answer: the tokenizer's end token, and those in the generation
+        config of the base model."""
         told = self.model.generation_config.eos_token_id
         told = [] if told is None else told
         return frozenset([end_id(self.tokenizer), *(told if isinstance(told, list) else [told])])
 
     @cached_property
     def context(self) -> int:
-        """Tokens of a prompt and its answer together, at most."""
+        """Most tokens of a prompt and its answer together."""
         return context(self.model.config, self.info.max_length)
 
     @property
     def most_tokens(self) -> int:
-        """One token is left for the answer."""
+        """Most tokens of a prompt: the context, less one token for the answer."""
         return self.context - 1
 
     @cached_property
@@ -52,8 +54,8 @@ class Generator(LoadedModel):
         return cache.nbytes
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt, however long. Raises ModelError for a chat that the model has no
-        template for, or whose template refuses it."""
+        """Return the token ids of a prompt of any length. Raises ModelError for a chat where the
+        model has no chat template, or where the template refuses the chat."""
         if isinstance(prompt, str):
             text = prompt
         elif prompt and isinstance(prompt[0], int):
@@ -64,7 +66,7 @@ class Generator(LoadedModel):
             return prompt_ids(self.tokenizer, [text])[0]
 
     def outcomes(self, texts: Sequence[str]) -> list[Outcome]:
-        """What each prompt goes on with, at its likeliest, and the geometric mean of its tokens'
+        """Return the greedy answer to each prompt; its score is the geometric mean of its tokens'
         probabilities."""
         most = Spec.model_validate(self.info.spec).serve.max_tokens
         answers = [Answer(ids, Sampling(max_tokens=most)) for ids in self._asked(texts)]
@@ -72,20 +74,22 @@ class Generator(LoadedModel):
         return [Outcome(self._text(answer), self._sureness(answer)) for answer in answers]
 
     def decoder(self, most_padding: float = math.inf) -> Decoder:
-        """A new one, with that much padding at most. Raises ModelError where the model keeps more
-        than keys and values."""
-        # To read more padding takes longer than a pass of its own, which reads all weights.
+        """Return a new decoder with at most that much padding. Raises ModelError where the model's
+        cache holds more than keys and values."""
+        # Reading the keys and values of more padding takes longer than a separate pass, which reads
+        # all weights.
         weights = sum(parameter.nbytes for parameter in self.model.parameters())
         most = min(most_padding, weights // self.token_bytes)
         return Decoder(self.model, self.tokenizer.pad_token_id, self.ends, self.context, most)
 
     def _asked(self, texts: Sequence[str]) -> list[list[int]]:
-        """Of a prompt that leaves no room the end is kept."""
+        """Return the token ids of each prompt; of a prompt that leaves no room for an answer, the
+        last ones."""
         with self.tokenizing:
             return self.task.encode(self.tokenizer, texts, self.most_tokens)
 
     def _write(self, answers: Sequence[Answer]) -> None:
-        """All of them to their ends; those of like length together."""
+        """Generate all answers to their ends; answers of similar length share passes."""
         waiting = sorted(answers, key=len, reverse=True)
         decoder = self.decoder()
         while waiting or len(decoder):
@@ -106,7 +110,8 @@ class Generator(LoadedModel):
         return math.exp(sum(logprobs) / len(logprobs)) if logprobs else 0.0
 
     def golden(self, texts: Sequence[str]) -> tuple[Golden, ...]:
-        """What follows each prompt at greedy decoding, as far as a few tokens."""
+        """Return the golden answers: the first tokens of greedy decoding after each prompt, and
+        their probabilities."""
         found = [
             Golden(input=text, probabilities=(), tokens=self._continued(ids))
             for text, ids in zip(texts, self._golden_ids(texts), strict=True)
@@ -115,7 +120,8 @@ class Generator(LoadedModel):
         return tuple(item.model_copy(update={"probabilities": tuple(row)}) for item, row in told)
 
     def replayed(self, golden: Sequence[Golden]) -> list[list[float]]:
-        """The probability of each token given the prompt and those before it."""
+        """Return the probability of each golden token, given the prompt and the tokens before
+        it."""
         asked = self._golden_ids([item.input for item in golden])
         rows = []
         for ids, item in zip(asked, golden, strict=True):
@@ -128,7 +134,7 @@ class Generator(LoadedModel):
         return rows
 
     def _golden_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Prompts, cut so that there is room for what follows."""
+        """Return the token ids of the prompts, cut to leave room for `_GOLDEN_TOKENS` more."""
         room = max(1, self.context - _GOLDEN_TOKENS)
         return [ids[-room:] for ids in self.encode(texts)]
 

@@ -1,4 +1,4 @@
-"""Keys and values of a batch whose rows come and go, with room for those of tokens to come."""
+"""The KV cache of a batch whose rows join and leave, with free space for future tokens."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 LEAST_ROOM = 64
-"""Columns that a cache has ahead."""
+"""Free columns that a cache allocates for future tokens, at least."""
 
 
 class RoomyCache(Cache):
-    """Keys and values of answers that come, with `join`, and go, with `keep`. A token's are put
-    behind the others, of which none is copied for that.
+    """Holds the keys and values of answers that join (`join`) and leave (`keep`). A new token's
+    keys and values go into free columns behind the others, which are copied only when no free
+    column is left.
 
-    A layer keeps all tokens even where the model looks at a window of them: its masks see to that.
+    A layer keeps all tokens even where the model attends to a sliding window of them: the model's
+    masks limit attention to the window.
     """
 
     def __init__(self) -> None:
@@ -25,26 +27,25 @@ class RoomyCache(Cache):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all keys and values, without the room ahead of them."""
+        """Bytes of all keys and values, without free columns."""
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
 
     def join(self, other: Cache) -> None:
-        """Rows of another batch come to be the last ones here; the shorter of the two batches is
-        padded on the left."""
+        """Append the rows of another batch; pad the shorter of the two batches on the left."""
         while len(self.layers) < len(other.layers):
             self.layers.append(_RoomyLayer())
         for layer, its in zip(self.layers, other.layers, strict=True):
             layer.join(its.keys, its.values)
 
     def keep(self, rows: int, columns: int, sources: Sequence[int], places: Sequence[int]) -> None:
-        """Rows at `sources` take the `places` of others; then so many first rows stay, and of each
-        so many last columns."""
+        """Copy the rows at `sources` over those at `places`; then keep only the first `rows` rows
+        and the last `columns` columns."""
         for layer in self.layers:
             layer.keep(rows, columns, sources, places)
 
 
 class _RoomyLayer(DynamicLayer):
-    """Those of one block, (B, H, T, D) each."""
+    """Holds the keys and values of one block, (B, H, T, D) each."""
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
@@ -77,16 +78,19 @@ class _RoomyLayer(DynamicLayer):
 
 
 class _Window:
-    """(B, H, T, D) somewhere in a larger tensor: first rows, and columns with room on both sides.
+    """A view, (B, H, T, D), of a larger tensor: its first rows, and columns with free space on both
+    sides.
 
-    What is padding holds finite numbers: times zero they are nothing, which NaN is not.
+    Padding holds finite numbers, so that an attention weight of zero cancels them; NaN times zero
+    would be NaN.
     """
 
     def __init__(self, like: torch.Tensor) -> None:
-        """Empty; for states such as `like`, (_, H, _, D)."""
+        """Make an empty window for states shaped as `like`, (_, H, _, D)."""
         dtype, device = like.dtype, like.device.type
         if torch.is_autocast_enabled(device):
-            # Attention would round all of them to it, for each token anew.
+            # Store the autocast dtype: attention would otherwise round all states to it again for
+            # each token.
             dtype = torch.get_autocast_dtype(device)
         self._whole = like.new_empty(0, like.shape[1], 0, like.shape[3], dtype=dtype)
         self._rows = self._start = self._end = 0
@@ -96,7 +100,7 @@ class _Window:
         return self._whole[: self._rows, :, self._start : self._end]
 
     def append(self, states: torch.Tensor) -> None:
-        """states: (B, H, t, D), the next columns of all rows, or the first ones."""
+        """Append columns to all rows, or set the first ones. states: (B, H, t, D)."""
         rows, width = states.shape[0], states.shape[2]
         if self._end + width > self._whole.shape[2]:
             self._enlarge(rows, self._end - self._start, width)
@@ -104,7 +108,7 @@ class _Window:
         self._rows, self._end = rows, self._end + width
 
     def join(self, states: torch.Tensor) -> None:
-        """states: (b, H, t, D), the next rows; the last columns are in line."""
+        """Append rows, aligned at the last column. states: (b, H, t, D)."""
         rows, width = self._rows + states.shape[0], states.shape[2]
         columns = max(width, self._end - self._start)
         if rows > self._whole.shape[0] or columns > self._end:
@@ -122,7 +126,8 @@ class _Window:
         self._rows, self._start = rows, self._end - columns
 
     def _enlarge(self, rows: int, columns: int, ahead: int) -> None:
-        """Room for so many rows, columns, and columns ahead of these, and for a quarter more."""
+        """Move the view to a larger tensor, for `rows` rows, `columns` columns and `ahead` columns
+        after them; add a quarter to the rows and to the columns (at least `LEAST_ROOM`)."""
         old, (heads, size) = self.view, (self._whole.shape[1], self._whole.shape[3])
         width = columns + ahead + max(LEAST_ROOM, columns // 4)
         self._whole = old.new_empty(rows + rows // 4, heads, width, size)

@@ -1,4 +1,4 @@
-"""An answer that is being written, and how its next token is drawn."""
+"""Draws the next token of each answer that is being written."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ import torch
 from ftray.models.generation.sampling_params import Sampling
 
 Finish = Literal["stop", "length", "failed"]
-"""stop: it drew an end token, or its owner ended it. length: there is no room for more. failed: the
-model raised an error, or its logits were no numbers."""
+"""Reason for which an answer ended. stop: it drew an end token, or its owner ended it. length: it
+reached max_tokens or the context. failed: the model raised an error, or its logits were not
+finite."""
 
 LEAST_TEMPERATURE = 1e-4
-"""What is below is as good as greedy, and the division would overflow."""
+"""Lower bound of the temperature: lower ones draw as greedy decoding does, and dividing logits by
+them would overflow."""
 LIKELY = 1024
-"""Tokens that hold the nucleus of most rows."""
+"""Number of likeliest tokens that contain the nucleus (top_p) of most rows."""
 
 
 @dataclass(eq=False)
 class Answer:
-    """One that is being written. Its owner may set `finish`, from any thread: it then leaves before
-    the next step.
+    """An answer that is being written. Its owner may set `finish` from any thread; the decoder then
+    removes the answer before its next step.
 
-    tokens: what was drawn so far, the end token too.
+    tokens: tokens drawn so far, the end token included.
     logprobs: of each token, under the model's own distribution (temperature 1, no penalties).
-    error: what the model raised, where it failed for that.
+    error: the model's exception, where it made the answer fail.
     """
 
     prompt: Sequence[int]
@@ -39,27 +41,27 @@ class Answer:
     error: Exception | None = None
 
     def __post_init__(self) -> None:
-        # Its own, so that what it draws does not depend on who else is there.
+        # Each answer has its own generator, so that its draws do not depend on other answers.
         self._random = random.Random(self.sampling.seed)
 
     def __len__(self) -> int:
-        """Tokens of the prompt and of the answer."""
+        """Count the tokens of the prompt and of the answer."""
         return len(self.prompt) + len(self.tokens)
 
     def ids(self, start: int, end: int) -> list[int]:
-        """Tokens from `start` to `end`, counted from the prompt's first one."""
+        """Return the tokens from `start` to `end`, counted from the prompt's first token."""
         read = len(self.prompt)
         written = self.tokens[max(0, start - read) : max(0, end - read)]
         return [*self.prompt[start:end], *written]
 
     def chance(self) -> float:
-        """The next random number, in (0, 1]."""
+        """Return the next random number, in (0, 1]."""
         return 1 - self._random.random()
 
 
 def draw(answers: Sequence[Answer], logits: torch.Tensor) -> None:
-    """The next token of each answer, from logits, (B, V) float32. One whose logits do not make a
-    distribution has failed."""
+    """Draw the next token of each answer from logits, (B, V) float32. An answer whose logits do not
+    make a distribution fails."""
     whole = logits.logsumexp(-1)
     sound = whole.isfinite().tolist()
     if not all(sound):
@@ -76,7 +78,8 @@ def draw(answers: Sequence[Answer], logits: torch.Tensor) -> None:
 
 
 def _penalized(answers: Sequence[Answer], logits: torch.Tensor) -> torch.Tensor:
-    """A copy, where any answer asks for it."""
+    """Return logits with penalties: a copy where any answer asks for a penalty, else the tensor
+    itself."""
     asking = [
         (place, answer)
         for place, answer in enumerate(answers)
@@ -92,12 +95,12 @@ def _penalized(answers: Sequence[Answer], logits: torch.Tensor) -> torch.Tensor:
 
 
 def _chosen(answers: Sequence[Answer], scores: torch.Tensor) -> torch.Tensor:
-    """(B,): the likeliest token, or one drawn."""
+    """Return the next token of each answer, (B,): the likeliest at temperature 0, else drawn."""
     tokens = scores.argmax(-1)
     drawing = [place for place, answer in enumerate(answers) if answer.sampling.temperature > 0]
     everything = [place for place in drawing if answers[place].sampling.top_p >= 1]
     nucleus = [place for place in drawing if answers[place].sampling.top_p < 1]
-    # Only a nucleus needs the tokens in order, which is the costlier the larger the vocabulary.
+    # Only top_p sampling needs sorted tokens; the cost of sorting grows with the vocabulary.
     for places, drawn in ((everything, _from_all), (nucleus, _from_nucleus)):
         if places:
             tokens[places] = drawn([answers[place] for place in places], scores[places])
@@ -110,7 +113,8 @@ def _from_all(answers: Sequence[Answer], scores: torch.Tensor) -> torch.Tensor:
 
 
 def _from_nucleus(answers: Sequence[Answer], scores: torch.Tensor) -> torch.Tensor:
-    """From the fewest of the likeliest tokens that have a share of top_p (Holtzman et al. 2020)."""
+    """Draw from the nucleus: the fewest of the likeliest tokens that together have a probability of
+    top_p (Holtzman et al. 2020)."""
     top_p = scores.new_tensor([[answer.sampling.top_p] for answer in answers])
     probabilities = _probabilities(answers, scores)
     return _likely(probabilities, top_p, _chances(answers, scores), LIKELY)[:, 0]
@@ -119,13 +123,14 @@ def _from_nucleus(answers: Sequence[Answer], scores: torch.Tensor) -> torch.Tens
 def _likely(
     probabilities: torch.Tensor, top_p: torch.Tensor, chances: torch.Tensor, size: int
 ) -> torch.Tensor:
-    """(B, 1): a token of each row's nucleus, which is looked for among so many tokens first. To put
-    a whole vocabulary in order takes ten times as long, and few rows need it."""
+    """Draw a token from each row's nucleus, (B, 1), looking for the nucleus among the `size`
+    likeliest tokens first. Sorting a whole vocabulary takes ten times as long, and few rows need
+    it."""
     vocabulary = probabilities.shape[-1]
     size = min(size, vocabulary)
     head, order = probabilities.topk(size)
     shares = head.cumsum(-1)
-    # Rounding may leave the share of all tokens below top_p.
+    # Rounding may leave the cumulative probability of all tokens below top_p.
     last = torch.searchsorted(shares, top_p).clamp(max=size - 1)
     tokens = order.gather(-1, _struck(shares, shares.gather(-1, last), chances))
     wide = shares[:, -1] < top_p[:, 0]
@@ -144,5 +149,6 @@ def _chances(answers: Sequence[Answer], like: torch.Tensor) -> torch.Tensor:
 
 
 def _struck(shares: torch.Tensor, total: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
-    """(B, 1): the place in `shares`, (B, V) and rising, that a random part of `total` falls on."""
+    """Return the index, (B, 1), at which the cumulative `shares`, (B, V), reach the random part
+    `chances` of `total`."""
     return torch.searchsorted(shares, total * chances)

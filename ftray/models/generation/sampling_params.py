@@ -1,4 +1,4 @@
-"""What is asked of a generator, and how its answer is to be drawn."""
+"""Defines the prompts and the sampling parameters of a generator."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import TypedDict
 
 
 class Message(TypedDict):
-    """One turn of a chat. role: system, user, assistant, or what else the template knows."""
+    """One turn of a chat. role: system, user, assistant, or another that the template knows."""
 
     role: str
     content: str
 
 
 Prompt = str | tuple[Message, ...] | tuple[int, ...]
-"""A text to go on with, the turns of a chat to answer, or token ids."""
+"""A text to continue, the turns of a chat to answer, or token ids."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. The defaults are greedy and end with the model's own end token.
+    """Sampling parameters. The defaults decode greedily and stop at the model's own end token.
 
     max_tokens: of the answer; None: as many as the context has room for.
     temperature: of the softmax; 0: always the likeliest token.
-    top_p: draw from the likeliest tokens that have this share together (Holtzman et al. 2020).
-    seed: of the draw; None: another one each time.
-    stop: texts that end the answer, which does not hold them.
-    presence_penalty, frequency_penalty: taken off the logits of a token that the answer holds
-    already, once, and for each time that it does.
+    top_p: draw from the fewest likeliest tokens with this probability (Holtzman et al. 2020).
+    seed: of the draw; None: a new one for each answer.
+    stop: texts that end the answer; the answer does not contain them.
+    presence_penalty, frequency_penalty: subtracted from the logit of a token that the answer
+    already holds, once, and for each occurrence.
     """
 
     max_tokens: int | None = None

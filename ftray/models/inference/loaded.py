@@ -1,4 +1,4 @@
-"""A trained model in memory: what answers, is measured and proves itself, whatever its task."""
+"""A trained model in memory, of any task: answers, is measured, and checks its golden answers."""
 
 from __future__ import annotations
 
@@ -31,22 +31,23 @@ from ftray.tasks.blank import frame, has_tokens
 from ftray.tasks.tokens import Spend, free
 
 GOLDEN_TOLERANCE = 1e-4
-"""Largest difference of a probability from its golden answer: rounding differs between machines."""
+"""Largest allowed difference of a probability from its golden answer: rounding differs between
+machines."""
 TOLERANCES: Mapping[Precision, float] = {
     "fp32": GOLDEN_TOLERANCE,
     "bf16": 3e-2,
     "fp16": 4e-3,
     "int8": 1e-1,
 }
-"""The same by precision: bf16 has eight bits for a number's digits, fp16 eleven, and int8 eight for
-the numbers of a row together."""
+"""Golden tolerance by precision: bf16 has a significand of eight bits, fp16 of eleven; int8 has
+eight bits and a scale that many numbers share."""
 _ROUNDED: Mapping[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""Types that matrices are kept and multiplied in."""
+"""Dtypes in which matrices are stored and multiplied."""
 
 
 class Outcome(NamedTuple):
-    """A prediction, and from 0 to 1 how sure the model is of it. probabilities: of all labels, in
-    their order; None where the model has no labels."""
+    """A prediction and its score, the model's confidence from 0 to 1. probabilities: of all labels,
+    in their order; None where the model has no labels."""
 
     prediction: str
     score: float
@@ -65,9 +66,9 @@ class LoadedModel(ABC):
         compute: Compute = PLAIN,
         trust_remote_code: bool = False,
     ) -> None:
-        """trust_remote_code: whether code in the folder may run, which the folder itself has no say
-        in. In bf16 and fp16 is computed what is safe in it (autocast), the rest in fp32. Raises
-        ModelError when `folder` is not a model folder."""
+        """trust_remote_code: whether code in the folder may run; nothing in the folder can set it.
+        compute: under the precisions bf16 and fp16, autocast computes the operations that are safe
+        in them so, and the rest in fp32. Raises ModelError when `folder` is not a model folder."""
         self.info: ModelInfo = read_info(folder)
         self.batch_size = batch_size
         self.compute = compute
@@ -78,10 +79,10 @@ class LoadedModel(ABC):
             check_files(local, self.info)
             self.model, self.tokenizer = self._load(local, trust_remote_code)
         self.tokenizing = threading.Lock()
-        """Held while the tokenizer works, which several predictors may share."""
+        """Lock to hold while using the tokenizer, which several predictors may share."""
         self._computing = threading.Lock()
         self.lineage: Lineage | None = None
-        """Which passes it can share with others: see `Pool`."""
+        """Tells which passes this model can share with others: see `Pool`."""
 
     def _load(self, local: Path, trust_remote_code: bool) -> tuple[Any, Any]:
         model: Any
@@ -110,16 +111,17 @@ class LoadedModel(ABC):
         return _ROUNDED.get(self.compute.precision)
 
     def encode(self, texts: Sequence[str], spend: Spend = free) -> list[list[int]]:
-        """Token ids of each text that the model is asked, as it reads it."""
+        """Return the token ids of each text, as the model reads them."""
         with self.tokenizing:
             return self.task.encode(self.tokenizer, texts, self.info.max_length, spend)
 
     def has_tokens(self, ids: Sequence[int]) -> bool:
-        """Whether a text has become any token but those around every text."""
+        """Return whether the ids of a text hold any token but the special ones around every
+        text."""
         return has_tokens(ids, self._frame)
 
     def reads(self, texts: Sequence[str]) -> list[bool]:
-        """Of each text whether it becomes any token."""
+        """Return for each text whether its ids hold any token but special ones."""
         return [self.has_tokens(ids) for ids in self.encode(texts)]
 
     @cached_property
@@ -128,68 +130,68 @@ class LoadedModel(ABC):
 
     @property
     def most_tokens(self) -> int:
-        """Tokens of what is asked that the model reads at most; the rest is cut."""
+        """Most tokens of a text that the model reads; the rest is cut."""
         return self.info.max_length
 
     def cut(self, texts: Sequence[str]) -> list[bool]:
-        """Of each text that the model is asked, whether it is longer than the model reads."""
+        """Return for each text whether it has more tokens than the model reads."""
         with self.tokenizing:
             lengths = self.task.lengths(self.tokenizer, texts)
         return [length > self.most_tokens for length in lengths]
 
     def collate(self, ids: Sequence[Sequence[int] | np.ndarray]) -> dict[str, torch.Tensor]:
-        """The model's inputs, on its device, padded to the longest of these rows."""
+        """Return the model's inputs, on its device, padded to the longest of these rows."""
         batch = self.task.collate(ids, self.tokenizer.pad_token_id)
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
     def example(self) -> dict[str, torch.Tensor]:
-        """Inputs of two rows, the first of which is padded."""
+        """Return inputs of two rows, the first of which is padded."""
         return self.collate(self.encode(["a", "some more words than one"]))
 
     def by_length(self, ids: Sequence[Sequence[int] | np.ndarray]) -> Iterator[list[int]]:
-        """Places of rows that are to share a forward pass: those of like length."""
+        """Yield the places of rows that are to share a forward pass: rows of similar length."""
         yield from plan([len(row) for row in ids], self.batch_size, self.pass_cost)
 
     def measure(self, ids: Sequence[Sequence[int] | np.ndarray], targets: np.ndarray) -> Measured:
-        """How the model does on encoded rows."""
+        """Return the model's metrics on encoded rows."""
         pad_id, labels = self.tokenizer.pad_token_id, self.info.labels
         with self.inference():
             return measure(self.model, self.task, ids, targets, labels, pad_id, self.batch_size)
 
     def examples(self, rows: Mapping[str, Sequence[str]]) -> Examples:
-        """Clean rows (column -> values) as the model is measured on them; labels are all among the
-        model's."""
+        """Return the examples of clean rows (column -> values) for measuring the model. All labels
+        of the rows must be among the model's."""
         labels, longest = self.info.labels, self.info.max_length
         with self.tokenizing:
             return self.task.examples(self.tokenizer, rows, labels, longest)
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """The model is this thread's alone; no gradients, and the precision that was asked for."""
+        """Lock the model for this thread; compute without gradients, in the requested precision."""
         with self._computing, torch.inference_mode(), self.autocast():
             yield
 
     def autocast(self) -> torch.autocast:
-        # A cache would hold weights that were rounded, and they are already.
+        # No cache of rounded weights is needed: `place_rounded` has rounded them already.
         return torch.autocast(
             self.device.type, self._rounded, enabled=self._rounded is not None, cache_enabled=False
         )
 
     @abstractmethod
     def outcomes(self, texts: Sequence[str]) -> list[Outcome]:
-        """The prediction for each text."""
+        """Return the prediction for each text."""
 
     @abstractmethod
     def golden(self, texts: Sequence[str]) -> tuple[Golden, ...]:
-        """The answers by which another machine can tell that it runs this model."""
+        """Return golden answers, by which another machine can check that it runs this model."""
 
     @abstractmethod
     def replayed(self, golden: Sequence[Golden]) -> list[list[float]]:
-        """Of each golden answer its probabilities, as they are here."""
+        """Return the probabilities that this model gives for each golden answer."""
 
     def check_golden(self, most: int | None = None) -> None:
-        """Replay the golden answers, or that many of them. Raises ModelError when the model no
-        longer gives them."""
+        """Replay the golden answers, or the first `most` of them. Raises ModelError when the model
+        no longer gives them."""
         golden, tolerance = self.info.golden[:most], TOLERANCES[self.compute.precision]
         found = self.replayed(golden) if golden else []
         exact = "" if self.compute.precision == "fp32" else ", or set serve.precision to fp32"

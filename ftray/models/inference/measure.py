@@ -1,4 +1,4 @@
-"""How a model does on rows, in passes whose logits are not too many."""
+"""Measures a model on rows, in passes whose number of logits is limited."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from ftray.tasks.base import Metrics, Task
 from ftray.tasks.per_label import most_confused
 
 MOST_LOGITS = 2**26
-"""Of one pass, where every token of a row has one for each word: 256 MB in fp32, several times."""
+"""Most logits of one pass of a generating model, which has one logit for each token of a row and
+each vocabulary entry: 256 MB in fp32, of which several copies exist."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """How a model did on rows. predicted, scores: (rows,) the likeliest label of each, as its place
-    among the labels, and its probability; None where rows have no labels."""
+    """The metrics of a model on rows. predicted, scores: (rows,), the index of each row's likeliest
+    label and its probability; None where rows have no labels."""
 
     metrics: Metrics
     predicted: np.ndarray | None = None
@@ -35,10 +36,10 @@ def measure(
     pad_id: int,
     rows: int,
 ) -> Measured:
-    """The metrics of rows, and where they have labels the commonest mistakes (`confused`). `model`
-    is in eval mode; rows: of one pass, at most."""
+    """Return the metrics of rows, and the commonest mistakes (`confused`) where rows have labels.
+    `model` is in eval mode; rows: most rows of one pass."""
     words = model.get_input_embeddings().num_embeddings if task.info.generates else 0
-    # Of keys and values, which are for tokens to come.
+    # No KV cache: no tokens are generated here.
     options = {"use_cache": False} if task.info.generates else {}
     device = next(model.parameters()).device
     total = torch.from_numpy(task.empty_metric_state(labels)).to(device)
@@ -66,7 +67,7 @@ def measure(
 
 
 def _passes(lengths: np.ndarray, rows: int, words: int) -> Iterator[np.ndarray]:
-    """Places of rows that share a pass: those of like length."""
+    """Yield the places of rows that share a pass: rows of similar length."""
     order = np.argsort(lengths, kind="stable")
     start = 0
     while start < len(order):

@@ -1,4 +1,5 @@
-"""Splits rows into forward passes by length, so that padding and passes together cost least."""
+"""Splits rows into forward passes by length, so that the total cost of padding and passes is
+lowest."""
 
 from __future__ import annotations
 
@@ -13,20 +14,22 @@ _REPEATS = 3
 
 @dataclass(frozen=True)
 class PassCost:
-    """Fixed cost of a forward pass, beyond that of its tokens. tokens: the number of tokens whose
-    computation takes as long. The default is so high that `plan` makes as few passes as it can."""
+    """Fixed cost of a forward pass, beyond the cost of its tokens. tokens: the number of tokens
+    whose computation takes as long. The default is so high that `plan` makes as few passes as it
+    can."""
 
     seconds: float = 3600.0
     tokens: float = 1e9
 
 
 def plan(lengths: Sequence[int], most: int, cost: PassCost) -> list[list[int]]:
-    """Split rows of these lengths, in tokens, into passes of at most `most` rows that together
-    compute least: every row is padded to the longest of its pass, and every pass has its cost.
-    Return the places of each pass's rows; short rows come first."""
+    """Split rows of these lengths, in tokens, into passes of at most `most` rows with the lowest
+    total cost: every row is padded to the longest row of its pass, and every pass has a fixed cost.
+    Return the indices of each pass's rows; short rows come first."""
     order = np.argsort(lengths, kind="stable")
     longest = np.asarray(lengths)[order]
-    # By number of shortest rows: the lowest cost in tokens, and where its last pass begins.
+    # Indexed by the number of shortest rows: their lowest cost in tokens, and the start of the last
+    # pass at this cost.
     least, begins = np.zeros(len(order) + 1), np.zeros(len(order) + 1, dtype=np.int64)
     for stop in range(1, len(order) + 1):
         starts = np.arange(max(0, stop - most), stop)
@@ -56,7 +59,7 @@ def measure_cost(
 
 
 def _seconds(compute: Callable[[Sequence[int]], object], row: Sequence[int]) -> float:
-    """Return the shortest of several times: other processes disturbed that one least."""
+    """Return the shortest time of several runs: other processes disturbed this run least."""
     compute(row)
     tries = []
     for _ in range(_REPEATS):

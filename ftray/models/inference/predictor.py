@@ -1,4 +1,4 @@
-"""A trained classifier that answers: what evaluation, batch prediction and serving all call."""
+"""A trained classifier that answers; evaluation, batch prediction and serving all call it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from ftray.tasks.base import Labelling
 from ftray.tasks.tokens import GLANCE
 
 _GOLDEN_LABELS = 50
-"""How many labels a golden answer has the probabilities of, at most."""
+"""Most labels whose probabilities a golden answer holds."""
 
 _MEASURED_TOKENS = 64
-"""Of a row by which the cost of a forward pass is measured."""
+"""Tokens of the longer row with which `measure_passes` measures the cost of a forward pass."""
 
 _log = logging.getLogger(__name__)
 
 
 class Predictor(LoadedModel):
-    """Of one row one answer, from logits of all labels."""
+    """Gives one answer for each row, from logits of all labels."""
 
     def __init__(
         self,
@@ -39,18 +39,18 @@ class Predictor(LoadedModel):
         compute: Compute = PLAIN,
         trust_remote_code: bool = False,
     ) -> None:
-        """Raises ModelError also where ONNX cannot compute the model."""
+        """Load the model. Raises ModelError also where ONNX cannot compute it."""
         super().__init__(folder, batch_size, compute, trust_remote_code)
         if compute.backend == "onnx":
             self.model = OnnxModel(self.model, self._examples(), compute.precision == "int8")
 
     def is_long(self, text: str) -> bool:
-        """Whether it takes a while to find the tokens of a text."""
+        """Return whether a text is so long that tokenizing it takes a while."""
         return len(text) > GLANCE * self.info.max_length
 
     def trace(self) -> None:
-        """From here on torch's graph gives the logits where that is faster and the model allows it:
-        the model itself, its blocks and weights, is no longer at hand."""
+        """Replace the model by torch's traced graph on the CPU, where the model allows it: the
+        graph is faster. The model itself, its blocks and weights, is then no longer accessible."""
         if self.device.type != "cpu" or self.compute.backend != "torch":
             return
         try:
@@ -67,19 +67,19 @@ class Predictor(LoadedModel):
             self.pass_cost = measure_cost(lambda ids: self.logits_of([ids]), short, long)
 
     def _examples(self) -> list[dict[str, torch.Tensor]]:
-        """Inputs of several shapes, from the shortest row to the longest, with padding and
-        without."""
+        """Return inputs of several shapes, from the shortest row to the longest, with and without
+        padding."""
         (row,) = self.encode(["some words " * self.info.max_length])
         return [self.example(), *map(self.collate, ([row], [row[:1]], [row, row[:2], row[:5]]))]
 
     def logits(self, texts: Sequence[str]) -> torch.Tensor:
-        """(len(texts), C) float32 on the CPU, in the order of `texts`."""
+        """Return logits, (len(texts), C) float32 on the CPU, in the order of `texts`."""
         return self.logits_of(self.encode(texts))
 
     def logits_of(self, ids: Sequence[Sequence[int] | np.ndarray]) -> torch.Tensor:
-        """(len(ids), C) float32 on the CPU, in the order of `ids`.
+        """Return logits, (len(ids), C) float32 on the CPU, in the order of `ids`.
 
-        Rows of like length share a forward pass; the order of arrival does not change an answer
+        Rows of similar length share a forward pass; the order of arrival does not change an answer
         beyond rounding.
         """
         result = torch.empty(len(ids), len(self.info.labels))
@@ -90,11 +90,11 @@ class Predictor(LoadedModel):
         return result
 
     def answers(self, texts: Sequence[str], top_k: int | None = None) -> list[Any]:
-        """One answer a text, in the shape of the Hugging Face pipeline of the task."""
+        """Return one answer for each text, in the shape of the task's Hugging Face pipeline."""
         return self.answers_of(self.logits(texts), top_k) if texts else []
 
     def answers_of(self, logits: torch.Tensor, top_k: int | None = None) -> list[Any]:
-        """From logits (B, C)."""
+        """Return one answer for each row of logits (B, C), as `answers` does."""
         return cast(Labelling, self.task).answers(logits, self.info.labels, top_k)
 
     def outcomes(self, texts: Sequence[str]) -> list[Outcome]:
@@ -108,7 +108,7 @@ class Predictor(LoadedModel):
         ]
 
     def golden(self, texts: Sequence[str]) -> tuple[Golden, ...]:
-        """The probabilities of each text's likeliest labels."""
+        """Return the golden answers: the probabilities of each text's likeliest labels."""
         if not texts:
             return ()
         shares = torch.softmax(self.logits(texts), -1)

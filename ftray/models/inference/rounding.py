@@ -1,5 +1,5 @@
-"""Puts a model on its device in a precision of two bytes, tensor by tensor: neither the device nor
-the host ever holds all of it in fp32."""
+"""Moves a model to its device in a two-byte precision, tensor by tensor, so that neither the device
+nor the host ever holds the whole model in fp32."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from transformers.pytorch_utils import Conv1D
 
 
 def place_rounded(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Move `model` to `device`. What autocast would round to `dtype` in every forward pass is kept
-    in it, the rest in fp32: the answers are the same, bit by bit.
+    """Move `model` to `device`. Weights that autocast would round to `dtype` in every forward pass
+    are stored in `dtype`, the rest in fp32: the answers are bitwise the same.
 
-    All is copied, so that nothing keeps the files in memory that the model was loaded from.
+    Every tensor is copied, so that none keeps the model's memory-mapped files in memory.
     """
 
     def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -24,6 +24,6 @@ def place_rounded(model: nn.Module, device: torch.device, dtype: torch.dtype) ->
             module._apply(whole, recurse=False)  # noqa: SLF001 - Module.to for this module alone
             continue
         for name, parameter in list(module.named_parameters(recurse=False)):
-            # Another parameter: an embedding may have the same weights, and is not rounded.
+            # Make a new parameter: an embedding may be tied to these weights, and is not rounded.
             rounded = parameter.detach().to(device, dtype, copy=True)
             setattr(module, name, nn.Parameter(rounded, requires_grad=False))

@@ -1,7 +1,8 @@
-"""Rows of several models at once: passes through blocks that some of them share are made once.
+"""Computes rows of several models at once, and runs blocks that models share only once.
 
-The rows climb together as far as the lineages of their models are the same, and part where these
-do. A text that several models are asked for is one row until there.
+Rows run through the lower blocks together as far as the lineages of their models are equal, and are
+split into groups where the lineages differ. A text that several models are asked about is a single
+row up to the split.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ class _Row:
     predictor: Predictor
     ids: tuple[int, ...]
     states: torch.Tensor | None = None
-    """(T, D) where it has climbed to; None at the start."""
+    """Hidden states (T, D) at the boundary that the row has reached; None at the start."""
 
 
 def joint_logits(rows: Sequence[tuple[Predictor, Sequence[int]]]) -> list[torch.Tensor]:
-    """Of each row, (C,) float32 on the CPU, as `Predictor.logits_of` gives them up to rounding."""
+    """Return the logits of each row, (C,) float32 on the CPU, equal up to rounding to those of
+    `Predictor.logits_of`."""
     found: dict[int, torch.Tensor] = {}
     everyone = [_Row(place, who, tuple(ids)) for place, (who, ids) in enumerate(rows)]
     for group in _groups(everyone, lambda row: _kin(row.predictor, 1)):
@@ -36,7 +38,7 @@ def joint_logits(rows: Sequence[tuple[Predictor, Sequence[int]]]) -> list[torch.
 
 
 def _kin(predictor: Predictor, boundary: int) -> Hashable:
-    """What predictors have in common that share the blocks below a boundary."""
+    """Return a key that is equal for predictors that share the blocks below a boundary."""
     lineage = predictor.lineage
     if lineage is None or boundary >= len(lineage.prefixes):
         return id(predictor)
@@ -51,7 +53,8 @@ def _groups(rows: Iterable[_Row], key: Callable[[_Row], Hashable]) -> list[list[
 
 
 def _climb(rows: Sequence[_Row], start: int, found: dict[int, torch.Tensor]) -> None:
-    """The logits of rows whose models are the same up to `start`, where their states are."""
+    """Put into `found` the logits of rows whose models are equal up to the boundary `start`, and
+    whose hidden states there are known."""
     predictor, lineage = rows[0].predictor, rows[0].predictor.lineage
     others = {id(row.predictor): row.predictor for row in rows[1:]}
     others.pop(id(predictor), None)
@@ -71,7 +74,7 @@ def _shared(lineage: Lineage, other: Predictor) -> int:
 
 
 def _raised(rows: Sequence[_Row], start: int, stop: int) -> list[_Row]:
-    """The same rows with their states at `stop`; equal ones climb once."""
+    """Return the rows with their hidden states at `stop`; rows of equal ids are computed once."""
     first = {row.ids: row for row in reversed(rows)}
     unique = list(first.values())
     predictor, lineage = unique[0].predictor, unique[0].predictor.lineage
@@ -105,7 +108,8 @@ def _finish(rows: Sequence[_Row], start: int, found: dict[int, torch.Tensor]) ->
 def _continued(
     predictor: Predictor, rows: Sequence[_Row], start: int
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """The inputs for a forward pass that begins with the states of `rows`, at `start`."""
+    """Yield the inputs of a forward pass that starts from the states of `rows` at the boundary
+    `start`."""
     inputs = predictor.collate([row.ids for row in rows])
     with predictor.inference():
         if not start:

@@ -1,7 +1,9 @@
-"""How far models are the same: fine-tunes of one base share what no training has changed.
+"""Finds how many lower blocks models share: fine-tunes of one base share the blocks that no
+training has changed.
 
-A digest for every boundary between two blocks stands for all that has a part in the hidden states
-there. Where those of two models are equal, so are their states, for the same tokens.
+Each boundary between two blocks has a digest of all weights and settings on which the hidden states
+there depend. Where the digests of two models are equal, so are their hidden states for the same
+tokens.
 """
 
 from __future__ import annotations
@@ -23,39 +25,39 @@ from ftray.models.structure.cut import Cut, Inputs, check_cut, length_returned
 _IDLE = re.compile(
     "id2label|label2id|num_labels|problem_type|_name_or_path|transformers_version|.*drop.*"
 )
-"""Keys of a config that have no part in the hidden states of a model in eval mode."""
+"""Config keys that do not influence the hidden states of a model in eval mode."""
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """Of one model with L blocks."""
+    """The blocks and prefix digests of one model with L blocks."""
 
     blocks: nn.ModuleList
     returns: int
-    """As `Cut.returns`."""
+    """See `Cut.returns`."""
     prefixes: tuple[str, ...]
-    """L + 1 digests: of what lies below each block, and below the head."""
+    """L + 1 digests: of the weights below each block, and below the head."""
 
     def shared(self, other: Lineage) -> int:
-        """How many of the lower blocks both have."""
+        """Count the lower blocks that both models share."""
         same = [a == b for a, b in zip(self.prefixes, other.prefixes, strict=False)]
         return (same.index(False) if False in same else len(same)) - 1
 
 
 def fingerprints(model: nn.Module) -> dict[str, str]:
-    """A digest of each parameter and buffer, by name."""
+    """Return a digest of each parameter and buffer, by name."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return {name: _digest(tensor.detach()) for name, tensor in tensors}
 
 
 def trace(model: nn.Module, known: Mapping[str, str], inputs: Inputs) -> Lineage | None:
-    """The lineage of a model in eval mode, whose fingerprints are known. inputs: a few rows of
-    different lengths. None for a model that has no single list of blocks, or that gives other
-    logits where it is cut between some of them."""
+    """Return the lineage of a model in eval mode. known: the model's fingerprints. inputs: a few
+    rows of different lengths. None for a model that has no single list of blocks, or that gives
+    other logits when it is cut at some boundary."""
     try:
         _, blocks = find_blocks(model)
         levels = _levels(model, len(blocks), inputs)
-        # Wherever it is cut later, it has been tried.
+        # Check the cut at every boundary, since joint passes may cut the model at any of them.
         returns = length_returned(model, inputs)
         for boundary in range(1, len(blocks) + 1):
             check_cut(model, Cut(boundary, returns), inputs)
@@ -63,7 +65,7 @@ def trace(model: nn.Module, known: Mapping[str, str], inputs: Inputs) -> Lineage
         return None
     state, prefixes = hashlib.sha256(_config(model).encode()), []
     for boundary in range(len(blocks) + 1):
-        # Buffers are few: each counts as if it had a part everywhere.
+        # Buffers are few: each counts from the lowest boundary on.
         for name in sorted(name for name in known if levels.get(name, 0) == boundary):
             state.update(f"{name} {known[name]}\n".encode())
         prefixes.append(state.hexdigest())
@@ -71,11 +73,11 @@ def trace(model: nn.Module, known: Mapping[str, str], inputs: Inputs) -> Lineage
 
 
 def _levels(model: nn.Module, blocks: int, inputs: Inputs) -> dict[str, int]:
-    """The lowest boundary where each parameter may have a part in the states: 0 below all blocks,
-    1 above the lowest one, ..., one more than there are blocks for the head."""
+    """Return the lowest boundary at which the hidden states may depend on each parameter: 0 below
+    all blocks, 1 above the lowest block, ..., the number of blocks plus one for the head."""
     head = set(plan_freeze(model, 0, inputs).trainable)
     levels = {n: blocks + 1 - depth for n, depth in layer_depths(model, inputs).items()}
-    # Some models have layers of their own between the blocks.
+    # Some models have further layers between the blocks: count these from the lowest block on.
     between = {n for n, level in levels.items() if level > blocks} - head
     return {n: 1 if n in between else level for n, level in levels.items()}
 

@@ -1,4 +1,5 @@
-"""The models that a process holds: equal weights and equal tokenizers lie in memory once."""
+"""Shares equal weights and equal tokenizers among the models of a process, so that each lies in
+memory once."""
 
 from __future__ import annotations
 
@@ -19,21 +20,23 @@ from ftray.models.sharing.prefix_hash import fingerprints, trace
 class _Held:
     reference: weakref.ref[LoadedModel]
     weights: weakref.WeakValueDictionary[str, nn.Parameter]
-    """All of them; the model itself may lack some for the time of a pass."""
+    """All weights of the model. `cut_for_now` may take blocks out of the model for the time of a
+    pass, so the model itself may lack some."""
     fingerprints: Mapping[str, str]
     tokenizer: str
 
 
 class Pool:
-    """Of one process. Several threads may add at once; a model that nobody else holds is gone."""
+    """The models of one process. Several threads may add models at once. The pool holds weak
+    references, so it keeps no model alive."""
 
     def __init__(self) -> None:
         self._held: list[_Held] = []
         self._lock = threading.Lock()
 
     def add(self, predictor: LoadedModel) -> None:
-        """Have `predictor`, which nobody uses yet, use the weights and the tokenizer of others
-        where they are equal, and find out its lineage, by which it can share passes with them."""
+        """Replace the weights and the tokenizer of `predictor`, which nobody uses yet, by equal
+        ones of other models, and set its lineage, by which it can share passes with them."""
         held = _Held(
             weakref.ref(predictor),
             weakref.WeakValueDictionary(predictor.model.named_parameters()),
@@ -56,7 +59,7 @@ class Pool:
 
 
 def _share_weights(mine: _Held, theirs: _Held) -> set[str]:
-    """The names of the weights that lie where those of `theirs` do from now on."""
+    """Make equal weights of `mine` share the memory of `theirs`; return their names."""
     shared = set()
     for name, parameter in theirs.weights.items():
         if mine.fingerprints.get(name) == theirs.fingerprints[name]:
@@ -66,18 +69,19 @@ def _share_weights(mine: _Held, theirs: _Held) -> set[str]:
 
 
 def _leave_file(predictor: LoadedModel, shared: set[str]) -> None:
-    """What was loaded lies in the file as a whole, mapped into memory: where some of it is no
-    longer needed, the rest moves out, and the file goes."""
+    """Copy the weights that are not shared out of the memory-mapped file that they were loaded
+    from, where others are shared: the mapping as a whole can then be freed."""
     for name, parameter in predictor.model.named_parameters():
         if shared and name not in shared:
             parameter.data = parameter.detach().clone()
 
 
 def _tokenizer_digest(predictor: LoadedModel) -> str:
-    """Depends on how text becomes token ids; how far it is cut is said with each text."""
+    """Return a digest of how the tokenizer makes token ids of text. Truncation and padding do not
+    count, since each call sets them."""
     tokenizer = predictor.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:  # written in Python: nothing says when two of them are the same
+    if backend is None:  # a tokenizer in Python: no way to tell that two of them are equal
         return f"{id(tokenizer)}"
     content = json.loads(backend.to_str())
     kept = {key: part for key, part in content.items() if key not in ("truncation", "padding")}

@@ -1,10 +1,11 @@
-"""Which parameters train when the top N blocks are unfrozen: found by structure and by one forward
-pass, not by a list of model names.
+"""Chooses the parameters that train when the top N blocks are unfrozen, from the model's structure
+and one forward pass, not from a list of model names.
 
-The blocks are the elements of the model's one large `ModuleList`. What lies below the boundary (the
-state that enters the first trainable block) is read off the autograd graph: a parameter trains
-exactly if the logits depend on it and the boundary state does not. So embeddings, and relative
-position tables that feed every block, stay frozen; final norm, pooler and head train.
+The blocks are the elements of the model's one large `ModuleList`. The boundary is the hidden state
+that enters the first trainable block. The autograd graph tells which parameters lie below the
+boundary: a parameter trains exactly if the logits depend on it and the boundary state does not.
+So embeddings, and relative position tables that feed every block, stay frozen; final norm, pooler
+and head train.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 Selection = int | Literal["all"] | tuple[str, ...]
-"""The top N blocks, everything, or the parameters whose names one of the patterns matches."""
+"""Parameters to train: the top N blocks, all parameters, or those whose names match a pattern."""
 
 
 @dataclass(frozen=True)
 class FreezePlan:
-    """What trains and what does not, by name."""
+    """Names of the parameters that train and of the modules that stay in eval mode."""
 
     trainable: tuple[str, ...]
     frozen_modules: tuple[str, ...]
-    """Modules that run wholly below the boundary: they stay in eval mode."""
+    """Modules that run wholly below the boundary, and so stay in eval mode."""
     blocks: int
     trainable_parameters: int
     total_parameters: int
@@ -43,9 +44,11 @@ class FreezePlan:
             parameter.requires_grad_(name in names)
 
     def set_train_mode(self, model: nn.Module) -> None:
-        """Train mode above the boundary, eval mode (no dropout) below. A module with buffers whose
-        own parameters are all frozen is in eval mode wherever it lies: BatchNorm's statistics stay
-        with the weights that they belong to."""
+        """Set modules above the boundary to train mode, and those below to eval mode (no dropout).
+
+        A module with buffers whose own parameters are all frozen is set to eval mode on either side
+        of the boundary, so that BatchNorm with frozen weights keeps its running statistics.
+        """
         model.train()
         for module in model.modules():
             own = list(module.parameters(recurse=False))
@@ -53,13 +56,13 @@ class FreezePlan:
                 module.training = any(parameter.requires_grad for parameter in own)
         modules = dict(model.named_modules())
         for name in self.frozen_modules:
-            if name in modules:  # blocks may have been cut off since
+            if name in modules:  # `cut_off` may have replaced blocks since the plan was made
                 modules[name].training = False
 
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Name and list of the model's transformer blocks. Raises ModelError where there is no single
-    list of them (shared weights, encoder-decoder)."""
+    """Return the name and the list of the model's transformer blocks. Raises ModelError where the
+    model has no single list of blocks (shared weights, encoder-decoder)."""
     stacks = sorted(_stacks(model), key=lambda found: -_size(found[1]))
     declared = getattr(getattr(model, "config", None), "num_hidden_layers", None)
     if not stacks or (declared is not None and declared != len(stacks[0][1])):
@@ -70,7 +73,7 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def has_blocks(model: nn.Module) -> bool:
-    """Whether `find_blocks` finds them."""
+    """Return whether `find_blocks` finds the model's blocks."""
     try:
         find_blocks(model)
     except ModelError:
@@ -81,11 +84,12 @@ def has_blocks(model: nn.Module) -> bool:
 def plan_freeze(
     model: nn.Module, unfreeze: Selection, inputs: Mapping[str, torch.Tensor]
 ) -> FreezePlan:
-    """What trains under a selection. `inputs` is one small batch, (B, T) tensors.
+    """Return the freeze plan of a selection. `inputs` is one small batch, (B, T) tensors.
 
-    A model without one list of blocks trains in all, its head alone, or what patterns name. Raises
-    ModelError when the model has fewer blocks, or no single list of them, or no parameter that a
-    pattern matches.
+    For a model without a single list of blocks, the selection may be all parameters, the head alone
+    (0 blocks), or name patterns. Raises ModelError when the model has fewer blocks than the
+    selection, no single list of blocks where the selection needs one, or no parameter that matches
+    a pattern.
     """
     if unfreeze == "all":
         everything = [name for name, parameter in model.named_parameters()]
@@ -113,15 +117,16 @@ def plan_freeze(
 def plan_parameters(
     model: nn.Module, trainable: list[str], inputs: Mapping[str, torch.Tensor]
 ) -> FreezePlan:
-    """The plan in which the named parameters train. `inputs` as in `plan_freeze`."""
+    """Return the plan in which the named parameters train. `inputs` as in `plan_freeze`."""
     with restored(model):
         still = constant_modules(model, trainable, inputs)
         return _plan(model, trainable, still, count_blocks(model))
 
 
 def layer_depths(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """How far below the head each parameter lies: 0 head, pooler and final norm, 1 the top block,
-    ..., one more than there are blocks for what lies below them all. Raises ModelError."""
+    """Return the depth of each parameter below the head: 0 for head, pooler and final norm, 1 for
+    the top block, ..., the number of blocks plus one for parameters below all blocks. Raises
+    ModelError where the model has no single list of blocks."""
     if not has_blocks(model):
         problem = "its blocks do not sit in one list of layers, so none lies below another"
         raise ModelError.of(
@@ -168,12 +173,13 @@ def _numel(parameter: Any) -> int:
 
 
 def count_blocks(model: nn.Module) -> int:
-    """The length of the model's longest list of blocks; 0 where it has none."""
+    """Return the length of the model's longest list of blocks; 0 where the model has none."""
     return max((len(stack) for _, stack in _stacks(model)), default=0)
 
 
 def _stacks(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
-    """The outermost lists of at least two layers of one class with parameters."""
+    """Yield name and list of each outermost `ModuleList` with at least two layers, all of one
+    class, and with parameters."""
     from torch import nn
 
     inside: list[str] = []

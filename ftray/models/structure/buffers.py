@@ -1,6 +1,7 @@
-"""The buffers that a model is saved with, read and written by name: running statistics and others.
+"""Reads and writes a model's persistent buffers (running statistics and others) by name.
 
-A module may put another tensor in place of its buffer at any time, so each is looked up anew.
+A module may replace the tensor of its buffer at any time, so these functions look up each buffer
+anew on every call.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 Places = Mapping[str, tuple["nn.Module", str]]
-"""Name in the model -> the module that has the buffer, and its name there."""
+"""Buffer name in the model -> the module that has the buffer, and the buffer's name there."""
 
 
 def saved_buffers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
-    """Where the persistent buffers of `model` are."""
+    """Return the places of the persistent buffers of `model`."""
     saved = model.state_dict().keys()
     return {
         name: (module, key)
@@ -29,19 +30,19 @@ def saved_buffers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
 
 
 def copied(places: Places) -> dict[str, torch.Tensor]:
-    """A copy of each buffer, by name, on its device."""
+    """Return a copy of each buffer, by name, on the buffer's device."""
     return {n: module.get_buffer(key).detach().clone() for n, (module, key) in places.items()}
 
 
 def put_back(places: Places, values: Mapping[str, torch.Tensor]) -> None:
-    """Write such copies into the buffers."""
+    """Write copies that `copied` made into the buffers."""
     for name, (module, key) in places.items():
         module.get_buffer(key).copy_(values[name])
 
 
 @contextmanager
 def kept(places: Places) -> Iterator[None]:
-    """What changes within is undone."""
+    """Restore the buffers to their former values on exit."""
     before = copied(places)
     try:
         yield
@@ -51,7 +52,7 @@ def kept(places: Places) -> Iterator[None]:
 
 @contextmanager
 def in_mode(places: Places, training: bool) -> Iterator[None]:
-    """The modules with these buffers are in train mode, or in eval mode; afterwards as before."""
+    """Set the modules with these buffers to train mode, or to eval mode; restore it on exit."""
     modes = {module: module.training for module, _ in places.values()}
     for module in modes:
         module.training = training

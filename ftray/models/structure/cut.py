@@ -1,9 +1,10 @@
-"""The frozen blocks of a model, cut off: what they make of a row is a constant.
+"""Cuts off the frozen blocks of a model, whose output for a row never changes in training.
 
-`capture` runs a model up to the boundary, where the first block that trains begins, and gives the
-hidden states there. `cut_off` makes pass-throughs of the blocks below, for good; each forward pass
-is then fed states that were kept, while the model's own code still makes masks and positions. Where
-nothing but the head trains, only the state of the one token that the head reads need be kept.
+`capture` runs a model up to the boundary, where the first block that trains begins, and returns the
+hidden states there. `cut_off` permanently replaces the blocks below the boundary by pass-throughs.
+The caller then feeds each forward pass stored hidden states, while the model's own code still makes
+masks and positions. Where only the head trains, and the head reads one token of a row, the caller
+need store the state of that token alone.
 """
 
 from __future__ import annotations
@@ -23,33 +24,34 @@ from ftray.models.structure.buffers import in_mode, kept, saved_buffers
 
 Position = Literal["first", "last"]
 Inputs = Mapping[str, torch.Tensor]
-"""input_ids and attention_mask, (B, T) each, with padding on the right; or pixel_values,
-(B, C, H, W)."""
+"""Model inputs: input_ids and attention_mask, (B, T) each, with padding on the right; or
+pixel_values, (B, C, H, W)."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a model is cut, and what of a row is kept there."""
+    """A boundary at which a model is cut, and the tokens whose hidden states are kept there."""
 
     blocks: int
-    """How many of the lower blocks are left out: at least one."""
+    """Number of lower blocks that are left out: at least one."""
     returns: int
-    """Length of the tuple that a block returns; 0 for a tensor alone."""
+    """Length of the tuple that a block returns; 0 for a block that returns a tensor."""
     reads: Position | None = None
-    """The one token of a row whose state is kept; None for all of them."""
+    """Position of the one token of a row whose state is kept; None keeps the states of all."""
 
     def kept(self, row: Any) -> Any:
-        """Of what a row has for each token, (T, ...), that of the tokens whose states are kept."""
+        """Select from a row's per-token values, (T, ...), those of the tokens whose states are
+        kept."""
         return {None: row, "first": row[:1], "last": row[-1:]}[self.reads]
 
 
 class _Reached(Exception):
-    """The boundary: what lies above need not run."""
+    """Ends a forward pass at the boundary: the blocks above need not run."""
 
 
 def frozen_blocks(model: nn.Module, plan: FreezePlan) -> int:
-    """How many blocks, from the lowest on, no parameter that trains has a part in; 0 where the
-    model has no single list of them."""
+    """Count the consecutive blocks, from the lowest on, whose output depends on no parameter that
+    trains; 0 where the model has no single list of blocks."""
     if not has_blocks(model):
         return 0
     prefix, blocks = find_blocks(model)
@@ -59,24 +61,25 @@ def frozen_blocks(model: nn.Module, plan: FreezePlan) -> int:
 
 
 def find_cut(model: nn.Module, blocks: int, inputs: Inputs) -> Cut:
-    """How to cut off the lowest `blocks` of a model in eval mode. `inputs`: a few rows of different
-    lengths.
+    """Return the cut that removes the lowest `blocks` of a model in eval mode. `inputs`: a few rows
+    of different lengths.
 
-    Raises ModelError where the model that is cut so does not give the whole one's logits.
+    Raises ModelError where the cut model does not give the logits of the whole model.
     """
     _, stack = find_blocks(model)
     reads = _position_read(model, stack, inputs) if blocks == len(stack) else None
     cut = Cut(blocks, length_returned(model, inputs), reads)
     check_cut(model, cut, inputs)
     if places := saved_buffers(model):
-        # Statistics over a batch count its padding, too, whose states are not kept.
+        # In train mode, batch statistics include padding. The states of padding are not stored, so
+        # training replays zeros in their place.
         with kept(places), in_mode(places, training=True):
             check_cut(model, cut, inputs, pads_with_zeros=True)
     return cut
 
 
 def length_returned(model: nn.Module, inputs: Inputs) -> int:
-    """`Cut.returns` of any cut of `model`."""
+    """Return `Cut.returns`, which is the same for every cut of `model`."""
     _, stack = find_blocks(model)
     returns: list[int] = []
     handle = stack[0].register_forward_hook(
@@ -93,8 +96,8 @@ def length_returned(model: nn.Module, inputs: Inputs) -> int:
 
 
 def check_cut(model: nn.Module, cut: Cut, inputs: Inputs, pads_with_zeros: bool = False) -> None:
-    """Raises ModelError where the model that is cut so does not give the whole one's logits, from
-    the states of padding, too, or from zeros in their place."""
+    """Compare the logits of the cut model with those of the whole model. Raises ModelError where
+    they differ. pads_with_zeros: the cut model gets zeros in place of the states of padding."""
     with torch.no_grad():
         whole = model(**inputs).logits
     (states,) = capture(model, [cut], inputs)
@@ -105,10 +108,10 @@ def check_cut(model: nn.Module, cut: Cut, inputs: Inputs, pads_with_zeros: bool 
             replay.feed(gathered(cut, states, inputs.get("attention_mask")))
             logits = model(**shortened(cut, inputs)).logits
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
-        # What a model asks of its blocks beside their hidden states is its own affair.
+        # A model may read more from its blocks than hidden states, which pass-throughs lack.
         problem = f"does not run without its lowest {cut.blocks} blocks: {error}"
         raise _uncuttable(model, problem) from error
-    # Other shapes may round otherwise where one token of a row is all that is left of it.
+    # The cut model may run on one token a row; other shapes may round differently.
     if not torch.allclose(whole, logits, rtol=1e-4, atol=1e-5):
         raise _uncuttable(model, f"answers otherwise without its lowest {cut.blocks} blocks")
 
@@ -121,9 +124,9 @@ def _uncuttable(model: nn.Module, problem: str) -> ModelError:
 def capture(
     model: nn.Module, cuts: Sequence[Cut], inputs: Inputs, blocks: nn.ModuleList | None = None
 ) -> list[torch.Tensor]:
-    """The hidden states at each cut, (B, T, D), also of padding. `model` is in eval mode; what
-    lies above the last cut does not run. blocks: as `find_blocks` finds them, which takes as long
-    as a small block."""
+    """Return the hidden states at each cut, (B, T, D), also those of padding. `model` is in eval
+    mode; its blocks above the last cut do not run. blocks: the result of `find_blocks`, where the
+    caller has it: finding blocks takes as long as running a small block."""
     blocks = find_blocks(model)[1] if blocks is None else blocks
     found: dict[int, torch.Tensor] = {}
     highest = max(cut.blocks for cut in cuts)
@@ -158,8 +161,8 @@ def capture(
 
 
 class Replay:
-    """A model without its lowest blocks, and the states that its next forward pass starts from.
-    Made by `cut_off`."""
+    """A model without its lowest blocks, and the hidden states from which its next forward pass
+    starts. `cut_off` makes it."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -167,7 +170,8 @@ class Replay:
         self._states: torch.Tensor | None = None
 
     def feed(self, states: torch.Tensor) -> None:
-        """states: (B, T, D), for inputs of (B, T); used until the next ones come."""
+        """Set the states, (B, T, D), for inputs of (B, T). Every forward pass starts from them
+        until the next call."""
         self._states = states
 
     def fed(self) -> torch.Tensor:
@@ -176,7 +180,7 @@ class Replay:
 
 
 def cut_off(model: nn.Module, cut: Cut, blocks: nn.ModuleList | None = None) -> Replay:
-    """Make pass-throughs of the lowest blocks of `model`, for good. blocks: as for `capture`."""
+    """Permanently replace the lowest blocks of `model` by pass-throughs. blocks: see `capture`."""
     blocks = find_blocks(model)[1] if blocks is None else blocks
     replay = Replay(model)
     for index in range(cut.blocks):
@@ -201,7 +205,7 @@ def cut_off(model: nn.Module, cut: Cut, blocks: nn.ModuleList | None = None) -> 
 def cut_for_now(
     model: nn.Module, cut: Cut, blocks: nn.ModuleList | None = None
 ) -> Iterator[Replay]:
-    """As `cut_off`, but the model is whole again afterwards."""
+    """Cut off blocks as `cut_off` does, and put them back on exit."""
     blocks = find_blocks(model)[1] if blocks is None else blocks
     whole = list(blocks)
     replay = cut_off(model, cut, blocks)
@@ -215,8 +219,8 @@ def cut_for_now(
 
 
 class _PassThrough(nn.Module):
-    """Stands for a block: has its plain attributes, which some models look at, and returns what it
-    is given, or the states of `source`, in the form that the block does."""
+    """Replaces a block. It has the block's plain attributes, which some models read. It returns its
+    input, or the states of `source` where set, in the block's output form (tensor or tuple)."""
 
     source: Replay | None
 
@@ -233,8 +237,7 @@ class _PassThrough(nn.Module):
 
 
 def shortened(cut: Cut, inputs: Inputs) -> dict[str, torch.Tensor]:
-    """The inputs that go with the states that a cut keeps: of the tokens that it keeps, where the
-    inputs are tokens."""
+    """Return the inputs of the tokens whose states a cut keeps; pixel inputs stay whole."""
     mask = inputs.get("attention_mask")
     if mask is None:
         return dict(inputs)
@@ -242,7 +245,7 @@ def shortened(cut: Cut, inputs: Inputs) -> dict[str, torch.Tensor]:
 
 
 def gathered(cut: Cut, values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Of values (B, T, ...) those of the tokens that a cut keeps: (B, 1, ...) or all of them."""
+    """Select from values (B, T, ...) those of the tokens that a cut keeps: (B, 1, ...) or all."""
     if cut.reads is None:
         return values
     place = _places(cut.reads, values, mask)
@@ -250,7 +253,8 @@ def gathered(cut: Cut, values: torch.Tensor, mask: torch.Tensor | None) -> torch
 
 
 def _places(position: Position, values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Of values (B, T, ...) where in each row that token is, (B,); without a mask rows are full."""
+    """Return the index of the token at `position` in each row of values (B, T, ...), as (B,).
+    Without a mask no row has padding."""
     rows, tokens = values.shape[:2]
     if position == "first":
         return torch.zeros(rows, dtype=torch.long, device=values.device)
@@ -258,7 +262,8 @@ def _places(position: Position, values: torch.Tensor, mask: torch.Tensor | None)
 
 
 def _position_read(model: nn.Module, stack: nn.ModuleList, inputs: Inputs) -> Position | None:
-    """The one token of each row whose state above the last block the logits depend on."""
+    """Return the position of the one token of each row on whose state above the last block the
+    logits depend; None where they depend on others."""
     leaf: list[torch.Tensor] = []
 
     def replace(_module: nn.Module, _args: Any, output: Any) -> Any:

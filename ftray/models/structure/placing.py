@@ -1,4 +1,5 @@
-"""A model over other tensors than its own: on another device for a while, or without numbers."""
+"""Runs a model on other tensors than its own: on another device for a while, or on fake tensors
+that have shapes but no storage."""
 
 from __future__ import annotations
 
@@ -25,21 +26,22 @@ _LRU_CACHE = type(lru_cache(lambda: None))
 def placed(
     model: nn.Module, device: torch.device, dtype: torch.dtype | None = None
 ) -> Iterator[None]:
-    """`model` on `device`, its floating point numbers in `dtype` where given.
+    """Place `model` on `device` for the time of the context, its floating point tensors in `dtype`
+    where given.
 
-    Copies stand in for its parameters and buffers. Afterwards it has its own again, which nothing
-    that happened meanwhile has touched: no gradient, no running statistics, no requires_grad, no
-    mode.
+    Stand-ins replace the model's parameters and buffers. On exit the model has its own tensors and
+    modes again. Nothing in the context changes their gradients, running statistics, requires_grad
+    or modes.
     """
     modules = list(model.modules())
     own = [(dict(m._parameters), dict(m._buffers), m.training) for m in modules]  # noqa: SLF001
     stand_ins: dict[int, torch.Tensor] = {}
 
     def stand_in(tensor: torch.Tensor) -> torch.Tensor:
-        if id(tensor) not in stand_ins:  # shared weights stay shared
+        if id(tensor) not in stand_ins:  # tied weights stay tied
             wanted = dtype if tensor.is_floating_point() else None
             trains = isinstance(tensor, nn.Parameter)
-            # Passes write to buffers, and to no parameter.
+            # A forward pass may write to a buffer, but to no parameter: only buffers need a copy.
             moved = tensor.detach().to(device, wanted, copy=not trains)
             stand_ins[id(tensor)] = nn.Parameter(moved, tensor.requires_grad) if trains else moved
         return stand_ins[id(tensor)]
@@ -60,11 +62,12 @@ def placed(
 def without_numbers(
     model: nn.Module, inputs: Inputs, find: Callable[[nn.Module, Inputs], Found]
 ) -> Found:
-    """What `find` sees in forward passes of `model` for which only shapes count.
+    """Return the result of `find`, which runs forward passes of `model` for which only shapes
+    matter.
 
-    `find` gets a copy over tensors without storage (torch's FakeTensorMode): its passes cost
-    neither memory nor arithmetic, however large the model and wherever it lies. A model whose
-    forward pass looks at values runs itself, on its own device.
+    `find` gets a copy of the model over tensors without storage (torch's FakeTensorMode): its
+    passes cost neither memory nor arithmetic, whatever the model's size and device. Where the
+    forward pass reads values, `find` gets the model itself, on the model's own device.
     """
     try:
         with forgetting(model), FakeTensorMode(allow_non_fake_inputs=True):
@@ -77,8 +80,9 @@ def without_numbers(
 
 @contextmanager
 def forgetting(model: nn.Module) -> Iterator[None]:
-    """Afterwards the caches of functions that the model's code calls are empty: transformers keeps
-    tensors in some, for all models of a kind, and those made inside have no numbers."""
+    """Empty the caches of functions that the model's code calls, on exit. transformers keeps
+    tensors in some of these caches, for all models of a class, and tensors made under
+    FakeTensorMode have no values."""
     try:
         yield
     finally:
@@ -87,7 +91,8 @@ def forgetting(model: nn.Module) -> Iterator[None]:
 
 
 def _caches(model: nn.Module) -> Iterator[Any]:
-    """The lru_caches in the classes of the model's parts, and in the modules that define these."""
+    """Yield the lru_caches in the classes of the model's submodules, and in the Python modules that
+    define these classes."""
     classes = {kind for part in model.modules() for kind in type(part).__mro__}
     modules = {kind.__module__ for kind in classes if not kind.__module__.startswith("torch.")}
     owners = [kind for kind in classes if kind.__module__ in modules]

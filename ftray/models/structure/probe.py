@@ -1,5 +1,5 @@
-"""What one forward pass tells of a model: which parameters and modules lie below a boundary and
-which above it. No gradient is computed."""
+"""Finds in one forward pass which parameters and modules of a model lie below a boundary and which
+above it. No gradient is computed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Modes and requires_grad are afterwards as they were before."""
+    """Restore the modes of all modules and requires_grad of all parameters on exit."""
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -27,7 +27,11 @@ def restored(model: nn.Module) -> Iterator[None]:
 
 
 class Probe:
-    """One forward pass that watches what happens below and above the boundary."""
+    """Records in one forward pass which modules run below and above the boundary.
+
+    first: the block that the boundary state enters; the number of blocks for the state that leaves
+    the last block.
+    """
 
     def __init__(self, model: nn.Module, blocks: nn.ModuleList, first: int) -> None:
         self.model = model
@@ -38,7 +42,7 @@ class Probe:
         self.started_above: set[str] = set()
 
     def run(self, inputs: Mapping[str, torch.Tensor]) -> tuple[list[str], list[str]]:
-        """Names of the modules below and of the parameters above the boundary."""
+        """Return the names of the modules below and of the parameters above the boundary."""
         parameters = dict(self.model.named_parameters())
         handles = list(self._watch())
         with restored(self.model):
@@ -53,7 +57,8 @@ class Probe:
         return sorted(self.finished_below - self.started_above), above
 
     def _watch(self) -> Iterator[Any]:
-        # The boundary hook goes first: a block must not count itself as started below.
+        # Register the boundary hook first, so that the first trainable block counts as started
+        # above the boundary.
         if self.first < len(self.blocks):
             block = self.blocks[self.first]
             yield block.register_forward_pre_hook(self._enter_block, with_kwargs=True)
@@ -92,8 +97,8 @@ class Probe:
 
 
 def depends_on(output: torch.Tensor, parameters: dict[str, Any]) -> dict[str, None]:
-    """Names of the parameters at the ends of the graph that a backward pass from `output` would
-    walk; no gradient is computed."""
+    """Return the names of the parameters at the leaves of the autograd graph that a backward pass
+    from `output` would walk; no gradient is computed."""
     found: set[int] = set()
     seen: set[Any] = set()
     waiting = [output.grad_fn]
@@ -108,9 +113,10 @@ def depends_on(output: torch.Tensor, parameters: dict[str, Any]) -> dict[str, No
 
 
 def head_parameters(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> list[str] | None:
-    """Names of the parameters above the last hidden state of the model's body: pooler and head.
-    None for a model that has no body or does not say what that state is."""
-    body = getattr(model, "base_model", model)  # of what is no model of transformers: itself
+    """Return the names of the parameters above the last hidden state of the model's body: pooler
+    and head. None for a model that has no body or whose body's output has no
+    `last_hidden_state`."""
+    body = getattr(model, "base_model", model)  # a model not from transformers: itself
     found: list[torch.Tensor] = []
 
     def watch(_module: Any, _args: Any, output: Any) -> None:
@@ -138,7 +144,7 @@ def head_parameters(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> lis
 def constant_modules(
     model: nn.Module, trainable: list[str], inputs: Mapping[str, Any]
 ) -> list[str]:
-    """The modules whose outputs no trainable parameter has a part in."""
+    """Return the modules whose outputs depend on no trainable parameter."""
     import torch
     from torch.utils._pytree import tree_leaves
 

@@ -1,4 +1,5 @@
-"""A model beside another one of the same weights, in hardly more memory than what it trains."""
+"""Copies a model such that both copies share the memory of frozen weights; the copy takes hardly
+more memory than the parameters that it trains."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ _SHARED = "ftray_shared"
 
 
 def twin(model: nn.Module) -> nn.Module:
-    """A copy of `model` whose parameters lie where those of `model` do. It must not write to one
-    before `own` has given it a place of its own."""
+    """Return a copy of `model` whose parameters share memory with those of `model`. The copy must
+    not write to a parameter before `own` has given this parameter memory of its own."""
     places: dict[int, object] = {}
     for parameter in model.parameters():
-        # Which of them train is each copy's own affair, and so are hooks and gradients.
+        # Each copy has its own requires_grad, hooks and gradients.
         other = nn.Parameter(parameter.detach(), parameter.requires_grad)
         setattr(other, _SHARED, True)
         places[id(parameter)] = other
@@ -23,7 +24,7 @@ def twin(model: nn.Module) -> nn.Module:
 
 
 def own(model: nn.Module, names: Collection[str]) -> None:
-    """Give those of the named parameters that a twin shares memory of their own."""
+    """Give each named parameter that shares memory with a twin memory of its own."""
     for name, parameter in model.named_parameters():
         if name in names and getattr(parameter, _SHARED, False):
             parameter.data = parameter.detach().clone()
