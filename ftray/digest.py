@@ -1,4 +1,4 @@
-"""Content digests: what names the folders of a content-addressed cache."""
+"""Content digests: the names of the folders of a content-addressed cache."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 
 def of_json(value: Any) -> str:
-    """16 hex digits that depend on the JSON content of `value` and not on the order of its keys."""
+    """Digest the JSON content of `value` to 16 hex digits; the order of keys does not matter."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return of_chunks([canonical.encode("utf-8", "surrogatepass")])
 
 
 def of_chunks(chunks: Iterable[bytes]) -> str:
-    """16 hex digits of the bytes in `chunks`, one after the other."""
+    """Digest the concatenated bytes of `chunks` to 16 hex digits."""
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk)

@@ -1,4 +1,4 @@
-"""What this machine and the cluster can do, what is missing, and what that costs."""
+"""Examines this machine and the cluster: what works, what is missing, and what that costs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ _LITTLE = 2_000_000_000
 
 @dataclass(frozen=True)
 class Finding:
-    """missing: something cannot be done, or is slow; broken: nothing much can."""
+    """One result of the examination. missing: some feature fails or is slow; broken: hardly any
+    feature works."""
 
     what: str
     state: Literal["ok", "missing", "broken"]
@@ -37,7 +38,7 @@ class Finding:
 
 
 def examine(storage: str | None) -> list[Finding]:
-    """All findings; nothing is left behind. `storage`: as open_root takes it."""
+    """Return all findings; leaves no files behind. `storage`: as in `open_root`."""
     parts: list[Callable[[], Iterator[Finding]]] = [
         _python, _torch, _training, _machine, _tools, lambda: _store(storage), _cluster,
     ]  # fmt: skip

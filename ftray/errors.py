@@ -1,9 +1,9 @@
-"""What the user is told when something is wrong: one error tree, one message shape.
+"""The errors that a user sees: one error tree, one shape of message.
 
-Every fault is a `Problem`: the key or file it is about, the value found there, what is wrong with
-it and what would do. `FtrayError` carries one or more. Its constructor arguments are its state, so
-it pickles as it is and crosses Ray processes intact; `find` digs it out of whatever Ray wrapped
-around it.
+Every fault is a `Problem`: the key or file at fault, the value found there, what is wrong with the
+value, and a fix. `FtrayError` carries one or more problems. Its constructor arguments are its whole
+state, so an FtrayError pickles unchanged and crosses Ray processes intact. `find` unpacks an
+FtrayError from the exceptions that Ray wrapped around it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 _LONGEST = 600
-"""Characters of a problem or a fix: third parties' messages quote whole files."""
+"""Most characters of a problem or a fix: messages of other libraries quote whole files."""
 _MOST = 20
-"""Problems of one error that are shown."""
+"""Most problems of one error that a message shows."""
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault: where (`key`), what was found (`value`), what is wrong, what would do; URLs in it
-    are without their passwords."""
+    """One fault: where (`key`), the value found (`value`), what is wrong, and a fix. URLs in these
+    texts have no passwords."""
 
     key: str
     value: str
@@ -44,8 +44,8 @@ class Problem:
 
 
 class FtrayError(Exception):
-    """A fault that the user can mend. `exit_code` is what the command line exits with;
-    `resumable`: whether a run that ends with it goes on by the same command."""
+    """A fault that the user can mend. `exit_code`: the command's exit code; `resumable`: whether
+    the same command continues a run that ended with this error."""
 
     exit_code = EXIT_WRONG_INPUT
     resumable = False
@@ -57,14 +57,14 @@ class FtrayError(Exception):
 
     @classmethod
     def of(cls, key: str, value: object, problem: str, fix: str) -> Self:
-        """An error with one problem in one line; `value` is shown shortened, URLs without their
+        """Make an error with one problem in one line; `value` is shortened, and URLs lose their
         passwords."""
         said = shorten(problem, _LONGEST).rstrip(".")
         shown = (shorten(key), shorten(value), said, _sentence(shorten(fix, _LONGEST)))
         return cls(Problem(*shown))
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads: no code can be put into it, as it could into a pickle."""
+        """Return JSON for `from_json`: unlike a pickle, JSON can smuggle in no code."""
         problems = [problem.to_json() for problem in self.problems]
         return {"kind": type(self).__name__, "problems": problems}
 
@@ -87,7 +87,7 @@ class ModelError(FtrayError):
 
 
 class NoEstimate(FtrayError):
-    """What a run needs cannot be foreseen; nothing is known to be wrong with it."""
+    """The needs of a run cannot be estimated; that is no sign of a fault in the run."""
 
 
 class StorageError(FtrayError):
@@ -99,15 +99,15 @@ class StorageError(FtrayError):
 class StorageFault(StorageError, OSError):
     """A read or write of the storage failed: an outage, a full disk, no access.
 
-    It is an OSError too, so that who handles those handles it.
+    StorageFault is an OSError too, so that code that handles OSError handles it.
     """
 
     exit_code = EXIT_FAILED
     transient = False
-    """Whether the same may succeed later with nothing changed by the user."""
+    """Whether the same request may succeed later without a change by the user."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # OSError's own keeps two arguments of more.
+        # OSError's own __reduce__ keeps only two arguments of more.
         return type(self), self.problems, {"transient": self.transient}
 
     @property
@@ -116,7 +116,7 @@ class StorageFault(StorageError, OSError):
 
 
 class ClusterError(FtrayError):
-    """The cluster cannot run what is asked of it."""
+    """The cluster cannot run the processes that the spec asks for."""
 
     resumable = True
 
@@ -139,8 +139,8 @@ class RunFailed(FtrayError):
 
 
 class NotTrainable(RunFailed):
-    """What was asked cannot be learnt so, as with a loss that diverges: to go on from a checkpoint
-    would end the same way."""
+    """The model cannot be trained with this spec, for example because the loss diverges: a run
+    continued from a checkpoint would end the same way."""
 
     resumable = False
 
@@ -152,19 +152,19 @@ class RolloutFailed(FtrayError):
 
 
 class RunTaken(RunFailed):
-    """Another process drives the run: this one may not write to it any more."""
+    """Another process drives the run, so this process may no longer write to the run's folder."""
 
 
 class Interrupted(FtrayError):
-    """The run was asked to end, has saved where it stands, and can go on."""
+    """The user ended the run, which has saved its progress and can go on."""
 
     exit_code = EXIT_INTERRUPTED
     resumable = True
 
 
 def shorten(value: object, limit: int = 120) -> str:
-    """`value` in one line, as the user would write it, at most `limit` characters; what a terminal
-    would not print is escaped."""
+    """Write `value` in one line, as the user would write it, in at most `limit` characters; escape
+    the characters that a terminal would not print."""
     if value is None:
         return ""
     text = value if isinstance(value, str) else _written(value)
@@ -174,7 +174,7 @@ def shorten(value: object, limit: int = 120) -> str:
 
 
 _READ = 8
-"""Characters that are looked at for each that is shown: spaces go, and megabytes may follow."""
+"""Characters read for each character shown: spaces are dropped, and megabytes may follow."""
 
 
 def _written(value: object) -> str:
@@ -187,12 +187,12 @@ def _written(value: object) -> str:
 
 
 def without_passwords(text: str) -> str:
-    """`text` with scheme://host in place of scheme://user:password@host."""
+    """Replace scheme://user:password@host in `text` by scheme://host."""
     return re.sub(r"://[^@/\s:]*:[^@/\s]*@", "://", text)
 
 
 def from_json(content: Mapping[str, Any]) -> FtrayError:
-    """The error that `FtrayError.to_json` wrote, perhaps in another process."""
+    """Make the error that `FtrayError.to_json` wrote, perhaps in another process."""
     kinds = {kind.__name__: kind for kind in _kinds(FtrayError)}
     return kinds[content["kind"]](*(Problem(**problem) for problem in content["problems"]))
 
@@ -204,7 +204,8 @@ def _kinds(kind: type[FtrayError]) -> Iterator[type[FtrayError]]:
 
 
 def masked(tree: Any) -> Any:
-    """`tree` of JSON with every text in it `without_passwords`: as it is kept and shown."""
+    """Apply `without_passwords` to every text in the JSON tree `tree`, before it is kept or
+    shown."""
     if isinstance(tree, str):
         return without_passwords(tree)
     if isinstance(tree, Mapping):
@@ -215,18 +216,20 @@ def masked(tree: Any) -> Any:
 
 
 def find(error: BaseException) -> FtrayError | None:
-    """The FtrayError that `error` is, was raised from, or was wrapped around by Ray; else None."""
+    """Find the FtrayError that `error` is, was raised from, or holds wrapped by Ray; None without
+    one."""
     seen: set[int] = set()
     for candidate in _wrapped(error, seen):
-        # Ray raises a copy that is an FtrayError too and says its traceback: its cause is meant.
+        # Ray raises a copy that is an FtrayError too but has a traceback as its text. The copy's
+        # `cause` is the original.
         if isinstance(candidate, FtrayError) and not hasattr(candidate, "cause"):
             return candidate
     return None
 
 
 def resumable(error: BaseException) -> bool:
-    """Whether a run that ended with `error` goes on by the same command: it does, unless the input
-    or the training itself is at fault."""
+    """Return whether the same command continues a run that ended with `error`: it does, unless the
+    input or the training itself is at fault."""
     known = find(error)
     return True if known is None else known.resumable
 
@@ -237,7 +240,7 @@ def _wrapped(error: BaseException, seen: set[int]) -> Iterator[BaseException]:
     seen.add(id(error))
     yield error
     inner: list[object] = [error.__cause__, error.__context__]
-    # RayTaskError and Ray Train's ControllerError keep one.
+    # RayTaskError and Ray Train's ControllerError keep one exception.
     inner.extend(getattr(error, name, None) for name in ("cause", "controller_failure"))
     # Ray Train's WorkerGroupError keeps one exception a rank.
     inner.extend(getattr(error, "worker_failures", {}).values())

@@ -1,8 +1,8 @@
-"""What SIGINT and SIGTERM do to a command: acknowledged at once, and ended soon.
+"""Handles SIGINT and SIGTERM: acknowledges the signal at once, and ends the command soon.
 
-The main thread may be deep inside a library that lets no handler run. So a thread of its own, which
-the signal itself wakes, acknowledges the signal, ends the process at the second one, and ends it
-when SIGTERM's time is up.
+The main thread may be deep inside a library that lets no Python handler run. So a separate thread,
+which the signal wakes, acknowledges the first signal. That thread also ends the process at the
+second signal, and when the time after SIGTERM is over.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _PROMISE = "the same command goes on from what is done so far"
 
 @dataclass(frozen=True)
 class _Way:
-    """How a part of a command ends: what stops it softly, and what happens then."""
+    """The soft end of a part of a command: the call that stops it, and what the user then gets."""
 
     stop: Callable[[], None]
     promise: str
 
 
 class _State:
-    """Of this process: signals are the process's too."""
+    """The signal state of this process, as signals go to the whole process."""
 
     ways: list[_Way]
     count: int
@@ -47,9 +47,9 @@ class _State:
     watched: bool
     """Whether a thread acknowledges signals."""
     sockets: tuple[socket.socket, socket.socket] | None
-    """Kept open as long as signals may come."""
+    """The socket pair that wakes the thread; kept open as long as signals may come."""
     told: threading.Event
-    """Set when it has done so."""
+    """Set once the thread has acknowledged the first signal."""
 
     def __init__(self) -> None:
         self.forget()
@@ -65,9 +65,11 @@ _state = _State()
 
 @contextmanager
 def acknowledged(say: Callable[[str], None]) -> Iterator[None]:
-    """Inside the block the first SIGINT or SIGTERM is acknowledged through `say`, called in another
-    thread, and then ends the block: by the way of `softly` that is open, else by KeyboardInterrupt.
-    The second one ends the process, as does the end of SIGTERM's time. For the main thread.
+    """Acknowledge SIGINT and SIGTERM inside the block; for the main thread.
+
+    Another thread calls `say` at the first signal. The signal then ends the block: through the
+    innermost open `softly`, else by KeyboardInterrupt. The second signal ends the process, and so
+    does the end of the time after SIGTERM.
     """
     _state.forget()
     _state.watched = True
@@ -81,7 +83,7 @@ def acknowledged(say: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        # SIGTERM's time goes on: what is still to be closed may wait for something too.
+        # The time after SIGTERM goes on running: the command's cleanup may hang too.
         if _state.count == 0:
             sys.unraisablehook = sys.__unraisablehook__
             signal.set_wakeup_fd(descriptor)
@@ -95,8 +97,9 @@ def acknowledged(say: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def softly(stop: Callable[[], None], promise: str) -> Iterator[None]:
-    """Inside the block the first signal calls `stop` in place of raising KeyboardInterrupt.
-    `promise`: what happens next, for the user. Elsewhere than in the main thread nothing changes.
+    """Let the first signal inside the block call `stop` in place of raising KeyboardInterrupt.
+
+    `promise`: what happens next, in words for the user. Does nothing outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -111,32 +114,34 @@ def softly(stop: Callable[[], None], promise: str) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         if not _state.ways and before[signal.SIGINT] is not handle:
-            _state.forget()  # nobody acknowledges: the next block begins anew
+            _state.forget()  # no thread acknowledges signals here: the next block begins anew
 
 
 def grant(seconds: float) -> None:
-    """After SIGTERM: that much time from now on, for a checkpoint that is being saved."""
+    """Give the command `seconds` from now on to save a checkpoint, if SIGTERM has come."""
     if _state.deadline is not None:
         _state.deadline = max(_state.deadline, time.monotonic() + seconds)
 
 
 def handle(number: int, frame: FrameType | None) -> None:
-    """In the main thread, when Python lets it run."""
+    """Handle a signal; Python calls this handler in the main thread once that thread can run it."""
     _state.count += 1
     if _state.watched:
-        _state.told.wait(_TOLD_S)  # first what happens, then that it happens
+        _state.told.wait(_TOLD_S)  # first the line that says what happens, then the event
     if _state.count > 1 or not _state.ways:
         raise KeyboardInterrupt
     _state.ways[-1].stop()
 
 
 def _raise_again(unraisable: Any) -> None:
-    """Python drops an exception that is raised inside of a destructor or a weak reference's
-    callback: a KeyboardInterrupt is raised once more, after that."""
+    """Raise a KeyboardInterrupt again that Python dropped.
+
+    Python drops an exception raised inside a destructor or a weak reference's callback. This hook
+    raises a KeyboardInterrupt once more, after the destructor or callback."""
     if not issubclass(unraisable.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
         return
-    # From another thread: raised in here it would be dropped as well.
+    # Another thread raises it: raised inside this hook, it would be dropped as well.
     threading.Timer(_SOON_S, _raise_in_main).start()
 
 
@@ -146,7 +151,8 @@ def _raise_in_main() -> None:
 
 
 def _watch(reader: socket.socket, say: Callable[[str], None]) -> None:
-    """The thread: a byte comes for each signal, nothing when the block is over."""
+    """Run the thread that acknowledges signals. `reader` gives one byte a signal, and no bytes once
+    the block is over."""
     seen = 0
     while True:
         if _state.deadline is not None:
@@ -173,6 +179,6 @@ def _watch(reader: socket.socket, say: Callable[[str], None]) -> None:
 
 
 def _end(say: Callable[[str], None], line: str) -> None:
-    """The kernel ends the processes of a Ray that this process has started."""
+    """End this process at once. The kernel then ends the processes of a Ray that it started."""
     say(line)
     os._exit(EXIT_INTERRUPTED)

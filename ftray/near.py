@@ -1,4 +1,4 @@
-"""What a mistyped word or path was likely meant to be."""
+"""Guesses the word or path that a user mistyped."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _ALIKE = 0.75
-"""Share of characters in common above which one word is a misspelling of another."""
+"""Share of common characters above which one word counts as a misspelling of another."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that `word` misspells; None where none is close."""
+    """Return the known word that `word` misspells; None where no known word is close."""
     by_letters = {name.casefold(): name for name in known}
     close = difflib.get_close_matches(word.casefold(), by_letters, n=1, cutoff=_ALIKE)
     return by_letters[close[0]] if close else None
 
 
 def looks_local(path: str) -> bool:
-    """Whether `path` is no OWNER/NAME of the Hub but, maybe mistyped, a file or folder here."""
+    """Return whether `path` means a local file or folder, maybe mistyped, and no OWNER/NAME of the
+    Hub."""
     if path.startswith((".", "~", "/")) or "\\" in path or path.count("/") > 1:
         return True
     owner, slash, _ = path.partition("/")
@@ -26,8 +27,8 @@ def looks_local(path: str) -> bool:
 
 
 def nearest_path(path: str) -> str | None:
-    """The file or folder of this machine that `path` misspells, written as `path` is: each part
-    that is not there is replaced by its nearest neighbour. None where one part has none."""
+    """Return the local file or folder that `path` misspells, written as `path` is. Replaces each
+    missing part by its nearest neighbour; None where one part has no neighbour."""
     written = Path(path)
     found = Path(written.anchor) if written.is_absolute() else Path()
     try:
@@ -41,7 +42,7 @@ def nearest_path(path: str) -> str | None:
                 part = close
             found /= part
     except (OSError, ValueError, RuntimeError):
-        return None  # a name too long, or with a NUL, or a home that is not there
+        return None  # a name is too long or contains a NUL, or there is no home folder
     return str(found)
 
 
@@ -53,5 +54,5 @@ def _exists(path: str) -> bool:
 
 
 def did_you_mean(name: str | None, otherwise: str) -> str:
-    """The advice in a message."""
+    """Return the advice of a message: the likely name, or `otherwise` without one."""
     return f"Did you mean {name}?" if name is not None else otherwise

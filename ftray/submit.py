@@ -1,4 +1,4 @@
-"""A verb as a Ray job: everything it needs that lies on this machine travels with it."""
+"""Submits a verb as a Ray job, with all local files that the verb needs."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ _ASK = (
 def submit_job(
     verb: str, spec: Spec, as_json: bool, address: str | None, say: Callable[[str], None]
 ) -> int:
-    """Submit `ftray VERB` with `spec`, print its log, and return its exit code. address: of the
-    Jobs API, else what the environment names; a Ray that merely runs here is not taken.
+    """Submit `ftray VERB` with `spec`, print its log, and return its exit code. address: the
+    address of the Jobs API, else the one that the environment names. A Ray that merely runs on this
+    machine is not used.
 
-    Raises ClusterError when none is named or none answers, DataError when the inputs are too large
-    to send.
+    Raises ClusterError when no address is named or no API answers, DataError when the inputs are
+    too large to send.
     """
     address = address or next(filter(None, map(os.environ.get, _ADDRESSES)), None)
     if address is None:
@@ -88,15 +89,16 @@ def package(spec: Spec, folder: Path) -> None:
 
 
 def _carry(value: str, target: Path) -> str | None:
-    """Copy what `value` names below `target`; its name in the package, None where it is not here
-    (a Hub id, or a path of the cluster)."""
+    """Copy the local files that `value` names below `target`, and return their name in the package.
+    Return None where no such file is here (a Hub id, or a path of the cluster)."""
     found = [Path(location.path) for location in expand(value) if location.exists()]
     if not found:
         return None
     target.mkdir(parents=True)
     is_pattern = found != [Path(value).expanduser().absolute()]
     for number, path in enumerate(found):
-        # A pattern may find files of one name in several folders; their order is kept.
+        # A pattern may match files of one name in several folders; the number also keeps their
+        # order.
         copy = target / (f"{number:05d}-{path.name}" if is_pattern else path.name)
         if path.is_dir():
             shutil.copytree(path, copy)

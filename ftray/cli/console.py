@@ -1,4 +1,4 @@
-"""What every verb does the same way: errors without a traceback, exit codes, one JSON line."""
+"""Behaviour common to all verbs: errors without a traceback, exit codes, one JSON line."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def confirmed(noun: str, doomed: Sequence[str], yes: bool, dry_run: bool) -> bool:
-    """Say what is to be deleted and ask, unless `yes`; whether to go on. Exits with 1 for a no;
-    raises RegistryError where nobody can be asked."""
+    """List what is to be deleted and ask, unless `yes`; return whether to go on. Exits with 1 where
+    the person says no; raises RegistryError where there is no person to ask."""
     from ftray.errors import RegistryError
 
     for each in doomed:
@@ -76,7 +76,7 @@ def confirmed(noun: str, doomed: Sequence[str], yes: bool, dry_run: bool) -> boo
 
 
 def say(message: str) -> None:
-    """A line for the person: on stderr, so that stdout stays clean for programs."""
+    """Print a line for the person on stderr, so that stdout stays clean for programs."""
     from ftray.cli.display.table import stderr_width, wrapped
 
     width = stderr_width()
@@ -84,5 +84,5 @@ def say(message: str) -> None:
 
 
 def emit(result: dict[str, Any]) -> None:
-    """The one JSON object that `--json` promises, as the last line of stdout."""
+    """Print the one JSON object that `--json` promises, as the last line of stdout."""
     print(json.dumps(result, ensure_ascii=False), flush=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _MOST_LABELS, _MOST_PAIRS = 20, 10
 _MATRIX = 7
-"""Up to so many labels all pairs are shown; of these none is beyond the pairs that are counted."""
+"""Most labels for which all pairs are shown. With so few labels the list of pairs is complete."""
 
 TextColumn = Annotated[
     str | None,
@@ -83,7 +83,7 @@ def evaluate(
 
 
 def without_labels(served: NamedModel, option: str) -> SpecError:
-    """The error for an option that only a model with labels can do."""
+    """Make the error for an option that needs a model with labels."""
     from ftray.errors import SpecError
 
     problem = f"{served.reference} writes texts: it has no labels"
@@ -91,7 +91,7 @@ def without_labels(served: NamedModel, option: str) -> SpecError:
 
 
 def _show_labels(labels: Sequence[LabelScore], confused: Sequence[Mapping[str, Any]]) -> None:
-    """A table of the labels with most rows, and what the model takes them for."""
+    """Print a table of the labels with most rows, and of the labels that the model confuses."""
     from ftray.cli.display.table import show
 
     shown = sorted(labels, key=lambda label: -label.rows)[:_MOST_LABELS]

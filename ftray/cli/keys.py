@@ -1,4 +1,4 @@
-"""`ftray keys`: who may ask a served model."""
+"""`ftray keys`: makes, lists and revokes the API keys of served models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `ftray` command. Nothing heavy is imported here: `ftray --help` answers at once."""
+"""The `ftray` command. Imports nothing heavy, so that `ftray --help` answers at once."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ app.add_typer(runs.app, name="runs")
 
 
 def _version(asked: bool) -> None:
-    """Print the versions of ftray and of what its results depend on."""
+    """Print the versions of ftray and of the packages that determine its results."""
     if not asked:
         return
     from importlib.metadata import PackageNotFoundError, version
@@ -63,7 +63,7 @@ def _version(asked: bool) -> None:
 
 
 def main(*arguments: str) -> NoReturn:
-    """Run the command with `arguments`, those of the command line unless given, and end the
+    """Run the command with `arguments`, by default those of the command line, and end the
     process."""
     try:
         app(arguments or None)
@@ -73,8 +73,8 @@ def main(*arguments: str) -> NoReturn:
 
 
 def _leave(code: object) -> NoReturn:
-    """End as Python does, but for taking torch, Ray and MLflow apart object by object: that takes
-    seconds, and frees what ends with the process anyway."""
+    """End the process as Python does, but without freeing the objects of torch, Ray and MLflow one
+    by one: that takes seconds, and the memory goes with the process anyway."""
     threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - joins what is not a daemon
     atexit._run_exitfuncs()  # noqa: SLF001
     sys.stdout.flush()

@@ -62,7 +62,7 @@ def list_(name: Name = None, storage: Storage = None, as_json: AsJson = False) -
         settled_routes(registry, known)
     versions = [version for known in names for version in registry.versions(known)]
     if name is not None and not versions:
-        registry.resolve(name)  # says which models there are instead
+        registry.resolve(name)  # raises with the known models
     if as_json:
         emit({"models": [version.to_json() for version in versions]})
         return
@@ -100,7 +100,7 @@ def show(model: ModelName, storage: Storage = None, as_json: AsJson = False) -> 
         registry = Registry.open(open_root(storage))
         routes = settled_routes(registry, found.name)
         known = registry.resolve(f"{found.name}:{found.version}").to_json()
-        del known["metrics"]  # the manifest has those of every split
+        del known["metrics"]  # the manifest has the metrics of every split
         known["routes"] = {alias: tell(route) for alias, route in routes.items()}
     known |= _described(info)
     if as_json:
@@ -167,7 +167,7 @@ def rollback(
 
 
 def _fraction(share: str | None) -> float:
-    """Of `10%` or `0.1`; all where nothing is said. Raises RegistryError."""
+    """Parse a share such as `10%` or `0.1`; 1 where none is given. Raises RegistryError."""
     from ftray.errors import RegistryError
 
     text = (share or "100%").strip()
@@ -229,8 +229,8 @@ def delete(
 
 
 def _exact(registry: Registry, model: str) -> ModelVersion:
-    """The version that NAME:VERSION means, whether or not its folder is still there. Raises
-    RegistryError for what may mean another version tomorrow."""
+    """Return the version that NAME:VERSION means, whether or not its folder still exists. Raises
+    RegistryError for a reference that may mean another version tomorrow."""
     from ftray.errors import RegistryError
     from ftray.store.registry.versions import Reference
 
@@ -243,7 +243,7 @@ def _exact(registry: Registry, model: str) -> ModelVersion:
 
 
 def _check_target(target: Location, source: Location) -> None:
-    """Raises StorageError unless `target` is a new or empty folder apart from `source`."""
+    """Raise StorageError unless `target` is a new or empty folder outside `source`."""
     from ftray.errors import StorageError
 
     fix = "name a new or an empty folder"
@@ -254,14 +254,15 @@ def _check_target(target: Location, source: Location) -> None:
 
 
 def _described(info: ModelInfo) -> dict[str, Any]:
-    """What the manifest says of a model, without its golden answers."""
+    """Return the manifest's facts about a model, without its golden answers."""
     return info.model_dump(
         mode="json", include={"task", "labels", "base", "run", "data_digest", "metrics"}
     ) | {"ftray": info.ftray_version}
 
 
 def _lines(known: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Key and value of each line; a section becomes one line for each key not said already."""
+    """Return key and value of each line. A section gives one line for each of its keys that is not
+    already a key of `known`."""
     lines: list[tuple[str, Any]] = []
     for key, value in known.items():
         if isinstance(value, dict):
@@ -279,7 +280,7 @@ def _listed(values: list[str]) -> str:
 
 
 def _by_split(splits: dict[str, dict[str, Any]]) -> list[list[Any]]:
-    """A row a metric, a column a split; what is no number is left out."""
+    """Return one row a metric and one column a split, without values that are no numbers."""
     names = [
         name
         for name, value in next(iter(splits.values()), {}).items()

@@ -69,8 +69,9 @@ def predict(
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Nothing of Ray on the terminal: its core writes a warning that is none (that actors can be
-    started again) to the descriptor of stderr, and its errors, which are raised too, to stdout."""
+    """Keep Ray's output off the terminal. Ray's core writes a needless warning (that actors can be
+    restarted) to the file descriptor of stderr, and writes its errors, which it also raises, to
+    stdout."""
     sys.stderr.flush()
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)

@@ -1,4 +1,4 @@
-"""`ftray runs`: what was tried, how it went, what it took, and where it lies."""
+"""`ftray runs`: lists, shows, compares, deletes and prunes runs."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def show(run: Run, storage: Storage = None, as_json: AsJson = False) -> None:
     facts = summary(root, found)
     records = found.metrics()
     epochs = [record for record in records if record.get("kind") == "epoch"]
-    # A sweep that was continued may tell of a trial again: the last word counts.
+    # A continued sweep may report a trial again: the last record counts.
     last = {record.get("id"): record for record in records if record.get("kind") == "trial"}
     trials = [{key: r[key] for key in r if key != "points"} for r in last.values()]
     if facts["state"] != "running":
-        # Of a sweep that was killed nobody told how its trials ended.
+        # The driver of a killed sweep could not record how the running trials ended.
         trials = [
             r | {"status": _ENDED_AS.get(str(r.get("status")), r.get("status"))} for r in trials
         ]
@@ -184,7 +184,7 @@ def prune(
 
 
 def _delete(runs: list[RunFolder], yes: bool, dry_run: bool) -> None:
-    """Delete these runs, after a question."""
+    """Delete these runs, after asking the person."""
     from ftray.store.removal import delete_run
 
     if confirmed("run", [_described(run) for run in runs], yes, dry_run):
@@ -202,7 +202,7 @@ def _described(run: RunFolder) -> str:
 
 
 def _age(text: str) -> timedelta:
-    """Of `30d`, `12h`, `2w`. Raises RegistryError."""
+    """Parse an age such as `30d`, `12h`, `2w`. Raises RegistryError."""
     from ftray.errors import RegistryError
 
     units = {"h": "hours", "d": "days", "w": "weeks"}

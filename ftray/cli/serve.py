@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ftray.spec.sections.serving import ServeSpec
 
 _LOOK_S = 2.0
-"""Seconds between two looks at what the replicas do."""
+"""Seconds between two readings of the replicas' reports."""
 
 
 @verb
@@ -98,7 +98,8 @@ def serve(
 
 
 def _settings(given: dict[str, Any], place: Place) -> Settings:
-    """Parse the options. Raises ServeError, also where other machines could ask without a key."""
+    """Parse the options. Raises ServeError, also where other machines could ask without an API
+    key."""
     from ftray.serve.http.door import is_loopback
     from ftray.serve.local.place import HOST
     from ftray.serve.settings import parse, require_auth
@@ -110,8 +111,8 @@ def _settings(given: dict[str, Any], place: Place) -> Settings:
 
 
 def _check_this_machine(place: Place, spec: ServeSpec) -> None:
-    """Raise ServeError where the port is taken or the file of keys is wrong. On a cluster both are
-    the head node's, and checked there."""
+    """Raise ServeError where the port is taken or the file of API keys is faulty. On a cluster, the
+    head node owns both and checks them."""
     from ftray.serve.http.auth import read_keys
     from ftray.serve.local.place import HOST, PORT
     from ftray.serve.local.ports import check_port
@@ -147,8 +148,9 @@ def _named(model: ServedModel) -> dict[str, Any]:
 
 
 class _Stop:
-    """Notes that a signal asked to stop. A second signal may interrupt the handler of the first: a
-    `threading.Event` has a lock, and its `set` would then wait for itself for ever."""
+    """Notes that a signal asked to stop. A second signal may interrupt the handler of the first. So
+    this class avoids `threading.Event`: its `set` takes a lock and would then wait for itself for
+    ever."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         """say: tells the person that the first signal has come."""
@@ -166,7 +168,7 @@ class _Stop:
         return self._asked or not self._signals.empty()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for a signal, at most so long. Return whether one has come, now or before."""
+        """Wait for a signal, at most `seconds`. Return whether one has come, now or before."""
         if not self._asked:
             with suppress(Empty):
                 self._signals.get(timeout=seconds)
@@ -175,7 +177,7 @@ class _Stop:
 
 
 def _watch(served: Sequence[ServedModel], stop: _Stop) -> None:
-    """Say what becomes of the aliases that replicas follow, until `stop`."""
+    """Report changes of the aliases that replicas follow, until `stop`."""
     from ftray.serve.local.news import News
 
     news = [News(m.alias, m.version) for m in served if m.alias is not None]
@@ -193,7 +195,7 @@ def _watch(served: Sequence[ServedModel], stop: _Stop) -> None:
 
 @contextmanager
 def _interrupts(say: Callable[[str], None]) -> Iterator[_Stop]:
-    """Inside the block SIGINT and SIGTERM ask to stop, and do not end the process."""
+    """Make SIGINT and SIGTERM ask to stop inside the block, in place of ending the process."""
     stop = _Stop(say)
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, stop.note) for number in numbers}

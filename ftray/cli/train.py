@@ -43,7 +43,7 @@ def train(
         acknowledged(display.acknowledge),
         starting("ftray.train.run", then=partial(_ahead, loaded)) as connected,
     ):
-        display.stage("reading the data", at_once=False)  # a wrong input is one line
+        display.stage("reading the data", at_once=False)  # a wrong input prints one line
         checked = check_inputs(loaded)
         display.stage("starting Ray")
         worker = connected()
@@ -55,8 +55,9 @@ def train(
 
 
 def _ahead(spec: Spec) -> LocalWorker | None:
-    """As soon as Ray is there: the process that is to train. Where Ray Train starts others on this
-    machine, this process encodes and exports, and imports here what that takes."""
+    """Start the process that is to train, as soon as Ray runs. Where Ray Train starts other
+    processes on this machine instead, this process encodes and exports, so import here what that
+    needs."""
     from ftray.cluster.connection import is_this_machine
     from ftray.train.ray.local_worker import LocalWorker
 
@@ -67,12 +68,12 @@ def _ahead(spec: Spec) -> LocalWorker | None:
 
 
 def with_promote(overrides: list[str] | None, alias: str | None) -> list[str]:
-    """The overrides that --set and --promote stand for."""
+    """Return the overrides that --set and --promote stand for."""
     return [*(overrides or ()), *([] if alias is None else [f"train.promote={alias}"])]
 
 
 def show_trained(result: dict[str, Any], as_json: bool) -> None:
-    """The end of `train` and `tune`: JSON for programs, or name and metrics for people."""
+    """Print the result of `train` or `tune`: JSON for programs, or name and metrics for people."""
     from ftray.cli.display.table import headline
 
     if as_json:
@@ -96,7 +97,7 @@ def show_trained(result: dict[str, Any], as_json: bool) -> None:
 
 
 def _path(url: str) -> str:
-    """As short as it can be copied: from the working directory where it lies below that."""
+    """Shorten a path for copying: relative to the working directory where it lies below that."""
     from pathlib import Path
 
     path = Path(url.removeprefix("file://"))

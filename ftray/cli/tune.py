@@ -27,7 +27,7 @@ def tune(
         acknowledged(display.acknowledge),
         starting("transformers.modeling_utils", "ftray.tune.sweep") as connected,
     ):
-        display.stage("reading the data", at_once=False)  # a wrong input is one line
+        display.stage("reading the data", at_once=False)  # a wrong input prints one line
         checked = check_inputs(loaded)
         display.stage("starting Ray")
         connected()

@@ -34,8 +34,9 @@ def validate(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> 
 
 
 def _examine(path: str, overrides: list[str], as_json: bool) -> dict[str, Any]:
-    """What a run would take: rows of each split, optimizer steps, lengths, memory; told on the way
-    unless `as_json`. Raises FtrayError for everything that would keep the run from starting."""
+    """Estimate a run: rows of each split, optimizer steps, lengths of rows, memory. Prints each as
+    it is found; with `as_json` only the memory, to stderr. Raises FtrayError for every fault that
+    would keep a run from starting."""
     from ftray.data.cleaning.report import NO_TOKENS, in_words
     from ftray.spec.load import load
     from ftray.train.check import check_inputs
@@ -43,7 +44,7 @@ def _examine(path: str, overrides: list[str], as_json: bool) -> dict[str, Any]:
     checked = check_inputs(load(path, overrides, say))
     if not as_json:
         _say_each(checked.dataset.report.lines())
-    # After the data, as they need torch and the model's code.
+    # The data come first: importing torch and the model's code for these steps takes time.
     from ftray.train.memory.dry_run import dry_run
 
     dry_run(checked.spec, checked.dataset.labels)
@@ -60,7 +61,7 @@ def _examine(path: str, overrides: list[str], as_json: bool) -> dict[str, Any]:
 
 
 def _memory(checked: Any) -> dict[str, Any] | None:
-    """What a worker needs, told and as JSON; None where that cannot be foreseen."""
+    """Print and return the memory that a worker needs; None where it cannot be estimated."""
     from ftray.errors import NoEstimate
     from ftray.train.memory.preflight import forecast
 
@@ -74,7 +75,7 @@ def _memory(checked: Any) -> dict[str, Any] | None:
 
 
 def _lengths(checked: Any) -> tuple[Lengths, int]:
-    """How long the rows to train on are, and how many give no token, in a sample of them."""
+    """Measure the lengths of a sample of the training rows, and count its rows without a token."""
     from ftray.data.encoding.lengths import estimate_lengths
     from ftray.data.encoding.tokenless import without_tokenless
     from ftray.models.pretrained import described
@@ -92,7 +93,7 @@ def _lengths(checked: Any) -> tuple[Lengths, int]:
 
 
 def _estimate(checked: Any, lengths: Lengths) -> dict[str, Any]:
-    """Rows of each split, optimizer steps of the run, and how long the rows to train on are."""
+    """Return rows of each split, optimizer steps of the run, and lengths of the training rows."""
     rows = {split: table.num_rows for split, table in checked.dataset.splits.items()}
     examples = math.ceil(rows["train"] * lengths.examples / lengths.rows)
     steps = math.ceil(examples / checked.spec.train.batch_size) * checked.spec.train.epochs

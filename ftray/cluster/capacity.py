@@ -13,7 +13,7 @@ _UNLIMITED = 1_000_000
 
 
 def has_gpus() -> bool:
-    """Whether the cluster has GPUs or may grow by nodes with them."""
+    """Return whether the cluster has GPUs or may grow by nodes with GPUs."""
     import ray
 
     return ray.cluster_resources().get("GPU", 0) > 0 or any(
@@ -22,24 +22,24 @@ def has_gpus() -> bool:
 
 
 def slots(each: Resources) -> int:
-    """How many processes of that size the live nodes hold when nothing else runs."""
+    """Count the processes of that size that the live nodes hold when no other processes run."""
     import ray
 
     return sum(_fit(node["Resources"], each) for node in ray.nodes() if node["Alive"])
 
 
 def most_slots(each: Resources) -> int:
-    """As `slots`, on all nodes that an autoscaler may have at once."""
+    """Count as `slots`, on all nodes that an autoscaler may run at once."""
     return max(slots(each), growth_slots(each))
 
 
 def growth_slots(each: Resources) -> int:
-    """How many processes of that size the largest cluster of an autoscaler holds; 0 without."""
+    """Count the processes of that size in an autoscaler's largest cluster; 0 without autoscaler."""
     return min(sum(count * _fit(node, each) for node, count in _growth()), _limit(each))
 
 
 def pool_size(each: Resources, tasks: int) -> int:
-    """The number of processes of that size in a pool for `tasks` tasks, at least one."""
+    """Return the size of a pool of such processes for `tasks` tasks, at least one."""
     return max(1, min(most_slots(each), tasks))
 
 
@@ -59,15 +59,15 @@ def require(count: int, each: Resources, key: str) -> None:
 
 
 def waiting(count: int, each: Resources) -> str | None:
-    """Why `count` such processes do not start yet, as a line for a person; None where the live
-    nodes hold them, be it that something else runs there."""
+    """Explain in a line for a person why `count` such processes do not start yet. Return None where
+    the live nodes hold them, even if other processes run there now."""
     if slots(each) >= count:
         return None
     return f"waiting for {count} workers of {each} each: the cluster has {extent()}"
 
 
 def extent() -> str:
-    """Describes in words the resources that the cluster has and may grow to."""
+    """Describe in words the resources that the cluster has and may grow to."""
     import ray
 
     total = ray.cluster_resources()
@@ -92,8 +92,8 @@ def _fit(node: Mapping[str, float], each: Resources) -> int:
 
 
 def _growth() -> Iterator[tuple[Mapping[str, float], int]]:
-    """What a node has and how many such nodes there may be, of each kind that the autoscaler
-    knows."""
+    """Yield, for each kind of node that the autoscaler knows, the resources of a node and the most
+    such nodes."""
     config = _autoscaler()
     for group in config.node_group_configs if config else ():
         count = _UNLIMITED if group.max_count < 0 else group.max_count
@@ -101,7 +101,7 @@ def _growth() -> Iterator[tuple[Mapping[str, float], int]]:
 
 
 def _limit(each: Resources) -> int:
-    """How many processes of that size the autoscaler's limit for the whole cluster allows."""
+    """Count the processes of that size within the autoscaler's limit for the whole cluster."""
     config = _autoscaler()
     limits = dict(config.max_resources) if config else {}
     sizes = each.bundle().items()
@@ -110,8 +110,8 @@ def _limit(each: Resources) -> int:
 
 
 def _autoscaler():  # type: ignore[no-untyped-def]  # a protobuf message of Ray's
-    """What the autoscaler told the cluster of itself; None without one. Ray has no public name for
-    it."""
+    """Return the configuration that the autoscaler published in the cluster; None without an
+    autoscaler. Ray has no public name for this call."""
     from ray._private.state import state
 
     return state.get_cluster_config()

@@ -1,4 +1,4 @@
-"""The Ray cluster: how ftray connects to it and what fits on it."""
+"""The connection to the Ray cluster: starts Ray or connects to a running cluster."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ T = TypeVar("T")
 
 _KNOCK_S = 5.0
 _SLOW = "timed out during startup"
-"""What Ray says when a part of it has not started in time."""
+"""Part of Ray's message when one of Ray's processes has not started in time."""
 _LOOK_S = 0.1
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one process needs."""
+    """The resources that one process needs."""
 
     cpus: float
     gpus: float = 0.0
@@ -37,22 +37,22 @@ class Resources:
         return f"{self.cpus:g} CPU{gpus}"
 
     def bundle(self) -> dict[str, float]:
-        """As Ray writes it."""
+        """Return the resources in the form of a Ray bundle."""
         return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
 
 
 def configure() -> None:
-    """Set what Ray reads from the environment when it is imported or started; a user's own setting
-    wins."""
+    """Set the environment variables that Ray reads when it is imported or started. A user's own
+    setting takes precedence."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    # How long Ray Train may go without noticing that its workers are done; 2 s unless set.
+    # Seconds between Ray Train's checks whether its workers are done; Ray's default is 2 s.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    # An actor for each run, which nothing would be told of on a machine that is all of the cluster.
+    # The watcher is one actor a run, which learns of no preemption on a cluster of one machine.
     if os.environ.get("RAY_ADDRESS", "local") == "local":
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    # Files in three formats for every trial: what ftray keeps of a sweep is in its run folder.
+    # Ray Tune would write files in three formats a trial; ftray keeps a sweep in its run folder.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 
 
@@ -85,8 +85,11 @@ def connect(watched: bool = False) -> None:
 
 
 def start_ray(**options: Any) -> Any:
-    """Start Ray on this machine, inside this process, with options of `ray.init`; gives what that
-    gives. Ray waits 30 s for itself, which is too short on a busy machine: then it is tried again.
+    """Start Ray on this machine, inside this process, with options of `ray.init`; return the result
+    of `ray.init`.
+
+    Ray waits 30 s for its own start, which is too short on a busy machine. In that case this
+    function tries a second time.
     """
     import ray
 
@@ -105,7 +108,7 @@ def _start(watched: bool, options: dict[str, Any]) -> None:
     try:
         with nullcontext() if watched else _without_onlookers():
             start_ray(**options)
-    except Exception as error:  # Ray raises no class of its own when a part of it does not start
+    except Exception as error:  # Ray raises no class of its own when one of its processes fails
         first = str(error).strip().partition("\n")[0]
         raise RunFailed.of(
             "Ray",
@@ -118,10 +121,11 @@ def _start(watched: bool, options: dict[str, Any]) -> None:
 
 @contextmanager
 def _without_onlookers() -> Iterator[None]:
-    """A Ray that starts inside goes without what only its onlookers need: the dashboard (without
-    which Ray starts it all the same, and waits for it), the autoscaler's monitor and the process
-    that forwards logs. Each is a Python process that imports Ray: half of the time of a start. Ray
-    has no option for it."""
+    """Start Ray in the block without the processes that only observers need.
+
+    These are the dashboard (which Ray starts, and waits for, even where it is switched off), the
+    autoscaler's monitor, and the process that forwards logs. Each is a Python process that imports
+    Ray; together they take half of the start-up time. Ray has no option that leaves them out."""
     from ray._private.node import Node
 
     names = ("start_api_server", "start_monitor", "start_log_monitor")
@@ -136,7 +140,7 @@ def _without_onlookers() -> Iterator[None]:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError when nothing listens at HOST:PORT: Ray itself would try for minutes."""
+    """Raise OSError when no process listens at HOST:PORT; Ray itself would retry for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), _KNOCK_S).close()
@@ -144,12 +148,14 @@ def _knock(address: str) -> None:
 
 @contextmanager
 def session(*ahead: str, watched: bool = False) -> Iterator[None]:
-    """Connected inside the block; a Ray that was started for it ends with it. `ahead`: modules that
-    are needed then, imported while Ray starts. `watched`: whether a Ray that is started for it gets
-    its dashboard's process and the like.
+    """Connect to Ray inside the block. A Ray that this function starts ends with the block.
 
-    Nothing reaches stdout from inside: Ray tells there what goes wrong within itself, also where
-    it mends it, and stdout belongs to the caller's result. What concerns the caller is raised.
+    `ahead`: modules that the block needs; a thread imports them while Ray starts. `watched`:
+    whether a Ray that this function starts gets its dashboard, monitor and log forwarder.
+
+    Inside the block stdout goes nowhere: Ray prints its internal errors there, even those that it
+    recovers from, and stdout belongs to the caller's result. Errors that concern the caller are
+    raised.
     """
     with starting(*ahead, watched=watched) as connected:
         connected()
@@ -160,9 +166,11 @@ def session(*ahead: str, watched: bool = False) -> Iterator[None]:
 def starting(
     *ahead: str, watched: bool = False, then: Callable[[], T | None] = lambda: None
 ) -> Iterator[Callable[[], T | None]]:
-    """As `session`, but the block begins at once: what it gets waits until Ray is there and `then`
-    has been called in another thread, and returns what that returned or raises what went wrong."""
-    # A real file: libraries that print, as MLflow does when a run ends, fail where there is none.
+    """Connect as `session`, but begin the block at once.
+
+    The block gets a function that waits until another thread has connected to Ray and called
+    `then`. The function returns the result of `then`, or raises the error of that thread."""
+    # A real file: libraries such as MLflow print at the end of a run, and fail without a stdout.
     with Path(os.devnull).open("w") as sink, redirect_stdout(sink):
         starter = _Starter(watched, then)
         starter.start()
@@ -171,7 +179,7 @@ def starting(
 
         def wait() -> T | None:
             found = starter.wait()
-            # Two threads that import transformers at once find a half of it.
+            # Two threads that import transformers at once find a half-imported module.
             while importer.is_alive():
                 importer.join(_LOOK_S)
             return found
@@ -183,8 +191,8 @@ def starting(
 
 
 class _Starter(threading.Thread, Generic[T]):
-    """Connects, and lives as long as the session: the kernel ends the processes of a Ray when the
-    thread that started them ends."""
+    """The thread that connects to Ray. The thread lives as long as the session, as the kernel ends
+    the processes of a Ray when the thread that started them ends."""
 
     def __init__(self, watched: bool, then: Callable[[], T | None]) -> None:
         super().__init__(name="ftray-ray", daemon=True)
@@ -203,7 +211,7 @@ class _Starter(threading.Thread, Generic[T]):
             self._owns = not ray.is_initialized()
             connect(self._watched)
             self._found = self._then()
-        except BaseException as error:  # noqa: BLE001 - raised by `wait`, in the thread that waits
+        except BaseException as error:  # noqa: BLE001 - `wait` raises it in the waiting thread
             self._error = error
         self._connected.set()
         self._over.wait()
@@ -211,29 +219,30 @@ class _Starter(threading.Thread, Generic[T]):
             ray.shutdown()
 
     def wait(self) -> T | None:
-        """Until it is connected. Raises what kept it from that."""
+        """Wait until the thread is connected, and return the result of `then`. Raises the error of
+        the thread."""
         while not self._connected.wait(_LOOK_S):
-            pass  # signals are handled in between
+            pass  # Python handles signals between two waits
         if self._error is not None:
             raise self._error
         return self._found
 
     def stop(self) -> None:
-        """Disconnect. What still starts is not waited for: it ends by itself, or with the
-        process."""
+        """Disconnect. Does not wait for a Ray that still starts: that Ray ends by itself, or with
+        the process."""
         self._over.set()
         if self._connected.is_set():
             self.join()
 
 
 def _import(*names: str) -> None:
-    with suppress(Exception):  # raised again where the module is needed
+    with suppress(Exception):  # the code that needs the module raises the error again
         for name in names:
             importlib.import_module(name)
 
 
 def is_this_machine() -> bool:
-    """Whether the cluster is the node alone that this process runs on."""
+    """Return whether the cluster has only one node, the one that runs this process."""
     import ray
 
     alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
@@ -241,13 +250,13 @@ def is_this_machine() -> bool:
 
 
 def is_own() -> bool:
-    """Whether this process has started the Ray that it is connected to, for itself alone."""
+    """Return whether this process has started its Ray for itself alone."""
     return os.environ.get("RAY_ADDRESS", "local") == "local" and is_this_machine()
 
 
 @dataclass(frozen=True)
 class Node:
-    """What a live node offers; memory in bytes, for processes and for Ray's objects."""
+    """Resources of a live node; memory in bytes, for processes and for Ray's object store."""
 
     address: str
     cpus: float
@@ -256,7 +265,7 @@ class Node:
 
 
 def nodes() -> list[Node]:
-    """The live nodes that run anything."""
+    """List the live nodes with CPUs."""
     import ray
 
     found = []

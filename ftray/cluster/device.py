@@ -1,6 +1,7 @@
-"""The device that a process computes on: the one that Ray gave it, not one that it merely sees.
+"""The device that a process computes on: the device that Ray gave the process.
 
-Ray hides no GPU from a process that asked for none, so what torch sees says nothing. Three cases:
+Ray hides no GPU from a process that asked for none, so the GPUs that torch sees do not tell the
+device. Three cases:
 
 a process that Ray started    the GPU among its resources, else the CPU
 the driver, connected to Ray  the CPU: the GPUs are for the processes that Ray starts
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
     import torch
 
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
-"""In messages of errors that have no class of their own."""
+"""Parts of the messages of out-of-memory errors that have no class of their own."""
 _VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 
 def own_device() -> torch.device:
-    """The device of this process, with its number where it is a GPU.
+    """Return the device of this process, with its number where it is a GPU.
 
     Raises ClusterError where Ray gave a GPU that torch cannot use.
     """
@@ -52,7 +53,7 @@ def own_device() -> torch.device:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch, or a library that it calls, found no room on the device or in the host."""
+    """Return whether torch, or a library that it calls, ran out of memory on the device or host."""
     import torch
 
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
@@ -61,7 +62,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def visible_gpus() -> int:
-    """How many GPUs torch sees from this process, whoever they are for."""
+    """Count the GPUs that torch sees from this process, even those that Ray gave to others."""
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -76,7 +77,7 @@ def limit_memory(device: torch.device) -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that this process may still take on the device."""
+    """Return the bytes that this process may still allocate on the device."""
     import torch
 
     if device.type != "cuda":
@@ -87,7 +88,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def _share() -> float:
-    """The part of a GPU that Ray gave this process; 1 without Ray."""
+    """Return the share of a GPU that Ray gave this process; 1 without Ray."""
     ray = _connected_ray()
     if ray is None:
         return 1.0
@@ -95,18 +96,19 @@ def _share() -> float:
 
 
 def _connected_ray() -> Any:
-    """The module ray where this process belongs to a cluster. A process that has not imported ray
-    does not."""
+    """Return the module ray where this process is connected to a cluster, else None. A process that
+    has not imported ray is not connected."""
     ray: Any = sys.modules.get("ray")
     return ray if ray is not None and ray.is_initialized() else None
 
 
 def _given_gpu(ray: Any) -> int | None:
-    """The number, among those that torch sees, of the GPU that Ray gave this process."""
+    """Return the number that torch uses for the GPU that Ray gave this process; None without
+    one."""
     given = sorted(ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
     if not given:
         return None
-    # Ray Train shows a worker the GPUs of all workers on its node.
+    # Ray Train makes the GPUs of all workers of a node visible to each worker there.
     for name in _VISIBLE:
         visible = os.environ.get(name, "").split(",")
         if given[0] in visible:

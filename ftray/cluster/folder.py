@@ -1,4 +1,4 @@
-"""The folder that a Ray started by ftray keeps its sockets, logs and spilled objects in."""
+"""The folder in which a Ray started by ftray keeps its sockets, logs and spilled objects."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from pathlib import Path
 
 from ftray.errors import RunFailed
 
-# As Ray names its longest socket below the folder; the number of a process has at most 7 digits.
+# The longest path of Ray's sockets below the folder; a pid has at most 7 digits.
 _SOCKET = "session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
-# The size of sun_path in <sys/un.h>, less the byte that ends the path.
+# The size of sun_path in <sys/un.h>, minus the byte that ends the path.
 _LONGEST = 103 if sys.platform == "darwin" else 107
 _PROBE = b"ftray" * (1 << 18)
-"""Ray writes some MB of logs before anything runs."""
+"""Bytes of a test write, as Ray writes some MB of logs before it runs any task."""
 
 
 def ray_folder() -> Path:
-    """Where Ray starts: `ray` below $RAY_TMPDIR, on Linux else below $TMPDIR, else below /tmp."""
+    """Return the folder where Ray starts: `ray` below $RAY_TMPDIR, else on Linux below $TMPDIR,
+    else below /tmp."""
     named = os.environ.get("RAY_TMPDIR")
     if named is None and sys.platform.startswith("linux"):
         named = os.environ.get("TMPDIR")
@@ -26,7 +27,7 @@ def ray_folder() -> Path:
 
 
 def check_ray_folder() -> None:
-    """Raise RunFailed where no Ray can start there. Leaves nothing behind."""
+    """Raise RunFailed where no Ray can start in its folder. Leaves no files behind."""
     folder = ray_folder()
     fix = "set RAY_TMPDIR to a short path, such as /tmp, with a GB of free space"
     length = len(os.fsencode(folder / _SOCKET))
@@ -46,10 +47,10 @@ def check_ray_folder() -> None:
 
 
 def _key() -> str:
-    """What the folder was named by."""
+    """Return the environment variable that named the folder."""
     return next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "RAY_TMPDIR")
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """Return the folder, or the nearest existing folder above it."""
     return next(path for path in (folder, *folder.parents) if path.exists())

@@ -1,4 +1,4 @@
-"""Which node of the cluster a process runs on, and errors that name it."""
+"""The node of the cluster on which a process runs, and errors that name the node."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from ftray.errors import FtrayError
 
 
 def this_node() -> str:
-    """Address, host name and the first digits of Ray's id of the node that this process runs on."""
+    """Describe the node of this process: address, host name and the first digits of Ray's node
+    id."""
     import ray
 
     node = ray.get_runtime_context().get_node_id()[:8]
@@ -21,7 +22,7 @@ def this_node() -> str:
 
 @contextmanager
 def naming_this_node() -> Iterator[None]:
-    """An FtrayError of the block, raised on a cluster of several nodes, says on which one."""
+    """Add this node to each FtrayError of the block, where the cluster has several nodes."""
     try:
         yield
     except FtrayError as error:
@@ -33,5 +34,5 @@ def naming_this_node() -> Iterator[None]:
 
 
 def at(place: str, error: FtrayError) -> FtrayError:
-    """`error` with the place in each of its problems."""
+    """Return `error` with the place in each of its problems."""
     return type(error)(*(replace(p, problem=f"on {place}: {p.problem}") for p in error.problems))

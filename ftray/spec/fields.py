@@ -1,4 +1,4 @@
-"""What the sections of the spec are made of: types with bounds, and how they refuse."""
+"""The parts of the spec's sections: types with bounds, and the errors of values out of bounds."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from pydantic_core import PydanticCustomError
 def contradiction(
     problem: str, fix: str, key: str = "", value: object = None
 ) -> PydanticCustomError:
-    """What a validator raises: `fix` and, where it is not the validated section, `key` travel on
-    to the message that the user reads."""
+    """Make the error that a validator raises. The message to the user carries `fix` and, where the
+    fault lies outside the validated section, `key`."""
     context = {"problem": problem, "fix": fix, "key": key, "value": value}
     return PydanticCustomError("contradiction", "{problem}", context)
 
 
 def _not_a_bool(value: Any) -> Any:
-    # `true` would otherwise pass for the number 1.
+    # Without this check `true` would count as the number 1.
     if isinstance(value, bool):
         raise ValueError("a number, not true or false")
     return value
 
 
 _LARGEST = 10**12
-"""Above every count that means anything; a larger number overflows in other libraries."""
+"""Above every sensible count; larger numbers overflow in other libraries."""
 
-# Bounds stand before the validator: behind it they would not reach the JSON Schema.
+# Bounds stand before the validator: after it, pydantic would leave them out of the JSON Schema.
 _NUMBER = BeforeValidator(_not_a_bool)
 Int = Annotated[int, Field(ge=-_LARGEST, le=_LARGEST), _NUMBER]
 PositiveInt = Annotated[int, Field(gt=0, le=_LARGEST), _NUMBER]
@@ -54,7 +54,7 @@ Auto = Literal["auto"]
 
 
 def number_in_text(value: Any) -> Any:
-    """A quoted number as a number: beside a `Text` it would pass for the name of a file."""
+    """Turn a quoted number into a number: beside a `Text` it would count as the name of a file."""
     if not isinstance(value, str):
         return value
     try:
@@ -64,7 +64,7 @@ def number_in_text(value: Any) -> Any:
 
 
 def whole_in_text(value: Any) -> Any:
-    """A quoted whole number as a number."""
+    """Turn a quoted whole number into a number."""
     return int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
 
 
@@ -72,14 +72,14 @@ _SWITCHES = {"true": "on", "yes": "on", "false": "off", "no": "off"}
 
 
 def _switch(value: Any) -> Any:
-    # Some write `on` and `off` as true and false, or yes and no.
+    # Some users write `on` and `off` as true and false, or as yes and no.
     if not isinstance(value, (bool, str)):
         return value
     return _SWITCHES.get(str(value).lower(), value)
 
 
 def off_in_yaml(value: Any) -> Any:
-    """`off` where YAML read it as false."""
+    """Restore `off` where YAML read it as false."""
     return "off" if value is False else value
 
 
@@ -97,7 +97,7 @@ def _compiles(pattern: str) -> str:
 
 
 Pattern = Annotated[Text, AfterValidator(_compiles)]
-"""A regular expression that is searched for in names of parameters."""
+"""A regular expression that ftray searches for in the names of parameters."""
 
 
 _NAME = r"[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?"
@@ -119,14 +119,14 @@ def _is_a_name(name: str) -> str:
 Name = Annotated[
     str, AfterValidator(_is_a_name), Field(json_schema_extra={"pattern": f"^{_NAME}$"})
 ]
-"""Of runs and models: Kubernetes, URLs and MLflow take it as it is."""
+"""A name of runs and models that Kubernetes, URLs and MLflow accept unchanged."""
 
 
 _ALIAS = re.compile(r"(?!(v\d+|latest)$)[a-z][\w-]*", re.IGNORECASE)
 
 
 def is_alias(word: str) -> bool:
-    """Whether a version may be called so: MLflow keeps latest and v1, v2, … to itself."""
+    """Return whether a version may have this alias: MLflow reserves latest, v1, v2 and so on."""
     return _ALIAS.fullmatch(word) is not None
 
 
@@ -138,7 +138,7 @@ def _is_an_alias(word: str) -> str:
 
 
 Alias = Annotated[Text, AfterValidator(_is_an_alias)]
-"""What a version of a model is called, as the registry takes it."""
+"""An alias of a model version that the registry accepts."""
 
 
 class Section(BaseModel):

@@ -1,4 +1,4 @@
-"""From a YAML file and overrides to a `Spec`, or to one message per fault."""
+"""Loads a `Spec` from a YAML file and overrides; reports one message per fault."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ftray.spec.sections.serving import ServeSpec
 from ftray.spec.yaml_text import YamlFault, parse_yaml
 
 _LARGEST = 2**20
-"""Bytes of a spec; what is larger is some other file."""
+"""Largest size of a spec in bytes; a larger file is some other file."""
 
 
 def load(
     path: str | Path, overrides: Iterable[str] = (), say: Callable[[str], None] = lambda _: None
 ) -> Spec:
-    """The spec in the YAML file `path` with `KEY=VALUE` overrides applied. `say` is told which
-    overrides were read as something else than was typed.
+    """Load the spec in the YAML file `path` with `KEY=VALUE` overrides applied. Calls `say` for
+    each override whose value was read as another value than was typed.
 
     Raises SpecError with one problem per fault.
     """
@@ -40,8 +40,8 @@ def load(
 
 
 def serving(overrides: Iterable[str], say: Callable[[str], None] = lambda _: None) -> Tree:
-    """The keys of the section `serve` that `KEY=VALUE` overrides set; `say` as in `load`. Raises
-    SpecError, also for a key of another section."""
+    """Return the keys of the section `serve` that `KEY=VALUE` overrides set; `say` as in `load`.
+    Raises SpecError, also for a key of another section."""
     tree: Tree = {}
     given = list(overrides)
     settings.apply(tree, given, Spec)
@@ -56,14 +56,14 @@ def serving(overrides: Iterable[str], say: Callable[[str], None] = lambda _: Non
     except ValidationError as error:
         if any(detail["type"] != "contradiction" for detail in error.errors()):
             raise SpecError(*problems(error, keys, ServeSpec, "serve.")) from None
-        return keys  # the model's own section may resolve it
+        return keys  # the model's own serve section may resolve the contradiction
     for line in settings.taken({"serve": read}, given, Spec):
         say(line)
     return keys
 
 
 def parse(tree: Mapping[str, Any]) -> Spec:
-    """The spec in a tree of plain values. Raises SpecError with one problem per fault."""
+    """Parse the spec in a tree of plain values. Raises SpecError with one problem per fault."""
     try:
         spec = Spec.model_validate(tree)
     except ValidationError as error:
@@ -72,7 +72,7 @@ def parse(tree: Mapping[str, Any]) -> Spec:
 
 
 def override(spec: Spec, values: Mapping[str, Any]) -> Spec:
-    """`spec` with the values at dotted paths replaced. Raises SpecError."""
+    """Return `spec` with the values at dotted paths replaced. Raises SpecError."""
     tree = spec.model_dump(mode="json")
     for key, value in values.items():
         put(tree, key, value, Spec)
@@ -80,7 +80,7 @@ def override(spec: Spec, values: Mapping[str, Any]) -> Spec:
 
 
 def dump(spec: Spec) -> str:
-    """The spec as YAML, every default written out."""
+    """Write the spec as YAML, with every default."""
     return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -116,7 +116,7 @@ def _decoded(content: bytes) -> str:
 
 
 def _neighbour(path: Path) -> str:
-    """The spec beside the one that is not there, if one is named alike."""
+    """Advise the spec file of the most similar name in the folder of the missing file, if any."""
     folder = path.parent
     try:
         names = [file.name for file in folder.iterdir()] if folder.is_dir() else []

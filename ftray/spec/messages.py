@@ -1,5 +1,5 @@
-"""From pydantic's errors to one message per fault, in plain words: the key as the user wrote it,
-the value, what it must be, and an example."""
+"""Turns pydantic's errors into one plain message per fault: the key as the user wrote it, the
+value, the accepted values, and an example."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ftray.spec.synonyms import advice, keys_of
 from ftray.spec.yaml_text import flow
 
 _WORD = re.compile(r"[^\s',]+(?=')|(?<![\w'])\d+(?![\w'])")
-"""A choice in pydantic's list of them: 'linear', 'cosine' or 3."""
+"""A choice in pydantic's list of choices: 'linear', 'cosine' or 3."""
 
 
 def problems(
     error: ValidationError, tree: Any, model: Model, prefix: str = "", root: str = "spec"
 ) -> list[Problem]:
-    """One problem a key. tree: what was validated against `model`; prefix: the dotted key at which
-    `model` lies in the spec, with a dot at its end; root: what the tree as a whole is called."""
+    """Return one problem a key. tree: the values validated against `model`; prefix: the dotted key
+    of `model` in the spec, with a dot at its end; root: the name of the tree as a whole."""
     by_key: dict[str, list[ErrorDetails]] = {}
     for detail in error.errors():
         by_key.setdefault(_key(detail, tree), []).append(detail)
-    # A fault inside a section makes the message about the section itself noise.
+    # A fault inside a section makes the message about the whole section redundant.
     leaves = [k for k in by_key if not any(o != k and o.startswith(f"{k}.") for o in by_key)]
     return [
         _describe(f"{prefix}{key}".removesuffix(".") or root, key, by_key[key], model, prefix)
@@ -36,12 +36,12 @@ def problems(
 
 
 def problem(key: str, value: Any, fault: str, fix: str) -> Problem:
-    """A problem whose value is shown shortened."""
+    """Make a problem with a shortened value."""
     return Problem(key, shorten(value), fault, fix)
 
 
 def _key(detail: ErrorDetails, tree: Any) -> str:
-    """The dotted key of a fault: pydantic's location without the names of union branches."""
+    """Return the dotted key of a fault: pydantic's location without the names of union branches."""
     parts: list[str] = []
     node = tree
     location = detail["loc"]
@@ -59,10 +59,10 @@ def _key(detail: ErrorDetails, tree: Any) -> str:
 def _describe(
     whole: str, key: str, details: list[ErrorDetails], model: Model, prefix: str
 ) -> Problem:
-    """whole: `key` as it is shown."""
+    """Describe the faults of one key. whole: `key` in the form shown to the user."""
     contradictions = [d["ctx"] for d in details if d["type"] == "contradiction"]
     for context in contradictions[:1]:
-        # The validator of a section may name the key that is at fault.
+        # The validator of a section may name the faulty key.
         return problem(
             context["key"] or whole, context["value"], context["problem"], context["fix"]
         )
@@ -114,11 +114,12 @@ _PHRASES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "tuple_type": lambda _: "a list",
     "value_error": lambda c: str(c["error"]),
 }
-"""pydantic's name of a fault -> what the value must be."""
+"""pydantic's name of a fault -> the values that the key accepts."""
 
 
 def _needed(details: list[ErrorDetails]) -> list[str]:
-    """What each branch of a union asks for, said once; the words of all branches in one list."""
+    """List the demands of the union's branches, each once, and the choices of all branches as one
+    demand."""
     phrases: dict[str, None] = {}
     words: dict[str, None] = {}
     for detail in details:
@@ -145,11 +146,11 @@ def _number(value: Any) -> str:
 
 
 _SAY_ALL = {"bool_parsing", "bool_type", "literal_error"}
-"""Faults whose phrases leave no need for an example."""
+"""Faults whose phrases make an example superfluous."""
 
 
 def _expectation(key: str, model: Model, is_clear: bool = False) -> str:
-    """What the key is for and, unless that is clear, an example of it."""
+    """Return the purpose of a key and, unless `is_clear`, an example value."""
     field = field_at(model, key)
     if field is None:
         return "See `ftray schema` for what it takes."
@@ -168,5 +169,5 @@ def _is_float(value: Any) -> bool:
 
 
 def _plain(default: Any) -> Any:
-    """A default that can be an example."""
+    """Return a default that can serve as an example, else None."""
     return default if isinstance(default, (bool, int, float, str)) else None

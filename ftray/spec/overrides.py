@@ -1,4 +1,4 @@
-"""`--set KEY=VALUE`: where a value goes, what it is read as, and what of that is told."""
+"""`--set KEY=VALUE`: puts values into the spec's tree, and reports values read differently."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?", re.
 def apply(tree: Tree, overrides: Iterable[str], model: Model) -> None:
     """Put the value of each KEY=VALUE into `tree`, a tree of `model`.
 
-    A key that takes text takes what was typed. Other values are a number, boolean, null, list or
-    mapping of YAML, and else what was typed. Raises SpecError.
+    A key that accepts text gets the typed text, unless the text is another kind of YAML value that
+    the key accepts too. Other keys get a number, boolean, null, list or mapping of YAML, and else
+    the typed text. Raises SpecError.
     """
     for key, typed in _pairs(overrides):
         put(tree, key, _read(typed, annotation_at(model, key)), model)
@@ -41,8 +42,8 @@ def put(tree: Tree, key: str, value: Any, model: Model) -> None:
 
 
 def taken(plain: Any, overrides: Iterable[str], model: Model) -> Iterator[str]:
-    """A line for each override that was read as something else than was typed. plain: the values
-    that the spec came to have."""
+    """Yield a line for each override that was read as another value than was typed. plain: the
+    values of the loaded spec."""
     for key, typed in _pairs(overrides):
         found = _get(plain, split(model, key))
         if not _is_as_typed(typed, found):
@@ -68,7 +69,7 @@ def _read(typed: str, annotation: Any) -> Any:
 
 
 def _unquoted(typed: str) -> str:
-    """What stands in quotes, as '1e-4': a key that takes no text has no other use for them."""
+    """Take the quotes off a text such as '1e-4': a key that accepts no text has no use for them."""
     try:
         value = parse_yaml(typed)
     except YamlFault:
@@ -77,8 +78,8 @@ def _unquoted(typed: str) -> str:
 
 
 def _inner(node: Any, name: str, key: str, where: str, value: Any) -> Any:
-    """What lies in a section or list under `name`, a section made where there is nothing; None
-    where a plain value is."""
+    """Return the section or list at `name` in a section or list; make a section where there is
+    nothing. Return None where a plain value stands."""
     if isinstance(node, list):
         place = _place(node, name, key, where, value)
         inner = node[place]
@@ -112,7 +113,7 @@ def _is_as_typed(typed: str, value: Any) -> bool:
 
 
 def _is_same(typed: Any, value: Any) -> bool:
-    """Whether a reader of `typed`, in which every scalar is text, expects `value`."""
+    """Return whether the reader of `typed`, in which every scalar is text, expects `value`."""
     if isinstance(value, dict):
         return (
             isinstance(typed, dict)

@@ -1,4 +1,4 @@
-"""Dotted keys: what the schema says of one, and how it is cut into the keys of a tree."""
+"""Dotted keys: splits them into the keys of a tree, and looks up their fields in the schema."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Model = type[BaseModel]
 
 
 def paths(model: Model, prefix: str = "") -> Iterator[str]:
-    """Every dotted key below `model`, sections before what is in them."""
+    """Yield every dotted key below `model`, each section before its own keys."""
     for name, field in model.model_fields.items():
         yield prefix + name
         for section in sections_in(field.annotation):
@@ -24,8 +24,9 @@ def paths(model: Model, prefix: str = "") -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Step:
-    """One key on the way down a dotted key. field: None of a place in a list, of a free key, and
-    of one that the schema lacks; sections: what may lie below it, none where nothing is known."""
+    """One key on the way down a dotted key. field: None for a place in a list, a free key of a
+    mapping, and a key that the schema lacks; sections: the sections that may lie below the key,
+    none where the schema does not say."""
 
     name: str
     field: FieldInfo | None
@@ -33,8 +34,8 @@ class Step:
 
 
 def walk(model: Model, key: str) -> list[Step]:
-    """The keys, one below the other, that a dotted key names. The free keys of a mapping, such as
-    those of tune.space, may have dots themselves."""
+    """Split a dotted key into steps, one below the other. The free keys of a mapping, such as those
+    of tune.space, may contain dots themselves."""
     steps: list[Step] = []
     parts = key.split(".")
     sections: tuple[Model, ...] = (model,)
@@ -56,29 +57,29 @@ def walk(model: Model, key: str) -> list[Step]:
 
 
 def split(model: Model, key: str) -> list[str]:
-    """The keys of a tree, one below the other, that a dotted key names."""
+    """Split a dotted key into the keys of a tree, one below the other."""
     return [step.name for step in walk(model, key)]
 
 
 def field_at(model: Model, key: str) -> FieldInfo | None:
-    """The field that a dotted key names, or the nearest one above it; None for an unknown one."""
+    """Return the field of a dotted key, or the nearest field above it; None for an unknown key."""
     fields = [step.field for step in walk(model, key) if step.field is not None]
     return fields[-1] if fields else None
 
 
 def annotation_at(model: Model, key: str) -> Any:
-    """The type of the value that a dotted key names; Any where the schema does not say."""
+    """Return the type of the value at a dotted key; Any where the schema does not say."""
     field = walk(model, key)[-1].field
     return field.annotation if field is not None else Any
 
 
 def section_of(model: Model, key: str) -> tuple[str, Model]:
-    """Dotted key and class of the innermost known section that `key` lies in."""
+    """Return dotted key and class of the innermost known section that contains `key`."""
     found: tuple[str, Model] = "", model
     above: list[str] = []
     steps = walk(model, key)
     if "." in steps[-1].name and steps[-1].sections:
-        # A free key has an unknown one at its end.
+        # The step is a free key that ends with an unknown key.
         return key.rpartition(".")[0], steps[-1].sections[0]
     for step in steps[:-1]:
         above.append(step.name)
@@ -89,7 +90,7 @@ def section_of(model: Model, key: str) -> tuple[str, Model]:
 
 
 def sections_in(annotation: Any) -> Iterator[Model]:
-    """The sections that a type is, or has within."""
+    """Yield the sections that a type is or contains."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):
@@ -97,7 +98,7 @@ def sections_in(annotation: Any) -> Iterator[Model]:
 
 
 def kinds(annotation: Any) -> set[Kind]:
-    """The kinds of YAML values that a type takes."""
+    """Return the kinds of YAML values that a type accepts."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if annotation is Any:
         return {"text", "number", "bool", "null", "list", "mapping"}
@@ -141,5 +142,5 @@ def _field(sections: Sequence[Model], name: str) -> FieldInfo | None:
 
 
 def _is_free(annotation: Any) -> bool:
-    """Whether the type is, or has within, a mapping whose keys are free."""
+    """Return whether the type is or contains a mapping with free keys."""
     return get_origin(annotation) is dict or any(_is_free(a) for a in get_args(annotation))

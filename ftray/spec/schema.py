@@ -1,4 +1,4 @@
-"""The YAML file as frozen pydantic models. Every key that is accepted here does something."""
+"""The schema of the YAML file as frozen pydantic models. Every accepted key has an effect."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ftray.tasks.info import TaskInfo
 
 
 def _defaults(name: str) -> str:
-    """The value of each task, in words."""
+    """List the default of each task, in words."""
     return ", ".join(f"{getattr(t.info, name)} for {n}" for n, t in TASKS.items())
 
 
@@ -164,8 +164,8 @@ class Spec(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_task(cls, tree: Any) -> Any:
-        """What the file does not say and tasks differ in: the metric that picks the best
-        checkpoint, and how long a row may be."""
+        """Fill the defaults that differ between tasks where the file leaves them out: the metric
+        that picks the best checkpoint, and the longest row in tokens."""
         task = tree.get("task", DEFAULT_TASK.name) if isinstance(tree, dict) else None
         if not isinstance(task, str) or task not in TASKS:
             return tree
@@ -183,12 +183,12 @@ class Spec(Section):
 
     @property
     def info(self) -> TaskInfo:
-        """What is known of the task."""
+        """The constants of the task."""
         return task_info(self.task)
 
     @property
     def columns(self) -> dict[str, str]:
-        """Logical column of the task -> its name in the source."""
+        """Map each logical column of the task to its name in the source."""
         return self.data.columns.of(self.info)
 
     @model_validator(mode="after")
@@ -248,10 +248,10 @@ class Spec(Section):
 
 
 def micro_batch_size(spec: Spec, workers: int, largest: int = 32) -> int:
-    """Rows of one forward pass: as set, else the batch spread evenly, at most `largest` rows.
+    """Return the rows of one forward pass: as set, else the batch spread evenly, at most `largest`.
 
     `auto` picks the same size for every even division of the batch, so that runs with different
-    numbers of workers split a batch at the same places where that is possible.
+    numbers of workers split a batch at the same places where possible.
     """
     if spec.train.micro_batch_size != "auto":
         return spec.train.micro_batch_size

@@ -1,4 +1,4 @@
-"""The search space against the rest of the spec: every value is one that its key takes."""
+"""Checks the search space against the rest of the spec: every key must accept its values."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from ftray.spec.schema import Spec
 from ftray.spec.sections.tuning import Domain
 from ftray.spec.synonyms import known_key
 
-# Sections and keys that differ between the trials of one sweep: its data is encoded once.
+# Sections and keys that may differ between the trials of a sweep, whose data is encoded once.
 _SEARCHED = ("train", "seed")
 
 
 def with_checked_space(spec: Spec) -> Spec:
-    """`spec` with the choices of its search space as their keys read them: '32' is 32.
+    """Return `spec` with the choices of its search space as their keys read them: '32' becomes 32.
 
-    Every path of the space is a key that trials can differ in, with values that it takes in a
-    trial and in the run with the winner's values. Raises SpecError with one problem a key.
+    Checks that every path of the space is a key that trials can vary, and that the key accepts its
+    values both in a trial and in the run with the winner's values. Raises SpecError with one
+    problem a key.
     """
     if spec.tune is None:
         return spec
@@ -54,8 +55,8 @@ def with_checked_space(spec: Spec) -> Spec:
 
 
 class _Trial:
-    """The specs of a trial with `values` at their paths: a trial has its own number of workers,
-    and the winner is trained with the spec's."""
+    """The two specs of a trial with `values` at their paths: a trial trains with tune.workers, and
+    the winner is trained with the spec's own number of workers."""
 
     def __init__(self, spec: Spec, values: Mapping[str, Any]) -> None:
         assert spec.tune is not None
@@ -81,7 +82,7 @@ class _Trial:
                     yield self._told(found, workers)
 
     def read(self, path: str) -> Any:
-        """The value at `path` as its key reads it. Lists and mappings stay as they were written."""
+        """Return the value at `path` as its key reads it. Lists and mappings stay as written."""
         written = self._values[path]
         assert self._spec is not None, "its faults were looked for"
         if isinstance(written, (list, tuple, dict)):
@@ -92,7 +93,7 @@ class _Trial:
         return found
 
     def _told(self, fault: Problem, workers: int) -> Problem:
-        """`fault`, found in a trial's spec, in the terms of the spec that the user wrote."""
+        """Express `fault`, found in a trial's spec, in terms of the spec that the user wrote."""
         for path, value in self._values.items():
             if fault.key == path or fault.key.startswith(path + "."):
                 hint = _hint(path, fault)
@@ -102,7 +103,8 @@ class _Trial:
 
 
 def _samples(domain: Domain) -> tuple[Any, ...]:
-    """The choices, or the bounds and, of a continuous domain, an odd number between them."""
+    """Return the choices or the two bounds; for a continuous domain also a value with many digits
+    between the bounds."""
     if domain.kind not in ("uniform", "loguniform"):
         return domain.values
     low, high = domain.values

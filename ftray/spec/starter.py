@@ -1,4 +1,4 @@
-"""The spec that `ftray init` writes: every section, the keys most people change, in words."""
+"""The commented spec that `ftray init` writes: every section, with the keys most people change."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ serve:
 
 
 def starter(task: str) -> str:
-    """A commented YAML spec for `task`. Raises SpecError."""
+    """Return a commented YAML spec for `task`. Raises SpecError."""
     if task not in TASKS:
         close = difflib.get_close_matches(task, TASKS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"one of: {', '.join(TASKS)}"

@@ -1,4 +1,4 @@
-"""Which key an unknown one was meant to be."""
+"""Finds the key that a user likely meant by an unknown key."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ _COLUMNS = {
 SYNONYMS: dict[str, str] = {
     word: key for key, words in {**_WORDS, **_COLUMNS}.items() for word in words.split()
 }
-"""What other tools call a key, or people call it for short -> the key."""
+"""A name that other tools or people use for a key -> the key."""
 
 
 def known_key(key: str, model: Model) -> str | None:
-    """The dotted key below `model` that the unknown `key` was likely meant to be; None where
-    nothing is like it."""
+    """Return the dotted key below `model` that the unknown `key` was likely meant to be; None where
+    no key is similar."""
     where, section = section_of(model, key)
     within = [f"{where}.{name}" if where else name for name in section.model_fields]
     every = [*within, *paths(model)]
@@ -106,12 +106,12 @@ def known_key(key: str, model: Model) -> str | None:
 
 
 def advice(key: str, model: Model) -> str:
-    """What to do about an unknown key: the one that was meant, else some that its section has."""
+    """Name the key likely meant by an unknown key, else some keys of its section."""
     return did_you_mean(known_key(key, model), keys_of(section_of(model, key)[1]))
 
 
 def keys_of(section: Model) -> str:
-    """Some of a section's keys, in a sentence."""
+    """List some of a section's keys in a sentence."""
     names = list(section.model_fields)
     more = len(names) - _SHOWN
     rest = f" and {more} more (see `ftray schema`)" if more > 0 else ""
@@ -119,7 +119,7 @@ def keys_of(section: Model) -> str:
 
 
 def _nearest(word: str, keys: list[str]) -> str | None:
-    """The first of the dotted keys whose last word `word` is, or misspells."""
+    """Return the first dotted key whose last word `word` is or misspells; None without one."""
     close = nearest(word, map(_last, keys))
     return next((key for key in keys if _last(key) == close), None)
 

@@ -1,8 +1,8 @@
-"""YAML as people mean it, and no larger than a person writes it.
+"""Reads YAML as people mean it, and limits its size to what a person writes.
 
-Scalars are those of YAML 1.2: `yes`, `010`, `1_000`, `12:30` and dates are text, and 2e-5 is a
-number. A key that needs a number or a switch makes one of such text. A document that is nested
-deeply, or that aliases blow up, is refused before anything is built from it.
+Scalars follow YAML 1.2: `yes`, `010`, `1_000`, `12:30` and dates are text, and 2e-5 is a number. A
+key that needs a number or a switch converts such text. The loader refuses a document that is nested
+deeply, or that aliases expand to too many values, before it builds anything from the document.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ _TYPES = ("map", "seq", "str", "int", "float", "bool", "null")
 
 
 class YamlFault(ValueError):
-    """The text is no YAML that a spec can be read from; says why and where in one line."""
+    """Text from which no spec can be read; the message says why and where in one line."""
 
 
 def parse_yaml(text: str) -> Any:
-    """The plain values in a YAML document; keys are strings. Raises YamlFault."""
+    """Return the plain values in a YAML document; keys are strings. Raises YamlFault."""
     return _read(text, yaml.load, _Loader)
 
 
 def parse_value(text: str) -> Any:
-    """The number, boolean, null, list or mapping that `text` is in YAML; else `text` itself."""
+    """Return the number, boolean, null, list or mapping that `text` is in YAML; else `text`."""
     stripped = text.strip()
     is_flow = stripped[:1] in ("[", "{") and stripped[-1:] in ("]", "}")
     if not is_flow and re.search(r"(^|\s)#", stripped):
-        return text  # YAML would take the rest for a comment
+        return text  # YAML would take the text after # for a comment
     try:
         node = _read(stripped, yaml.compose, _Loader)
         if isinstance(node, yaml.ScalarNode) and node.value != stripped:
-            return text  # in quotes, or with a tag or an anchor
+            return text  # the text is in quotes, or has a tag or an anchor
         value = parse_yaml(stripped)
     except YamlFault:
         return text
@@ -47,18 +47,18 @@ def parse_value(text: str) -> Any:
 
 
 def parse_texts(text: str) -> Any:
-    """As `parse_value`, with every scalar as it was typed. `text` is a list or a mapping."""
+    """Parse `text`, a list or a mapping, with every scalar kept as the text that was typed."""
     return _read(text.strip(), yaml.load, _TextLoader)
 
 
 def flow(value: Any) -> str:
-    """A plain value in one line of YAML."""
+    """Write a plain value in one line of YAML."""
     written = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)
     return written.removesuffix("...\n").strip()
 
 
 class _Loader(yaml.SafeLoader):
-    """Of the safe types those that JSON has too."""
+    """PyYAML's safe loader, reduced to the types that JSON has too."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
     yaml_constructors = {
@@ -103,7 +103,7 @@ class _Loader(yaml.SafeLoader):
                 problem = f"the key {shorten(key.value)} is given twice"
                 raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
             seen.add(key.value)
-            # A key is a word, also where it reads as a number.
+            # Keys are strings, even keys that read as numbers.
             word = yaml.ScalarNode(f"{_TAG}str", key.value, key.start_mark, key.end_mark)
             node.value[place] = (word, value)
         return node
@@ -150,7 +150,7 @@ def _read(text: str, read: Callable[[str, Any], Any], loader: type[_Loader]) -> 
 
 
 def _told(error: Exception) -> str:
-    """PyYAML's message in one line: it quotes the text over several."""
+    """Put PyYAML's message into one line: PyYAML quotes the text over several lines."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem:
         parts = [part for part in (error.context, error.problem) if part]
         mark = error.problem_mark or error.context_mark

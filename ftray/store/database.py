@@ -1,7 +1,8 @@
-"""MLflow's database: which one a storage root uses, and how it is opened.
+"""MLflow's database: chooses it for a storage root, and opens it.
 
-SQLite under a local root, or the tracking server that MLFLOW_TRACKING_URI names. MLflow is imported
-when it is first needed (1.3 s), without its log lines, its telemetry and its minutes of retrying.
+The database is SQLite under a local root, or the tracking server that MLFLOW_TRACKING_URI names.
+MLflow is imported when first needed (1.3 s), without its log lines, its telemetry and its minutes
+of retries.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ftray.store.root import Root
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# MLflow's own defaults keep a caller of a dead server for minutes, and its telemetry calls home.
+# With MLflow's own defaults, a dead server keeps a caller waiting for minutes, and telemetry is on.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
@@ -33,7 +34,7 @@ _ENVIRONMENT = {
 
 
 def server() -> str | None:
-    """The tracking server's address, where there is one."""
+    """Return the address of the tracking server; None where none is set."""
     return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or None
 
 
@@ -44,15 +45,15 @@ def tracking_uri(root: Root) -> str:
         return address
     from sqlalchemy import URL
 
-    # It quotes what means something else in a URL: percent signs, question marks. Of a URL that
-    # begins with sqlite:/// MLflow would make a folder of the quoted name.
+    # The URL class quotes characters that are special in URLs: percent signs, question marks. From
+    # a URL that begins with sqlite:/// MLflow would make a folder of the quoted name.
     path = root.registry_database.path
     return URL.create("sqlite+pysqlite", database=path).render_as_string(hide_password=False)
 
 
 def require_database(root: Root) -> None:
-    """Raises RegistryError for a remote root without a server: no database can be kept in an object
-    store."""
+    """Raise RegistryError for a remote root without a server: an object store can hold no
+    database."""
     if server() or root.location.is_local:
         return
     raise RegistryError.of(
@@ -64,9 +65,10 @@ def require_database(root: Root) -> None:
 
 
 def open_client(root: Root) -> MlflowClient:
-    """MLflow's client for `root`; SQLite's tables are made if they are not there.
+    """Open MLflow's client for `root`; make SQLite's tables where they are missing.
 
-    Raises RegistryError or StorageError when a database cannot be opened. A server is not asked.
+    Raises RegistryError or StorageError when a database cannot be opened. Does not contact a
+    server.
     """
     uri = tracking_uri(root)
     local = server() is None
@@ -76,7 +78,8 @@ def open_client(root: Root) -> MlflowClient:
     with translated(uri), exclusive(root):
         client = mlflow_client(uri, uri)
         if local:
-            # Both halves make their tables at first use: here, where no other process does.
+            # The two halves of MLflow make their tables at first use: here, under the exclusive
+            # lock.
             client.search_experiments(max_results=1)
             client.search_registered_models(max_results=1)
         return client
@@ -84,15 +87,15 @@ def open_client(root: Root) -> MlflowClient:
 
 @contextmanager
 def exclusive(root: Root) -> Iterator[None]:
-    """One process and thread at a time for what SQLite does not guard: making tables, and
-    looking before writing. Does nothing where a server is the database."""
+    """Admit one process and thread at a time to steps that SQLite does not guard: making tables,
+    and looking before writing. Does nothing where a server is the database."""
     if server() or not root.location.is_local:
         yield
         return
     try:
         lock = (Path(root.location.path) / ".registry.lock").open("w")
     except OSError:
-        yield  # a read-only root, where nobody writes
+        yield  # a read-only root: no process writes there
         return
     with lock:
         with suppress(OSError):  # a file system without locks
@@ -102,11 +105,11 @@ def exclusive(root: Root) -> Iterator[None]:
 
 @contextmanager
 def translated(uri: str) -> Iterator[None]:
-    """Whatever MLflow raises, as a RegistryError that names the server or database."""
+    """Translate the errors of MLflow into a RegistryError that names the server or database."""
     try:
         yield
     except Exception as error:
-        # Asked here and not above: Ctrl-C may have come amid the import of MLflow.
+        # This check imports MLflow, so it stands here: Ctrl-C may have come amid an earlier import.
         if not isinstance(error, mlflow_errors()):
             raise
         problem, fix = f"cannot be used: {reason(error)}", "check that the server runs"
@@ -119,7 +122,7 @@ def translated(uri: str) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in a few words: MLflow wraps `Connection refused` in 300 characters."""
+    """Name the reason in a few words: MLflow wraps `Connection refused` in 300 characters."""
     text = without_passwords(str(error))
     if errno := re.search(r"\[Errno -?\d+\] ([^'\")]+)", text):
         return errno[1].strip()
@@ -129,7 +132,7 @@ def reason(error: BaseException) -> str:
 
 
 def _check_database(root: Root) -> None:
-    """Fail fast: MLflow tries for minutes to open a SQLite file that it cannot open."""
+    """Fail fast: MLflow retries for minutes to open a SQLite file that it cannot open."""
     path = Path(root.registry_database.path)
     try:
         if not path.exists():
@@ -147,22 +150,23 @@ def _check_database(root: Root) -> None:
 
 
 def import_quietly() -> type[MlflowClient]:
-    """MLflow's client class, imported now."""
+    """Import MLflow now, with its log lines silenced, and return its client class."""
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
-        # What they report, with tracebacks, is raised as well and told in one line by ftray.
+        # MLflow also raises the errors that it logs with tracebacks; ftray reports each in one
+        # line.
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return MlflowClient
 
 
 def mlflow_errors() -> tuple[type[Exception], ...]:
-    """What MLflow raises when its database or server is not to be used."""
+    """Return the classes that MLflow raises when its database or server cannot be used."""
     import_quietly()
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    # A proxy in front of the server may answer with something that is no JSON.
+    # A proxy in front of the server may answer with text that is no JSON.
     return MlflowException, SQLAlchemyError, OSError, json.JSONDecodeError

@@ -1,4 +1,4 @@
-"""What a MODEL argument means: a registered model, or a model folder."""
+"""Resolves a MODEL argument: a registered model, or a model folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ftray.store.root import MODEL_MANIFEST, open_root
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A model folder, and the version it was found as: None for one named by its path."""
+    """A model folder, and the version that led to it; None for a folder named by its path."""
 
     folder: Location
     name: str
@@ -23,7 +23,7 @@ class FoundModel:
 
 
 def find_model(reference: str, storage: str | None) -> FoundModel:
-    """What a MODEL argument means: a registered model, or the path or URL of a model folder.
+    """Find the model of a MODEL argument: a registered model, or a model folder's path or URL.
 
     Raises RegistryError for a name that is not registered, ModelError for a folder that is none.
     """
@@ -35,7 +35,7 @@ def find_model(reference: str, storage: str | None) -> FoundModel:
 
 
 def _name_in(folder: Location) -> str:
-    """The name that the model folder's manifest gives it."""
+    """Read the model's name in the manifest of its folder."""
     manifest = folder / MODEL_MANIFEST
     fix = "name a registered model, or a folder that `ftray train` wrote"
     try:

@@ -1,4 +1,4 @@
-"""Deleting what a user no longer wants: runs, and versions of models."""
+"""Deletes runs and model versions that a user no longer wants."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 
 def clear(run: RunFolder, keep_checkpoints: bool) -> None:
-    """Delete what served a run that has ended well. What cannot be deleted now is left to
-    `ftray runs prune`."""
+    """Delete the working folders of a run that has ended well. A folder that cannot be deleted now
+    is left to `ftray runs prune`."""
     for name in WORKING if keep_checkpoints else (*WORKING, CHECKPOINTS):
         try:
             (run.location / name).delete()
@@ -30,7 +30,8 @@ def clear(run: RunFolder, keep_checkpoints: bool) -> None:
 
 
 def older_than(root: Root, age: timedelta) -> list[RunFolder]:
-    """The runs that ended, or gave their last sign of life, so long ago; oldest first."""
+    """List the runs that ended, or gave their last sign of life, more than `age` ago, in the order
+    of `list_runs`: oldest first."""
     before = datetime.now(UTC) - age
     found = [(run, run.status) for run in list_runs(root)]
     return [
@@ -41,15 +42,16 @@ def older_than(root: Root, age: timedelta) -> list[RunFolder]:
 
 
 def delete_run(run: RunFolder, say: Callable[[str], None]) -> None:
-    """Delete the run's folder; the model that it made stays.
+    """Delete the run's folder; the model that the run made stays.
 
-    A run whose owner runs elsewhere is taken over first, which may take its lease: `say` is told.
-    Raises RunTaken when another process drives it.
+    A `running` run is taken over first. Where its owner runs on another machine, that may take as
+    long as the owner's lease, and `say` is told so. Raises RunTaken when another process drives the
+    run.
     """
     seen = run.look()
     while seen.status.state == "running" and not take(run, seen, say):
         seen = run.look()
-    # The manifest goes first: a folder without it does not exist.
+    # The manifest goes first: readers take a folder without a manifest as missing.
     (run.location / STATUS).delete()
     run.location.delete()
     parent = run.location.parent
@@ -59,7 +61,8 @@ def delete_run(run: RunFolder, say: Callable[[str], None]) -> None:
 
 
 def check_unused(registry: Registry, version: ModelVersion) -> None:
-    """Raises RegistryError where an alias leads to that version, or it is on trial beside one."""
+    """Raise RegistryError where an alias means that version, or has it on trial or to go back
+    to."""
     if version.aliases:
         fix = f"promote another version to {version.aliases[0]} first"
         these = ", ".join(version.aliases)
@@ -78,7 +81,7 @@ def _check_apart(version: ModelVersion, alias: str, route: AliasDeployment) -> N
 
 
 def delete_version(registry: Registry, version: ModelVersion) -> None:
-    """Delete a version and its folder. Raises RegistryError where it is in use."""
+    """Delete a version and its folder. Raises RegistryError where the version is in use."""
     check_unused(registry, version)
     gone = version.version
 
@@ -87,12 +90,12 @@ def delete_version(registry: Registry, version: ModelVersion) -> None:
         def without(route: AliasDeployment | None, alias: str = alias) -> AliasDeployment | None:
             if route is None:
                 return None
-            _check_apart(version, alias, route)  # somebody may have promoted it just now
+            _check_apart(version, alias, route)  # another process may have promoted it just now
             before = tuple(stop for stop in route.before if stop.version != gone)
             return route.model_copy(update={"before": before})
 
         change_route(registry.root, version.name, alias, without)
     registry.delete(version)
-    # The manifest goes first: a folder without it does not exist.
+    # The manifest goes first: readers take a folder without a manifest as missing.
     (version.folder / MODEL_MANIFEST).delete()
     version.folder.delete()

@@ -1,4 +1,4 @@
-"""The storage root: one folder or URL under which everything that ftray keeps lies."""
+"""The storage root: one folder or URL that holds everything that ftray keeps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ftray.store.files.retry import is_transient, reason
 
 DEFAULT = "./ftray-data"
 
-# Written last: a folder of the model or cache kind without it does not exist.
+# Written last: readers take a model folder or a cache folder without its manifest as missing.
 MODEL_MANIFEST = "ftray.json"
 CACHE_MANIFEST = "manifest.json"
 
@@ -21,7 +21,7 @@ _JOB_FOLDER = "/runtime_resources/working_dir_files/"
 
 
 class Root:
-    """Where runs, models and caches lie, as the files section of the design lays them out."""
+    """The places of runs, models and caches, laid out as in the files section of the design."""
 
     def __init__(self, location: Location) -> None:
         self.location = location
@@ -36,7 +36,7 @@ class Root:
         return _below(self.location / "models", name)
 
     def routes(self, name: str) -> Location:
-        """The folder with where the aliases of a model lead: a file an alias."""
+        """Return the folder with the route files of a model, one file an alias."""
         return self.location / "routes" / name
 
     def data_cache(self, digest: str) -> Location:
@@ -50,10 +50,10 @@ class Root:
         return self.location / "registry.db"
 
     def check_writable(self) -> None:
-        """Raises StorageError when nothing can be written here.
+        """Raise StorageError when this process cannot write here.
 
-        Makes no folder: of a local root that is not there yet, the nearest folder above it is
-        tried. (An object store may keep an empty folder.)
+        Makes no folder: for a local root that does not exist yet, tries the nearest existing folder
+        above it. (An object store may keep an empty folder.)
         """
         folder = self.location
         if folder.is_local:
@@ -63,7 +63,7 @@ class Root:
         self._try_to_write(folder)
 
     def patient(self) -> Root:
-        """The same for a run, which bridges an outage of some minutes."""
+        """Return the same root for a run, which bridges an outage of some minutes."""
         return Root(self.location.patient())
 
     def probe(self) -> None:
@@ -87,10 +87,10 @@ class Root:
 
 
 def open_root(url: str | None) -> Root:
-    """The root at `url`, else at $FTRAY_STORAGE, else ./ftray-data.
+    """Open the root at `url`, else at $FTRAY_STORAGE, else ./ftray-data.
 
-    Inside a Ray job the working directory is a temporary copy, so a relative folder is taken
-    relative to the home folder there.
+    Inside a Ray job the working directory is a temporary copy, so there a relative folder is taken
+    relative to the home folder.
     """
     chosen = url or os.environ.get("FTRAY_STORAGE") or DEFAULT
     if "://" not in chosen and not Path(chosen).expanduser().is_absolute():

@@ -1,4 +1,4 @@
-"""What a command is doing right now: a line that moves on a terminal, else one now and then."""
+"""Shows the present stage of a command: a live line on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from rich.text import Text
 from ftray.cli.display.table import duration, fitting, wrapped
 
 QUIET_S = 30.0
-"""Seconds without a line after which one is printed where there is no terminal."""
+"""Seconds without a line after which a line is printed where there is no terminal."""
 _LITTLE_S = 3.0
-"""Seconds after which a line names a stage that most often is over by then."""
+"""Seconds after which a line names a stage that usually ends sooner."""
 _REFRESH_HZ = 8
 _ASIDE = 14
 """Columns of the spinner and of the time since the stage began."""
 
 
 class LiveLine:
-    """Names the stage that goes on, since when, and how far it has come."""
+    """The line with the present stage, its progress, and the time since it began."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class LiveLine:
         self._quiet_s = quiet_s
         self._stage = ""
         self._unsaid = False
-        """Whether the stage goes on without a line that says so."""
+        """Whether no line has named the present stage yet."""
         self._parts: Callable[[], Sequence[str]] = tuple
         self._began = self._spoke = clock()
         self._spinner = Spinner("dots")
@@ -50,12 +50,12 @@ class LiveLine:
 
     @property
     def width(self) -> int:
-        """Columns that a line may take; a great many where there is no terminal."""
+        """Columns that a line may take; 10,000 where there is no terminal."""
         return self.console.width if self.console.is_terminal else 10_000
 
     @property
     def moves(self) -> bool:
-        """Whether there is a terminal, on which the line moves by itself."""
+        """Whether stderr is a terminal, on which the line updates by itself."""
         return self.console.is_terminal
 
     def __enter__(self) -> Self:
@@ -81,8 +81,8 @@ class LiveLine:
     def stage(
         self, name: str, parts: Callable[[], Sequence[str]] = tuple, at_once: bool = True
     ) -> None:
-        """From now on `name` goes on; `parts` tells how far it has come, what matters most first.
-        Where there is no terminal a line says so, `at_once` or when it has lasted a little."""
+        """Begin the stage `name`; `parts` returns its progress, the most important part first.
+        Where there is no terminal, a line names the stage, `at_once` or once it lasts 3 s."""
         with self._lock:
             if name == self._stage:
                 self._parts = parts
@@ -93,7 +93,7 @@ class LiveLine:
             self.say(f"{name} …")
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         with self._lock:
             self._spoke = self._clock()
             if not self.moves:
@@ -103,14 +103,14 @@ class LiveLine:
                 self.console.print(wrapped(line, self.width), markup=False, soft_wrap=True)
 
     def interject(self, line: str) -> None:
-        """A line from another thread, at once: the one that speaks may be held up in the middle of
-        a line of its own. The process may end right after it, so the cursor is given back."""
+        """Print a line at once from another thread, as the printing thread may hang in the middle
+        of a line. Also shows the cursor again, as the process may end right after the line."""
         if self.moves:
             line = f"\r\x1b[2K{wrapped(line, self.width)}\x1b[?25h"
         os.write(sys.stderr.fileno(), f"{line}\n".encode())
 
     def text(self) -> str:
-        """The stage and how far it has come, as far as there is room."""
+        """Return the stage and as much of its progress as fits."""
         return fitting([self._stage, *self._parts()], self.width - _ASIDE)
 
     def _render(self) -> Table | Text:
@@ -124,7 +124,7 @@ class LiveLine:
         return line
 
     def _speak_up(self) -> None:
-        """The thread where there is no terminal."""
+        """Run the thread that prints where there is no terminal."""
         while not self._over.wait(min(1.0, self._quiet_s / 4)):
             if self._unsaid and self._clock() - self._began >= _LITTLE_S:
                 self._unsaid = False

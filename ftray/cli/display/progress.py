@@ -1,4 +1,4 @@
-"""What a person sees of a run or a sweep while it goes on, from its events."""
+"""Shows the progress of a run or a sweep to a person, from its events."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ class RunDisplay:
         self._line.say(line)
 
     def stage(self, name: str, at_once: bool = True) -> None:
-        """`name` begins: reading, starting Ray, encoding …; see `LiveLine.stage`."""
+        """Begin the stage `name`: reading, starting Ray, encoding …; see `LiveLine.stage`."""
         if 0 < self._best_epoch < self._epoch_at:
             self.say(f"epoch {self._best_epoch} was the best: the model kept is that of its end")
         self._best_epoch = 0
         self._line.stage(name, at_once=at_once)
 
     def acknowledge(self, line: str) -> None:
-        """What a signal does, said at once; the process may end right after it."""
+        """Say at once what a signal does, as the process may end right after it."""
         self._line.interject(line)
 
     def listen(self, event: dict[str, Any]) -> None:
-        """Show one event; each kind has its method below."""
+        """Show one event; each kind of event has its method below."""
         getattr(self, f"_{event['kind']}")(event)
 
     def _stage(self, event: dict[str, Any]) -> None:

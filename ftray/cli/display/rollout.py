@@ -1,4 +1,4 @@
-"""What the commands that change an alias tell of it, and of the replicas that follow."""
+"""Output of the commands that change an alias: the change, and the replicas that follow it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ PATIENCE_S = 300.0
 
 
 def follow(registry: Registry, changed: Changed, alias: str, seconds: float) -> dict[str, Any]:
-    """Wait until the replicas follow; what --json tells. Raises RolloutFailed unless all do."""
+    """Wait until the replicas follow; return the result for --json. Raises RolloutFailed unless all
+    replicas follow."""
     from ftray.store.deployments.rollout import await_rollout
 
     name, told = changed.model.name, changed.model.to_json()
@@ -45,7 +46,7 @@ def _failed(registry: Registry, changed: Changed, alias: str, seen: Rollout) -> 
     from ftray.store.deployments.promotion import find_route
 
     name = changed.model.name
-    now = find_route(registry, name, alias)  # the registry says by now what is served
+    now = find_route(registry, name, alias)  # brings the registry in line with the route
     parts = [
         f"replica {replica} refuses: {why.rstrip('.')}" for replica, why in seen.refused.items()
     ]
@@ -67,7 +68,7 @@ def _failed(registry: Registry, changed: Changed, alias: str, seen: Rollout) -> 
 
 
 def described(route: AliasDeployment) -> str:
-    """Where an alias leads, in one line."""
+    """Describe the route of an alias in one line."""
     parts = [f"version {route.current.version}"]
     if route.proven is not None and route.proven != route.current:
         parts.append(f"the last that proved itself is version {route.proven.version}")

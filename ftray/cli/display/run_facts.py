@@ -1,4 +1,4 @@
-"""What the verbs of `ftray runs` tell of a run."""
+"""The facts about a run that the verbs of `ftray runs` show."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ftray.store.runs.folder import RunFolder
 from ftray.store.runs.tracking import flatten
 
 STANDING = {"best", "best_rank"}
-"""What an epoch says of itself among the others: no measurement."""
+"""Keys that compare an epoch with the other epochs and are no measurements of it."""
 
 
 def summary(root: Root, run: RunFolder) -> dict[str, Any]:
-    """What all the verbs tell of a run."""
+    """Return the facts that all the verbs show of a run."""
     status = run.status
     metric = run.spec_tree().get("train", {}).get("metric")
     started = datetime.fromisoformat(status.started)
@@ -39,7 +39,8 @@ def summary(root: Root, run: RunFolder) -> dict[str, Any]:
 
 
 def _metrics(root: Root, run: RunFolder, metric: str) -> dict[str, dict[str, float]]:
-    """The numbers of the run's model, split by split; of its best epoch until it has a model."""
+    """Return the metrics of the run's model by split; before there is a model, those of the best
+    epoch."""
     folder = root.models(run.name) / run.run_id
     if (folder / MODEL_MANIFEST).is_file():
         return {split: numbers(values) for split, values in read_info(folder).metrics.items()}
@@ -51,7 +52,8 @@ def _metrics(root: Root, run: RunFolder, metric: str) -> dict[str, dict[str, flo
 
 
 def trial_row(trial: dict[str, Any]) -> dict[str, Any]:
-    """What matters most first: a narrow terminal has no room for all."""
+    """Return the row of a trial, the most important cells first: a narrow terminal cannot show
+    all."""
     metrics = dict(trial.get("metrics", {}))
     shown = {
         "trial": trial.get("id"),
@@ -75,9 +77,9 @@ def headline(run: dict[str, Any], split: str) -> float | None:
 
 
 def differing(runs: list[RunFolder]) -> dict[str, list[Any]]:
-    """The values that are not the same in all that was trained."""
+    """Return the values of what the runs trained that differ between the runs."""
     trees = [run.spec_tree() for run in runs]
-    # How a run is served, and how a sweep searched beside runs that did not, is no part of that.
+    # Two sections are no part of the training: serve, and tune beside runs that did not search.
     but = {"serve"} if all(tree.get("tune") for tree in trees) else {"serve", "tune"}
     trained = [
         {key: value for key, value in tree.items() if key not in but} | _open(run, tree)
@@ -91,7 +93,7 @@ def differing(runs: list[RunFolder]) -> dict[str, list[Any]]:
 
 
 def _open(run: RunFolder, tree: dict[str, Any]) -> dict[str, str]:
-    """The keys that a sweep searches over, as long as it has not trained its winner."""
+    """Return the keys that a sweep searches over, until the sweep trains its winner."""
     status = run.status
     if status.kind != "tune" or status.model:
         return {}
@@ -101,7 +103,7 @@ def _open(run: RunFolder, tree: dict[str, Any]) -> dict[str, str]:
 
 
 def side_by_side(trees: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Each dotted path of any tree with its value in every one: None where it is absent."""
+    """Map each dotted path of any tree to its value in every tree: None where it is absent."""
     flat = [flatten(tree) for tree in trees]
     keys = dict.fromkeys(key for tree in flat for key in tree)
     return {key: [tree.get(key) for tree in flat] for key in keys}

@@ -1,4 +1,4 @@
-"""How far a sweep has come, from its events."""
+"""The progress of a sweep, from its events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ENDED = ("done", "stopped", "failed")
 
 
 class SweepProgress:
-    """Counts trials and remembers what runs. `higher`: whether more of the metric is better."""
+    """Counts trials and remembers the running ones. `higher`: whether a higher metric is better."""
 
     def __init__(self, event: Event, clock: Callable[[], float]) -> None:
         """event: {"kind": "sweep", "trials", "concurrent", "metric", "mode", "budget"}."""
@@ -24,17 +24,17 @@ class SweepProgress:
         self._clock, self._began = clock, clock()
 
     def take(self, event: Event) -> str:
-        """Take in what became of a trial; the line to say of it, empty where there is none."""
+        """Take in the new state of a trial; return the line to print, empty where there is none."""
         self._trials[event["id"]] = event
         self._steps.pop(event["id"], None)
         return "" if event["status"] == "running" else _line(event)
 
     def step(self, event: Event) -> None:
-        """Take in how far a trial is that runs."""
+        """Take in the progress of a running trial."""
         self._steps[event["trial"]] = event
 
     def parts(self) -> Sequence[str]:
-        """For the line that moves, what matters most first."""
+        """Return the parts of the live line, the most important part first."""
         ended = sum(trial["status"] in _ENDED for trial in self._first())
         best = self._best()
         return [
@@ -46,7 +46,7 @@ class SweepProgress:
         ]
 
     def _first(self) -> list[Event]:
-        """The trials of the search; the others are its finalists with other seeds."""
+        """Return the trials of the search; the others are the finalists' runs with other seeds."""
         return [trial for name, trial in self._trials.items() if "." not in name]
 
     def _best(self) -> float | None:
@@ -65,7 +65,8 @@ class SweepProgress:
         return shown
 
     def _left(self, ended: int) -> str:
-        """From what trials took so far: how long those that are left take side by side."""
+        """Estimate the time left from the mean time of ended trials and the number that run at
+        once."""
         done = [t for t in self._first() if t["status"] in _ENDED]
         if not done or ended >= self._count:
             return ""
@@ -73,7 +74,7 @@ class SweepProgress:
         return f"ETA {duration(each * (self._count - ended) / self._concurrent)}"
 
     def _spent(self) -> str:
-        """Of the budget that is nearest to its end."""
+        """Return the used share of the budget that is nearest to its end."""
         hours = sum(trial["seconds"] for trial in self._trials.values()) / 3600
         hours *= self._budget.get("workers", 1)
         elapsed = max((trial["elapsed"] for trial in self._trials.values()), default=0.0)
@@ -87,7 +88,7 @@ class SweepProgress:
 
 
 def _line(event: Event) -> str:
-    """What became of a trial, for the list above the line that moves."""
+    """Describe the new state of a trial, for the list above the live line."""
     config = "  ".join(f"{key.split('.')[-1]} {short(v)}" for key, v in event["config"].items())
     epochs = len(event["values"])
     took = f"{epochs} epoch{'' if epochs == 1 else 's'} in " if epochs else ""

@@ -1,4 +1,4 @@
-"""The tables at the end of a sweep: its trials, and what depth bought."""
+"""The tables at the end of a sweep: its trials, and the gain and cost of each depth."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from ftray.tune.table import Trial
 
 
-# Columns of the table of depths that a narrow terminal may lack, the least telling first.
+# Columns of the table of depths that a narrow terminal may lack, the least important first.
 _SPARE = ("cost", "memory", "worker-hours", "s an epoch", "trials", "95 %")
 
 
 def show_trials(say: Callable[[str], None], width: int, trials: Sequence[Trial]) -> None:
-    """The sweep's table, best first."""
+    """Print the sweep's trials, best first."""
     keys = list(trials[0].config)
     columns = ["trial", "best", "status", "seconds", *(key.split(".")[-1] for key in keys)]
     rows = []
@@ -39,7 +39,7 @@ def show_trials(say: Callable[[str], None], width: int, trials: Sequence[Trial])
 def show_depths(
     say: Callable[[str], None], width: int, metric: str, comparison: Comparison
 ) -> None:
-    """What each depth of a sweep bought and cost, and which to take."""
+    """Print the gain and cost of each depth of a sweep, and which depth to take."""
     from ftray.tune.report import advice, depth_cells
 
     if not comparison.depths:

@@ -1,4 +1,4 @@
-"""Tables and figures for people: drawn on a terminal, tab-separated for programs."""
+"""Tables and figures: drawn for people on a terminal, tab-separated for programs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _GAP = "  "
 def show(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], *, spare: Sequence[str] = ()
 ) -> None:
-    """Print rows under their headings, if they have any. Floats get four places; None is a dash.
+    """Print rows, under their headings where there are any. Floats get four places; None is a dash.
 
-    Where a terminal is too narrow for all columns those of `spare` are left out, its first ones
-    first, and then the rightmost ones; a line says so. Cells are whole in any case.
+    Where a terminal is too narrow for all columns, leaves out those of `spare`, the first of them
+    first, and then the rightmost ones; a line says so. Never cuts a cell.
     """
     from rich.console import Console
 
@@ -40,8 +40,8 @@ def show(
 def draw(
     columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, spare: Sequence[str] = ()
 ) -> list[str]:
-    """The lines of a table of at most `width` columns of a terminal, as `show` prints them. Only
-    where its first column and another one do not fit beside each other are lines longer."""
+    """Return the lines of a table of at most `width` terminal columns, as `show` prints them. Lines
+    are longer only where the first column and one more do not fit beside each other."""
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
     kept = _kept(columns, widths, width, spare)
     numbers = {n for n in kept if rows and all(_is_number(row[n]) for row in rows)}
@@ -61,7 +61,7 @@ def draw(
 def _kept(
     columns: Sequence[str], widths: Sequence[int], width: int, spare: Sequence[str]
 ) -> list[int]:
-    """Numbers of the columns that fit. The first two stay."""
+    """Return the numbers of the columns that fit. The first column and one more always stay."""
     kept = list(range(len(columns)))
     by_need = [list(columns).index(name) for name in spare if name in columns]
     by_need += [n for n in reversed(kept) if n not in by_need]
@@ -74,7 +74,7 @@ def _kept(
 
 
 def headline(metrics: Mapping[str, Any], but: str = "") -> str:
-    """The metrics that people look at first, of those that there are, without the one named
+    """Name the metrics that people look at first, as far as `metrics` has them, without the metric
     `but`."""
     shown = (
         (name, metrics[key]) for key, name in _HEADLINE.items() if key in metrics and key != but
@@ -83,7 +83,7 @@ def headline(metrics: Mapping[str, Any], but: str = "") -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 41 s, 7 min 3 s, 2 h 5 min."""
+    """Format seconds as a person says them: 41 s, 7 min 3 s, 2 h 5 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -93,7 +93,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes as a person says them: 90.9 MB."""
+    """Format bytes as a person says them: 90.9 MB."""
     amount = float(count)
     for unit in ("B", "kB", "MB"):
         if amount < 1000:
@@ -103,12 +103,12 @@ def size(count: int) -> str:
 
 
 def short(value: Any) -> str:
-    """A value of a spec in few characters."""
+    """Format a value of a spec in few characters."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def stderr_width() -> int | None:
-    """Columns of the terminal that stderr is; None where it is none."""
+    """Return the columns of stderr's terminal; None where stderr is no terminal."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or None
     except (OSError, ValueError):
@@ -116,8 +116,8 @@ def stderr_width() -> int | None:
 
 
 def wrapped(text: str, width: int) -> str:
-    """The text with lines of at most `width` columns, broken between words; a word that is longer
-    is left whole, so that it can be copied."""
+    """Break the text between words into lines of at most `width` columns. A longer word stays
+    whole, so that it can be copied."""
     lines = []
     for line in text.splitlines() or [""]:
         indent = " " * (len(line) - len(line.lstrip()) + 2)
@@ -132,7 +132,7 @@ def wrapped(text: str, width: int) -> str:
 
 
 def fitting(parts: Sequence[str], width: int) -> str:
-    """As many of the first parts as fit into `width` columns; the first one in any case."""
+    """Join as many parts as fit into `width` columns; always keeps the first part."""
     line = parts[0]
     for part in parts[1:]:
         if part and len(line) + len(_GAP) + len(part) <= width:

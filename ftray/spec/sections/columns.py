@@ -1,4 +1,4 @@
-"""What the spec takes from the tasks: their names, metrics and columns."""
+"""The spec's types that depend on the tasks: names of tasks, of metrics and of columns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class _Columns(Section):
     """Logical column -> its name in the source; a column that is not named has its logical name."""
 
     def of(self, task: TaskInfo) -> dict[str, str]:
-        """Every logical column of the form that is named, for `task`. Raises a contradiction."""
+        """Map every logical column of the row form that the given columns pick to its name in the
+        source, for `task`. Raises a contradiction."""
         given = self.model_dump(exclude_none=True)
         for form in task.forms:
             if given.keys() <= set(form):

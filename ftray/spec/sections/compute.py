@@ -1,4 +1,4 @@
-"""By what a trained model computes its answers."""
+"""The backend and precision in which a trained model computes its answers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ PRECISIONS: dict[BackendName, tuple[Precision, ...]] = {
 
 @dataclass(frozen=True)
 class Compute:
-    """Of a precision that the backend has."""
+    """A backend and one of the backend's precisions."""
 
     backend: BackendName = "torch"
     precision: Precision = "fp32"
 
     @property
     def on_cpu(self) -> bool:
-        """Whether a GPU is of no use to it."""
+        """Whether the backend computes on CPUs only, so that a GPU is of no use."""
         return self.backend == "onnx"
 
 
 PLAIN = Compute()
-"""As training measures it."""
+"""The backend and precision in which training measures the model."""

@@ -1,4 +1,4 @@
-"""How CSV and TSV files are written, where that is not to be found out."""
+"""The section `data.csv`: the format of CSV and TSV files where ftray should not detect it."""
 
 from __future__ import annotations
 

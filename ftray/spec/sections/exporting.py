@@ -1,4 +1,4 @@
-"""The section `export`: what goes into the folder of a trained model."""
+"""The section `export`: the golden answers in a trained model's folder."""
 
 from __future__ import annotations
 

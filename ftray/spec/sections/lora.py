@@ -1,4 +1,4 @@
-"""The section `train.lora`: which adapters train in place of the blocks' own weights."""
+"""The section `train.lora`: the adapters that train in place of the blocks' own weights."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _NOT_OPTIONS = {
     "modules_to_save": ("head, pooler and final norm train in full anyway", "Leave it out."),
     "fan_in_fan_out": ("it follows from the kind of layer", "Leave it out."),
 }
-"""Fields of LoraConfig that another key or the model decides."""
+"""Fields of LoraConfig that another key or the model determines."""
 
 
 class LoraSpec(Section):

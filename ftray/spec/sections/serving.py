@@ -1,4 +1,4 @@
-"""The section `serve`: how a trained model is served."""
+"""The section `serve`: the options of serving a trained model."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class ReplicaRange(Range):
 
 @dataclass(frozen=True)
 class GenerationLimits:
-    """Tokens of one answer, of a prompt with its answer, and of all that a replica holds at once;
-    None: as many as the model and its device allow."""
+    """Limits in tokens: of one answer, of a prompt with its answer, and of all sequences in a
+    replica's KV cache; None: as many as the model and its device allow."""
 
     max_tokens: int
     max_context: int | None = None
@@ -126,7 +126,7 @@ class ServeSpec(Section):
 
     @property
     def max_requests(self) -> int:
-        """Requests that a replica has in hand at most."""
+        """The most requests that a replica has in hand."""
         return self.batch.max_size + (self.max_queued_requests or self.batch.max_waiting)
 
     @property

@@ -1,4 +1,4 @@
-"""`train`: what is trained, when, with what, and what is kept of it."""
+"""The section `train`: trainable parameters, schedule, optimizer, and checkpoints."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ftray.tasks.info import Mode
 Blocks = (
     CountFromZero | Literal["head", "all"] | Annotated[tuple[Pattern, ...], Field(min_length=1)]
 )
-"""What trains: the top N blocks, the head, everything, or the parameters that patterns match."""
+"""The parameters to train: the top N blocks, the head, all, or those that patterns match."""
 
 Recipe = Literal["lp-ft", "gradual", "top-quarter"]
 
@@ -239,7 +239,7 @@ class TrainSpec(Section):
 
     @property
     def phases(self) -> tuple[PhaseSpec, ...] | None:
-        """The schedule in `unfreeze`, where it is one."""
+        """The schedule in `unfreeze`; None where `unfreeze` is no schedule."""
         value = self.unfreeze
         if isinstance(value, tuple) and isinstance(value[0], PhaseSpec):
             return tuple(phase for phase in value if isinstance(phase, PhaseSpec))

@@ -1,4 +1,4 @@
-"""The section `tune`: what the trials differ in, how they are drawn, which go on, and how long."""
+"""The section `tune`: the search space, the searcher, the scheduler, and the budget."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Domain(Section):
 
     @property
     def size(self) -> int:
-        """How many values a domain that is not continuous has."""
+        """The number of values of a domain that is not continuous."""
         if self.kind == "randint":
             return self.values[1] - self.values[0] + 1
         return len(self.values)
@@ -124,12 +124,12 @@ class TuneSpec(Section):
 
     @property
     def count(self) -> int:
-        """The trials that are drawn."""
+        """The number of trials that the searcher draws."""
         return self.trials or (self.points if self.searcher == "grid" else _TRIALS)
 
     @property
     def points(self) -> int:
-        """Of a space without continuous domains: its size."""
+        """The number of points of a space without continuous domains."""
         return math.prod(domain.size for domain in self.space.values())
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Room for the trunk cache: the folders that were not used for longest make it."""
+"""Makes room in the trunk cache: deletes the least recently used folders."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from ftray.store.runs.folder import list_runs
 
 
 def make_room(root: Root, needed: int, budget: float, keep: Collection[str]) -> list[str]:
-    """Delete folders until `needed` more bytes fit into `budget` bytes and onto the disk; their
-    names. The folders named in `keep` stay, and so does what a living run may be reading.
+    """Delete folders until `needed` more bytes fit into `budget` bytes and onto the disk; return
+    the deleted names. Folders named in `keep` stay, and so do folders that a live run may be
+    reading.
 
-    Raises StorageError where that does not make enough room; nothing is deleted then.
+    Raises StorageError, and deletes nothing, where that does not make enough room.
     """
     parent = root.location / "cache" / "trunk"
     folders = [folder for folder in parent.children() if folder.is_dir()]
@@ -40,27 +41,28 @@ def make_room(root: Root, needed: int, budget: float, keep: Collection[str]) -> 
             "raise it, free space on the disk, or set train.trunk_cache to off",
         )
     for folder in going:
-        # The manifest goes first: a folder without it does not exist.
+        # The manifest goes first: readers take a folder without a manifest as missing.
         (folder / CACHE_MANIFEST).delete()
         folder.delete()
     return [folder.name for folder in going]
 
 
 def _last_used(folder: Location) -> float:
-    """When its key was last written, which every use does; 0 where it has none."""
+    """Return when the folder's key was last written, as every use does; 0 for a folder without a
+    key."""
     (info,) = folder.infos([CACHE_MANIFEST])
     return (info.mtime_ns or 0) / 1e9
 
 
 def _oldest_living(root: Root) -> float:
-    """When the oldest run began that still runs; never where none does."""
+    """Return when the oldest live run began; infinity where no run is live."""
     begun = [run.run_id for run in list_runs(root) if run.status.may_live]
     times = [datetime.strptime(name[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC) for name in begun]
     return min((time.timestamp() for time in times), default=math.inf)
 
 
 def _free(location: Location) -> float:
-    """Bytes free on the disk of a local root; no end of them in an object store."""
+    """Return the free bytes on the disk of a local root; infinity for an object store."""
     if not location.is_local:
         return math.inf
     path = Path(location.path)

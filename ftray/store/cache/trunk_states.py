@@ -1,9 +1,10 @@
-"""Hidden states of rows, kept by what the rows are: token ids in, states out.
+"""The trunk cache's store of hidden states: maps the token ids of a row to the row's hidden states.
 
-A folder of the trunk cache belongs to one key (a model, where it is cut, a precision). Its shards
-are Arrow files of rows, each with the digest of its token ids and the bytes of its states, written
-whole and never changed; their names hold their checksums. So any number of processes may add to a
-folder at once, a killed one loses the shard it was writing, and new rows only add shards.
+A folder of the trunk cache belongs to one key (a model, the block where it is cut, a precision).
+Its shards are Arrow files of rows. Each row has the digest of its token ids and the bytes of its
+hidden states. A process writes a shard whole and never changes it; a shard's name holds its
+checksum. So any number of processes may add to a folder at once, a killed process loses only the
+shard that it was writing, and new rows only add shards.
 
     manifest.json               the key, written when the first shards are there
     states-XXH3-RANDOM.arrow    row (16 bytes), states (bytes)
@@ -33,12 +34,12 @@ _SCHEMA = pa.schema({"row": pa.binary(16), "states": pa.large_binary()})
 
 
 def row_digest(ids: np.ndarray) -> bytes:
-    """16 bytes that stand for a row of token ids, (T,) int32."""
+    """Return the 16-byte digest of a row's token ids, (T,) int32."""
     return hashlib.blake2b(np.ascontiguousarray(ids, np.int32).data, digest_size=16).digest()
 
 
 def write_shard(folder: Location, rows: Sequence[bytes], states: Sequence[bytes]) -> None:
-    """Add the states of rows, by their digests. Raises OSError."""
+    """Add a shard with the hidden states of rows, named by their digests. Raises OSError."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, _SCHEMA) as writer:
         writer.write_batch(
@@ -56,7 +57,7 @@ def write_key(folder: Location, key: dict[str, Any]) -> None:
 
 
 def drop_damaged(folder: Location) -> list[str]:
-    """Delete shards that are not what was written, and say which."""
+    """Delete the shards that differ from what was written, and return their names."""
     shards = list(_shards(folder))
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
         whole = pool.map(_is_whole, shards)
@@ -67,7 +68,7 @@ def drop_damaged(folder: Location) -> list[str]:
 
 
 def known_rows(folder: Location) -> set[bytes]:
-    """The digests of all rows that have states here."""
+    """Return the digests of all rows with hidden states in the folder."""
     return {row for file in _shards(folder) for row in _open(file)["row"].to_pylist()}
 
 
@@ -78,8 +79,8 @@ class _Place:
 
 
 class TrunkStateStore:
-    """The states in a folder of the cache. Local shards are memory-mapped, so that the processes of
-    a machine share one copy. Raises StorageError for a shard that cannot be read."""
+    """The hidden states in a folder of the cache. Local shards are memory-mapped, so that the
+    processes of a machine share one copy. Raises StorageError for a shard that cannot be read."""
 
     def __init__(self, folder: Location) -> None:
         self._folder = folder
@@ -98,9 +99,9 @@ class TrunkStateStore:
         return row_digest(ids) in self._places
 
     def of(self, ids: np.ndarray) -> memoryview:
-        """The bytes kept for a row of token ids.
+        """Return the bytes of the hidden states of a row of token ids.
 
-        Raises StorageError where there are none."""
+        Raises StorageError where the store has none."""
         place = self._places.get(row_digest(ids))
         if place is None:
             fix = "run again: what is missing is made"
@@ -116,7 +117,7 @@ def _shards(folder: Location) -> Iterable[Location]:
 def _is_whole(file: Location) -> bool:
     kept = file.name.split("-")[1]
     content = file.buffer()
-    if len(kept) == 8:  # a CRC-32, of an older ftray
+    if len(kept) == 8:  # the CRC-32 of an older ftray
         return f"{zlib.crc32(content):08x}" == kept
     return checksum.of_content(content) == kept
 

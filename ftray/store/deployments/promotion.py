@@ -1,10 +1,13 @@
-"""Promoting a version to an alias, trying one out beside it, and going back.
+"""Promotes a version to an alias, puts a version on trial beside it, and rolls back.
 
-The route says what an alias means, and the registry says the same: a command changes the route
-first, which only one of two that run at once does, and then writes the registry until no route
-came in between. A command that was killed in the middle leaves its mark in the route, and so does a
-replica that refused a version; the next command finishes what is left. Without such a mark a
-registry that says something else was changed by another tool, and is followed.
+Both the route file and the registry record the version of an alias. A command changes the route
+first: of two commands at once, the later one sees the earlier one's change. The command then writes
+the registry, again and again until no other command changed the route in between.
+
+A command that is killed in the middle leaves a mark in the route, and so does a replica that
+refuses a version. The next command finishes the work that the mark names. Where the route has no
+mark and the registry names another version, another tool changed the registry; ftray then follows
+the registry.
 """
 
 from __future__ import annotations
@@ -21,21 +24,22 @@ from ftray.store.registry.versions import ModelVersion, alias_in, check_alias
 from ftray.store.runs.owner import Owner
 
 _MAY_WRITE = timedelta(hours=1)
-"""A process elsewhere that began to write so long ago does so no more: clocks differ by less."""
+"""A process on another machine that began to write this long ago no longer writes. The clocks of
+two machines differ by less."""
 
 
 @dataclass(frozen=True)
 class Changed:
-    """Result of a command: the version that the alias leads to or tries out, and the route that the
-    replicas are to follow."""
+    """Result of a command: the version that the alias now means or tries out, and the route that
+    the replicas have to follow."""
 
     model: ModelVersion
     route: AliasDeployment
 
 
 def promote(registry: Registry, reference: str, alias: str) -> Changed:
-    """Point `alias` to that version; what serves the alias follows. Raises RegistryError for an
-    alias that is no word, or that MLflow reserves."""
+    """Point `alias` to the version of `reference`; the replicas that serve the alias follow. Raises
+    RegistryError for an alias that is no word, or that MLflow reserves."""
     check_alias(alias)
     chosen = resolve(registry, reference)
     known = _adopt(registry, chosen.name, alias)
@@ -54,8 +58,9 @@ def promote(registry: Registry, reference: str, alias: str) -> Changed:
 
 
 def try_out(registry: Registry, reference: str, alias: str, share: float, shadow: bool) -> Changed:
-    """Have what serves `alias` give that version a share of its requests, or of copies of them in
-    the shadow. Raises RegistryError where the alias leads nowhere yet, or there already."""
+    """Put the version of `reference` on trial: the replicas that serve `alias` give it a share of
+    the requests, or as a shadow copies of that share. Raises RegistryError where the alias means no
+    version yet, or this one already."""
     chosen = resolve(registry, reference)
     known = _known_route(registry, chosen.name, alias)
     stop = _stop(registry, chosen)
@@ -74,8 +79,9 @@ def try_out(registry: Registry, reference: str, alias: str, share: float, shadow
 
 
 def roll_back(registry: Registry, name: str, alias: str) -> Changed:
-    """End the trial of `alias` or, where there is none, point it to the version before. Raises
-    RegistryError where it had none, its folder is gone, or another process changes the alias."""
+    """End the trial of `alias`; without a trial, point `alias` to its previous version. Raises
+    RegistryError where there is no previous version, where the version's folder is gone, or where
+    another process changes the alias."""
     seen, writer = _known_route(registry, name, alias), _writer()
     if seen.trial is None and not seen.before:
         problem = f"has always been version {seen.current.version}"
@@ -95,7 +101,8 @@ def roll_back(registry: Registry, name: str, alias: str) -> Changed:
 
 
 def resolve(registry: Registry, reference: str) -> ModelVersion:
-    """As `Registry.resolve`, of an alias once the registry says what its route says."""
+    """Resolve as `Registry.resolve`; for an alias first bring the registry in line with its
+    route."""
     if aliased := alias_in(reference):
         route = read_route(registry.root, *aliased)
         if route is not None and not route.settled:
@@ -104,7 +111,7 @@ def resolve(registry: Registry, reference: str) -> ModelVersion:
 
 
 def find_route(registry: Registry, name: str, alias: str) -> AliasDeployment | None:
-    """Where `alias` leads, once the registry says the same; None where it is no alias of `name`."""
+    """Return the route of `alias`, with the registry brought in line; None for an unknown alias."""
     route = _adopt(registry, name, alias)
     if route is None or route.settled:
         return route
@@ -112,7 +119,7 @@ def find_route(registry: Registry, name: str, alias: str) -> AliasDeployment | N
 
 
 def settled_routes(registry: Registry, name: str) -> dict[str, AliasDeployment]:
-    """The routes of all aliases of a model, once the registry says the same."""
+    """Return the routes of all aliases of a model, with the registry brought in line."""
     if not registry.versions(name):
         return {}
     routes = read_routes(registry.root, name)
@@ -122,7 +129,8 @@ def settled_routes(registry: Registry, name: str) -> dict[str, AliasDeployment]:
 
 
 def _adopt(registry: Registry, name: str, alias: str) -> AliasDeployment | None:
-    """The route, changed as the registry was where another tool has changed that."""
+    """Return the route of `alias`, changed to the registry's version where another tool changed the
+    registry."""
     while True:
         seen = read_route(registry.root, name, alias)
         if seen is not None and not seen.settled:
@@ -141,7 +149,7 @@ def _adopt(registry: Registry, name: str, alias: str) -> AliasDeployment | None:
 def _replace(
     registry: Registry, name: str, alias: str, seen: AliasDeployment, new: AliasDeployment
 ) -> AliasDeployment:
-    """Put `new` in the place of `seen`, unless another process changed that; what is there then."""
+    """Replace `seen` by `new` unless another process changed the route; return the route then."""
 
     def unless_changed(now: AliasDeployment | None) -> AliasDeployment | None:
         return new if now == seen else None
@@ -152,7 +160,7 @@ def _replace(
 
 
 def _register_as(writer: Writer, registry: Registry, name: str, alias: str) -> None:
-    """As `_register`; what fails is left to the next command."""
+    """Call `_register`; where it fails, mark the route so that the next command registers."""
     try:
         _register(registry, name, alias, writer)
     except BaseException:
@@ -167,8 +175,8 @@ def _register_as(writer: Writer, registry: Registry, name: str, alias: str) -> N
 
 
 def _register(registry: Registry, name: str, alias: str, writer: Writer | None) -> AliasDeployment:
-    """Have the registry say what the route says, although others may change the route meanwhile;
-    `writer` does so no more."""
+    """Point the registry's alias to the route's version, even while others change the route, and
+    take `writer` out of the route's writers."""
     while True:
         seen = read_route(registry.root, name, alias)
         assert seen is not None, "no route is ever deleted"
@@ -183,7 +191,7 @@ def _register(registry: Registry, name: str, alias: str, writer: Writer | None) 
 def _known_route(registry: Registry, name: str, alias: str) -> AliasDeployment:
     check_alias(alias)
     if not registry.versions(name):
-        registry.resolve(name)  # says what there is instead
+        registry.resolve(name)  # raises with the known names
     route = find_route(registry, name, alias)
     registry.resolve(f"{name}@{alias}")
     assert route is not None, "the alias was resolved"
@@ -191,7 +199,7 @@ def _known_route(registry: Registry, name: str, alias: str) -> AliasDeployment:
 
 
 def _meaning(route: AliasDeployment) -> tuple[int, str | None]:
-    """The promotion and trial that a rollback undoes."""
+    """Return the promotion and the trial that a rollback undoes."""
     return route.since, None if route.trial is None else route.trial.id
 
 

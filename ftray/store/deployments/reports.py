@@ -1,9 +1,9 @@
 """Reports of the replicas that serve an alias: routes/NAME/ALIAS/REPLICA.json below the storage
 root.
 
-A replica writes its report anew every few seconds, with a number that grows. Who reads reports
-takes a replica for dead whose number stays the same for longer than it promised, by the reader's
-own clock: those of two hosts are never compared.
+A replica rewrites its report every few seconds, each time with a higher beat number. A reader takes
+a replica for dead once the number stays the same for longer than the replica's lease. The reader's
+own clock measures that time: the clocks of two hosts are never compared.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def report_file(root: Root, name: str, alias: str, replica: str) -> Location:
 
 def read_reports(root: Root, name: str, alias: str) -> list[Report]:
     """Read the reports of living and dead replicas. Raises RegistryError for a file that is no
-    report, and StorageError for a storage that does not answer."""
+    report, and StorageError where the storage does not answer."""
     files = (root.routes(name) / alias).children()
     found = [_read(file) for file in files if file.name.endswith(_SUFFIX)]
     return [report for report in found if report is not None]
@@ -82,7 +82,7 @@ def read_reports(root: Root, name: str, alias: str) -> list[Report]:
 def _read(file: Location) -> Report | None:
     content = open_document(file).read().content
     if content is None:
-        return None  # its replica has just ended
+        return None  # the replica has just ended and deleted its report
     try:
         return Report.model_validate_json(content)
     except ValidationError as error:
@@ -91,12 +91,12 @@ def _read(file: Location) -> Report | None:
 
 
 class Roll:
-    """The replicas of an alias that give signs of life, as one reader sees them over time."""
+    """The live replicas of an alias, as one reader sees them over time."""
 
     def __init__(self, root: Root, name: str, alias: str) -> None:
         self._of = root, name, alias
         self._beats: dict[str, tuple[int, float]] = {}
-        """Replica -> its last beat, and when it was first seen."""
+        """Replica -> its last beat, and when this reader first saw that beat."""
 
     def call(self) -> list[Report]:
         """Return reports of replicas that may be alive, and delete those of dead ones. Raises as

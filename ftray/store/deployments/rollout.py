@@ -1,4 +1,4 @@
-"""Waiting until the replicas that serve an alias have followed a change of its route."""
+"""Waits until the replicas that serve an alias have followed a change of its route."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _LOOK_EVERY_S = 0.5
 
 @dataclass(frozen=True)
 class Rollout:
-    """Outcome of a change. refused: replica -> its reason; waiting: replicas that have neither
-    followed nor refused; undone: why the route was changed again, else empty."""
+    """Outcome of a change of route. refused: replica -> its reason; waiting: replicas that have
+    neither followed nor refused; undone: why the route was changed again, else empty."""
 
     followed: tuple[str, ...]
     refused: dict[str, str]
@@ -37,7 +37,7 @@ def await_rollout(
     seconds: float,
     say: Callable[[str], None],
 ) -> Rollout:
-    """Wait until every replica follows `wanted` or refuses to, at most so long."""
+    """Wait until every replica follows `wanted` or refuses to, at most `seconds`."""
     roll, until, said = Roll(root, name, alias), time.monotonic() + seconds, False
     while True:
         route = read_route(root, name, alias)

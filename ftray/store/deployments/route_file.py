@@ -1,8 +1,9 @@
-"""The file that says where an alias leads: routes/NAME/ALIAS.json below the storage root.
+"""The route file of an alias: routes/NAME/ALIAS.json below the storage root.
 
-Whoever promotes a version writes it, and the replicas that serve the alias, which need neither
-MLflow nor a way to its server for that. Each writes only after what it has read: a generation
-number makes every content another one, and of two who write at once one reads again.
+Both the commands that promote a version and the replicas that serve the alias write the file; the
+replicas need no MLflow and no network path to its server. Each process writes only over the content
+that it has read. A generation number makes every content unique, so of two processes that write at
+once one is refused and reads again.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ class _AllAliases(Frozen):
 
 
 def read_route(root: Root, name: str, alias: str) -> AliasDeployment | None:
-    """None where nobody promoted a version to that alias. Raises RegistryError for a file that
-    is no such file, and StorageError for a storage that does not answer."""
+    """Read the route of an alias; None where no command promoted a version to it. Raises
+    RegistryError for a file that is no route file, and StorageError where the storage does not
+    answer."""
     return _parsed(root, name, alias, open_document(_file(root, name, alias)).read().content)
 
 
@@ -42,9 +44,10 @@ def read_routes(root: Root, name: str) -> dict[str, AliasDeployment]:
 
 
 def change_route(root: Root, name: str, alias: str, edit: Edit) -> AliasDeployment | None:
-    """Put what `edit` makes of a route in its place; it is called again where another process
-    changed the file in between, and None leaves all as it is. Returns the route as it is then.
-    Raises as `read_route`."""
+    """Replace a route by the route that `edit` returns; None leaves the file as it is.
+
+    Calls `edit` again where another process changed the file in between. Returns the resulting
+    route. Raises as `read_route`."""
     now: AliasDeployment | None = None
 
     def written(content: bytes | None) -> bytes | None:
@@ -62,7 +65,7 @@ def change_route(root: Root, name: str, alias: str, edit: Edit) -> AliasDeployme
 
 
 def end_trial(root: Root, name: str, alias: str, trial: Trial, why: str) -> AliasDeployment | None:
-    """Where that trial still goes on. Raises as `read_route`."""
+    """End `trial` where it is still the trial of the route. Raises as `read_route`."""
     return change_route(root, name, alias, lambda now: now and now.trial_ended(trial, why))
 
 
@@ -80,7 +83,8 @@ def _parsed(root: Root, name: str, alias: str, content: bytes | None) -> AliasDe
 
 
 def _older(root: Root, name: str) -> dict[str, AliasDeployment]:
-    """What an older ftray wrote; of an alias that has a file of its own it is out of date."""
+    """Read the routes that an older ftray wrote. An alias with a file of its own supersedes
+    them."""
     file = root.location / "routes" / f"{name}{_SUFFIX}"
     content = open_document(file).read().content
     if content is None:

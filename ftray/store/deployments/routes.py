@@ -1,5 +1,6 @@
-"""Where an alias leads: the version that is served under it, the one on trial beside it, and those
-before. How a route changes; `ftray.store.deployments.route_file` keeps it.
+"""The route of an alias: the version served under it, the version on trial, and earlier versions.
+
+Holds the changes of a route; `ftray.store.deployments.route_file` stores it.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class AliasDeployment(Frozen):
 
     @property
     def in_use(self) -> dict[str, VersionRef]:
-        """The versions that replicas hold or may go back to: what each is to the alias."""
+        """The versions that replicas hold or may go back to, each under its role for the alias."""
         found = {"is served as": self.current}
         if self.trial is not None:
             found["is on trial beside"] = self.trial.stop
@@ -94,18 +95,20 @@ class AliasDeployment(Frozen):
 
     @property
     def settled(self) -> bool:
-        """Whether the registry's alias is as this route says, unless another tool changed it."""
+        """Whether the registry's alias means `current`, unless another tool changed the
+        registry."""
         return not self.unregistered and not self.writers
 
     def to(self, stop: VersionRef) -> Self:
-        """Promoted to another version, or anew to the same one, and nothing on trial."""
+        """Return the route promoted to another version, or to the same one again, without a
+        trial."""
         before = self.before if stop == self.current else (*self.before, self.current)
         ended = self._without_trial(f"version {stop.version} was promoted")
         return ended._at(stop, before[-_MOST_BEFORE:])
 
     def back(self) -> Self:
-        """As before the last change: without the trial or, where there is none, at the version
-        before."""
+        """Return the route before the last change: without its trial or, where there is none, at
+        the previous version."""
         if self.trial is not None:
             return self._without_trial("it was rolled back")
         return self._at(self.before[-1], self.before[:-1])
@@ -114,21 +117,22 @@ class AliasDeployment(Frozen):
         return self.model_copy(update={"trial": trial, "ended": ""})
 
     def trial_ended(self, trial: Trial, why: str) -> Self:
-        """Where that trial still goes on."""
+        """Return the route without its trial, where `trial` is still that trial."""
         return self._without_trial(why) if trial.same(self.trial) else self
 
     def trial_proven(self, trial: Trial) -> Self:
-        """Where that trial still goes on."""
+        """Mark the trial as proven, where `trial` is still the trial of the route."""
         proven = trial.model_copy(update={"proven": True})
         return self.model_copy(update={"trial": proven}) if trial.same(self.trial) else self
 
     def proved(self, stop: VersionRef) -> Self:
-        """A replica got the golden answers of the current version; no other is taken for it."""
+        """Record that a replica got the golden answers of `stop`, if that is the current
+        version."""
         return self.model_copy(update={"proven": stop}) if stop == self.current else self
 
     def refused_by(self, refusal: Refusal) -> Self:
-        """Back at the last version that proved itself, where what is refused is still what was
-        promoted, and no replica answers with it."""
+        """Go back to the last proven version, where the refused version is still the promoted one
+        and no replica answers with it."""
         still = refusal.since == self.since and refusal.stop == self.current
         if not still or self.proven == self.current:
             return self

@@ -1,7 +1,7 @@
 """Checksums of files: XXH3, 64 bits, as 16 hex digits.
 
-They find what a disk or a copy has damaged, at some GB/s a core; nothing is proved against somebody
-who wants to deceive.
+A checksum reveals damage by a disk or a copy, and a core computes it at some GB/s. It does not
+protect from a person who alters files on purpose.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import xxhash
 
 _AT_ONCE = 8
 _BLOCK = 2 << 20
-"""Bytes that are read at once: they stay in the processor's and the system's caches."""
+"""Bytes of one read: small enough to stay in the caches of the processor and the system."""
 
 
 def of_content(content: bytes | pa.Buffer) -> str:
@@ -24,7 +24,7 @@ def of_content(content: bytes | pa.Buffer) -> str:
 
 
 def of_file(path: Path) -> str:
-    """Raises OSError."""
+    """Return the checksum of a file. Raises OSError."""
     state: Any = xxhash.xxh3_64()
     block = memoryview(bytearray(_BLOCK))
     with path.open("rb", buffering=0) as file:
@@ -34,15 +34,15 @@ def of_file(path: Path) -> str:
 
 
 def of_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Name below `folder` -> checksum; several files at once. Raises OSError."""
+    """Map each name below `folder` to its checksum; reads several files at once. Raises OSError."""
     listed = list(names)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return dict(zip(listed, pool.map(lambda name: of_file(folder / name), listed), strict=True))
 
 
 def damage(folder: Path, expected: Mapping[str, str]) -> str:
-    """What is wrong with the first file below `folder` that is not as expected; empty when all
-    are."""
+    """Describe the first missing or changed file below `folder`; empty when all files are as
+    expected."""
     missing = [name for name in expected if not (folder / name).is_file()]
     if missing:
         return f"{missing[0]} is missing"

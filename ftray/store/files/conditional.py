@@ -1,7 +1,8 @@
 """Conditional writes to object stores: S3, Google Cloud Storage and Azure.
 
-pyarrow, which does all other input and output, has none. The client is obstore's; it is told what
-pyarrow reads from a URL, and finds credentials in the same environment.
+pyarrow, which does all other input and output, has no conditional writes. The client here is
+obstore's. It gets the same options from the URL as pyarrow does, and finds credentials in the same
+environment.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 _LEAST_PATIENCE_S = 6.0
-"""How long a store that does not answer is asked again at least: as long as pyarrow does."""
+"""Least number of seconds for which a client retries a silent store, the same as pyarrow's."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 _BACKOFF: dict[str, Any] = {
     "init_backoff": timedelta(seconds=_FIRST_PAUSE_S),
@@ -34,7 +35,7 @@ _BACKOFF: dict[str, Any] = {
     "base": 2,
 }
 _CLIENT: dict[str, Any] = {"allow_http": True, "timeout": timedelta(seconds=20)}
-# Where the environment itself has the credentials: nothing else is to be asked for them.
+# Variables that hold credentials; where one is set, no other source is asked for them.
 _CREDENTIALS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -45,7 +46,8 @@ _CREDENTIALS = (
 
 @dataclass(frozen=True)
 class Version:
-    """What was read: the file's content, None where there is no file, and the store's tag of it."""
+    """One reading of a file: its content, None where there is no file, and the store's tag for
+    it."""
 
     content: bytes | None
     tag: tuple[tuple[str, str], ...] = ()
@@ -86,7 +88,8 @@ class StoredDocument:
                 written = obstore.put(self._writes, self._key, content, mode=mode)
                 return Version(content, _tag(written))
             except (AlreadyExistsError, PreconditionError):
-                # After an answer that was lost, what is there may be what was written then.
+                # The store may hold this very content where it lost its answer to an earlier
+                # attempt.
                 now = self.read() if asked else None
                 return now if now is not None and now.content == content else None
             except GenericError as error:
@@ -104,11 +107,11 @@ class StoredDocument:
 
 
 def stored_document(location: Location) -> StoredDocument | None:
-    """The document at `location`; None where the file system is no object store."""
+    """Open the document at `location`; None where the file system is no object store."""
     split = urlsplit(location.url)
     region = location.fs.region if isinstance(location.fs, pafs.S3FileSystem) else ""
     reads = _open(split.scheme, split.netloc, split.query, region, _patience(location))
-    # A write that the client repeats by itself is refused for what its first attempt wrote.
+    # No retries by the client: the store would refuse the retry because the first attempt wrote.
     writes = _open(split.scheme, split.netloc, split.query, region, 0.0)
     return StoredDocument(location, reads, writes) if reads and writes else None
 
@@ -151,7 +154,8 @@ def _s3(url: SplitResult, region: str, client: dict[str, Any]) -> ObjectStore:
 
 
 def _profile() -> Any:
-    """Credentials of ~/.aws, where boto3 is there to read them; else None: the machine's role."""
+    """Take credentials from ~/.aws where boto3 is installed to read them; else None, which means
+    the machine's role."""
     if importlib.util.find_spec("boto3") is None:
         return None
     from obstore.auth.boto3 import Boto3CredentialProvider
@@ -184,7 +188,7 @@ def _patience(location: Location) -> float:
 
 
 def _pauses(patience: float) -> Iterator[float]:
-    """Seconds to wait between attempts, until the patience is spent."""
+    """Yield the seconds to wait between attempts, until the patience is spent."""
     until, pause = time.monotonic() + patience, _FIRST_PAUSE_S
     while time.monotonic() < until:
         yield pause

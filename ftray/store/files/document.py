@@ -1,11 +1,11 @@
-"""Small files that several processes change, each only from the version that it has read.
+"""Small files that several processes change, each process only over the version that it has read.
 
-Who read an older version than the one that is there does not write: no change is lost, and of two
-processes that want the same thing one gets it. On a local disk a file lock makes reading and
-writing one step; an object store compares ETags or generations itself (If-None-Match, If-Match).
+A process that read an older version than the present one cannot write: no change is lost, and of
+two processes that claim the same thing, one gets it. On a local disk a file lock makes reading and
+writing one step. An object store compares ETags or generations itself (If-None-Match, If-Match).
 
-Files that are replaced while others read them are read as documents: pyarrow asks an object store
-for a file's size first, and returns a cut-off file where a longer one comes in between.
+Readers of a file that others replace must also open it as a document: pyarrow asks an object store
+for the file's size first, and returns a truncated file where a longer one arrives in between.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ class Document(Protocol):
     def read(self) -> Version: ...
 
     def write(self, content: bytes, after: Version) -> Version | None:
-        """Replace the version `after` by `content`; None, and nothing written, where the file is
-        no longer at that version.
+        """Replace the version `after` by `content`. Where the file is no longer at that version,
+        write nothing and return None.
 
-        Two processes that write the very same content may both be told that they did: content
-        that makes a claim names who claims it."""
+        Where two processes write the very same content, both may be told that they wrote it. So
+        content that makes a claim names the process that claims."""
         ...
 
 
 def open_document(location: Location) -> Document:
-    """The document at `location`, which need not exist yet."""
+    """Open the document at `location`; the file need not exist yet."""
     if location.is_local:
         return _LocalDocument(location)
     return stored_document(location) or _PlainDocument(location)
 
 
 def change(document: Document, edit: Callable[[bytes | None], bytes | None]) -> None:
-    """Write what `edit` makes of the content, again and again until no other process wrote in
-    between. Nothing is written where `edit` returns None."""
+    """Write the content that `edit` returns; read and edit again while other processes write in
+    between. Writes nothing where `edit` returns None."""
     while True:
         version = document.read()
         content = edit(version.content)
@@ -53,8 +53,8 @@ def change(document: Document, edit: Callable[[bytes | None], bytes | None]) -> 
 
 
 class _PlainDocument:
-    """On a file system without conditional writes (HDFS): looks, then writes. Two processes that
-    do so within the same milliseconds may both believe that they wrote."""
+    """A document on a file system without conditional writes (HDFS): compares, then writes. Two
+    processes that do so within the same milliseconds may both believe that they wrote."""
 
     def __init__(self, location: Location) -> None:
         self._location = location
@@ -78,11 +78,11 @@ class _PlainDocument:
 
 
 class _LocalDocument(_PlainDocument):
-    """On a local or network disk."""
+    """A document on a local or network disk."""
 
     def write(self, content: bytes, after: Version) -> Version | None:
         if after.content is not None and not self._location.exists():
-            return None  # deleted, perhaps with its folder, which must not come back
+            return None  # the file is deleted; its folder, perhaps deleted too, must not come back
         with self._locked():
             return super().write(content, after)
 

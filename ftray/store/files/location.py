@@ -1,8 +1,8 @@
-"""Files wherever they lie: a local folder, an object store, or inside an installed package.
+"""Files in a local folder, in an object store, or inside an installed package.
 
-What a method cannot read or write raises FileNotFoundError (or another class of its kind that says
-what is there), else StorageFault. On a remote store whatever may pass by itself is tried again
-before: see `ftray.store.files.retry`.
+A method that cannot read or write raises FileNotFoundError (or FileExistsError, NotADirectoryError,
+IsADirectoryError, each for its case), else StorageFault. On a remote store the method first retries
+faults that may pass by themselves: see `ftray.store.files.retry`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ PACKAGE = "package://"
 
 @dataclass(frozen=True)
 class Location:
-    """A path on a file system that pyarrow knows. `url` is what a user would write for it;
-    patience: seconds for which a remote store that does not answer is asked again."""
+    """A path on a file system of pyarrow's. `url` is the form in which a user would write the path;
+    patience: seconds for which a method retries a remote store that does not answer."""
 
     fs: pafs.FileSystem
     path: str
@@ -43,7 +43,7 @@ class Location:
     patience: float = field(default=QUICK, compare=False)
 
     def __reduce__(self) -> tuple[Callable[[str, float], Location], tuple[str, float]]:
-        # Another process opens it anew, with what that one knows of credentials.
+        # The unpickling process opens the location anew, with the credentials known there.
         return locate, (self.url, self.patience)
 
     def __truediv__(self, name: str) -> Location:
@@ -61,11 +61,11 @@ class Location:
         return replace(self, path=self.path.rpartition("/")[0], url=shortened(self.url))
 
     def patient(self) -> Location:
-        """The same for a run, which bridges an outage of some minutes."""
+        """Return the same location for a run, which bridges an outage of some minutes."""
         return replace(self, patience=PATIENT)
 
     def quick(self) -> Location:
-        """The same for somebody who waits for it."""
+        """Return the same location for a command that a person waits for."""
         return replace(self, patience=QUICK)
 
     @property
@@ -85,29 +85,29 @@ class Location:
         return self.infos([""])[0].type
 
     def infos(self, names: list[str]) -> list[pafs.FileInfo]:
-        """What is at these paths below this one, "" for itself, in their order."""
+        """Return the file info of each path below this one, in their order; "" means this path."""
         paths = [f"{self.path}/{name}" if name else self.path for name in names]
         return self._do(lambda: self.fs.get_file_info(paths))
 
     def children(self) -> list[Location]:
-        """What lies directly in this folder, by name; nothing where there is no folder."""
+        """List the entries of this folder, sorted by name; empty where there is no folder."""
         return sorted(
             (self / PurePosixPath(info.path).name for info in self.everything(deep=False)),
             key=lambda child: child.path,
         )
 
     def files(self) -> list[str]:
-        """Paths of all files under this folder, relative to it, sorted."""
+        """List the paths of all files under this folder, relative to it, sorted."""
         infos = self.everything()
         prefix = len(self.path) + 1
         return sorted(info.path[prefix:] for info in infos if info.type == pafs.FileType.File)
 
     def size(self) -> int:
-        """Bytes under this folder."""
+        """Return the total bytes of the files under this folder."""
         return sum(info.size or 0 for info in self.everything())
 
     def everything(self, deep: bool = True) -> list[pafs.FileInfo]:
-        """What is in this folder and, where `deep`, in the folders in it."""
+        """List the file infos in this folder and, with `deep`, in all folders below it."""
         selector = pafs.FileSelector(self.path, recursive=deep, allow_not_found=True)
         return self._do(lambda: self.fs.get_file_info(selector))
 
@@ -115,7 +115,7 @@ class Location:
         return self.buffer().to_pybytes()
 
     def buffer(self) -> pa.Buffer:
-        """The content; of a local file its memory map, which processes share."""
+        """Read the content. A local file is memory-mapped, so that processes share its pages."""
 
         def read() -> pa.Buffer:
             if self.is_local:
@@ -130,7 +130,7 @@ class Location:
         return json.loads(self.read_bytes())
 
     def write_bytes(self, content: bytes | pa.Buffer) -> None:
-        """Write whole or not at all: a reader never sees half of `content`."""
+        """Write the file whole or not at all: a reader never sees half of `content`."""
         if self.is_local:
             self._do(lambda: _replace(Path(self.path), content))
         else:
@@ -143,7 +143,7 @@ class Location:
         self.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def delete(self) -> None:
-        """Remove this file or folder with all that is in it; nothing where there is none."""
+        """Remove this file or folder with its contents; do nothing where it does not exist."""
 
         def remove() -> None:
             kind = self.fs.get_file_info([self.path])[0].type
@@ -158,7 +158,8 @@ class Location:
         self._do(lambda: self.fs.create_dir(self.path, recursive=True))
 
     def upload(self, folder: Path, last: str) -> None:
-        """Copy a local folder here, the file `last` after all others: it makes the folder exist."""
+        """Copy a local folder here. The file `last`, the folder's manifest, is written last, as it
+        makes the folder exist for readers."""
         names = [
             path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
         ]
@@ -167,7 +168,7 @@ class Location:
         self.upload_files({last: folder / last})
 
     def upload_files(self, files: dict[str, Path]) -> None:
-        """Copy local files, several at once, to these names below this folder."""
+        """Copy local files to these names below this folder, to a remote store several at once."""
         if not self.is_local:
             transfer.upload(self.fs, self.path, files, self.url, self.patience)
             return
@@ -176,7 +177,8 @@ class Location:
 
     @contextmanager
     def as_local(self) -> Iterator[Path]:
-        """This file or folder as a local path; a remote one is copied to a temporary folder."""
+        """Give this file or folder as a local path; a remote one is copied to a temporary
+        folder."""
         if self.is_local:
             yield Path(self.path)
             return
@@ -186,7 +188,7 @@ class Location:
             yield target
 
     def download(self, target: Path) -> None:
-        """Copy this remote file, or this folder with all that is in it, to a local path."""
+        """Copy this remote file, or this folder with its contents, to a local path."""
         (info,) = self.infos([""])
         if info.type == pafs.FileType.NotFound:
             raise FileNotFoundError(f"no such file or folder: {self.url}")
@@ -197,7 +199,7 @@ class Location:
             if i.type == pafs.FileType.File
         }
         for path in files:
-            # A key of an object store may hold any text.
+            # A key of an object store may hold any text, also "..".
             if ".." in PurePosixPath(path[len(self.path) + 1 :]).parts:
                 problem = f"has an object whose name leads out of the folder: {path}"
                 raise StorageError.of(str(self), None, problem, "delete that object")
@@ -208,7 +210,7 @@ class Location:
         transfer.download(self.fs, files, sizes, self.url, self.patience)
 
     def _do(self, action: Callable[[], R]) -> R:
-        """What `action` returns. An action on a remote store may be done twice."""
+        """Return what `action` returns. A retry may call an action on a remote store twice."""
         if not self.is_local:
             return persist(action, self.url, self.patience)
         try:
@@ -226,14 +228,14 @@ def _replace(target: Path, content: bytes | pa.Buffer) -> None:
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileNotFoundError):
-            shutil.copymode(target, part)  # a private file stays so
+            shutil.copymode(target, part)  # keep the permissions of a private file
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
 
 
 def locate(url: str, patience: float = QUICK) -> Location:
-    """The location that `url` names: a local path, a pyarrow URL, or package://MODULE/PATH.
+    """Open the location that `url` names: a local path, a pyarrow URL, or package://MODULE/PATH.
 
     Raises StorageError when the scheme, the package or the bucket's region is unknown.
     """
@@ -248,7 +250,7 @@ def locate(url: str, patience: float = QUICK) -> Location:
 
 def _remote(url: str, patience: float) -> Location:
     try:
-        # A client of another process may be opened while its store does not answer.
+        # A process may open its client during an outage of the store.
         fs, path = persist(lambda: _open(url), url, patience)
     except (pa.ArrowException, OSError) as error:
         problem = f"cannot be opened: {error.strerror if isinstance(error, OSError) else error}"
@@ -261,7 +263,8 @@ def _remote(url: str, patience: float) -> Location:
 def _open(url: str) -> tuple[pafs.FileSystem, str]:
     if not url.startswith("s3:") or "allow_delayed_open" in url:
         return pafs.FileSystem.from_uri(url)
-    # Small files are then written by one request, and no upload is left begun by a killed process.
+    # With the option, pyarrow writes small files in one request, and a killed process leaves no
+    # unfinished upload.
     mark = "&" if "?" in url else "?"
     return pafs.FileSystem.from_uri(f"{url}{mark}allow_delayed_open=true")
 

@@ -1,4 +1,4 @@
-"""The files that a path or URL names where its parts may hold wildcards: * ? [ ] and **."""
+"""Expands a path or URL with the wildcards * ? [ ] and ** to the files that it names."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from ftray.store.files.location import PACKAGE, Location, locate
 
 _WILDCARDS = "*?["
 _URL_CHARACTERS = "%/:@!$&'()*+,;=~"
-"""What stays as it is in a URL; the percent sign since the rest may be quoted already."""
+"""Characters of a URL that stay unquoted; the percent sign as the rest may be quoted already."""
 
 
 class _Part(NamedTuple):
-    """One name of a path."""
+    """One name in a path."""
 
     name: str
     is_pattern: bool
 
 
 def expand(url: str) -> list[Location]:
-    """The files and folders that `url` names, sorted by path.
+    """List the files and folders that `url` names, sorted by path.
 
-    What exists under a name is that file or folder, whatever characters the name has: a part is
-    taken as a pattern only where nothing of that name is there. `**` stands for any number of
-    folders, or at the end for all files below. As in a shell a wildcard leaves out hidden
-    names. A URL without wildcards is returned as it is, whether it exists or not. Raises
-    StorageError as `locate` does.
+    A part with wildcard characters means the file or folder of exactly that name where one exists,
+    and is a pattern only otherwise. `**` stands for any number of folders, or at the end for all
+    files below. As in a shell, a wildcard leaves out hidden names. A URL without wildcards is
+    returned as it is, whether or not it exists. Raises StorageError as `locate` does.
     """
     if "://" not in url or url.startswith(PACKAGE):
         start, parts = _local(url)
@@ -40,13 +39,13 @@ def expand(url: str) -> list[Location]:
         start, parts = _remote(url)
     if not parts:
         return [start]
-    # Two ways of `**` may lead to one file.
+    # Several expansions of `**` may lead to the same file.
     found = {match.path: match for match in _matches(start, parts)}
     return [found[path] for path in sorted(found)]
 
 
 def _local(url: str) -> tuple[Location, list[_Part]]:
-    """The longest folder without wildcards, and the parts below it."""
+    """Split a local path into the longest folder without wildcards and the parts below it."""
     path = Path(locate(url).path)
     first = next((i for i, name in enumerate(path.parts) if _is_pattern(name)), None)
     if first is None or path.exists():
@@ -56,10 +55,10 @@ def _local(url: str) -> tuple[Location, list[_Part]]:
 
 
 def _remote(url: str) -> tuple[Location, list[_Part]]:
-    # The question mark starts the options of a URL: s3://bucket/*.csv?region=...
+    # A question mark starts the options of a URL: s3://bucket/*.csv?region=...
     base, mark, options = url.partition("?")
     names = base.split("/")
-    # The scheme, the empty part behind it and the host are no pattern.
+    # The first three names are no patterns: the scheme, the empty name after it, and the host.
     first = next((i for i, name in enumerate(names) if i > 2 and _is_pattern(name)), len(names))
     start = locate(quote("/".join(names[:first]), safe=_URL_CHARACTERS) + mark + options)
     return start, [_Part(unquote(name), _is_pattern(name)) for name in names[first:] if name]
@@ -92,7 +91,8 @@ def _matches(folder: Location, parts: Sequence[_Part]) -> Iterator[Location]:
 
 
 def _named(folder: Location, pattern: str) -> Iterator[tuple[Location, bool]]:
-    """Those of its children that the pattern of one name matches."""
+    """Yield the children of `folder` whose names match a pattern, each with whether it is a
+    folder."""
     for child, is_folder in _children(folder):
         shows = pattern.startswith(".") or not child.name.startswith(".")
         if shows and fnmatch.fnmatchcase(child.name, pattern):
@@ -100,7 +100,7 @@ def _named(folder: Location, pattern: str) -> Iterator[tuple[Location, bool]]:
 
 
 def _folders(folder: Location, above: tuple[str, ...]) -> Iterator[Location]:
-    """`folder` and all folders below it, but for hidden ones and links that lead back above."""
+    """Yield `folder` and all folders below it, without hidden ones and links that lead back up."""
     real = os.path.realpath(folder.path) if folder.is_local else folder.path
     if real in above:
         return
@@ -111,7 +111,7 @@ def _folders(folder: Location, above: tuple[str, ...]) -> Iterator[Location]:
 
 
 def _children(folder: Location) -> Iterator[tuple[Location, bool]]:
-    """What lies directly in a folder, and whether each is a folder."""
+    """Yield the entries of a folder, each with whether it is a folder."""
     for info in folder.everything(deep=False):
         if info.type != pafs.FileType.NotFound:
             yield folder / info.base_name, info.type == pafs.FileType.Directory

@@ -1,7 +1,7 @@
-"""Trying again what a storage did not do: which faults pass by themselves, and how long to wait.
+"""Retries on a storage: tells transient faults from final ones and waits between attempts.
 
-pyarrow's S3 client tries each request again for about 6 s. That bridges a lost connection. An
-outage takes longer, so reads and writes of a training are tried again for minutes.
+pyarrow's S3 client retries each request for about 6 s, which bridges a lost connection. An outage
+takes longer, so a training run retries its reads and writes for minutes.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ R = TypeVar("R")
 log = logging.getLogger(__name__)
 
 QUICK = 0.0
-"""Patience in seconds of commands that a person waits for: pyarrow's own 6 s and no more."""
+"""Patience in seconds of commands that a person waits for: only pyarrow's own 6 s."""
 PATIENT = 180.0
-"""Patience in seconds of a run, which an outage must not end."""
+"""Patience in seconds of a run, as an outage must not end a run."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
 
-# As the AWS SDK, Google's and Azure's clients and the operating system name them in pyarrow's
-# messages. Whatever is not listed is final: 403, 404, a bucket that is not there, a wrong region.
+# The names that the AWS SDK, Google's and Azure's clients and the operating system give to
+# transient faults in pyarrow's messages. Every other fault is final: 403, 404, a missing bucket, a
+# wrong region.
 _TRANSIENT = re.compile(
     r"AWS Error (NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|THROTTLING"
     r"|REQUEST_TIMEOUT)|HTTP status (408|429|5\d\d)|\b(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED)\b"
     r"|connection (was )?(reset|refused|closed|timed out)|timed out|temporarily unavailable",
     re.IGNORECASE,
 )
-_FINAL = re.compile(r"curlCode: (51|58|60|77)\b")  # certificates that do not fit
+_FINAL = re.compile(r"curlCode: (51|58|60|77)\b")  # invalid certificates
 _TRANSIENT_ERRNOS = {
     errno.ECONNREFUSED,
     errno.ECONNRESET,
@@ -46,12 +47,12 @@ _TRANSIENT_ERRNOS = {
 }
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _MEANINGS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
-"""What callers ask for by its class, and what is no fault of the storage."""
+"""Errors that callers catch by their class and that are no fault of the storage."""
 
 
 class Attempts:
-    """The attempts at one thing on a storage, until it is done or `patience` seconds have passed
-    since the first of a series of failures."""
+    """The attempts at one action on a storage, until it succeeds or until `patience` seconds have
+    passed since the first of a series of failures."""
 
     def __init__(self, url: str, patience: float) -> None:
         self._url, self._patience = without_passwords(url), patience
@@ -59,8 +60,8 @@ class Attempts:
         self._pause = _FIRST_PAUSE
 
     def failed(self, error: OSError) -> None:
-        """Wait before the next attempt; raise where there is to be none: `error` itself where its
-        class says what it is (no such file), else a StorageFault."""
+        """Wait before the next attempt, or raise where no attempt is left: `error` itself where its
+        class says what it is (such as no such file), else a StorageFault."""
         now = time.monotonic()
         first = self._since is None
         self._since = now if self._since is None else self._since
@@ -78,14 +79,15 @@ class Attempts:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def progressed(self) -> None:
-        """Something was done: what fails next is a new series."""
+        """Note that an attempt succeeded: the next failure begins a new series."""
         if self._since is not None:
             log.warning("%s: answers again.", self._url)
         self._since, self._pause = None, _FIRST_PAUSE
 
 
 def persist(action: Callable[[], R], url: str, patience: float) -> R:
-    """What `action` returns, which must do no harm when it is done twice.
+    """Call `action` until it succeeds, and return its result. A second call of `action` must do no
+    harm.
 
     Raises as `Attempts.failed`.
     """
@@ -101,7 +103,7 @@ def persist(action: Callable[[], R], url: str, patience: float) -> R:
 
 
 def is_transient(error: OSError) -> bool:
-    """Whether the same request may succeed later, with nothing changed by the user."""
+    """Return whether the same request may succeed later without a change by the user."""
     if isinstance(error, (*_MEANINGS, PermissionError)):
         return False
     if isinstance(error, StorageFault):
@@ -113,7 +115,8 @@ def is_transient(error: OSError) -> bool:
 
 
 def fault(error: OSError, url: str) -> OSError:
-    """`error` for the user; itself where its class says what it is."""
+    """Turn `error` into a StorageFault for the user; return it as it is where its class says what
+    it is."""
     if isinstance(error, (*_MEANINGS, StorageFault)):
         return error
     transient = is_transient(error)
@@ -128,7 +131,8 @@ def fault(error: OSError, url: str) -> OSError:
 
 
 def reason(error: OSError) -> str:
-    """What went wrong, in a few words: pyarrow names the request, the key and its client's code."""
+    """Name the reason in a few words: pyarrow's text has the request, the key and a client's
+    code."""
     if isinstance(error, StorageFault):
         return error.problems[0].problem
     text = str(error)

@@ -1,5 +1,5 @@
-"""Copying files between this machine and a remote store: several at once, each try where the one
-before stopped."""
+"""Copies files between this machine and a remote store: several at once, and only what is missing
+on a retry."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ftray.store.files.retry import Attempts
 
 _AT_ONCE = 8
 _BLOCK = 32 << 20
-"""Bytes that one request reads."""
+"""Bytes of one read request."""
 
 
 def put(fs: pafs.FileSystem, path: str, content: bytes | pa.Buffer) -> None:
-    """Write one object. The content goes in one piece: a stream that is closed after half of it
-    would make an object of that half."""
+    """Write one object in one piece: closing a stream after half of the content would make an
+    object of that half."""
     with fs.open_output_stream(path) as stream:
         stream.write(content)
 
@@ -30,7 +30,7 @@ def put(fs: pafs.FileSystem, path: str, content: bytes | pa.Buffer) -> None:
 def upload(
     fs: pafs.FileSystem, folder: str, files: Mapping[str, Path], url: str, patience: float
 ) -> None:
-    """Copy local files to their names below `folder`. Raises as `files.retry.Attempts`."""
+    """Copy local files to their names below `folder`. Raises as `files.retry.Attempts.failed`."""
     _all(
         {name: partial(_put_file, fs, f"{folder}/{name}", file) for name, file in files.items()},
         Attempts(url, patience),
@@ -44,8 +44,8 @@ def download(
     url: str,
     patience: float,
 ) -> None:
-    """Copy each file to its local path; large ones in blocks that are read side by side. Raises as
-    `ftray.store.files.retry.Attempts`."""
+    """Copy each file to its local path; large files in blocks that are read in parallel. Raises as
+    `ftray.store.files.retry.Attempts.failed`."""
     actions: dict[Hashable, Callable[[], Any]] = {}
     for path, target in files.items():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -75,8 +75,8 @@ def _get_block(fs: pafs.FileSystem, path: str, target: Path, start: int, length:
 
 
 def _all(actions: Mapping[Hashable, Callable[[], Any]], attempts: Attempts) -> None:
-    """Call each, some at once, and those that fail again. Waiting is done in the caller's thread,
-    which a signal ends."""
+    """Call each action, several at once, and call failed ones again. The caller's thread waits
+    between the attempts, so that a signal ends the wait."""
     left = dict(actions)
     while left:
         failure: OSError | None = None

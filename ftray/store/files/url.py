@@ -1,7 +1,7 @@
-"""URLs of storage, with the characters in them that URLs keep for themselves.
+"""URLs of storage, and the escapes of characters that are special in URLs.
 
-A URL may end in options, `s3://bucket/prefix?region=...`: a question mark begins them. A local
-path is no URL and is left as it is.
+A question mark begins the options at the end of a URL: `s3://bucket/prefix?region=...`. A local
+path is no URL, and the functions here leave it as it is.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
-_OWN = "/:@!$&'()*+,;=-._~"  # what stands for itself in a path
+_OWN = "/:@!$&'()*+,;=-._~"  # the characters that a URL's path keeps unescaped
 _LONE_PERCENT = re.compile(r"%(?![0-9a-fA-F]{2})")
 
 
 def quoted(url: str) -> str:
-    """`url` with what a person may write in it, and no URL may have, as percent escapes: spaces,
-    accents, brackets, a percent sign that begins no escape."""
+    """Escape with percent signs the characters that people write but URLs forbid: spaces, accents,
+    brackets, a percent sign that begins no escape."""
     base, mark, options = _LONE_PERCENT.sub("%25", url).partition("?")
     return f"{quote(base, safe=_OWN + '%')}{mark}{quote(options, safe=_OWN + '%?')}"
 
 
 def extended(url: str, name: str) -> str:
-    """The URL, or local path, of what is called `name` below `url`."""
+    """Return the URL, or local path, of the entry `name` below `url`."""
     if "://" not in url:
         return f"{url}/{name}"
     base, mark, options = url.partition("?")
@@ -29,7 +29,7 @@ def extended(url: str, name: str) -> str:
 
 
 def shortened(url: str) -> str:
-    """The URL, or local path, of the folder that `url` is in."""
+    """Return the URL, or local path, of the folder that contains `url`."""
     if "://" not in url:
         return url.rpartition("/")[0]
     base, mark, options = url.partition("?")

@@ -1,8 +1,8 @@
-"""The registry: which versions a model has, what they are called, and in which folder they lie.
+"""The registry: the versions of each model, their aliases, and their folders.
 
-Versions and aliases are MLflow's. What MLflow knows of a folder is its path below the storage root,
-as the source `ftray:/models/NAME/RUN_ID` (a tracking server refuses sources without a scheme), so a
-root can be moved or copied with its registry.
+MLflow stores versions and aliases. MLflow knows a folder only by its path below the storage root,
+in the source `ftray:/models/NAME/RUN_ID` (a tracking server refuses sources without a scheme). So a
+root can be moved or copied together with its registry.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ class Registry:
 
     @classmethod
     def open(cls, root: Root) -> Registry:
-        """Nothing is made or asked yet. Raises RegistryError for a remote root without a server."""
+        """Open without a call to MLflow. Raises RegistryError for a remote root without a
+        server."""
         return cls(root)
 
     def check(self) -> None:
-        """Raises RegistryError or StorageError unless the registry answers; writes nothing."""
+        """Raise RegistryError or StorageError unless the registry answers; write nothing to it."""
         if self._is_empty():
             self.root.check_writable()
             return
@@ -61,9 +62,11 @@ class Registry:
             self._client().search_registered_models(max_results=1)
 
     def open_ahead(self) -> Callable[[], None]:
-        """Begin to make or open the database, which takes seconds. The function that is returned
-        waits for that, and raises RegistryError or StorageError where it cannot be: before a
-        training is spent on what cannot be registered."""
+        """Begin to make or open the database, which takes seconds.
+
+        The returned function waits until the database is open, and raises RegistryError or
+        StorageError where it cannot be opened. A run calls the returned function before training,
+        so as to spend no training on a model that cannot be registered."""
         opening: Future[MlflowClient] = Future()
 
         def begin() -> None:
@@ -72,7 +75,7 @@ class Registry:
             except Exception as error:  # noqa: BLE001 - raised where it is waited for
                 opening.set_exception(error)
 
-        # A process that is asked to end does not wait for it.
+        # A daemon thread: a process that is asked to end does not wait for it.
         threading.Thread(target=begin, name="ftray-registry", daemon=True).start()
 
         def wait() -> None:
@@ -88,16 +91,16 @@ class Registry:
         metrics: Mapping[str, float],
         tags: Mapping[str, str] | None = None,
     ) -> ModelVersion:
-        """`folder` as the next version of `name`, or the version it has already.
+        """Register `folder` as the next version of `name`, or find the version that it already is.
 
-        `tags` are its lineage: spec digest, data digest, base model. A registry that does not
-        answer is asked again for a few seconds.
+        `tags` are the version's lineage: spec digest, data digest, base model. Retries for a few
+        seconds where the registry does not answer.
         """
         source = self._source(folder)
         lineage = {"storage": str(self.root), **(tags or {}), "run": run}
 
         def add() -> ModelVersion:
-            # Two drivers that look and then write must do so one after the other.
+            # Two drivers must do these two steps, look and write, one driver after the other.
             with exclusive(self.root):
                 client = self._client()
                 if not self._found(f"name = '{name}' and source_path = '{source}'"):
@@ -107,13 +110,14 @@ class Registry:
                     )
             return self._found(f"name = '{name}' and source_path = '{source}'")[-1]
 
-        self._client()  # takes the same lock for itself
+        self._client()  # takes the exclusive lock for itself, so it must come before `add`
         return _patiently(lambda: self._ask(add))
 
     def resolve(self, reference: str) -> ModelVersion:
-        """The version that NAME (its newest), NAME@alias or NAME:VERSION means.
+        """Find the version that NAME (its newest), NAME@alias or NAME:VERSION means.
 
-        Raises RegistryError with what there is instead, also when the model's folder is gone.
+        Raises RegistryError, with the known names or versions, where there is none, and where the
+        model's folder is gone.
         """
         wanted = Reference.parse(reference)
         versions = self.versions(wanted.name)
@@ -124,23 +128,24 @@ class Registry:
         return chosen
 
     def point(self, alias: str, name: str, version: int) -> None:
-        """Have `alias` mean that version, and no other any more."""
+        """Point `alias` to that version and away from any other."""
         client = self._client
         self._ask(lambda: client().set_registered_model_alias(name, alias, str(version)))
 
     def delete(self, version: ModelVersion) -> None:
-        """Forget that version; its folder stays. Its number is not given again."""
+        """Remove that version from the registry; its folder stays. MLflow never reuses its
+        number."""
         number = str(version.version)
         self._ask(lambda: self._client().delete_model_version(version.name, number))
 
     def versions(self, name: str) -> list[ModelVersion]:
-        """All versions of `name`, oldest first; none for an unknown name."""
+        """List all versions of `name`, oldest first; empty for an unknown name."""
         if self._is_empty() or not _NAME.fullmatch(name):
             return []
         return self._ask(lambda: self._found(f"name = '{name}'"))
 
     def names(self) -> list[str]:
-        """The models that have a version here, by name."""
+        """List the names of models with a version in this registry, sorted."""
         if self._is_empty():
             return []
         query = f"source_path LIKE '{_SCHEME}%'"
@@ -157,7 +162,7 @@ class Registry:
             return question()
 
     def _is_empty(self) -> bool:
-        """Nothing was ever registered: looking must not make the database."""
+        """Return whether no model was ever registered, without making the database."""
         return server() is None and not self.root.registry_database.exists()
 
     def _found(self, query: str) -> list[ModelVersion]:
@@ -165,12 +170,12 @@ class Registry:
         found = [
             version
             for version in client.search_model_versions(query)
-            # On a shared server other tools may keep models of their own.
+            # Other tools may keep models of their own on a shared server.
             if str(version.source).startswith(_SCHEME)
         ]
         if not found:
             return []
-        # The search leaves aliases out.
+        # MLflow's search returns no aliases.
         aliases = client.get_registered_model(found[0].name).aliases
         versions = [from_mlflow(version, aliases, self.root.location, _SCHEME) for version in found]
         return sorted(versions, key=lambda version: version.version)

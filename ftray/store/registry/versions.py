@@ -1,4 +1,4 @@
-"""One version of a model, and the references that pick it: NAME, NAME@alias, NAME:VERSION."""
+"""A version of a model, and the references that pick one: NAME, NAME@alias, NAME:VERSION."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REFERENCE = re.compile(r"(?P<name>[^@:]+)(?:@(?P<alias>[^@:]+)|:(?P<version>\d+
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One version of a model. `created` is ISO 8601 in UTC; `lineage` says where it comes from."""
+    """One version of a model. `created` is ISO 8601 in UTC; `lineage`: the version's origin."""
 
     name: str
     version: int
@@ -51,7 +51,7 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a user calls a version: `text` as written, and its parts."""
+    """A user's reference to a version: `text` as written, and its parts."""
 
     text: str
     name: str
@@ -60,7 +60,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises RegistryError when `text` has another form."""
+        """Parse `text`. Raises RegistryError where it has another form."""
         match = _REFERENCE.fullmatch(text)
         if match is None:
             fix = "NAME, NAME@alias, NAME:VERSION or a model folder"
@@ -69,7 +69,8 @@ class Reference:
         return cls(text, match["name"], match["alias"], int(number) if number else None)
 
     def choose(self, versions: Sequence[ModelVersion]) -> ModelVersion:
-        """The version meant among all of the model, oldest first. Raises RegistryError."""
+        """Pick the referenced version from all versions of the model, oldest first. Raises
+        RegistryError."""
         if self.version is not None:
             found = [v for v in versions if v.version == self.version]
         elif self.alias not in (None, NEWEST):
@@ -85,8 +86,8 @@ class Reference:
 
 
 def alias_in(reference: str) -> tuple[str, str] | None:
-    """Name and alias of a MODEL argument that is NAME@alias; None for any other. NAME@latest is
-    none: what it means changes with every training."""
+    """Return name and alias of a MODEL argument of the form NAME@alias; None for any other form,
+    and for NAME@latest, whose meaning changes with every training."""
     if "@" not in reference or is_path(reference):
         return None
     wanted = Reference.parse(reference)
@@ -95,7 +96,7 @@ def alias_in(reference: str) -> tuple[str, str] | None:
 
 
 def check_reference(reference: str) -> None:
-    """Raises RegistryError for a MODEL argument that no model will ever answer to."""
+    """Raise RegistryError for a MODEL argument that can never name a model."""
     if not is_path(reference):
         wanted = Reference.parse(reference)
         if wanted.alias not in (None, NEWEST):
@@ -103,7 +104,7 @@ def check_reference(reference: str) -> None:
 
 
 def is_path(reference: str) -> bool:
-    """Whether a MODEL argument is the path or URL of a model folder."""
+    """Return whether a MODEL argument is the path or URL of a model folder."""
     return "/" in reference or reference.startswith(".") or _is_model_folder(reference)
 
 
@@ -112,21 +113,22 @@ def _is_model_folder(reference: str) -> bool:
 
 
 def check_alias(alias: str) -> None:
-    """Raises RegistryError for an alias that is no word, or that MLflow reserves."""
+    """Raise RegistryError for an alias that is no word, or that MLflow reserves."""
     if not is_alias(alias):
         fix = f"a word such as production; {NEWEST} and v1, v2, … are reserved"
         raise RegistryError.of("alias", alias, "not a name for an alias", fix)
 
 
 def metric_tags(metrics: Mapping[str, float]) -> dict[str, str]:
-    """Metrics as the tags of a version: MLflow has no other place for them without a run."""
+    """Turn metrics into tags of a version: without a run, MLflow has no other place for them."""
     return {_METRIC + key: repr(float(value)) for key, value in metrics.items()}
 
 
 def from_mlflow(
     stored: Any, aliases: Mapping[str, Any], base: Location, scheme: str
 ) -> ModelVersion:
-    """The version that MLflow stores, its folder below `base`; `aliases` are all of its model."""
+    """Make the ModelVersion of a version that MLflow stores, with its folder below `base`;
+    `aliases`: all aliases of the model."""
     tags = dict(stored.tags)
     metrics = {
         key.removeprefix(_METRIC): float(tags.pop(key))

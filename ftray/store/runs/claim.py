@@ -1,7 +1,8 @@
-"""Which run a command drives: the one it began before, where that can go on, or a new one.
+"""Chooses the run that a command drives: an unfinished run of the same spec, or a new run.
 
-Of each spec and kind of run, runs/NAME/current/DIGEST.json names the newest run. It is written
-conditionally, so that of two drivers that start at once one begins a run and the other finds it.
+The pointer file runs/NAME/current/DIGEST.json names the newest run of one spec and kind of run. It
+is written conditionally: of two drivers that start at once, one begins a run and the other finds
+that run.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ def claim_run(
     inputs: Inputs,
     say: Callable[[str], None],
 ) -> RunFolder:
-    """The run that `asked` for began and did not end, now owned by this process, else a new one of
-    `spec`: what is asked for with its references resolved.
+    """Return the unfinished run of the spec `asked`, now owned by this process, else a new run.
 
-    Raises RunTaken when another process drives that run, and StorageError.
+    `spec` is `asked` with its references resolved; a new run trains `spec`. A run that began with
+    other inputs is not continued. Raises RunTaken when another process drives the unfinished run,
+    and StorageError.
     """
     pointer = open_document(_pointer(root, asked, kind))
     while True:
@@ -49,7 +51,7 @@ def claim_run(
                 if take(run, seen, say):
                     say(f"continuing run {run.run_id}, which {_ended(seen.status)}")
                     return run
-                continue  # its owner has written: look again
+                continue  # another process has written the status: read it again
             say(f"a new run, as run {run.run_id} began with other inputs: {changed}")
         new = RunFolder.create(root, spec, new_run_id(spec), kind, inputs)
         named = json.dumps({"run": new.run_id}).encode()
@@ -60,15 +62,15 @@ def claim_run(
 
 
 def unfinished(root: Root, asked: Spec, kind: Kind = "train") -> RunFolder | None:
-    """The run that the same command goes on with, once nobody drives it."""
+    """Return the run that the same command continues once no process drives it."""
     content = open_document(_pointer(root, asked, kind)).read().content
     run = _pointed(root, asked.name, content)
     return run if run is not None and run.status.goes_on else None
 
 
 def take(run: RunFolder, seen: Seen, say: Callable[[str], None]) -> bool:
-    """Take over a run that nobody drives; False where somebody has written in the meantime. Raises
-    RunTaken when somebody drives it."""
+    """Take over a run that no process drives. Return False where another process has written the
+    status since `seen`. Raises RunTaken when a process drives the run."""
     status = seen.status
     if status.state == "running":
         alive = status.owner.alive()
@@ -83,7 +85,7 @@ def _pointer(root: Root, asked: Spec, kind: Kind) -> Location:
 
 
 def _pointed(root: Root, name: str, content: bytes | None) -> RunFolder | None:
-    """The run that the pointer names; None without one, or where it was deleted."""
+    """Return the run that the pointer names; None without a pointer or where the run is deleted."""
     try:
         run_id = json.loads(content or b"{}")["run"]
     except (ValueError, KeyError, TypeError):
@@ -93,7 +95,7 @@ def _pointed(root: Root, name: str, content: bytes | None) -> RunFolder | None:
 
 
 def _changed(run: RunFolder, inputs: Inputs) -> str:
-    """How `inputs` differ from those of the run, in words; empty where they do not."""
+    """Say in words how `inputs` differ from the inputs of the run; empty where they are equal."""
     before = run.inputs
     return "; ".join(inputs.changes(before)) if before is not None else "they are not on record"
 
@@ -103,8 +105,9 @@ def _ended(status: RunStatus) -> str:
 
 
 def _watch(run: RunFolder, seen: Seen, say: Callable[[str], None]) -> bool:
-    """Whether the owner, which runs somewhere else, gives a sign of life within its lease. By this
-    process's own clock: those of two machines need not agree."""
+    """Return whether the owner, a process on another machine, gives a sign of life in its lease.
+
+    This process's own clock measures the lease: the clocks of two machines need not agree."""
     status = seen.status
     say(
         f"run {run.run_id} was driven by {status.host}, pid {status.pid}: waiting up to "

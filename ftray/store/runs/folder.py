@@ -1,9 +1,9 @@
-"""The run folder, runs/NAME/RUN_ID: the resolved spec, how the run stands, and its metrics.
+"""The run folder, runs/NAME/RUN_ID: the resolved spec, the run's status, and its metrics.
 
-status.json is the folder's manifest, written after the spec. The process that drives a run, its
-owner, writes it every few seconds, each time only from the version that it wrote before: where
-another process has taken the run over (see claim.py), that is refused, and from then on the former
-owner writes nothing.
+status.json is the folder's manifest, written after the spec. The owner (the process that drives the
+run) writes status.json every few seconds, each time only over the version that it wrote before.
+Once another process has taken the run over (see claim.py), the storage refuses the former owner's
+write, and from then on the former owner writes nothing.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ log = logging.getLogger(__name__)
 SPEC, METRICS, INPUTS = "spec.yaml", "metrics.jsonl", "inputs.json"
 CHECKPOINTS = "checkpoints"
 WORKING = ("ray-train", "trials", "kept")
-"""Folders that serve a run until it has ended: what Ray Train, Ray Tune and trials keep."""
+"""Folders that serve a run until its end: the files of Ray Train, of Ray Tune and of trials."""
 RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 
 
 class RunFolder:
-    """One run's folder. Only its owner writes: one process, through one RunFolder that its threads
-    may share."""
+    """One run's folder. Only the owner writes into it: one process, through one RunFolder that the
+    process's threads may share."""
 
     def __init__(self, location: Location) -> None:
         self.location = location
@@ -52,9 +52,10 @@ class RunFolder:
         self._metrics = MetricsLog(location / METRICS, self.set_status)
         self._document = open_document(location / STATUS)
         self._held: Seen | None = None
-        """What this process last wrote as the owner."""
+        """The status that this process last wrote as the owner."""
         self._heard = 0.0
-        """When it did, on a clock that goes on while a process or machine is stopped."""
+        """When this process last wrote the status, on a clock that runs on while the process or the
+        machine is suspended."""
         self._loss: RunTaken | None = None
 
     @classmethod
@@ -66,7 +67,7 @@ class RunFolder:
         kind: Kind = "train",
         inputs: Inputs | None = None,
     ) -> RunFolder:
-        """A new folder whose run is `running`, owned by this process. Raises StorageError."""
+        """Make a folder whose run is `running` and owned by this process. Raises StorageError."""
         run = cls(root.runs(spec.name) / run_id)
         try:
             if not run.location.is_local:
@@ -82,7 +83,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, root: Root, name: str, run_id: str) -> RunFolder:
-        """An existing folder. Raises RegistryError when there is none."""
+        """Open an existing folder. Raises RegistryError when there is none."""
         run = cls(root.runs(name) / run_id)
         if not (run.location / STATUS).is_file():
             fix = "`ftray runs list` shows all"
@@ -99,37 +100,40 @@ class RunFolder:
 
     @property
     def status(self) -> RunStatus:
-        """What status.json says. Raises StorageError when it cannot be read."""
+        """The content of status.json. Raises StorageError when the file cannot be read."""
         return self.look().status
 
     @property
     def state(self) -> State:
-        """As the status says, but a `running` whose owner is dead is `interrupted`."""
+        """The state in status.json, but `interrupted` for a `running` run whose owner is dead."""
         return self.status.shown
 
     def look(self) -> Seen:
-        """The status as it is now. Raises StorageError when it cannot be read."""
+        """Read the present status. Raises StorageError when status.json cannot be read."""
         return read_status(self._document, self.location / STATUS)
 
     @property
     def inputs(self) -> Inputs | None:
-        """What the run began with; None for one of an older ftray. Raises StorageError."""
+        """The inputs that the run began with; None for a run of an older ftray. Raises
+        StorageError."""
         return read_inputs(self.location / INPUTS)
 
     def spec_tree(self) -> dict[str, Any]:
-        """The resolved spec as plain values: an older ftray's may no longer be a valid Spec."""
+        """Return the resolved spec as plain values: an older ftray's spec may be no valid Spec
+        now."""
         return yaml.safe_load((self.location / SPEC).read_bytes())
 
     def write_spec(self, spec: Spec) -> None:
-        """Keep `spec` as what the run trains, without passwords: people and reports read it."""
+        """Keep the spec that the run trains, without passwords: people and reports read the
+        file."""
         shown = Spec.model_validate(masked(spec.model_dump(mode="json")))
         (self.location / SPEC).write_text(dump(shown))
 
     def set_status(self, **changes: Any) -> RunStatus:
-        """Change fields of the status, such as state="done" or message="…"; a sign of life too.
+        """Change fields of the status, such as state="done" or message="…"; also a sign of life.
 
-        Only of a run that this object created or claimed. Raises RunTaken when another process has
-        taken the run over, and StorageError.
+        Works only for a run that this object created or claimed. Raises RunTaken when another
+        process has taken the run over, and StorageError.
         """
         with self._lock:
             assert self._held is not None, "only the owner of a run writes its status"
@@ -142,30 +146,33 @@ class RunFolder:
             return status
 
     def claim(self, seen: Seen) -> bool:
-        """Make this process the owner; False where the status is no longer what was `seen`."""
+        """Make this process the owner; False where the status has changed since it was `seen`."""
         with self._lock:
             return self._write(seen.status.taken_over(), seen.version)
 
     @property
     def fence(self) -> Fence:
-        """By which processes that work for this owner see whether it still is the owner."""
+        """The fence with which processes that work for this owner check that it still owns the
+        run."""
         with self._lock:
             assert self._held is not None, "only the owner of a run has others work on it"
             return Fence(self.location, self._held.status.generation)
 
     def check_owned(self) -> None:
-        """Raise RunTaken when another process has taken the run over. Asks the storage only where
-        this process was still for so long that this may have happened."""
+        """Raise RunTaken when another process has taken the run over.
+
+        Reads the storage only where this process has given no sign of life for half of its lease,
+        as a suspended process: before that nobody can have taken the run over."""
         if self._loss is not None:
             raise self._loss
         if self._held is not None and _clock() - self._heard > self._held.status.lease / 2:
-            # A storage that does not answer does not say that either, and takes no write meanwhile.
+            # A storage that does not answer cannot tell of a new owner, nor does it accept a write.
             with suppress(StorageError):
                 self.set_status()
 
     @contextmanager
     def beating(self, every: float | None = None) -> Iterator[None]:
-        """Give a sign of life every `every` seconds for as long as the block runs."""
+        """Give a sign of life every `every` seconds while the block runs."""
         over, pause = threading.Event(), BEAT_S if every is None else every
         thread = threading.Thread(target=self._beat, args=(over, pause), daemon=True)
         thread.start()
@@ -176,8 +183,8 @@ class RunFolder:
             thread.join()
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add a record to metrics.jsonl; under a remote root it may wait for `close`. Raises
-        RunTaken when another process has taken the run over."""
+        """Add a record to metrics.jsonl. Under a remote root the record may be held back until
+        `close`. Raises RunTaken when another process has taken the run over."""
         self.check_owned()
         self._metrics.append(record)
 
@@ -186,7 +193,7 @@ class RunFolder:
         return self._metrics.read()
 
     def close(self) -> None:
-        """Write what `append_metrics` still holds back."""
+        """Write the records that `append_metrics` still holds back."""
         self._metrics.close()
 
     def _write(self, status: RunStatus, after: Version) -> bool:
@@ -209,7 +216,7 @@ class RunFolder:
             try:
                 self.set_status()
             except RunTaken:
-                return  # raised where the owner next checks
+                return  # `check_owned` raises it in the owner's own thread
             except StorageError as error:
                 if not warned:
                     log.warning("%s", error)
@@ -218,26 +225,27 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class Fence:
-    """What a process that works for the owner of a run asks before it writes into the run's
-    folder. generation: the owner's."""
+    """The check that a process working for the owner of a run makes before it writes into the run's
+    folder. generation: the generation of the owner."""
 
     run: Location
     generation: int
 
     def check(self) -> None:
-        """Raise RunTaken when the run has another owner by now, and StorageError."""
+        """Raise RunTaken when another process owns the run now, and StorageError."""
         status = RunFolder(self.run).status
         if status.generation != self.generation:
             raise taken(self.run.name, status)
 
 
 def new_run_id(spec: Spec) -> str:
-    """UTC time and six random hex digits: 20261121-101500-ab12cd. Sorts by time."""
+    """Make a run id of UTC time and six random hex digits: 20261121-101500-ab12cd. Run ids sort by
+    time."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def list_runs(root: Root, name: str | None = None) -> list[RunFolder]:
-    """The runs under `root`, of one name or of all, oldest first."""
+    """Return the runs under `root`, of one name or of all names, oldest first."""
     names = [root.runs(name)] if name else root.runs().children()
     runs = [
         RunFolder(folder)
@@ -250,9 +258,10 @@ def list_runs(root: Root, name: str | None = None) -> list[RunFolder]:
 
 
 def find_run(root: Root, reference: str) -> RunFolder:
-    """The run that RUN_ID, its beginning, NAME/RUN_ID or NAME (its newest run) means.
+    """Find the run that RUN_ID, the beginning of a RUN_ID, NAME/RUN_ID or NAME (its newest run)
+    means.
 
-    Raises RegistryError when that is none, or several.
+    Raises RegistryError when `reference` means no run, or several.
     """
     runs = list_runs(root)
     named = [run for run in runs if run.name == reference]
@@ -275,7 +284,7 @@ def _unwritable(location: Location, error: OSError) -> StorageError:
 
 
 def _clock() -> float:
-    """Seconds; they go on while this process is stopped and while the machine sleeps."""
+    """Return seconds of a clock that runs on while this process or the machine is suspended."""
     return time.clock_gettime(_CLOCK)
 
 

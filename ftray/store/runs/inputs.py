@@ -1,5 +1,5 @@
-"""What a run began with, kept as inputs.json in its folder: a run goes on with that and nothing
-else."""
+"""The inputs that a run began with, kept as inputs.json in its folder. A command continues a run
+only with equal inputs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from ftray.store.files.location import Location
 
 @dataclass(frozen=True)
 class Inputs:
-    """rows: rows of each split; base_commit: of a model from the Hub; base_digest: of the files of
-    any other one; deepspeed: the content of `deepspeed_file`, the JSON that the spec names."""
+    """rows: number of rows of each split; base_commit: commit of a base model from the Hub;
+    base_digest: digest of the files of any other base model; deepspeed: the content of
+    `deepspeed_file`, the JSON file that the spec names."""
 
     data_digest: str
     rows: dict[str, int] = field(default_factory=dict)
@@ -27,7 +28,7 @@ class Inputs:
         return asdict(self)
 
     def changes(self, since: Inputs) -> Iterator[str]:
-        """What is not as it was in `since`, in words."""
+        """Say in words how these inputs differ from `since`."""
         if self.data_digest != since.data_digest:
             yield f"the data have changed ({_rows(since.rows)} then, {_rows(self.rows)} now)"
         if self.base_commit != since.base_commit:
@@ -42,7 +43,8 @@ class Inputs:
 
 
 def read_inputs(file: Location) -> Inputs | None:
-    """None where there is no such file. Raises StorageError for one that cannot be read."""
+    """Read inputs.json; None where there is no such file. Raises StorageError for a file that
+    cannot be read."""
     try:
         if not file.is_file():
             return None
@@ -59,7 +61,7 @@ def _rows(rows: dict[str, int]) -> str:
 
 
 def _differing(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Each key that is not the same, with both values: `zero_optimization.stage: 2, now 3`."""
+    """Yield each differing key with both values: `zero_optimization.stage: 2, now 3`."""
     for key in sorted({*before, *now}):
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):

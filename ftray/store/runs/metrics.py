@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, which a reader may read while it grows."""
+"""The file metrics.jsonl: one JSON object a line. Readers may read the file while it grows."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _REWRITE_EVERY = 5.0  # seconds between two rewrites of a remote file
 
 
 class MetricsLog:
-    """The file, for one writer whose threads may share this object. confirm: raises where there is
-    another writer by now."""
+    """The file metrics.jsonl, for one writer whose threads may share this object. confirm: raises
+    an error where another process writes the file by now."""
 
     def __init__(self, location: Location, confirm: Callable[[], object]) -> None:
         self.location = location
@@ -32,10 +32,10 @@ class MetricsLog:
         self._rewritten = 0.0
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a line; nan and infinity, which JSON lacks, become null.
+        """Add a line. The values nan and infinity, which JSON lacks, become null.
 
-        An object store's files can only be written whole: there the file is written again at most
-        every 5 seconds and by `close`.
+        An object store writes files only whole. There this object rewrites the file at most every 5
+        seconds, and in `close`.
         """
         line = json.dumps(_finite(record), ensure_ascii=False).encode() + b"\n"
         with self._lock:
@@ -47,8 +47,8 @@ class MetricsLog:
                 self._rewrite()
 
     def read(self) -> list[dict[str, Any]]:
-        """The records, with those that `append` holds back; lines that a killed process left torn
-        are skipped."""
+        """Return the records, also those that `append` holds back. Skips torn lines of killed
+        processes."""
         with self._lock:
             lines = [*self._content().splitlines(), *self._pending]
         records = []
@@ -62,7 +62,7 @@ class MetricsLog:
         return records
 
     def close(self) -> None:
-        """Write the lines that are held back."""
+        """Write the lines that `append` holds back."""
         with self._lock:
             if self._pending:
                 self._rewrite()

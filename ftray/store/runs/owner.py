@@ -1,4 +1,4 @@
-"""Whether the process that owns a run still lives."""
+"""The process that owns a run, and whether that process still lives."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ BEAT_S = 10.0
 
 @dataclass(frozen=True)
 class Owner:
-    """A process: its host, its number there, and what tells it from a later one of that number.
+    """A process: its host, its pid, and a mark that tells it from a later process of the same pid.
 
-    `process` is MACHINE/START. MACHINE names the boot and the pid namespace in which the number
-    means something, as two containers can share a host name; START is when the process began, in
-    the kernel's clock ticks. It is empty where there is no /proc.
+    The mark `process` is MACHINE/START. MACHINE names the boot and the pid namespace in which the
+    pid is valid, as two containers can share a host name. START is the time at which the process
+    began, in the kernel's clock ticks. `process` is empty where there is no /proc.
     """
 
     host: str
@@ -33,8 +33,8 @@ class Owner:
         return cls(socket.gethostname(), pid, f"{machine}/{_start(pid)}" if machine else "")
 
     def alive(self) -> bool | None:
-        """Whether the process lives; None where that cannot be seen from here, as it runs on
-        another machine or in another container."""
+        """Return whether the process lives; None where this process cannot see that, as the other
+        runs on another machine or in another container."""
         machine, _, start = self.process.rpartition("/")
         if machine and machine == _machine():
             return _start(self.pid) == start
@@ -50,12 +50,13 @@ def _machine() -> str:
 
 
 def _start(pid: int) -> str:
-    """The start of a running process in clock ticks since the boot; empty for one that ended."""
+    """Return the start of a live process in clock ticks since the boot; empty for one that
+    ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return ""
-    # The second field is the command in parentheses and may have any character in it.
+    # The second field is the command in parentheses, which may contain any character.
     values = stat.rpartition(")")[2].split()
     state, start = values[0], values[19]
     return "" if state in "ZX" else start

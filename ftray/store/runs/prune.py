@@ -1,8 +1,8 @@
-"""Removing what is of no use any more: folders without their manifest, which killed processes left
-behind, and what served runs that have ended.
+"""Removes folders of no use: those without a manifest, which killed processes left behind, and the
+working folders of runs that have ended.
 
-A folder that something may still be writing is not touched: one with a file younger than an hour,
-or one that belongs to a run that lives.
+Pruning leaves a folder that a process may still be writing: one with a file younger than an hour,
+or one of a live run.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from ftray.store.runs.folder import CHECKPOINTS, RUN_ID, WORKING, RunFolder, lis
 from ftray.store.runs.status import STATUS
 
 AGE = 3600.0
-"""Seconds since the last change before a folder without its manifest is a leftover."""
+"""Seconds since the last change after which a folder without its manifest is a leftover."""
 
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
-_PART = re.compile(r"\.[0-9a-f]{8,64}\.[0-9a-f]+\.part")  # one being filled: renamed when whole
+_PART = re.compile(r"\.[0-9a-f]{8,64}\.[0-9a-f]+\.part")  # being filled; renamed when complete
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """A folder that is of no use any more, why, and its size in bytes."""
+    """A folder of no use, the reason, and the folder's size in bytes."""
 
     folder: Location
     why: str
@@ -34,7 +34,7 @@ class Leftover:
 
 
 def prune(root: Root, dry_run: bool = False) -> list[Leftover]:
-    """Remove the leftovers under `root`, or with `dry_run` only name them."""
+    """Remove the leftovers under `root`; with `dry_run` only list them."""
     leftovers = []
     for folder, why in _candidates(root):
         if folder.is_dir() and _untouched(folder):
@@ -45,9 +45,9 @@ def prune(root: Root, dry_run: bool = False) -> list[Leftover]:
 
 
 def _candidates(root: Root) -> Iterator[tuple[Location, str]]:
-    """Folders of no use, except those that a living run may be writing, and why they are.
+    """Yield folders of no use and the reasons, except folders that a live run may be writing.
 
-    Only names of the layout count: whatever else a user put under the root is left alone.
+    Considers only names of ftray's layout: other files that a user put under the root stay.
     """
     runs = list_runs(root)
     alive = {run.run_id for run in runs if run.status.may_live}
@@ -61,7 +61,7 @@ def _candidates(root: Root) -> Iterator[tuple[Location, str]]:
         if run.run_id not in alive:
             yield from _of_ended(run)
     if alive:
-        return  # any of them may be filling the cache
+        return  # any live run may be filling the cache
     for cache in (root.location / "cache" / "data", root.location / "cache" / "trunk"):
         for folder in cache.children():
             if _DIGEST.fullmatch(folder.name) and not (folder / CACHE_MANIFEST).is_file():
@@ -71,7 +71,7 @@ def _candidates(root: Root) -> Iterator[tuple[Location, str]]:
 
 
 def _of_ended(run: RunFolder) -> Iterator[tuple[Location, str]]:
-    """Folders that served the run and do not any more."""
+    """Yield the folders that served the run and that an ended run no longer needs."""
     done = run.status.state == "done"
     for name in WORKING:
         folder = run.location / name
@@ -87,8 +87,8 @@ def _keeps(run: RunFolder) -> bool:
 
 
 def _untouched(folder: Location) -> bool:
-    """Nothing in it changed for an hour. What tells no time, an empty folder in an object store,
-    counts as changed."""
+    """Return whether nothing in the folder changed for an hour. An empty folder in an object store
+    has no time and counts as changed."""
     infos = [*folder.infos([""]), *folder.everything()]
     changes = [info.mtime_ns for info in infos if info.mtime_ns is not None]
     return bool(changes) and time.time() - max(changes) / 1e9 > AGE

@@ -1,4 +1,4 @@
-"""How a run stands, and who drives it: the content of status.json."""
+"""The status of a run and the process that drives it: the content of status.json."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _MAY_LIVE_S = 3600.0
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How a run stands. Times are ISO 8601 in UTC; `updated` is the owner's last sign of life.
+    """The status of a run. Times are ISO 8601 in UTC; `updated` is the owner's last sign of life.
 
-    generation: counts the run's owners, beat: the writes of the present one, lease: seconds
-    without a new beat after which another process may take the run over; resumable: of a `failed`
-    run, whether the same command goes on with it.
+    generation: counts the run's owners; beat: counts the status writes; lease: seconds without a
+    new beat after which another process may take the run over; resumable: for a `failed` run,
+    whether the same command continues the run.
     """
 
     kind: Kind
@@ -34,7 +34,7 @@ class RunStatus:
     updated: str
     host: str
     pid: int
-    process: str  # tells a process from a later one with its number: see Owner
+    process: str  # tells a process from a later process of the same pid: see Owner
     generation: int = 1
     beat: int = 0
     lease: float = LEASE_S
@@ -45,13 +45,13 @@ class RunStatus:
 
     @classmethod
     def begun(cls, kind: Kind) -> RunStatus:
-        """Of a run that this process begins."""
+        """Make the status of a run that this process begins."""
         now, owner = _now(), Owner.current()
         return cls(kind, "running", now, now, owner.host, owner.pid, owner.process, lease=LEASE_S)
 
     @classmethod
     def parse(cls, content: bytes) -> RunStatus:
-        """Raises ValueError or TypeError for what is no such file."""
+        """Parse the content of status.json. Raises ValueError or TypeError for other content."""
         known = {field.name for field in fields(cls)}
         return cls(**{k: v for k, v in dict(json.loads(content)).items() if k in known})
 
@@ -64,22 +64,22 @@ class RunStatus:
 
     @property
     def goes_on(self) -> bool:
-        """Whether the same command goes on with the run, once nobody drives it."""
+        """Whether the same command continues the run once no process drives it."""
         return self.state in ("running", "interrupted") or (
             self.state == "failed" and self.resumable
         )
 
     @property
     def shown(self) -> State:
-        """For people: a `running` whose owner is dead is `interrupted`. The clocks of two machines
-        are compared for it, so nothing is done to a run because of it."""
+        """The state for people: `interrupted` for a `running` run whose owner is dead. On another
+        machine's run this compares the clocks of two machines, so ftray only shows the result."""
         alive = self.owner.alive()
         dead = self._silent > self.lease if alive is None else not alive
         return "interrupted" if self.state == "running" and dead else self.state
 
     @property
     def may_live(self) -> bool:
-        """False only where the run has surely no owner any more."""
+        """Whether the run may have an owner: False only where it certainly has none."""
         alive = self.owner.alive()
         return self.state == "running" and (self._silent < _MAY_LIVE_S if alive is None else alive)
 
@@ -88,11 +88,11 @@ class RunStatus:
         return (datetime.now(UTC) - datetime.fromisoformat(self.updated)).total_seconds()
 
     def changed(self, **changes: Any) -> RunStatus:
-        """With those fields, a later time and the next beat."""
+        """Return the status with changed fields, the present time and the next beat."""
         return replace(self, **{"updated": _now(), "beat": self.beat + 1, **changes})
 
     def taken_over(self) -> RunStatus:
-        """By this process, as the next owner."""
+        """Return the status with this process as the run's next owner."""
         owner = asdict(Owner.current())
         generation = self.generation + 1
         return self.changed(
@@ -102,14 +102,14 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class Seen:
-    """A status and the version of the file that it was read from."""
+    """A status and the version of the file from which the status was read."""
 
     status: RunStatus
     version: Version
 
 
 def read_status(document: Document, file: Location) -> Seen:
-    """Raises StorageError when status.json is not there or cannot be read."""
+    """Read status.json. Raises StorageError when the file is missing or cannot be read."""
     version = document.read()
     try:
         if version.content is None:
@@ -121,7 +121,7 @@ def read_status(document: Document, file: Location) -> Seen:
 
 
 def taken(run_id: str, status: RunStatus, verb: str = "is now driven") -> RunTaken:
-    """The error of a process that does not drive the run, as another one does."""
+    """Make the error for a process that may not drive the run, as another process drives it."""
     who = f"{status.host}, pid {status.pid}"
     fix = f"follow it with `ftray runs show {run_id}`, or stop it and run the same command again"
     return RunTaken.of("run", run_id, f"{verb} by {who}", fix)

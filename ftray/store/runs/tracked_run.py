@@ -1,4 +1,4 @@
-"""One run in MLflow: what is still to be sent of it, and how that is sent."""
+"""One run in MLflow: the values still to send, and how a thread sends them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 log = logging.getLogger(__name__)
 
-_NO_NAME = re.compile(r"[^\w.\-: /]")  # characters that MLflow refuses in names
-_METRICS_OF_A_BATCH = 1000  # MLflow's limits
+_NO_NAME = re.compile(r"[^\w.\-: /]")  # the characters that MLflow refuses in names
+_METRICS_OF_A_BATCH = 1000  # MLflow's limits for one call of log_batch
 _PARAMS_OF_A_BATCH = _TAGS_OF_A_BATCH = 100
 _REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
 
 
 class Mlflow:
-    """MLflow's client for one experiment, and when MLflow last answered it."""
+    """MLflow's client for one experiment, and the time of MLflow's last answer."""
 
     def __init__(self, root: Root, experiment: str) -> None:
         self._root, self._name = root, experiment
@@ -41,7 +41,7 @@ class Mlflow:
 
     @cached_property
     def experiment(self) -> str:
-        """Its id; it is made if it is not there."""
+        """The id of the experiment; made where there is no such experiment."""
         return self.call(_experiment_id, self.client, self._name, self._root)
 
     def call(self, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
@@ -50,8 +50,8 @@ class Mlflow:
         return result
 
     def accepted(self, run: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Call; what MLflow refuses for its content is dropped, as it would be refused again, and
-        told once a run."""
+        """Call `function` for a run. Drops values that MLflow refuses for their content, as MLflow
+        would refuse them again, and logs one warning a run."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -65,15 +65,15 @@ class Mlflow:
 
 
 class TrackedRun:
-    """What MLflow lacks of a run. Any thread may add to it, and one thread sends it.
+    """The values of a run that MLflow lacks. Any thread may add values, and one thread sends them.
 
-    parent: the run that this one is shown below. changed: told of whatever is added.
+    parent: the run under which MLflow shows this one. changed: notified of every added value.
     """
 
     def __init__(self, name: str, parent: TrackedRun | None, changed: threading.Condition) -> None:
         self.name, self.parent = name, parent
         self.sent = False
-        """Whether MLflow has all of it, its end included."""
+        """Whether MLflow has all values of the run, and its end."""
         self._changed = changed
         self._tags: list[tuple[str, str]] = []
         self._params: list[tuple[str, str]] = []
@@ -85,7 +85,8 @@ class TrackedRun:
         self._add(self._tags, [(_named(key), str(value)) for key, value in tags.items()])
 
     def parameters(self, params: Mapping[str, Any]) -> None:
-        """Of what is trained. MLflow takes each once: a value cannot be changed later."""
+        """Add parameters of the training. MLflow never changes a parameter once it has its
+        value."""
         self._add(self._params, [(_named(key), str(value)) for key, value in params.items()])
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -93,14 +94,14 @@ class TrackedRun:
         self._add(self._metrics, [(_named(k), float(v), now, step) for k, v in metrics.items()])
 
     def end(self, status: Status) -> None:
-        """Nothing is added any more. The first call counts."""
+        """Mark the run as ended: no thread adds values after that. Only the first call counts."""
         with self._changed:
             self._status = self._status or status
             self._changed.notify()
 
     @property
     def pending(self) -> bool:
-        """Whether there is something to send."""
+        """Whether there is anything to send."""
         if self.sent:
             return False
         told = self._tags or self._params or self._metrics or self._status
@@ -108,16 +109,16 @@ class TrackedRun:
 
     @property
     def points(self) -> int:
-        """Metrics that MLflow lacks."""
+        """The number of metric values that MLflow lacks."""
         return 0 if self.sent else len(self._metrics)
 
     def send(self, mlflow: Mlflow) -> None:
-        """Send all that is pending; raises what MLflow raises, and the rest stays pending."""
+        """Send all pending values. Raises what MLflow raises; values not sent stay pending."""
         from mlflow.entities import Metric, Param, RunTag
 
         if self._id is None:
             self._begin(mlflow)
-        status = self._status  # what comes after it is no part of this run
+        status = self._status  # values added after the end are no part of this run
         if not self.sent:
             self._send(mlflow, "tags", RunTag, self._tags, _TAGS_OF_A_BATCH)
             self._send(mlflow, "params", Param, self._params, _PARAMS_OF_A_BATCH)
@@ -135,14 +136,15 @@ class TrackedRun:
         self, mlflow: Mlflow, what: str, entity: Callable[..., Any], waiting: list[Any], most: int
     ) -> None:
         while waiting:
-            # Others only ever append, so the first ones are still those after sending.
+            # Other threads only append, so the first values are still the batch after sending.
             batch = {what: [entity(*values) for values in waiting[:most]]}
             mlflow.accepted(self.name, mlflow.client.log_batch, self._id, **batch)
             with self._changed:
                 del waiting[: len(batch[what])]
 
     def _begin(self, mlflow: Mlflow) -> None:
-        """Make the MLflow run, or go on in the one that an earlier process made of that name."""
+        """Make the MLflow run, or continue the MLflow run of that name that an earlier process
+        made."""
         above = self.parent and self.parent._id
         if self.parent is not None and above is None:
             raise RegistryError.of(
@@ -154,7 +156,7 @@ class TrackedRun:
             create = mlflow.client.create_run
             found = mlflow.call(create, mlflow.experiment, tags=tags, run_name=self.name)
         elif above and found.info.status == self._status != "KILLED":
-            self.sent = True  # by that process: an end is sent last
+            self.sent = True  # by the earlier process: a process sends the end last
         else:
             mlflow.call(mlflow.client.update_run, found.info.run_id, status="RUNNING")
         self._id = str(found.info.run_id)
@@ -167,8 +169,8 @@ def _named(key: str) -> str:
 def _experiment_id(client: MlflowClient, name: str, root: Root) -> str:
     from mlflow.exceptions import MlflowException
 
-    # ftray stores no artifacts in MLflow. Without a place for them MLflow would name ./mlruns.
-    # As a URL, in which MLflow takes any character of a path.
+    # ftray stores no artifacts in MLflow. Without a folder for them MLflow would use ./mlruns. The
+    # folder is given as a URL, in which MLflow accepts any character of a path.
     place = None if server() else Path((root.location / "artifacts" / name).path).as_uri()
     found = client.get_experiment_by_name(name)
     if found is None:

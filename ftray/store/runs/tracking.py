@@ -1,7 +1,8 @@
-"""Runs in MLflow: their parameters and metrics, sent by a thread.
+"""Tracking in MLflow: a thread sends the parameters and metrics of runs.
 
-That is a copy for people to look at: metrics.jsonl in the run folder is the record. So whatever
-MLflow does, training neither fails nor waits for it beyond a few seconds when the run ends.
+MLflow keeps a copy for people to look at; the record is metrics.jsonl in the run folder. So an
+MLflow that fails or hangs neither fails the training nor delays it by more than a few seconds at
+the end of the run.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ log = logging.getLogger(__name__)
 _SEND_EVERY = 1.0  # seconds between two batches
 _RETRY_AFTER = 5.0  # seconds until a server that failed is tried again
 _PATIENCE = 2.0  # seconds without an answer after which `close` gives a server up
-_LOCAL_PATIENCE = 30.0  # the same for SQLite, and for importing MLflow: slow, but not dead
-_LONGEST_CLOSE = 60.0  # seconds that a server which answers slowly may take in all
-_KILLED_CLOSE = 4.0  # the same for a run that was asked to end: somebody waits for that
+_LOCAL_PATIENCE = 30.0  # the patience for SQLite and for importing MLflow: slow, not dead
+_LONGEST_CLOSE = 60.0  # seconds that a slow server may take in all for `close`
+_KILLED_CLOSE = 4.0  # the longest close of a run that was asked to end: a person waits
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"train": {"epochs": 3}} as {"train.epochs": 3}: MLflow's parameters and metrics are flat."""
+    """Flatten {"train": {"epochs": 3}} to {"train.epochs": 3}: MLflow takes only flat names."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
@@ -39,10 +40,10 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class Tracker:
-    """A run in MLflow and those below it, sent by one thread. A resumed run goes on in the MLflow
-    run it had.
+    """One run in MLflow and its child runs, sent by one thread. A resumed run continues in its
+    earlier MLflow run.
 
-    While MLflow does not answer, what was told is kept and sent when it does.
+    While MLflow does not answer, the tracker keeps the values and sends them once it answers.
     """
 
     def __init__(self, root: Root, run_name: str, experiment: str) -> None:
@@ -58,7 +59,7 @@ class Tracker:
         self._thread.start()
 
     def child(self, name: str) -> TrackedRun:
-        """A run below the tracker's own, such as a trial of a sweep."""
+        """Add a run below the tracker's own, such as a trial of a sweep."""
         run = TrackedRun(name, self.run, self._changed)
         with self._changed:
             self._runs.append(run)
@@ -66,8 +67,10 @@ class Tracker:
         return run
 
     def close(self, status: Status = "FINISHED") -> None:
-        """Send what is left and end the run in MLflow; children that did not end were KILLED. Gives
-        up on a server that is down after 2 seconds, and for a killed run after 4 in any case; never
+        """Send the remaining values and end the run in MLflow; children without an end get KILLED.
+
+        Gives up on a silent server after 2 seconds (after 30 for SQLite or while MLflow is being
+        imported), on a slow server after 60 in all, and for a killed run after 4 in any case. Never
         raises."""
         self.run.end(status)
         for child in self._runs[1:]:
@@ -93,7 +96,7 @@ class Tracker:
         return _LOCAL_PATIENCE if opening or server() is None else _PATIENCE
 
     def _work(self) -> None:
-        """The thread: send when there is something to send, at most once a second."""
+        """Run the sending thread: send when values are pending, at most once a second."""
         pause = 0.0
         closing = False
         while not closing:
