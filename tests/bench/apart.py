@@ -1,11 +1,12 @@
-"""Services on one machine that are killed and started over and over, under load: none answers for
-another one, and none before its model gave its golden answers. The clock begins when all answer.
+"""Kills and restarts several services on one machine, under load.
 
     python -m tests.bench.apart [--seconds 120] [--services 3] [--callers 2] [--seed 0]
 
-Every answer is compared with what its model says; each model has labels of its own. One start in
-four is of a model that does not give its golden answers: it must end by itself, unheard. A request
-that gets no answer, or is told to come back (503), is counted and no fault.
+No service may answer for another one, and none before its model gave its golden answers. The clock
+begins when all services answer. The bench compares every answer with the answer of the service's
+own model; each model has labels of its own. One start in four uses a model that does not give its
+golden answers: such a start must end by itself without answering a request. Requests without an
+answer and requests refused with a 503 are counted, and are no fault.
 """
 
 from __future__ import annotations
@@ -38,13 +39,16 @@ START_S, END_S = 300.0, 120.0
 
 @dataclass
 class Service:
-    """broken: whether what runs, or ran last, is the model that must never answer."""
+    """One service that the bench starts and kills.
+
+    broken: whether the process that runs, or ran last, has the model that must never answer.
+    """
 
     name: str
     folder: Path
     port: int
     said: list[dict[str, float]]
-    """Of each of TEXTS: label -> probability."""
+    """For each of TEXTS: label -> probability."""
     broken: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -65,7 +69,7 @@ class Service:
         return f"http://127.0.0.1:{self.port}"
 
     def upset(self, over: threading.Event, chance: random.Random) -> None:
-        """Start it, kill a replica or not, end it, and again."""
+        """Starts the service, maybe kills replicas, ends the service, and repeats."""
         while not over.is_set():
             self.broken = bool(self.counts["starts"]) and chance.random() < 0.25
             process = self._start()
@@ -106,7 +110,7 @@ class Service:
         self.counts["SIGKILL" if kill else "SIGTERM"] += 1
         process.communicate(timeout=END_S)
         _, alive = psutil.wait_procs(family, timeout=END_S)
-        # Ray's agents look for their parent now and then; they answer no requests.
+        # Ray's agents look for their parent process only now and then; they answer no requests.
         left = [member.name() for member in alive if not member.name().endswith("Agent")]
         if left:
             self.wrong.append(f"left after its end: {left}")
@@ -119,7 +123,7 @@ class Service:
             place = (place + 1) % len(TEXTS)
             was_broken = self.broken
             try:
-                # A connection each, and one that stays: as clients of both kinds do.
+                # Each request opens a new connection, as httpx's module functions do.
                 health = httpx.get(f"{self.url}/healthz", timeout=10)
                 answer = httpx.post(
                     f"{self.url}/v1/predict",

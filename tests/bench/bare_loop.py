@@ -1,9 +1,9 @@
-"""What ftray's step loop is measured against: the same work on the same batches in plain PyTorch.
+"""A plain PyTorch training loop, against which ftray's step loop is measured.
 
     python tests/bench/bare_loop.py SPEC
 
-One process. The data must be encoded already. The last line of stdout is one JSON object: the rows
-and seconds of each epoch's optimizer steps.
+Does the same work on the same batches, in one process. The data must be encoded already. The last
+line of stdout is one JSON object: the rows and seconds of each epoch's optimizer steps.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
 def train(
     model: nn.Module, spec: Spec, rows: Any, batches: BatchPlan, pad_id: int
 ) -> list[dict[str, float]]:
-    """The loop as one writes it by hand, with the same collation, schedule, clipping and AdamW."""
+    """A hand-written training loop with ftray's collation and schedule, clipping and AdamW."""
     collate = get_task(spec.task).collate
     autocast = wants_autocast(spec.train, alone())
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -1,11 +1,11 @@
-"""Other people's clients against a served model, as they come from PyPI.
+"""Runs clients from PyPI against a served model.
 
     python tests/bench/clients.py [--examples 100]
 
-schemathesis asks whatever the OpenAPI document allows and forbids; tritonclient speaks the Open
-Inference Protocol, in JSON and in binary tensors; OpenAI's client lists the models, has one go on
-with texts and chats with it, whole and streamed. Each is installed into a folder of its own that is
-gone afterwards.
+schemathesis sends requests that the OpenAPI document allows and requests that it forbids.
+tritonclient speaks the Open Inference Protocol, in JSON and in binary tensors. OpenAI's client
+lists the models, completes texts and chats with a model, whole and streamed. Each client is
+installed into a folder of its own, which is deleted afterwards.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.helpers.served import served
 from tests.helpers.tiny_generator import make_generator
 from tests.helpers.tiny_model import make_model
 
-# 413 refuses too, and the tool would not have it.
+# A 413 refuses a request too, but schemathesis does not accept it by default.
 _CHECKS = """
 [checks]
 negative_data_rejection.expected-statuses = [400, 401, 404, 405, 413, 415, 422]
@@ -39,7 +39,8 @@ checks.positive_data_acceptance.enabled = false
 include-path-regex = "/stream$"
 enabled = false
 """
-# Once with models that it makes up, and once with one that there is.
+# The first configuration lets schemathesis make up model names; the second names a model that
+# exists.
 _CONFIGS = (_CHECKS, 'parameters = { "path.name" = "one", "path.version" = "1" }\n' + _CHECKS)
 _TRITON = """
 import sys
@@ -128,7 +129,7 @@ def main() -> None:
 
 
 def _with(folder: Path, package: str, *arguments: str) -> None:
-    """Run Python with a package that this environment need not have."""
+    """Runs Python with a package that is not part of this environment."""
     if not folder.exists():
         install = ("-m", "pip", "install", "--quiet", "--target", str(folder), package)
         subprocess.run([sys.executable, *install], check=True, stderr=subprocess.DEVNULL)

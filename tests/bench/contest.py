@@ -1,6 +1,6 @@
-"""The contenders, the rows that all of them get, and one run of one of them.
+"""The contenders, the rows that all contenders read, and a function that runs one contender.
 
-Every run is a process of its own, so that no setting of threads leaks from one into the next.
+Every run is a process of its own, so that no thread setting leaks from one run into the next.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Contender:
-    """A script beside this one, how it is called, and train.precision as it is told."""
+    """A script beside this one, its options, and the train.precision passed to it."""
 
     name: str
     script: str
@@ -54,16 +54,21 @@ BARE = Contender("bare PyTorch loop", "bare_loop.py")
 
 @dataclass(frozen=True)
 class Stage:
-    """What all runs of one part share: a spec that names the files of the split, and a folder
-    with the storage root in which those rows are encoded."""
+    """The shared inputs of all runs in one part.
+
+    spec: names the files of the split; folder: its storage root has these rows encoded.
+    """
 
     spec: Spec
     folder: Path
     threads: int
 
     def run(self, contender: Contender, changes: Mapping[str, Any]) -> Result:
-        """One run with `changes` (dotted path -> value) to the spec: what its script printed, how
-        long all of it took, and how busy the machine was before it."""
+        """Runs a contender with `changes` (dotted path -> value) to the spec.
+
+        Returns the output of its script, the wall time of the whole command, and the machine's load
+        before the run.
+        """
         load_before = os.getloadavg()[0]
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             folder = Path(name)
@@ -83,7 +88,7 @@ class Stage:
         return {"contender": contender.name, **changes, **result, **around}
 
     def _environment(self, contender: Contender) -> dict[str, str]:
-        # Ray gives each of its workers one thread for each of its CPUs.
+        # Ray gives each of its workers one thread per CPU.
         threads = {} if contender is WORKERS else {"OMP_NUM_THREADS": str(self.threads)}
         return {
             **{k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"},
@@ -97,9 +102,10 @@ class Stage:
 
 @contextmanager
 def stage(rows: int, threads: int, held_out: int | None = None) -> Iterator[Stage]:
-    """The shipped spec on its first `rows` rows, split once as ftray splits them and encoded.
+    """The shipped spec on its first `rows` rows, split by ftray once and encoded.
 
-    `held_out` cuts validation and test to so many rows each, where only speed matters.
+    `held_out` limits validation and test to so many rows each, for runs in which only speed
+    matters.
     """
     with tempfile.TemporaryDirectory(prefix="parity-") as name:
         folder = Path(name)
@@ -108,7 +114,7 @@ def stage(rows: int, threads: int, held_out: int | None = None) -> Iterator[Stag
         changes = {
             **{f"data.{split}": file for split, file in files.items()},
             "model.name_or_path": str(find_pretrained(shipped.model).folder),
-            "train.schedule": "linear",  # by its name, for both sides
+            "train.schedule": "linear",  # both sides name it so
             "scale.workers": threads,
             "scale.cpus_per_worker": 1,
             "storage": str(folder / "storage"),
@@ -120,7 +126,7 @@ def stage(rows: int, threads: int, held_out: int | None = None) -> Iterator[Stag
 
 
 def _shipped(folder: Path, rows: int) -> Spec:
-    """The spec of the demo on the first `rows` of its training rows."""
+    """The demo's spec on the first `rows` of its training rows."""
     subprocess.run([sys.executable, ROOT / "jobs" / "demo_data.py"], check=True, stdout=sys.stderr)
     spec = load(ROOT / "jobs" / "movie-sentiment.yaml")
     lines = (ROOT / spec.data.train).read_text(encoding="utf-8").splitlines(keepends=True)
@@ -130,7 +136,7 @@ def _shipped(folder: Path, rows: int) -> Spec:
 
 
 def _write_splits(dataset: Dataset, folder: Path, held_out: int | None) -> dict[str, str]:
-    """A JSONL file a split, for both sides to read. Returns their paths."""
+    """Writes one JSONL file per split, for both sides to read. Returns their paths."""
     files = {}
     for split, rows in dataset.splits.items():
         cut: pa.Table = rows if split == "train" else rows.slice(0, held_out)

@@ -1,11 +1,13 @@
-"""Training from the trunk cache against training without it: loss curves, and the final metric.
+"""Compares training with and without the trunk cache: loss curves and the final metric.
 
     python tests/bench/equivalence.py [--steps 120] [--seeds 5] [--only curves|metric]
 
-Curves: a tiny random network of each family, half of it frozen, trained by AdamW on the same rows
-with dropout, once whole and once from its kept states in fp32; the largest difference of the loss
-of any step is shown. Metric: `ftray train` on the movie reviews with the top two blocks, from bf16
-states and without a cache, over seeds.
+Curves: trains a tiny random network of each family with half of its blocks frozen, by AdamW on the
+same rows with dropout, once whole and once from cached hidden states in fp32. The table shows the
+largest difference between the losses of any step.
+
+Metric: runs `ftray train` on the movie reviews with the top two blocks trained, from bf16 hidden
+states and without a cache, over several seeds.
 """
 
 from __future__ import annotations

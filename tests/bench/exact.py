@@ -1,11 +1,12 @@
-"""Whether a served model answers as the trained one did: every row of the test split.
+"""Checks that a served model answers as the trained one did, on every row of the test split.
 
     python tests/bench/exact.py [--rows 600] [--held-out 1000]
 
-Trains MiniLM's top 2 blocks on so many of the demo's reviews and serves it in fp32 with two
-replicas. 16 callers ask for all rows of the test split, in a random order and so many at a time;
-every probability is compared with that which transformers alone gives for the row by itself, and
-accuracy and loss with those which the training wrote into ftray.json.
+Trains MiniLM's top 2 blocks on `--rows` of the demo's reviews and serves the model in fp32 with two
+replicas. 16 callers request all rows of the test split, in a random order and in requests of
+several sizes. The bench compares every probability with the one that transformers alone computes
+for the row by itself, and accuracy and loss with the values that the training wrote into
+ftray.json.
 """
 
 from __future__ import annotations

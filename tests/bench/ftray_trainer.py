@@ -1,10 +1,10 @@
-"""ftray's own training, measured like the Hugging Face script.
+"""Measures ftray's own training in the same way as the Hugging Face script.
 
     python tests/bench/ftray_trainer.py SPEC            its loop in this one process, without Ray
     python tests/bench/ftray_trainer.py SPEC --workers  `ftray train SPEC`: Ray Train workers
 
-The last line of stdout is one JSON object: metrics of the best epoch on validation and test rows as
-they stand in the exported model, and the rows and seconds of each epoch's optimizer steps.
+The last line of stdout is one JSON object: the best epoch's metrics on validation and test rows, as
+the exported model states them, and the rows and seconds of each epoch's optimizer steps.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ftray.train.run import prepare, train
 
 
 class Clock:
-    """The rows and seconds of each epoch, from the events of a run."""
+    """Collects the rows and seconds of each epoch from the events of a run."""
 
     def __init__(self, remote: bool) -> None:
         self.remote = remote
@@ -53,7 +53,8 @@ class Clock:
     def step(self, event: dict[str, Any]) -> None:
         epoch = self.timed[event["epoch"]]
         now = time.perf_counter()
-        # In this process by the clock, so that writing checkpoints between two steps counts.
+        # In this process the clock measures from step to step, so that writing checkpoints between
+        # two steps counts.
         here = now - self._last if self._last and epoch["rows"] else event["seconds"]
         epoch["seconds"] += event["seconds"] if self.remote else here
         epoch["rows"] += event["rows"]
@@ -72,7 +73,10 @@ class Clock:
 
 
 def in_process(checked: ValidatedSpec, clock: Clock) -> ModelInfo:
-    """Train here, keep the best epoch and export it. The data must be encoded already."""
+    """Trains in this process, keeps the best epoch and exports it.
+
+    The data must be encoded already.
+    """
     data = prepare(checked).data
     alike = {"scale.workers": 1, "scale.cpus_per_worker": torch.get_num_threads()}
     spec = override(checked.spec, alike)
@@ -87,7 +91,7 @@ def in_process(checked: ValidatedSpec, clock: Clock) -> ModelInfo:
 
 
 def on_workers(checked: ValidatedSpec, clock: Clock) -> ModelInfo:
-    """What the command `ftray train` does."""
+    """Runs the steps of the command `ftray train`."""
     with session():
         return train(checked, listener=clock.listen).info
 

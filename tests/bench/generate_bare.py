@@ -1,9 +1,9 @@
-"""Answers a second of a model's `generate` alone, on one thread.
+"""Measures answers per second of a model's `generate` alone, on one thread.
 
     python tests/bench/generate_bare.py MODEL PROMPTS
 
-PROMPTS: a JSON string a line. Prints one JSON object: answers one by one, and in batches of 32 that
-are padded on the left, as they come.
+PROMPTS: one JSON string per line. Prints one JSON object with two rates: answers one by one, and
+answers in batches of 32 prompts in file order, padded on the left.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BATCH, TOKENS, SECONDS = 32, 32, 8.0
 
 
 def batched(model: Any, tokenizer: Any, prompts: Sequence[str]) -> list[str]:
-    """What each prompt goes on with; `tokenizer` pads on the left."""
+    """The completion of each prompt; `tokenizer` pads on the left."""
     inputs = tokenizer(
         list(prompts), padding=True, return_tensors="pt", return_token_type_ids=False
     )

@@ -1,4 +1,4 @@
-"""The endpoint that people write: FastAPI around a Hugging Face pipeline that generates.
+"""A common hand-written endpoint: FastAPI around a Hugging Face pipeline that generates.
 
 python tests/bench/generate_fastapi.py MODEL PORT
 """
@@ -27,7 +27,8 @@ def main() -> None:
     torch.set_num_threads(1)
     write = pipeline("text-generation", model=folder, tokenizer=folder)
     app = FastAPI()
-    # Without it threads hinder one another so much that hardly any is answered.
+    # Without this lock the threads slow each other down so much that hardly any request is
+    # answered.
     one_at_a_time = threading.Lock()
 
     @app.post("/generate")

@@ -1,4 +1,4 @@
-"""A LitServe endpoint that generates in batches: who comes later waits for the batch before.
+"""A LitServe endpoint that generates in batches: a later request waits for the batch before it.
 
 python tests/bench/generate_litserve.py MODEL PORT
 """
@@ -26,7 +26,7 @@ class Generate(litserve.LitAPI):  # type: ignore[misc]
         self.tokenizer = AutoTokenizer.from_pretrained(self.folder, padding_side="left")
         self.model = AutoModelForCausalLM.from_pretrained(self.folder).eval()
 
-    # LitServe reads annotations: without one it hands over the JSON body.
+    # LitServe reads the annotations: it passes the JSON body to a parameter without one.
     def decode_request(self, request) -> str:  # type: ignore[no-untyped-def]
         return str(request["prompt"])
 

@@ -1,12 +1,13 @@
-"""Answers a second and latency of a served model that generates, side by side with LitServe, which
-runs `generate` on batches, with FastAPI around a `pipeline`, and with `generate` alone.
+"""Measures answers per second and latency of a served generating model against three others:
+LitServe, which runs `generate` on batches, FastAPI around a `pipeline`, and `generate` alone.
 
     python tests/bench/generating.py [--clients 1 8 32] [--seconds 20] [--turns 2]
         [--against CHECKOUT] [--out F.json]
 
-Needs `wrk`, and installs LitServe for itself. All go on with the same prompts for 32 tokens, at the
-likeliest, in fp32, with the same model: a Llama of 25 million random weights, which takes the time
-that a trained one would. One thread for the model; client and server share the machine.
+Needs `wrk`, and installs LitServe for itself. All contenders complete the same prompts with 32
+tokens by greedy decoding, in fp32, with the same model: a Llama with 25 million random weights,
+which takes the time of a trained one. The model has one thread; client and server share the
+machine.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def main() -> None:
 
 
 def _prompts(here: Path) -> list[str]:
-    """Sentences of 5 to 12 words, also as JSON lines in the file `asked`."""
+    """Sentences of 5 to 12 words, also written as JSON lines to the file `asked`."""
     rows = write_prompts(here / "rows.jsonl", PROMPTS).read_text().splitlines()
     prompts = [json.loads(row)["prompt"] for row in rows]
     (here / "asked").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
@@ -108,8 +109,10 @@ def _prompts(here: Path) -> list[str]:
 def report(
     results: Sequence[Result], contenders: Sequence[Contender], clients: Sequence[int]
 ) -> str:
-    """Answers a second and milliseconds by contender and number of clients, medians of the turns,
-    and ratios turn by turn."""
+    """A table of answers per second and latency in ms by contender and number of clients.
+
+    The figures are medians over the turns; ratios are taken turn by turn.
+    """
 
     def sample(name: str, count: int, key: str) -> Sample:
         found = [r for r in results if r["contender"] == name and r.get("clients") == count]

@@ -1,10 +1,11 @@
-"""What a sweep costs as it grows: with the number of trials, and with the number of rows.
+"""Measures a sweep's cost as it grows: with the number of trials, and with the number of rows.
 
     python tests/bench/growth.py [--trials 1 4 16 64] [--rows 150 600 2400] [--out F.json]
 
-First sweeps of one-step trials with one worker: what a trial costs beside its steps, taken from the
-growth of the wall time of the whole command, after the first trial in each slot. Then eight trials
-over more and more rows, with the trunk cache and without: the trunk is paid once.
+First runs sweeps of one-step trials with one worker. The growth of the whole command's wall time,
+after the first trial in each slot, gives the cost of a trial beside its steps. Then runs eight
+trials over more and more rows, with the trunk cache and without: a sweep with the cache computes
+the trunk once.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def _by_rows(options: argparse.Namespace, folder: Path) -> dict[int, dict[str, f
 
 
 def sweep(folder: Path, rows: int, trials: int, train: Mapping[str, Any]) -> float:
-    """Seconds of a whole `ftray tune` in an empty folder; nothing is trained again."""
+    """Seconds of a whole `ftray tune` in an empty folder, without training the winner again."""
     folder.mkdir()
     space = {
         "train.learning_rate": {"loguniform": [1e-4, 1e-3]},

@@ -1,10 +1,10 @@
-"""The script that people write to sweep a fine-tuning with Ray Tune and the Hugging Face Trainer.
+"""A common hand-written sweep script: fine-tuning with Ray Tune and the Hugging Face Trainer.
 
     python tests/bench/hf_sweep.py SPEC TRIALS [--group-by-length]
 
-TRIALS is a JSON list of trials, each dotted path -> value. One trial a core. The last line of
-stdout is one JSON object: the validation metrics of each trial's best epoch, and the test metrics
-of the winner.
+TRIALS is a JSON list of trials, each dotted path -> value. Each trial runs on one core. The last
+line of stdout is one JSON object: the validation metrics of each trial's best epoch, and the test
+metrics of the winner.
 """
 
 from __future__ import annotations

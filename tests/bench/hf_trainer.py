@@ -1,10 +1,10 @@
-"""The script that people write to fine-tune a classifier with the Hugging Face Trainer.
+"""A common hand-written script: fine-tuning a classifier with the Hugging Face Trainer.
 
     python tests/bench/hf_trainer.py SPEC [--group-by-length]
 
-It shares no code with ftray: of the spec it takes the numbers and the names of files. The last line
-of stdout is one JSON object: metrics of the best epoch on validation and test rows, and the rows
-and seconds of each epoch's optimizer steps.
+The script shares no code with ftray: it takes only numbers and file names from the spec. The last
+line of stdout is one JSON object: the best epoch's metrics on validation and test rows, and the
+rows and seconds of each epoch's optimizer steps.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def load_rows(spec: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Datas
 
 
 def freeze_below(model: PreTrainedModel, top: int) -> None:
-    """Train the top blocks, the pooler and the head only."""
+    """Freezes all but the top blocks, the pooler and the head."""
     layers = model.bert.encoder.layer
     for part in (model.bert.embeddings, *layers[: len(layers) - top]):
         for parameter in part.parameters():
@@ -90,7 +90,7 @@ def arguments(spec: dict[str, Any], group_by_length: bool) -> TrainingArguments:
 
 
 class Clock(TrainerCallback):
-    """Seconds from batch to batch, loading included, evaluation and saving left out."""
+    """Seconds from step to step, with loading batches, without evaluation and saving."""
 
     def __init__(self) -> None:
         self.epochs: list[float] = []
@@ -109,7 +109,7 @@ class Clock(TrainerCallback):
 
 
 def fine_tune(spec: dict[str, Any], group_by_length: bool) -> tuple[Trainer, DatasetDict, Clock]:
-    """Train as the spec says; the trainer is left with the best epoch's model."""
+    """Trains by the spec and leaves the best epoch's model in the trainer."""
     set_seed(spec["seed"])
     folder = spec["model"]["name_or_path"]
     tokenizer = AutoTokenizer.from_pretrained(folder)

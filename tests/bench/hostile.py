@@ -1,8 +1,8 @@
-"""What others wait while a client is hostile, or while the storage hangs: four clients ask on and
-on, and every answer is compared with the model's own.
+"""Measures the latency of other clients while one client is hostile or the storage hangs.
 
     python -m tests.bench.hostile [--seconds 15] [--only NAME ...]
 
+Four clients send requests all the time, and the bench compares every answer with the model's own.
 `ftray serve` follows an alias of a MiniLM on moto's S3, registered at an MLflow server.
 """
 
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def _trained(folder: Path, store: ObjectStore) -> Registry:
-    """A version whose head alone was trained, with the alias."""
+    """Trains only the head of a model, registers it and sets the alias."""
     spec = tree(
         folder,
         storage=store.url(),
@@ -130,7 +130,7 @@ def _slow(url: str, over: threading.Event) -> None:
         senders = [wires.enter_context(_connected(url)) for _ in range(SLOW_SENDERS)]
         for byte in content:
             for wire in senders:
-                with suppress(OSError):  # it was cut off
+                with suppress(OSError):  # the server closed the connection
                     wire.send(bytes([byte]))
             if over.wait(1):
                 return

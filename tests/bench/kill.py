@@ -1,13 +1,13 @@
-"""Killed at random moments, again and again: a run must end as if nothing had happened.
+"""Kills runs at random moments, again and again. Every run must end as if it had never been killed.
 
     python tests/bench/kill.py [--kills 50] [--per-run 8] [--seed 0] [--elastic] [--out F.json]
 
-`ftray train` on a Ray cluster of two nodes of this machine, a worker on each. SIGKILL hits a
-worker, the driver, or a whole node; at any time during steps, in an evaluation, or while a
-checkpoint is being written. After each the run goes on, after a driver's death by the same command.
-At its end the weights must be bit for bit those of an uninterrupted run, and so must every loss
-that is on record. With --elastic the run goes on with one worker while a node is away, and ends
-within rounding: 1e-4 of a weight, 1e-5 of a loss.
+Runs `ftray train` on a Ray cluster with two nodes on this machine, one worker per node. SIGKILL
+hits a worker, the driver, or a whole node: during steps, in an evaluation, or while a checkpoint is
+being written. After each kill the run resumes; after the driver's death the same command resumes
+it. At the end the weights and every recorded loss must be bit for bit those of an uninterrupted
+run. With --elastic the run continues with one worker while a node is away, and ends within
+rounding: 1e-4 for a weight, 1e-5 for a loss.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ CHANGES: dict[str, Any] = {
 }
 ELASTIC = {**CHANGES, "scale": {"workers": {"min": 1, "max": 2}, "max_failures": 100}}
 TOLERANCE = {"weights": 1e-4, "losses": 1e-5}
-# Ray takes half a minute to miss a node, and asks for it for a minute more, unless told otherwise.
+# By default Ray takes half a minute to notice a lost node, and Ray Train waits another minute for
+# the lost node. These settings shorten both.
 NOTICED_SOON = {"health_check_period_ms": 1000, "health_check_failure_threshold": 2}
 PATIENCE = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8"}
 
 
 @dataclass
 class Victim:
-    """A run that is killed again and again, on a cluster whose second node may die too."""
+    """A run that the bench kills again and again, on a cluster whose second node may die too."""
 
     folder: Path
     name: str
@@ -81,7 +82,10 @@ class Victim:
         return next(self.folder.glob(f"{self.name}/runs/*/*/status.json"), Path()).parent
 
     def seen(self) -> int:
-        """Lines of metrics so far: grows with each step, also one that is made again."""
+        """Number of metrics lines so far.
+
+        The number grows with each step, also with a repeated one.
+        """
         files = list(self.folder.glob(f"{self.name}/runs/*/*/metrics.jsonl"))
         return len(files[0].read_bytes().splitlines()) if files else 0
 
@@ -98,7 +102,7 @@ class Victim:
         return self.driver is not None and self.driver.poll() is not None
 
     def kill(self, kind: str, random_: random.Random) -> bool:
-        """False when there was nothing to kill."""
+        """Kills one victim of this kind. False if there was no process to kill."""
         assert self.driver is not None
         if not self.nodes:
             self.nodes.append(self.cluster.add_node(num_cpus=1))
@@ -171,7 +175,10 @@ def _torment(
 
 
 def _await(victim: Victim, moment: str, random_: random.Random) -> bool:
-    """Until the run has moved since the last kill and the moment is there; False at its end."""
+    """Waits until the run has progressed since the last kill and the moment has come.
+
+    False if the run ends first.
+    """
     before, deadline = victim.seen(), time.monotonic() + 240
     moved_at, delay = 0.0, random_.uniform(0, 2)
     while not victim.over():
@@ -189,13 +196,13 @@ def _is_there(victim: Victim, moment: str, waited: float) -> bool:
     if moment == "checkpoint":
         return victim.writing()
     if moment == "evaluation":
-        # Steps become known a third of a second late at most: then the evaluation is going on.
+        # Events arrive at most a third of a second late; by then the evaluation has begun.
         return victim.last_step() % STEPS_AN_EPOCH == 0
     return waited > 0
 
 
 def compare(found: dict[str, Any], expected: dict[str, Any], elastic: bool) -> dict[str, float]:
-    """The largest differences from the uninterrupted run; exits where there may be none."""
+    """The largest differences from the uninterrupted run. Exits where a difference is too large."""
     mine, theirs = weights(found["model_dir"]), weights(expected["model_dir"])
     known, made = losses(expected["run_dir"]), losses(found["run_dir"])
     gaps = {
@@ -203,7 +210,7 @@ def compare(found: dict[str, Any], expected: dict[str, Any], elastic: bool) -> d
         "losses": max(abs(known[step] - loss) for step, loss in made.items()),
     }
     allowed = TOLERANCE if elastic else dict.fromkeys(TOLERANCE, 0.0)
-    if any(not gap <= allowed[what] for what, gap in gaps.items()):  # NaN is no gap of zero
+    if any(not gap <= allowed[what] for what, gap in gaps.items()):  # NaN fails this comparison too
         raise SystemExit(f"{found['run']} differs from the uninterrupted run: {gaps}")
     if not elastic and found["metrics"]["test"] != expected["metrics"]["test"]:
         raise SystemExit(f"{found['run']}: the test metrics differ")

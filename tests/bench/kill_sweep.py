@@ -1,11 +1,11 @@
-"""A sweep whose driver is killed at random moments: the same trials, the same results, none twice.
+"""Kills a sweep's driver at random moments: the same trials, the same results, no trial run twice.
 
     python tests/bench/kill_sweep.py [--kills 10] [--trials 48] [--scheduler fifo] [--seed 0]
 
-`ftray tune` with a Ray of its own. SIGKILL hits the driver and the Ray inside it between half a
-second and six seconds after a trial began or ended; the same command goes on. At the end every
-trial must have the values, to the bit the metrics, and the status that it has in a sweep that was
-left alone, and no trial that had ended may have begun again.
+Runs `ftray tune` with its own Ray instance. SIGKILL hits the driver and the Ray processes inside
+it, half a second to six seconds after a trial began or ended; then the same command resumes the
+sweep. At the end every trial must have the values, the metrics (bit for bit) and the status that it
+has in an undisturbed sweep, and no finished trial may have begun again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import yaml
 from tests.helpers.processes import kill_with_children
 from tests.helpers.small_runs import tree
 
-# What a trial's end says of how long it took, and where.
+# Fields of a trial's last event that hold durations and memory, which differ from run to run.
 TIMES = ("seconds", "memory", "epoch_seconds")
 
 
@@ -76,7 +76,7 @@ def start(path: Path, log: Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, dict[str, Any]]:
-    """The trials by id."""
+    """Waits for the sweep to end, and gives its trials by id."""
     stdout, _ = process.communicate(timeout=900)
     if process.returncode:
         raise SystemExit(f"the sweep failed with {process.returncode}")
@@ -84,7 +84,7 @@ def finish(process: subprocess.Popen[str]) -> dict[str, dict[str, Any]]:
 
 
 def journal(storage: Path) -> list[dict[str, Any]]:
-    """What is on record of the trials."""
+    """The recorded events of the trials."""
     events = []
     for file in storage.glob("runs/*/*/metrics.jsonl"):
         lines = [line for line in file.read_text().splitlines() if line.endswith("}")]
@@ -108,7 +108,7 @@ def begun_again(events: list[dict[str, Any]]) -> list[str]:
 
 
 def await_moment(storage: Path, process: subprocess.Popen[str], source: random.Random) -> bool:
-    """Until a moment after one more event; False when the sweep ended before."""
+    """Waits for one more event and a random while. False if the sweep ends before."""
     before = len(journal(storage))
     while len(journal(storage)) <= before:
         if process.poll() is not None:

@@ -1,9 +1,10 @@
-"""Many trials on few slots, most of them stopped early: what is left when the sweep is over.
+"""Runs many trials on few slots, most of them stopped early, and looks for leaks after the sweep.
 
     python tests/bench/leaks.py [--trials 200] [--rows 200] [--cpus 2]
 
-One Ray in this process, and ASHA on trials of up to nine epochs. Ends with an error when anything
-is still pending or held, or lies anywhere that the sweep does not end with.
+Runs one Ray instance in this process, and ASHA on trials of up to nine epochs. Exits with an error
+if a placement group, an actor or a CPU is still held, or if a file is left that a finished sweep
+should not leave.
 """
 
 from __future__ import annotations
@@ -66,7 +67,10 @@ def main() -> None:
 
 
 def search(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], Path]:
-    """How the trials ended, and the sweep's run folder."""
+    """Runs the sweep.
+
+    Returns the trials' statuses with their counts, and the sweep's run folder.
+    """
     section = {"trials": options.trials, "space": SPACE, "scheduler": "asha", "refit": False}
     data = {"train": str(write_rows(folder / "rows.jsonl", options.rows))}
     train = {"epochs": 9, "trunk_cache": "on"}
@@ -86,14 +90,15 @@ def search(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], Pat
 
 
 def _left(run: Path, cpus: int) -> list[str]:
-    """What of Ray and in the run's folder should be gone."""
+    """Ray objects and files in the run folder that the sweep should have removed."""
     found = []
     wait_for_free_cpus(cpus)
     for group in placement_group_table().values():
         if group["state"] != "REMOVED":
             found.append(f"placement group {group['placement_group_id']}: {group['state']}")
     for actor in actors().values():
-        # Ray Data keeps some of its own, which hold nothing, for as long as the cluster lives.
+        # Ray Data keeps some actors of its own, which hold no resources, as long as the cluster
+        # lives.
         if actor["State"] != "DEAD" and actor["ActorClassName"] not in OF_RAY_DATA:
             found.append(f"actor {actor['ActorClassName']}: {actor['State']}")
     expected = {"spec.yaml", "status.json", "metrics.jsonl", "report.html"}
@@ -102,7 +107,7 @@ def _left(run: Path, cpus: int) -> list[str]:
 
 
 def _outside() -> set[Path]:
-    """Of ftray, in shared memory and among the temporary files."""
+    """ftray's files in shared memory and in the folder for temporary files."""
     return {*SHARED_MEMORY.glob("ftray-*"), *TEMPORARY.glob("ftray-*")}
 
 

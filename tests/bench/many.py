@@ -1,12 +1,12 @@
-"""Many fine-tunes of one base: in one process that shares what they have in common, against one
-process for each.
+"""Compares many fine-tunes of one base in one process with one process for each.
 
     python tests/bench/many.py [--models 16] [--trained 2] [--seconds 10]
 
-Needs `wrk`. The fine-tunes have MiniLM's weights but for their heads and upper blocks, and answer
-the demo's reviews to 64 clients: every request a review of its own for the next model; and every
-review for all models, one after the other. One process has both cores, as the many have. Memory is
-the proportional set size of the replicas: what several of them share is counted once.
+Needs `wrk`. The one process shares what the fine-tunes have in common. The fine-tunes have MiniLM's
+weights except for their heads and upper blocks, and answer the demo's reviews to 64 clients. In one
+workload every request has another review and goes to the next model; in the other every review goes
+to all models, one after the other. The one process has both cores, as have the many together.
+Memory is the proportional set size of the replicas, which counts shared pages once.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _together(here: Path, models: Sequence[str]) -> PathOf:
 
 
 def _run(applications: dict[str, dict[str, Any]]) -> None:
-    """Route -> arguments of the builder."""
+    """Runs one Serve application per entry. applications: route -> arguments of the builder."""
     from ray import serve
 
     from ftray.serve.app import build

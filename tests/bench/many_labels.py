@@ -1,8 +1,9 @@
-"""What thousands of labels cost: files, memory and time of training, exporting and serving.
+"""Measures the cost of thousands of labels: files, memory and time of training, export and serving.
 
     python tests/bench/many_labels.py [--labels 1000 10000] [--out F.json]
 
-Five rows a label and a BERT of two narrow blocks, so that what is left grows with the labels alone.
+Uses five rows per label and a BERT with two narrow blocks, so that the measured cost grows with the
+number of labels alone.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def measure(folder: Path, labels: int) -> dict[str, float]:
 
 
 def write_base(folder: Path) -> None:
-    """A BERT of two narrow blocks with MiniLM's tokenizer, its weights drawn."""
+    """Writes a BERT with two narrow blocks, random weights and MiniLM's tokenizer."""
     import torch
     from transformers import BertConfig, BertModel
 
@@ -120,7 +121,10 @@ def write_rows(file: Path, labels: int) -> None:
 
 
 def trained(folder: Path) -> tuple[float, int, dict[str, Any]]:
-    """Seconds of `ftray train`, the most bytes that one of its processes held, and its result."""
+    """Runs `ftray train`.
+
+    Returns its seconds, the most bytes that one of its processes held, and its result.
+    """
     command = [sys.executable, "-m", "ftray", "train", "spec.yaml", "--json"]
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -147,7 +151,7 @@ def trained(folder: Path) -> tuple[float, int, dict[str, Any]]:
 
 
 def largest(processes: list[psutil.Process]) -> int:
-    """The most bytes that one of them holds."""
+    """The resident bytes of the largest process."""
     held = [0]
     for process in processes:
         try:

@@ -1,4 +1,4 @@
-"""Figures of repeated runs, and tables of them."""
+"""Statistics of repeated runs, and Markdown tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sample:
-    """The same figure of several runs."""
+    """The same figure from several runs."""
 
     values: tuple[float, ...]
 
@@ -23,11 +23,15 @@ class Sample:
 
     @property
     def deviation(self) -> float:
-        """Standard deviation as estimated from the sample; 0 for a single run."""
+        """Standard deviation estimated from the sample; 0 for a single run."""
         return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
 
     def over(self, other: Sample) -> Sample:
-        """Ratios run by run: neighbours in time, so that a machine's drift cancels."""
+        """Ratios run by run.
+
+        The two runs of a ratio are neighbours in time, so that a drift of the machine's speed
+        cancels.
+        """
         return Sample(tuple(a / b for a, b in zip(self.values, other.values, strict=True)))
 
     def mean_and_deviation(self, digits: int = 4) -> str:

@@ -1,8 +1,9 @@
-"""Peak memory of real training beside what `ftray validate` foresees: VmHWM of two processes.
+"""Compares the peak memory of real training with the estimate of `ftray validate`.
 
     python -m tests.bench.memory
 
-Three models under ZeRO 0 to 3, a few steps each, all in fresh processes. The goal: within 15 %.
+The peak is VmHWM of two worker processes. Trains three models under ZeRO 0 to 3, a few steps each,
+all in fresh processes. The goal: an estimate within 15 %.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ STAGES = (0, 1, 2, 3)
 WORLD, LENGTH, ROWS = 2, 128, 48
 LABELS = ("bad", "good", "mixed")
 ROOT = Path(__file__).parents[2]
-# As transformers names them, at the width of the base models.
+# Model shapes by transformers' family name, at the width of the base models.
 MADE: dict[str, dict[str, Any]] = {
     "distilbert": {"dim": 768, "n_layers": 6, "n_heads": 12, "hidden_dim": 3072},
     "gpt2": {"n_embd": 768, "n_layer": 4, "n_head": 12, "n_positions": 512},
@@ -54,7 +55,7 @@ def _depth(unfreeze: str) -> str | int:
 
 
 def _make(family: str, folder: Path) -> Path:
-    """A model folder of that family with random weights."""
+    """A model folder of this family with random weights."""
     from tests.helpers.tiny_networks import tiny_network
 
     target = folder / family
@@ -89,7 +90,7 @@ def _estimate(order: dict[str, Any]) -> int:
 
 
 def _measure(order: dict[str, Any], folder: Path) -> list[int]:
-    """VmHWM of each worker, in bytes."""
+    """Trains in fresh processes. Returns VmHWM of each worker, in bytes."""
     with tempfile.TemporaryDirectory(dir=folder) as work:
         where = {"WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
         processes = [
@@ -110,7 +111,10 @@ def _measure(order: dict[str, Any], folder: Path) -> list[int]:
 
 
 class Rows:
-    """Random rows of the greatest length, with the interface of EncodedSplit."""
+    """Random rows with the interface of EncodedSplit.
+
+    The rows have the maximum length, except that every seventh is one token shorter.
+    """
 
     def __init__(self, rows: int) -> None:
         import numpy as np
@@ -134,7 +138,7 @@ class Data:
 
 
 class Silent:
-    """An observer that hears nothing."""
+    """An observer that ignores all events."""
 
     def phase(self, progress: Any) -> None: ...
 
@@ -177,7 +181,7 @@ def _worker(order: dict[str, Any], work: str) -> None:
 
 
 def high_water() -> int:
-    """The most memory that this process has had resident, in bytes."""
+    """The peak resident memory of this process, in bytes."""
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
     return int(line.split()[1]) * 1024
 

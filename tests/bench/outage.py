@@ -1,15 +1,16 @@
-"""A storage that fails in the middle of everything: a run ends right, or the same command goes on.
+"""Makes the storage fail in every phase of a run: the run ends correctly or can be resumed.
 
     python tests/bench/outage.py [--seconds 60] [--phases start,steps,epoch,export,tune,promote]
                                  [--faults stopped,BUSY,CUT_UPLOADS] [--full-disk] [--out F.json]
 
-Runs of two workers on moto's S3 with an MLflow server. In each phase the store is stopped, answers
-503 or cuts uploads off, for that long. After it the weights must be bit for bit those of a run that
-nothing disturbed, every step must be on record, and MLflow must say FINISHED. What fails is
-started again by the same command once the store is well, and must then go on, not begin anew.
+Runs use two workers on moto's S3 with an MLflow server. In each phase the store is stopped, answers
+503, or cuts uploads off, for `--seconds`. Afterwards the weights must be bit for bit those of an
+undisturbed run, every step must be recorded, and MLflow must say FINISHED. When a command fails,
+the bench repeats the same command once the store works again; that command must resume the run, not
+begin a new one.
 
 With --full-disk the storage root is instead a tmpfs of 100 MB (which takes the right to mount), on
-which the run fails; then there is room, and the same command must go on.
+which the run fails. Then the bench enlarges the tmpfs, and the same command must resume the run.
 """
 
 from __future__ import annotations
@@ -56,7 +57,11 @@ SPACE = {"train.learning_rate": {"choice": [1e-4, 5e-4]}, "train.epochs": {"choi
 
 @dataclass
 class Result:
-    """tries: commands until one ended well; goes_on: whether those after the first took its run."""
+    """The result of one disturbed run.
+
+    tries: number of commands until one succeeded; goes_on: whether later commands resumed the first
+    command's run.
+    """
 
     phase: str
     fault: str
@@ -69,7 +74,7 @@ class Result:
 
 
 class Bench:
-    """One store and one MLflow server for all runs."""
+    """Runs all phases with one store and one MLflow server."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
         self.folder, self.seconds = folder, seconds
@@ -81,7 +86,7 @@ class Bench:
         self.expected = weights(self._local(train(self._checked("undisturbed"))))
 
     def run(self, phase: str, fault: str) -> Result:
-        """Disturb one run in one phase."""
+        """Disturbs one run in one phase."""
         if phase == "promote":
             return self._promote(fault)
         name = f"{phase}-{fault}".lower().replace("_", "-")
@@ -117,7 +122,11 @@ class Bench:
         self.store.close()
 
     def _promote(self, fault: str) -> Result:
-        """A person waits for it: it says soon what is wrong, and the same command does it later."""
+        """Promotes a model while the store fails.
+
+        A person waits for this command, so it must report the fault soon; the same command succeeds
+        later.
+        """
         started = time.monotonic()
         ending = threading.Thread(target=self._fail, args=(fault,))
         ending.start()
@@ -168,7 +177,7 @@ class Bench:
 
 
 class _Trouble:
-    """Begins once, at a moment of the first try, and ends by itself."""
+    """A fault of the store that begins once, at a moment of the first try, and ends by itself."""
 
     def __init__(self, fail: Callable[[], None], moment: str) -> None:
         self._moment = moment
@@ -195,7 +204,7 @@ class _Trouble:
 
 
 def full_disk(folder: Path) -> Result:
-    """On a disk of 100 MB, and then on the same with room."""
+    """Trains on a disk of 100 MB, and again on the same disk enlarged to 1 GB."""
     disk = folder / "disk"
     disk.mkdir()
     os.environ.pop("MLFLOW_TRACKING_URI", None)

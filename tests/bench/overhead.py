@@ -1,11 +1,11 @@
-"""What ftray's step loop costs over a bare PyTorch loop, and what its checkpoints cost.
+"""Measures the cost of ftray's step loop over a bare PyTorch loop, and the cost of its checkpoints.
 
     python tests/bench/overhead.py [--rows 2500] [--repeats 3] [--unfreeze 2 all] [--every 50]
         [--threads 1] [--out F.json]
 
-One process each, in turns, on the same batches: collation, forward, backward, clipping, AdamW. The
-middle one of three epochs is measured, so that a checkpoint that the last epoch leaves behind is
-paid for by the one that is measured.
+Each contender runs in one process; contenders take turns on the same batches: collation, forward,
+backward, clipping, AdamW. The figures are those of the second of three epochs, so that the measured
+epoch also pays for a checkpoint that the first epoch left to be written.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def rate(result: Result) -> float:
-    """Samples/s of the middle epoch."""
+    """Samples/s of the second of three epochs."""
     epoch = result["epochs"][1]
     return epoch["rows"] / epoch["seconds"]
 

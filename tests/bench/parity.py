@@ -1,10 +1,11 @@
-"""ftray against the plain Hugging Face Trainer: the same rows, the same settings, side by side.
+"""Compares ftray with the plain Hugging Face Trainer on the same rows and settings.
 
     python tests/bench/parity.py [--seeds 3] [--rows 2500] [--epochs 3] [--repeats 3]
         [--unfreeze all 2] [--precision bf16] [--threads 2] [--only speed|accuracy] [--out F.json]
 
-Everything is run here and now, in turns, and in the opposite order every other time, so that the
-drift of a noisy machine meets all alike. Beside this file, README.md says how to read the tables.
+All runs happen on this machine, in turns, and in the opposite order every other turn, so that a
+drift of the machine's speed affects all contenders alike. README.md in this folder explains the
+tables.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from measure import Sample, table
 
 METRICS = {"accuracy": "accuracy", "f1_macro": "macro-F1"}
 CONTENDERS = (AS_WRITTEN, TUNED, ALONE, WORKERS)
-# Speed is measured after an epoch of warming up, over one whole epoch: each row once, so that no
-# order of the batches gains by what is left out.
+# Speed is measured over one whole epoch after a warm-up epoch. A whole epoch has each row once, so
+# that no contender gains by its order of batches.
 SPEED_EPOCHS = 2
 SPEED_HELD_OUT = 64
 FIRST_SEED = 1
@@ -33,7 +34,7 @@ FIRST_SEED = 1
 
 def main() -> None:
     options = _options()
-    # Runs are on this machine and leave nothing behind.
+    # Runs use this machine alone and record nothing on a tracking server.
     for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
         os.environ.pop(name, None)
     report: dict[str, Any] = {"options": vars(options), "machine": _machine()}
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 def accuracy(options: argparse.Namespace) -> list[Result]:
-    """The best epoch's test metrics over seeds: the script as people write it, and ftray."""
+    """The best epoch's test metrics over seeds, for the script as written and for ftray."""
     results: list[Result] = []
     with stage(options.rows, options.threads) as here:
         for turn, seed in enumerate(range(FIRST_SEED, FIRST_SEED + options.seeds)):
@@ -122,7 +123,7 @@ def rate(result: Result) -> float:
 def _turn(
     number: int, settings: Sequence[int | str], contenders: Sequence[Contender]
 ) -> Iterator[tuple[int | str, Contender]]:
-    """Every contender once in every setting; the other way round in every other turn."""
+    """Yields every contender once in every setting, in the opposite order in every other turn."""
     for setting in settings:
         for contender in contenders if number % 2 == 0 else reversed(contenders):
             yield setting, contender

@@ -1,11 +1,11 @@
-"""`ftray predict` over many rows against the bare batched forward pass, and killed half-way.
+"""Compares `ftray predict` with the bare batched forward pass, and kills it half-way.
 
     python tests/bench/predict.py [--rows 100000] [--bare-rows 8000]
 
-The rows are the demo's movie reviews, again and again with a number in front. Bare: as many
-processes as ftray has actors, each with one thread, on rows of like length. The whole command is
-measured, from the file to the file; and, as that has a start of some seconds, what it takes beyond
-a run of 1,000 rows.
+The rows are the demo's movie reviews, repeated, each with a number in front. The bare side runs as
+many processes as ftray has actors, each with one thread, on batches in file order and on batches of
+similar length. The bench measures the whole command, from file to file. Because the command takes
+some seconds to start, the bench also gives the rate beyond a run of 1,000 rows.
 """
 
 from __future__ import annotations
@@ -67,8 +67,10 @@ def _rows(folder: Path, reviews: list[str], count: int) -> Path:
 
 
 def _bare(folder: Path, model: str, rows: Path, count: int) -> tuple[float, float]:
-    """Rows a second of all processes together, on so many of the rows, from all over the file: in
-    batches as they come, and of like length."""
+    """Rows per second of all bare processes together, on `count` rows from all over the file.
+
+    Returns the rates for batches in file order and for batches of similar length.
+    """
     texts, lines = folder / "texts", rows.read_text().splitlines()
     chosen = (json.loads(lines[n * len(lines) // count])["text"] for n in range(count))
     texts.write_text("".join(json.dumps(text) + "\n" for text in chosen))

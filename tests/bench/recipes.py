@@ -1,11 +1,11 @@
-"""Which way of freezing helps with few examples: 50 a class of the movie reviews.
+"""Compares freezing recipes with few examples: 50 per class of the movie reviews.
 
     python tests/bench/recipes.py [--examples 50] [--seeds 5] [--first 1] [--epochs 10]
         [--out F.json]
 
-Each seed draws its own training and validation rows, as many of each, the head and the order. Each
-method takes the learning rate, of the same three, and the epoch that do best on the validation
-rows; test metrics on the demo's 1,000 held-out reviews are of that choice alone.
+Each seed draws its own training rows and as many validation rows, the head and the order. Each
+method takes the learning rate, out of the same three, and the epoch with the best validation
+metric. Test metrics on the demo's 1,000 held-out reviews come from that choice alone.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _spec(folder: Path, seed: int, options: argparse.Namespace) -> Spec:
-    """The demo's spec on rows of its training split drawn by `seed`."""
+    """The demo's spec on rows that `seed` draws from its training split."""
     subprocess.run([sys.executable, ROOT / "jobs" / "demo_data.py"], check=True, stdout=sys.stderr)
     shipped = load(ROOT / "jobs" / "movie-sentiment.yaml")
     by_label: dict[str, list[str]] = defaultdict(list)
@@ -123,7 +123,7 @@ def _train(
 
 
 def _test(data: EncodedDataset, chosen: dict[str, Any]) -> dict[str, float]:
-    """Test metrics of the best epoch of a run."""
+    """Test metrics of a run's best epoch."""
     spec = chosen["spec"]
     base = load_base(spec.model, spec.task, spec.seed, data.labels)
     folder = Path(best(chosen["kept"]).path)

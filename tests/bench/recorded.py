@@ -1,10 +1,10 @@
-"""What a person sees of a command, recorded in tmux: no silence, no wrapped line.
+"""Records a command's terminal output in tmux and checks it: no silence, no wrapped line.
 
     python tests/bench/recorded.py [--verb train tune] [--width 80 100] [--silence 5] [--keep DIR]
 
-A small spec is run on a terminal of that width. Twice a second the screen is captured. It fails
-where the screen stays the same for longer than `--silence`, or where a line goes over its
-edge. `--keep` takes each screen that differs from the one before, with its second.
+Runs a small spec on a terminal of each width and captures the screen twice a second. The bench
+fails if the screen stays the same for longer than `--silence` seconds, or if a line is wider than
+the terminal. `--keep` writes each screen that differs from the one before, with its second.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def record(verb: str, width: int, silence: float, keep: Path | None) -> list[str]:
-    """What is wrong with what is seen of the command."""
+    """Runs the command and gives the faults of its terminal output."""
     with tempfile.TemporaryDirectory(prefix="rec-", dir="/tmp") as name:
         folder = Path(name)
         terminal = Terminal(f"ftray-{os.getpid()}", width, _command(folder, verb))
@@ -59,7 +59,10 @@ def record(verb: str, width: int, silence: float, keep: Path | None) -> list[str
 
 
 def _silences(screens: list[tuple[float, str]], most: float) -> list[str]:
-    """`screens`: each that differs from the one before it, and when it was first seen."""
+    """The silences longer than `most` seconds.
+
+    screens: each screen that differs from the one before it, with the second at which it appeared.
+    """
     return [
         f"{after - before:.1f} s of silence after {before:.1f} s"
         for (before, _), (after, _) in zip(screens, screens[1:], strict=False)
@@ -68,7 +71,7 @@ def _silences(screens: list[tuple[float, str]], most: float) -> list[str]:
 
 
 def _wrapped(lines: list[str], width: int) -> list[str]:
-    """Lines of the whole history, each joined where the terminal broke it."""
+    """Lines wider than the terminal. tmux has joined each line that the terminal wrapped."""
     return [f"wrapped: {line[:60]}…" for line in lines if len(line.rstrip()) > width]
 
 
@@ -76,7 +79,8 @@ def _command(folder: Path, verb: str) -> str:
     spec: dict[str, Any] = tree(
         folder, train={"epochs": 2, "baselines": True}, scale={"workers": 1}
     )
-    spec["storage"] = "storage"  # relative, so that what is shown is no longer than what is typed
+    # a relative path, so that no shown line is longer than on a user's terminal
+    spec["storage"] = "storage"
     if verb == "tune":
         space = {
             "train.learning_rate": {"choice": [1e-4, 5e-4, 1e-3]},
@@ -98,12 +102,12 @@ def _command(folder: Path, verb: str) -> str:
 
 
 class Terminal:
-    """A tmux session of one window in which a command runs."""
+    """A tmux session with one window in which a command runs."""
 
     def __init__(self, name: str, width: int, command: str) -> None:
         self._name = name
         self.lines: list[str] = []
-        """Of the whole history at its end, joined where they were broken."""
+        """Lines of the whole history at the end, joined where the terminal wrapped them."""
         self._tmux("kill-session", "-t", name, check=False)
         self._tmux(
             *("new-session", "-d", "-s", name, "-x", str(width), "-y", "50"),

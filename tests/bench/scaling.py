@@ -1,14 +1,14 @@
-"""Data-parallel training on this machine: one worker against two, with one thread each.
+"""Measures data-parallel training on this machine: one worker against two, with one thread each.
 
     python tests/bench/scaling.py [--unfreeze 2 all] [--batch-size 32] [--repeats 3] [--stage 0]
         [--rows 2500] [--out F.json]
 
-The same global batches, ftray's own loop, without Ray (which is out of the way while steps are
-made). Efficiency is the speed of two workers over twice that of one, run by run. `2 apart` are two
-that know nothing of each other and train with half the batch each: what the machine gives to two
-processes at all. The parts of a step are timed inside of the processes, mean over ranks: `backward`
-holds the time in which gradients are added up, `waiting` is the time until the other rank has its
-loss.
+Both use the same global batches and ftray's own loop, without Ray (which takes no part in a step).
+Efficiency is the speed of two workers over twice the speed of one, run by run. `2 apart` are two
+independent processes that train with half the batch each: the most that the machine gives to two
+processes. The parts of a step are timed inside the processes, as means over ranks. `backward`
+includes the all-reduce of the gradients; `waiting` is the time in `DistContext.sum`. A step adds
+its losses up in `DistContext.totals`, whose time counts as `rest`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def measure(spec: str, count: int, apart: bool) -> Parts:
-    """Milliseconds of each part of a step, in processes of their own."""
+    """Milliseconds of each part of a step, measured in processes of their own."""
     context = mp.get_context("spawn")
     results: Any = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +99,7 @@ def work(rank: int, world: int, folder: str, text: str, results: Any) -> None:
     spec, data = checked.spec, prepare(checked).data
     settle(spec)
     if world > 1:
-        # Without these DeepSpeed goes looking for MPI.
+        # Without these variables DeepSpeed searches for MPI.
         names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": 0}
         os.environ.update({name: str(value) for name, value in names.items()})
         os.environ["MASTER_ADDR"] = "127.0.0.1"
@@ -138,12 +138,13 @@ class Clock:
         if event["epoch"] == 2:
             self._steps += 1
             self._spent["rest"] += event["seconds"]
-        # From the last step of the first epoch to the last of the second, evaluations left out.
+        # Times from the last step of the first epoch to the last step of the second, without
+        # evaluations.
         self._timing = event["steps"] <= 2 * event["step"] < 2 * event["steps"]
 
     def epoch(self, metrics: dict[str, Any]) -> None:
         if not self._steps:
-            self._spent = defaultdict(float)  # those of the evaluation before
+            self._spent = defaultdict(float)  # drops times from the evaluation
 
     def phase(self, progress: Progress) -> None: ...
 

@@ -1,9 +1,9 @@
-"""Rows a second of a model's forward pass alone, on one thread: nobody can serve faster.
+"""Measures rows per second of a model's forward pass alone: an upper bound for serving.
 
     python tests/bench/serve_bare.py MODEL TEXTS PRECISION
 
-TEXTS: a JSON string a line. Prints one JSON object: rows one by one, in batches of 32 as they come,
-and in batches of 32 of like length.
+Runs on one thread. TEXTS: one JSON string per line. Prints one JSON object with three rates: rows
+one by one, in batches of 32 in file order, and in batches of 32 of similar length.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> None:
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    # Weights rounded once: autocast alone would round them in every pass.
+    # The weights are rounded once here: autocast alone would round them in every pass.
     for module in model.modules():
         if rounds and isinstance(module, torch.nn.Linear):
             module.to(torch.bfloat16)

@@ -1,4 +1,4 @@
-"""The endpoint that people write: FastAPI around a Hugging Face pipeline.
+"""A common hand-written endpoint: FastAPI around a Hugging Face pipeline.
 
 python tests/bench/serve_fastapi.py MODEL PORT PRECISION
 """

@@ -29,7 +29,7 @@ class Classify(litserve.LitAPI):  # type: ignore[misc]
             if self.rounds and isinstance(module, torch.nn.Linear):
                 module.to(torch.bfloat16)
 
-    # LitServe reads annotations: without one it hands over the JSON body.
+    # LitServe reads the annotations: it passes the JSON body to a parameter without one.
     def decode_request(self, request) -> str:  # type: ignore[no-untyped-def]
         return str(request["text"])
 

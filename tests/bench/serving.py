@@ -1,15 +1,16 @@
-"""Requests a second and latency of a served model, side by side with LitServe, Infinity, a FastAPI
-application around a `pipeline`, and with the bare forward pass.
+"""Measures requests per second and latency of a served model against other servers.
 
     python tests/bench/serving.py [--clients 1 8 64] [--seconds 4] [--turns 5] [--precision bf16]
         [--infinity BIN/infinity_emb] [--against CHECKOUT] [--out F.json]
 
-Needs `wrk`, and installs LitServe for itself. Infinity, from another environment, takes part where
-its command is given, and so does the ftray of another checkout. All answer the same reviews with
-the same MiniLM in the same precision, unless their name says another, one thread for the model;
-client and server share the machine. The servers are asked by turns of a few seconds, and stand
-still while another is asked: a machine's speed may change from minute to minute, and each ratio is
-of neighbours.
+The others are LitServe, Infinity, a FastAPI application around a `pipeline`, and the bare forward
+pass. Needs `wrk`, and installs LitServe for itself. Infinity, from another environment, takes part
+if its command is given, and so does the ftray of another checkout.
+
+All contenders answer the same reviews with the same MiniLM in the same precision, unless their name
+says otherwise, with one thread for the model; client and server share the machine. The load goes to
+one server at a time, in turns of a few seconds, while the other servers are stopped. A machine's
+speed may change from minute to minute, so each ratio is taken between neighbours in time.
 """
 
 from __future__ import annotations
@@ -47,9 +48,12 @@ SETTLE_SECONDS = 6.0
 
 @dataclass(frozen=True)
 class Contender:
-    """command: of Python, with MODEL, PORT and PRECISION to be filled in; path and key: where texts
-    go, and as what; more: of the body; has_peers: whether it needs what was installed for the
-    benchmark alone; program: that runs the command, if it is not this Python."""
+    """A server to measure.
+
+    command: arguments with the placeholders MODEL, PORT and PRECISION; path and key: URL path and
+    JSON field for the text; more: other fields of the body; has_peers: whether the server needs the
+    packages installed for the benchmark alone; program: the executable, this Python by default.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -71,7 +75,7 @@ class Server:
     pid: int
 
     def halt(self) -> None:
-        """None of its processes runs."""
+        """Stops all processes of the server (SIGSTOP)."""
         self._tell(signal.SIGSTOP)
 
     def go_on(self) -> None:
@@ -79,7 +83,7 @@ class Server:
 
     @contextmanager
     def awake(self) -> Iterator[str]:
-        """It runs meanwhile: its URL."""
+        """Lets the server run inside the block. Yields its URL."""
         self.go_on()
         try:
             yield self.url
@@ -115,7 +119,7 @@ BARE, AGAINST = "bare forward", "ftray (against)"
 
 
 def infinity(program: str) -> Contender:
-    """Infinity's command; it takes a model's name from its folder."""
+    """The command line of Infinity, which takes the model's name from its folder."""
     options = ("--engine", "torch", "--device", "cpu", "--dtype", "PRECISION", "--no-model-warmup")
     served = ("--served-model-name", "m", "--batch-size", str(BATCH), "--no-bettertransformer")
     where = ("--host", "127.0.0.1", "--port", "PORT")
@@ -163,7 +167,7 @@ def main() -> None:
                     contender, folders[contender], peers, here.folder, options.precision
                 )
                 servers[contender] = all_of_them.enter_context(server)
-                # A deadline of what still starts would go by while it stands still.
+                # Halting a server that still starts would let its startup deadlines expire.
                 time.sleep(SETTLE_SECONDS)
                 servers[contender].halt()
             for turn in range(options.turns):
@@ -184,8 +188,11 @@ def main() -> None:
 
 
 def trained(here: Stage, more: Mapping[str, Any] | None = None) -> str:
-    """The folder of a model; unless `more` says otherwise its head alone was trained: what it
-    answers does not matter."""
+    """Trains a model and returns its folder.
+
+    By default only the head is trained, because the answers do not matter here. more: changes to
+    the spec.
+    """
     changes = {
         "train.unfreeze": 0,
         "train.epochs": 1,
@@ -202,7 +209,7 @@ def trained(here: Stage, more: Mapping[str, Any] | None = None) -> str:
 
 
 def for_another(model: str, serve: Mapping[str, Any]) -> str:
-    """The same model with these settings alone: another ftray may not know the others."""
+    """Copies the model with only these serve settings: another ftray may not know the others."""
     folder = f"{model}-against"
     shutil.copytree(model, folder)
     manifest = json.loads((Path(folder) / "ftray.json").read_text())
@@ -221,7 +228,7 @@ def run_python(*command: str) -> str:
 
 
 def _texts(here: Stage, count: int) -> list[str]:
-    """Reviews of the test split, also written as JSON lines to the file `texts`."""
+    """Reviews from the test split, also written as JSON lines to the file `texts`."""
     lines = Path(str(here.spec.data.test)).read_text(encoding="utf-8").splitlines()[:count]
     texts = [json.loads(line)["text"] for line in lines]
     (here.folder / "texts").write_text("".join(json.dumps(text) + "\n" for text in texts))
@@ -232,7 +239,7 @@ def _texts(here: Stage, count: int) -> list[str]:
 def running(
     contender: Contender, model: str, peers: Path, folder: Path, precision: str = "fp32"
 ) -> Iterator[Server]:
-    """The contender's server, once it answers."""
+    """Starts the contender's server and yields it once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -287,8 +294,10 @@ def _await(contender: Contender, url: str, server: subprocess.Popen[bytes], log:
 
 
 def report(results: Sequence[Result], names: Sequence[str], clients: Sequence[int]) -> str:
-    """Requests a second and milliseconds by contender and number of clients, medians of the
-    turns, and the ratios that matter, turn by turn."""
+    """A table of requests per second and latency in ms by contender and number of clients.
+
+    The figures are medians over the turns. The lines below the table give ratios, turn by turn.
+    """
 
     def sample(name: str, count: int, key: str) -> Sample:
         found = [r for r in results if r["contender"] == name and r["clients"] == count]

@@ -1,13 +1,12 @@
-"""Seconds that pass around the steps: from the command to the first step, and from the last to its
-end.
+"""Measures the time of a command before its first step and after its last step.
 
     python tests/bench/startup.py [--rows 300] [--repeats 3] [--only NAME ...]
         [--against CHECKOUT] [--out F.json]
 
-`ftray train` with one worker and with two, `ftray tune` until its first trial, and a script with
-the Hugging Face Trainer that trains on the same rows. Every run is a command of its own, in a fresh
-storage root, and contenders take turns. `--against` measures the ftray of another checkout too. The
-moments are told by what a run leaves behind: its lines, its files, the events in metrics.jsonl.
+Measures `ftray train` with one worker and with two, `ftray tune` until its first trial, and a
+script with the Hugging Face Trainer that trains on the same rows. Every run is a command of its own
+in a fresh storage root, and contenders take turns. `--against` also measures the ftray of another
+checkout. The moments come from a run's lines, files and events in metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ Moments = dict[str, float]
 
 @dataclass(frozen=True)
 class Contender:
-    """A command on one spec. `checkout`: where its ftray lies."""
+    """A command on one spec. `checkout`: the root of its ftray."""
 
     name: str
     verb: str
@@ -89,7 +88,10 @@ def main() -> None:
 
 
 def report(runs: list[dict[str, Any]]) -> str:
-    """Seconds since the command, medians; `fixed` is all but the time from first to last step."""
+    """Median seconds since the start of the command.
+
+    `fixed` is all but the time from first to last step.
+    """
     names = list(dict.fromkeys(run["contender"] for run in runs))
     rows = []
     for moment in (*MOMENTS, "fixed"):
@@ -103,7 +105,7 @@ def report(runs: list[dict[str, Any]]) -> str:
 
 
 def measure(contender: Contender, rows: int) -> Moments:
-    """Run the command once; seconds from its start to each moment."""
+    """Runs the command once. Returns the seconds from its start to each moment."""
     with tempfile.TemporaryDirectory(prefix="su-", dir="/tmp") as name:
         folder = Path(name)
         command = _command(contender, write_spec(folder, contender, rows))
@@ -126,7 +128,7 @@ def measure(contender: Contender, rows: int) -> Moments:
 
 
 def write_spec(folder: Path, contender: Contender, rows: int) -> Path:
-    """The spec as resolved, which the script beside this one reads too."""
+    """Writes the spec. The Hugging Face script reads the resolved one."""
     files = {
         split: str(write_rows(folder / f"{split}.jsonl", count, seed))
         for seed, (split, count) in enumerate(
@@ -169,7 +171,7 @@ def _command(contender: Contender, spec: Path) -> list[str]:
 
 
 class _Watch:
-    """Notes when things happen to a command whose files lie below `folder`."""
+    """Records when things happen to a command whose files lie below `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -179,7 +181,7 @@ class _Watch:
         self._read = 0
 
     def follow(self, process: subprocess.Popen[bytes]) -> str:
-        """Until the process has ended; what it said on stderr."""
+        """Watches until the process ends. Returns its stderr."""
         lines: list[str] = []
         assert process.stdout is not None and process.stderr is not None
         out: list[bytes] = []

@@ -1,13 +1,13 @@
-"""A sweep with ftray against Ray Tune driving the HF Trainer: the same trials, in one run.
+"""Compares a sweep of ftray with Ray Tune driving the HF Trainer, on the same trials.
 
     python tests/bench/sweep.py [--rows 2500] [--trials 12] [--repeats 1] [--seed 42]
         [--only NAME ...] [--out F.json]
     python tests/bench/sweep.py --model bert-base --rows 240 --trials 16 --depths 3
-        12 blocks of random weights: only what ftray does with and without its cache
+        12 blocks of random weights: only ftray with and without its cache
 
-Wall time is of the whole command, from the files to the winner's test metrics. Nobody stops a
-trial early and nobody trains the winner again, so that all do the same work. ftray draws the
-trials; the others are given them.
+Wall time covers the whole command, from the files to the winner's test metrics. No contender stops
+a trial early or trains the winner again, so that all do the same work. ftray draws the trials; the
+other contenders receive them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ PATHS = ("train.learning_rate", "train.batch_size", "train.epochs", "train.unfre
 
 @dataclass(frozen=True)
 class Contender:
-    """`cache` as train.trunk_cache for ftray; None: the script beside this one, so called."""
+    """A contender of the sweep.
+
+    cache: train.trunk_cache of ftray, or None for the script hf_sweep.py, called with `options`.
+    """
 
     name: str
     cache: str | None = None
@@ -64,7 +67,7 @@ def main() -> None:
         contenders = [CACHED, UNCACHED]
     assert contenders[0] is CACHED, "it draws the trials that the others are given"
     results: list[Result] = []
-    # Without trained weights a test set would only cost time.
+    # Without trained weights a large test set would only cost time.
     held_out = None if options.model == "minilm" else HELD_OUT
     with stage(options.rows, os.cpu_count() or 1, held_out) as here:
         spec = override(here.spec, _changes(options))
@@ -91,7 +94,10 @@ def main() -> None:
 def run(
     contender: Contender, spec: Spec, folder: Path, trials: Sequence[Mapping[str, Any]]
 ) -> Result:
-    """The whole sweep in an empty folder: its seconds, trials, and the winner's test metrics."""
+    """Runs the whole sweep in an empty folder.
+
+    Returns its seconds, its trials, and the winner's test metrics.
+    """
     changes = {"storage": str(folder / "storage"), "train.precision": contender.precision}
     if contender.cache is not None:
         changes["train.trunk_cache"] = contender.cache
@@ -128,7 +134,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _changes(options: argparse.Namespace) -> dict[str, Any]:
-    """To the shipped spec: the sweep of this benchmark."""
+    """Changes to the shipped spec: the sweep of this benchmark."""
     space = {**SPACE, "train.unfreeze": {"choice": options.depths}}
     space["train.epochs"] = {"choice": options.epochs}
     return {
@@ -141,7 +147,7 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def random_bert(folder: Path, like: str) -> str:
-    """A model folder with bert-base's shape and random weights, with the tokenizer of `like`."""
+    """Writes a model folder with bert-base's shape, random weights, and the tokenizer of `like`."""
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     AutoTokenizer.from_pretrained(like).save_pretrained(folder)
@@ -175,11 +181,11 @@ def _time_table(results: Sequence[Result]) -> str:
 def _against_the_formula(
     results: Sequence[Result], trials: Sequence[Mapping[str, Any]], blocks: int
 ) -> str:
-    """How the time that the trials took compares with what counting the blocks' passes allows.
+    """Compares the trials' measured time with the time predicted by counting block passes.
 
-    With L blocks a pass over the rows costs L + 2k where k of them train, 3k from the cache; the
-    cache itself costs L - k of the shallowest trial once. Measured is the time of the trials, with
-    that of filling the cache, not the start of Ray.
+    With L blocks, an epoch over the rows costs L + 2k where k blocks train, and 3k from the cache.
+    Filling the cache costs L - k of the shallowest trial, once. The measured time is that of the
+    trials, including filling the cache, without the start of Ray.
     """
     depths = [
         (

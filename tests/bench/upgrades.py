@@ -1,11 +1,11 @@
-"""A service under constant load: promoted, rolled back, its replicas and its proxy killed.
+"""Promotes and rolls back a service under constant load, and kills its replicas and its proxy.
 
     python -m tests.bench.upgrades [--callers 16] [--changes 10] [--kills 2]
 
-Every answer is compared with that of the version which it names. A request fails when it gets no
-answer, another status than 200, or the answer of another version. Where nobody takes or keeps a
-connection, as while the proxy comes back, or answers Retry-After, callers try again for up to 30
-seconds; that is counted.
+The bench compares every answer with that of the version which the answer names. A request fails if
+it gets no answer, another status than 200, or the answer of another version. If the connection is
+refused or dropped, as while the proxy restarts, or the answer has Retry-After, callers try again
+for up to 30 seconds; the bench counts these retries.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def _upset(registry: Registry, callers: Callers, server: int, options: argparse.
         print(f"version {current} answers after {time.monotonic() - began:.1f} s", flush=True)
         if kills and number >= 2:
             _kill(server, kills.pop(0))
-            time.sleep(15)  # until it is there again
+            time.sleep(15)  # until the process is back
 
 
 def _kill(server: int, name: str) -> None:
-    """SIGKILL for one of the processes of that name."""
+    """Sends SIGKILL to one of the processes of this name."""
     family = psutil.Process(server).children(recursive=True)
     found = [p for p in family if any(name in part for part in (p.name(), *p.cmdline()[:1]))]
     chosen = random.choice(found)

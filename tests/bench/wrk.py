@@ -1,4 +1,4 @@
-"""Load by `wrk`: so many clients, each of which asks again as soon as it has its answer."""
+"""Makes load with `wrk`: each client sends its next request as soon as it has its answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def check_wrk() -> None:
 def load(
     url: str, requests: Sequence[tuple[str, Any]], folder: Path, clients: int, seconds: int
 ) -> dict[str, Any]:
-    """Requests a second, milliseconds by percentile and failures, of paths with JSON bodies."""
+    """Sends requests (paths with JSON bodies).
+
+    Returns requests per second, milliseconds by percentile, and failures.
+    """
     file = folder / "requests"
     file.write_text("".join(f"{path}\t{json.dumps(body)}\n" for path, body in requests))
     command = ["wrk", "-t1", f"-c{clients}", "--timeout", "30s", "-s", str(_SCRIPT)]

@@ -1,5 +1,7 @@
-"""Whatever happens at once to an alias: registry, route and every replica agree in the end, and no
-request was answered by a version that nobody asked for or that did not prove itself."""
+"""Concurrent changes to one alias: registry, route and every replica agree in the end.
+
+No request is answered by a version that nobody asked for or that failed its golden answers.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ from tests.helpers.object_store import ObjectStore
 
 VERSIONS = range(1, 6)
 FAILING, BAD = 3, (4, 5)
-"""One that fails requests, and those that do not give their golden answers."""
+"""FAILING raises on every request. The versions in BAD do not give their golden answers."""
 ROUNDS = 5
 
 
@@ -37,7 +39,7 @@ ROUNDS = 5
 def registry(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Registry:
-    """Five versions of m on a disk with SQLite, or in S3 with an MLflow server."""
+    """Five versions of model m, on a disk with SQLite or in S3 with an MLflow server."""
     if request.param == "disk":
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         root = open_root(str(tmp_path / "storage"))
@@ -54,7 +56,7 @@ def registry(
 
 
 class Service:
-    """The replicas of one alias of m, and who changes it."""
+    """The replicas of one alias of m, and the commands that change the alias."""
 
     def __init__(self, registry: Registry, chance: random.Random, alias: str = "live") -> None:
         self.registry, self.chance, self.alias = registry, chance, alias
@@ -99,7 +101,11 @@ class Service:
         assert answered <= self.asked - {*BAD}, (answered, self.asked)
 
     def upset(self) -> None:
-        """What happens at once in one round; one of it may be killed in the middle."""
+        """Runs one round of concurrent events.
+
+        The events are two commands, a poll by each replica, and maybe the start of a replica. One
+        of these actors may be killed in the middle.
+        """
         commands = self.chance.choices((self.promote, self.try_out, self.roll_back), k=2)
         works: list[Callable[[], None]] = [*commands, *(one.poll for one in self.replicas)]
         if self.chance.random() < 0.4:
@@ -110,7 +116,7 @@ class Service:
             self.lose_one()
 
     def check_agreement(self) -> None:
-        find_route(self.registry, "m", self.alias)  # as any command does
+        find_route(self.registry, "m", self.alias)  # any command calls find_route first
         for _ in range(6):
             for one in self.replicas:
                 one.poll()
@@ -128,7 +134,10 @@ class Service:
 
 
 class _told:
-    """A command may be refused for that, as it is when two are given at once."""
+    """Lets a command fail with one of the given problems.
+
+    Two commands that run at once may cause such a failure.
+    """
 
     def __init__(self, *problems: str) -> None:
         self.problems = problems
@@ -187,7 +196,10 @@ print("done", flush=True)
 def test_processes_that_race_on_one_alias_end_in_agreement(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three, of which one is killed in the middle, and two replicas that poll all the time."""
+    """Runs three racing processes beside two replicas that poll all the time.
+
+    One of the three processes is killed in the middle.
+    """
     monkeypatch.setattr(backoff, "_FIRST_PAUSE_S", 0.0)
     service = Service(registry, random.Random(1))
     service.asked |= {2, 4}

@@ -1,4 +1,4 @@
-"""What every scheduler owes a sweep, whatever it thinks of a trial."""
+"""The contract of every scheduler with a sweep, however the scheduler judges a trial."""
 
 from __future__ import annotations
 

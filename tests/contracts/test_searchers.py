@@ -1,4 +1,4 @@
-"""What every searcher owes a sweep."""
+"""The contract of every searcher with a sweep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One set of rows through every format and every place it can lie in: one and the same data set."""
+"""The same rows give the same data set from every format and every kind of storage."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def s3() -> Iterator[Callable[[str], str]]:
 
 @pytest.fixture(params=["local", "file-url", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
-    """A function from a relative path to where a user would say that it lies."""
+    """A function from a relative path to the path or URL that a user would write in the spec."""
     if request.param == "s3":
         url = request.getfixturevalue("s3")
         return lambda path: url(f"{tmp_path.name}/{path}")
@@ -148,10 +148,10 @@ def test_what_exists_is_no_pattern(place, expected, name, others):
     (folder / name).write_bytes(_jsonl(ROWS))
     for other in others:
         (folder / other).write_bytes(b'{"text": "another file", "label": "x"}\n')
-    # In a URL the percent sign is written %25.
+    # A URL writes the percent sign as %25.
     written = name if folder.url == folder.path else name.replace("%", "%25")
     assert _read(place(f"odd/{written}")).digest == expected.digest
-    # Below it patterns are patterns.
+    # Below an existing folder with pattern characters in its name, patterns still work.
     above, _, _ = written.rpartition("/")
     if above:
         assert _read(place(f"odd/{above}/*.jsonl")).digest == expected.digest
@@ -169,7 +169,7 @@ def test_patterns_in_several_parts_of_a_path(place, expected):
 def test_a_folder_per_label(place):
     rows = sorted(ROWS, key=lambda row: row["label"])
     for number, row in enumerate(rows):
-        # A label may have a space in it, which a URL may not.
+        # A label may have a space in it, but a URL may not.
         file = locate(place("labels")) / f"{row['label']}/{number:03}.txt"
         file.write_bytes(row["text"].encode())
     _put(place("rows.jsonl"), _jsonl(rows))

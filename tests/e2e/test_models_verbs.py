@@ -37,7 +37,7 @@ app.add_typer(runs.app, name="runs")
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Root:
-    """Two trained runs, the first in production, and one that failed after an epoch."""
+    """Two trained runs, the first in production, and a run that failed after two epochs."""
     folder = tmp_path_factory.mktemp("models") / "data"
     root = Root(locate(str(folder)))
     for number, run_id in enumerate(RUNS):
@@ -152,7 +152,7 @@ def test_runs_list_and_show() -> None:
     ]
     lines = ftray("runs", "list", "reviews").stdout.splitlines()
     assert lines[3].split("\t")[:4] == [RUNS[2], "reviews", "train", "failed"]
-    # Without a model: the best epoch's, and nothing on the test split.
+    # A run without a model shows its best epoch's metric and no test metric.
     assert lines[3].split("\t")[5:] == ["f1_macro", "0.6000", "-", "-"]
     failed = answer("runs", "show", "reviews")
     assert (failed["run"], failed["message"]) == (RUNS[2], "the loss is nan")
@@ -308,7 +308,7 @@ def test_deleting_asks_and_keeps_what_is_in_use(tmp_path: Path) -> None:
     assert gone["deleted"] == ["m:4", "m:1"]
     assert [v.version for v in registry.versions("m")] == [2, 3]
     assert [f.name[7] for f in root.models("m").children()] == ["2", "3"]
-    # A number is not given twice, and nothing leads back to what was deleted.
+    # A version number is not used twice, and no rollback leads to a deleted version.
     again = root.models("m") / "20260105-000000-aaaaaa"
     (again / "ftray.json").write_json({"name": "m"})
     assert registry.register("m", again, again.name, {}).version == 5

@@ -1,4 +1,4 @@
-"""The page at `/`, in a headless Chromium where the machine has one: typed into and read."""
+"""The page at `/`, typed into and read in a headless Chromium, if the machine has one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PATIENCE_S = 90.0
 
 @contextmanager
 def serving(*models: FakeBackend, keys: Keyring | None = None) -> Iterator[str]:
-    """The URL of the made-up models' endpoint, in this process."""
+    """The URL of an endpoint that serves fake models in this process."""
     api = create_api(FakeBackends(*models), Metrics("one"), keys)
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="error"))
@@ -54,7 +54,7 @@ def serving(*models: FakeBackend, keys: Keyring | None = None) -> Iterator[str]:
 
 
 class Page:
-    """A page in a browser, over the DevTools protocol."""
+    """A page in a browser, driven over the DevTools protocol."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
@@ -92,7 +92,7 @@ class Page:
         self.call("Input.insertText", text=text)
 
     def choose(self, element: str, file: Path) -> None:
-        """A file for an input of that kind."""
+        """Sets the file of a file input."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=f"#{element}")["nodeId"]
         self.call("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
@@ -155,7 +155,7 @@ def browsing(url: str, size: tuple[int, int], folder: Path) -> Iterator[Page]:
 def test_a_text_is_typed_and_its_answer_read(size: tuple[int, int], tmp_path: Path) -> None:
     with serving() as url, browsing(url, size, tmp_path) as page:
         page.wait_for("name", "reviews")
-        page.type(TEXT)  # the field has the focus
+        page.type(TEXT)  # the text field has the focus
         page.press("Enter", 13, modifiers=2)
         answer = page.wait_for("result", "good")
         assert "75" in answer and "bad" in answer and "mixed" in answer

@@ -42,14 +42,14 @@ def test_validate_foresees_memory_and_writes_nothing(tmp_path: Path) -> None:
     assert memory["micro_batch_size"] == 8
     host = memory["host"]
     assert host["total"] == sum(count for name, count in host.items() if name != "total")
-    # MiniLM's 22.7 million weights in full precision.
+    # MiniLM has 22.7 million weights, here in full precision.
     assert 90e6 < host["weights"] < 92e6
     assert memory["fits"] is True
     assert memory["options"] == []
 
 
 def test_validate_says_what_would_fit(tmp_path: Path) -> None:
-    """Two million rows at once are more than any machine holds."""
+    """The micro-batch has two million rows, more than any machine holds."""
     run = validate(tmp_path, batch_size=1 << 22, micro_batch_size=1 << 21)
     memory = run["estimate"]["memory"]
     assert memory["fits"] is False

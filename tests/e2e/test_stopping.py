@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: acknowledged at once, and the command ends, whatever it waits for."""
+"""Ctrl-C and SIGTERM: the command acknowledges them at once and ends, whatever it waits for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE_S = 240.0
 
 @pytest.fixture
 def silent_server() -> Iterator[str]:
-    """The address of a server that takes connections and never answers."""
+    """The address of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
@@ -42,7 +42,7 @@ def start(spec: Path, server: str = "") -> subprocess.Popen[str]:
 
 
 def read_until(process: subprocess.Popen[str], word: str) -> str:
-    """The first line with that word; the process is killed where none comes."""
+    """The first stderr line with this word. Kills the process if none comes in time."""
     assert process.stderr is not None
     alarm = threading.Timer(PATIENCE_S, process.kill)
     alarm.start()
@@ -70,6 +70,6 @@ def test_a_server_that_never_answers_keeps_no_command(
     _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, said
     assert "Traceback" not in said
-    # The process ends itself in TERM_S; the rest is what a busy machine may take.
+    # The process ends itself within TERM_S; a busy machine may take longer.
     assert time.monotonic() - began < TERM_S + 60
     assert not list((tmp_path / "storage").glob("runs/*/*")), "nothing had begun"

@@ -1,5 +1,8 @@
-"""What a user gets wrong: one message that names key or file, the value and the fix; exit 2; no
-traceback; nothing written; and what needs no model is said at once."""
+"""Mistakes of users: each gives one message that names the key or file, the value and the fix.
+
+The command exits with 2, shows no traceback and writes nothing. Mistakes that can be found without
+the model are reported at once.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ Spec = dict[str, Any]
 
 @dataclass(frozen=True)
 class Mistake:
-    """A way to get a spec wrong in a folder, and words that the message must have."""
+    """A way to make a mistake in a spec in a folder, and words that the message must have."""
 
     make: Callable[[Spec, Path], Any]
     says: tuple[str, ...]
@@ -39,7 +42,7 @@ def _set(section: str, **values: Any) -> Callable[[Spec, Path], None]:
 
 
 def _train_on(name: str, content: bytes, **data: Any) -> Callable[[Spec, Path], None]:
-    """Train on a file of that name and content."""
+    """Trains on a file with this name and content."""
 
     def make(spec: Spec, folder: Path) -> None:
         file = folder / name
@@ -148,7 +151,7 @@ QUICK = {
 
 
 def ftray(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The command as a user runs it; it gets no terminal and no cluster."""
+    """Runs the command as a user does, without a terminal and without a cluster."""
     environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "FTRAY_STORAGE")}
     return subprocess.run(
         [sys.executable, "-m", "ftray", *map(str, arguments)],

@@ -1,4 +1,4 @@
-"""Encoded rows without Ray."""
+"""Encodes rows without Ray."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ LABELS = ("bad", "good", "mixed")
 
 
 def write_encoded(folder: Path, spec: Spec, splits: Mapping[str, Sequence[str]]) -> EncodedDataset:
-    """The texts of each split as the spec's tokenizer encodes them, with one label after the
-    other, in Arrow shards."""
+    """Encodes the texts of each split with the spec's tokenizer and writes one shard per split.
+
+    The shards are Arrow files. The labels take turns.
+    """
     task, tokenizer = get_task(spec.task), find_pretrained(spec.model).tokenizer()
     folder.mkdir(exist_ok=True)
     shards, lengths = {}, {}

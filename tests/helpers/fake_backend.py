@@ -1,5 +1,8 @@
-"""Made-up models behind the protocols: what a classifier answers depends on a text's length alone,
-and what a generator answers was written down before."""
+"""Fake models behind the serving protocols, without weights.
+
+The scores of the fake classifier depend on the length of a text alone. The fake generator plays a
+given script.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ INFO = ModelInfo.model_validate(
 
 
 def scores(text: str) -> dict[str, float]:
-    """The longer the text the better."""
+    """Scores a text by its length: the longer the text, the higher "good"."""
     good = min(len(text), 10) / 20
     return {"bad": 0.5 - good, "good": 0.25 + good, "mixed": 0.25}
 
@@ -54,10 +57,10 @@ HELLO = (Piece("Hello", 1), Piece(" world", 2), Piece("", 3, "stop"))
 
 
 class FakeGenerator(FakeBackend):
-    """Each answer is made of `script`: an exception is raised, an event is waited for.
+    """Plays `script` as each answer: it raises an exception in the script and waits for an event.
 
-    asked: every prompt and how it was to be gone on with; open: answers that are on their way;
-    loop: on which it was asked.
+    asked: every prompt with its sampling parameters; open: number of answers being generated; loop:
+    the event loop that called `generate` last.
     """
 
     info = INFO.model_copy(update={"task": "text-generation", "labels": ()})
@@ -91,12 +94,13 @@ class FakeGenerator(FakeBackend):
                 else:
                     yield part
         finally:
-            await asyncio.sleep(0)  # as one does that lets another know
+            # gives other tasks a turn, like a generator that awaits while it closes
+            await asyncio.sleep(0)
             self.open -= 1
 
 
 class FakeBackends:
-    """Of the given ones, or of one alone."""
+    """Finds the given backends by name and version; holds one default backend if none is given."""
 
     fault = ""
 

@@ -1,12 +1,13 @@
-"""The pieces of a step on a device that is not the CPU: a tensor on the wrong one raises.
+"""Runs the parts of a training step on a fake device that is not the CPU.
 
-They are the real ones, from the baselines to the update, over fake tensors; DeepSpeed alone is
-stood in for, by what calls the module and its loss's backward pass.
+A tensor on the wrong device raises. All parts, from the baselines to the optimizer update, are the
+real ones, over fake tensors. Only DeepSpeed has a stand-in, which calls the module and runs the
+backward pass of its loss.
 
     python -m tests.helpers.fake_device_runs gpt2
 
-runs one family of models with and without adapters and a trunk cache. It takes a process of its
-own: autograd learns which devices there are at the first backward pass, and never again.
+runs one model family with and without adapters and with and without a trunk cache. Each run needs a
+process of its own: autograd learns at the first backward pass which devices exist, and never again.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from tests.helpers.tiny_networks import tiny_batch, tiny_generator, tiny_network
 
 
 class OneRank(DistContext):
-    """Counts how often the host waits for the device."""
+    """A single rank that counts how often the host waits for the device."""
 
     waits: list[str] = []
 
@@ -56,7 +57,7 @@ class OneRank(DistContext):
 
 
 class StandIn:
-    """What the engine asks of DeepSpeed's."""
+    """The methods of a DeepSpeed engine that ftray's engine calls."""
 
     def __init__(self, model: nn.Module, optimizer: Any, config: Any) -> None:
         self.module, self.optimizer = model, optimizer
@@ -80,7 +81,7 @@ class StandIn:
 
 
 class BlankTrunk(Trunk):
-    """States of the right shape for any row."""
+    """Gives hidden states with the right shape for any row."""
 
     def __init__(self, cache: TrunkCache) -> None:
         self.cache = cache
@@ -98,7 +99,7 @@ def without_deepspeed() -> Iterator[None]:
             patches[name] = lambda engine: False
         for name, stand_in in patches.items():
             stack.enter_context(patch.object(deepspeed_state, name, stand_in))
-        # torch cannot move a module of fake tensors in place.
+        # torch cannot move a module with fake tensors in place.
         stack.enter_context(patch.object(TrainedModule, "to", lambda self, device: self))
         OneRank.waits.clear()
         yield
@@ -132,7 +133,10 @@ def model_of(family: str, task: str) -> Any:
 
 
 def run(family: str, trunk: bool, adapts: bool) -> None:
-    """Plan, probe, train two steps and evaluate. Raises where a tensor is on the wrong device."""
+    """Plans, probes memory, trains two steps and evaluates.
+
+    Raises where a tensor is on the wrong device.
+    """
     task_name, train = CASES[family]
     spec = spec_of(task_name, **train, **({"lora": {"rank": 2}} if adapts else {}))
     model, task = model_of(family, task_name), get_task(task_name)
@@ -144,7 +148,8 @@ def run(family: str, trunk: bool, adapts: bool) -> None:
     split: Any = Split(20, 0)
     if not task.info.has_labels:
         split.targets = np.ones(20, np.int64)
-    # Pinned memory is had with a real GPU only, and fake tensors in the thread that asked for them.
+    # Pinned memory needs a real GPU, and fake tensors exist only in the thread that created them.
+    # So batches are made here, without the feeding thread.
     made_here = patch.object(loop, "feed", lambda make, orders, device: map(make, orders))
     with without_numbers_here(), made_here:
         model = _sketch(model)
@@ -152,7 +157,8 @@ def run(family: str, trunk: bool, adapts: bool) -> None:
             list(Encoder(model, task, 0, ranks).features(split, np.arange(20)))
         devices = {tensor.device.type for tensor in (*model.parameters(), *model.buffers())}
         assert devices == {"cpu"}, "baselines leave the model where it lay"
-        # As a worker does that has its model on the device already, and as one that has not.
+        # Plans twice: as a worker whose model lies on the CPU, and as a worker whose model is on
+        # the device already.
         sample = task.collate([split.ids_of(0)], 0)
         plan = plan_training(model, spec.train, sample, ranks)
         with placed(model, gpu):
@@ -201,7 +207,7 @@ def main(family: str) -> None:
     for trunk in (False, True):
         for adapts in (False, True):
             if adapts and unfreeze == 0 or trunk and unfreeze == "all":
-                continue  # nothing to adapt, or nothing frozen
+                continue  # no block to adapt, or no frozen block to cache
             with without_deepspeed():
                 run(family, trunk, adapts)
             print(f"{family}, trunk cache: {trunk}, adapters: {adapts}")

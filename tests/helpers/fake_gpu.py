@@ -1,5 +1,7 @@
-"""A GPU without one: tensors with shapes and devices but no numbers, on which passes go forward and
-backward, and which refuse to be mixed with those of another device."""
+"""A simulated GPU: tensors have shapes and devices but no numbers.
+
+Forward and backward passes run on these tensors. Mixing tensors of two devices raises.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,11 @@ class _Backend(backend_registration._DummyBackendModule):  # noqa: SLF001
 
 @cache
 def fake_gpu() -> torch.device:
-    """torch takes no backward pass on a fake `cuda` where it is built without CUDA, and does on a
-    backend of Python's own."""
+    """Registers a device type backed by Python.
+
+    torch built without CUDA runs no backward pass on a fake `cuda` device, but does on a Python
+    backend.
+    """
     backend_registration._setup_privateuseone_for_python_backend(  # noqa: SLF001
         "gpu", backend_module=_Backend()
     )
@@ -32,7 +37,10 @@ def fake_gpu() -> torch.device:
 
 @contextmanager
 def without_numbers_here() -> Iterator[None]:
-    """All tensors are fake. What lies on the CPU reads as zeros; reading from the device fails."""
+    """Makes all tensors fake.
+
+    Tensors on the CPU read as zeros; reading a tensor of the device raises.
+    """
 
     def of_host(tensor: torch.Tensor) -> torch.Tensor:
         assert tensor.device.type == "cpu", "the host waits for the device"
@@ -55,7 +63,7 @@ def without_numbers_here() -> Iterator[None]:
     convert = FakeTensorConverter.from_real_tensor
 
     def without_constant(self: Any, *args: Any, **options: Any) -> Any:
-        """A constant would be moved to the device in earnest, and there is none."""
+        """Turns constants off: torch would move a constant to the device, which does not exist."""
         return convert(self, *args, **{**options, "make_constant": False})
 
     with (
@@ -70,8 +78,10 @@ def without_numbers_here() -> Iterator[None]:
 
 @contextmanager
 def reading_once() -> Iterator[None]:
-    """The host may copy from the device once, which gives ones. Raises AssertionError where it
-    does not."""
+    """Lets the host copy from the device, which gives ones.
+
+    Raises AssertionError unless the host copies exactly once.
+    """
     copy, copies = torch.Tensor.cpu, []
 
     def cpu(tensor: torch.Tensor) -> torch.Tensor:

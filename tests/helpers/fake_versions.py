@@ -1,5 +1,7 @@
-"""Made-up versions of one model, and a replica of them that is driven by hand: its watcher is the
-real one, on a real storage root."""
+"""Fake versions of one model, and a replica of them that tests drive by hand.
+
+The replica's watcher is the real one, on a real storage root.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from tests.helpers.fake_backend import INFO
 
 
 class FakeModel:
-    """Answers with its version's number; fails, or says another label, where it is told to."""
+    """Answers with its version number. Fails, or answers another label, where the test says so."""
 
     info = INFO
 
@@ -33,12 +35,12 @@ class FakeModel:
         breaks: bool = False,
         refusing: bool = False,
     ) -> None:
-        """breaks: in the middle of what it generates; refusing: every prompt."""
+        """Sets faults: `breaks` raises within a generated answer, `refusing` refuses prompts."""
         self.version, self.failing, self.label = version, failing, label
         self.breaks, self.refusing = breaks, refusing
         self.closed = False
         self.open = 0
-        """Answers that it generates just now."""
+        """Number of answers being generated now."""
         self.free = asyncio.Event()
         self.free.set()
 
@@ -77,7 +79,10 @@ class FakeModel:
 
 
 class FakeReplica:
-    """Of m@ALIAS below `storage`. loaded: the versions that it has loaded, in their order."""
+    """A replica of m@ALIAS below `storage`.
+
+    loaded: the versions that the replica has loaded, in order.
+    """
 
     def __init__(
         self,
@@ -89,8 +94,11 @@ class FakeReplica:
         lease_s: float = 30.0,
         kinds: dict[int, dict[str, Any]] | None = None,
     ) -> None:
-        """refuses: versions that do not give their golden answers; breaks: those whose loading
-        fails in another way; kinds: version -> what its FakeModel is told."""
+        """Sets faults of versions.
+
+        refuses: versions that do not give their golden answers; breaks: versions whose loading
+        fails in another way; kinds: version -> arguments of its FakeModel.
+        """
         self.refuses, self.breaks, self.kinds = set(refuses), set(breaks), kinds or {}
         self.models: dict[int, FakeModel] = {}
         self.loaded: list[int] = []
@@ -123,13 +131,13 @@ class FakeReplica:
         self.shadowed[agrees] += 1
 
     async def versions(self, count: int = 1) -> Counter[Any]:
-        """Who answered so many requests."""
+        """Sends `count` requests and counts them by the version that answered."""
         found = [(await self.shelf.answer(["a"], None)).version for _ in range(count)]
         await asyncio.sleep(0)
         return Counter(found)
 
     async def generated(self, temperature: float = 0.0) -> tuple[int | None, str]:
-        """Version and text of a whole answer."""
+        """Version and text of one whole generated answer."""
         generation = await self.shelf.generate("a", Sampling(temperature=temperature))
         text = "".join([piece.text async for piece in generation.pieces])
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Whether a Ray has its CPUs back."""
+"""Waits until a Ray cluster has its CPUs back."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ _PATIENCE_S = 30.0
 
 
 def wait_for_free_cpus(count: int) -> None:
-    """Raises AssertionError, naming the actors, when so many CPUs do not get free: Ray takes a
-    moment to notice that a process has ended."""
+    """Waits until `count` CPUs are free.
+
+    Ray takes a moment to notice that a process has ended. Raises AssertionError that names the
+    living actors when the CPUs do not become free.
+    """
     deadline = time.monotonic() + _PATIENCE_S
     while ray.available_resources().get("CPU", 0) < count:
         if time.monotonic() > deadline:

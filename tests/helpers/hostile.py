@@ -1,4 +1,4 @@
-"""A hundred requests that nobody should send, as bytes, each with the statuses that would do."""
+"""A hundred malformed or abusive requests as raw bytes, each with the acceptable statuses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def http(
     headers: dict[str, str] | None = None,
     length: int | str | None = None,
 ) -> bytes:
-    """A request as it goes over the wire; `length`: what it says of its body."""
+    """Builds the raw bytes of a request. `length`: the content-length that its header claims."""
     told = {"host": "127.0.0.1", "connection": "close", **(JSON if headers is None else headers)}
     told["content-length"] = str(len(body) if length is None else length)
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in told.items())]
@@ -40,7 +40,7 @@ def requests() -> list[Hostile]:
 
 
 def _bodies() -> Iterator[Hostile]:
-    """To /v1/predict."""
+    """Bodies sent to /v1/predict."""
     values: dict[str, Any] = {
         "null": None,
         "true": True,
@@ -100,7 +100,7 @@ def _bodies() -> Iterator[Hostile]:
 
 
 def _tensors() -> Iterator[Hostile]:
-    """To the Open Inference Protocol."""
+    """Bodies sent to the Open Inference Protocol."""
 
     def tensor(**changes: Any) -> dict[str, Any]:
         whole = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}
@@ -166,7 +166,7 @@ def _paths() -> Iterator[Hostile]:
 def _methods() -> Iterator[Hostile]:
     for method in ("GET", "PUT", "DELETE", "PATCH", "TRACE", "PROPFIND"):
         yield Hostile(f"method {method}", http(b"", V1, method))
-    # Ray refuses such a method itself, and its own errors pass as 503.
+    # Ray itself refuses this method, and its own errors may arrive as 503.
     yield Hostile("method FOO", http(b"", V1, "FOO"), frozenset({400, 405, 501, 503}))
 
 
@@ -197,7 +197,7 @@ def _headers() -> Iterator[Hostile]:
 
 def _sizes() -> Iterator[Hostile]:
     too_large = frozenset({413})
-    # The proxy waits for a body before it asks a replica.
+    # The proxy waits for the whole body before it asks a replica.
     yield Hostile("100 MB announced", http(b"", length=100 * MB), too_large | {408})
     text = b'{"inputs": "' + b"a" * (100 * MB) + b'"}'
     yield Hostile("100 MB sent", http(text), too_large)

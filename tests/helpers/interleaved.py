@@ -1,5 +1,7 @@
-"""Actors that take turns: what one does to the storage or the registry comes between what others
-do, in an order drawn by seed."""
+"""Runs actors in turns, in an order drawn from a seed.
+
+The actors' accesses to the storage and the registry interleave.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from ftray.store.registry.registry import Registry
 
 
 class Killed(BaseException):
-    """An actor does nothing more, wherever it was."""
+    """Ends an actor at once, wherever it is."""
 
 
 class _Actor:
@@ -30,7 +32,7 @@ class _Actor:
         self.thread.start()
 
     def go_on(self) -> None:
-        """Until it pauses or ends."""
+        """Lets the actor run until it pauses or ends."""
         self.turn.release()
         self.paused.acquire()
 
@@ -47,7 +49,7 @@ class _Actor:
             self.work()
         except Killed:
             pass
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+        except BaseException as error:  # noqa: BLE001 - interleave raises it again
             self.error = error
         self.done = True
         self.paused.release()
@@ -57,7 +59,10 @@ _OWN = threading.local()
 
 
 def interleave(chance: random.Random, works: Sequence[Callable[[], None]], kills: int = 0) -> None:
-    """Do all of `works` at once, of which so many are killed somewhere. Raises what one raises."""
+    """Runs all of `works` interleaved, and kills `kills` of them at a random access.
+
+    Raises what one of them raises.
+    """
     actors = [_Actor(work) for work in works]
     doomed = dict.fromkeys(chance.sample(actors, kills))
     lives = {actor: chance.randrange(1, 8) for actor in doomed}
@@ -74,8 +79,10 @@ def interleave(chance: random.Random, works: Sequence[Callable[[], None]], kills
 
 @contextmanager
 def taking_turns() -> Iterator[None]:
-    """Inside it, actors of `interleave` take turns before each access to a route or the registry;
-    other threads go on."""
+    """Makes actors of `interleave` take turns before each access to a route or the registry.
+
+    Other threads run on.
+    """
     plain = route_file.open_document
 
     class Turning:

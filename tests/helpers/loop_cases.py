@@ -1,6 +1,6 @@
-"""The runs of the training loop that its tests look at: made once, by one process and by two.
+"""The training-loop runs that the tests inspect, made once by one process and once by two.
 
-All is in fp32 unless said otherwise.
+Runs are in fp32 unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from tests.helpers.loop_runs import Run, checkpoint
 
 STAGES = (0, 1, 2, 3)
 WORLDS = (1, 2)
-# One worker has nobody to share its state with, and always runs at stage 0.
+# A single worker has no other rank to shard its state with, and always runs at stage 0.
 CASES = ((1, 0), (2, 0), (2, 1), (2, 2), (2, 3))
 ENDS = ((1, 0), (2, 0), (2, 3))
-# Families without one list of blocks, and a stage for each.
+# Model families without a single list of blocks, and a ZeRO stage for each.
 UNSTACKED = {"albert": 2, "bart": 0, "t5": 3}
 
 TRAIN = {
     "epochs": 2,
-    # 35 rows make batches of 16, 16 and 3: of the four chunks of the last one, three are empty,
-    # and of two workers one has no row at all.
+    # 35 rows make batches of 16, 16 and 3. Of the last batch's four micro-batches three are empty,
+    # and with two workers one rank has no row at all.
     "batch_size": 16,
     "micro_batch_size": 4,
     "learning_rate": 1e-2,
@@ -46,7 +46,7 @@ EVENED: dict[str, dict[str, Any]] = {
     "sampled": {"balance": "sampling"},
 }
 OFFLOADED = (2, 3)
-# Where a run in phases is resumed: at the start of one, or within.
+# Stage -> the step at which a run in phases is resumed: at the start of a phase, or within one.
 FROM = {0: 4, 1: 3, 2: 4, 3: 3}
 GROUPS = [{"match": "^classifier", "learning_rate": 0.05, "weight_decay": 0.5}]
 LORA: dict[str, Any] = {"lora": {"rank": 4, "dropout": 0.1}}

@@ -1,11 +1,11 @@
-"""Runs of the training loop on real DeepSpeed without Ray, in a group of processes of its own.
+"""Runs the training loop on real DeepSpeed without Ray, in a process group of its own.
 
-`train_group` starts the processes; each makes the same runs one after the other, as the trials of a
-sweep do in one process, and leaves below the root folder
+`train_group` starts the processes. Each process makes the same runs one after the other, as one
+process does for the trials of a sweep, and writes below the root folder
 
-    NAME/EPOCH/             the resume checkpoint after each epoch
+    NAME/step-N/            the resume checkpoints, one every `Run.every` steps
     NAME/final.safetensors  all parameters and buffers at the end
-    NAME/rank-N.json        what rank N saw, see `Seen`
+    NAME/rank-N.json        what rank N observed, see `Seen`
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Run:
-    """One run: the spec's train section, the data, and the checkpoint to go on from."""
+    """One run: the spec's train section, the data, and the checkpoint to resume from."""
 
     name: str
     train: dict[str, Any]
@@ -42,32 +42,36 @@ class Run:
     every: int = 3
     """Steps between checkpoints."""
     trunk: str = ""
-    """bf16 or fp32: the frozen blocks are cut off, and what they give is kept in that precision."""
+    """bf16 or fp32: cuts the frozen blocks off and keeps their hidden states in that precision.
+    Empty: no trunk cache."""
     model: str = "bert"
-    """A family; normed: BERT with BatchNorm; experts: BERT with layers that few rows go through."""
+    """A model family, `normed` or `experts`.
+
+    normed: BERT with BatchNorm; experts: BERT with expert layers, each used by few rows.
+    """
 
 
 @dataclass
 class Seen:
-    """What one rank saw of a run. Losses and rates are of each step, metrics of each epoch."""
+    """Records of one rank about a run. Losses and rates are per step, metrics per epoch."""
 
     losses: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     metrics: list[dict[str, Any]] = field(default_factory=list)
     trainable: list[str] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
-    """Parameters and buffers that are not, bit for bit, what they were in the base model."""
+    """Parameters and buffers that differ from the base model in at least one bit."""
     phases: list[int] = field(default_factory=list)
     """The step at which each phase began."""
     dropping: list[str] = field(default_factory=list)
-    """Dropouts that are on while training."""
+    """Dropout modules that are active at the end of the run."""
     digest: str = ""
-    """Of all parameters and buffers at the end."""
+    """SHA-256 over all parameters and buffers at the end."""
     error: str = ""
     warnings: list[str] = field(default_factory=list)
     skipped: int = 0
     touched: bool = False
-    """Whether a parameter changed after the last step that was reported."""
+    """Whether a parameter changed after the last reported step."""
 
 
 class Split:
@@ -76,7 +80,7 @@ class Split:
     empty = np.empty(0, dtype=np.int64)
 
     def __init__(self, rows: int, seed: int, closed: bool = False) -> None:
-        """closed: each row ends with the token that encoder-decoders read the answer at."""
+        """closed: each row ends with the token at which encoder-decoders read the answer."""
         random = np.random.default_rng(seed)
         self.lengths = random.integers(3, 20, rows)
         self.targets = random.integers(0, len(LABELS), rows)
@@ -94,7 +98,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """As EncodedDataset: its splits by name."""
+    """Stands in for EncodedDataset: gives splits by name."""
 
     rows: int
     labels: tuple[str, ...] = LABELS
@@ -106,7 +110,7 @@ class Data:
 
 
 def checkpoint(root: Path, reference: str) -> Path:
-    """The folder of a checkpoint, by NAME/STEP."""
+    """The folder of a checkpoint, from NAME/STEP."""
     name, _, step = reference.partition("/")
     return root / name / f"step-{int(step):08d}"
 
@@ -132,12 +136,13 @@ def make_model(run: Run) -> Any:
 
 
 def train_group(root: Path, world: int, runs: Sequence[Run]) -> None:
-    """Make the runs with `world` data-parallel processes."""
+    """Makes the runs with `world` data-parallel processes."""
     orders = root / f"group-of-{world}.json"
     orders.write_text(json.dumps([asdict(run) for run in runs]))
-    # Without these DeepSpeed goes looking for MPI. The processes meet in a file, not at a port.
+    # Without these variables DeepSpeed searches for MPI. The processes meet in a file, not at a
+    # port.
     where = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    # Into files: whoever fills a pipe that nobody reads would keep the others waiting.
+    # Logs go to files: a process that fills a pipe nobody reads would block the others.
     logs = [root / f"group-of-{world}-{rank}.log" for rank in range(world)]
     processes = [
         subprocess.Popen(
@@ -174,7 +179,7 @@ def _main(orders: Path) -> None:
         "gloo", init_method=f"file://{orders}.store", rank=rank, world_size=world
     )
     ranks = join_group()
-    # ZeRO 3 collects garbage each time it starts: it need not go through all that was imported.
+    # ZeRO 3 collects garbage at each start. Freezing spares the collector all imported objects.
     gc.freeze()
     for order in json.loads(orders.read_text()):
         run = Run(**order)
@@ -229,7 +234,7 @@ def _train(run: Run, root: Path, ranks: Any) -> Seen:
 
 
 def keep_states(model: Any, spec: Any, data: Data, folder: Path, ranks: Any) -> Any:
-    """A trunk cache of all rows, computed one by one."""
+    """A trunk cache of all rows, whose hidden states are computed row by row."""
     import torch
     import torch.distributed as dist
 
@@ -261,13 +266,13 @@ def keep_states(model: Any, spec: Any, data: Data, folder: Path, ranks: Any) -> 
 
 
 def _is_unchanged(name: str, value: Any, before: dict[str, Any]) -> bool:
-    """Whether the base model has that parameter, under its name without LoRA, with that value."""
+    """Whether the base model has this parameter, under its name without LoRA, with this value."""
     old = before.get(name.replace(".base_layer.", "."))
     return old is not None and bool(value.eq(old).all())
 
 
 class Watcher:
-    """Notes down what the loop tells."""
+    """Records what the training loop reports."""
 
     def __init__(self, model: Any, stop_after: int) -> None:
         self.model = model
@@ -297,8 +302,10 @@ class Watcher:
 
 
 def _values(model: Any) -> dict[str, Any]:
-    """Whole copies of all parameters, also where ZeRO 3 has them in parts, and of the buffers that
-    are saved with them."""
+    """Whole copies of all parameters and of the persistent buffers.
+
+    Gathers the parameters that ZeRO 3 shards.
+    """
     import deepspeed
 
     parameters = dict(model.named_parameters())

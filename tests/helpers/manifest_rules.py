@@ -1,4 +1,8 @@
-"""What the API server and the KubeRay operator refuse, and what would go wrong unsaid."""
+"""Rules for Kubernetes manifests.
+
+The rules find faults that the API server and the KubeRay operator refuse, and faults that nobody
+would report.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,11 @@ from ftray.errors import ServeError
 from ftray.serve.settings import Settings, parse, require_auth
 from tests.helpers.manifests import Object, cluster_spec, label, pod_templates
 
-# The operator appends to a resource's name, and the sum has to fit in a label.
+# The operator appends a suffix to a resource's name, and the result must fit in a label.
 NAME_LIMITS = {"RayCluster": 53, "RayJob": 47, "RayService": 47}
 SUBMISSION_MODES = {"K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode"}
 
-# Rules: each yields what is wrong with one object.
+# Each rule yields the faults of one object.
 
 
 def core_schema(document: Object) -> Iterator[str]:
@@ -130,7 +134,10 @@ def container_rules(document: Object) -> Iterator[str]:
 
 
 def port_rules(document: Object) -> Iterator[str]:
-    """What a list has no protocol in, the API server completes: each apply then changes it back."""
+    """Yields ports that name no protocol.
+
+    The API server adds the default, so each apply changes the list back.
+    """
     spec = document["spec"] if document["kind"] in {"Service", "NetworkPolicy"} else {}
     rules = [spec, *spec.get("ingress", ())]
     for port in [port for rule in rules for port in rule.get("ports", ())]:
@@ -187,7 +194,7 @@ def serve_rules(document: Object) -> Iterator[str]:
 
 
 def placement_faults(settings: Settings, cluster: Object) -> Iterator[str]:
-    """A worker that goes takes one replica along, and every replica finds a worker."""
+    """Yields settings under which a lost worker costs two replicas or a replica finds no worker."""
     [group] = cluster["workerGroupSpecs"]
     [container] = group["template"]["spec"]["containers"]
     if settings.cpus_per_replica != float(container["resources"]["limits"]["cpu"]):
@@ -250,7 +257,10 @@ RULES: list[Callable[[Object], Iterator[str]]] = [
 
 
 def reference_faults(documents: list[Object]) -> Iterator[str]:
-    """What a pod names that is not among the objects, or not where the pod looks for it."""
+    """Yields references of pods to objects that do not exist.
+
+    Also yields files that are not mounted where the pod looks for them.
+    """
     names = {(document["kind"], document["metadata"]["name"]) for document in documents}
     for document in documents:
         for where, template in pod_templates(document).items():
@@ -278,7 +288,7 @@ def references(pod: Object) -> Iterator[tuple[str, str]]:
 
 
 def mounted_files(documents: list[Object], job: Object) -> set[str]:
-    """The files of ConfigMaps that a job's driver, which runs on the head, can read."""
+    """The files from ConfigMaps that a job's driver can read; the driver runs on the head."""
     head = pod_templates(job)["head"]["spec"]
     maps = {v["configMap"]["name"]: v["name"] for v in head["volumes"] if "configMap" in v}
     volumes = {

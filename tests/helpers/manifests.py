@@ -1,4 +1,4 @@
-"""What kustomize makes of k8s/ and of overlays over it."""
+"""Builds the objects that kustomize makes from k8s/ and from overlays over it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def only(kind: str, documents: list[Object] | None = None) -> Object:
 
 
 def overlay(folder: Path, text: str, **files: str) -> Path:
-    """A folder with a kustomization that takes parts and pods, and `text`."""
+    """Writes a kustomization that uses k8s/parts, k8s/pods and `text`. Returns its folder."""
     folder.mkdir(exist_ok=True)
     way = os.path.relpath(K8S, folder.resolve())
     whole = f"resources: [{way}/parts]\n{text}\ntransformers: [{way}/pods]\n"
@@ -65,7 +65,7 @@ def cluster_spec(document: Object) -> Object | None:
 
 
 def pod_templates(document: Object) -> dict[str, Object]:
-    """Every pod template of an object by where it is."""
+    """Every pod template of an object, by its place in the object."""
     found = {}
     if spec := cluster_spec(document):
         found["head"] = spec["headGroupSpec"]["template"]
@@ -79,7 +79,7 @@ def pod_templates(document: Object) -> dict[str, Object]:
 
 
 def example(folder: Path) -> Path:
-    """The overlay that people copy, with everything in it that is commented out."""
+    """The overlay that users copy, with all commented-out parts turned on."""
     lines = (K8S / "overlay" / "kustomization.yaml").read_text().splitlines()
     said = [re.sub(r"^# ?(?=components:|patches:|  )", "", line) for line in lines]
     folder.mkdir(exist_ok=True)

@@ -12,11 +12,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-_START_S = 240  # its first start makes the tables, which takes minutes on a busy machine
+_START_S = 240  # the first start creates the tables, which takes minutes on a busy machine
 
 
 class MlflowServer:
-    """Its database and log lie in `folder`."""
+    """An MLflow server whose database and log lie in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
@@ -47,7 +47,7 @@ class MlflowServer:
             self._process = None
 
     def runs(self) -> list[Any]:
-        """All runs, as MLflow's client gives them."""
+        """All runs, as MLflow's client returns them."""
         return all_runs(self.uri)
 
     def _answers(self) -> bool:
@@ -61,7 +61,7 @@ class MlflowServer:
 
 
 def all_runs(uri: str) -> list[Any]:
-    """The runs in the database or on the server of that URI."""
+    """All runs in the database or on the server at this URI."""
     from ftray.store.database import import_quietly
 
     client = import_quietly()(uri, uri)
@@ -70,7 +70,7 @@ def all_runs(uri: str) -> list[Any]:
 
 
 def below(uri: str, run_name: str) -> tuple[Any, dict[str, Any]]:
-    """The run of that name, and those below it by theirs."""
+    """The run with this name, and its child runs by name."""
     runs = all_runs(uri)
     (parent,) = [run for run in runs if run.info.run_name == run_name]
     trials = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]

@@ -1,6 +1,6 @@
-"""S3 as tests need it: moto's server behind a proxy that can fail in the ways that S3 fails.
+"""An S3 server for tests: moto's server behind a proxy that can fail in the ways that S3 fails.
 
-`object_store` is a fixture of `tests/conftest.py`. Other processes reach the store by `url`, which
+`object_store` is a fixture in `tests/conftest.py`. Other processes reach the store by `url`, which
 carries the endpoint and keys, or by the variables in `environment`.
 """
 
@@ -29,7 +29,7 @@ _BUSY = (
 
 
 class Fault(Enum):
-    """What the proxy does instead of answering well."""
+    """What the proxy does instead of answering correctly."""
 
     BUSY = "503 SlowDown to every request"
     CUT_UPLOADS = "the connection is reset in the middle of a body that is sent"
@@ -54,7 +54,7 @@ class ObjectStore:
         self.requests: Counter[str] = Counter()
         """Method -> requests received, answered or not."""
         self.condition = threading.Lock()
-        """Held while a conditional request is carried out: S3 does those one by one."""
+        """Held while a conditional request is carried out: S3 runs such requests one by one."""
         self._proxy: _Proxy | None = None
         self.port = 0
         self.start()
@@ -62,11 +62,11 @@ class ObjectStore:
         fs.create_dir(self.bucket)
 
     def url(self, path: str = "root") -> str:
-        """What a spec says for that path in the bucket."""
+        """The URL that a spec gives for this path in the bucket."""
         return f"s3://test:test@{self.bucket}/{path}?{self._options()}"
 
     def bare_url(self, path: str = "root") -> str:
-        """The same for processes whose environment has `environment` in it."""
+        """The URL of this path for processes that have `environment` set."""
         return f"s3://{self.bucket}/{path}"
 
     @property
@@ -75,7 +75,7 @@ class ObjectStore:
 
     @property
     def environment(self) -> dict[str, str]:
-        """By which pyarrow and boto3 find the server."""
+        """Variables by which pyarrow and boto3 find the server."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": "test",
@@ -89,33 +89,33 @@ class ObjectStore:
         return locate(self.url(path))
 
     def keys(self, prefix: str = "") -> list[str]:
-        """The objects whose keys begin so, asked of the server behind the proxy."""
+        """Keys of the objects that begin with `prefix`, read from the server behind the proxy."""
         infos = self._direct().get_file_info(pafs.FileSelector(self.bucket, recursive=True))
         keys = [info.path.partition("/")[2] for info in infos if info.type == pafs.FileType.File]
         return sorted(key for key in keys if key.startswith(prefix))
 
     def start(self) -> None:
-        """Listen, on the same port as before."""
+        """Listens, on the same port as before."""
         assert self._proxy is None
         self._proxy = _Proxy(self, self.port)
         self.port = self._proxy.server_address[1]
 
     def stop(self) -> None:
-        """Refuse connections, and reset those that are open."""
+        """Refuses new connections and resets the open ones."""
         if self._proxy is not None:
             self._proxy.stop()
             self._proxy = None
 
     @contextmanager
     def stopped(self, seconds: float | None = None) -> Iterator[None]:
-        """Stopped in the block, or for `seconds` from now on while the block goes on."""
+        """Keeps the proxy stopped inside the block, or for `seconds` from its start."""
         self.stop()
         with self._ended_by(self.start, seconds):
             yield
 
     @contextmanager
     def failing(self, fault: Fault, seconds: float | None = None) -> Iterator[None]:
-        """As `stopped`, for a store that answers badly."""
+        """Makes the proxy answer with `fault` inside the block, or for `seconds` from now on."""
         self.fault = fault
 
         def mend() -> None:
@@ -138,12 +138,12 @@ class ObjectStore:
                 timer.join()
 
     def empty(self) -> None:
-        """Delete all objects."""
+        """Deletes all objects."""
         fs = self._direct()
         fs.delete_dir_contents(self.bucket, missing_dir_ok=True)
 
     def mend(self) -> None:
-        """End every fault."""
+        """Ends every fault."""
         self.fault = None
         if self._proxy is None:
             self.start()
@@ -185,7 +185,7 @@ class _Proxy(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that is gone is none of a test's concern."""
+        """Ignores errors of clients that have disconnected: they do not concern a test."""
 
     def stop(self) -> None:
         self.over.set()
@@ -236,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(status, reason, headers, content)
 
     def _length(self) -> int:
-        """Bytes of the body; of one that comes in chunks, those within them."""
+        """Body length in bytes; for a chunked body, the decoded length."""
         length = self.headers.get("Content-Length")
         return int(length or self.headers.get("X-Amz-Decoded-Content-Length") or 0)
 
@@ -288,7 +288,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers:
             if name.lower() not in _HOP_BY_HOP:
                 self.send_header(name, value)
-        # A HEAD's answer has the length of a body that it has not.
+        # The answer to a HEAD request names the length of a body that it does not carry.
         length = lengths[0] if self.command == "HEAD" and lengths else str(len(content))
         self.send_header("Content-Length", length)
         self.end_headers()
@@ -301,10 +301,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def reset(connection: socket.socket) -> None:
-    """Close so that the other end sees a reset."""
+    """Closes the connection so that the other end sees a reset."""
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.shutdown(socket.SHUT_RDWR)
         connection.close()
     except OSError:
-        pass  # it is closed already
+        pass  # the connection is closed already

@@ -1,4 +1,4 @@
-"""Networks that the families of transformers have no small example of."""
+"""Networks with traits for which the families of transformers have no small example."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Odd(nn.Module):
-    """A model whose answer hangs on a number that a record of one pass takes for a constant."""
+    """A model whose answer depends on a number that tracing records as a constant."""
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
         length = sum(1 for _ in range(input_ids.shape[1]))
@@ -19,7 +19,7 @@ class Odd(nn.Module):
 
 
 class Rigid(nn.Module):
-    """A model that takes as many tokens as it was recorded with."""
+    """A model that accepts only as many tokens as it was traced with."""
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
         shape = [int(size) for size in input_ids.shape]
@@ -46,7 +46,7 @@ def with_batch_norm(model: Any) -> Any:
 
 
 class Experts(nn.Module):
-    """Layers of which each row goes through one, (B, T, D): through the last one none does."""
+    """Expert layers, of which each row uses one, (B, T, D). No row ever uses the last layer."""
 
     def __init__(self, width: int, count: int) -> None:
         super().__init__()
@@ -63,7 +63,10 @@ class Experts(nn.Module):
 
 
 def with_experts(model: Any, count: int = 6) -> Any:
-    """A BERT classifier whose pooler is given what experts make of the states. Seeded."""
+    """A BERT classifier whose pooler reads the experts' output instead of the hidden states.
+
+    Seeded.
+    """
     torch.manual_seed(3)
     experts = Experts(model.config.hidden_size, count)
     model.experts = experts

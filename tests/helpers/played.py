@@ -1,4 +1,4 @@
-"""A sweep played without a cluster: its course, with trials whose metrics are made up."""
+"""Plays a sweep without a cluster: the real study, with trials whose metrics are made up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPACE: dict[str, Any] = {
     "train.batch_size": {"choice": [8, 16, 32]},
 }
 Metric = Callable[[TrainUntil, int], float | None]
-"""(segment, epoch) -> the metric after it; None where the trial fails."""
+"""(segment, epoch) -> the metric after this epoch; None if the trial fails."""
 
 
 def spec(space: dict[str, Any] | None = None, **sections: dict[str, Any]) -> Spec:
@@ -29,13 +29,15 @@ def spec(space: dict[str, Any] | None = None, **sections: dict[str, Any]) -> Spe
 
 
 def by_batch_and_rate(segment: TrainUntil, epoch: int) -> float:
-    """Rises with the epochs, never crosses another trial's, and is best for a high rate."""
+    """A metric that rises with the epochs, keeps the trials' order, and is best for a high rate."""
     return segment.config["train.learning_rate"] + epoch
 
 
 class Player:
-    """Carries a course out, `slots` segments side by side, which end in an order drawn from
-    `seed`."""
+    """Carries out a study with `slots` segments side by side.
+
+    The segments end in an order drawn from `seed`.
+    """
 
     def __init__(self, course: Study, metric: Metric, slots: int = 1, seed: int = 0) -> None:
         self.course, self.metric, self.slots = course, metric, slots
@@ -44,10 +46,10 @@ class Player:
         self.played: list[TrainUntil] = []
         self.events: list[dict[str, Any]] = []
         self.busy: list[int] = []
-        """How many slots were, whenever a segment ended."""
+        """Number of busy slots, at each end of a segment."""
 
     def play(self, ends: int | None = None) -> None:
-        """To the end, or until so many segments have ended: then the driver is killed."""
+        """Plays to the end, or until `ends` segments have ended: then the driver is killed."""
         while ends is None or len(self.played) < ends:
             while len(self.running) < self.slots and (segment := self.course.next()):
                 self.course.begin(segment)

@@ -1,4 +1,4 @@
-"""The processes of a command: which are there, and what it takes to kill them."""
+"""Finds the processes of a command and kills them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import psutil
 
 
 def train_workers(driver: psutil.Process) -> list[psutil.Process]:
-    """The Ray Train workers of a Ray that runs inside `driver`."""
+    """The Ray Train workers of the Ray instance that runs inside `driver`."""
     found = []
     for process in driver.children(recursive=True):
         try:
@@ -20,7 +20,7 @@ def train_workers(driver: psutil.Process) -> list[psutil.Process]:
 
 
 def kill_with_children(process: subprocess.Popen[str]) -> None:
-    """SIGKILL for the driver first, as a lost machine would, then for the Ray inside it."""
+    """Sends SIGKILL first to the driver, as if its machine were lost, then to the Ray inside it."""
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate()

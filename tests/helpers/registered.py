@@ -1,4 +1,4 @@
-"""Registered versions of a model, without weights: what is read before one is loaded."""
+"""Registers versions of a model without weights, for tests that never load one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ftray.store.registry.versions import ModelVersion
 def register(
     registry: Registry, metric: str, value: float, digest: str = "d", **changes: Any
 ) -> tuple[ModelVersion, ModelInfo]:
-    """One more version of `m` with that validation metric."""
+    """Registers one more version of `m` with this validation metric."""
     number = len(registry.versions("m")) + 1
     info = ModelInfo(
         name="m",

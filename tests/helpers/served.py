@@ -1,4 +1,4 @@
-"""`ftray serve` in a process of its own."""
+"""Runs `ftray serve` in a process of its own."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ def free_port() -> int:
 
 
 def quiet_port() -> int:
-    """A free port that no connection of another process is given, for those who try it long before
-    anybody listens there."""
+    """A free port that the system gives to no connection of another process.
+
+    Tests need such a port when clients try it long before a server listens there.
+    """
     while True:
         port = random.randrange(10_000, 20_000)
         with socket.socket() as probe, suppress(OSError):
@@ -43,7 +45,7 @@ def ftray_serve(model: str | Path, port: int, *options: str) -> subprocess.Popen
 
 @contextmanager
 def served(model: str | Path, *options: str) -> Iterator[tuple[str, int]]:
-    """The URL under which the model answers inside the block, and the process that serves it."""
+    """Yields the URL of the served model and the id of the serving process."""
     process = ftray_serve(model, quiet_port(), *options)
     assert process.stdout is not None and process.stderr is not None
     try:

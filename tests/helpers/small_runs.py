@@ -1,4 +1,4 @@
-"""Small specs on the real MiniLM with sentences that can be learnt, and what a run left behind."""
+"""Small specs on the real MiniLM with learnable sentences, and readers for a run's outputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FILLER = ("the", "film", "has", "an", "actor", "who", "and", "its", "plot", "sce
 
 
 def write_rows(path: Path, rows: int, seed: int = 0) -> Path:
-    """JSONL of `rows` sentences, half of them with good words and half with bad ones."""
+    """Writes `rows` sentences as JSONL, half of them with good words and half with bad words."""
     random_ = random.Random(seed)
     with path.open("w") as file:
         for row in range(rows):
@@ -38,7 +38,7 @@ def write_rows(path: Path, rows: int, seed: int = 0) -> Path:
 
 
 def tree(folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:
-    """A spec as plain values: fp32, two workers, the top block trained; `sections` are merged."""
+    """A spec as plain values: fp32, two workers, the top block trained; merges `sections`."""
     data = folder / "rows.jsonl"
     if not data.exists():
         write_rows(data, 400)
@@ -68,7 +68,7 @@ def train_here(
     events: Events | None = None,
     listener: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> Trained:
-    """Train in this process's Ray; `events` is filled."""
+    """Trains in this process's Ray and appends the events to `events`."""
 
     def listen(event: dict[str, Any]) -> None:
         if events is not None:
@@ -79,9 +79,10 @@ def train_here(
 
 
 def losses(run_dir: Path | str) -> dict[int, float]:
-    """Step -> loss of a run; of a step that was trained twice, the last time counts."""
+    """Step -> loss of a run. Of a step that was trained twice, the last loss counts."""
     lines = (Path(run_dir) / "metrics.jsonl").read_text().splitlines()
-    events = [json.loads(line) for line in lines if line.endswith("}")]  # one may be half-written
+    # the last line may be half-written
+    events = [json.loads(line) for line in lines if line.endswith("}")]
     return {e["step"]: e["loss"] for e in events if e["kind"] == "step"}
 
 
@@ -100,7 +101,7 @@ def wait_for(found: Callable[[], Any], what: str) -> Any:
 
 
 def wait_for_step(storage: Path, step: int) -> Path:
-    """The run folder, as soon as that step is on record."""
+    """Waits until this step is in the metrics, and gives the run folder."""
 
     def found() -> Path | None:
         for file in storage.glob("runs/*/*/metrics.jsonl"):

@@ -1,5 +1,7 @@
-"""A small causal language model with a tokenizer of its own and a chat template: random weights
-that learn sentences of `small_runs` within seconds."""
+"""Makes a small causal language model with its own tokenizer and a chat template.
+
+Its random weights learn sentences of `small_runs` within seconds.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 
 
 def make_base(folder: Path, family: str = "llama", seed: int = 0, **options: Any) -> Path:
-    """A model folder as save_pretrained writes it."""
+    """Writes a model folder as save_pretrained does."""
     tokenizer = make_tokenizer()
     shape = {
         "llama": {
@@ -64,7 +66,7 @@ def make_base(folder: Path, family: str = "llama", seed: int = 0, **options: Any
 
 
 def make_tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: any text has its tokens."""
+    """A byte-level BPE tokenizer, which encodes any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -82,7 +84,7 @@ def make_tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
 
 
 def write_prompts(path: Path, rows: int, seed: int = 0) -> Path:
-    """JSONL of the sentences of `write_rows` as prompts, with their labels as completions."""
+    """Writes the sentences of `write_rows` as JSONL prompts, with their labels as completions."""
     plain = write_rows(path.with_suffix(".labels"), rows, seed)
     with path.open("w") as file:
         for line in plain.read_text().splitlines():
@@ -95,8 +97,10 @@ def write_prompts(path: Path, rows: int, seed: int = 0) -> Path:
 
 
 def make_generator(target: Path, name: str = "tiny", seed: int = 0, **options: Any) -> Location:
-    """The folder `target` as `ftray train` writes it, with golden answers, of a model that writes
-    nonsense; `options` of its config."""
+    """Writes `target` as `ftray train` does, with golden answers.
+
+    The model generates nonsense. options: changes to the model's config.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         base = make_base(Path(temporary) / "base", seed=seed, **options)
         spec = parse(

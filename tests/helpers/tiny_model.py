@@ -1,4 +1,4 @@
-"""A small ftray model folder: MiniLM's real weights, and a head drawn by seed."""
+"""Makes a small ftray model folder: MiniLM's real weights, and a head drawn from a seed."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ def make_model(
     seed: int = 7,
     trained: int = 0,
 ) -> Location:
-    """The folder `target` as `ftray train` writes it, with golden answers; a second to make.
-    trained: so many upper blocks are not those of the base."""
+    """Writes `target` as `ftray train` does, with golden answers, in about a second.
+
+    trained: number of upper blocks whose weights differ from the base model.
+    """
     tree = {
         "name": name,
         "model": {"name_or_path": BASE},
@@ -43,7 +45,7 @@ def make_model(
     base = find_pretrained(spec.model)
     model = base.model(get_task(spec.task), labels, seed=seed)
     with torch.no_grad():
-        # A fresh head answers nearly the same to everything.
+        # A fresh head gives nearly the same answer to every text, so its weights are scaled up.
         model.classifier.weight.mul_(40)
         for block in model.bert.encoder.layer[len(model.bert.encoder.layer) - trained :]:
             for weight in block.parameters():
@@ -70,8 +72,10 @@ def make_model(
 
 
 def tamper(folder: Path) -> None:
-    """Turn the sign of every weight, as no honest copy would; the file still opens and has the
-    checksum that the manifest says."""
+    """Flips the sign of every weight, as no honest copy would.
+
+    The file still opens, and its checksum matches the manifest.
+    """
     weights = folder / "model.safetensors"
     content = bytearray(weights.read_bytes())
     start = 8 + int.from_bytes(content[:8], "little")

@@ -1,4 +1,4 @@
-"""Small networks with random weights, one a model family: made from configurations, offline."""
+"""Small networks with random weights, one per model family, made from configurations, offline."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ENCODER = {
 }
 _DECODER = {**_ENCODER, "num_key_value_heads": 1, "head_dim": 8, "attention_dropout": 0.2}
 
-# What has one list of blocks, by transformers' name of the family.
+# Families with one list of blocks, by transformers' name.
 STACKED: dict[str, dict[str, Any]] = {
     "bert": _ENCODER,
     "roberta": {**_ENCODER, "pad_token_id": 0},
@@ -51,7 +51,8 @@ STACKED: dict[str, dict[str, Any]] = {
     "phi3": _DECODER,
 }
 
-# What keeps the range of its activations in buffers, and hands more than states to each block.
+# Families that keep the range of their activations in buffers and pass more than hidden states to
+# each block.
 RANGED: dict[str, dict[str, Any]] = {"ibert": {**_ENCODER, "pad_token_id": 0}}
 
 _IMAGES = {
@@ -64,17 +65,18 @@ _IMAGES = {
     "hidden_dropout_prob": 0.1,
     "attention_probs_dropout_prob": 0.1,
 }
-# Of these images go in.
+# Families whose inputs are images.
 SEEING: dict[str, dict[str, Any]] = {
     "vit": _IMAGES,
     "dinov2": _IMAGES,
     "beit": {**_IMAGES, "use_mean_pooling": True, "use_relative_position_bias": True},
 }
 
-# Of those that are stacked, what goes on with a text.
+# Families in STACKED that generate text.
 GENERATING = ("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma2", "phi3")
 
-# What has no single list of blocks: shared weights, or an encoder and a decoder.
+# Families without a single list of blocks: the blocks share weights, or the model has an encoder
+# and a decoder.
 UNSTACKED: dict[str, dict[str, Any]] = {
     "albert": {**_ENCODER, "embedding_size": 12},
     "bart": {
@@ -99,7 +101,7 @@ UNSTACKED: dict[str, dict[str, Any]] = {
 
 
 def tiny_network(family: str, seed: int = 0, **options: Any) -> PreTrainedModel:
-    """A classifier of that family in eval mode, its weights drawn from `seed`."""
+    """A classifier of this family in eval mode, with weights drawn from `seed`."""
     if family in SEEING:
         config = AutoConfig.for_model(family, **SEEING[family], num_labels=LABELS, **options)
         torch.manual_seed(seed)
@@ -114,8 +116,10 @@ def tiny_network(family: str, seed: int = 0, **options: Any) -> PreTrainedModel:
 
 
 def tiny_generator(family: str, seed: int = 0, **options: Any) -> PreTrainedModel:
-    """A causal language model of that family in eval mode, its weights drawn from `seed`. They are
-    large, so that what it says depends on all that it has read."""
+    """A causal language model of this family in eval mode, with weights drawn from `seed`.
+
+    The weights are large, so that each generated token depends on all tokens before it.
+    """
     special = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
     config = AutoConfig.for_model(
         family, **{"vocab_size": VOCABULARY, **special, **STACKED[family], **options}
@@ -130,7 +134,7 @@ def tiny_generator(family: str, seed: int = 0, **options: Any) -> PreTrainedMode
 
 
 def tiny_batch(rows: int = 1, tokens: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random ids without special ones but the closing one, and their mask: (rows, tokens)."""
+    """Random ids, with no special token but the closing one, and their mask: (rows, tokens)."""
     random = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, VOCABULARY, (rows, tokens), generator=random)
     ids[:, -1] = 2
@@ -138,6 +142,6 @@ def tiny_batch(rows: int = 1, tokens: int = 6, seed: int = 0) -> dict[str, torch
 
 
 def tiny_images(rows: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random images for a family of `SEEING`: (rows, 3, 16, 16)."""
+    """Random images for a family in `SEEING`: (rows, 3, 16, 16)."""
     random = torch.Generator().manual_seed(seed)
     return {"pixel_values": torch.randn(rows, 3, 16, 16, generator=random)}

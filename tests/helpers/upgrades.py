@@ -1,4 +1,4 @@
-"""Versions of one model that tell themselves apart, and callers that never stop asking."""
+"""Distinguishable versions of one model, and callers that send requests all the time."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ NAME, ALIAS = "tiny", "live"
 TEXTS = ("A wonderful film.", "Dull.", "It is neither good nor bad, only long.", "naïve 🎬")
 CLOSE = 1e-4
 Expected = Mapping[int | None, list[dict[str, float]]]
-"""Version -> what it says to each of TEXTS: label -> probability."""
+"""Version -> its answer to each of TEXTS: label -> probability."""
 
 
 def register_versions(storage: Path, count: int, broken: tuple[int, ...] = ()) -> Registry:
-    """So many versions of `tiny`, each with a head of its own; those in `broken` do not give their
-    golden answers."""
+    """Registers `count` versions of `tiny`, each with a head of its own.
+
+    The versions in `broken` do not give their golden answers.
+    """
     root = open_root(str(storage))
     registry = Registry.open(root)
     for number in range(1, count + 1):
@@ -46,11 +48,12 @@ def answers_of(registry: Registry, versions: tuple[int, ...], name: str = NAME) 
 
 
 class Callers:
-    """Ask on and on; what they got is looked at afterwards.
+    """Callers that send requests without end; tests inspect the answers afterwards.
 
-    patience_s: how long they try again where nobody takes or keeps their connection, or they are
-    told to (Retry-After); without it one such moment is a fault.
-    pause_s: what each waits after an answer.
+    patience_s: how long a caller tries again when the server refuses or drops the connection, or
+    asks for a retry (Retry-After). At 0, one such moment counts as a fault.
+
+    pause_s: how long each caller waits after an answer.
     """
 
     def __init__(
@@ -62,9 +65,9 @@ class Callers:
         self.pause_s = pause_s
         self.tried_again = 0
         self.seen: list[tuple[float, int | None]] = []
-        """When an answer came, and of which version."""
+        """When each answer came, and from which version."""
         self.waits: list[float] = []
-        """Seconds that each answer took, also one that was wrong."""
+        """Seconds that each answer took, wrong answers included."""
         self.wrong: list[str] = []
         self._over = threading.Event()
 
@@ -84,14 +87,14 @@ class Callers:
         return {version for when, version in self.seen if when >= moment}
 
     def wait_for(self, versions: set[int | None], seconds: float = 30.0) -> None:
-        """Until only these answer, as far as 40 answers tell."""
+        """Waits until only these versions answer, judged by the last 40 answers."""
         end = time.monotonic() + seconds
         while {version for _, version in self.seen[-40:]} != versions:
             assert time.monotonic() < end, f"{self.seen[-5:]} and not {versions}; {self.wrong[:3]}"
             time.sleep(0.05)
 
     def _ask(self, number: int) -> None:
-        # Longer than a row waits before the service itself says 503.
+        # The timeout is longer than a row waits before the service itself answers 503.
         with httpx.Client(base_url=self.url, timeout=60) as client:
             while not self._over.is_set():
                 place = number % len(TEXTS)

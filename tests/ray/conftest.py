@@ -1,5 +1,7 @@
-"""One Ray for all tests of a folder here, started inside the test process. The folders run side by
-side: tests that serve keep to one of them."""
+"""Fixtures for tests with Ray: one Ray for all tests of a folder, inside the test process.
+
+The folders run side by side, so the tests that serve are all in one folder.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[Path]:
-    """The folder of a Ray of two CPUs."""
+    """The session folder of a Ray instance with two CPUs."""
     os.environ.pop("RAY_ADDRESS", None)
     configure()
     context = start_ray(num_cpus=2, log_to_driver=False, logging_level=logging.ERROR)
@@ -36,12 +38,12 @@ def ray_session() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def ray_cluster(ray_session: Path) -> None:
-    """It runs."""
+    """Ensures that Ray runs."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_left(ray_cluster: None) -> Iterator[None]:
-    """What a file of tests leaves behind on the CPUs fails that file, not one that comes after."""
+    """Fails the test file that leaves CPUs occupied, not a file that runs after it."""
     yield
     wait_for_free_cpus(2)
 
@@ -56,7 +58,7 @@ def plain_events() -> Events:
 def plain(
     ray_cluster: None, plain_events: Events, tmp_path_factory: pytest.TempPathFactory
 ) -> Trained:
-    """An uninterrupted run with two workers and ZeRO 2, which others are compared with."""
+    """An uninterrupted run with two workers and ZeRO 2, with which other runs are compared."""
     folder = tmp_path_factory.mktemp("plain")
     return train_here(
         tree(folder, train={"baselines": True, "checkpoint": {"keep_after": True}}), plain_events

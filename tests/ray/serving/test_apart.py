@@ -1,4 +1,4 @@
-"""Two services on one machine, each with a Ray of its own: neither answers for the other."""
+"""Two services on one machine, each with its own Ray: neither answers for the other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def folders(tmp_path: Path) -> list[Path]:
 
 @contextmanager
 def watched(port: int) -> Iterator[set[str]]:
-    """Which models answer there inside the block, healthy or not."""
+    """Collects the names of the models that answer at this port inside the block."""
     seen: set[str] = set()
     over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Answers that have begun go on while the service ends."""
+"""Streams that have begun continue while the service shuts down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that generate, from their training to their answers over real HTTP."""
+"""Models that generate, from training to answers over real HTTP."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.helpers.tiny_generator import make_base, make_generator, write_prompt
 
 PROMPTS = ["the film has", "a", "dull and", *(f"plot {n} of " + "the " * n for n in range(9))]
 MOST, LIMIT = 24, 110
-"""Tokens that are asked for, and that the service gives."""
+"""Tokens per request, and the most that the service allows."""
 
 
 def spec(folder: Path, **sections: Any) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def test_it_learns_what_follows(trained: Trained, events: Events) -> None:
 
 @pytest.mark.slow
 def test_workers_share_a_batch_by_its_tokens(trained: Trained, home: Path) -> None:
-    """Rows have different numbers of tokens: a mean of the ranks' means would be another loss."""
+    """Ranks weight their losses by tokens, because a mean of the ranks' means would differ."""
     alone = train_here(spec(home, scale={"workers": 1}))
     two, one = losses(trained.run.location.path), losses(alone.run.location.path)
     assert len(one) == 30 and one == pytest.approx(two, rel=1e-3)
@@ -112,7 +112,7 @@ def test_predictions_keep_their_rows(trained: Trained, home: Path, tmp_path: Pat
 
 @pytest.fixture(scope="module")
 def served_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two versions of a writer of nonsense, of which the first one is in production."""
+    """Two versions of a model that generates nonsense, the first of them in production."""
     root = tmp_path_factory.mktemp("served")
     opened = open_root(str(root))
     registry = Registry.open(opened)
@@ -143,7 +143,7 @@ def client(trained: Trained, served_root: Path) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def expected(served_root: Path) -> dict[int, dict[str, str]]:
-    """What plain transformers goes on with, by version."""
+    """The completions of plain transformers, by version."""
     found = {}
     for number in (1, 2):
         made = Generator(locate(str(served_root / "models" / "writer" / f"run-{number}")))

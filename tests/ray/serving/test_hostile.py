@@ -1,5 +1,7 @@
-"""Requests that nobody should send: each gets a 4xx with one message, and others are served
-meanwhile. Against `ftray serve` as people run it, its proxy included."""
+"""Malformed and abusive requests: each gets a 4xx with one message, and others are served.
+
+The tests run against `ftray serve` as users run it, its proxy included.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ def url(model_folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def callers(url: str, model_folder: Path) -> Iterator[Callers]:
-    """Four who ask what is right all the while."""
+    """Four callers that send valid requests all the time."""
     predictor = Predictor(locate(str(model_folder)))
     rows = predictor.answers(TEXTS, 9)
     expected = [{item["label"]: item["score"] for item in row} for row in rows]
@@ -50,10 +52,11 @@ def connect(url: str) -> socket.socket:
 
 
 def send(url: str, content: bytes) -> tuple[int, str]:
-    """Status and body of the answer; 0 where the connection was closed without one."""
+    """Status and body of the answer; 0 if the connection was closed without an answer."""
     with connect(url) as wire:
         with suppress(BrokenPipeError, ConnectionResetError):
-            wire.sendall(content)  # who is sent 100 MB may hang up, once it has answered
+            # A server that is sent 100 MB may close the connection once it has answered.
+            wire.sendall(content)
         answer = b""
         with suppress(ConnectionResetError, TimeoutError):
             while not _is_whole(answer) and (part := wire.recv(65536)):
@@ -65,7 +68,10 @@ def send(url: str, content: bytes) -> tuple[int, str]:
 
 
 def _is_whole(answer: bytes) -> bool:
-    """By its Content-Length: a proxy may wait for the rest of a request before it hangs up."""
+    """Whether the answer is whole by its Content-Length.
+
+    A proxy may wait for the rest of a request before it closes the connection.
+    """
     head, end, body = answer.partition(b"\r\n\r\n")
     length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
     return bool(end) and length is not None and len(body) >= int(length[1])
@@ -94,7 +100,7 @@ def _fault(hostile: Hostile, status: int, body: str) -> str:
         error = json.loads(body)["error"]
         message = error if isinstance(error, str) else error["message"]
         return "" if 3 < len(message) < 500 and "Traceback" not in message else "no clear message"
-    # What is no HTTP never comes as far as ftray: the proxy refuses it.
+    # Bytes that are not HTTP never reach ftray: the proxy refuses them.
     return "" if status in (0, 400, 408, 413, 431) and len(body) < 500 else "no message"
 
 
@@ -122,7 +128,7 @@ def test_who_hangs_up_costs_nobody_an_answer(url: str, callers: Callers) -> None
     for _ in range(50):
         with connect(url) as wire:
             wire.sendall(http(body))
-    for _ in range(30):  # until it is noticed that they went, more is refused
+    for _ in range(30):  # the service refuses more requests until it notices the closed connections
         answer = httpx.post(f"{url}/v1/predict", json={"inputs": "a wonderful film"}, timeout=60)
         if answer.status_code == 200:
             break
@@ -136,7 +142,7 @@ def test_who_hangs_up_costs_nobody_an_answer(url: str, callers: Callers) -> None
 
 
 def computed(url: str) -> float:
-    """Rows that went through the model."""
+    """Number of rows that the model has computed."""
     page = httpx.get(f"{url}/metrics", timeout=60).text
     found = [s for f in text_string_to_metric_families(page) for s in f.samples]
     return sum(s.value for s in found if s.name == "ftray_batch_rows_sum")

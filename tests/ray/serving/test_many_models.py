@@ -33,7 +33,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def client(ray_cluster: None, folders: dict[str, Path]) -> Iterator[httpx.Client]:
-    """Two of the three models fit into the replica."""
+    """A client of one replica that has room for two of the three models."""
     port = free_port()
     settings = {"model": [str(folder) for folder in folders.values()], "max_models": 2}
     try:

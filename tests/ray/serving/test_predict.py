@@ -69,7 +69,7 @@ def test_every_row_in_order_with_its_own_columns(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batch, "BLOCK_ROWS", 32)  # several blocks for each of two actors
+    monkeypatch.setattr(batch, "BLOCK_ROWS", 32)  # makes several blocks for each of the two actors
     out = tmp_path / "out.parquet"
     chosen = ("--probabilities", "--set", f"serve.backend={backend}")
     done = result("predict", str(model_folder), "--data", source, "--out", str(out), *chosen)

@@ -1,4 +1,4 @@
-"""A replica whose model hangs is replaced, and says meanwhile that it does not answer."""
+"""Ray replaces a replica whose model hangs; until then the replica reports that it is unhealthy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def client(
     ray_cluster: None, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[httpx.Client]:
     class Spoilable(Hosted):
-        """Its model can be made to hang."""
+        """A replica whose model a test can make hang."""
 
         def hang(self) -> None:
             (live,) = self._replica._catalog.current

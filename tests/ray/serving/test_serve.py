@@ -1,4 +1,4 @@
-"""The served model over real HTTP: two replicas of one application that `build` made."""
+"""The served model over real HTTP: two replicas of one application from `build`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def client(ray_cluster: None, model_folder: Path) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def plain(model_folder: Path) -> dict[str, dict[str, float]]:
-    """What transformers alone answers, a text at a time: text -> label -> probability."""
+    """The answers of transformers alone, one text at a time: text -> label -> probability."""
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     model = AutoModelForSequenceClassification.from_pretrained(model_folder).eval()
     answers = {}
@@ -186,7 +186,7 @@ def test_wrong_paths_methods_and_media(client: httpx.Client) -> None:
     assert client.get("/v1/predict").status_code == 405
     missing = client.get("/v1/nothing")
     assert (missing.status_code, "/v1/predict" in missing.json()["error"]["message"]) == (404, True)
-    # They would load scripts from outside.
+    # The documentation pages would load scripts from other hosts.
     assert client.get("/docs").status_code == 404
 
 

@@ -1,4 +1,4 @@
-"""`ftray serve` as a user runs it: a process of its own, with a Ray of its own inside."""
+"""`ftray serve` as a user runs it: a process of its own, with its own Ray inside."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def port() -> int:
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[list[Process]]:
-    """Processes that are ended with the test, whatever becomes of it."""
+    """Processes that the fixture ends after the test, also after a failure."""
     processes: list[Process] = []
     yield processes
     for process in processes:
@@ -60,7 +60,7 @@ def test_serves_until_sigterm_and_leaves_nothing(
     assert family, "Ray runs in processes of its own"
     heard = set()
     for member in family:
-        with suppress(psutil.NoSuchProcess):  # while it reloads there are two of them
+        with suppress(psutil.NoSuchProcess):  # while HAProxy reloads, two of its processes run
             if member.name() == "haproxy":
                 connections = member.net_connections()
                 heard |= {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN}
@@ -69,7 +69,7 @@ def test_serves_until_sigterm_and_leaves_nothing(
     stdout, stderr = process.communicate(timeout=180)
     assert process.returncode == 0
     assert stdout == "", "the JSON object is the last line"
-    # Ray Serve and `ftray serve` say so where a busy machine takes long.
+    # On a busy machine Ray Serve and `ftray serve` report that starting takes long.
     slow = re.compile(r"taken more than|  \(for \d+ s\)$")
     told = [line for line in stderr.splitlines() if not slow.search(line)]
     assert told == [
@@ -119,7 +119,7 @@ def test_the_last_replica_goes_while_nobody_asks_and_comes_back(
 def test_a_proxy_that_is_slow_to_start_is_waited_for(
     started: list[Process], model_folder: Path, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray gives up the first proxies: none starts in so short a time."""
+    """Ray Serve gives up on the first proxies, because no proxy starts within this short time."""
     monkeypatch.setenv("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "1")
     process = begin(started, model_folder, port)
     assert process.stdout is not None

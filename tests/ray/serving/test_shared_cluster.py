@@ -1,4 +1,4 @@
-"""A cluster whose Serve several use: each has its own application, and ends that alone."""
+"""Several applications on the same Ray Serve: each service starts and ends only its own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Other:
 
 @pytest.fixture
 def others(ray_cluster: None) -> Iterator[int]:
-    """Somebody else's application, at /other on this port."""
+    """Another user's application, at /other on this port."""
     port = free_port()
     serve.start(proxy_location="HeadOnly", http_options={"port": port})
     serve.run(Other.bind(), name="other", route_prefix="/other")

@@ -1,4 +1,4 @@
-"""A service that follows an alias: what is promoted, tried out and rolled back while it answers."""
+"""A service that follows an alias, during promotions, canaries and rollbacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers.small_runs import wait_for
 from tests.helpers.upgrades import ALIAS, NAME, Callers, answers_of, register_versions
 
 BROKEN = 3
-PAUSE_S = 0.25  # between two requests of each of eight callers
+PAUSE_S = 0.25  # each of the eight callers waits so long between two requests
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
 
 @pytest.fixture(scope="module")
 def callers(ray_cluster: None, registry: Registry) -> Iterator[Callers]:
-    """Two replicas of tiny@live, and eight callers who check every answer."""
+    """Two replicas of tiny@live, and eight callers that check every answer."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -81,7 +81,7 @@ def test_a_version_that_does_not_prove_itself_never_answers(
     began = time.monotonic()
     assert "golden answers" in promoted(BROKEN).undone
     assert resolve(registry, f"{NAME}@{ALIAS}").version == 2
-    time.sleep(6)  # in which both replicas look
+    time.sleep(6)  # long enough for both replicas to poll
     assert callers.versions_since(began) == {2}
     assert promoted(1).done
     callers.wait_for({1})

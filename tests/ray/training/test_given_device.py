@@ -1,4 +1,4 @@
-"""The device of real Ray processes, on a cluster that is told of GPUs."""
+"""The device that real Ray processes get, on a cluster that is told that it has GPUs."""
 
 from __future__ import annotations
 

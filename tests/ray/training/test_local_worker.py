@@ -1,4 +1,4 @@
-"""One worker on this machine: a process started ahead that trains without Ray Train."""
+"""One worker on this machine: a process that starts ahead and trains without Ray Train."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def spec(folder: Path, **scale: Any) -> dict[str, Any]:
 
 
 def process() -> psutil.Process:
-    """The worker's, among those of the Ray inside this process."""
+    """The worker's process, among the children of the Ray instance inside this process."""
     found = []
     for child in psutil.Process().children(recursive=True):
         try:

@@ -1,4 +1,4 @@
-"""The whole path on an S3 root with an MLflow server, while the store fails again and again."""
+"""Training and sweeps on an S3 root with an MLflow server, while the store keeps failing."""
 
 from __future__ import annotations
 
@@ -39,8 +39,11 @@ def test_a_run_ends_as_on_a_disk_although_the_store_goes_away(
     mlflow_server: MlflowServer,
     tmp_path: Path,
 ) -> None:
-    """It is stopped for longer than pyarrow tries by itself while steps are made, answers 503 after
-    the first epoch, and cuts uploads off before the export."""
+    """Three faults of the store hit one run.
+
+    During the steps the store is stopped for longer than pyarrow's own retries last. After the
+    first epoch it answers 503. Before the export it cuts uploads off.
+    """
     troubles: dict[str, Any] = {
         "step 5": lambda: object_store.stopped(seconds=10),
         "epoch 1": lambda: object_store.failing(Fault.BUSY, seconds=8),
@@ -57,7 +60,8 @@ def test_a_run_ends_as_on_a_disk_although_the_store_goes_away(
     changes = {"baselines": True, "checkpoint": {"every_steps": 4}}
     spec = tree(tmp_path, storage=object_store.url(), train=changes)
     spec["data"]["train"] = plain.info.spec["data"]["train"]
-    with session():  # where nothing is printed, and MLflow prints when a run ends
+    # MLflow prints when a run ends; inside a session nothing is printed.
+    with session():
         trained = train_here(spec, listener=trouble)
     for thread in threads:
         thread.join()
@@ -76,11 +80,11 @@ def test_a_run_ends_as_on_a_disk_although_the_store_goes_away(
 
 def _go_through(trouble: AbstractContextManager[None]) -> None:
     with trouble:
-        pass  # it ends by itself
+        pass  # the fault ends by itself
 
 
 def _is_served(store: ObjectStore, trained: Trained) -> None:
-    """It is found by an alias, and proves itself."""
+    """Finds the model by an alias and checks its golden answers."""
     registry = Registry.open(open_root(store.url()))
     promote(registry, trained.version.reference, "production")
     found = find_model(f"{trained.version.name}@production", store.url())

@@ -1,4 +1,4 @@
-"""Training on a real Ray with real DeepSpeed: results, determinism, and killed workers."""
+"""Training on a real Ray with real DeepSpeed: results, baselines, export and failing runs."""
 
 from __future__ import annotations
 
@@ -91,7 +91,8 @@ def test_one_worker_with_the_trunk_cache_learns_as_two_without(
     assert losses(other.run.location.path) == pytest.approx(expected, abs=1e-5)
     wanted = weights(plain.version.folder.path)
     for name, value in weights(other.version.folder.path).items():
-        # A key's bias has no effect: its gradient is rounding, which Adam makes steps of.
+        # The bias of a key projection has no effect: its gradient is rounding error, which Adam
+        # turns into steps.
         assert name.endswith("key.bias") or torch.allclose(value, wanted[name], atol=1e-4), name
     found = (other.run.location / BASELINES).read_bytes()
     assert found == (plain.run.location / BASELINES).read_bytes(), "nor do baselines depend on it"

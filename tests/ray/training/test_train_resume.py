@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped, damaged or stuck: the same command goes on to the same weights."""
+"""Runs that are killed, stopped, damaged or stuck: the same command resumes to the same weights."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
 
 
 def starts(run_dir: Path) -> list[dict[str, Any]]:
-    """What was told each time that workers began."""
+    """The `start` events of a run, one each time that workers began."""
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     return [e for e in map(json.loads, lines[:-1]) if e["kind"] == "start"]
 
@@ -55,13 +55,13 @@ def status(run_dir: Path) -> dict[str, Any]:
 
 
 def is_as_if_undisturbed(stdout: str, run_dir: Path, plain: Trained) -> None:
-    """What the last command of a run has printed and left behind."""
+    """Checks the output and the files of a run's last command against the undisturbed run."""
     result = json.loads(stdout.splitlines()[-1])
     assert (result["run"], result["version"]) == (run_dir.name, 1)
     expected = weights(plain.version.folder.path)
     for name, value in weights(result["model_dir"]).items():
         assert torch.equal(value, expected[name]), name
-    # What was under way to a driver that was killed is not on record.
+    # Events on their way to a killed driver are not recorded.
     curve = losses(plain.run.location.path)
     found = losses(run_dir)
     assert all(curve[step] == loss for step, loss in found.items())
@@ -75,14 +75,14 @@ def test_a_killed_worker_and_a_killed_driver_change_no_weight(
     spec = write(tmp_path, "cut", train={"checkpoint": {"every_steps": 4}})
     storage = tmp_path / "cut"
 
-    # A worker is killed in the middle of the first epoch (of 20 steps): others take over.
+    # The test kills a worker in the middle of the first epoch (of 20 steps): new workers take over.
     process = start(spec)
     run_dir = wait_for_step(storage, 7)
     train_workers(psutil.Process(process.pid))[0].kill()
     wait_for(lambda: len(starts(run_dir)) == 2, "the workers that take over")
     assert starts(run_dir)[1]["step"] > 0, "from a checkpoint"
 
-    # The driver is killed while a checkpoint is being written, after the first epoch.
+    # The test kills the driver while a checkpoint is being written, after the first epoch.
     wait_for_step(storage, 21)
     parts = run_dir / "checkpoints"
     wait_for(lambda: any(parts.glob(".part-*")), "a checkpoint that is being written")
@@ -109,7 +109,7 @@ def test_a_run_that_is_told_to_end_saves_first_and_a_torn_checkpoint_is_passed_o
     saved = sorted((run_dir / "checkpoints").glob("step-*"))[-1]
     assert int(saved.name.removeprefix("step-")) == max(losses(run_dir))
 
-    # The newest checkpoint is damaged: the one before it will do.
+    # The test damages the newest checkpoint: the run must resume from the one before.
     torn = saved / "trainable.safetensors"
     torn.write_bytes(torn.read_bytes()[:-100])
     stdout, said = finish(start(spec))

@@ -56,7 +56,7 @@ TRAIN = {"baselines": True, "trunk_cache": "on"}
 
 @pytest.fixture(scope="module")
 def cut_off(ray_cluster: None, folder: Path) -> list[str]:
-    """The trials of a sweep that had ended when its driver was."""
+    """The trials that had ended when the sweep's driver was interrupted."""
     statuses: dict[str, str] = {}
 
     def cut(event: dict[str, Any]) -> None:
@@ -66,7 +66,8 @@ def cut_off(ray_cluster: None, folder: Path) -> list[str]:
                 raise Interrupted.of("run", "sweep", "interrupted", "the same command goes on")
 
     with pytest.raises(Interrupted), pytest.MonkeyPatch.context() as patch:
-        # As on a cluster of more than this machine: by processes of its own.
+        # Fills the trunk cache in processes of its own, as on a cluster with more than this
+        # machine.
         patch.setattr(trunk_build, "_is_here", lambda order: False)
         sweep(folder, cut, train=TRAIN)
     return [trial for trial, status in statuses.items() if status == "done"]
@@ -74,7 +75,7 @@ def cut_off(ray_cluster: None, folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def tuned(cut_off: list[str], folder: Path, events: list[dict[str, Any]]) -> Tuned:
-    """That sweep gone on with: four trials from the trunk cache, the winner trained again."""
+    """The interrupted sweep, resumed: four trials from the trunk cache, and a refit."""
     return sweep(folder, events.append, train=TRAIN)
 
 
@@ -88,7 +89,7 @@ def test_the_winner_is_trained_again_and_registered_with_the_table(
     assert {trial.id for trial in tuned.trials} == {"1", "2", "3", "4"}
     again = {e["id"] for e in events if e["kind"] == "trial"}
     assert {"3", "4"} <= again, "they had not begun"
-    # The watcher is told of the trials that ended before; the record has each of them once.
+    # The listener also hears of the trials that ended before; the record has each trial once.
     recorded = [e for e in tuned.trained.run.metrics() if e["kind"] == "trial"]
     assert cut_off
     for trial in cut_off:
@@ -134,7 +135,7 @@ def test_each_trial_is_a_run_in_mlflow_below_the_sweeps_which_has_the_winners_va
 
 
 def in_mlflow(tuned: Tuned) -> tuple[Any, dict[str, Any]]:
-    """The sweep's run, and those of its trials by name."""
+    """The MLflow run of the sweep, and the runs of its trials by name."""
     run = tuned.trained.run
     folder = Path(run.location.path).parents[2]
     return below(f"sqlite:///{folder}/registry.db", run.run_id)

@@ -1,4 +1,4 @@
-"""Jobs on a cluster of two nodes, started by the script that we ship, with token authentication."""
+"""Jobs on a cluster of two nodes, started by the shipped script, with token authentication."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _free_ports(count: int) -> list[str]:
     return ports
 
 
-# The second node finds nothing in one folder and cannot write to another.
+# On the second node one folder is empty and another one is read-only.
 ENTER = """#!/bin/bash
 exec unshare {user} --mount bash -c '
 mount -t tmpfs none {lacking} && mount --bind {fixed} {fixed} && mount -o remount,bind,ro {fixed}
@@ -59,7 +59,10 @@ def fixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sees_other_files(lacking: Path, fixed: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The command in which the second node runs; empty where this machine allows no such view."""
+    """The command that runs the second node with its own view of the file system.
+
+    Empty if this machine allows no such view.
+    """
     user = "" if os.geteuid() == 0 else "--map-root-user"
     file = tmp_path_factory.mktemp("bin") / "enter"
     file.write_text(ENTER.format(user=user, lacking=lacking, fixed=fixed))
@@ -71,7 +74,7 @@ def sees_other_files(lacking: Path, fixed: Path, tmp_path_factory: pytest.TempPa
 def cluster(
     tmp_path_factory: pytest.TempPathFactory, sees_other_files: str
 ) -> Iterator[Environment]:
-    """The environment in which a user of the running cluster types commands."""
+    """Starts the cluster and gives the environment variables for its users' commands."""
     folder = Path(f"/tmp/ftray-{os.getpid()}")
     gcs, dashboard, client = _free_ports(3)
     shell = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {
@@ -83,8 +86,8 @@ def cluster(
         "SECOND_NODE_IN": sees_other_files,
         "START_TIMEOUT": "400",
         "STOP_TIMEOUT": "3",
-        # A lost node is noticed within seconds; Ray Train asks for it until then, and for a minute
-        # unless told.
+        # Shortens Ray's detection of a lost node to seconds. Ray Train asks for the node until
+        # then, and by default for a minute more.
         "RAY_health_check_period_ms": "1000",
         "RAY_health_check_failure_threshold": "2",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8",
@@ -109,7 +112,7 @@ def run(*command: str, cwd: Path, env: Environment) -> subprocess.CompletedProce
 
 
 def raylet(cluster: Environment, node: str) -> psutil.Process:
-    """What a node lives and dies with."""
+    """The raylet process of a node: killing it ends the node."""
     folder = str(Path(cluster["CLUSTER_DIR"]) / node)
     for process in psutil.process_iter(["name", "cmdline"]):
         if process.info["name"] == "raylet" and any(folder in a for a in process.info["cmdline"]):
@@ -149,21 +152,24 @@ def test_without_the_token_the_cluster_says_what_is_missing(
 
 
 def wait_for_both_nodes(cluster: Environment) -> None:
-    """A run that may begin with one worker does so while an ended job still holds a node."""
+    """Waits until no job holds a CPU.
+
+    Otherwise an elastic run would begin with one worker while an ended job still holds a node.
+    """
     code = "import ray; from tests.helpers.free_cpus import *; ray.init(); wait_for_free_cpus(2)"
     said = run(sys.executable, "-c", code, cwd=REPOSITORY, env=cluster)
     assert said.returncode == 0, said.stderr
 
 
 def second_node(cluster: Environment, digits: int | None = 8) -> str:
-    """Ray's id of it, the first digits or all."""
+    """Ray's id of the second node: the first `digits` digits, or all."""
     said = run(SCRIPT, "status", "--format=json", cwd=REPOSITORY, env=cluster)
     (node,) = [node for node in json.loads(said.stdout) if not node["is_head_node"]]
     return node["node_id"][:digits]
 
 
 def drain(cluster: Environment, node: str) -> None:
-    """As a cloud does that takes a spot node away."""
+    """Drains a node with a preemption notice, like a cloud that takes a spot node away."""
     command = ("ray", "drain-node", "--address", cluster["RAY_ADDRESS"], "--node-id", node)
     command += ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot")
     command += ("--deadline-remaining-seconds", "20")
@@ -172,7 +178,10 @@ def drain(cluster: Environment, node: str) -> None:
 
 
 def step_of_checkpoint_within_an_epoch(run_dir: Path) -> int | None:
-    """The one that a notice asked for: all others are saved where an epoch ends."""
+    """The step of the checkpoint that a preemption notice caused, if there is one.
+
+    All other checkpoints are saved at the end of an epoch.
+    """
     manifests = (run_dir / "checkpoints").glob("step-*/manifest.json")
     steps = (int(manifest.parent.name.removeprefix("step-")) for manifest in manifests)
     return next((step for step in steps if step % STEPS_OF_AN_EPOCH), None)
@@ -200,7 +209,7 @@ def test_what_one_node_lacks_ends_the_run_and_names_the_node(
         shell["FTRAY_STORAGE"] = begins = str(fixed)
         exit_code = 1
     spec = write_spec(tmp_path, **sections)
-    # Alone, a rank would be waited for until torch's half hour is over.
+    # If one rank failed alone, the others would wait until torch's half-hour timeout.
     said = run(sys.executable, "-m", "ftray", "train", str(spec), cwd=tmp_path, env=shell)
     assert said.returncode == exit_code, said.stderr
     (line,) = [line for line in said.stderr.splitlines() if line.startswith(begins)]
@@ -229,7 +238,7 @@ for listed in (state.list_jobs, state.list_runtime_envs, state.list_workers, sta
     print(listed(detail=True, limit=1000))
 print(state.list_tasks(detail=True, limit=1000, raise_on_missing_output=False))
 """
-"""Prints what Ray tells everybody who may look at a cluster."""
+"""Prints all that Ray shows to everybody with access to the cluster."""
 
 
 @pytest.mark.slow
