@@ -74,7 +74,7 @@ def _bare(folder: Path, model: str, rows: Path, count: int) -> tuple[float, floa
     texts, lines = folder / "texts", rows.read_text().splitlines()
     chosen = (json.loads(lines[n * len(lines) // count])["text"] for n in range(count))
     texts.write_text("".join(json.dumps(text) + "\n" for text in chosen))
-    command = [sys.executable, str(HERE / "serve_bare.py"), model, str(texts)]
+    command = [sys.executable, str(HERE / "serve_bare.py"), model, str(texts), "fp32"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -7,8 +7,8 @@ Both use the same global batches and ftray's own loop, without Ray (which takes 
 Efficiency is the speed of two workers over twice the speed of one, run by run. `2 apart` are two
 independent processes that train with half the batch each: the most that the machine gives to two
 processes. The parts of a step are timed inside the processes, as means over ranks. `backward`
-includes the all-reduce of the gradients; `waiting` is the time in `DistContext.sum`. A step adds
-its losses up in `DistContext.totals`, whose time counts as `rest`.
+includes the all-reduce of the gradients; `waiting` is the time in `DistContext.totals`, in which
+a step sums its losses over the ranks.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Clock:
         self._inside = 0.0
         self._wrap(Engine, "logits", "forward")
         self._wrap(Engine, "accumulate", "backward")
-        self._wrap(DistContext, "sum", "waiting")
+        self._wrap(DistContext, "totals", "waiting")
         self._wrap(Engine, "gradient_norm", "gradients")
         self._wrap(Engine, "update", "optimizer")
 

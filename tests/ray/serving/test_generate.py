@@ -97,6 +97,7 @@ def test_it_is_evaluated_on_other_rows(trained: Trained, home: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_predictions_keep_their_rows(trained: Trained, home: Path, tmp_path: Path) -> None:
     source = tmp_path / "ask.jsonl"
     words = ["wonderful", "awful", "gripping"]

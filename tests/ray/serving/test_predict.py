@@ -146,6 +146,7 @@ def test_parts_of_another_run_are_not_used(model_folder: Path, tmp_path: Path) -
     assert Parts(out, keys[0]).read().num_rows == 0, "they made room"
 
 
+@pytest.mark.slow
 def test_a_model_that_answers_otherwise_is_refused(
     ray_cluster: None, model_folder: Path, tmp_path: Path
 ) -> None:

@@ -80,7 +80,9 @@ def test_a_backend_for_labels_does_not_serve_a_model_that_generates(
     writer = tmp_path / "writer"
     writer.mkdir()
     info = read_info(locate(folder))
-    write_info(writer, info.model_copy(update={"name": "writer", "labels": ()}))
+    write_info(
+        writer, info.model_copy(update={"name": "writer", "task": "text-generation", "labels": ()})
+    )
     with pytest.raises(ServeError, match="backend = onnx: computes labels, and writer generates"):
         find(parse({"model": [folder, str(writer)], "backend": "onnx"}))
 
