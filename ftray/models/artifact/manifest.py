@@ -30,19 +30,22 @@ LABEL_SCORES = "per_label.csv"
 
 
 class Golden(BaseModel):
-    """One input and the probability of each label, in the order of the labels; or, of a model that
-    generates, the tokens that it went on with and the probability of each."""
+    """A golden answer: one input, and what the model answers.
+
+    A classifier has a probability for each label, in the order of the labels. A model that
+    generates has the tokens of its continuation and a probability for each token.
+    """
 
     model_config = ConfigDict(frozen=True)
     input: str
     probabilities: tuple[float, ...]
     tokens: tuple[int, ...] = ()
     labels: tuple[int, ...] = ()
-    """Places of the labels that the probabilities are of, where there are too many to keep all."""
+    """Indices of the labels that `probabilities` belong to, where not all labels are kept."""
 
 
 class _Format(BaseModel):
-    """What every version of ftray.json has, and what says how to read the rest."""
+    """The part of ftray.json that every version has: the format of the rest."""
 
     format: int = FORMAT
 

@@ -20,7 +20,7 @@ class _Frozen(BaseModel):
 
 
 class Estimate(_Frozen):
-    """A number of the test split, and its 95 % bootstrap interval."""
+    """A metric of the test split with its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -41,16 +41,19 @@ class Estimate(_Frozen):
 
 
 class Scores(_Frozen):
-    """The metrics of one model, or by how much those of two differ."""
+    """The metrics of one model, or the differences between the metrics of two models."""
 
     accuracy: Estimate
     f1_macro: Estimate
 
 
 class Worth(_Frozen):
-    """majority: the commonest label of the training split, always. probe: logistic regression on
-    what the base model makes of a text, untrained. over_majority, over_probe: the gain of the
-    fine-tuned model, paired over the rows."""
+    """The fine-tuned model beside two baselines on the test split.
+
+    majority: always answers the commonest label of the training split. probe: logistic regression
+    on the hidden states of the untrained base model. over_majority, over_probe: the gain of the
+    fine-tuned model over each, by a bootstrap paired over the rows.
+    """
 
     rows: int
     majority: Scores
@@ -59,13 +62,13 @@ class Worth(_Frozen):
     over_majority: Scores
     over_probe: Scores
     seconds: float
-    """From the start of the workers to their end."""
+    """Seconds from the start of the workers to their end."""
     worker_hours: float
-    """With those of the sweep's trials, if there was one."""
+    """Includes the trials of the sweep, where there was one."""
     cost: float | None = None
     """In the unit of scale.price_per_worker_hour."""
     cost_per_point: float | None = None
-    """For each hundredth of accuracy gained over the probe, where it was gained."""
+    """Cost for each hundredth of accuracy gained over the probe; None without a gain."""
 
     def verdict(self) -> str:
         """Say in one sentence whether fine-tuning was worth it."""

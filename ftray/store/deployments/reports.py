@@ -46,9 +46,12 @@ class TrialCounts(Frozen):
 
 
 class Report(Frozen):
-    """since: the promotion that the replica follows, as `AliasDeployment.since`; refused: one that
-    it does not follow, and why; trial: none where no version is on trial; lease: seconds within
-    which the next beat comes."""
+    """What one replica answers with.
+
+    since: the `AliasDeployment.since` of the promotion that the replica follows; refused: the
+    promotion that the replica does not follow, with the reason; trial: None where no version is on
+    trial; lease: seconds until the next beat at the latest.
+    """
 
     replica: str
     host: str

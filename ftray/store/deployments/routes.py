@@ -13,7 +13,7 @@ _MOST_BEFORE = 50
 
 
 class Frozen(BaseModel):
-    """A part of a file that other versions of ftray may have written."""
+    """A part of a file that another version of ftray may have written."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -26,9 +26,12 @@ class VersionRef(Frozen):
 
 
 class Trial(Frozen):
-    """A version that gets a share of the requests; or, in the shadow, a copy of them, while the
-    current version answers. id: tells it from an earlier trial of the same; proven: whether a
-    replica got its golden answers."""
+    """A canary: a version that answers a share of the requests. With `shadow` it computes copies of
+    that share, and the current version answers.
+
+    id: differs between two trials of one version; proven: whether a replica got the version's
+    golden answers.
+    """
 
     stop: VersionRef
     share: Annotated[float, Field(gt=0, le=1)]
@@ -41,9 +44,11 @@ class Trial(Frozen):
 
 
 class Refusal(Frozen):
-    """A version that was promoted or is on trial, and why a replica does not answer with it. since:
-    as `AliasDeployment.since` of the promotion; trial: the id of the trial, empty for a
-    promotion."""
+    """Why a replica does not answer with a version that was promoted or is on trial.
+
+    since: the `AliasDeployment.since` of the promotion; trial: the id of the trial, empty for a
+    promotion.
+    """
 
     stop: VersionRef
     since: int
@@ -52,7 +57,7 @@ class Refusal(Frozen):
 
 
 class Writer(Frozen):
-    """A process that has changed the route, and may yet write the same to the registry."""
+    """A process that changed the route and has not yet written the change to the registry."""
 
     id: str
     host: str
