@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
 from queue import Empty, SimpleQueue
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 
 _LOOK_S = 2.0
 """Seconds between two readings of the replicas' reports."""
+
+_SECOND_S = 0.5
+"""Seconds after the first signal from which on Ctrl-C counts as the second. A terminal, or whatever
+runs the command, may send the first one several times."""
+
+STOPPING = "stopping when the answers in progress have ended; Ctrl-C again stops now"
 
 
 @verb
@@ -87,7 +94,7 @@ def serve(
             each = Resources(spec.cpus_per_replica, spec.gpus_per_replica)
             least = max(1, spec.replicas.min)
             require(least, each, "--replicas" if replicas else "serve.replicas.min")
-            with endpoint(served, spec, place, line, stop.is_set) as url:
+            with endpoint(served, spec, place, line, stop) as url:
                 starts.close()
                 if url is None:
                     return
@@ -154,15 +161,21 @@ class _Stop:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         """say: tells the person that the first signal has come."""
-        self._say, self._told = say, False
+        self._say = say
+        self._first: float | None = None
         self._signals: SimpleQueue[None] = SimpleQueue()
         self._asked = False
+        self.at_once = False
+        """Whether a person does not wait for answers in progress: a second Ctrl-C has come."""
 
     def note(self, number: int, frame: FrameType | None) -> None:
         self._signals.put(None)
-        if not self._told:
-            self._told = True
-            self._say("stopping")
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+            self._say(STOPPING)
+        elif number == signal.SIGINT and now - self._first > _SECOND_S:
+            self.at_once = True
 
     def is_set(self) -> bool:
         return self._asked or not self._signals.empty()

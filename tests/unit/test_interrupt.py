@@ -119,8 +119,8 @@ def test_an_interrupt_that_python_drops_is_raised_again() -> None:
 
 
 STORM = """
-import os, signal, threading
-from ftray.cli.serve import _interrupts
+import os, signal, threading, time
+from ftray.cli.serve import STOPPING, _interrupts
 def storm():
     for _ in range(20_000):
         os.kill(os.getpid(), signal.SIGINT)
@@ -130,7 +130,13 @@ with _interrupts(said.append) as stop:
     sender.start()
     while sender.is_alive():
         stop.wait(0.001)
-    assert stop.is_set() and stop.wait(60) and said == ["stopping"]
+    assert stop.is_set() and stop.wait(60) and said == [STOPPING]
+    assert not stop.at_once, "as fast as that nobody asks twice"
+    time.sleep(0.6)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert not stop.at_once
+    os.kill(os.getpid(), signal.SIGINT)
+    assert stop.at_once
 print("stopped")
 """
 

@@ -4,7 +4,7 @@ applications."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ray import serve
@@ -60,14 +60,14 @@ def find_running() -> Running | None:
     return Running(str(client.http_config.host), client.http_config.port, live)
 
 
-def end(name: str, started: bool, patience_s: float) -> None:
-    """End the application once the requests in progress are answered, or after `patience_s`
-    seconds. Shut down Serve too where it was `started` for this application and no other
-    application needs it."""
+def end(name: str, started: bool, patience_s: float, at_once: Callable[[], bool]) -> None:
+    """End the application once the requests in progress are answered, after `patience_s` seconds,
+    or as soon as `at_once` says so. Shut down Serve too where it was `started` for this application
+    and no other application needs it."""
     if name in serve.status().applications:
         serve.delete(name, _blocking=False)
         limit = time.monotonic() + patience_s
-        while name in serve.status().applications and time.monotonic() < limit:
+        while name in serve.status().applications and time.monotonic() < limit and not at_once():
             time.sleep(_POLL_S)
     # The shutdown of Serve ends its proxy at once, and every answer in progress: it comes last.
     if started and not serve.status().applications.keys() - {name}:

@@ -34,6 +34,15 @@ _HEAD = "node:__internal_head__"
 Stopped = Callable[[], bool]
 
 
+class Stop(Protocol):
+    """Tells whether somebody asked the service to stop."""
+
+    at_once: bool
+    """Whether answers in progress are not waited for."""
+
+    def is_set(self) -> bool: ...
+
+
 class Progress(Protocol):
     """Shows a person the progress of the start."""
 
@@ -50,9 +59,9 @@ def endpoint(
     spec: ServeSpec,
     place: Place,
     progress: Progress,
-    stopped: Stopped,
+    stop: Stop,
 ) -> Iterator[str | None]:
-    """Yield the URL under which `models` answer inside the block; None when `stopped` returned True
+    """Yield the URL under which `models` answer inside the block; None when `stop` was set
     first.
 
     Needs a connection to Ray. Where Serve runs on the cluster already, the application runs beside
@@ -75,13 +84,13 @@ def endpoint(
             _start_serve(host, port)
         progress.stage(f"loading {', '.join(model.address for model in models)}")
         _deploy(models, spec, place.prefix)
-        runs = _wait_until_running(name, progress.say, stopped)
+        runs = _wait_until_running(name, progress.say, stop.is_set)
         url = _url(host, port, node["NodeManagerAddress"]) + place.prefix.rstrip("/")
-        answers = runs and _wait_until_answering(url, stopped)
+        answers = runs and _wait_until_answering(url, stop.is_set)
         yield url if answers else None
     finally:
         patience_s = spec.batch.timeout_seconds + 2 * ENDING_S if answers else 0
-        end(name, running is None, patience_s)
+        end(name, running is None, patience_s, lambda: stop.at_once)
 
 
 def _head() -> dict:

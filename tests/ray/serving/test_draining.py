@@ -57,3 +57,20 @@ def test_a_stream_ends_before_its_service_does(
     texts = [choice["text"] for chunk in chunks for choice in json.loads(chunk)["choices"]]
     assert "".join(texts) == whole
     assert process.wait(180) == 0
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_does_not_wait_for_it(
+    service: tuple[str, subprocess.Popen[str]],
+) -> None:
+    url, process = service
+    with httpx.stream("POST", f"{url}/v1/completions", json={**ASKED, "stream": True}) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.7)
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(httpx.HTTPError):
+            for _ in lines:
+                pass
+    assert process.wait(60) == 0

@@ -20,6 +20,7 @@ from ray import serve
 from typer.testing import CliRunner
 
 from ftray.cli.main import app
+from ftray.cli.serve import STOPPING
 from tests.helpers.served import free_port, ftray_serve
 from tests.helpers.tiny_model import tamper
 
@@ -78,7 +79,7 @@ def test_serves_until_sigterm_and_leaves_nothing(
         "loading tiny …",
         f"tiny answers at {announced['url']}/v1/predict",
         "stop with Ctrl-C",
-        "stopping",
+        STOPPING,
     ]
     _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,9 +35,18 @@ def others(ray_cluster: None) -> Iterator[int]:
     serve.shutdown()
 
 
+class _Never:
+    """Nobody asks to stop."""
+
+    at_once = False
+
+    def is_set(self) -> bool:
+        return False
+
+
 def _endpoint(model: Path, place: Place):  # type: ignore[no-untyped-def]
     served, spec = find(parse({"model": str(model), **SERVED}))
-    return endpoint(served, spec, place, LiveLine(), threading.Event().is_set)
+    return endpoint(served, spec, place, LiveLine(), _Never())
 
 
 @pytest.mark.parametrize("prefix", [pytest.param("/", marks=pytest.mark.slow), "/reviews"])
