@@ -155,7 +155,7 @@ def train_group(root: Path, world: int, runs: Sequence[Run]) -> None:
         for rank, log in enumerate(logs)
     ]
     try:
-        codes = [process.wait(timeout=1500) for process in processes]
+        codes = [process.wait(timeout=3000) for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -19,6 +19,7 @@ from tests.helpers.loop_cases import STAGES, run, runs
 from tests.helpers.loop_runs import Seen, seen, train_group
 
 HERE = Path(__file__).parent
+RUNS_TIMEOUT_S = 3600
 FOLDER = pytest.StashKey[Path]()
 MADE = pytest.StashKey[Future[None]]()
 
@@ -31,6 +32,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 1 if HERE in item.path.parents else 0 if quick else 2
 
     items.sort(key=place)
+    for item in items:
+        if HERE in item.path.parents:
+            # The first of these tests waits for all runs, however slow the machine is.
+            item.add_marker(pytest.mark.timeout(RUNS_TIMEOUT_S))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
