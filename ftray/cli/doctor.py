@@ -9,7 +9,7 @@ from ftray.cli.console import AsJson, Storage, emit, verb
 
 @verb
 def doctor(storage: Storage = None, as_json: AsJson = False) -> None:
-    """What this machine and the cluster can do, what is missing, and what that costs."""
+    """Check what this machine and the cluster can do, what is missing, and what that costs."""
     from ftray.cli.display.table import show
     from ftray.doctor import examine
 

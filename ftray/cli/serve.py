@@ -18,7 +18,7 @@ from ftray.errors import FtrayError
 
 if TYPE_CHECKING:
     from ftray.serve.local.place import Place
-    from ftray.serve.settings import ServedModel, Settings
+    from ftray.serve.settings import ServedModel, Service, Settings
     from ftray.spec.sections.serving import ServeSpec
 
 _LOOK_S = 2.0
@@ -62,12 +62,6 @@ def serve(
     as_json: AsJson = False,
 ) -> None:
     """Answer over HTTP until interrupted, on this machine or the cluster at $RAY_ADDRESS."""
-    import os
-
-    from ftray.cli.display.live import LiveLine
-    from ftray.cluster.capacity import require
-    from ftray.cluster.connection import Resources, session
-    from ftray.serve.local.ingress import fast_ingress
     from ftray.serve.local.place import Place
     from ftray.serve.settings import find
     from ftray.spec.load import serving
@@ -80,6 +74,22 @@ def serve(
     if replicas is not None:
         given["replicas"] = {"min": replicas, "max": replicas}
     served, spec = find(_settings(given, place))
+    key = "serve.replicas.min" if replicas is None else "--replicas"
+    _answer(served, spec, place, key, as_json)
+
+
+def _answer(
+    served: Sequence[ServedModel], spec: Service, place: Place, key: str, as_json: bool
+) -> None:
+    """Serve the models until a signal asks to stop. key: the key or option to name where the
+    cluster has no room for the replicas."""
+    import os
+
+    from ftray.cli.display.live import LiveLine
+    from ftray.cluster.capacity import require
+    from ftray.cluster.connection import Resources, session
+    from ftray.serve.local.ingress import fast_ingress
+
     here = "RAY_ADDRESS" not in os.environ
     if here:
         _check_this_machine(place, spec)
@@ -92,8 +102,7 @@ def serve(
             from ftray.serve.local.server import endpoint
 
             each = Resources(spec.cpus_per_replica, spec.gpus_per_replica)
-            least = max(1, spec.replicas.min)
-            require(least, each, "--replicas" if replicas else "serve.replicas.min")
+            require(max(1, spec.replicas.min), each, key)
             with endpoint(served, spec, place, line, stop) as url:
                 starts.close()
                 if url is None:

@@ -67,7 +67,7 @@ class Label(BaseModel):
 
 
 class Generated(BaseModel):
-    """Of a model that generates: the text without the prompt."""
+    """The answer of a model that generates: the text without the prompt."""
 
     generated_text: str
 
@@ -79,7 +79,7 @@ class Prediction(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """What is known of a served model."""
+    """The description of a served model."""
 
     id: str
     """The model's path below /v1/models: its name, and its version where several are served."""
@@ -104,7 +104,7 @@ class ModelCard(BaseModel):
 
 
 class ModelCards(BaseModel):
-    """In the shape that clients of OpenAI's protocol list models with."""
+    """A model in the list that OpenAI's protocol returns."""
 
     object: Literal["list"]
     data: list[ModelCard]

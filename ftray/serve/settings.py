@@ -25,8 +25,8 @@ def _several(references: Any) -> Any:
 
 
 class Service(ServeSpec):
-    """How models are served, and what whoever runs the service decides alone: no model's folder has
-    a say in it."""
+    """The section `serve` with the settings of a service. Only the person who runs the service sets
+    these; a model's own spec cannot."""
 
     auth: bool = True
     """False: requests need no API key, whatever `api_keys` says."""

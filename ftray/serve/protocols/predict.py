@@ -63,7 +63,7 @@ def _add_model(routes: APIRouter, card_path: str, which: Any) -> None:
 
     @routes.get(card_path, response_model=ModelCard)
     async def model(backend: Backend = which) -> Response:
-        """What the model is, where it came from and how good it was."""
+        """Describes the model: its task, its base model and its metrics."""
         return JSONResponse(_card(backend).model_dump(mode="json"), headers=named(backend))
 
     @routes.post(PREDICT, response_model=Prediction, responses=_FAULTS)

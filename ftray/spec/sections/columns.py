@@ -43,7 +43,7 @@ class _Columns(Section):
 if TYPE_CHECKING:
 
     class Columns(_Columns):
-        """Those of all tasks."""
+        """The columns of all tasks."""
 else:
     Columns = create_model(
         "Columns",

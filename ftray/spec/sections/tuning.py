@@ -75,7 +75,7 @@ class Domain(Section):
 
 
 class Budget(Section):
-    """What a sweep may spend: no trial begins once one of them is used up."""
+    """The budget of a sweep: no trial begins once one of its limits is used up."""
 
     minutes: PositiveFloat | None = Field(None, description="Since the search began.")
     worker_hours: PositiveFloat | None = Field(None, description="Of all trials' workers.")

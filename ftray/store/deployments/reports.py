@@ -46,7 +46,7 @@ class TrialCounts(Frozen):
 
 
 class Report(Frozen):
-    """What one replica answers with.
+    """The versions with which one replica answers.
 
     since: the `AliasDeployment.since` of the promotion that the replica follows; refused: the
     promotion that the replica does not follow, with the reason; trial: None where no version is on

@@ -131,7 +131,7 @@ class StreamOptions(_Body):
 
 
 class GenerationRequest(_Body):
-    """What is asked of a text and of a chat alike."""
+    """The fields that completions and chats share."""
 
     model: Input
     temperature: Annotated[_Number, Field(ge=0, le=2)] = 1.0
