@@ -178,6 +178,7 @@ class Spec(Section):
             section: {**values, **tree.get(section, {})}
             for section, values in defaults.items()
             if isinstance(tree.get(section, {}), dict)
+            and (section in tree or not cls.model_fields[section].is_required())
         }
         return {**tree, **filled}
 

@@ -14,6 +14,7 @@ from ftray.spec.load import dump, load, override, parse
 from ftray.spec.paths import paths
 from ftray.spec.schema import Spec, micro_batch_size
 from ftray.spec.sections.training import DeepSpeedSpec
+from ftray.tasks import TASKS
 
 TEXT = "name: m\nmodel: {name_or_path: x}\ndata: {train: a.csv}\n"
 SMALL = {"name": "m", "model": {"name_or_path": "x"}, "data": {"train": "a.csv"}}
@@ -683,3 +684,11 @@ def test_auto_spreads_the_batch_evenly_over_forward_passes(
 def test_a_micro_batch_that_was_set_stays() -> None:
     spec = parse(tree({"train.micro_batch_size": 5}))
     assert [micro_batch_size(spec, workers) for workers in (1, 2, 6)] == [5, 5, 5]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_spec_without_data_is_told_so(task: str) -> None:
+    """The defaults of a task do not make a section that the user has to write."""
+    with pytest.raises(SpecError) as told:
+        parse({"name": "a", "task": task, "model": {"name_or_path": "x"}})
+    assert [problem.key for problem in told.value.problems] == ["data"]
