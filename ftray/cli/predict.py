@@ -11,7 +11,13 @@ from typing import Annotated
 import typer
 
 from ftray.cli.console import AsJson, ModelName, Overwrite, Set, Storage, TrustCode, emit, say, verb
-from ftray.cli.evaluate import Encoding, TextColumn, without_labels
+from ftray.cli.evaluate import (
+    ColumnNames,
+    Encoding,
+    TextColumn,
+    columns_of,
+    without_labels,
+)
 
 
 @verb
@@ -20,6 +26,7 @@ def predict(
     data: Annotated[str, typer.Option(help="Any source that data.train takes; no labels needed.")],
     out: Annotated[str, typer.Option(help="A .jsonl, .csv or .parquet file or URL.")],
     overwrite: Overwrite = False,
+    column: ColumnNames = None,
     text: TextColumn = None,
     encoding: Encoding = None,
     probabilities: Annotated[
@@ -44,15 +51,17 @@ def predict(
     (served,), spec = find(parse({**given, "trust_remote_code": trust_remote_code}))
     if probabilities and not served.info.kind.has_labels:
         raise without_labels(served, "--probabilities")
-    added = (*output.OUTCOME, output.PROBABILITIES) if probabilities else output.OUTCOME
-    rows = batch.read_rows(served, data, text, encoding, added)
-    parts = Parts(target, run_key(served.info, spec.compute, rows.texts, probabilities))
+    added = (*served.info.kind.outcome, *([output.PROBABILITIES] if probabilities else []))
+    rows = batch.read_rows(served, data, columns_of(served, column or (), text), encoding, added)
+    parts = Parts(target, run_key(served.info, spec.compute, rows.questions, probabilities))
     with session(), _silence():
         answers = batch.predict(served, rows, spec.compute, parts, probabilities)
     rows, labels = answers.rows, served.info.labels
-    shares = [dict(zip(labels, of or (), strict=False)) for of in answers.probabilities]
-    columns = (answers.predictions, answers.scores, shares)
-    output.write(target, rows.values, dict(zip(added, columns, strict=False)))
+    columns = {name: [of.get(name) for of in answers.outcomes] for name in served.info.kind.outcome}
+    if probabilities:
+        shares = (dict(zip(labels, of or (), strict=False)) for of in answers.probabilities)
+        columns[output.PROBABILITIES] = list(shares)
+    output.write(target, rows.values, columns)
     parts.delete()
     if rows.left_out:
         file = output.write_left_out(target, rows.left_out)
@@ -60,10 +69,10 @@ def predict(
     if answers.cut:
         say(f"{answers.cut:,} rows are longer than the model reads: what is beyond that was cut")
     if as_json:
-        done = {"model": served.name, "version": served.version, "rows": len(rows.texts)}
+        done = {"model": served.name, "version": served.version, "rows": len(rows.questions)}
         emit({**done, "out": str(target)})
     else:
-        say(f"{len(rows.texts):,} rows answered by {served.reference}")
+        say(f"{len(rows.questions):,} rows answered by {served.reference}")
         print(target)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ def _examine(path: str, overrides: list[str], as_json: bool) -> dict[str, Any]:
     """Estimate a run: rows of each split, optimizer steps, lengths of rows, memory. Prints each as
     it is found; with `as_json` only the memory, to stderr. Raises FtrayError for every fault that
     would keep a run from starting."""
-    from ftray.data.cleaning.report import NO_TOKENS, in_words
+    from ftray.data.cleaning.report import in_words
     from ftray.spec.load import load
     from ftray.train.check import check_inputs
 
@@ -47,15 +48,16 @@ def _examine(path: str, overrides: list[str], as_json: bool) -> dict[str, Any]:
     # The data come first: importing torch and the model's code for these steps takes time.
     from ftray.train.memory.dry_run import dry_run
 
-    dry_run(checked.spec, checked.dataset.labels)
-    lengths, tokenless = _lengths(checked)
+    blocks = dry_run(checked.spec, checked.dataset.schema)
+    lengths, rejected = _lengths(checked)
     estimate = _estimate(checked, lengths)
     if not as_json:
-        if tokenless:
-            say(f"train split: {in_words(NO_TOKENS, tokenless)} left out")
-        read = lengths.rows + tokenless
+        for kind, count in Counter(rejected.values()).items():
+            say(f"train split: {in_words(kind, count)} left out")
+        read = lengths.rows + len(rejected)
         sampled = f" ({read:,} rows of it)" if read < estimate["train"] else ""
         _say_each(lengths.lines(f"train split{sampled}"))
+        _say_each(blocks)
         say(f"{estimate['steps']:,} optimizer steps of {checked.spec.train.batch_size} rows")
     return {**estimate, "memory": _memory(checked)}
 
@@ -66,7 +68,7 @@ def _memory(checked: Any) -> dict[str, Any] | None:
     from ftray.train.memory.preflight import forecast
 
     try:
-        found = forecast(checked.spec, checked.dataset.labels)
+        found = forecast(checked.spec, checked.dataset.schema)
     except NoEstimate as error:
         say(f"memory not estimated: {error}")
         return None
@@ -74,22 +76,21 @@ def _memory(checked: Any) -> dict[str, Any] | None:
     return found.to_json()
 
 
-def _lengths(checked: Any) -> tuple[Lengths, int]:
-    """Measure the lengths of a sample of the training rows, and count its rows without a token."""
+def _lengths(checked: Any) -> tuple[Lengths, dict[int, str]]:
+    """Measure the lengths of a sample of the training rows, and find its rows without examples."""
     from ftray.data.encoding.lengths import estimate_lengths
-    from ftray.data.encoding.tokenless import without_tokenless
+    from ftray.data.encoding.rejected import without_rejected
+    from ftray.models.limits import setup_of
     from ftray.models.pretrained import described
     from ftray.models.transformers_output import quiet_transformers
     from ftray.tasks import get_task
 
     spec, dataset = checked.spec, checked.dataset
     with quiet_transformers(), described(spec.model) as pretrained:
-        tokenizer = pretrained.tokenizer()
-        task, rows = get_task(spec.task), dataset.splits["train"]
-        longest = spec.data.max_length
-        lengths, tokenless = estimate_lengths(rows, task, tokenizer, dataset.labels, longest)
-        without_tokenless(dataset, {"train": tokenless}, spec)
-        return lengths, len(tokenless)
+        setup = setup_of(pretrained, spec, dataset.schema)
+        lengths, rejected = estimate_lengths(dataset.splits["train"], get_task(spec.task), setup)
+        without_rejected(dataset, {"train": rejected}, spec)
+        return lengths, rejected
 
 
 def _estimate(checked: Any, lengths: Lengths) -> dict[str, Any]:

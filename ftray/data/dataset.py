@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ftray import digest
 from ftray.data.cleaning import clean as cleaning
 from ftray.data.cleaning.clean import CleanRow, Dropped, SourceRows
 from ftray.data.cleaning.report import CleaningReport
 from ftray.data.sources import rows_of, source_of
-from ftray.data.split import stratify
-from ftray.errors import DataError
+from ftray.data.split import by_group, by_time, moment, stratify
+from ftray.errors import DataError, FtrayError
 from ftray.spec.schema import Spec
-from ftray.tasks import get_task
-from ftray.tasks.base import Task
+from ftray.tasks import Task, get_task
+from ftray.tasks.base import is_missing
+from ftray.tasks.schema import Schema
 
 HELD_OUT = ("validation", "test")
 _NAMES_SHOWN = 8
@@ -30,10 +33,9 @@ class Dataset:
     """Clean rows in their splits."""
 
     splits: dict[str, pa.Table]
-    """train, validation, test -> the task's columns (strings), in the order of the source."""
-    labels: tuple[str, ...]
-    """The labels of train, sorted: the position of a label is its index. Empty for a task without
-    labels."""
+    """train, validation, test -> the task's columns, in the order of the source."""
+    schema: Schema
+    """What the task learns of the rows of train before the training."""
     report: CleaningReport
     digest: str
     """Digest of rows, splits and labels, but not of file names, formats or rows left out."""
@@ -50,24 +52,30 @@ def read_dataset(spec: Spec) -> Dataset:
     """
     task = get_task(spec.task)
     parts = _clean_parts(spec, task)
-    labels = _labels(parts["train"], task)
+    schema = _schema(parts["train"], task)
     for name in HELD_OUT:
         if name in parts and task.info.has_labels:
-            cleaning.drop_unknown(parts[name], task, labels)
+            cleaning.drop_unknown(parts[name], task, schema.labels)
     _admit(spec, parts)
     kept = _split(spec, parts, task)
     splits = {name: cleaning.table(rows, task.columns) for name, rows in kept.items()}
     counts = {name: cleaning.label_counts(rows, task) for name, rows in kept.items()}
-    notes = (*_findings(parts, task), *_unevaluated(labels, counts))
+    # Numbers are standardized by rows that are trained on, not by those that are held out.
+    scale = task.fit(item.row for item in kept["train"]).scale
+    schema = schema.model_copy(update={"scale": scale})
+    notes = (*_findings(parts, task), *_unevaluated(schema.labels, counts))
     report = CleaningReport({name: part.count() for name, part in parts.items()}, counts, notes)
     quarantine = tuple(row for part in parts.values() for row in part.dropped)
     places = {name: cleaning.places(rows) for name, rows in kept.items()}
-    return Dataset(splits, labels, report, content_digest(splits, labels), quarantine, places)
+    return Dataset(splits, schema, report, content_digest(splits, schema), quarantine, places)
 
 
-def content_digest(splits: dict[str, pa.Table], labels: Sequence[str]) -> str:
-    """Return a digest of the strings in the splits, of their order and of the labels."""
-    head = {"labels": list(labels), "splits": {name: t.num_rows for name, t in splits.items()}}
+def content_digest(splits: dict[str, pa.Table], schema: Schema) -> str:
+    """Return a digest of the values in the splits, of their order and of the schema."""
+    rows = {name: table.num_rows for name, table in splits.items()}
+    head = {"labels": list(schema.labels), "splits": rows}
+    if schema.scale:
+        head["scale"] = schema.scale.model_dump()
     return digest.of_chunks(_chunks(json.dumps(head, sort_keys=True), splits))
 
 
@@ -75,12 +83,20 @@ def _chunks(head: str, splits: dict[str, pa.Table]) -> Iterator[bytes]:
     yield head.encode()
     for name, rows in sorted(splits.items()):
         for column in rows.column_names:
-            array = rows[column].combine_chunks()
-            _, offsets, data = array.buffers()
-            ends = np.frombuffer(offsets, "<i8")[array.offset : array.offset + len(array) + 1]
             yield f"{name}/{column}".encode()
-            yield np.diff(ends).tobytes()
-            yield memoryview(data)[ends[0] : ends[-1]].tobytes()
+            yield from _content(rows[column].combine_chunks())
+
+
+def _content(array: pa.Array) -> Iterator[bytes]:
+    """Yield the lengths and the values of an array of texts, of bytes, or of lists of numbers."""
+    if pa.types.is_list(array.type):
+        yield pc.list_value_length(array).to_numpy().tobytes()
+        yield array.flatten().to_numpy().tobytes()
+        return
+    _, offsets, data = array.buffers()
+    ends = np.frombuffer(offsets, "<i8")[array.offset : array.offset + len(array) + 1]
+    yield np.diff(ends).tobytes()
+    yield memoryview(data)[ends[0] : ends[-1]].tobytes()
 
 
 def _clean_parts(spec: Spec, task: Task) -> dict[str, SourceRows]:
@@ -90,6 +106,8 @@ def _clean_parts(spec: Spec, task: Task) -> dict[str, SourceRows]:
         url = getattr(spec.data, name)
         if isinstance(url, str):
             source = source_of(url, name, spec.data, spec.info)
+            if name == "train" and spec.data.split.column:
+                source = replace(source, beside=(spec.data.split.column,))
             parts[name] = cleaning.clean(name, source, rows_of(source), task)
     _admit(spec, parts)
     for part in parts.values():
@@ -110,20 +128,17 @@ def _admit(spec: Spec, parts: dict[str, SourceRows]) -> None:
         cleaning.require_rows(part)
 
 
-def _labels(train: SourceRows, task: Task) -> tuple[str, ...]:
+def _schema(train: SourceRows, task: Task) -> Schema:
     cleaning.require_rows(train)
-    if not task.info.has_labels:
-        return ()
-    labels = tuple(cleaning.label_counts(train.kept, task))
-    if len(labels) < 2:
-        column = train.source.columns["label"]
+    schema = task.fit(item.row for item in train.kept)
+    if problem := task.unlearnable(schema):
+        answer = task.info.answers[0]
         raise train.source.error(
-            f"all {len(train.kept):,} usable rows have one label, {labels[0]!r}; "
-            "there is nothing to tell apart",
-            f"name the column of labels in data.columns.label (now {column}), or add rows of "
-            "another label",
+            f"all {len(train.kept):,} usable rows {problem}",
+            f"name the column of answers in data.columns.{answer} (now "
+            f"{train.source.columns[answer]}), or add rows of another {answer}",
         )
-    return labels
+    return schema
 
 
 def _split(spec: Spec, parts: dict[str, SourceRows], task: Task) -> dict[str, list[CleanRow]]:
@@ -131,19 +146,47 @@ def _split(spec: Spec, parts: dict[str, SourceRows], task: Task) -> dict[str, li
         name: share for name in HELD_OUT if isinstance(share := getattr(spec.data, name), float)
     }
     pool = parts["train"].kept
-    chosen = stratify([task.target(item.row) for item in pool], shares, spec.seed)
+    chosen = _chosen(spec, pool, shares, task)
     splits = {name: [pool[i] for i in rows] for name, rows in chosen.items()}
     splits.update({name: parts[name].kept for name in HELD_OUT if name in parts})
     for name, share in shares.items():
         if not splits[name]:
-            raise DataError.of(
-                f"data.{name}",
-                share,
-                f"that share of {len(pool):,} usable rows leaves the split empty (each label keeps "
-                "a row to train on)",
-                f"raise data.{name}, or give it a source of its own",
-            )
+            raise _empty(f"data.{name}", share, len(pool), spec)
+    if not splits["train"]:
+        raise _empty("data.train", spec.data.train, len(pool), spec)
     return {name: splits[name] for name in ("train", *HELD_OUT)}
+
+
+def _empty(key: str, value: Any, rows: int, spec: Spec) -> FtrayError:
+    """Return the error about a split without rows."""
+    kept = {
+        "random": "each label keeps a row to train on",
+        "group": f"rows with the same {spec.data.split.column} stay together",
+        "time": f"rows with the same {spec.data.split.column} stay together",
+    }[spec.data.split.by]
+    problem = f"that share of {rows:,} usable rows leaves the split empty ({kept})"
+    return DataError.of(key, value, problem, f"raise {key}, or give it a source of its own")
+
+
+def _chosen(
+    spec: Spec, pool: Sequence[CleanRow], shares: Mapping[str, float], task: Task
+) -> dict[str, np.ndarray]:
+    """Return the indices of the rows of each split that is a share, and of train."""
+    policy = spec.data.split
+    if policy.by == "random":
+        return stratify([task.stratum(item.row) for item in pool], shares, spec.seed)
+    assert policy.column is not None, "the spec asks for a column"
+    values = [item.raw.values.get(policy.column) for item in pool]
+    if missing := sum(map(is_missing, values)):
+        problem = f"{missing:,} of {len(pool):,} rows have no value in it"
+        raise DataError.of("data.split.column", policy.column, problem, "name a full column")
+    if policy.by == "group":
+        return by_group([str(value) for value in values], shares, spec.seed)
+    try:
+        return by_time([moment(value) for value in values], shares)
+    except ValueError as error:
+        fix = "name a column of numbers, dates, or texts such as 2026-01-31T12:00"
+        raise DataError.of("data.split.column", policy.column, str(error), fix) from None
 
 
 def _findings(parts: dict[str, SourceRows], task: Task) -> Iterator[str]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from ftray.data.cleaning import clean as cleaning
 from ftray.data.cleaning.report import CleaningReport
 from ftray.data.readers import stream
+from ftray.data.readers.contents import file_row, with_contents
 from ftray.data.readers.files import READERS, read_file, suffix
 from ftray.data.readers.hub import is_hub_id, read_hub
 from ftray.data.readers.rows import RawRow, Source, shown
@@ -25,8 +26,7 @@ from ftray.spec.schema import DataSpec
 from ftray.spec.sections.delimited import DelimitedSpec
 from ftray.store.files.location import Location, locate
 from ftray.store.files.pattern import expand
-from ftray.tasks import DEFAULT_TASK
-from ftray.tasks.base import Task
+from ftray.tasks import DEFAULT_TASK, Task
 from ftray.tasks.info import TaskInfo
 
 _READS_AT_ONCE = 16
@@ -35,7 +35,7 @@ _READS_AT_ONCE = 16
 def source_of(url: str, role: str, spec: DataSpec, task: TaskInfo = DEFAULT_TASK) -> Source:
     """Return the source that data.ROLE names."""
     columns = spec.columns.of(task)
-    return Source(f"data.{role}", url, columns, spec.encoding, role, csv=spec.csv)
+    return Source(f"data.{role}", url, columns, spec.encoding, role, files=task.files, csv=spec.csv)
 
 
 def read_source(
@@ -45,37 +45,35 @@ def read_source(
     encoding: str = "utf-8",
     on_bad_row: Literal["fail", "skip"] = "fail",
     labels: Collection[str] | None = None,
-    answered: bool = True,
     key: str = "--data",
     csv: DelimitedSpec | None = None,
 ) -> tuple[pa.Table, CleaningReport, tuple[cleaning.Dropped, ...]]:
     """Return the clean rows of one source that is not split, with the task's columns and `where`
     (FILE:LINE); the report; the rows left out.
 
-    With `labels`, a row with any other label is faulty. Where `answered` is false (for prediction),
-    the answer column may be missing and is not returned, and duplicates stay: every row gets its
-    own answer. `key` is the setting that errors name. Raises DataError as `read_dataset` does.
+    With `labels`, a row with any other label is faulty. `key` is the setting that errors name.
+    Raises DataError as `read_dataset` does.
     """
-    named = dict(columns) if answered else asked_columns(columns, task)
-    asked = Source(key, source, named, encoding, split="test", csv=csv or DelimitedSpec())
-    part = cleaning.clean("data", asked, rows_of(asked), task, answered)
-    if answered:
-        cleaning.drop_twins(part, task)
-        if labels is not None:
-            cleaning.drop_unknown(part, task, labels)
+    asked = Source(
+        key, source, columns, encoding, "test", files=task.info.files, csv=csv or DelimitedSpec()
+    )
+    part = cleaning.clean("data", asked, rows_of(asked), task)
+    cleaning.drop_twins(part, task)
+    if labels is not None:
+        cleaning.drop_unknown(part, task, labels)
     if on_bad_row == "fail":
         cleaning.refuse_faults([part])
     cleaning.require_rows(part)
-    table = cleaning.table(part.kept, task.columns if answered else task.columns[:1])
+    table = cleaning.table(part.kept, task.columns)
     table = table.append_column("where", cleaning.places(part.kept))
-    counts = cleaning.label_counts(part.kept, task) if answered else {"": len(part.kept)}
+    counts = cleaning.label_counts(part.kept, task)
     report = CleaningReport({part.name: part.count()}, {part.name: counts})
     return table, report, tuple(part.dropped)
 
 
 def asked_columns(columns: Mapping[str, str], task: Task) -> dict[str, str]:
     """Return the entries of `columns` that prediction needs."""
-    return {logical: name for logical, name in columns.items() if logical != task.info.answer}
+    return {logical: name for logical, name in columns.items() if logical not in task.info.answers}
 
 
 def rows_of(source: Source) -> Iterator[RawRow]:
@@ -104,12 +102,19 @@ def _rows_of_files(source: Source) -> Iterator[RawRow]:
             raise source.error(f"{shown(file)} is a folder", "let the pattern match files only")
         if not file.is_file():
             raise source.error(f"no such file or folder: {file}", _neighbours(file))
-        yield from read_file(file, source)
+        yield from _rows_of_file(file, source)
+
+
+def _rows_of_file(file: Location, source: Source) -> Iterator[RawRow]:
+    if source.files and suffix(file.name) not in READERS:
+        yield file_row(file.read_bytes(), None, file, source)
+    else:
+        yield from with_contents(read_file(file, source), file.parent, source)
 
 
 def _rows_of_folder(folder: Location, source: Source) -> Iterator[RawRow]:
-    """Yield the rows of a folder of data files, or of a folder with one sub-folder of texts for
-    each label."""
+    """Yield the rows of a folder of data files, or of a folder with one sub-folder of texts or
+    images for each label."""
     names = [name for name in _files(folder, source) if not _is_hidden(name)]
     inner = [name for name in names if "/" in name]
     data = [name for name in names if suffix(name) in READERS]
@@ -117,28 +122,34 @@ def _rows_of_folder(folder: Location, source: Source) -> Iterator[RawRow]:
     if len({suffix(name) for name in data}) > 1:
         kinds = ", ".join(sorted({suffix(name) for name in data}))
         raise source.error(f"{name} has files of several formats ({kinds})", _glob(folder, data))
-    if any("/" in name for name in data):
+    if any("/" in name for name in data) and not source.files:
         raise source.error(f"{name} has data files in sub-folders", _glob(folder, data))
+    if source.files and data:  # a table that names the other files
+        inner = []
+    elif source.files and "label" not in source.columns:
+        inner = names
     if data and inner:
         raise source.error(f"{name} has both data files and sub-folders", _glob(folder, data))
     if not data and not inner:
+        what = "images" if source.files else "texts"
         raise source.error(
-            f"{name} has no data files ({', '.join(READERS)}) and no sub-folders of texts",
+            f"{name} has no data files ({', '.join(READERS)}) and no sub-folders of {what}",
             "name a file, or a folder with one sub-folder a label",
         )
     for path in data:
-        yield from read_file(folder / path, source)
+        yield from _rows_of_file(folder / path, source)
     yield from _read_labelled(folder, inner, source)
 
 
 def _read_labelled(folder: Location, names: list[str], source: Source) -> Iterator[RawRow]:
-    """Yield one row for each text file; its label is the first part of its path below `folder`."""
+    """Yield one row for each file; its label is the first part of its path below `folder`."""
     files = [folder / name for name in names]
     # Read files in parallel: one by one, many small files of an object store would take minutes.
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
         contents = pool.map(partial(stream.read_bytes, source=source), files)
         for name, file, raw in zip(names, files, contents, strict=True):
-            yield read_text(raw, name.partition("/")[0], file, source)
+            read = file_row if source.files else read_text
+            yield read(raw, name.partition("/")[0], file, source)
 
 
 def _files(folder: Location, source: Source) -> list[str]:

@@ -1,8 +1,11 @@
-"""Splits rows with stratification: a pure function of the labels, the shares and the seed."""
+"""Splits rows by label, by group or by time: a pure function of these, the shares and the seed."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import Any
 
 import numpy as np
 
@@ -65,3 +68,60 @@ def _allot(wanted: np.ndarray, owed: np.ndarray, room: np.ndarray, turns: np.nda
             taken[index] += 1
             missing -= 1
     return taken
+
+
+def by_group(
+    groups: Sequence[str], shares: Mapping[str, float], seed: int
+) -> dict[str, np.ndarray]:
+    """Return the row indices of each split as `stratify` does, with all rows of a group in one
+    split. Groups are drawn in an order that the seed tells; a split takes groups as long as they
+    bring its size nearer to its share. At least one group stays in train."""
+    names = {group: code for code, group in enumerate(sorted(set(groups)))}
+    codes = np.array([names[group] for group in groups], dtype=np.int64)
+    sizes = np.bincount(codes, minlength=len(names))
+    order = np.argsort(np.random.PCG64(seed).random_raw(len(names)), kind="stable").tolist()
+    assigned = np.full(len(names), "train", dtype=object)
+    for name, share in shares.items():
+        wanted, taken = share * len(codes), 0
+        for group in list(order):
+            nearer = abs(wanted - taken - sizes[group]) < abs(wanted - taken)
+            if nearer and len(order) > 1:
+                assigned[group] = name
+                taken += sizes[group]
+                order.remove(group)
+    return {name: np.flatnonzero(assigned[codes] == name) for name in ("train", *shares)}
+
+
+def by_time(times: Sequence[float], shares: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Return the row indices of each split as `stratify` does: of the shares in their order, the
+    last holds the latest rows, the one before it the rows before them, train the earliest. Rows of
+    the same time stay in one split, the later one."""
+    moments = np.asarray(times, dtype=np.float64)
+    order, end = np.argsort(moments, kind="stable"), len(moments)
+    ranked = moments[order]
+    splits: dict[str, np.ndarray] = {}
+    for name, share in reversed(list(shares.items())):
+        start = max(0, end - round(share * len(moments)))
+        if 0 < start < end:
+            start = int(np.searchsorted(ranked[:end], ranked[start], side="left"))
+        splits[name] = np.sort(order[start:end])
+        end = start
+    splits["train"] = np.sort(order[:end])
+    return {name: splits[name] for name in ("train", *shares)}
+
+
+def moment(value: Any) -> float:
+    """Return a time as a number: of a number itself, of a date or an ISO 8601 text its seconds.
+    Raises ValueError for anything else."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            value = datetime.fromisoformat(value.strip())
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if not isinstance(value, datetime):
+        raise ValueError(f"no time: {value!r}"[:80])
+    return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()

@@ -6,7 +6,7 @@ RoBERTa begin to count positions after their padding id, so `max_position_embedd
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,10 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ftray.errors import ModelError
 from ftray.models.pretrained import Pretrained
-from ftray.tasks import Task
+from ftray.spec.schema import Spec
+from ftray.tasks import get_task
+from ftray.tasks.base import TaskSetup
+from ftray.tasks.schema import Schema
 
 _TOKENS = 5
 """Tokens of the row with which `usable_positions` runs the model."""
@@ -26,42 +29,48 @@ _TOKENS = 5
 
 @dataclass(frozen=True)
 class Loaded:
-    """A base model with its new head, and its tokenizer, made to fit each other. note: the changes
-    that this needed, as a sentence."""
+    """A base model with its new head, and its task's setup, made to fit each other. note: the
+    changes that this needed, as a sentence."""
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    setup: TaskSetup
     note: str
 
 
-def load_fitting(
-    pretrained: Pretrained,
-    task: Task,
-    labels: Sequence[str],
-    seed: int,
-    dropout: float | None = None,
-    max_length: int = 0,
-) -> Loaded:
+def setup_of(pretrained: Pretrained, spec: Spec, schema: Schema) -> TaskSetup:
+    """Return the setup of the spec's task with the processor of the base model."""
+    processor = pretrained.processor(spec.info)
+    return TaskSetup(processor, schema, spec.data.max_length, spec.options)
+
+
+def load_fitting(pretrained: Pretrained, spec: Spec, schema: Schema) -> Loaded:
     """Load the model as `Pretrained.model` does, made to fit its tokenizer and rows of up to
-    `max_length` tokens. Raises ModelError."""
-    tokenizer = pretrained.tokenizer()
-    model = pretrained.model(task, labels, seed, dropout)
-    note = make_room(model, tokenizer)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    check_positions(model, tokenizer.pad_token_id, pretrained.spec.name_or_path, max_length)
-    return Loaded(model, tokenizer, note)
+    data.max_length tokens. Raises ModelError."""
+    setup, task = setup_of(pretrained, spec, schema), get_task(spec.task)
+    model = pretrained.model(task, schema, spec.seed, spec.train.dropout)
+    if not spec.info.reads_text:
+        return Loaded(model, setup, "")
+    note = make_room(model, setup.processor)
+    model.config.pad_token_id = setup.processor.pad_token_id
+    _check_positions(model, setup, pretrained)
+    return Loaded(model, setup, note)
 
 
-def check_described(
-    pretrained: Pretrained, task: Task, labels: Sequence[str], max_length: int
-) -> str:
+def check_described(pretrained: Pretrained, spec: Spec, schema: Schema) -> str:
     """Return the note of `load_fitting` without reading weights. Raises ModelError, as
     `load_fitting` does, for rows that are too long."""
-    tokenizer = pretrained.tokenizer()
+    if not spec.info.reads_text:
+        return ""
+    setup = setup_of(pretrained, spec, schema)
     with torch.device("meta"):
-        model = pretrained.empty_model(task, labels)
-    check_positions(model, tokenizer.pad_token_id, pretrained.spec.name_or_path, max_length)
-    return lacking_rows(model, tokenizer)
+        model = pretrained.empty_model(get_task(spec.task), schema)
+    _check_positions(model, setup, pretrained)
+    return lacking_rows(model, setup.processor)
+
+
+def _check_positions(model: nn.Module, setup: TaskSetup, pretrained: Pretrained) -> None:
+    name, pad_id = pretrained.spec.name_or_path, setup.processor.pad_token_id
+    check_positions(model, pad_id, name, setup.max_length)
 
 
 def usable_positions(model: nn.Module, pad_id: int) -> int | None:

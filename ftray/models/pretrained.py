@@ -17,15 +17,16 @@ from ftray.models.border import KEY, check_weights, read_config, translated
 from ftray.near import did_you_mean, looks_local, nearest_path
 from ftray.spec.schema import ModelSpec
 from ftray.store.files.location import Location, locate
-from ftray.tasks import Task
+from ftray.tasks import Task, TaskInfo
+from ftray.tasks.schema import Schema
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]*(/[\w.-]*\w)?", re.ASCII)
-_TOKENIZER_FILES = re.compile(
+_PROCESSOR_FILES = re.compile(
     r"tokenizer.*|vocab.*|merges\.txt|special_tokens_map\.json|added_tokens\.json|.*\.model|"
-    r"chat_template.*"
+    r"chat_template.*|preprocessor_config\.json|processor_config\.json"
 )
 CONFIG = "config.json"
 _DROPOUT = re.compile(r"dropout|pdrop")
@@ -55,29 +56,30 @@ class Pretrained:
         return self.folder.name if in_cache else None
 
     def digest(self) -> str:
-        """Return a digest of the weights' and the tokenizer's files: all files of the folder but
+        """Return a digest of the weights' and the processor's files: all files of the folder but
         the model card."""
-        return digest.of_json([self.weights_digest(), self.tokenizer_digest()])
+        return digest.of_json([self.weights_digest(), self.processor_digest()])
 
-    def tokenizer_digest(self) -> str:
-        """Return a digest of the files that decide how text becomes token ids, and of no others."""
+    def processor_digest(self) -> str:
+        """Return a digest of the files that decide how rows become model inputs, and of no
+        others."""
         names = sorted(
-            path.name for path in self.folder.iterdir() if _TOKENIZER_FILES.fullmatch(path.name)
+            path.name for path in self.folder.iterdir() if _PROCESSOR_FILES.fullmatch(path.name)
         )
         return digest.of_chunks((self.folder / name).read_bytes() for name in names)
 
     def weights_digest(self) -> str:
-        """Return a digest of the files that decide what the model computes: all but the tokenizer's
+        """Return a digest of the files that decide what the model computes: all but the processor's
         files and the model card."""
         files = sorted(f for f in self.folder.iterdir() if f.is_file() and f.name != _CARD)
-        kept = [f for f in files if not _TOKENIZER_FILES.fullmatch(f.name)]
+        kept = [f for f in files if not _PROCESSOR_FILES.fullmatch(f.name)]
         return digest.of_chunks(chunk for file in kept for chunk in _chunks(file))
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self.folder, self.spec.trust_remote_code)
+    def processor(self, info: TaskInfo) -> Any:
+        return load_processor(self.folder, info, self.spec.trust_remote_code)
 
     def model(
-        self, task: Task, labels: Sequence[str], seed: int, dropout: float | None = None
+        self, task: Task, schema: Schema, seed: int, dropout: float | None = None
     ) -> PreTrainedModel:
         """Load the model in fp32, with a new head drawn from `seed`. `dropout`, where given,
         replaces every dropout probability in its config. Raises ModelError."""
@@ -89,21 +91,21 @@ class Pretrained:
         with self._read(f"cannot be loaded for {task.info.name}"):
             return task.load_model(
                 str(self.folder),
-                labels,
+                schema,
                 dtype=torch.float32,
                 trust_remote_code=self.spec.trust_remote_code,
                 local_files_only=True,
                 **dropouts,
             )
 
-    def empty_model(self, task: Task, labels: Sequence[str]) -> PreTrainedModel:
+    def empty_model(self, task: Task, schema: Schema) -> PreTrainedModel:
         """Make the model in fp32 from its config; reads no weights. Raises ModelError."""
         import torch
 
         with self._read(f"cannot be loaded for {task.info.name}"):
             return task.empty_model(
                 str(self.folder),
-                labels,
+                schema,
                 dtype=torch.float32,
                 trust_remote_code=self.spec.trust_remote_code,
             )
@@ -188,6 +190,24 @@ def check_pretrained(spec: ModelSpec, max_length: int) -> None:
             max_length,
             f"{spec.name_or_path} takes at most {limit} tokens",
             f"set data.max_length to {limit} or less",
+        )
+
+
+def load_processor(folder: Path, info: TaskInfo, trust_remote_code: bool = False) -> Any:
+    """Load the folder's part that turns rows into model inputs. Raises ModelError."""
+    if info.processor == "tokenizer":
+        return load_tokenizer(folder, trust_remote_code)
+    from transformers import AutoImageProcessor
+
+    fix = "add preprocessor_config.json"
+    with translated(str(folder), "its image processor cannot be loaded", fix):
+        return AutoImageProcessor.from_pretrained(
+            str(folder),
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            # Of the two backends for most processors this one is always there, and both round
+            # otherwise.
+            backend="pil",
         )
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from ftray.data.cleaning import clean as cleaning
 from ftray.data.cleaning import spellings
 from ftray.data.dataset import read_dataset
-from ftray.data.encoding.tokenless import none_left, tokenless_rows
+from ftray.data.encoding.rejected import none_left, rejected_rows
 from ftray.data.readers.rows import Source
 from ftray.data.sources import read_source, source_of
 from ftray.errors import DataError
@@ -23,21 +22,23 @@ from ftray.models.load import load_model
 from ftray.spec.load import parse
 from ftray.spec.schema import DataSpec
 from ftray.tasks import get_task
-from ftray.tasks.base import Examples
+from ftray.tasks.base import Judged
+from ftray.tasks.features import Examples
 from ftray.tasks.labels import label_name
 from ftray.tasks.per_label import LabelScore, label_scores
 
 OWN_SPLIT = "test"
-Columns = tuple[str | None, str | None]
-"""Names of the input column and of the label column in a source; None: as in the model's spec."""
+Columns = Mapping[str, str]
+"""Logical column -> its name in a source; for a column that is not named, as in the model's
+spec."""
 
 
 class Wrong(NamedTuple):
-    """A row with another predicted label than its own. score: the predicted label's probability."""
+    """A row for which the model's prediction is not the answer. score: the model's confidence."""
 
     row: dict[str, Any]
-    prediction: str
-    score: float
+    prediction: Any
+    score: float | None
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def evaluate(
     encoding: str | None,
 ) -> Evaluation:
     """Evaluate a model on the rows of `source`; None: on the test split of the model's own spec.
-    `columns` (of the inputs, and of the answers) and `encoding` are as in the model's spec unless
+    `columns` and `encoding` are as in the model's spec unless
     given.
 
     Raises DataError when the rows cannot be read or a label is none of the model's, ModelError
@@ -78,14 +79,15 @@ def evaluate(
         _require_known(rows["label"].to_pylist(), model, source)
     loaded = load_model(model.folder, trust_remote_code=model.trust_remote_code)
     loaded.check_golden()
-    examples = loaded.examples({column: rows[column].to_pylist() for column in task.columns})
+    examples = loaded.examples(
+        {name: rows[name].to_pylist() for name in task.columns if name in rows.column_names}
+    )
     _admit(examples, rows, asked, parse(model.info.spec).data)
-    targets = np.array(examples.targets)
-    measured = loaded.measure(examples.ids, targets)
-    count = rows.num_rows - len(examples.empty)
+    measured = loaded.measure(examples)
+    count = rows.num_rows - len(examples.rejected)
     found: tuple[LabelScore, ...] = ()
-    if measured.predicted is not None:
-        found = tuple(label_scores(targets, measured.predicted, model.info.labels))
+    if model.info.labels:
+        found = tuple(label_scores(measured.truth, measured.predicted, model.info.labels))
     wrong = tuple(_wrong(rows, examples, measured, model.info.labels))
     about = (model.name, model.version, source or OWN_SPLIT, count)
     return Evaluation(*about, measured.metrics, found, wrong)
@@ -94,25 +96,27 @@ def evaluate(
 def _wrong(
     rows: pa.Table, examples: Examples, measured: Measured, labels: Sequence[str]
 ) -> Iterator[Wrong]:
-    """Yield the rows with a wrong predicted label, the highest score first."""
-    if measured.predicted is None or measured.scores is None:
-        return
-    places = np.flatnonzero(measured.predicted != np.array(examples.targets))
+    """Yield the rows with a wrong prediction, the largest error first."""
+    best: dict[int, Judged] = {}
+    for number, judged in zip(examples.rows, measured.judged, strict=False):
+        if number not in best or judged.rank > best[number].rank:
+            best[number] = judged
     columns = [name for name in rows.column_names if name != "where"]
-    for place in places[np.argsort(-measured.scores[places], kind="stable")].tolist():
-        number = examples.rows[place]
+    wrong = [(number, judged) for number, judged in best.items() if judged.error > 0]
+    for number, judged in sorted(wrong, key=lambda found: -found[1].error):
         row = {name: rows[name][number].as_py() for name in columns}
-        yield Wrong(row, labels[measured.predicted[place]], float(measured.scores[place]))
+        prediction = labels[judged.prediction] if labels else judged.prediction
+        yield Wrong(row, prediction, judged.score)
 
 
 def _admit(examples: Examples, rows: pa.Table, asked: Source, data: DataSpec) -> None:
-    """Raise DataError for rows without any token, unless the spec skips bad rows, and where no
-    other rows are left."""
-    found = tokenless_rows("data", rows, rows["where"], examples.empty)
+    """Raise DataError for rows without examples, unless the spec skips bad rows, and where no other
+    rows are left."""
+    found = rejected_rows("data", rows, rows["where"], examples.rejected)
     if found and data.on_bad_row == "fail":
         raise DataError(cleaning.problem(asked, found, rows.num_rows))
-    if not examples.ids:
-        raise none_left(asked, rows.num_rows)
+    if not len(examples):
+        raise none_left(asked, found)
 
 
 def _require_known(labels: Sequence[str], model: NamedModel, source: str | None) -> None:
@@ -139,13 +143,7 @@ def _rows_of(
     model: NamedModel, source: str, columns: Columns, encoding: str | None
 ) -> tuple[Source, pa.Table]:
     spec = parse(model.info.spec)
-    if columns[1] is not None and len(spec.columns) < 2:
-        problem = f"{model.reference} has what is asked and its answer in one column"
-        raise DataError.of("--label", columns[1], problem, "leave it out")
-    named = {
-        logical: given or own
-        for (logical, own), given in zip(spec.columns.items(), columns, strict=False)
-    }
+    named = {logical: columns.get(logical, own) for logical, own in spec.columns.items()}
     table, _, _ = read_source(
         source,
         named,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -18,19 +17,19 @@ from ftray.data.cleaning import clean as cleaning
 from ftray.data.cleaning.clean import Dropped, SourceRows
 from ftray.data.cleaning.report import NO_TOKENS
 from ftray.data.encoding.ray_data_output import quiet_ray_data
-from ftray.data.encoding.tokenless import none_left
+from ftray.data.encoding.rejected import none_left
 from ftray.data.readers.rows import Source
 from ftray.data.sources import asked_columns, rows_of
 from ftray.errors import DataError, FtrayError, RunFailed, from_json
 from ftray.models.artifact.named import NamedModel
-from ftray.offline.resume import SCHEMA, Parts
-from ftray.offline.writers import OUTCOME
+from ftray.offline.resume import COLUMNS, SCHEMA, Parts
 from ftray.spec.load import parse
 from ftray.spec.sections.compute import Compute
 from ftray.tasks import get_task
+from ftray.tasks.base import Question
 
 if TYPE_CHECKING:
-    from ftray.models.inference.loaded import LoadedModel
+    from ftray.models.inference.loaded import LoadedModel, Outcome
 
 BLOCK_ROWS = 512
 """Rows that an actor takes at a time. The actor sorts these rows by length and cuts them into
@@ -45,8 +44,8 @@ class Rows:
 
     values: list[dict[str, Any]]
     """Column -> value, as found."""
-    texts: list[str]
-    """The text of each row that the model reads."""
+    questions: list[Question]
+    """The question of each row, which the model answers."""
     left_out: list[dict[str, Any]]
     """Bad rows with the reason, where the model's spec says to skip bad rows."""
     part: SourceRows
@@ -54,23 +53,23 @@ class Rows:
     skips: bool
     """Whether bad rows are skipped; else they raise DataError."""
 
-    def without(self, tokenless: Collection[int]) -> Rows:
-        """Return these rows without those at the places `tokenless`, which give the model no token.
-        Raises DataError where bad rows are not skipped, and where no other rows are left."""
-        if not tokenless:
+    def without(self, unread: Collection[int]) -> Rows:
+        """Return these rows without those at the places `unread`, which give the model nothing to
+        read. Raises DataError where bad rows are not skipped, and where no other rows are left."""
+        if not unread:
             return self
-        raw = [self.part.kept[place].raw for place in sorted(tokenless)]
+        raw = [self.part.kept[place].raw for place in sorted(unread)]
         dropped = [Dropped(self.part.name, row.where, NO_TOKENS, "", row.values) for row in raw]
         if not self.skips:
             read = self.part.count().read
             raise DataError(cleaning.problem(self.part.source, dropped, read))
-        kept = [place for place in range(len(self.texts)) if place not in tokenless]
+        kept = [place for place in range(len(self.questions)) if place not in unread]
         if not kept:
-            raise none_left(self.part.source, len(dropped))
+            raise none_left(self.part.source, dropped)
         return replace(
             self,
             values=[self.values[place] for place in kept],
-            texts=[self.texts[place] for place in kept],
+            questions=[self.questions[place] for place in kept],
             left_out=[*self.left_out, *(row.to_json() for row in dropped)],
         )
 
@@ -78,22 +77,32 @@ class Rows:
 def read_rows(
     model: NamedModel,
     source: str,
-    text: str | None,
+    columns: Mapping[str, str],
     encoding: str | None,
-    added: Sequence[str] = OUTCOME,
+    added: Sequence[str],
 ) -> Rows:
-    """Read the rows of `source`, to which prediction will add the columns `added`. `text` (the name
-    of the input column) and `encoding` are as in the model's spec unless given.
+    """Read the rows of `source`, to which prediction will add the columns `added`. `columns`
+    (logical column -> its name in the source) and `encoding` are as in the model's spec unless
+    given.
 
     Raises DataError when the source cannot be read, has faulty rows (unless the spec skips them)
     or has one of the columns `added` already.
     """
     spec, task = parse(model.info.spec), get_task(model.info.task)
     asking = asked_columns(spec.columns, task)
-    columns = {logical: text or name for logical, name in asking.items()}
+    columns = {logical: columns.get(logical, name) for logical, name in asking.items()}
     encoding = encoding or spec.data.encoding
     csv = spec.data.csv
-    asked = Source("--data", source, columns, encoding, "test", every_column=True, csv=csv)
+    asked = Source(
+        "--data",
+        source,
+        columns,
+        encoding,
+        "test",
+        files=task.info.files,
+        every_column=True,
+        csv=csv,
+    )
     part = cleaning.clean("data", asked, rows_of(asked), task, answered=False)
     if spec.data.on_bad_row == "fail":
         cleaning.refuse_faults([part])
@@ -103,18 +112,17 @@ def read_rows(
         if any(name in row for row in values):
             raise DataError.of("--data", source, f"has a column {name} already", "rename it")
     left_out = [row.to_json() for row in part.dropped]
-    texts = [item.row[task.columns[0]] for item in part.kept]
-    return Rows(values, texts, left_out, part, spec.data.on_bad_row == "skip")
+    questions = [item.question for item in part.kept]
+    return Rows(values, questions, left_out, part, spec.data.on_bad_row == "skip")
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The answered rows, with the fields of `LoadedModel.outcomes` for each row. cut: number of
-    texts that are longer than the model reads."""
+    """The answered rows. outcomes: the columns that prediction adds to each row; probabilities: of
+    all labels for each row; cut: number of questions that are longer than the model reads."""
 
     rows: Rows
-    predictions: list[str]
-    scores: list[float]
+    outcomes: list[dict[str, Any]]
     probabilities: list[list[float] | None]
     cut: int
 
@@ -133,53 +141,51 @@ def predict(
 
     each = Resources(1, 1 if has_gpus() and not compute.on_cpu else 0)
     require(1, each, "ftray predict")
-    found, texts = parts.read(), rows.texts
-    rows.without(_tokenless(found))
+    found, questions = parts.read(), rows.questions
+    rows.without(_unread(found))
     known = set(found["row"].to_pylist())
-    missing = [row for row in range(len(texts)) if row not in known]
+    missing = [row for row in range(len(questions)) if row not in known]
     if missing:
         try:
             with quiet_ray_data():
-                scored = _scored(model, texts, missing, each, compute, probabilities)
+                scored = _scored(model, questions, missing, each, compute, probabilities)
                 _keep(scored, parts, rows)
         except RayError as error:
             last = str(error).strip().splitlines()[-1]
             raise RunFailed.of(model.name, None, last, "see the logs of Ray Data") from error
     answers = parts.read()
-    assert answers["row"].to_pylist() == list(range(len(texts))), "Ray Data lost rows"
-    answered = rows.without(_tokenless(answers))
-    found = answers.filter(answers[OUTCOME[0]].is_valid())
-    columns = (found[name].to_pylist() for name in SCHEMA.names[1:])
-    predictions, scores, shares, cut = columns
-    return Answers(answered, predictions, scores, shares, sum(cut))
+    assert answers["row"].to_pylist() == list(range(len(questions))), "Ray Data lost rows"
+    answered = rows.without(_unread(answers))
+    found = answers.filter(answers[COLUMNS].is_valid())
+    outcomes = [json.loads(told) for told in found[COLUMNS].to_pylist()]
+    shares, cut = found["probabilities"].to_pylist(), sum(found["cut"].to_pylist())
+    return Answers(answered, outcomes, shares, cut)
 
 
-def _tokenless(answers: pa.Table) -> set[int]:
-    """Return the numbers of the rows without an answer: these rows give the model no token."""
-    return set(answers["row"].filter(answers[OUTCOME[0]].is_null()).to_pylist())
+def _unread(answers: pa.Table) -> set[int]:
+    """Return the numbers of the rows without an answer, which give the model nothing to read."""
+    return set(answers["row"].filter(answers[COLUMNS].is_null()).to_pylist())
 
 
 def _scored(
     model: NamedModel,
-    texts: Sequence[str],
+    questions: Sequence[Question],
     rows: Sequence[int],
     each: Resources,
     compute: Compute,
     probabilities: bool,
 ) -> Any:
-    """Return a Ray data set with the answers to `rows`, the numbers of rows in `texts`. The answers
+    """Return a Ray data set with the answers to `rows`, numbers of rows in `questions`. The answers
     have the columns of `SCHEMA` and come in any order; a block with an error has one column
     `_REFUSED`."""
     import ray.data
 
     # Rows of similar length share batches, with little padding. The longest rows come first, so
     # that no actor works on long rows at the end while the others are idle.
-    order = sorted(rows, key=lambda index: -len(texts[index]))
+    task = get_task(model.info.task)
+    order = sorted(rows, key=lambda index: -task.size(questions[index]))
     table = pa.table(
-        {
-            "row": pa.array(order, pa.int64()),
-            "text": pa.array([texts[i] for i in order], pa.large_string()),
-        }
+        {"row": pa.array(order, pa.int64()), "question": pa.array([questions[i] for i in order])}
     )
     blocks = [table.slice(start, BLOCK_ROWS) for start in range(0, len(order), BLOCK_ROWS)]
     return ray.data.from_arrow(blocks).map_batches(
@@ -203,7 +209,7 @@ def _keep(scored: Any, parts: Parts, rows: Rows) -> None:
             continue
         parts.add(batch.select(SCHEMA.names))
         if not rows.skips:
-            rows.without(_tokenless(batch))
+            rows.without(_unread(batch))
     if refused:
         raise refused
 
@@ -241,14 +247,16 @@ class _Scorer:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         try:
-            texts = block["text"].to_pylist()
-            reads, cut = self._model.reads(texts), self._model.cut(texts)
-            found = iter(self._model.outcomes(list(compress(texts, reads))))
+            questions = block["question"].to_pylist()
+            found, cut = self._model.outcomes(questions), self._model.cut(questions)
         except FtrayError as error:
             return pa.table({_REFUSED: [json.dumps(error.to_json())]})
-        answers: list[dict[str, Any]] = [next(found)._asdict() if r else {} for r in reads]
-        for row, answer, long in zip(block["row"].to_pylist(), answers, cut, strict=True):
-            answer.update(row=row, cut=long)
-            if not self._probabilities:
-                answer.pop("probabilities", None)
-        return pa.Table.from_pylist(answers, SCHEMA)
+        rows = zip(block["row"].to_pylist(), found, cut, strict=True)
+        return pa.Table.from_pylist([self._told(*row) for row in rows], SCHEMA)
+
+    def _told(self, row: int, outcome: Outcome | None, cut: bool) -> dict[str, Any]:
+        if outcome is None:
+            return {"row": row, "cut": cut}
+        shares = outcome.probabilities if self._probabilities else None
+        told = json.dumps(outcome.columns)
+        return {"row": row, COLUMNS: told, "probabilities": shares, "cut": cut}

@@ -17,20 +17,21 @@ from ftray.errors import DataError
 from ftray.models.artifact.manifest import ModelInfo
 from ftray.spec.sections.compute import Compute
 from ftray.store.files.location import Location
+from ftray.tasks.base import Question, digest_of
 
 _KEY = "key"
+COLUMNS = "columns"
 SCHEMA = pa.schema(
     {
         "row": pa.int64(),
-        "prediction": pa.string(),
-        "score": pa.float64(),
+        COLUMNS: pa.string(),
         "probabilities": pa.list_(pa.float64()),
         "cut": pa.bool_(),
     }
 )
-"""Columns of the answers. prediction, score: null where the row gives the model no token;
-probabilities: of all labels, null where the run does not ask for them; cut: whether the row was
-longer than the model reads."""
+"""Columns of the answers. `COLUMNS`: the columns that prediction adds to the row, in JSON; null
+where the row gives the model nothing to read; probabilities: of all labels, null where the run does
+not ask for them; cut: whether the row was longer than the model reads."""
 
 
 class Parts:
@@ -87,16 +88,16 @@ class Parts:
 
 
 def run_key(
-    info: ModelInfo, compute: Compute, texts: Sequence[str], probabilities: bool = False
+    info: ModelInfo, compute: Compute, questions: Sequence[Question], probabilities: bool = False
 ) -> str:
-    """Return a hash of the model, the compute settings, `probabilities` and the texts. Two runs
+    """Return a hash of the model, the compute settings, `probabilities` and the questions. Two runs
     with the same key give the same answers, and may share parts."""
 
     def chunks() -> Iterable[bytes]:
         yield info.model_dump_json().encode()
         yield f"{compute} {probabilities}".encode()
-        for text in texts:
-            content = text.encode("utf-8", "surrogatepass")
+        for question in questions:
+            content = digest_of(question)
             yield len(content).to_bytes(8, "little")
             yield content
 

@@ -17,8 +17,6 @@ import pyarrow as pa
 from ftray.errors import DataError
 from ftray.store.files.location import Location, locate
 
-OUTCOME = ("prediction", "score")
-"""The columns that prediction adds."""
 PROBABILITIES = "probabilities"
 """The column that prediction adds on demand: label -> probability."""
 Row = dict[str, Any]
@@ -77,6 +75,10 @@ def _plain(value: Any) -> Any:
     character) is escaped; infinity and NaN become None."""
     if isinstance(value, str) and not value.isascii():
         return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from ftray.models.artifact.manifest import ModelInfo
 from ftray.models.generation.sampling_params import Prompt, Sampling
+from ftray.tasks.base import Question
 
 GENERATED = "generated_text"
 """Key in an output of a model that generates: its value is the text without the prompt."""
@@ -18,19 +19,15 @@ MODEL_HEADER, VERSION_HEADER = "x-ftray-model", "x-ftray-version"
 
 @dataclass(frozen=True)
 class Answers:
-    """One output a text, in the shape of the Hugging Face pipeline of the task, with the name and
-    the version of the model that gave them. labels: the model's labels, none where it generates."""
+    """One output for each question, in the shape of the Hugging Face pipeline of the task, with the
+    name and the version of the model that gave them. labels: the model's labels, if it has any;
+    best: summary of each output, by which versions of a model are compared."""
 
     name: str
     version: int | None
     labels: tuple[str, ...]
     outputs: list[Any]
-
-    @property
-    def best(self) -> list[str]:
-        """The likeliest label or the generated text, for each text."""
-        rows = (row[0] if isinstance(row, list) else row for row in self.outputs)
-        return [row["label"] if "label" in row else row[GENERATED] for row in rows]
+    best: list[str]
 
     @property
     def headers(self) -> dict[str, str]:
@@ -171,9 +168,9 @@ class Backend(Protocol):
         """Why the model does not answer now; empty where it does."""
         ...
 
-    async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
-        """Answer all texts with the same version. top_k: number of labels for each text, or all
-        labels where there are fewer. Raises BadPrompt, Overloaded, Unavailable."""
+    async def answer(self, questions: Sequence[Question], top_k: int | None) -> Answers:
+        """Answer all questions with the same version. top_k: number of answers for each, or all
+        there are. Raises BadPrompt, Overloaded, Unavailable."""
         ...
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:

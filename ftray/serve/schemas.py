@@ -1,17 +1,10 @@
-"""The bodies of requests and answers, and their limits."""
+"""The limits of bodies, and the bodies that do not depend on a model's task."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    WithJsonSchema,
-)
+from pydantic import BaseModel, StringConstraints
 
 MAX_ROWS = 1024
 MAX_TEXT = 100_000
@@ -21,6 +14,8 @@ MAX_READ = 1_000_000
 model reads, the tokenizer reads only a part."""
 MAX_BODY = 4 * 2**20
 """Bytes of the body of one request."""
+MAX_FILES = 32 * 2**20
+"""Bytes of the body of one request, where a served model reads images."""
 MAX_STREAM = 32 * 2**20
 """Bytes of the body of one stream."""
 MAX_TOGETHER = 256 * 2**20
@@ -29,53 +24,11 @@ all other requests."""
 MAX_STREAM_ROWS = 100_000
 
 Input = Annotated[str, StringConstraints(max_length=MAX_TEXT, strict=True)]
-_TEXT_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT}
-_INPUTS_SCHEMA = {
-    "description": "One text, or several.",
-    "anyOf": [
-        _TEXT_SCHEMA,
-        {"type": "array", "items": _TEXT_SCHEMA, "minItems": 1, "maxItems": MAX_ROWS},
-    ],
-}
 
 
-def _as_list(inputs: Any) -> Any:
-    return [inputs] if isinstance(inputs, str) else inputs
-
-
-def _as_int(number: Any) -> Any:
+def as_int(number: Any) -> Any:
     """Turn a whole float into an int: JSON makes no difference between 2 and 2.0."""
     return int(number) if isinstance(number, float) and number.is_integer() else number
-
-
-class PredictRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    inputs: Annotated[
-        list[Input],
-        Field(min_length=1, max_length=MAX_ROWS),
-        BeforeValidator(_as_list),
-        WithJsonSchema(_INPUTS_SCHEMA),
-    ]
-    top_k: Annotated[int, Field(ge=1, strict=True), BeforeValidator(_as_int)] | None = Field(
-        None, description="Answer with that many labels, best first."
-    )
-
-
-class Label(BaseModel):
-    label: str
-    score: float
-
-
-class Generated(BaseModel):
-    """The answer of a model that generates: the text without the prompt."""
-
-    generated_text: str
-
-
-class Prediction(BaseModel):
-    model: str
-    version: int | None
-    outputs: list[Label | list[Label] | Generated]
 
 
 class ModelCard(BaseModel):
@@ -95,12 +48,16 @@ class ModelCard(BaseModel):
     chat: bool
     """Whether the model was trained on chats: it then answers with a turn of a chat, and does not
     continue a text."""
+    inputs: dict[str, str]
+    """Input of a request -> kind of its value: text, image."""
+    output: str
+    """Kind of an answer: labels, numbers, span, text."""
     base: str
     run: str
     metrics: dict[str, dict[str, Any]]
     """Split -> metric -> value."""
-    examples: list[str]
-    """Texts to try: inputs of golden answers."""
+    examples: list[Any]
+    """Inputs to try: those of golden answers."""
 
 
 class ModelCards(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from ftray.spec.fields import (
     Auto,
@@ -37,6 +37,13 @@ def _defaults(name: str) -> str:
     return ", ".join(f"{getattr(t.info, name)} for {n}" for n, t in TASKS.items())
 
 
+def _options() -> str:
+    """List the options of each task, in words."""
+    told = {n: ", ".join(t.info.options.model_fields) for n, t in TASKS.items()}
+    listed = "; ".join(f"{options} for {name}" for name, options in told.items() if options)
+    return f": {listed}" if listed else ""
+
+
 class ModelSpec(Section):
     name_or_path: Text = Field(
         description="A Hub id, a folder, a URL of a folder, or package://MODULE/PATH.",
@@ -49,6 +56,26 @@ class ModelSpec(Section):
 HeldOut = Annotated[Share | Text, BeforeValidator(number_in_text)]
 
 
+class SplitSpec(Section):
+    """How rows are drawn for shares of data.train."""
+
+    by: Literal["random", "group", "time"] = Field(
+        "random",
+        description="random: stratified where rows have labels; group: rows with the same value in "
+        "`column` stay together; time: the latest rows by `column` are held out, the very latest "
+        "for the test.",
+    )
+    column: Text | None = Field(None, description="Column of the source with groups or times.")
+
+    @model_validator(mode="after")
+    def _group_and_time_need_a_column(self) -> Self:
+        if (self.by == "random") == (self.column is None):
+            return self
+        needs = "needs the column that tells them" if self.column is None else "reads no column"
+        fix = "Name it in data.split.column." if self.column is None else "Leave the column out."
+        raise contradiction(needs, fix, key="data.split.by", value=self.by)
+
+
 class DataSpec(Section):
     train: Text = Field(
         description="CSV, JSONL, Parquet or Arrow (globs, URLs, package://), a folder with one "
@@ -56,11 +83,12 @@ class DataSpec(Section):
         examples=["reviews.csv"],
     )
     validation: HeldOut = Field(
-        0.1, description="A share of `train` (stratified) or a source of its own."
+        0.1, description="A share of `train` (drawn as `split` says) or a source of its own."
     )
     test: HeldOut = Field(
-        0.1, description="A share of `train` (stratified) or a source of its own."
+        0.1, description="A share of `train` (drawn as `split` says) or a source of its own."
     )
+    split: SplitSpec = SplitSpec()
     columns: Columns = Field(
         Columns(),
         description="Names of the columns: "
@@ -153,6 +181,7 @@ class Spec(Section):
     storage: Text | None = Field(
         None, description="Storage root: a folder or URL. Else $FTRAY_STORAGE, else ./ftray-data."
     )
+    task_options: dict[str, Any] = Field({}, description=f"Options of the task{_options()}.")
     model: ModelSpec
     data: DataSpec
     train: TrainSpec = TrainSpec()
@@ -191,6 +220,26 @@ class Spec(Section):
     def columns(self) -> dict[str, str]:
         """Map each logical column of the task to its name in the source."""
         return self.data.columns.of(self.info)
+
+    @property
+    def options(self) -> BaseModel:
+        """The task's options, with their defaults."""
+        return self.info.options.model_validate(self.task_options)
+
+    @model_validator(mode="after")
+    def _options_fit_the_task(self) -> Self:
+        try:
+            assert self.options
+        except ValidationError as error:
+            fault = error.errors()[0]
+            known = ", ".join(self.info.options.model_fields) or "none"
+            raise contradiction(
+                fault["msg"],
+                f"Options of {self.task}: {known}.",
+                key=f"task_options.{'.'.join(map(str, fault['loc']))}",
+                value=fault["input"],
+            ) from None
+        return self
 
     @model_validator(mode="after")
     def _columns_fit_the_task(self) -> Self:

@@ -75,13 +75,14 @@ _WORDS: dict[str, str] = {
     "serve.api_keys": "api_key keys key token tokens auth",
 }
 
-_COLUMNS = {
-    f"data.columns.{column}": words
-    for task in TASKS.values()
-    for column, words in task.info.synonyms.items()
-}
+_COLUMNS = {column for task in TASKS.values() for column in task.info.columns}
+_MEANT = [
+    *_WORDS.items(),
+    *((f"data.columns.{n}", words) for t in TASKS.values() for n, words in t.info.synonyms.items()),
+]
+# Of two keys with a name in common, the first is meant; a task's own column means itself.
 SYNONYMS: dict[str, str] = {
-    word: key for key, words in {**_WORDS, **_COLUMNS}.items() for word in words.split()
+    word: key for key, words in reversed(_MEANT) for word in words.split() if word not in _COLUMNS
 }
 """A name that other tools or people use for a key -> the key."""
 

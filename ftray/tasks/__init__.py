@@ -1,11 +1,17 @@
-"""The registry of tasks by name. Each task is one file that implements `ftray.tasks.base.Task`."""
+"""The registry of tasks by name. Each task is one file with a subclass of `BaseTask`."""
 
-from ftray.tasks.base import Task
+from ftray.tasks.base import BaseTask as Task
 from ftray.tasks.info import TaskInfo
-from ftray.tasks.text_classification import TextClassification
-from ftray.tasks.text_generation import TextGeneration
+from ftray.tasks.text.text_classification import TextClassification
+from ftray.tasks.text.text_generation import TextGeneration
+from ftray.tasks.text.text_regression import TextRegression
 
-TASKS: dict[str, Task] = {task.info.name: task for task in (TextClassification(), TextGeneration())}
+_TASKS = (
+    TextClassification,
+    TextRegression,
+    TextGeneration,
+)
+TASKS: dict[str, Task] = {task.info.name: task() for task in _TASKS}
 DEFAULT_TASK = TextClassification.info
 
 

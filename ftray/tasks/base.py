@@ -1,34 +1,54 @@
 """The task contract: everything specific to one kind of fine-tuning, and nothing about how it is
 run.
 
-A task is one file in this folder. It defines the columns of a row, the reasons for which a row is
-bad, the encoding of rows as tensors, the loss, the metrics, and the endpoint's answers. It knows
-nothing of Ray, DeepSpeed, storage or HTTP. Tasks import torch inside methods so that checking data
-stays quick.
+A task is one file in a folder beside this one. It defines the columns of a row, the reasons for
+which a row is bad, the features of examples, the loss, the metrics, and the endpoint's answers. It
+knows nothing of Ray, DeepSpeed, storage or HTTP. Tasks import torch inside methods so that checking
+data stays quick.
+
+`BaseTask` has the defaults; a task overrides what differs. Letters in shapes: B examples of a
+batch, T tokens, C numbers that the head gives for a row.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ftray.tasks.info import TaskInfo
-from ftray.tasks.tokens import Spend, free
+import numpy as np
+from pydantic import BaseModel
+
+from ftray.tasks.features import Batch, Example, Examples, Feature, stacked
+from ftray.tasks.info import Modality, NoOptions, TaskInfo
+from ftray.tasks.metrics import Gathered, MetricState
+from ftray.tasks.schema import Schema
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
-Row = dict[str, str]
-"""A clean row: the task's two columns, the question and its answer; the answer is not empty."""
-
+Row = dict[str, Any]
+"""A clean row: the values of the task's columns."""
+Question = Any
+"""What is asked of a model: the value of the input column where the task has one, else a mapping
+from input column to value."""
 Metrics = dict[str, Any]
 """Metric name -> number; one value may be a list (the commonest mistakes)."""
-
 Inputs = Mapping[str, "torch.Tensor"]
-"""Model inputs of B rows: input_ids and attention_mask, (B, T) int64, padded on the right."""
+"""Keyword arguments of the model for B examples."""
+Outputs = Mapping[str, "torch.Tensor"]
+"""Output name -> tensor, (B, ...) of a batch or (...) of one example."""
+Augment = Callable[[Example, np.random.Generator], Example]
+Spend = Callable[[int], None]
+"""Callback with the number of characters that are about to be tokenized; may raise."""
+
+
+def free(characters: int) -> None:
+    """Set no limit on the characters that are tokenized."""
 
 
 class BadRow(ValueError):
@@ -45,130 +65,263 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-class Examples(NamedTuple):
-    """Training examples of rows: one example a row, or several where a text is split into windows.
+@dataclass(frozen=True)
+class TaskSetup:
+    """What a task needs beside rows and tensors.
 
-    ids: token ids of each example; targets: one number for each example, by which the task finds
-    the label or the tokens to learn; rows: index of the row of each example, rising; lengths:
-    tokens of each row that has examples, before cutting; empty: indices of rows without examples,
-    since the tokenizer makes no token of their question or answer.
+    processor: transformers' tokenizer or image processor; schema: fitted to the training rows;
+    max_length: tokens to which a row is cut; options: the spec's `task_options`.
     """
 
-    ids: list[list[int]]
-    targets: list[int]
-    rows: list[int]
-    lengths: list[int]
-    empty: list[int]
+    processor: Any
+    schema: Schema = Schema()
+    max_length: int = 0
+    options: BaseModel = NoOptions()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.schema.labels
 
 
-class Task(Protocol):
-    """Interface of every task. C is the number of labels, B rows of a batch, T tokens."""
+class Judged(NamedTuple):
+    """The prediction for one example beside the right answer, the truth. score: the model's
+    confidence, 0 to 1, or None; error: how wrong the prediction is, 0 where it is right; rank: of
+    several examples of one row, the one with the highest rank answers."""
+
+    prediction: Any
+    truth: Any
+    score: float | None
+    error: float
+    rank: float = 0.0
+
+
+Answered = Sequence[tuple[Example, Outputs]]
+"""The examples of one question, with the model's outputs for each."""
+
+
+class BaseTask(ABC):
+    """The contract of a task, with its defaults."""
 
     info: TaskInfo
-    columns: tuple[str, str]
-    """Columns of a clean row: the question, and the answer."""
+    columns: Mapping[str, Modality]
+    """Columns of a clean row, the answer last."""
+    auto_class: str
+    """transformers' Auto class that loads the model."""
+    outputs: tuple[str, ...] = ("logits",)
+    """Names of the tensors that the model's forward pass returns."""
 
-    def clean(self, values: Mapping[str, Any]) -> Row:
-        """Make a clean row of a source row (logical column -> raw value). Raises BadRow."""
-        ...
+    # Data
 
-    def question(self, values: Mapping[str, Any]) -> str:
-        """Return the question of a source row, whose answer may be missing. Raises BadRow."""
-        ...
+    @abstractmethod
+    def ask(self, values: Mapping[str, Any]) -> Question:
+        """Return the question of a source row (logical column -> raw value), whose answer may be
+        missing. Raises BadRow."""
 
-    def is_blank(self, question: str) -> bool:
-        """Return whether a question is blank: it has no visible character."""
-        ...
+    @abstractmethod
+    def parse(self, values: Mapping[str, Any]) -> Row:
+        """Make a clean row of a source row. Raises BadRow."""
 
-    def identity(self, row: Row) -> str:
+    def question(self, row: Row) -> Question:
+        """Return the question of a clean row."""
+        asked = {n: row[n] for n in self.columns if n not in self.info.answers and n in row}
+        return next(iter(asked.values())) if len(asked) == 1 else asked
+
+    @abstractmethod
+    def is_blank(self, question: Question) -> bool:
+        """Return whether a question has no content that a person would see."""
+
+    @abstractmethod
+    def key(self, row: Row) -> str:
         """Return a key by which cleaning finds duplicates: equal for duplicate rows, whatever their
         labels."""
-        ...
 
-    def target(self, row: Row) -> str:
+    def stratum(self, row: Row) -> str:
         """Return the label that splits are stratified by; a constant where rows have no labels."""
-        ...
+        return ""
 
-    def load_model(self, path: str, labels: Sequence[str], **options: Any) -> PreTrainedModel:
-        """Load the pretrained model from the folder or Hub id `path`, with a head that fits
-        `labels`."""
-        ...
+    def fit(self, rows: Iterable[Row]) -> Schema:
+        """Return what the task learns of the training rows before the training."""
+        return Schema()
 
-    def empty_model(self, path: str, labels: Sequence[str], **options: Any) -> PreTrainedModel:
-        """Make the model from its config alone: reads no weights, so all weights are arbitrary."""
-        ...
+    def unlearnable(self, schema: Schema) -> str:
+        """Return why nothing can be learnt from rows with this schema; empty where it can."""
+        return ""
 
+    # Examples
+
+    @abstractmethod
+    def features(self, setup: TaskSetup) -> dict[str, Feature]:
+        """Declare the features of the task's examples."""
+
+    @abstractmethod
     def encode(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        questions: Sequence[str],
-        max_length: int,
-        spend: Spend = free,
-    ) -> list[list[int]]:
-        """Return the token ids of each question, cut to `max_length`, without padding."""
-        ...
+        self, setup: TaskSetup, questions: Sequence[Question], spend: Spend = free
+    ) -> list[list[Example]]:
+        """Return the examples of each question, without targets; none for a question that gives the
+        model nothing to read. Raises ModelError where the processor refuses a question."""
 
-    def lengths(self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[int]:
-        """Count the tokens of each question, before cutting."""
-        ...
+    @abstractmethod
+    def examples(self, setup: TaskSetup, rows: Mapping[str, Sequence[Any]]) -> Examples:
+        """Make examples with targets of clean rows (column -> values)."""
 
-    def examples(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        rows: Mapping[str, Sequence[str]],
-        labels: Sequence[str],
-        max_length: int,
-    ) -> Examples:
-        """Make training examples of at most `max_length` tokens each from clean rows (column ->
-        values)."""
-        ...
+    def lengths(self, setup: TaskSetup, questions: Sequence[Question]) -> list[int]:
+        """Return the size of each question before cutting, in the unit of `setup.max_length`."""
+        return [0] * len(questions)
 
-    def collate(
-        self, ids: Sequence[Sequence[int] | np.ndarray], pad_id: int
-    ) -> dict[str, torch.Tensor]:
-        """Return the model's inputs, padded to the longest of these rows."""
-        ...
+    def size(self, question: Question) -> int:
+        """Return a rough size of a question, in characters of text, before it is encoded."""
+        return len(question) if isinstance(question, str) else 0
 
-    def units(self, lengths: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Count loss terms per row, (rows,) float64. The loss of a batch is the mean over all of
-        its terms."""
-        ...
+    def terms(self, column: Callable[[str], np.ndarray], lengths: np.ndarray) -> np.ndarray:
+        """Count loss terms of each example of a split, (examples,) float64. The loss of a batch is
+        the mean over all of its terms. column: returns a feature that is a number; lengths: size of
+        each example."""
+        return np.ones(len(lengths))
 
-    def losses(
-        self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor, smoothing: float = 0.0
-    ) -> torch.Tensor:
-        """Return the loss of each row, (B,) float32, from the model's logits for `inputs`.
+    def augmented_by(self, options: BaseModel, token_dropout: float) -> str | None:
+        """Name the key of the spec, with its value, that makes other examples of the rows each
+        time; None where examples stay as they are."""
+        return None
+
+    def augmentation(self, setup: TaskSetup, token_dropout: float) -> Augment | None:
+        """Return the function that changes a training example at random, anew each time; None where
+        examples stay as they are."""
+        return None
+
+    # Batches
+
+    def collate(self, setup: TaskSetup, examples: Sequence[Example]) -> Batch:
+        """Make one batch."""
+        return stacked(examples, self.features(setup), {})
+
+    @abstractmethod
+    def dummy(self, setup: TaskSetup, size: int) -> Example:
+        """Return an example of `size` tokens (or as large as any, where sizes do not differ), for
+        planning and for measuring memory."""
+
+    @abstractmethod
+    def made_up(
+        self, setup: TaskSetup, inputs: Mapping[str, Modality], size: int, draw: np.random.Generator
+    ) -> Question:
+        """Return a random question of `size` tokens with these inputs, for golden answers that show
+        no row of the data."""
+
+    # Model
+
+    def head(self, schema: Schema) -> dict[str, Any]:
+        """Return the config entries that describe the model's head."""
+        return {}
+
+    def load_model(self, path: str, schema: Schema, **options: Any) -> PreTrainedModel:
+        """Load the pretrained model from the folder or Hub id `path`, with a head that fits
+        `schema`."""
+        head = self.head(schema)
+        resized = {"ignore_mismatched_sizes": True} if head else {}
+        model: PreTrainedModel = self._auto().from_pretrained(path, **resized, **head, **options)
+        return model
+
+    def empty_model(self, path: str, schema: Schema, **options: Any) -> PreTrainedModel:
+        """Make the model from its config alone: reads no weights, so all weights are arbitrary."""
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(path, **self.head(schema), **options)
+        model: PreTrainedModel = self._auto().from_config(config, **options)
+        return model
+
+    def _auto(self) -> Any:
+        import transformers
+
+        return getattr(transformers, self.auto_class)
+
+    def forward(self, model: Any, inputs: Inputs) -> dict[str, torch.Tensor]:
+        """Run the model. Returns the tensors in `outputs`, with the examples on the first axis."""
+        found = model(**inputs)
+        return {name: getattr(found, name) for name in self.outputs}
+
+    @abstractmethod
+    def losses(self, outputs: Outputs, batch: Batch, smoothing: float = 0.0) -> torch.Tensor:
+        """Return the loss of each example, (B,) float32.
 
         smoothing: label smoothing, the share of the target's weight that is spread evenly over all
         classes (Szegedy et al. 2016)."""
-        ...
 
-    def probe_loss(self, logits: torch.Tensor) -> torch.Tensor:
+    def probe_loss(self, outputs: Outputs) -> torch.Tensor:
         """Return a scalar whose backward pass takes as much memory as the loss of any batch with
-        such logits. The search for the largest micro-batch uses it."""
-        ...
+        such outputs. The search for the largest micro-batch uses it."""
+        total: torch.Tensor = sum(outputs[name].float().sum() for name in self.outputs)  # type: ignore[assignment]
+        return total
 
-    def empty_metric_state(self, labels: Sequence[str]) -> np.ndarray:
-        """Return the metric state of no rows."""
-        ...
+    # Evaluation
 
-    def metric_state(
-        self, logits: torch.Tensor, inputs: Inputs, targets: torch.Tensor
-    ) -> torch.Tensor:
-        """Return the counts from which `metrics` computes: a float64 vector, on the device of the
-        logits, that is summed over batches and ranks. The host does not wait for the device."""
-        ...
+    @abstractmethod
+    def empty_state(self, schema: Schema) -> MetricState:
+        """Return the metric state of no examples."""
 
-    def metrics(self, metric_state: np.ndarray, labels: Sequence[str]) -> Metrics:
-        """Return the metrics of all rows whose metric states were summed; `loss` is one of them."""
-        ...
+    @abstractmethod
+    def metric_state(self, outputs: Outputs, batch: Batch, setup: TaskSetup) -> MetricState:
+        """Return what a batch adds to the metrics."""
 
+    @abstractmethod
+    def metrics(self, found: Gathered, schema: Schema) -> Metrics:
+        """Return the metrics of all examples whose states were gathered; `loss` is one of them."""
 
-class Labelling(Task, Protocol):
-    """A task whose model gives one logit for each label of a row."""
+    def judge(self, outputs: Outputs, batch: Batch, setup: TaskSetup) -> list[Judged]:
+        """Return the prediction for each example beside its answer."""
+        return []
+
+    # Inference
+
+    def numbers(self, outputs: Outputs, setup: TaskSetup) -> np.ndarray:
+        """Return the numbers that make up the model's answer to one example, (N,) of the order of
+        1: golden answers are compared by them."""
+        return np.concatenate([outputs[n].float().ravel().numpy() for n in self.outputs])
 
     def answers(
-        self, logits: torch.Tensor, labels: Sequence[str], top_k: int | None = None
+        self,
+        setup: TaskSetup,
+        questions: Sequence[Question],
+        answered: Sequence[Answered],
+        top_k: int | None = None,
     ) -> list[Any]:
-        """Return the endpoint's answer for each row, in the shape of the Hugging Face pipeline."""
-        ...
+        """Return the endpoint's answer to each question, in the shape of the Hugging Face
+        pipeline. With `top_k`, a list of the k likeliest answers each, best first."""
+        raise NotImplementedError(f"{self.info.name} does not answer example by example")
+
+    def summary(self, answer: Any) -> str:
+        """Return the part of an answer that must be equal for two models to agree."""
+        return str(answer)
+
+    def outcome(self, answer: Any) -> dict[str, Any]:
+        """Return the columns of `info.outcome` for one answer."""
+        return {"prediction": answer}
+
+
+def chosen(values: Any, columns: Iterable[str]) -> str:
+    """Return a key of some values of a row that does not depend on case or white space."""
+    return "\0".join(" ".join(str(values[name] or "").split()).casefold() for name in columns)
+
+
+def as_json(question: Question) -> Any:
+    """Return a question as JSON has it: bytes in base64."""
+    from base64 import b64encode
+
+    if isinstance(question, bytes):
+        return b64encode(question).decode()
+    if isinstance(question, Mapping):
+        return {name: as_json(value) for name, value in question.items()}
+    return question
+
+
+def from_json(value: Any, inputs: Mapping[str, Modality]) -> Question:
+    """Return the question that `as_json` made `value` of. inputs: as in `TaskInfo.inputs`."""
+    from base64 import b64decode
+
+    if isinstance(value, Mapping):
+        return {name: from_json(part, {name: inputs[name]}) for name, part in value.items()}
+    (modality,) = inputs.values() if len(inputs) == 1 else ("text",)
+    return b64decode(value) if modality == "image" else value
+
+
+def digest_of(question: Question) -> bytes:
+    """Return bytes that are equal for equal questions."""
+    return json.dumps(as_json(question), sort_keys=True).encode("utf-8", "surrogatepass")

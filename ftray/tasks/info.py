@@ -3,12 +3,25 @@ with."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict
+
 Mode = Literal["min", "max"]
-Output = Literal["labels", "text"]
+Modality = Literal["text", "chat", "category", "number", "image", "spans"]
+"""Kind of the values of a column. number: one number or several; spans: parts of another column's
+text."""
+Output = Literal["labels", "text", "numbers", "span"]
+"""Kind of a model's answers. labels: one of a fixed set, with scores; text: generated token by
+token; span: a part of a text of the request."""
+
+
+class NoOptions(BaseModel):
+    """The options of a task that has none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True)
@@ -32,20 +45,29 @@ class TaskInfo:
     """Properties of a task for the spec, the preflight and the endpoint."""
 
     name: str
-    """Name of the task's Hugging Face pipeline."""
+    """Name of the task: that of its Hugging Face pipeline, where there is one."""
     forms: tuple[tuple[str, ...], ...]
     """Sets of logical columns that the rows of a source may have. The first set applies unless
     `data.columns` names another."""
-    answer: str
-    """Logical column of the answer, which prediction does not need."""
+    modalities: Mapping[str, Modality]
+    """Logical column -> kind of its values."""
+    answers: tuple[str, ...]
+    """Logical columns of the answer, which prediction does not need."""
     output: Output
-    """Modality of the model's answers."""
+    """Kind of the model's answers."""
     metrics: Mapping[str, Mode]
-    """Metric -> "min" where the lowest value is the best, "max" where the highest is."""
+    """Metric -> "min" where the lowest value is the best, "max" where the highest is; those that
+    tell most come first."""
     default_metric: str
     max_length: int
     """Tokens to which a row is cut unless the spec sets `data.max_length`."""
     starter: Starter
+    processor: Literal["tokenizer", "image_processor"] = "tokenizer"
+    """The part of transformers that turns a row's values into model inputs."""
+    options: type[BaseModel] = NoOptions
+    """Schema of the spec's section `task_options`."""
+    requests: Mapping[str, Modality] | None = None
+    """Inputs of a request; None: the columns of the form without the answer."""
     synonyms: Mapping[str, str] = field(default_factory=dict)
     """Logical column -> names that other tools use for it."""
     lacks: Mapping[str, tuple[Any, str, str]] = field(default_factory=dict)
@@ -54,6 +76,20 @@ class TaskInfo:
     linear_probe: bool = False
     """Whether a linear probe on the base model is the baseline of training; else the baseline is
     the base model itself."""
+    outcome: tuple[str, ...] = ("prediction", "score")
+    """Columns that `ftray predict` adds to a row."""
+    pipeline: str = ""
+    """Hugging Face pipeline that runs the model, where its name differs from the task's."""
+    call: str = ""
+    """Arguments of a call of this pipeline, in Python, for the model card; empty for a model that
+    generates."""
+    ranks: bool = False
+    """Whether a request may ask for the `top_k` likeliest answers."""
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The metrics, beside the loss, that are shown while a model trains: the first two."""
+        return tuple(name for name in self.metrics if name != "loss")[:2]
 
     @property
     def has_labels(self) -> bool:
@@ -66,6 +102,23 @@ class TaskInfo:
         return self.output == "text"
 
     @property
+    def reads_text(self) -> bool:
+        """Whether the model reads token ids of texts."""
+        return self.processor == "tokenizer"
+
+    @property
+    def files(self) -> frozenset[str]:
+        """Logical columns whose values are files: their content, or the name of a file."""
+        return frozenset(name for name, kind in self.modalities.items() if kind == "image")
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """All logical columns that rows may have."""
         return tuple(dict.fromkeys(column for form in self.forms for column in form))
+
+    def inputs(self, columns: Sequence[str]) -> dict[str, Modality]:
+        """Return the inputs of a request to a model whose rows have these logical columns: input
+        name -> kind of its value."""
+        if self.requests is not None:
+            return dict(self.requests)
+        return {name: self.modalities[name] for name in columns if name not in self.answers}

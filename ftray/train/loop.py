@@ -15,13 +15,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ftray.data.augment import drop_tokens
 from ftray.data.batches import BatchPlan, in_order
 from ftray.data.encoding.encode import EncodedSplit
 from ftray.errors import Interrupted, NotTrainable
+from ftray.models.inference import measure
 from ftray.spec.schema import Spec
 from ftray.tasks import Task
-from ftray.tasks.base import Inputs, Metrics
+from ftray.tasks.base import Augment, Metrics, Outputs, TaskSetup
+from ftray.tasks.features import Batch, Example
 from ftray.train.checkpoints import CheckpointManager
 from ftray.train.distributed.context import DistContext
 from ftray.train.distributed.feed import feed
@@ -67,11 +68,12 @@ class TrainContext:
     phased: PhasedEngine
     train: EncodedSplit
     validation: EncodedSplit
-    labels: tuple[str, ...]
-    pad_id: int
+    task_setup: TaskSetup
     batches: BatchPlan
-    special_ids: frozenset[int] = frozenset()
-    """Token ids that augmentation never drops."""
+    terms: np.ndarray
+    """(examples,) loss terms of each example of `train`."""
+    augment: Augment | None = None
+    """Changes training examples at random; None where they stay as they are."""
     row_weights: np.ndarray | None = None
     """(rows,) loss weight of each row of `train`; None where all rows have the same weight."""
     trunk: Trunk | None = None
@@ -120,26 +122,24 @@ def run(
 
 def evaluate(setup: TrainContext, split: EncodedSplit, observer: Observer) -> Metrics:
     """Compute the metrics over all rows of `split`; every rank returns the same values."""
-    engine, task, ranks = setup.engine, setup.task, setup.engine.ranks
+    engine, ranks = setup.engine, setup.engine.ranks
     engine.eval_mode()
-    metric_state = torch.from_numpy(task.empty_metric_state(setup.labels)).to(ranks.device)
     size = 2 * setup.batches.micro_batch_size
     mine = in_order(split.lengths, size, ranks.rank, ranks.world)
     # ZeRO 3 gathers weights collectively in every forward pass, so all ranks must run the same
     # number of passes: ranks with fewer batches run passes on empty ones.
-    most = math.ceil(math.ceil(len(split.lengths) / size) / ranks.world)
+    most = math.ceil(math.ceil(len(split) / size) / ranks.world)
     passes = [*mine, *[split.empty] * (most - len(mine))]
-    batches = feed(lambda rows: _inputs(setup, split, rows), passes, ranks.device)
-    with torch.no_grad():
-        for rows, inputs in zip(passes, batches, strict=True):
-            observer.alive()
-            logits = engine.logits(inputs)
-            if len(rows):
-                metric_state += task.metric_state(
-                    logits, inputs, torch.from_numpy(split.targets[rows])
-                )
+    fed = feed(lambda places: _batch(setup, split, places), passes, ranks.device)
+    batches = ((p, batch.to(ranks.device)) for p, batch in zip(passes, fed, strict=True))
+
+    def forward(batch: Batch) -> Outputs:
+        observer.alive()
+        return engine.outputs(batch)
+
+    metrics = measure.evaluate(forward, batches, split, setup.task, setup.task_setup, ranks)
     engine.train_mode()
-    return task.metrics(ranks.sum(metric_state.cpu().numpy()), setup.labels)
+    return metrics
 
 
 def _train_epoch(
@@ -189,7 +189,7 @@ def _step(
     setup: TrainContext,
     progress: Progress,
     batch: np.ndarray,
-    fed: Iterator[dict[str, torch.Tensor]],
+    fed: Iterator[Batch],
     rate: float,
     wishes: Sequence[bool],
     observer: Observer,
@@ -207,8 +207,7 @@ def _step(
     for number, rows in _mine(setup, batch):
         observer.alive()
         _seed(setup.spec.seed, progress.step, number)
-        inputs = next(fed)
-        loss = _loss(setup, engine.logits(inputs), inputs, rows)
+        loss = _loss(setup, next(fed).to(ranks.device), rows)
         losses.append((rows, loss.detach().double()))
         engine.accumulate(_barred(loss) / weight)
     norm = engine.gradient_norm()
@@ -255,17 +254,14 @@ def _weights(setup: TrainContext, batch: np.ndarray) -> np.ndarray:
     """Return the weight of each row's loss in the mean over the batch: (B,)."""
     if setup.row_weights is not None:
         return setup.row_weights[batch]
-    return setup.task.units(setup.train.lengths[batch], setup.train.targets[batch])
+    return setup.terms[batch]
 
 
-def _loss(
-    setup: TrainContext, logits: torch.Tensor, inputs: Inputs, rows: np.ndarray
-) -> torch.Tensor:
+def _loss(setup: TrainContext, batch: Batch, rows: np.ndarray) -> torch.Tensor:
     """Return the weighted sum of the rows' losses: a scalar, 0 for an empty micro-batch."""
     if not len(rows):
-        return logits.sum() * 0.0
-    targets = torch.from_numpy(setup.train.targets[rows])
-    losses = setup.task.losses(logits, inputs, targets, setup.spec.train.label_smoothing)
+        return setup.task.probe_loss(setup.engine.outputs(batch)) * 0.0
+    losses = setup.engine.losses(batch, setup.spec.train.label_smoothing)
     if setup.row_weights is None:
         return losses.sum()
     return (losses * torch.from_numpy(setup.row_weights[rows]).to(losses)).sum()
@@ -276,10 +272,8 @@ def _mine(setup: TrainContext, batch: np.ndarray) -> list[tuple[int, np.ndarray]
     return setup.batches.chunks(batch, ranks.rank, ranks.world)
 
 
-def _fed(
-    setup: TrainContext, batches: Sequence[np.ndarray], step: int
-) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield the inputs of each forward pass of this rank for the global `batches`. `step` counts
+def _fed(setup: TrainContext, batches: Sequence[np.ndarray], step: int) -> Iterator[Batch]:
+    """Yield the batch of each forward pass of this rank for the global `batches`. `step` counts
     the steps done before the first batch."""
     orders = (
         (number, *chunk)
@@ -287,7 +281,7 @@ def _fed(
         for chunk in _mine(setup, batch)
     )
     device = setup.engine.ranks.device
-    return feed(lambda order: _training_inputs(setup, *order), orders, device)
+    return feed(lambda order: _training_batch(setup, *order), orders, device)
 
 
 def _fail(setup: TrainContext, progress: Progress, what: str, rows: list[int]) -> None:
@@ -311,31 +305,28 @@ def _fail(setup: TrainContext, progress: Progress, what: str, rows: list[int]) -
     )
 
 
-def _inputs(setup: TrainContext, split: EncodedSplit, rows: np.ndarray) -> dict[str, torch.Tensor]:
+def _batch(setup: TrainContext, split: EncodedSplit, rows: np.ndarray) -> Batch:
     # A rank without rows still runs its forward pass, on the shortest row of the split: some models
     # fail on a row that consists of padding only.
-    if not len(rows) and setup.trunk is None:
-        rows = np.array([split.lengths.argmin()])
-    ids = [split.ids_of(row) for row in rows]
+    examples = split.examples(rows if len(rows) else [int(split.lengths.argmin())])
+    return _collated(setup, examples)
+
+
+def _collated(setup: TrainContext, examples: Sequence[Example]) -> Batch:
     if setup.trunk is None:
-        return setup.task.collate(ids, setup.pad_id)
-    stand_in = [np.array([setup.pad_id])]
-    batch = setup.task.collate(setup.trunk.tokens(ids) or stand_in, setup.pad_id)
-    batch[STATES] = setup.trunk.states(ids, *batch["input_ids"].shape)
+        return setup.task.collate(setup.task_setup, examples)
+    batch = setup.task.collate(setup.task_setup, setup.trunk.shortened(examples))
+    batch.inputs[STATES] = setup.trunk.states(examples)
     return batch
 
 
-def _training_inputs(
-    setup: TrainContext, step: int, chunk: int, rows: np.ndarray
-) -> dict[str, torch.Tensor]:
-    """Collate `rows` as `_inputs` does, with random tokens dropped where train.token_dropout is
-    set. The generator is seeded, as in `_seed`, by the position of the chunk in the run."""
-    chance = setup.spec.train.token_dropout
-    if not chance or not len(rows):
-        return _inputs(setup, setup.train, rows)
+def _training_batch(setup: TrainContext, step: int, chunk: int, rows: np.ndarray) -> Batch:
+    """Make the batch of `rows` as `_batch` does, with augmented examples where the run augments.
+    The generator is seeded, as in `_seed`, by the position of the chunk in the run."""
+    if setup.augment is None or not len(rows):
+        return _batch(setup, setup.train, rows)
     draw = np.random.default_rng([setup.spec.seed, step, chunk])
-    ids = [drop_tokens(setup.train.ids_of(r), chance, setup.special_ids, draw) for r in rows]
-    return setup.task.collate(ids, setup.pad_id)
+    return _collated(setup, [setup.augment(each, draw) for each in setup.train.examples(rows)])
 
 
 def _seed(seed: int, step: int, chunk: int) -> None:

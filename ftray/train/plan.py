@@ -11,10 +11,13 @@ import torch
 from torch import nn
 
 from ftray.errors import SpecError
-from ftray.models.structure.blocks import FreezePlan, count_blocks, layer_depths, plan_freeze
+from ftray.models.structure.blocks import FreezePlan, layer_depths, plan_freeze
 from ftray.models.structure.cut import Replay, frozen_blocks
+from ftray.models.structure.groups import count_blocks
 from ftray.models.structure.placing import without_numbers
 from ftray.spec.sections.training import TrainSpec
+from ftray.tasks import Task
+from ftray.tasks.base import TaskSetup
 from ftray.train.distributed.context import DistContext
 from ftray.train.engine.deepspeed import wants_autocast
 from ftray.train.engine.lora import plan_adapters
@@ -54,7 +57,8 @@ class Trainee:
 
     model: nn.Module
     plan: TrainingPlan
-    pad_id: int
+    task: Task
+    setup: TaskSetup
     trunk: Trunk | None = None
     replay: Replay | None = None
 
@@ -66,7 +70,7 @@ def plan_training(
     spec uses LoRA. The plan uses tensors without data, so it is cheap for a model of any size on
     any device.
 
-    inputs: one small batch, (B, T) tensors. Every rank must call this function. Raises ModelError
+    inputs: one small batch. Every rank must call this function. Raises ModelError
     or SpecError if the model lacks something that the spec names.
     """
     _check_groups(model, spec)

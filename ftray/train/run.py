@@ -110,7 +110,7 @@ def prepare(checked: ValidatedSpec, worker: LocalWorker | None = None) -> Prepar
     data = encode_dataset(
         checked.dataset,
         str(pretrained.folder),
-        pretrained.tokenizer_digest(),
+        pretrained.processor_digest(),
         checked.spec,
         checked.root,
         *([worker.map] if worker else []),

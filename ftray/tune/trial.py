@@ -10,15 +10,15 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from ftray.data.encoding.encode import EncodedDataset
 from ftray.errors import FtrayError
 from ftray.models.structure.shared_parameters import twin
-from ftray.spec.schema import ModelSpec, Spec
+from ftray.spec.schema import Spec
 from ftray.store.files.location import Location
 from ftray.store.runs.folder import Fence
+from ftray.tasks.schema import Schema
 from ftray.train import checkpoints, loop
 from ftray.train.base import Base, load_base
 from ftray.train.checkpoints import CheckpointManager
@@ -158,14 +158,7 @@ class _Teller:
 
 def _train_here(spec: Spec, segment: TrainUntil, sweep: Sweep, teller: _Teller) -> Progress:
     settle(spec)
-    pristine = _pristine(
-        spec.model,
-        spec.task,
-        spec.seed,
-        sweep.data.labels,
-        spec.train.dropout,
-        spec.data.max_length,
-    )
+    pristine = _pristine(spec, sweep.data.schema)
     base = replace(pristine, model=twin(pristine.model))
     folder = sweep.checkpoints(segment.trial)
     with latest(folder, alone(), teller.warn) as found:
@@ -202,15 +195,16 @@ def _train_in_group(spec: Spec, segment: TrainUntil, sweep: Sweep, teller: _Tell
         return checkpoints.read_progress(local)
 
 
-@lru_cache(maxsize=1)
-def _pristine(
-    model: ModelSpec,
-    task: str,
-    seed: int,
-    labels: tuple[str, ...],
-    dropout: float | None,
-    max_length: int,
-) -> Base:
-    """Load the base model; cached, so that this process reads it from disk once for all trials with
-    the same arguments."""
-    return load_base(model, task, seed, labels, dropout, max_length)
+_loaded: dict[Any, Base] = {}
+"""The base model that this process loaded last, by what decides it."""
+
+
+def _pristine(spec: Spec, schema: Schema) -> Base:
+    """Load the base model; this process reads it from disk once for all trials that begin with the
+    same one."""
+    rest = (spec.train.dropout, spec.data.max_length, spec.options)
+    key = (spec.model, spec.task, spec.seed, schema, *rest)
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = load_base(spec, schema)
+    return _loaded[key]

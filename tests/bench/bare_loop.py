@@ -11,17 +11,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Any
 
 import torch
 from torch import nn
 
 from ftray.data.batches import BatchPlan
+from ftray.data.encoding.encoded import EncodedSplit
 from ftray.models.structure.blocks import count_blocks, plan_freeze
 from ftray.spec.load import load, override
 from ftray.spec.schema import Spec
 from ftray.tasks import get_task
-from ftray.train.base import load_base
+from ftray.tasks.classification import LABEL
+from ftray.train.base import Base, load_base
 from ftray.train.check import check_inputs
 from ftray.train.distributed.context import alone
 from ftray.train.distributed.process import settle
@@ -35,23 +36,21 @@ def main() -> None:
     checked = check_inputs(load(sys.argv[1]))
     spec, data, task = checked.spec, prepare(checked).data, get_task(checked.spec.task)
     settle(override(spec, {"scale.cpus_per_worker": torch.get_num_threads()}))
-    base = load_base(spec.model, spec.task, spec.seed, data.labels)
+    base = load_base(spec, data.schema)
     rows = data.load("train")
-    sample = task.collate([rows.ids_of(0)], base.pad_id)
+    sample = task.collate(base.setup, rows.examples([0])).inputs
     (phase,) = plan_phases(spec.train, count_blocks(base.model))
     plan = plan_freeze(base.model, phase.selection, sample)
     plan.apply(base.model)
     plan.set_train_mode(base.model)
     batches = BatchPlan(rows.lengths, spec.train.batch_size, spec.train.batch_size, spec.seed)
-    epochs = train(base.model, spec, rows, batches, base.pad_id)
+    epochs = train(base, spec, rows, batches)
     print(json.dumps({"precision": "bf16", "metrics": {}, "epochs": epochs}))
 
 
-def train(
-    model: nn.Module, spec: Spec, rows: Any, batches: BatchPlan, pad_id: int
-) -> list[dict[str, float]]:
+def train(base: Base, spec: Spec, rows: EncodedSplit, batches: BatchPlan) -> list[dict[str, float]]:
     """A hand-written training loop with ftray's collation and schedule, clipping and AdamW."""
-    collate = get_task(spec.task).collate
+    model, collate = base.model, get_task(spec.task).collate
     autocast = wants_autocast(spec.train, alone())
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -66,11 +65,10 @@ def train(
     for epoch in range(spec.train.epochs):
         started, count = time.perf_counter(), 0
         for batch in batches.batches(epoch):
-            inputs = collate([rows.ids_of(row) for row in batch], pad_id)
-            targets = torch.from_numpy(rows.targets[batch])
+            inputs, targets, _ = collate(base.setup, rows.examples(batch))
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
                 logits = model(**inputs).logits
-            loss = nn.functional.cross_entropy(logits.float(), targets)
+            loss = nn.functional.cross_entropy(logits.float(), targets[LABEL])
             loss.backward()
             nn.utils.clip_grad_norm_(trained, spec.train.clip or float("inf"))
             for group in optimizer.param_groups:

@@ -82,7 +82,7 @@ def in_process(checked: ValidatedSpec, clock: Clock) -> ModelInfo:
     spec = override(checked.spec, alike)
     settle(spec)
     kept = locate(str(Path("checkpoints").absolute()))
-    base = load_base(spec.model, spec.task, spec.seed, data.labels, spec.train.dropout)
+    base = load_base(spec, data.schema)
     setup, progress = build(spec, data, base, alone(), None)
     clock.precision = "bf16" if setup.engine.module.autocast else "fp32"
     loop.run(setup, progress, CheckpointManager(spec.train.checkpoint, kept, writes=True), clock)

@@ -99,7 +99,8 @@ def write_base(folder: Path) -> None:
     from tests.helpers.tiny_model import BASE
 
     tree = {"name": "base", "model": {"name_or_path": BASE}, "data": {"train": "rows.jsonl"}}
-    tokenizer = find_pretrained(parse(tree).model).tokenizer()
+    spec = parse(tree)
+    tokenizer = find_pretrained(spec.model).processor(spec.info)
     torch.manual_seed(1)
     config = BertConfig(
         vocab_size=len(tokenizer),

@@ -55,13 +55,16 @@ def _depth(unfreeze: str) -> str | int:
 
 
 def _make(family: str, folder: Path) -> Path:
-    """A model folder of this family with random weights."""
+    """A model folder of this family with random weights and MiniLM's tokenizer."""
+    from ftray.models.pretrained import find_pretrained
     from tests.helpers.tiny_networks import tiny_network
 
     target = folder / family
     if target.exists():
         return target
     tiny_network(family, vocab_size=30522, **MADE[family]).save_pretrained(target)
+    minilm = _spec({"model": MINILM, "train": {}})
+    find_pretrained(minilm.model).processor(minilm.info).save_pretrained(target)
     return target
 
 
@@ -81,11 +84,13 @@ def _spec(order: dict[str, Any]) -> Any:
 
 def _estimate(order: dict[str, Any]) -> int:
     from ftray.models.pretrained import find_pretrained
+    from ftray.tasks.schema import Schema
     from ftray.train.memory.estimate import Layout, worker_memory
     from ftray.train.memory.simulate import trace_phases
 
     spec = _spec(order)
-    traces = trace_phases(spec, find_pretrained(spec.model), LABELS, 8, autocast=False)
+    pretrained = find_pretrained(spec.model)
+    traces = trace_phases(spec, pretrained, Schema(labels=LABELS), 8, autocast=False)
     return worker_memory(traces, Layout.of(spec.train, 8, WORLD), on_gpu=False).host.total
 
 
@@ -110,31 +115,22 @@ def _measure(order: dict[str, Any], folder: Path) -> list[int]:
         return [int(output.split()[-1]) for output in outputs]
 
 
-class Rows:
-    """Random rows with the interface of EncodedSplit.
+class Data:
+    """Stands in for EncodedDataset: gives splits by name.
 
-    The rows have the maximum length, except that every seventh is one token shorter.
+    The rows are random and have the maximum length, except that every seventh is one token shorter.
     """
 
-    def __init__(self, rows: int) -> None:
+    def load(self, split: str) -> Any:
         import numpy as np
 
-        random = np.random.default_rng(0)
-        self.empty = np.empty(0, dtype=np.int64)
-        self.lengths = np.full(rows, LENGTH)
-        self.lengths[::7] = LENGTH - 1
-        self.targets = random.integers(0, len(LABELS), rows)
-        self._ids = random.integers(5, 30000, (rows, LENGTH)).astype(np.int32)
+        from tests.helpers.encoded import split_of
 
-    def ids_of(self, row: int) -> Any:
-        return self._ids[row][: self.lengths[row]]
-
-
-class Data:
-    labels = LABELS
-
-    def load(self, split: str) -> Rows:
-        return Rows({"train": ROWS, "validation": 16}[split])
+        rows, random = {"train": ROWS, "validation": 16}[split], np.random.default_rng(0)
+        labels = random.integers(0, len(LABELS), rows)
+        ids = random.integers(5, 30000, (rows, LENGTH))
+        cut = [row[: LENGTH - (number % 7 == 0)] for number, row in enumerate(ids)]
+        return split_of(cut, labels)
 
 
 class Silent:
@@ -160,21 +156,24 @@ def _worker(order: dict[str, Any], work: str) -> None:
     from ftray.models.pretrained import find_pretrained
     from ftray.store.files.location import locate
     from ftray.tasks import get_task
+    from ftray.tasks.schema import Schema
     from ftray.train import loop
     from ftray.train.base import Base
     from ftray.train.checkpoints import CheckpointManager
     from ftray.train.distributed.context import join_group
     from ftray.train.distributed.process import settle
     from ftray.train.ray.worker import build
+    from tests.helpers.loop_runs import task_setup
 
     spec = _spec(order)
     settle(spec)
     rank = int(os.environ["RANK"])
     dist.init_process_group("gloo", init_method=f"file://{work}/meet", rank=rank, world_size=WORLD)
-    model = find_pretrained(spec.model).model(get_task(spec.task), LABELS, spec.seed)
+    task, schema = get_task(spec.task), Schema(labels=LABELS)
+    model = find_pretrained(spec.model).model(task, schema, spec.seed)
     model.config.pad_token_id = 0
     data: Any = Data()
-    setup, progress = build(spec, data, Base(model, 0), join_group(), None)
+    setup, progress = build(spec, data, Base(model, task_setup(LABELS)), join_group(), None)
     keeper = CheckpointManager(spec.train.checkpoint, locate(f"{work}/kept"), writes=rank == 0)
     loop.run(setup, progress, keeper, Silent())
     print(high_water())

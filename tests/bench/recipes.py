@@ -111,7 +111,7 @@ def _train(
 ) -> dict[str, Any]:
     spec = override(spec, {**changes, "train.learning_rate": rate})
     kept = locate(tempfile.mkdtemp(dir=Path(str(spec.storage))))
-    base = load_base(spec.model, spec.task, spec.seed, data.labels)
+    base = load_base(spec, data.schema)
     setup, progress = build(spec, data, base, alone(), None)
     try:
         loop.run(
@@ -125,7 +125,7 @@ def _train(
 def _test(data: EncodedDataset, chosen: dict[str, Any]) -> dict[str, float]:
     """Test metrics of a run's best epoch."""
     spec = chosen["spec"]
-    base = load_base(spec.model, spec.task, spec.seed, data.labels)
+    base = load_base(spec, data.schema)
     folder = Path(best(chosen["kept"]).path)
     setup, _ = build(spec, data, base, alone(), folder)
     metrics = loop.evaluate(setup, data.load("test"), _Silent())

@@ -106,7 +106,7 @@ def work(rank: int, world: int, folder: str, text: str, results: Any) -> None:
         store = f"file://{folder}/store"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     ranks = join_group() if world > 1 else alone()
-    base = load_base(spec.model, spec.task, spec.seed, data.labels)
+    base = load_base(spec, data.schema)
     setup, progress = build(spec, data, base, ranks, None)
     clock = Clock()
     loop.run(setup, progress, CheckpointManager(spec.train.checkpoint, None, writes=False), clock)
@@ -123,7 +123,8 @@ class Clock:
         self._steps = 0
         self._timing = False
         self._inside = 0.0
-        self._wrap(Engine, "logits", "forward")
+        self._wrap(Engine, "losses", "forward")
+        self._wrap(Engine, "outputs", "forward")
         self._wrap(Engine, "accumulate", "backward")
         self._wrap(DistContext, "totals", "waiting")
         self._wrap(Engine, "gradient_norm", "gradients")

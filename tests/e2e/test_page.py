@@ -1,154 +1,26 @@
-"""The page at `/`, typed into and read in a headless Chromium, if the machine has one."""
+"""The page at `/`, typed into and read in a browser."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
-import shutil
 import subprocess
 import sys
-import threading
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-import uvicorn
-from websockets.sync.client import ClientConnection, connect
 
-from ftray.serve.http.app import create_api
 from ftray.serve.http.auth import add_key
 from ftray.serve.http.keyring import Keyring
 from ftray.serve.interface import Piece
-from ftray.serve.ops.metrics import Metrics
 from ftray.store.files.location import locate
-from tests.helpers.fake_backend import FakeBackend, FakeBackends, FakeGenerator
-from tests.helpers.served import free_port
+from tests.helpers.browser import CONTROL, DESKTOP, PATIENCE_S, PHONE, browsing, needs_chromium
+from tests.helpers.fake_backend import FakeBackend, FakeGenerator
+from tests.helpers.fake_service import serving
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-DESKTOP, PHONE = (1280, 900), (390, 844)
+pytestmark = needs_chromium
 TEXT = "a wonderful film"
-PATIENCE_S = 90.0
-
-
-@contextmanager
-def serving(*models: FakeBackend, keys: Keyring | None = None) -> Iterator[str]:
-    """The URL of an endpoint that serves fake models in this process."""
-    api = create_api(FakeBackends(*models), Metrics("one"), keys)
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
-class Page:
-    """A page in a browser, driven over the DevTools protocol."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self._socket = socket
-        self._calls = 0
-        self.complaints: list[str] = []
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **parameters: Any) -> Any:
-        self._calls += 1
-        message = {"id": self._calls, "method": method, "params": parameters}
-        self._socket.send(json.dumps(message))
-        while True:
-            told = json.loads(self._socket.recv(timeout=PATIENCE_S))
-            if told.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                self.complaints.append(json.dumps(told["params"])[:300])
-            if told.get("id") == self._calls:
-                assert "error" not in told, told
-                return told["result"]
-
-    def value(self, expression: str) -> Any:
-        return self.call("Runtime.evaluate", expression=expression)["result"].get("value")
-
-    def text_of(self, element: str) -> str:
-        return str(self.value(f"document.getElementById('{element}').innerText"))
-
-    def wait_for(self, element: str, pattern: str) -> str:
-        end = time.monotonic() + PATIENCE_S
-        while not re.search(pattern, text := self.text_of(element)):
-            assert time.monotonic() < end, f"{element} says {text!r}; {self.complaints}"
-            time.sleep(0.05)
-        return text
-
-    def type(self, text: str) -> None:
-        self.call("Input.insertText", text=text)
-
-    def choose(self, element: str, file: Path) -> None:
-        """Sets the file of a file input."""
-        root = self.call("DOM.getDocument")["root"]["nodeId"]
-        node = self.call("DOM.querySelector", nodeId=root, selector=f"#{element}")["nodeId"]
-        self.call("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
-
-    def press(self, key: str, code: int, modifiers: int = 0) -> None:
-        for kind in ("keyDown", "keyUp"):
-            self.call(
-                "Input.dispatchKeyEvent",
-                type=kind,
-                key=key,
-                code=key,
-                windowsVirtualKeyCode=code,
-                modifiers=modifiers,
-            )
-
-
-@contextmanager
-def browsing(url: str, size: tuple[int, int], folder: Path) -> Iterator[Page]:
-    assert CHROMIUM is not None
-    browser = subprocess.Popen(
-        [
-            CHROMIUM,
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--remote-debugging-port=0",
-            f"--user-data-dir={folder}",
-            "--window-size={},{}".format(*size),
-            "about:blank",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert browser.stderr is not None
-        lines = iter(browser.stderr.readline, "")
-        port = next(found[1] for line in lines if (found := re.search(r"ws://[^/]*:(\d+)/", line)))
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
-            tabs = json.load(answer)
-        address = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
-        with connect(address, max_size=None) as socket:
-            page = Page(socket)
-            width, height = size
-            page.call(
-                "Emulation.setDeviceMetricsOverride",
-                width=width,
-                height=height,
-                deviceScaleFactor=1,
-                mobile=size == PHONE,
-            )
-            page.call("Page.navigate", url=url)
-            yield page
-    finally:
-        browser.kill()
-        browser.communicate()
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
@@ -156,7 +28,7 @@ def test_a_text_is_typed_and_its_answer_read(size: tuple[int, int], tmp_path: Pa
     with serving() as url, browsing(url, size, tmp_path) as page:
         page.wait_for("name", "reviews")
         page.type(TEXT)  # the text field has the focus
-        page.press("Enter", 13, modifiers=2)
+        page.press("Enter", 13, CONTROL)
         answer = page.wait_for("result", "good")
         assert "75" in answer and "bad" in answer and "mixed" in answer
         assert page.value("document.documentElement.scrollWidth <= window.innerWidth")
@@ -220,26 +92,47 @@ def test_a_page_that_needs_a_key_asks_for_it(tmp_path: Path) -> None:
     key = add_key(file, "me")
     with serving(keys=Keyring(file)) as url, browsing(url, PHONE, tmp_path / "browser") as page:
         page.wait_for("form", "[Kk]ey")
-        page.value("document.getElementById('key').focus()")
+        assert page.value("document.activeElement.id") == "key"
+        page.wait_for("result", "key")
+        page.type("wrong")
+        page.press("Enter", 13)
+        page.wait_until(f"performance.getEntriesByName('{url}v1/models').length > 1")
+        page.value("document.getElementById('key').select()")
         page.type(key)
-        page.value("document.getElementById('text').focus()")
+        page.press("Enter", 13)
+        page.wait_for("name", "reviews")
+        page.wait_until("document.activeElement.id === 'input-text'")
+        assert page.text_of("result") == "", "no complaint about the wrong key"
         page.type(TEXT)
-        page.press("Enter", 13, modifiers=2)
+        page.press("Enter", 13, CONTROL)
         page.wait_for("result", "good")
+        assert "$FTRAY_KEY" in str(page.value("document.getElementById('curl').textContent"))
+
+
+def test_a_page_behind_a_prefix_answers(tmp_path: Path) -> None:
+    with serving(prefix="/models/one") as url, browsing(url, DESKTOP, tmp_path) as page:
+        page.wait_for("name", "reviews")
+        page.type(TEXT)
+        page.press("Enter", 13, CONTROL)
+        page.wait_for("result", "good")
+        assert f"{url}v1/models/reviews/predict" in str(
+            page.value("document.getElementById('curl').textContent")
+        )
+        assert not page.complaints
 
 
 def test_one_of_several_models_is_chosen(tmp_path: Path) -> None:
     models = FakeBackend("first"), FakeBackend("second", 7)
     with serving(*models) as url, browsing(url, DESKTOP, tmp_path) as page:
         page.wait_for("name", "first")
-        assert page.value("document.activeElement.id") == "text"
+        assert page.value("document.activeElement.id") == "input-text"
         page.value("document.getElementById('choice').focus()")
         page.press("ArrowDown", 40)
         page.wait_for("name", "second")
         assert "version 7" in page.text_of("about")
-        page.value("document.getElementById('text').focus()")
+        page.value("document.getElementById('input-text').focus()")
         page.type(TEXT)
-        page.press("Enter", 13, modifiers=2)
+        page.press("Enter", 13, CONTROL)
         page.wait_for("result", "good")
         assert not page.complaints
 
@@ -253,7 +146,7 @@ def test_an_answer_is_read_while_it_is_written(size: tuple[int, int], tmp_path: 
         page.wait_for("name", "writer")
         assert page.text_of("ask") == "Generate"
         page.type("Tell me")
-        page.press("Enter", 13, modifiers=2)
+        page.press("Enter", 13, CONTROL)
         page.wait_for("result", "Once upon")
         assert "time" not in page.text_of("result")
         writer.loop.call_soon_threadsafe(rest.set)
@@ -276,16 +169,16 @@ def test_a_chat_is_asked_and_stopped(tmp_path: Path) -> None:
     with serving(chat) as url, browsing(url, DESKTOP, tmp_path) as page:
         page.wait_for("facts", "as a chat")
         page.type("When?")
-        page.press("Enter", 13, modifiers=2)
+        page.press("Enter", 13, CONTROL)
         page.wait_for("turns", "Never")
         page.value("document.getElementById('stop').click()")
         page.wait_for("result", "stopped after")
         assert chat.asked[0][0] == ({"role": "user", "content": "When?"},)
         page.value("document.getElementById('system').focus()")
         page.type("Be brief.")
-        page.value("document.getElementById('text').focus()")
+        page.value("document.getElementById('input-text').focus()")
         page.type("Why?")
-        page.press("Enter", 13, modifiers=2)
+        page.press("Enter", 13, CONTROL)
         page.wait_for("turns", "Never[^N]*Never")
         said = [(turn["role"], turn["content"]) for turn in chat.asked[1][0]]
         assert said == [("system", "Be brief."), ("user", "When?"), ("assistant", "Never"),
@@ -298,4 +191,26 @@ def test_a_chat_is_asked_and_stopped(tmp_path: Path) -> None:
         while chat.open:
             assert time.monotonic() < end, "nobody told the model"
             time.sleep(0.02)
+        assert not page.complaints
+
+
+def test_a_new_chat_knows_nothing_of_the_last(tmp_path: Path) -> None:
+    chat = FakeGenerator([Piece("Never", 1), asyncio.Event()])
+    columns = {"data": {"columns": {"messages": "messages"}}}
+    chat.info = chat.info.model_copy(update={"spec": columns})
+    with serving(chat) as url, browsing(url, DESKTOP, tmp_path) as page:
+        page.wait_for("facts", "as a chat")
+        page.type("When?")
+        page.press("Enter", 13, CONTROL)
+        page.wait_for("turns", "Never")
+        page.value("document.getElementById('anew').click()")  # while the answer is written
+        page.wait_until("!document.getElementById('ask').disabled")
+        assert page.text_of("turns") == page.text_of("result") == ""
+        page.value("document.getElementById('input-text').focus()")
+        page.type("Why?")
+        page.press("Enter", 13, CONTROL)
+        page.wait_for("turns", "Never")
+        assert chat.asked[1][0] == ({"role": "user", "content": "Why?"},)
+        page.value("document.getElementById('stop').click()")
+        page.wait_for("result", "stopped after")
         assert not page.complaints

@@ -10,9 +10,11 @@ import torch
 
 from ftray.spec.load import parse
 from ftray.spec.schema import Spec
+from ftray.tasks import get_task
 from ftray.train.distributed.context import DistContext
 from ftray.train.memory.batch_size_finder import choose_micro_batch_size
 from ftray.train.plan import Trainee, plan_training
+from tests.helpers.loop_runs import task_setup
 from tests.helpers.tiny_networks import tiny_batch, tiny_network
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -20,7 +22,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 def chosen(wanted: Spec, model: Any, ranks: DistContext, longest: int) -> int:
     """As a worker chooses it."""
-    trainee = Trainee(model, plan_training(model, wanted.train, tiny_batch(), ranks), 0)
+    plan = plan_training(model, wanted.train, tiny_batch(), ranks)
+    trainee = Trainee(model, plan, get_task(wanted.task), task_setup())
     return choose_micro_batch_size(wanted, trainee, ranks, longest)
 
 

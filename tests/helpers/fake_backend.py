@@ -50,7 +50,8 @@ class FakeBackend:
         ranked = [sorted(scores(t).items(), key=lambda item: -item[1]) for t in texts]
         rows = [[{"label": label, "score": score} for label, score in row] for row in ranked]
         chosen = [row[0] for row in rows] if top_k is None else [row[:top_k] for row in rows]
-        return Answers(self.name, self.version, LABELS, chosen)
+        best = [row[0]["label"] for row in rows]
+        return Answers(self.name, self.version, LABELS, chosen, best)
 
 
 HELLO = (Piece("Hello", 1), Piece(" world", 2), Piece("", 3, "stop"))

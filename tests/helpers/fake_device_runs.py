@@ -13,22 +13,25 @@ process of its own: autograd learns at the first backward pass which devices exi
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import nn
 
 from ftray.data.batches import BatchPlan
+from ftray.data.encoding.encoded import EncodedSplit
 from ftray.models.structure.blocks import count_blocks
 from ftray.models.structure.cut import cut_off, find_cut
 from ftray.models.structure.placing import _sketch, placed
 from ftray.spec.load import parse
 from ftray.tasks import get_task
+from ftray.tasks.features import Example
 from ftray.train import loop
 from ftray.train.distributed.context import DistContext
 from ftray.train.engine import deepspeed_state, lora
@@ -41,7 +44,7 @@ from ftray.train.plan import Trainee, plan_training
 from ftray.train.progress import Progress
 from ftray.train.trunk_cache.cache import Trunk, TrunkCache
 from tests.helpers.fake_gpu import fake_gpu, reading_once, without_numbers_here
-from tests.helpers.loop_runs import LABELS, Split, Watcher
+from tests.helpers.loop_runs import LABELS, Watcher, random_split, task_setup
 from tests.helpers.tiny_networks import tiny_batch, tiny_generator, tiny_network
 
 
@@ -81,13 +84,13 @@ class StandIn:
 
 
 class BlankTrunk(Trunk):
-    """Gives hidden states with the right shape for any row."""
+    """Gives hidden states with the right shape for any example."""
 
-    def __init__(self, cache: TrunkCache) -> None:
-        self.cache = cache
+    def __init__(self, cache: TrunkCache, features: Any) -> None:
+        self.cache, self._features = cache, features
 
-    def states(self, ids: Any, rows: int, length: int) -> torch.Tensor:
-        return self.blank(rows, length)
+    def states(self, examples: Sequence[Example]) -> torch.Tensor:
+        return self.blank(len(examples), max(len(example["input_ids"]) for example in examples))
 
 
 @contextmanager
@@ -132,6 +135,19 @@ def model_of(family: str, task: str) -> Any:
     return model
 
 
+def rows_of(task: Any) -> EncodedSplit:
+    """20 random rows; of a generating task all tokens but the first are learnt."""
+    rows = random_split(20, 0)
+    if task.info.has_labels:
+        return rows
+    columns = {
+        "input_ids": pa.array([rows.example(row)["input_ids"] for row in range(20)]),
+        "prompt_tokens": pa.array([1] * 20),
+        "row": pa.array(range(20)),
+    }
+    return EncodedSplit([pa.table(columns)], task.features(task_setup()))
+
+
 def run(family: str, trunk: bool, adapts: bool) -> None:
     """Plans, probes memory, trains two steps and evaluates.
 
@@ -145,30 +161,29 @@ def run(family: str, trunk: bool, adapts: bool) -> None:
         lora.inject(model, spec)
     gpu = fake_gpu()
     ranks = OneRank(0, 1, gpu)
-    split: Any = Split(20, 0)
-    if not task.info.has_labels:
-        split.targets = np.ones(20, np.int64)
+    split, own = rows_of(task), task_setup(LABELS if task.info.has_labels else ())
     # Pinned memory needs a real GPU, and fake tensors exist only in the thread that created them.
     # So batches are made here, without the feeding thread.
     made_here = patch.object(loop, "feed", lambda make, orders, device: map(make, orders))
     with without_numbers_here(), made_here:
         model = _sketch(model)
         if task.info.has_labels and not adapts:
-            list(Encoder(model, task, 0, ranks).features(split, np.arange(20)))
+            list(Encoder(model, task, own, ranks).features(split, np.arange(20)))
         devices = {tensor.device.type for tensor in (*model.parameters(), *model.buffers())}
         assert devices == {"cpu"}, "baselines leave the model where it lay"
         # Plans twice: as a worker whose model lies on the CPU, and as a worker whose model is on
         # the device already.
-        sample = task.collate([split.ids_of(0)], 0)
+        sample = task.collate(own, split.examples([0])).inputs
         plan = plan_training(model, spec.train, sample, ranks)
         with placed(model, gpu):
             assert plan_training(model, spec.train, sample, ranks) == plan
         if spec.train.gradient_checkpointing:
             enable_checkpointing(model)
-        trainee = Trainee(model, plan, 0)
+        trainee = Trainee(model, plan, task, own)
         if cut is not None:
-            cache = TrunkCache(None, cut, "fp32", 16, False, {})  # type: ignore[arg-type]
-            trainee = Trainee(model, plan, 0, BlankTrunk(cache), cut_off(model, cut))
+            cache = TrunkCache(None, cut, "fp32", (16,), True, False, {})  # type: ignore[arg-type]
+            blank = BlankTrunk(cache, task.features(own))
+            trainee = Trainee(model, plan, task, own, blank, cut_off(model, cut))
         size = choose_micro_batch_size(spec, trainee, ranks, 20)
         assert size == 8, "the whole batch fits where nothing takes memory"
         with placed(model, gpu):
@@ -181,9 +196,9 @@ def run(family: str, trunk: bool, adapts: bool) -> None:
                 phased=phased,
                 train=split,
                 validation=split,
-                labels=LABELS if task.info.has_labels else (),
-                pad_id=0,
+                task_setup=own,
                 batches=batches,
+                terms=task.terms(split.column, split.lengths),
                 row_weights=np.ones(20) if spec.train.balance else None,
                 trunk=trainee.trunk,
             )

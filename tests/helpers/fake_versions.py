@@ -48,7 +48,8 @@ class FakeModel:
         await self.free.wait()
         if self.failing:
             raise ArithmeticError("boom")
-        return Answers("m", self.version, ("good",), [{"label": self.label}] * len(texts))
+        outputs, best = [{"label": self.label}] * len(texts), [self.label] * len(texts)
+        return Answers("m", self.version, ("good",), outputs, best)
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         if self.refusing:

@@ -20,6 +20,9 @@ CASES = ((1, 0), (2, 0), (2, 1), (2, 2), (2, 3))
 ENDS = ((1, 0), (2, 0), (2, 3))
 # Model families without a single list of blocks, and a ZeRO stage for each.
 UNSTACKED = {"albert": 2, "bart": 0, "t5": 3}
+# Keys of task_kinds.KINDS; the stages of those that share a task with another.
+KIND_STAGES = {"pairs": (0, 3), "vit": (0, 3)}
+TASK_KINDS = ("regression", "pairs", "answers", "convolutions", "vit")
 
 TRAIN = {
     "epochs": 2,
@@ -59,7 +62,7 @@ REFROZEN = [{"epoch": 0, "blocks": "all"}, {"epoch": 1, "blocks": ["classifier",
 def run(name: str, stage: int = 0, **changes: Any) -> Run:
     fields = {
         key: changes.pop(key)
-        for key in ("resume", "dropout", "stop_after", "every", "rows", "trunk", "model")
+        for key in ("resume", "dropout", "stop_after", "every", "rows", "trunk", "model", "kind")
         if key in changes
     }
     return Run(name, {**TRAIN, "deepspeed": {"stage": stage}, **changes}, **fields)
@@ -90,6 +93,8 @@ def runs(world: int, folder: Path) -> list[Run]:
         name = f"{world}-normed-{stage}"
         made.append(run(name, stage, model="normed"))
         made.append(run(f"{name}-resumed", stage, model="normed", resume=f"{name}/3"))
+    for kind in TASK_KINDS:
+        made += kind_runs(kind, world, stages, ends)
     for stage in (2, 3):
         own = {"deepspeed": str(folder / f"bf16-{stage}.json"), "precision": "bf16"}
         made.append(run(f"{world}-bf16-{stage}", **own))
@@ -151,6 +156,21 @@ def runs(world: int, folder: Path) -> list[Run]:
             early_stopping={"patience": 2},
         ),
     ]  # fmt: skip
+
+
+def kind_runs(kind: str, world: int, stages: list[int], ends: list[int]) -> list[Run]:
+    """The runs of one kind of task: at each stage, resumed, and with a trunk cache."""
+    own: dict[str, Any] = {"kind": kind, "learning_rate": 5e-3}
+    tried = KIND_STAGES.get(kind, STAGES)
+    made = [run(f"{world}-{kind}-{stage}", stage, **own) for stage in stages if stage in tried]
+    for stage in ends:
+        name = f"{world}-{kind}-{stage}"
+        made.append(run(f"{name}-resumed", stage, **own, resume=f"{name}/3"))
+    for depth in (0, 1):
+        name = f"{world}-{kind}-top-{depth}"
+        made.append(run(name, unfreeze=depth, **own))
+        made.append(run(f"{name}-cached", unfreeze=depth, trunk="fp32", **own))
+    return made
 
 
 def final(root: Path, name: str) -> dict[str, torch.Tensor]:

@@ -49,6 +49,8 @@ class Run:
 
     normed: BERT with BatchNorm; experts: BERT with expert layers, each used by few rows.
     """
+    kind: str = ""
+    """A key of `task_kinds.KINDS`, which then makes rows and model; empty for a classifier."""
 
 
 @dataclass
@@ -74,26 +76,36 @@ class Seen:
     """Whether a parameter changed after the last reported step."""
 
 
-class Split:
-    """Random rows with the interface of EncodedSplit: lengths, targets, empty, ids_of."""
+class Tokenizer:
+    """The parts of a tokenizer that tasks read of one whose rows are encoded."""
 
-    empty = np.empty(0, dtype=np.int64)
+    pad_token_id = 0
+    all_special_ids: tuple[int, ...] = ()
 
-    def __init__(self, rows: int, seed: int, closed: bool = False) -> None:
-        """closed: each row ends with the token at which encoder-decoders read the answer."""
-        random = np.random.default_rng(seed)
-        self.lengths = random.integers(3, 20, rows)
-        self.targets = random.integers(0, len(LABELS), rows)
-        self._ids = [random.integers(5, 97, length).astype(np.int32) for length in self.lengths]
-        if closed:
-            for ids in self._ids:
-                ids[-1] = 2
 
-    def __len__(self) -> int:
-        return len(self.lengths)
+def task_setup(labels: Sequence[str] = LABELS) -> Any:
+    """Setup of a task whose rows are encoded."""
+    from ftray.tasks.base import TaskSetup
+    from ftray.tasks.schema import Schema
 
-    def ids_of(self, row: int) -> np.ndarray:
-        return self._ids[row]
+    return TaskSetup(Tokenizer(), Schema(labels=tuple(labels)), max_length=20)
+
+
+def random_split(rows: int, seed: int, closed: bool = False) -> Any:
+    """An EncodedSplit of random rows of a text classifier.
+
+    closed: each row ends with the token at which encoder-decoders read the answer.
+    """
+    from tests.helpers.encoded import split_of
+
+    random = np.random.default_rng(seed)
+    lengths = random.integers(3, 20, rows)
+    labels = random.integers(0, len(LABELS), rows)
+    ids = [random.integers(5, 97, length) for length in lengths]
+    if closed:
+        for row in ids:
+            row[-1] = 2
+    return split_of(ids, labels)
 
 
 @dataclass(frozen=True)
@@ -101,12 +113,11 @@ class Data:
     """Stands in for EncodedDataset: gives splits by name."""
 
     rows: int
-    labels: tuple[str, ...] = LABELS
     closed: bool = False
 
-    def load(self, split: str) -> Split:
+    def load(self, split: str) -> Any:
         rows, seed = {"train": (self.rows, 0), "validation": (19, 1)}[split]
-        return Split(rows, seed, self.closed)
+        return random_split(rows, seed, self.closed)
 
 
 def checkpoint(root: Path, reference: str) -> Path:
@@ -197,31 +208,29 @@ def _train(run: Run, root: Path, ranks: Any) -> Seen:
     from ftray.spec.sections.training import CheckpointSpec
     from ftray.store.files.location import locate
     from ftray.train import loop
-    from ftray.train.base import Base
     from ftray.train.checkpoints import CheckpointManager
     from ftray.train.ray.worker import build
 
-    model = make_model(run)
-    before = _values(model)
     folder = root / run.name
     folder.mkdir(exist_ok=True)
+    spec, data, base = _parts(run, root, ranks.world)
+    model = base.model
+    before = _values(model)
     resume = checkpoint(root, run.resume) if run.resume else None
-    data: Any = Data(run.rows, closed=run.model in ("bart", "t5"))
-    spec = make_spec(run, ranks.world)
-    trunks = [keep_states(model, spec, data, folder / "states", ranks)] if run.trunk else []
-    setup, progress = build(spec, data, Base(model, 0), ranks, resume, trunks)
+    trunks = [keep_states(base, spec, data, folder / "states", ranks)] if run.trunk else []
+    context, progress = build(spec, data, base, ranks, resume, trunks)
     watcher = Watcher(model, run.stop_after)
     kept = CheckpointSpec(every_steps=run.every, every_minutes=None, keep=1000)
     keeper = CheckpointManager(kept, locate(str(folder)), writes=ranks.rank == 0)
     found = watcher.found
     try:
-        loop.run(setup, progress, keeper, watcher)
+        loop.run(context, progress, keeper, watcher)
     except FtrayError as error:
         found.error = str(error)
     keeper.wait()
     after = _values(model)
     found.touched = any(after[name].ne(value).any() for name, value in watcher.latest.items())
-    found.trainable = sorted(setup.phased.plan.trainable)
+    found.trainable = sorted(context.phased.plan.trainable)
     found.skipped = progress.skipped
     found.dropping = [n for n, m in model.named_modules() if m.training and "dropout" in n]
     found.moved = sorted(name for name in after if not _is_unchanged(name, after[name], before))
@@ -229,40 +238,57 @@ def _train(run: Run, root: Path, ranks: Any) -> Seen:
     found.digest = hashlib.sha256(raw).hexdigest()
     if ranks.rank == 0:
         save_file(after, folder / "final.safetensors")
-    setup.phased.close()
+    context.phased.close()
     return found
 
 
-def keep_states(model: Any, spec: Any, data: Data, folder: Path, ranks: Any) -> Any:
+def _parts(run: Run, root: Path, world: int) -> tuple[Any, Any, Any]:
+    """The spec of a run, its rows and its base model."""
+    from ftray.train.base import Base
+
+    if run.kind:
+        from tests.helpers.task_kinds import KINDS, prepared
+
+        train = {**run.train, "trunk_precision": run.trunk or "bf16"}
+        return prepared(KINDS[run.kind], root / run.kind, train, world)
+    data = Data(run.rows, closed=run.model in ("bart", "t5"))
+    return make_spec(run, world), data, Base(make_model(run), task_setup())
+
+
+def keep_states(base: Any, spec: Any, data: Any, folder: Path, ranks: Any) -> Any:
     """A trunk cache of all rows, whose hidden states are computed row by row."""
     import torch
     import torch.distributed as dist
 
     from ftray.models.structure.blocks import count_blocks, plan_freeze
     from ftray.models.structure.cut import capture, find_cut, frozen_blocks
-    from ftray.store.cache.trunk_states import row_digest, write_shard
+    from ftray.store.cache.trunk_states import write_shard
     from ftray.store.files.location import locate
     from ftray.tasks import get_task
+    from ftray.tasks.features import input_digest
     from ftray.train.engine.phases import plan_phases
     from ftray.train.trunk_cache.cache import DTYPES, TrunkCache
 
-    train, task = data.load("train"), get_task("text-classification")
-    model.eval()
-    some = task.collate([train.ids_of(row) for row in range(4)], 0)
+    train, task, own = data.load("train"), get_task(spec.task), base.setup
+    features = task.features(own)
+    model = base.model.eval()
+    some = task.collate(own, train.examples(range(4))).inputs
     phases = plan_phases(spec.train, count_blocks(model))
     plans = [plan_freeze(model, phase.selection, some) for phase in phases]
     blocks = min(frozen_blocks(model, plan) for plan in plans)
     cut, precision, kept = find_cut(model, blocks, some), spec.train.trunk_precision, {}
     for split in (train, data.load("validation")):
-        for row in range(len(split)):
-            (states,) = capture(model, [cut], task.collate([split.ids_of(row)], 0))
-            own = cut.kept(states[0]).to(DTYPES[precision]).contiguous()
-            kept[row_digest(split.ids_of(row))] = own.view(torch.uint8).numpy().tobytes()
+        for example in split.examples(range(len(split))):
+            (states,) = capture(model, [cut], task.collate(own, [example]).inputs)
+            row = cut.kept(states[0]).to(DTYPES[precision]).contiguous()
+            kept[input_digest(example, features)] = row.view(torch.uint8).numpy().tobytes()
     if ranks.rank == 0:
         folder.mkdir(exist_ok=True)
         write_shard(locate(str(folder)), list(kept), list(kept.values()))
     dist.barrier()
-    return TrunkCache(locate(str(folder)), cut, precision, states.shape[-1], False, {})
+    ragged = any(f.role == "input" and f.shape is None for f in features.values())
+    shape = tuple(cut.kept(states[0]).shape)[1 if ragged else 0 :]
+    return TrunkCache(locate(str(folder)), cut, precision, shape, ragged, False, {})
 
 
 def _is_unchanged(name: str, value: Any, before: dict[str, Any]) -> bool:

@@ -22,6 +22,7 @@ from ftray.models.pretrained import find_pretrained
 from ftray.spec.load import parse
 from ftray.store.files.location import Location, locate
 from ftray.tasks import get_task
+from ftray.tasks.schema import Schema
 from tests.helpers.small_runs import BAD, FILLER, GOOD, write_rows
 
 PAD, END = "<|pad|>", "<|end|>"
@@ -113,7 +114,7 @@ def make_generator(target: Path, name: str = "tiny", seed: int = 0, **options: A
             }
         )
         found = find_pretrained(spec.model)
-        model = found.model(get_task(spec.task), (), seed=seed)
+        model = found.model(get_task(spec.task), Schema(), seed=seed)
         info = ModelInfo(
             name=name,
             run="20250101-000000-tiny",
@@ -128,7 +129,7 @@ def make_generator(target: Path, name: str = "tiny", seed: int = 0, **options: A
             ftray_version=__version__,
         )
         location = locate(str(target))
-        with staged(model, found.tokenizer(), 128) as folder:
+        with staged(model, found.processor(spec.info), 128) as folder:
             write_info(folder, info)
             golden = Generator(locate(str(folder))).golden(GOLDEN)
             publish(folder, info.model_copy(update={"golden": golden}), location)

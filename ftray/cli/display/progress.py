@@ -10,7 +10,12 @@ from ftray.cli.display.live import LiveLine
 from ftray.cli.display.sweep_progress import SweepProgress
 from ftray.cli.display.table import duration, fitting, headline
 
-_BASELINES = {"majority": "majority label", "probe": "linear probe", "base": "base model"}
+_BASELINES = {
+    "majority": "majority label",
+    "mean": "mean",
+    "probe": "linear probe",
+    "base": "base model",
+}
 _RATE_STEPS = 20  # samples/s is the mean over this many steps
 
 

@@ -8,12 +8,14 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ftray.tasks import TASKS
+
+_OWN_NAMES = {"f1_macro": "macro-F1", "f1": "F1"}
 _HEADLINE = {
-    "loss": "loss",
-    "perplexity": "perplexity",
-    "accuracy": "accuracy",
-    "f1_macro": "macro-F1",
+    name: _OWN_NAMES.get(name, name.replace("_", " "))
+    for name in ("loss", "perplexity", *(m for t in TASKS.values() for m in t.info.headline))
 }
+"""Metrics that are shown while a model trains -> their names for people."""
 _GAP = "  "
 
 

@@ -24,7 +24,9 @@ from ftray.data.cleaning import spellings
 from ftray.data.cleaning.report import SourceCount, in_words
 from ftray.data.readers.rows import RawRow, Source
 from ftray.errors import DataError, Problem, shorten
-from ftray.tasks.base import BadRow, Row, Task
+from ftray.tasks import Task
+from ftray.tasks.base import BadRow, Row
+from ftray.tasks.info import Modality
 from ftray.tasks.labels import label_name
 
 DUPLICATE, CONFLICT, LEAKED = "duplicate", "conflicting_duplicate", "leaked"
@@ -39,11 +41,13 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class CleanRow(NamedTuple):
-    """A usable row, the identity that its duplicates share, and the raw row that it was made of."""
+    """A usable row, the identity that its duplicates share, and the raw row that it was made of.
+    question: in place of `row` where answers are not read."""
 
     row: Row
     identity: str
     raw: RawRow
+    question: Any = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Dropped:
             "where": self.where,
             "kind": self.kind,
             "detail": self.detail,
-            "values": dict(self.values),
+            "values": {name: _shown(value) for name, value in self.values.items()},
         }
 
 
@@ -121,14 +125,17 @@ def clean(
 def _kept(raw: RawRow, columns: Mapping[str, str], task: Task, answered: bool) -> CleanRow:
     if raw.fault is not None:
         raise raw.fault
-    values = {logical: raw.values.get(name) for logical, name in columns.items()}
+    values = {
+        logical: raw.contents[name] if name in raw.contents else raw.values.get(name)
+        for logical, name in columns.items()
+    }
     for value in values.values():
         if isinstance(value, str) and not value.isascii() and (found := _SURROGATE.search(value)):
             raise BadRow(BAD_ENCODING, _undecoded(found))
     if not answered:
-        return CleanRow({task.columns[0]: task.question(values)}, "", raw)
-    row = task.clean(values)
-    return CleanRow(row, task.identity(row), raw)
+        return CleanRow({}, "", raw, task.ask(values))
+    row = task.parse(values)
+    return CleanRow(row, task.key(row), raw)
 
 
 def _undecoded(found: re.Match[str]) -> str:
@@ -143,7 +150,7 @@ def drop_twins(part: SourceRows, task: Task) -> None:
     targets: dict[str, str] = {}
     contradicted = set()
     for item in part.kept:
-        if targets.setdefault(item.identity, task.target(item.row)) != task.target(item.row):
+        if targets.setdefault(item.identity, task.stratum(item.row)) != task.stratum(item.row):
             contradicted.add(item.identity)
     first: dict[str, str] = {}
 
@@ -171,7 +178,7 @@ def drop_unknown(part: SourceRows, task: Task, labels: Collection[str]) -> None:
     known = {label_name(label) for label in labels}
 
     def judge(item: CleanRow) -> BadRow | None:
-        label = task.target(item.row)
+        label = task.stratum(item.row)
         return None if label in known else BadRow(UNKNOWN_LABEL, shorten(label, 40))
 
     part.filter_rows(judge)
@@ -202,7 +209,7 @@ def _problem(part: SourceRows) -> Problem | None:
     if undecoded := sum(row.kind == BAD_ENCODING for row in faulty):
         advice = "Set data.encoding to the file's own, for example latin-1 or cp1252."
         found = replace(found, fix=f"{advice} Or: {found.fix}")
-        fit = sum(not "".join(item.row.values()).isascii() for item in part.kept)
+        fit = sum(not "".join(map(str, item.row.values())).isascii() for item in part.kept)
         if fit * _MOSTLY < undecoded:
             mostly = (
                 f"Hardly a row beyond ASCII reads as {part.source.encoding}: "
@@ -241,13 +248,13 @@ def _first(rows: list[Dropped]) -> str:
 
 def label_counts(kept: Iterable[CleanRow], task: Task) -> dict[str, int]:
     """Count rows: label -> rows, sorted by label; "" -> rows for a task without labels."""
-    return dict(sorted(Counter(task.target(item.row) for item in kept).items()))
+    return dict(sorted(Counter(task.stratum(item.row) for item in kept).items()))
 
 
 def spelling_notes(part: SourceRows, task: Task) -> Iterator[str]:
     """Yield notes for the user about the spelling of the labels of `part`."""
     if task.info.has_labels:
-        column = part.source.columns[task.info.answer]
+        column = part.source.columns[task.info.answers[0]]
         raw = (item.raw.values[column] for item in part.kept)
         yield from spellings.spelling_notes(raw, label_counts(part.kept, task))
 
@@ -257,9 +264,24 @@ def places(kept: Iterable[CleanRow]) -> pa.Array:
     return pa.array([item.raw.where for item in kept], pa.large_string())
 
 
-def table(kept: Iterable[CleanRow], columns: Iterable[str]) -> pa.Table:
-    """Return a table of the rows, with one string column for each of `columns`."""
-    rows = [item.row for item in kept]
+_STORED: Mapping[Modality, pa.DataType] = {
     # large_string has 64-bit offsets: the texts of a split may exceed 2 GB.
-    arrays = {c: pa.array([row[c] for row in rows], pa.large_string()) for c in columns}
+    **dict.fromkeys(("text", "chat", "category", "spans"), pa.large_string()),
+    "number": pa.list_(pa.float64()),
+    "image": pa.large_binary(),
+}
+
+
+def table(kept: Iterable[CleanRow], columns: Mapping[str, Modality]) -> pa.Table:
+    """Return a table of the rows, with one column for each of `columns` that the rows have."""
+    rows = [item.row for item in kept]
+    arrays = {
+        name: pa.array([row[name] for row in rows], _STORED[modality])
+        for name, modality in columns.items()
+        if not rows or name in rows[0]
+    }
     return pa.table(arrays)
+
+
+def _shown(value: Any) -> Any:
+    return f"{len(value):,} bytes" if isinstance(value, bytes) else value

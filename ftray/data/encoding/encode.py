@@ -1,4 +1,4 @@
-"""Encodes clean rows as token ids in the cache: Ray Data encodes them once, later runs find them.
+"""Encodes clean rows as examples in the cache: Ray Data encodes them once, later runs find them.
 
 A split is cut into shards of `SHARD_ROWS` rows. Where there are many rows, Ray tasks encode them,
 and each task writes its shard itself: rows pass through the driver once, and the file names give
@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,7 @@ from ftray.data.dataset import Dataset
 from ftray.data.encoding.encoded import (
     QUARANTINE,
     REPORT,
+    ROW,
     EncodedDataset,
     EncodedSplit,
     Shard,
@@ -37,35 +39,37 @@ from ftray.data.encoding.encoded import (
 )
 from ftray.data.encoding.lengths import Lengths
 from ftray.data.encoding.ray_data_output import quiet_ray_data
-from ftray.data.encoding.tokenless import without_tokenless
+from ftray.data.encoding.rejected import without_rejected
 from ftray.errors import FtrayError, RunFailed, StorageError, StorageFault, find
-from ftray.models.pretrained import find_pretrained, load_tokenizer
+from ftray.models.pretrained import find_pretrained, load_processor
 from ftray.spec.schema import ModelSpec, Spec
 from ftray.store.files import checksum
 from ftray.store.files.location import Location
 from ftray.store.root import CACHE_MANIFEST, Root
-from ftray.tasks import get_task
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from ftray.tasks import Task, get_task, task_info
+from ftray.tasks.base import TaskSetup, as_json
+from ftray.tasks.features import Examples, Feature
+from ftray.tasks.schema import Schema
 
 __all__ = ["EncodedDataset", "EncodedSplit", "encode_dataset", "open_encoded"]
 
 log = logging.getLogger(__name__)
 
-ENCODING_VERSION = 3
+ENCODING_VERSION = 4
 """Part of the digest: raise it when the content of shards changes."""
 SHARD_ROWS = 4096
 Here = Callable[[Callable[[pa.Table], pa.Table], Sequence[pa.Table]], list[pa.Table]]
 _ROWS_HERE = 4 * SHARD_ROWS
 """Most rows that the driver encodes without Ray Data where its machine is the whole cluster:
 starting a process would take longer."""
+SAMPLES = 8
+"""Most questions of the test split that the manifest keeps, for golden answers."""
 
 
 def encode_dataset(
     dataset: Dataset,
-    tokenizer_path: str,
-    tokenizer_digest: str,
+    model_path: str,
+    processor_digest: str,
     spec: Spec,
     root: Root,
     here: Here | None = None,
@@ -75,17 +79,18 @@ def encode_dataset(
 
     `here` encodes the blocks where they are few and this machine is the whole cluster; by default
     this process encodes them. In other cases Ray Data does.
-    `tokenizer_path` is a local folder; a node that lacks it fetches the spec's model. Raises
-    ModelError for a tokenizer that does not load; DataError for rows that the tokenizer makes no
-    token of, where bad rows are not skipped; and StorageError for a root that cannot be written or
-    that the cluster's nodes do not share.
+    `model_path` is a local folder; a node that lacks it fetches the spec's model. Raises ModelError
+    for a processor that does not load; DataError for rows that the processor makes nothing of,
+    where bad rows are not skipped; and StorageError for a root that cannot be written or that the
+    cluster's nodes do not share.
     """
     identity = {
         "encoding_version": ENCODING_VERSION,
         "data": dataset.digest,
-        "tokenizer": tokenizer_digest,
+        "processor": processor_digest,
         "task": spec.task,
         "max_length": spec.data.max_length,
+        "options": spec.options.model_dump(mode="json"),
     }
     name = digest.of_json(identity)
     folder = root.data_cache(name)
@@ -93,13 +98,15 @@ def encode_dataset(
         encoded = _open(folder)
         if encoded is None:
             with _work_folder(root, name) as work:
-                written = _write_shards(dataset, work, tokenizer_path, spec, here or _here)
-                dataset = without_tokenless(dataset, written.tokenless, spec)
+                written = _write_shards(dataset, work, model_path, spec, here or _here)
+                samples = _samples(dataset, written.rejected, get_task(spec.task))
+                dataset = without_rejected(dataset, written.rejected, spec)
                 _write_cleaning(work, dataset)
-                _write_manifest(work, {**identity, "digest": name}, dataset.labels, written)
+                told = {**identity, "digest": name, "samples": samples}
+                _write_manifest(work, told, dataset.schema, written)
             encoded = open_encoded(folder)
         else:
-            dataset = without_tokenless(dataset, encoded.tokenless, spec)
+            dataset = without_rejected(dataset, encoded.rejected, spec)
             # The same clean rows may come from other files: update the folder's report and
             # quarantine to the latest reading.
             _write_cleaning(folder, dataset)
@@ -164,26 +171,26 @@ def _unwritable(folder: Location, error: OSError) -> FtrayError:
 @dataclass(frozen=True)
 class _Written:
     """For each split, its shards in order, the lengths of its rows, and the indices of the rows
-    that give no token."""
+    without examples, each with the kind of its fault; the features of the examples."""
 
     shards: dict[str, list[Shard]]
     lengths: dict[str, Lengths]
-    tokenless: dict[str, list[int]]
+    rejected: dict[str, dict[int, str]]
+    features: dict[str, Any]
 
 
 def _write_shards(
-    dataset: Dataset, work: Location, tokenizer_path: str, spec: Spec, here: Here
+    dataset: Dataset, work: Location, model_path: str, spec: Spec, here: Here
 ) -> _Written:
     """Encode and write all splits."""
     blocks = [block for split in dataset.splits for block in _blocks(dataset, split)]
     write = partial(
         _write_shard,
-        task=spec.task,
-        labels=dataset.labels,
-        max_length=spec.data.max_length,
-        tokenizer_path=tokenizer_path,
-        model=spec.model,
+        spec=spec,
+        schema=dataset.schema,
+        model_path=model_path,
         folder=work,
+        most=SHARD_ROWS,
     )
     count = sum(block.num_rows for block in blocks)
     if count <= _ROWS_HERE and is_this_machine():
@@ -192,12 +199,13 @@ def _write_shards(
         # Starting a process for each small split takes longer than encoding all splits in one.
         rows = _write_everywhere(write, blocks, processes=1 if count <= SHARD_ROWS else None)
     rows.sort(key=lambda row: row["file"])
-    tokens = {row["file"]: row.pop("tokens") for row in rows}
-    empty = {row["file"]: row.pop("empty") for row in rows}
+    tokens = {row["file"]: row.pop("lengths") for row in rows}
+    rejected = {row["file"]: dict(json.loads(row.pop("rejected"))) for row in rows}
+    (features,) = {row.pop("features") for row in rows}
     shards = [shard for row in rows if (shard := Shard(**row)).rows]
-    encoded = {file: len(tokens[file]) + len(empty[file]) for file in tokens}
+    encoded = {file: len(tokens[file]) + len(rejected[file]) for file in tokens}
     _check_written(work, shards, encoded, blocks)
-    written = _Written({}, {}, {})
+    written = _Written({}, {}, {}, json.loads(features))
     for split in dataset.splits:
         files = [file for file in tokens if file.rpartition("-")[0] == split]
         listed = [shard for shard in shards if shard.file in files]
@@ -205,11 +213,11 @@ def _write_shards(
         count = sum(shard.rows for shard in listed)
         written.shards[split] = listed
         written.lengths[split] = Lengths.of(lengths, count, spec.data.max_length)
-        written.tokenless[split] = [
-            number * SHARD_ROWS + place
+        written.rejected[split] = {
+            number * SHARD_ROWS + place: kind
             for number, file in enumerate(files)
-            for place in empty[file]
-        ]
+            for place, kind in rejected[file].items()
+        }
     return written
 
 
@@ -248,30 +256,33 @@ def _blocks(dataset: Dataset, split: str) -> Iterator[pa.Table]:
         yield block.append_column("file", pa.repeat(f"{split}-{number:05}.arrow", len(block)))
 
 
+def _samples(dataset: Dataset, rejected: Mapping[str, Mapping[int, str]], task: Task) -> list[Any]:
+    """Return the first questions of the test split that have examples, as JSON has them."""
+    rows, without = dataset.splits["test"], rejected["test"]
+    kept = [place for place in range(rows.num_rows) if place not in without][:SAMPLES]
+    return [
+        as_json(task.question(row)) for row in rows.take(pa.array(kept, pa.int64())).to_pylist()
+    ]
+
+
 @naming_this_node()
 def _write_shard(
-    block: pa.Table,
-    *,
-    task: str,
-    labels: tuple[str, ...],
-    max_length: int,
-    tokenizer_path: str,
-    model: ModelSpec,
-    folder: Location,
+    block: pa.Table, *, spec: Spec, schema: Schema, model_path: str, folder: Location, most: int
 ) -> pa.Table:
-    """Encode the rows of one shard and write it. Return one row that describes the shard."""
+    """Encode the rows of one shard and write it. Return one row that describes the shard. most:
+    rows of every shard but the last."""
     (name,) = set(block["file"].to_pylist())
-    tokenizer = _tokenizer(tokenizer_path, model)
-    kind = get_task(task)
-    rows = {column: block[column].to_pylist() for column in kind.columns}
-    examples = kind.examples(tokenizer, rows, labels, max_length)
-    made_of = pa.array(examples.rows, pa.int64())
-    columns = {
-        "text": block[kind.columns[0]].cast(pa.large_string()).combine_chunks().take(made_of),
-        "target": pa.array(examples.targets, pa.int64()),
-        "ids": pa.array(examples.ids, pa.list_(pa.int32())),
-    }
-    batch = pa.record_batch(columns)
+    task = get_task(spec.task)
+    setup = TaskSetup(
+        _processor(model_path, spec.task, spec.model),
+        schema,
+        spec.data.max_length,
+        spec.options,
+    )
+    rows = {n: block[n].to_pylist() for n in task.columns if n in block.column_names}
+    examples = task.examples(setup, rows)
+    features = task.features(setup)
+    batch = arrow_batch(examples, features, int(name.rpartition("-")[2].split(".")[0]) * most)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
@@ -282,17 +293,44 @@ def _write_shard(
     except OSError as error:
         raise _unwritable(folder, error) from None
     shard = Shard(name, batch.num_rows, len(content), checksum.of_content(content))
-    told = {"tokens": examples.lengths, "empty": examples.empty}
-    lists = {key: pa.array([values], pa.list_(pa.int32())) for key, values in told.items()}
-    return pa.table({**{key: [value] for key, value in vars(shard).items()}, **lists})
+    told = {
+        "rejected": [json.dumps(list(examples.rejected.items()))],
+        "features": [json.dumps({name: of.to_json() for name, of in features.items()})],
+        "lengths": pa.array([examples.lengths], pa.list_(pa.int32())),
+    }
+    return pa.table({**{key: [value] for key, value in vars(shard).items()}, **told})
+
+
+def arrow_batch(examples: Examples, features: Mapping[str, Feature], first: int) -> pa.RecordBatch:
+    """Return the examples as columns, one for each feature that they have, and under `ROW` the
+    number of each example's row in its split. first: number of the shard's first row."""
+    columns = {
+        name: _column(examples.features[name], feature)
+        for name, feature in features.items()
+        if name in examples.features
+    }
+    rows = pa.array(np.array(examples.rows, dtype=np.int64) + first)
+    return pa.record_batch({**columns, ROW: rows})
+
+
+def _column(values: list[Any], feature: Feature) -> pa.Array:
+    kind = pa.from_numpy_dtype(feature.dtype)
+    if feature.shape is None:
+        return pa.array(values, pa.list_(kind))
+    size = math.prod(feature.shape)
+    if feature.shape == ():
+        return pa.array(values, kind)
+    flat = np.stack(values).astype(feature.dtype).ravel() if values else np.empty(0, feature.dtype)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), size)
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(path: str, model: ModelSpec) -> PreTrainedTokenizerBase:
+def _processor(path: str, task: str, model: ModelSpec) -> Any:
+    info = task_info(task)
     if Path(path).is_dir():
-        return load_tokenizer(Path(path), model.trust_remote_code)
+        return load_processor(Path(path), info, model.trust_remote_code)
     # This node lacks the driver's folder: fetch the model here.
-    return find_pretrained(model).tokenizer()
+    return find_pretrained(model).processor(info)
 
 
 def _check_written(
@@ -324,17 +362,15 @@ def _write_cleaning(folder: Location, dataset: Dataset) -> None:
 
 
 def _write_manifest(
-    folder: Location,
-    identity: dict[str, Any],
-    labels: tuple[str, ...],
-    written: _Written,
+    folder: Location, identity: dict[str, Any], schema: Schema, written: _Written
 ) -> None:
     splits = {split: [vars(shard) for shard in listed] for split, listed in written.shards.items()}
     manifest = {
         **identity,
-        "labels": list(labels),
+        "schema": schema.model_dump(mode="json"),
+        "features": written.features,
         "splits": splits,
         "lengths": {split: vars(of) for split, of in written.lengths.items()},
-        "tokenless": written.tokenless,
+        "rejected": {split: list(of.items()) for split, of in written.rejected.items()},
     }
     (folder / CACHE_MANIFEST).write_json(manifest)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,12 +14,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ftray.data.cleaning.report import NO_TOKENS, in_words
+from ftray.data.cleaning.report import in_words
 from ftray.data.encoding.lengths import Lengths
 from ftray.errors import StorageError
 from ftray.store.files import checksum
 from ftray.store.files.location import Location
 from ftray.store.root import CACHE_MANIFEST
+from ftray.tasks.features import Example, Feature
+from ftray.tasks.metrics import ROW
+from ftray.tasks.schema import Schema
 
 REPORT, QUARANTINE = "report.json", "quarantine.jsonl"
 _FIX = "run again: the folder is made anew"
@@ -27,8 +31,9 @@ _READS_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Shard:
-    """One Arrow IPC file of consecutive examples: text (string, the question), target (int64),
-    ids (int32 list)."""
+    """One Arrow IPC file of consecutive examples: a column for each feature, and under `ROW` the
+    number of each example's row in its split (int64). A feature of fixed shape is a fixed-size
+    list, one of differing length a list."""
 
     file: str
     rows: int
@@ -50,43 +55,70 @@ class EncodedSplit:
     """The examples of one split in the order of the source. Local shards are memory-mapped, so the
     processes of a machine share one copy.
 
-    lengths: (rows,) int64, tokens of each row
-    targets: (rows,) int64, as in `Examples`
+    lengths: (examples,) int64, cost by which examples are batched: elements of all inputs of
+    differing length; 1 where no input differs in length
+    rows: (examples,) int64, number of each example's row in the split
     """
 
     empty = np.empty(0, dtype=np.int64)
-    """An empty array of row indices."""
+    """An empty array of indices."""
 
-    def __init__(self, shards: Iterable[pa.Table]) -> None:
+    def __init__(self, shards: Iterable[pa.Table], features: Mapping[str, Feature]) -> None:
         # A shard has one record batch, so each of its columns is contiguous in memory.
         batches = [shard.combine_chunks().to_batches()[0] for shard in shards]
-        offsets = [batch["ids"].offsets.to_numpy().astype(np.int64) for batch in batches]
-        self._texts = [batch["text"] for batch in batches]
-        self._ids = [batch["ids"].values.to_numpy() for batch in batches]
-        self._offsets = offsets
+        self._batches = batches
+        there = [name for name in features if name in batches[0].schema.names]
+        self._columns = [
+            {name: _reader(batch[name], features[name]) for name in there} for batch in batches
+        ]
+        self._features = {name: features[name] for name in there}
         self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
-        self.lengths = np.concatenate([np.diff(ends) for ends in offsets])
-        self.targets = np.concatenate([batch["target"].to_numpy() for batch in batches])
+        self.rows = np.concatenate([batch[ROW].to_numpy() for batch in batches])
+        self.lengths = np.concatenate([_costs(batch, self._features) for batch in batches])
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def ids_of(self, row: int) -> np.ndarray:
-        """Return the token ids of a row, (tokens,) int32: a read-only view."""
-        shard, index = self._find(row)
-        start, end = self._offsets[shard][index : index + 2]
-        return self._ids[shard][start:end]
+    def example(self, place: int) -> Example:
+        """Return an example: feature -> read-only view of its array, or a number."""
+        if not 0 <= place < len(self):
+            raise IndexError(f"example {place} of {len(self)}")
+        shard = int(np.searchsorted(self._starts, place, side="right")) - 1
+        index = int(place - self._starts[shard])
+        return {name: read(index) for name, read in self._columns[shard].items()}
 
-    def texts(self, rows: Iterable[int]) -> list[str]:
-        """Return the texts of `rows`."""
-        found = (self._find(row) for row in rows)
-        return [self._texts[shard][index].as_py() for shard, index in found]
+    def examples(self, places: Iterable[int]) -> list[Example]:
+        return [self.example(place) for place in places]
 
-    def _find(self, row: int) -> tuple[int, int]:
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
-        shard = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return shard, int(row - self._starts[shard])
+    def column(self, name: str) -> np.ndarray:
+        """Return a feature of fixed shape of all examples, (examples, ...)."""
+        shape = self._features[name].shape
+        assert shape is not None, f"{name} differs in length"
+        parts = (batch[name] for batch in self._batches)
+        if shape == ():
+            return np.concatenate([part.to_numpy() for part in parts])
+        return np.concatenate([part.flatten().to_numpy().reshape(-1, *shape) for part in parts])
+
+
+def _reader(column: pa.Array, feature: Feature) -> Callable[[int], Any]:
+    """Return a function from the index of an example to its value."""
+    if feature.shape is None:
+        ends, flat = column.offsets.to_numpy().astype(np.int64), column.values.to_numpy()
+        return lambda index: flat[ends[index] : ends[index + 1]]
+    if feature.shape == ():
+        return column.to_numpy().__getitem__
+    values = column.values.to_numpy().reshape(-1, *feature.shape)
+    return values.__getitem__
+
+
+def _costs(batch: pa.RecordBatch, features: Mapping[str, Feature]) -> np.ndarray:
+    lengths = [
+        np.diff(batch[name].offsets.to_numpy().astype(np.int64))
+        for name, feature in features.items()
+        if feature.role == "input" and feature.shape is None and feature.counts
+    ]
+    found: np.ndarray = sum(lengths, np.zeros(batch.num_rows, np.int64))
+    return found if lengths else found + 1
 
 
 @dataclass(frozen=True)
@@ -95,27 +127,35 @@ class EncodedDataset:
 
     location: Location
     digest: str
-    labels: tuple[str, ...]
+    schema: Schema
+    features: Mapping[str, Feature]
+    """The declared features of the examples; a data set may lack some of them."""
     shards: Mapping[str, tuple[Shard, ...]]
     """Split -> its shards, in the order of the rows."""
     report: Mapping[str, Any]
     """The cleaning report, as JSON."""
     lengths: Mapping[str, Lengths] = field(default_factory=dict)
     """Split -> statistics of the lengths of its rows."""
-    tokenless: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Split -> indices of the clean rows that give no token and so are in no shard."""
+    rejected: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    """Split -> indices of the clean rows without examples -> kind of their fault."""
+    samples: tuple[Any, ...] = ()
+    """The first questions of the test split, as JSON has them."""
 
     @property
     def rows(self) -> dict[str, int]:
         """Split -> number of examples."""
         return {split: sum(s.rows for s in shards) for split, shards in self.shards.items()}
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.schema.labels
+
     def lines(self) -> Iterator[str]:
-        """Yield lines for people: the rows that give no token, the lengths of the rows of train,
-        and the lengths of other splits where rows are cut."""
-        for split, places in self.tokenless.items():
-            if places:
-                yield f"{split} split: {in_words(NO_TOKENS, len(places))} left out"
+        """Yield lines for people: the rows without examples, the lengths of the rows of train, and
+        the lengths of other splits where rows are cut."""
+        for split, found in self.rejected.items():
+            for kind, rows in sorted(Counter(found.values()).items()):
+                yield f"{split} split: {in_words(kind, rows)} left out"
         for split, lengths in self.lengths.items():
             if split == "train" or lengths.longer:
                 yield from lengths.lines(f"{split} split")
@@ -123,7 +163,7 @@ class EncodedDataset:
     def load(self, split: str) -> EncodedSplit:
         """Load the examples of a split. Raises StorageError where a shard is damaged."""
         with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-            return EncodedSplit(pool.map(self._read, self.shards[split]))
+            return EncodedSplit(pool.map(self._read, self.shards[split]), self.features)
 
     def damage(self) -> str:
         """Describe the damage of the first damaged shard; empty when there is none. Raises
@@ -169,9 +209,17 @@ def open_encoded(location: Location) -> EncodedDataset:
     shards = {split: tuple(Shard(**shard) for shard in listed) for split, listed in splits}
     check_shards(location, [shard for listed in shards.values() for shard in listed])
     lengths = {split: Lengths(**told) for split, told in manifest["lengths"].items()}
-    labels = tuple(manifest["labels"])
-    tokenless = {split: tuple(places) for split, places in manifest["tokenless"].items()}
-    return EncodedDataset(location, manifest["digest"], labels, shards, report, lengths, tokenless)
+    return EncodedDataset(
+        location,
+        manifest["digest"],
+        Schema.model_validate(manifest["schema"]),
+        {name: Feature.from_json(told) for name, told in manifest["features"].items()},
+        shards,
+        report,
+        lengths,
+        {split: dict(found) for split, found in manifest["rejected"].items()},
+        tuple(manifest["samples"]),
+    )
 
 
 def check_shards(location: Location, shards: list[Shard]) -> None:

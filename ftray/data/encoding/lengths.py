@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 
-from ftray.tasks.base import Task
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from ftray.tasks import Task
+from ftray.tasks.base import TaskSetup
 
 _RANKS = (50, 90, 99, 100)
 _SAMPLE = 2_000
@@ -44,7 +42,10 @@ class Lengths:
         return cls(len(counts), longer, examples, limit, median, p90, p99, longest)
 
     def lines(self, what: str) -> Iterator[str]:
-        """Yield lines for people: how many rows of `what` are too long, and how long rows are."""
+        """Yield lines for people: how many rows of `what` are too long, and how long rows are. No
+        line where rows have no length."""
+        if not self.longest:
+            return
         share = f"{self.longer:,} of {self.rows:,} rows ({self.longer / self.rows:.1%})"
         if not self.longer:
             yield f"{what}: no row is longer than data.max_length = {self.limit} tokens"
@@ -59,19 +60,15 @@ class Lengths:
 
 
 def estimate_lengths(
-    rows: pa.Table,
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
-    labels: Sequence[str],
-    max_length: int,
-) -> tuple[Lengths, list[int]]:
+    rows: pa.Table, task: Task, setup: TaskSetup
+) -> tuple[Lengths, dict[int, str]]:
     """Return the lengths of a random sample of a split's clean rows, and the indices of the sampled
-    rows that give no token."""
+    rows without examples, each with the kind of its fault."""
     count = min(rows.num_rows, _SAMPLE)
     chosen = np.random.default_rng(0).choice(rows.num_rows, count, replace=False)
     chosen = np.sort(chosen)
     sample = rows.take(pa.array(chosen))
-    columns = {column: sample[column].to_pylist() for column in task.columns}
-    examples = task.examples(tokenizer, columns, labels, max_length)
-    lengths = Lengths.of(examples.lengths, len(examples.ids), max_length)
-    return lengths, chosen[examples.empty].tolist()
+    columns = {n: sample[n].to_pylist() for n in task.columns if n in sample.column_names}
+    examples = task.examples(setup, columns)
+    lengths = Lengths.of(examples.lengths, len(examples), setup.max_length)
+    return lengths, {int(chosen[place]): kind for place, kind in examples.rejected.items()}

@@ -18,7 +18,7 @@ _BATCH_ROWS = 1024
 def table_rows(batches: Iterable[pa.RecordBatch], where: str, source: Source) -> Iterator[RawRow]:
     """Yield the rows of Arrow batches; `where` names the file or data set of the batches. Decodes
     columns of bytes that the task needs."""
-    number, needed = 0, set(source.columns.values())
+    number, needed = 0, set(source.columns.values()).difference(source.file_columns)
     for batch in batches:
         names = batch.schema.names
         columns = [

@@ -16,12 +16,13 @@ from ftray.tasks.base import BadRow
 
 class RawRow(NamedTuple):
     """One raw row: column name of the source -> raw value. `where` is FILE:LINE, or FILE:ROW
-    counted from 1 for formats without lines. `fault` is the reason why the row could not be
-    read."""
+    counted from 1 for formats without lines. `fault` is the reason why the row could not be read.
+    `contents`: column name -> content of the file that the row names there."""
 
     values: Mapping[str, Any]
     where: str
     fault: BadRow | None = None
+    contents: Mapping[str, bytes] = {}
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,20 @@ class Source:
     encoding: str = "utf-8"
     split: str = "train"
     """The split of a Hub data set to read where the id names none."""
+    files: frozenset[str] = frozenset()
+    """Logical columns whose values are files: their content, or the name of a file."""
+    beside: tuple[str, ...] = ()
+    """Columns to read beside those of the task."""
     every_column: bool = False
     """Whether rows keep the columns that `columns` does not name."""
     csv: DelimitedSpec = DelimitedSpec()
     notes: list[str] = field(default_factory=list, compare=False)
     """Notes for the user that readers add."""
+
+    @property
+    def file_columns(self) -> list[str]:
+        """Names in the source of the columns whose values are files."""
+        return [name for logical, name in self.columns.items() if logical in self.files]
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -66,7 +76,15 @@ class Source:
                 raise self._column_error(
                     logical, f"no such column in {where}, which has: {there}", _hint(name, present)
                 )
-        return list(present) if self.every_column else names
+        for name in self.beside:
+            if name not in present:
+                there = ", ".join(present)
+                raise self.error(
+                    f"no column {name!r} in {where}, which has: {there}", "name another"
+                )
+        if self.every_column:
+            return list(present)
+        return list(dict.fromkeys([*names, *self.beside]))
 
     def _column_error(self, logical: str, problem: str, hint: str = "") -> FtrayError:
         return DataError.of(

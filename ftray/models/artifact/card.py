@@ -44,7 +44,7 @@ def _head(info: ModelInfo) -> str:
 
     data = ModelCardData(
         library_name="transformers",
-        pipeline_tag=info.task,
+        pipeline_tag=info.kind.pipeline or info.task,
         base_model=info.base_id,
         license=info.license,
         model_name=info.name,
@@ -62,7 +62,7 @@ def _results(info: ModelInfo) -> Iterator[Any]:
             continue
         kind, options = _HUB_METRICS.get(name, (name, None))
         yield EvalResult(
-            task_type=info.task,
+            task_type=info.kind.pipeline or info.task,
             dataset_type=info.name,
             dataset_name=f"the data of {info.name}",
             dataset_split="test",
@@ -156,19 +156,33 @@ def _golden(info: ModelInfo) -> str:
 def _example(info: ModelInfo) -> str:
     """Return Python code that calls the model with transformers alone. It cuts a text that is too
     long."""
-    lines = ["from transformers import pipeline", ""]
-    if info.kind.has_labels:
-        options, asked = "truncation=True", '"A text to be labelled."'
-    else:
-        # "hole" cuts the beginning of a long prompt, as ftray does.
-        options = 'handle_long_generation="hole"'
-        asked = '[{"role": "user", "content": "Hello!"}]' if info.learnt_chats else '"Once"'
-        asked += f", max_new_tokens={max(1, min(_NEW_TOKENS, info.max_length // 2))}"
-    lines += [
-        f'model = pipeline("{info.task}", model="PATH OF THIS FOLDER")',
-        f"print(model({asked}, {options}))",
+    kind, task = info.kind, info.kind.pipeline or info.task
+    lines = [
+        "from transformers import pipeline",
+        "",
+        f'model = pipeline("{task}", model="PATH OF THIS FOLDER")',
     ]
-    return "\n".join(lines)
+    if info.scale is None:
+        return "\n".join([*lines, f"print(model({kind.call or _prompted(info)}))"])
+    mean, deviation = (
+        ", ".join(f"{n:.6g}" for n in of) for of in (info.scale.mean, info.scale.deviation)
+    )
+    return "\n".join(
+        [
+            *lines,
+            f"standardized = model({kind.call}, top_k=None)",
+            f"# a number of the data: score * deviation + mean; deviation {deviation}; mean {mean}",
+            "print(standardized)",
+        ]
+    )
+
+
+def _prompted(info: ModelInfo) -> str:
+    """Return the arguments of a call of a model that generates."""
+    # "hole" cuts the beginning of a long prompt, as ftray does.
+    asked = '[{"role": "user", "content": "Hello!"}]' if info.learnt_chats else '"Once"'
+    tokens = max(1, min(_NEW_TOKENS, info.max_length // 2))
+    return f'{asked}, max_new_tokens={tokens}, handle_long_generation="hole"'
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

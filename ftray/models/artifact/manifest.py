@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from ftray.errors import ModelError, shorten
 from ftray.models.artifact.worth import Worth
@@ -20,7 +20,8 @@ from ftray.store.files import checksum
 from ftray.store.files.location import Location
 from ftray.store.root import MODEL_MANIFEST
 from ftray.tasks import TASKS, task_info
-from ftray.tasks.info import TaskInfo
+from ftray.tasks.info import Modality, TaskInfo
+from ftray.tasks.schema import Scale, Schema
 
 FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -30,18 +31,20 @@ LABEL_SCORES = "per_label.csv"
 
 
 class Golden(BaseModel):
-    """A golden answer: one input, and what the model answers.
+    """A golden answer: the input of a request, and the numbers of the model's answer.
 
-    A classifier has a probability for each label, in the order of the labels. A model that
-    generates has the tokens of its continuation and a probability for each token.
+    A model that generates has the tokens of its continuation and a probability for each token; any
+    other model has the numbers of `BaseTask.numbers`.
     """
 
     model_config = ConfigDict(frozen=True)
-    input: str
-    probabilities: tuple[float, ...]
+    input: Any
+    numbers: tuple[float, ...] = Field(
+        validation_alias=AliasChoices("numbers", "probabilities")  # the name in older folders
+    )
     tokens: tuple[int, ...] = ()
-    labels: tuple[int, ...] = ()
-    """Indices of the labels that `probabilities` belong to, where not all labels are kept."""
+    places: tuple[int, ...] = Field((), validation_alias=AliasChoices("places", "labels"))
+    """Indices of `numbers` among all numbers of the answer, where not all are kept."""
 
 
 class _Format(BaseModel):
@@ -58,6 +61,7 @@ class ModelInfo(_Format):
     run: str
     task: str
     labels: tuple[str, ...]
+    scale: Scale | None = None
     max_length: int
     base: ModelSpec
     base_id: str | None = None
@@ -82,6 +86,18 @@ class ModelInfo(_Format):
     def kind(self) -> TaskInfo:
         """The `TaskInfo` of the model's task."""
         return task_info(self.task)
+
+    @property
+    def fitted(self) -> Schema:
+        """What the task learnt of the training rows before the training."""
+        return Schema(labels=self.labels, scale=self.scale)
+
+    @property
+    def inputs(self) -> dict[str, Modality]:
+        """Inputs of a request: name -> kind of its value."""
+        columns = {n: c for n, c in self.spec.get("data", {}).get("columns", {}).items() if c}
+        form = next(form for form in self.kind.forms if columns.keys() <= set(form))
+        return self.kind.inputs(form)
 
     @property
     def learnt_chats(self) -> bool:

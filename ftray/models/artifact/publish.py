@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
@@ -22,7 +22,7 @@ from ftray.store.root import MODEL_MANIFEST
 from ftray.tasks.per_label import LabelScore
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 SHARD = "2GB"
 """Largest size of a weights file. A service that loads a model has one such file in memory in
@@ -30,17 +30,16 @@ addition to the model that it serves."""
 
 
 @contextmanager
-def staged(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most_tokens: int
-) -> Iterator[Path]:
+def staged(model: PreTrainedModel, processor: Any, most_tokens: int) -> Iterator[Path]:
     """Save the model in a temporary folder, without a manifest, so that no lookup finds it yet.
     most_tokens: length to which transformers is to cut a text."""
-    tokenizer.model_max_length = most_tokens
+    if hasattr(processor, "model_max_length"):
+        processor.model_max_length = most_tokens
     with tempfile.TemporaryDirectory(prefix="ftray-model-") as temporary:
         folder = Path(temporary) / "model"
         try:
             model.save_pretrained(folder, max_shard_size=SHARD)
-            tokenizer.save_pretrained(folder)
+            processor.save_pretrained(folder)
         except (OSError, SafetensorError) as error:
             fix = (
                 "free space there, or name another folder by TMPDIR; the same command then goes on"

@@ -3,14 +3,14 @@ the test split."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from textwrap import wrap
 
 from pydantic import BaseModel, ConfigDict
 
 from ftray.models.artifact.sample_size import about, more_that_settle
 
-_NAMES = {"majority": "majority label", "probe": "linear probe", "tuned": "fine-tuned"}
+_NAMES = {"f1_macro": "macro-F1", "mae": "mean absolute error", "spearman": "Spearman"}
 _POINTS = 100
 _WIDTH = 80
 
@@ -40,22 +40,25 @@ class Estimate(_Frozen):
         return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-class Scores(_Frozen):
-    """The metrics of one model, or the differences between the metrics of two models."""
-
-    accuracy: Estimate
-    f1_macro: Estimate
+Scores = dict[str, Estimate]
+"""Metrics of one model, or differences between the metrics of two models; the first is the
+headline."""
 
 
 class Worth(_Frozen):
     """The fine-tuned model beside two baselines on the test split.
 
-    majority: always answers the commonest label of the training split. probe: logistic regression
-    on the hidden states of the untrained base model. over_majority, over_probe: the gain of the
-    fine-tuned model over each, by a bootstrap paired over the rows.
+    majority: always answers the same: the commonest label of the training split, or its mean.
+    probe: logistic or ridge regression on the hidden states of the untrained base model.
+    over_majority, over_probe: the gain of the fine-tuned model over each, by a bootstrap paired
+    over the rows; above zero where the model is better.
     """
 
     rows: int
+    constant: str = "majority label"
+    """What `majority` always answers."""
+    in_points: tuple[str, ...] = ("accuracy", "f1_macro")
+    """Metrics whose gains are shown in hundredths; others have the unit of the data."""
     majority: Scores
     probe: Scores
     tuned: Scores
@@ -68,49 +71,79 @@ class Worth(_Frozen):
     cost: float | None = None
     """In the unit of scale.price_per_worker_hour."""
     cost_per_point: float | None = None
-    """Cost for each hundredth of accuracy gained over the probe; None without a gain."""
+    """Cost for each hundredth of the headline gained over the probe; None without a gain."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(self.tuned)
 
     def verdict(self) -> str:
         """Say in one sentence whether fine-tuning was worth it."""
-        gain = self.over_probe
-        if gain.accuracy.is_zero and gain.f1_macro.is_zero:
+        if all(gain.is_zero for gain in self.over_probe.values()):
             return (
                 "the gain over the linear probe is not distinguishable from zero: on these "
                 f"{self.rows:,} rows, fine-tuning has not been shown to be worth its cost; "
                 f"{self._settled_by()}"
             )
-        told = [_judged("accuracy", gain.accuracy), _judged("macro-F1", gain.f1_macro)]
+        told = [self._judged(name, gain) for name, gain in self.over_probe.items()]
         return f"against the linear probe, fine-tuning {' and '.join(told)}"
+
+    def _judged(self, metric: str, gain: Estimate) -> str:
+        name = _name(metric)
+        if gain.is_zero:
+            return f"shows no change of {name} that can be told from zero"
+        if metric in self.in_points:
+            direction = "gained" if gain.value > 0 else "lost"
+            return f"{direction} {abs(_POINTS * gain.value):.1f} points of {name}"
+        direction = "lowered" if gain.value > 0 else "raised"
+        return f"{direction} {name} by {abs(gain.value):.4f}"
 
     def _settled_by(self) -> str:
         """Say how many test rows would tell a gain of the measured size from none."""
-        gains = (self.over_probe.accuracy, self.over_probe.f1_macro)
+        gains = self.over_probe.values()
         needed = [more_that_settle(g.value, (g.high - g.low) / 2, self.rows) for g in gains]
         fewest = min((rows for rows in needed if rows is not None), default=None)
         if fewest is None:
             return "a gain as small as the one seen would take over a million test rows to settle"
         return f"about {about(fewest)} test rows would settle a gain of the size that was seen"
 
+    def _gain(self, metric: str, gain: Estimate) -> str:
+        return gain.points() if metric in self.in_points else gain.plain()
+
+    @property
+    def _rows(self) -> list[tuple[str, Scores]]:
+        """The three models, by their names for people."""
+        names = (self.constant, "linear probe", "fine-tuned")
+        return list(zip(names, (self.majority, self.probe, self.tuned), strict=True))
+
     def lines(self) -> Iterator[str]:
         """Yield the report's lines for people, on a terminal of 80 columns."""
         yield f"on {self.rows:,} test rows, with 95 % intervals:"
-        yield _columns("", "accuracy", "macro-F1")
-        for field, name in _NAMES.items():
-            scores: Scores = getattr(self, field)
-            yield _columns(name, scores.accuracy.plain(), scores.f1_macro.plain())
-        for name, gain in (("majority", self.over_majority), ("probe", self.over_probe)):
-            yield _columns(f"points over {name}", gain.accuracy.points(), gain.f1_macro.points())
+        yield _columns("", [_name(metric) for metric in self.metrics])
+        for name, scores in self._rows:
+            yield _columns(name, [score.plain() for score in scores.values()])
+        what = "points" if len(self.in_points) == len(self.metrics) else "better"
+        constant = "majority" if self.constant == "majority label" else "mean"
+        for name, gains in ((constant, self.over_majority), ("probe", self.over_probe)):
+            shown = [self._gain(metric, gain) for metric, gain in gains.items()]
+            yield _columns(f"{what} {'over' if what == 'points' else 'than'} {name}", shown)
         yield from wrap(f"  {self.spent()}", _WIDTH, subsequent_indent="    ")
         yield from wrap(self.verdict(), _WIDTH, subsequent_indent="  ")
 
     def card(self) -> str:
         """Return a table and a sentence for the model card, in Markdown."""
+        gains = [
+            (f"points over the {self.constant}", self.over_majority),
+            ("points over the linear probe", self.over_probe),
+        ]
         rows = [
-            "| on the test split, 95 % intervals | accuracy | macro-F1 |",
-            "|---|---|---|",
-            *(_row(name, getattr(self, field)) for field, name in _NAMES.items()),
-            _row("points over the majority label", self.over_majority, gain=True),
-            _row("points over the linear probe", self.over_probe, gain=True),
+            _row("on the test split, 95 % intervals", [_name(metric) for metric in self.metrics]),
+            "|---" * (len(self.metrics) + 1) + "|",
+            *(
+                _row(name, [score.plain() for score in scores.values()])
+                for name, scores in self._rows
+            ),
+            *(_row(name, [self._gain(m, g) for m, g in of.items()]) for name, of in gains),
         ]
         said = f"{self.verdict()[:1].upper()}{self.verdict()[1:]}. Training took {self._took()}."
         return "\n".join([*rows, "", said])
@@ -124,21 +157,19 @@ class Worth(_Frozen):
         if self.cost is not None:
             parts.append(f"a cost of {self.cost:.3g}")
         if self.cost_per_point is not None:
-            parts.append(f"{self.cost_per_point:.3g} for each point of accuracy over the probe")
+            headline = _name(self.metrics[0])
+            parts.append(f"{self.cost_per_point:.3g} for each point of {headline} over the probe")
         return ", ".join(parts)
 
 
-def _columns(name: str, accuracy: str, f1_macro: str) -> str:
-    return f"  {name:20}  {accuracy:25}  {f1_macro}"
+def _columns(name: str, cells: Sequence[str]) -> str:
+    *others, last = cells
+    return "  ".join([f"  {name:20}", *(f"{cell:25}" for cell in others), last])
 
 
-def _judged(name: str, gain: Estimate) -> str:
-    if gain.is_zero:
-        return f"shows no change of {name} that can be told from zero"
-    direction = "gained" if gain.value > 0 else "lost"
-    return f"{direction} {abs(_POINTS * gain.value):.1f} points of {name}"
+def _row(name: str, cells: Sequence[str]) -> str:
+    return f"| {name} | {' | '.join(cells)} |"
 
 
-def _row(name: str, scores: Scores, gain: bool = False) -> str:
-    cells = (scores.accuracy, scores.f1_macro)
-    return f"| {name} | " + " | ".join(c.points() if gain else c.plain() for c in cells) + " |"
+def _name(metric: str) -> str:
+    return _NAMES.get(metric, metric.replace("_", " "))

@@ -22,18 +22,17 @@ class Unfit(Exception):
     """A recorded graph that does not give its model's logits."""
 
 
-class Logits(nn.Module):
-    """Wraps a model so that it takes positional inputs and returns one tensor."""
+class Positional(nn.Module):
+    """Wraps a model so that it takes positional inputs and returns a tuple of the named outputs."""
 
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str], outputs: Sequence[str]) -> None:
         super().__init__()
-        self._model, self._names = model, names
+        self._model, self._names, self._outputs = model, names, outputs
         self.eval()
 
-    def forward(self, *values: torch.Tensor) -> torch.Tensor:
-        inputs = dict(zip(self._names, values, strict=True))
-        logits: torch.Tensor = self._model(**inputs).logits
-        return logits
+    def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self._model(**dict(zip(self._names, values, strict=True)))
+        return tuple(getattr(found, name) for name in self._outputs)
 
 
 @contextmanager
@@ -49,6 +48,7 @@ def check(
     record: Callable[..., Any],
     model: nn.Module,
     examples: Sequence[Inputs],
+    outputs: Sequence[str],
     tolerance: float,
     failures: tuple[type[Exception], ...],
 ) -> None:
@@ -61,11 +61,13 @@ def check(
     for example in examples:
         where = " x ".join(map(str, next(iter(example.values())).shape))
         try:
-            found = record(**example).logits
+            answer = record(**example)
         except failures as error:
             raise Unfit(f"it fails where the input is {where}: {error}") from None
         with torch.inference_mode():
-            wanted = model(**example).logits
-        gap, largest = float((wanted - found).abs().max()), float(wanted.abs().max())
-        if not gap <= tolerance * max(1.0, largest):
-            raise Unfit(f"a logit is off by {gap:.2g} where the input is {where}")
+            whole = model(**example)
+        for name in outputs:
+            wanted, found = getattr(whole, name), getattr(answer, name)
+            gap, largest = float((wanted - found).abs().max()), float(wanted.abs().max())
+            if not gap <= tolerance * max(1.0, largest):
+                raise Unfit(f"{name} is off by {gap:.2g} where the input is {where}")

@@ -12,18 +12,24 @@ import torch
 from torch import nn
 
 from ftray.errors import ModelError
-from ftray.models.backends.graph import Inputs, Logits, Unfit, check, recording
+from ftray.models.backends.graph import Inputs, Positional, Unfit, check, recording
 
 _TOLERANCE = 1e-3
 """Largest difference of a logit in fp32: the graph recorded from one pass must hold for every
 shape."""
 
 
+_AXES = {2: {0: "rows", 1: "tokens"}, 4: {0: "rows"}}
+"""Number of an input's axes -> the axes that differ between passes: texts have two, images four."""
+
+
 class OnnxModel:
     """Stands in for the model that it was made from: takes the same keyword inputs and returns the
-    logits alone. It uses as many threads as torch did when it was made."""
+    named outputs alone. It uses as many threads as torch did when it was made."""
 
-    def __init__(self, model: nn.Module, examples: Sequence[Inputs], int8: bool) -> None:
+    def __init__(
+        self, model: nn.Module, examples: Sequence[Inputs], outputs: Sequence[str], int8: bool
+    ) -> None:
         """examples: inputs of several shapes; some rows of the first are padded. int8: store matrix
         weights as eight-bit integers, with a scale for each column, and quantize activations
         dynamically.
@@ -35,13 +41,13 @@ class OnnxModel:
         except ImportError as error:
             problem, fix = f"needs a package more: {error}", "get it by pip install 'ftray[onnx]'"
             raise _refused(problem, fix) from None
-        self._names = tuple(examples[0])
+        self._names, self._outputs = tuple(examples[0]), tuple(outputs)
         with tempfile.TemporaryDirectory() as folder:
             file, rounded = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
-            _export(model, examples[0], file)
+            _export(model, examples[0], outputs, file)
             self._session = _session(file)
             try:
-                check(self, model, examples, _TOLERANCE, _failures())
+                check(self, model, examples, outputs, _TOLERANCE, _failures())
             except Unfit as error:
                 raise _refused(str(error)) from None
             if int8:
@@ -49,23 +55,23 @@ class OnnxModel:
                 self._session = _session(rounded)
 
     def __call__(self, **inputs: torch.Tensor) -> Any:
-        """Return logits, (B, C) float32."""
+        """Return the outputs, float32."""
         values = {name: inputs[name].numpy() for name in self._names}
-        (logits,) = self._session.run(None, values)
-        return SimpleNamespace(logits=torch.from_numpy(logits))
+        found = map(torch.from_numpy, self._session.run(None, values))
+        return SimpleNamespace(**dict(zip(self._outputs, found, strict=True)))
 
 
-def _export(model: nn.Module, example: Inputs, file: Path) -> None:
+def _export(model: nn.Module, example: Inputs, outputs: Sequence[str], file: Path) -> None:
     names = list(example)
     try:
         with recording():
             torch.onnx.export(
-                Logits(model, names),
+                Positional(model, names, outputs),
                 tuple(example.values()),
                 str(file),
                 input_names=names,
-                output_names=["logits"],
-                dynamic_axes={name: {0: "rows", 1: "tokens"} for name in names},
+                output_names=list(outputs),
+                dynamic_axes={name: _AXES[example[name].dim()] for name in names},
                 # The newer exporter (dynamo) takes more than ten times as long, for every replica.
                 dynamo=False,
             )

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ftray.models.backends.graph import Inputs, Logits, Unfit, check, recording
+from ftray.models.backends.graph import Inputs, Positional, Unfit, check, recording
 
 _TOLERANCES = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Largest difference of a logit, by the dtype of matrix multiplications: a few last digits. In fp32
@@ -25,27 +25,30 @@ in the graph."""
 
 class TracedModel:
     """Stands in for the model that it was made from: takes the same keyword inputs and returns the
-    logits alone, in the autocast precision at the time of tracing."""
+    named outputs alone, in the autocast precision at the time of tracing."""
 
-    def __init__(self, model: nn.Module, examples: Sequence[Inputs]) -> None:
+    def __init__(
+        self, model: nn.Module, examples: Sequence[Inputs], outputs: Sequence[str] = ("logits",)
+    ) -> None:
         """examples: inputs of several shapes; some rows of the first are padded. Autocast, if on,
         must have its cache disabled. Raises Unfit when torch cannot trace the model, or the graph
         gives other logits for some example."""
-        self._names = tuple(examples[0])
+        self._names, self._outputs = tuple(examples[0]), tuple(outputs)
         values = tuple(examples[0].values())
         try:
             with recording(), torch.inference_mode():
-                traced = torch.jit.trace(Logits(model, self._names), values, check_trace=False)
+                positional = Positional(model, self._names, outputs)
+                traced = torch.jit.trace(positional, values, check_trace=False)
                 self._graph = torch.jit.freeze(traced)
         except Exception as error:
             # Tracing runs the model's own Python, which may raise any exception.
             raise Unfit(f"torch cannot trace it: {type(error).__name__}: {error}") from error
         is_rounded = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if is_rounded else torch.float32
-        check(self, model, examples, _TOLERANCES[dtype], (RuntimeError,))
+        check(self, model, examples, outputs, _TOLERANCES[dtype], (RuntimeError,))
 
     def __call__(self, **inputs: torch.Tensor) -> Any:
-        """Return logits, (B, C), in the dtype of the model's logits."""
+        """Return the outputs, in the dtype of the model's."""
         values = [inputs[name] for name in self._names]
         # The graph already contains autocast's casts. Optimizing it would slow down its first
         # passes and gains nothing.
@@ -54,4 +57,5 @@ class TracedModel:
             torch.autocast("cpu", enabled=False),
             torch.jit.optimized_execution(False),
         ):
-            return SimpleNamespace(logits=self._graph(*values))
+            found = self._graph(*values)
+        return SimpleNamespace(**dict(zip(self._outputs, found, strict=True)))

@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -19,7 +20,9 @@ from ftray.models.generation.sampling_params import Prompt, Sampling
 from ftray.models.inference.loaded import LoadedModel, Outcome
 from ftray.models.limits import context
 from ftray.spec.schema import Spec
-from ftray.tasks.text_generation import end_id, prompt_ids
+from ftray.tasks.text.blank import frame, has_tokens
+from ftray.tasks.text.prompts import end_id, prompt_ids
+from ftray.tasks.text.texts import IDS
 
 _GOLDEN_TOKENS = 16
 
@@ -50,7 +53,7 @@ class Generator(LoadedModel):
         """Bytes of the keys and values of one token."""
         cache = RoomyCache()
         with self.inference():
-            self.model(**self.collate([[0]]), past_key_values=cache, use_cache=True)
+            self.model(**self._inputs([0]), past_key_values=cache, use_cache=True)
         return cache.nbytes
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
@@ -65,13 +68,17 @@ class Generator(LoadedModel):
         with self.tokenizing:
             return prompt_ids(self.tokenizer, [text])[0]
 
-    def outcomes(self, texts: Sequence[str]) -> list[Outcome]:
+    def outcomes(self, questions: Sequence[str]) -> list[Outcome | None]:
         """Return the greedy answer to each prompt; its score is the geometric mean of its tokens'
         probabilities."""
         most = Spec.model_validate(self.info.spec).serve.max_tokens
-        answers = [Answer(ids, Sampling(max_tokens=most)) for ids in self._asked(texts)]
-        self._write(answers)
-        return [Outcome(self._text(answer), self._sureness(answer)) for answer in answers]
+        asked = self._asked(questions, self.most_tokens)
+        answers = [Answer(ids, Sampling(max_tokens=most)) if ids else None for ids in asked]
+        self._write([answer for answer in answers if answer])
+        return [self._outcome(answer) if answer else None for answer in answers]
+
+    def _outcome(self, answer: Answer) -> Outcome:
+        return Outcome({"prediction": self._text(answer), "score": self._sureness(answer)})
 
     def decoder(self, most_padding: float = math.inf) -> Decoder:
         """Return a new decoder with at most that much padding. Raises ModelError where the model's
@@ -82,11 +89,28 @@ class Generator(LoadedModel):
         most = min(most_padding, weights // self.token_bytes)
         return Decoder(self.model, self.tokenizer.pad_token_id, self.ends, self.context, most)
 
-    def _asked(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each prompt; of a prompt that leaves no room for an answer, the
-        last ones."""
+    @property
+    def tokenizer(self) -> Any:
+        return self.setup.processor
+
+    def _inputs(self, ids: Sequence[int]) -> dict[str, torch.Tensor]:
+        return self.batch([{IDS: ids}]).inputs
+
+    def _asked(self, prompts: Sequence[str], most: int) -> list[list[int] | None]:
+        """Return the token ids of each prompt, of a long prompt the last `most`; None for a prompt
+        that gives no token."""
         with self.tokenizing:
-            return self.task.encode(self.tokenizer, texts, self.most_tokens)
+            encoded = self.task.encode(replace(self.setup, max_length=most), prompts)
+        return [list(examples[0][IDS]) if examples else None for examples in encoded]
+
+    def has_tokens(self, ids: Sequence[int]) -> bool:
+        """Return whether the ids of a text hold any token but the special ones around every
+        text."""
+        return has_tokens(ids, self._frame)
+
+    @cached_property
+    def _frame(self) -> frozenset[int]:
+        return frame(self.tokenizer)
 
     def _write(self, answers: Sequence[Answer]) -> None:
         """Generate all answers to their ends; answers of similar length share passes."""
@@ -109,15 +133,15 @@ class Generator(LoadedModel):
         logprobs = answer.logprobs
         return math.exp(sum(logprobs) / len(logprobs)) if logprobs else 0.0
 
-    def golden(self, texts: Sequence[str]) -> tuple[Golden, ...]:
+    def golden(self, questions: Sequence[str]) -> tuple[Golden, ...]:
         """Return the golden answers: the first tokens of greedy decoding after each prompt, and
         their probabilities."""
         found = [
-            Golden(input=text, probabilities=(), tokens=self._continued(ids))
-            for text, ids in zip(texts, self._golden_ids(texts), strict=True)
+            Golden(input=text, numbers=(), tokens=self._continued(ids))
+            for text, ids in zip(questions, self._golden_ids(questions), strict=True)
         ]
         told = zip(found, self.replayed(found), strict=True)
-        return tuple(item.model_copy(update={"probabilities": tuple(row)}) for item, row in told)
+        return tuple(item.model_copy(update={"numbers": tuple(row)}) for item, row in told)
 
     def replayed(self, golden: Sequence[Golden]) -> list[list[float]]:
         """Return the probability of each golden token, given the prompt and the tokens before
@@ -125,7 +149,7 @@ class Generator(LoadedModel):
         asked = self._golden_ids([item.input for item in golden])
         rows = []
         for ids, item in zip(asked, golden, strict=True):
-            inputs = self.collate([[*ids, *item.tokens]])
+            inputs = self._inputs([*ids, *item.tokens])
             with self.inference():
                 logits = self.model(**inputs).logits[0, len(ids) - 1 : -1].float()
             tokens = torch.tensor(item.tokens, device=logits.device)
@@ -135,8 +159,8 @@ class Generator(LoadedModel):
 
     def _golden_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of the prompts, cut to leave room for `_GOLDEN_TOKENS` more."""
-        room = max(1, self.context - _GOLDEN_TOKENS)
-        return [ids[-room:] for ids in self.encode(texts)]
+        room = max(1, min(self.info.max_length, self.context - _GOLDEN_TOKENS))
+        return [ids or [end_id(self.tokenizer)] for ids in self._asked(texts, room)]
 
     def _continued(self, ids: Sequence[int]) -> tuple[int, ...]:
         from transformers import GenerationConfig
@@ -148,5 +172,5 @@ class Generator(LoadedModel):
             pad_token_id=self.tokenizer.pad_token_id,
         )
         with self.inference():
-            whole = self.model.generate(**self.collate([ids]), generation_config=greedy)
+            whole = self.model.generate(**self._inputs(ids), generation_config=greedy)
         return tuple(whole[0, len(ids) :].tolist())

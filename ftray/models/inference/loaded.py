@@ -6,32 +6,29 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 
 from ftray.cluster.device import own_device
-from ftray.errors import ModelError
+from ftray.errors import ModelError, shorten
 from ftray.models.artifact.contents import check_contents
 from ftray.models.artifact.manifest import Golden, ModelInfo, check_files, read_info
-from ftray.models.inference.measure import Measured, measure
+from ftray.models.inference.measure import InMemory, Measured, measure
 from ftray.models.inference.passes import PassCost, plan
 from ftray.models.inference.rounding import place_rounded
-from ftray.models.pretrained import load_tokenizer
+from ftray.models.pretrained import load_processor
 from ftray.models.sharing.prefix_hash import Lineage
 from ftray.spec.sections.compute import PLAIN, Compute, Precision
 from ftray.store.files.location import Location
 from ftray.tasks import get_task
-from ftray.tasks.base import Examples
-from ftray.tasks.blank import frame, has_tokens
-from ftray.tasks.tokens import Spend, free
+from ftray.tasks.base import Question, Spend, TaskSetup, free, from_json
+from ftray.tasks.features import Batch, Example, Examples, cost
 
 GOLDEN_TOLERANCE = 1e-4
-"""Largest allowed difference of a probability from its golden answer: rounding differs between
+"""Largest allowed difference of a number from its golden answer: rounding differs between
 machines."""
 TOLERANCES: Mapping[Precision, float] = {
     "fp32": GOLDEN_TOLERANCE,
@@ -46,11 +43,10 @@ _ROUNDED: Mapping[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": tor
 
 
 class Outcome(NamedTuple):
-    """A prediction and its score, the model's confidence from 0 to 1. probabilities: of all labels,
-    in their order; None where the model has no labels."""
+    """The columns that prediction adds to a row. probabilities: of all labels, in their order; None
+    where the model has no labels."""
 
-    prediction: str
-    score: float
+    columns: Mapping[str, Any]
     probabilities: list[float] | None = None
 
 
@@ -77,20 +73,24 @@ class LoadedModel(ABC):
         with folder.as_local() as local:
             check_contents(local)
             check_files(local, self.info)
-            self.model, self.tokenizer = self._load(local, trust_remote_code)
+            self.model, self.setup = self._load(local, trust_remote_code)
+        self.features = self.task.features(self.setup)
         self.tokenizing = threading.Lock()
-        """Lock to hold while using the tokenizer, which several predictors may share."""
+        """Lock to hold while using the processor, which several models may share."""
         self._computing = threading.Lock()
         self.lineage: Lineage | None = None
         """Tells which passes this model can share with others: see `Pool`."""
 
-    def _load(self, local: Path, trust_remote_code: bool) -> tuple[Any, Any]:
+    def _load(self, local: Path, trust_remote_code: bool) -> tuple[Any, TaskSetup]:
         model: Any
-        tokenizer = load_tokenizer(local, trust_remote_code)
+        info = self.info
+        options = info.kind.options.model_validate(info.spec.get("task_options", {}))
+        processor = load_processor(local, info.kind, trust_remote_code)
+        setup = TaskSetup(processor, info.fitted, info.max_length, options)
         try:
             model = self.task.load_model(
                 str(local),
-                self.info.labels,
+                info.fitted,
                 dtype=torch.float32,
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
@@ -104,66 +104,52 @@ class LoadedModel(ABC):
             model = model.to(self.device)
         else:
             place_rounded(model, self.device, self._rounded)
-        return model.eval(), tokenizer
+        return model.eval(), setup
 
     @property
     def _rounded(self) -> torch.dtype | None:
         return _ROUNDED.get(self.compute.precision)
 
-    def encode(self, texts: Sequence[str], spend: Spend = free) -> list[list[int]]:
-        """Return the token ids of each text, as the model reads them."""
+    def encode(self, questions: Sequence[Question], spend: Spend = free) -> list[list[Example]]:
+        """Return the examples of each question; none where it gives the model nothing to read."""
         with self.tokenizing:
-            return self.task.encode(self.tokenizer, texts, self.info.max_length, spend)
-
-    def has_tokens(self, ids: Sequence[int]) -> bool:
-        """Return whether the ids of a text hold any token but the special ones around every
-        text."""
-        return has_tokens(ids, self._frame)
-
-    def reads(self, texts: Sequence[str]) -> list[bool]:
-        """Return for each text whether its ids hold any token but special ones."""
-        return [self.has_tokens(ids) for ids in self.encode(texts)]
-
-    @cached_property
-    def _frame(self) -> frozenset[int]:
-        return frame(self.tokenizer)
+            return self.task.encode(self.setup, questions, spend)
 
     @property
     def most_tokens(self) -> int:
         """Most tokens of a text that the model reads; the rest is cut."""
         return self.info.max_length
 
-    def cut(self, texts: Sequence[str]) -> list[bool]:
-        """Return for each text whether it has more tokens than the model reads."""
+    def cut(self, questions: Sequence[Question]) -> list[bool]:
+        """Return for each question whether it is longer than the model reads."""
         with self.tokenizing:
-            lengths = self.task.lengths(self.tokenizer, texts)
+            lengths = self.task.lengths(self.setup, questions)
         return [length > self.most_tokens for length in lengths]
 
-    def collate(self, ids: Sequence[Sequence[int] | np.ndarray]) -> dict[str, torch.Tensor]:
-        """Return the model's inputs, on its device, padded to the longest of these rows."""
-        batch = self.task.collate(ids, self.tokenizer.pad_token_id)
-        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+    def batch(self, examples: Sequence[Example]) -> Batch:
+        """Return a batch on the model's device."""
+        return self.task.collate(self.setup, examples).to(self.device)
 
-    def example(self) -> dict[str, torch.Tensor]:
-        """Return inputs of two rows, the first of which is padded."""
-        return self.collate(self.encode(["a", "some more words than one"]))
+    def dummies(self, *sizes: int) -> dict[str, torch.Tensor]:
+        """Return inputs of made-up examples of these sizes, the shorter ones padded."""
+        return self.batch([self.task.dummy(self.setup, size) for size in sizes]).inputs
 
-    def by_length(self, ids: Sequence[Sequence[int] | np.ndarray]) -> Iterator[list[int]]:
-        """Yield the places of rows that are to share a forward pass: rows of similar length."""
-        yield from plan([len(row) for row in ids], self.batch_size, self.pass_cost)
+    def passes(self, examples: Sequence[Example]) -> Iterator[list[int]]:
+        """Yield the places of examples that are to share a forward pass: those of similar cost."""
+        costs = [cost(example, self.features) for example in examples]
+        yield from plan(costs, self.batch_size, self.pass_cost)
 
-    def measure(self, ids: Sequence[Sequence[int] | np.ndarray], targets: np.ndarray) -> Measured:
-        """Return the model's metrics on encoded rows."""
-        pad_id, labels = self.tokenizer.pad_token_id, self.info.labels
+    def measure(self, rows: Examples) -> Measured:
+        """Return the model's metrics on examples with targets."""
+        split = InMemory(rows, self.task, self.setup)
         with self.inference():
-            return measure(self.model, self.task, ids, targets, labels, pad_id, self.batch_size)
+            return measure(self.model, self.task, self.setup, split, self.device, self.batch_size)
 
-    def examples(self, rows: Mapping[str, Sequence[str]]) -> Examples:
+    def examples(self, rows: Mapping[str, Sequence[Any]]) -> Examples:
         """Return the examples of clean rows (column -> values) for measuring the model. All labels
         of the rows must be among the model's."""
-        labels, longest = self.info.labels, self.info.max_length
         with self.tokenizing:
-            return self.task.examples(self.tokenizer, rows, labels, longest)
+            return self.task.examples(self.setup, rows)
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -178,16 +164,20 @@ class LoadedModel(ABC):
         )
 
     @abstractmethod
-    def outcomes(self, texts: Sequence[str]) -> list[Outcome]:
-        """Return the prediction for each text."""
+    def outcomes(self, questions: Sequence[Question]) -> list[Outcome | None]:
+        """Return the prediction for each question; None where it gives the model nothing to
+        read."""
 
     @abstractmethod
-    def golden(self, texts: Sequence[str]) -> tuple[Golden, ...]:
+    def golden(self, questions: Sequence[Question]) -> tuple[Golden, ...]:
         """Return golden answers, by which another machine can check that it runs this model."""
 
     @abstractmethod
     def replayed(self, golden: Sequence[Golden]) -> list[list[float]]:
-        """Return the probabilities that this model gives for each golden answer."""
+        """Return the numbers that this model gives for each golden answer."""
+
+    def question_of(self, golden: Golden) -> Question:
+        return from_json(golden.input, self.info.inputs)
 
     def check_golden(self, most: int | None = None) -> None:
         """Replay the golden answers, or the first `most` of them. Raises ModelError when the model
@@ -196,12 +186,13 @@ class LoadedModel(ABC):
         found = self.replayed(golden) if golden else []
         exact = "" if self.compute.precision == "fp32" else ", or set serve.precision to fp32"
         for item, row in zip(golden, found, strict=True):
-            gap = max(abs(a - b) for a, b in zip(item.probabilities, row, strict=True))
+            gap = max(abs(a - b) for a, b in zip(item.numbers, row, strict=True))
             if not gap <= tolerance:
                 raise ModelError.of(
                     f"golden answers of {self.info.name}",
-                    item.input,
-                    f"a probability is off by {gap:.2g}, and {tolerance:g} is rounding: "
+                    shorten(str(item.input)),
+                    f"a {'probability' if self.info.kind.output != 'numbers' else 'number'} is off "
+                    f"by {gap:.2g}, and {tolerance:g} is rounding: "
                     "the folder was changed, or the libraries compute something else here",
                     "export the model again, or serve with the library versions it was made with"
                     + exact,

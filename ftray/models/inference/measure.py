@@ -1,15 +1,18 @@
-"""Measures a model on rows, in passes whose number of logits is limited."""
+"""The one evaluation loop: measures a model on examples, batch by batch, on one rank or on many."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from ftray.tasks.base import Metrics, Task
+from ftray.tasks import Task
+from ftray.tasks.base import Judged, Metrics, Outputs, TaskSetup
+from ftray.tasks.features import Batch, Example, Examples, cost
+from ftray.tasks.metrics import Group, Totals
 from ftray.tasks.per_label import most_confused
 
 MOST_LOGITS = 2**26
@@ -17,57 +20,107 @@ MOST_LOGITS = 2**26
 each vocabulary entry: 256 MB in fp32, of which several copies exist."""
 
 
+class Split(Protocol):
+    """Examples to measure a model on. lengths: cost of each example; rows: number of the row that
+    each example was made of."""
+
+    @property
+    def lengths(self) -> np.ndarray: ...
+
+    @property
+    def rows(self) -> np.ndarray: ...
+
+    def examples(self, places: Iterable[int]) -> list[Example]: ...
+
+
+class InMemory:
+    """A split of examples that lie in memory."""
+
+    def __init__(self, examples: Examples, task: Task, setup: TaskSetup) -> None:
+        features = task.features(setup)
+        self._examples = examples.each()
+        self.rows = np.array(examples.rows, dtype=np.int64)
+        self.lengths = np.array([cost(each, features) for each in self._examples], dtype=np.int64)
+
+    def examples(self, places: Iterable[int]) -> list[Example]:
+        return [self._examples[place] for place in places]
+
+
 @dataclass(frozen=True)
 class Measured:
-    """The metrics of a model on rows. predicted, scores: (rows,), the index of each row's likeliest
-    label and its probability; None where rows have no labels."""
+    """The metrics of a model on a split, and the prediction for each example beside its answer;
+    none where the task does not judge examples one by one."""
 
     metrics: Metrics
-    predicted: np.ndarray | None = None
-    scores: np.ndarray | None = None
+    judged: tuple[Judged, ...] = ()
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Predictions, for a task with labels: (examples,) indices of labels."""
+        return np.array([each.prediction for each in self.judged], dtype=np.int64)
+
+    @property
+    def truth(self) -> np.ndarray:
+        """Right answers, for a task with labels: (examples,) indices of labels."""
+        return np.array([each.truth for each in self.judged], dtype=np.int64)
+
+
+def evaluate(
+    forward: Callable[[Batch], Outputs],
+    batches: Iterable[tuple[np.ndarray, Batch]],
+    split: Split,
+    task: Task,
+    setup: TaskSetup,
+    ranks: Group | None = None,
+    judge: Callable[[np.ndarray, Sequence[Judged]], None] | None = None,
+) -> Metrics:
+    """Return the metrics of all examples of `split`. Every one of `ranks` must call this function,
+    each with its own part of the batches.
+
+    batches: (places in the split, batch on the model's device); a batch without places takes part
+    in the forward pass alone. judge: receives the places and the judged examples of each batch.
+    """
+    totals = Totals()
+    with torch.no_grad():
+        for places, batch in batches:
+            outputs = forward(batch)
+            if not len(places):
+                continue
+            totals.add(places, task.metric_state(outputs, batch, setup))
+            if judge is not None:
+                judge(places, task.judge(outputs, batch, setup))
+    found = totals.gathered(task.empty_state(setup.schema), split.rows, ranks)
+    return task.metrics(found, setup.schema)
 
 
 def measure(
-    model: Any,
-    task: Task,
-    ids: Sequence[Sequence[int] | np.ndarray],
-    targets: np.ndarray,
-    labels: Sequence[str],
-    pad_id: int,
-    rows: int,
+    model: Any, task: Task, setup: TaskSetup, split: Split, device: torch.device, size: int
 ) -> Measured:
-    """Return the metrics of rows, and the commonest mistakes (`confused`) where rows have labels.
-    `model` is in eval mode; rows: most rows of one pass."""
+    """Measure a model in eval mode, and judge each example. Adds the commonest mistakes
+    (`confused`) to the metrics where rows have labels. size: most examples of one pass."""
     words = model.get_input_embeddings().num_embeddings if task.info.generates else 0
-    # No KV cache: no tokens are generated here.
-    options = {"use_cache": False} if task.info.generates else {}
-    device = next(model.parameters()).device
-    total = torch.from_numpy(task.empty_metric_state(labels)).to(device)
-    order: list[np.ndarray] = []
-    likeliest: list[torch.return_types.max] = []
-    for places in _passes(np.array([len(row) for row in ids]), rows, words):
-        inputs = task.collate([ids[place] for place in places], pad_id)
-        moved = {name: t.to(device, non_blocking=True) for name, t in inputs.items()}
-        aims = torch.from_numpy(targets[places])
-        with torch.inference_mode():
-            logits = model(**moved, **options).logits
-            total += task.metric_state(logits, inputs, aims)
-            if task.info.has_labels:
-                likeliest.append(torch.softmax(logits.float(), -1).max(-1))
-        order.append(places)
-    metrics = task.metrics(total.cpu().numpy(), labels)
+    judged: dict[int, Judged] = {}
+
+    def note(places: np.ndarray, found: Sequence[Judged]) -> None:
+        judged.update(zip(places.tolist(), found, strict=False))
+
+    batches = (
+        (places, task.collate(setup, split.examples(places)).to(device))
+        for places in _passes(split.lengths, size, words)
+    )
+    with torch.inference_mode():
+        metrics = evaluate(
+            lambda batch: task.forward(model, batch.inputs), batches, split, task, setup, judge=note
+        )
+    measured = Measured(metrics, tuple(judged[place] for place in sorted(judged)))
     if not task.info.has_labels:
-        return Measured(metrics)
-    places = np.concatenate(order)
-    predicted, scores = np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids))
-    predicted[places] = torch.cat([found.indices for found in likeliest]).cpu().numpy()
-    scores[places] = torch.cat([found.values for found in likeliest]).cpu().numpy()
-    confused = most_confused(targets, predicted, labels)
-    return Measured({**metrics, "confused": confused}, predicted, scores)
+        return measured
+    confused = most_confused(measured.truth, measured.predicted, setup.labels)
+    return Measured({**metrics, "confused": confused}, measured.judged)
 
 
 def _passes(lengths: np.ndarray, rows: int, words: int) -> Iterator[np.ndarray]:
-    """Yield the places of rows that share a pass: rows of similar length."""
+    """Yield the places of examples that share a pass: examples of similar cost."""
     order = np.argsort(lengths, kind="stable")
     start = 0
     while start < len(order):

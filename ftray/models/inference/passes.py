@@ -6,10 +6,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 _REPEATS = 3
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -46,19 +48,20 @@ def plan(lengths: Sequence[int], most: int, cost: PassCost) -> list[list[int]]:
 
 
 def measure_cost(
-    compute: Callable[[Sequence[int]], object], short: Sequence[int], long: Sequence[int]
+    compute: Callable[[Row], object], rows: tuple[Row, Row], costs: tuple[int, int]
 ) -> PassCost:
-    """Measure the fixed cost from the times of two rows. compute: makes a forward pass of one row.
-    Returns the default where the longer row takes no more time, as on most GPUs."""
-    brief, full = _seconds(compute, short), _seconds(compute, long)
-    of_token = (full - brief) / (len(long) - len(short))
+    """Measure the fixed cost from the times of a short row and a long one. compute: makes a forward
+    pass of one row; costs: of the rows, in tokens. Returns the default where the longer row takes
+    no more time, as on most GPUs."""
+    brief, full = (_seconds(compute, row) for row in rows)
+    of_token = (full - brief) / (costs[1] - costs[0])
     if of_token <= 0:
         return PassCost()
-    seconds = max(0.0, brief - of_token * len(short))
+    seconds = max(0.0, brief - of_token * costs[0])
     return PassCost(seconds, seconds / of_token)
 
 
-def _seconds(compute: Callable[[Sequence[int]], object], row: Sequence[int]) -> float:
+def _seconds(compute: Callable[[Row], object], row: Row) -> float:
     """Return the shortest time of several runs: other processes disturbed this run least."""
     compute(row)
     tries = []

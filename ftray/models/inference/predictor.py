@@ -1,10 +1,11 @@
-"""A trained classifier that answers; evaluation, batch prediction and serving all call it."""
+"""A trained model that answers example by example, for evaluation, batch prediction and
+serving."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +18,12 @@ from ftray.models.inference.loaded import LoadedModel, Outcome
 from ftray.models.inference.passes import measure_cost
 from ftray.spec.sections.compute import PLAIN, Compute
 from ftray.store.files.location import Location
-from ftray.tasks.base import Labelling
-from ftray.tasks.tokens import GLANCE
+from ftray.tasks.base import Answered, Outputs, Question, as_json
+from ftray.tasks.features import Example, cost
+from ftray.tasks.text.tokens import GLANCE
 
-_GOLDEN_LABELS = 50
-"""Most labels whose probabilities a golden answer holds."""
+_GOLDEN_NUMBERS = 50
+"""Most numbers that a golden answer holds."""
 
 _MEASURED_TOKENS = 64
 """Tokens of the longer row with which `measure_passes` measures the cost of a forward pass."""
@@ -30,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class Predictor(LoadedModel):
-    """Gives one answer for each row, from logits of all labels."""
+    """Gives one answer for each question, from the outputs of the model for its examples."""
 
     def __init__(
         self,
@@ -42,11 +44,12 @@ class Predictor(LoadedModel):
         """Load the model. Raises ModelError also where ONNX cannot compute it."""
         super().__init__(folder, batch_size, compute, trust_remote_code)
         if compute.backend == "onnx":
-            self.model = OnnxModel(self.model, self._examples(), compute.precision == "int8")
+            int8 = compute.precision == "int8"
+            self.model = OnnxModel(self.model, self._shapes(), self.task.outputs, int8)
 
-    def is_long(self, text: str) -> bool:
-        """Return whether a text is so long that tokenizing it takes a while."""
-        return len(text) > GLANCE * self.info.max_length
+    def is_long(self, question: Question) -> bool:
+        """Return whether a question is so long that encoding it takes a while."""
+        return self.task.size(question) > GLANCE * self.info.max_length
 
     def trace(self) -> None:
         """Replace the model by torch's traced graph on the CPU, where the model allows it: the
@@ -55,80 +58,105 @@ class Predictor(LoadedModel):
             return
         try:
             with self.inference():
-                self.model = TracedModel(self.model, self._examples())
+                self.model = TracedModel(self.model, self._shapes(), self.task.outputs)
         except Unfit as error:
             _log.info("%s is computed without a graph: %s", self.info.name, error)
 
     def measure_passes(self) -> None:
         """Measure the fixed cost of a forward pass, by which rows are then split into passes."""
-        short, long = self.encode(["a", "some words " * self.info.max_length])
-        long = long[:_MEASURED_TOKENS]
-        if len(short) < len(long):
-            self.pass_cost = measure_cost(lambda ids: self.logits_of([ids]), short, long)
+        sizes = (1, min(_MEASURED_TOKENS, self.info.max_length))
+        short, long = (self.task.dummy(self.setup, size) for size in sizes)
+        costs = cost(short, self.features), cost(long, self.features)
+        if costs[0] < costs[1]:
+            self.pass_cost = measure_cost(lambda row: self.outputs_of([row]), (short, long), costs)
 
-    def _examples(self) -> list[dict[str, torch.Tensor]]:
+    def _shapes(self) -> list[dict[str, torch.Tensor]]:
         """Return inputs of several shapes, from the shortest row to the longest, with and without
         padding."""
-        (row,) = self.encode(["some words " * self.info.max_length])
-        return [self.example(), *map(self.collate, ([row], [row[:1]], [row, row[:2], row[:5]]))]
-
-    def logits(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return logits, (len(texts), C) float32 on the CPU, in the order of `texts`."""
-        return self.logits_of(self.encode(texts))
-
-    def logits_of(self, ids: Sequence[Sequence[int] | np.ndarray]) -> torch.Tensor:
-        """Return logits, (len(ids), C) float32 on the CPU, in the order of `ids`.
-
-        Rows of similar length share a forward pass; the order of arrival does not change an answer
-        beyond rounding.
-        """
-        result = torch.empty(len(ids), len(self.info.labels))
-        for chosen in self.by_length(ids):
-            inputs = self.collate([ids[i] for i in chosen])
-            with self.inference():
-                result[chosen] = self.model(**inputs).logits.float().cpu()
-        return result
-
-    def answers(self, texts: Sequence[str], top_k: int | None = None) -> list[Any]:
-        """Return one answer for each text, in the shape of the task's Hugging Face pipeline."""
-        return self.answers_of(self.logits(texts), top_k) if texts else []
-
-    def answers_of(self, logits: torch.Tensor, top_k: int | None = None) -> list[Any]:
-        """Return one answer for each row of logits (B, C), as `answers` does."""
-        return cast(Labelling, self.task).answers(logits, self.info.labels, top_k)
-
-    def outcomes(self, texts: Sequence[str]) -> list[Outcome]:
-        if not texts:
-            return []
-        logits = self.logits(texts)
-        shares = torch.softmax(logits, -1).tolist()
+        longest = max(1, self.info.max_length)
+        few = [min(size, longest) for size in (2, 5)]
         return [
-            Outcome(answer["label"], answer["score"], row)
-            for answer, row in zip(self.answers_of(logits), shares, strict=True)
+            self.dummies(3, min(8, max(4, longest))),
+            *(self.dummies(*sizes) for sizes in ((longest,), (1,), (longest, *few))),
         ]
 
-    def golden(self, texts: Sequence[str]) -> tuple[Golden, ...]:
-        """Return the golden answers: the probabilities of each text's likeliest labels."""
-        if not texts:
-            return ()
-        shares = torch.softmax(self.logits(texts), -1)
-        if shares.shape[-1] <= _GOLDEN_LABELS:
-            rows = shares.tolist()
-            return tuple(
-                Golden(input=text, probabilities=tuple(row))
-                for text, row in zip(texts, rows, strict=True)
-            )
-        found, places = shares.topk(_GOLDEN_LABELS)
+    def outputs_of(self, examples: Sequence[Example]) -> list[Outputs]:
+        """Return the model's outputs for each example, float32 on the CPU.
+
+        Examples of similar cost share a forward pass; the order of arrival does not change an
+        answer beyond rounding.
+        """
+        found: list[Outputs] = [{}] * len(examples)
+        for chosen in self.passes(examples):
+            inputs = self.batch([examples[place] for place in chosen]).inputs
+            with self.inference():
+                outputs = self.task.forward(self.model, inputs)
+                rows = each_of(outputs)
+            for place, row in zip(chosen, rows, strict=True):
+                found[place] = row
+        return found
+
+    def run(self, questions: Sequence[Question]) -> list[Answered]:
+        """Return the examples of each question, with the model's outputs for each; none where the
+        question gives the model nothing to read."""
+        encoded = self.encode(questions)
+        flat = [example for examples in encoded for example in examples]
+        outputs = iter(self.outputs_of(flat))
+        return [[(example, next(outputs)) for example in examples] for examples in encoded]
+
+    def answers(self, questions: Sequence[Question], top_k: int | None = None) -> list[Any]:
+        """Return one answer for each question, in the shape of the task's Hugging Face pipeline."""
+        return self.respond(questions, self.run(questions), top_k)
+
+    def respond(
+        self, questions: Sequence[Question], found: Sequence[Answered], top_k: int | None = None
+    ) -> list[Any]:
+        """Return one answer for each question, from the outputs that `run` gave."""
+        return self.task.answers(self.setup, questions, found, top_k)
+
+    def outcomes(self, questions: Sequence[Question]) -> list[Outcome | None]:
+        found = self.run(questions)
+        read = [place for place, answered in enumerate(found) if answered]
+        answers = self.respond([questions[p] for p in read], [found[p] for p in read])
+        outcomes: list[Outcome | None] = [None] * len(questions)
+        for place, answer in zip(read, answers, strict=True):
+            shares = self._numbers(found[place]).tolist() if self.info.labels else None
+            outcomes[place] = Outcome(self.task.outcome(answer), shares)
+        return outcomes
+
+    def golden(self, questions: Sequence[Question]) -> tuple[Golden, ...]:
+        """Return the golden answers: the largest numbers of each answer."""
         return tuple(
-            Golden(input=text, probabilities=tuple(row), labels=tuple(of))
-            for text, row, of in zip(texts, found.tolist(), places.tolist(), strict=True)
+            self._golden(question, answered)
+            for question, answered in zip(questions, self.run(questions), strict=True)
+            if answered
+        )
+
+    def _golden(self, question: Question, answered: Answered) -> Golden:
+        numbers, places = self._numbers(answered), np.empty(0, np.int64)
+        if len(numbers) > _GOLDEN_NUMBERS:
+            places = np.argsort(-np.abs(numbers), kind="stable")[:_GOLDEN_NUMBERS]
+            numbers = numbers[places]
+        return Golden(
+            input=as_json(question), numbers=tuple(numbers.tolist()), places=tuple(places.tolist())
         )
 
     def replayed(self, golden: Sequence[Golden]) -> list[list[float]]:
-        if not golden:
-            return []
-        shares = torch.softmax(self.logits([item.input for item in golden]), -1)
+        found = self.run([self.question_of(item) for item in golden])
+        rows = [self._numbers(answered) for answered in found]
         return [
-            (row[list(item.labels)] if item.labels else row).tolist()
-            for row, item in zip(shares, golden, strict=True)
+            (row[list(item.places)] if item.places else row).tolist()
+            for row, item in zip(rows, golden, strict=True)
         ]
+
+    def _numbers(self, answered: Answered) -> np.ndarray:
+        return np.concatenate(
+            [np.empty(0), *(self.task.numbers(outputs, self.setup) for _, outputs in answered)]
+        )
+
+
+def each_of(outputs: Outputs) -> list[Outputs]:
+    """Return the outputs of each example of a batch, float32 on the CPU."""
+    names = list(outputs)
+    parts = (outputs[name].float().cpu().unbind() for name in names)
+    return [dict(zip(names, row, strict=True)) for row in zip(*parts, strict=True)]

@@ -1,4 +1,4 @@
-"""Computes rows of several models at once, and runs blocks that models share only once.
+"""Computes examples of several models at once, and runs blocks that models share only once.
 
 Rows run through the lower blocks together as far as the lineages of their models are equal, and are
 split into groups where the lineages differ. A text that several models are asked about is a single
@@ -13,25 +13,32 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ftray.models.inference.predictor import Predictor
+from ftray.models.inference.predictor import Predictor, each_of
 from ftray.models.sharing.prefix_hash import Lineage
 from ftray.models.structure.cut import Cut, capture, cut_for_now
+from ftray.tasks.base import Outputs
+from ftray.tasks.features import Example, cost, input_digest
 
 
 @dataclass(frozen=True)
 class _Row:
     place: int
     predictor: Predictor
-    ids: tuple[int, ...]
+    example: Example
+    key: bytes
+    """Equal for equal inputs of the model."""
     states: torch.Tensor | None = None
     """Hidden states (T, D) at the boundary that the row has reached; None at the start."""
 
 
-def joint_logits(rows: Sequence[tuple[Predictor, Sequence[int]]]) -> list[torch.Tensor]:
-    """Return the logits of each row, (C,) float32 on the CPU, equal up to rounding to those of
-    `Predictor.logits_of`."""
-    found: dict[int, torch.Tensor] = {}
-    everyone = [_Row(place, who, tuple(ids)) for place, (who, ids) in enumerate(rows)]
+def joint_outputs(rows: Sequence[tuple[Predictor, Example]]) -> list[Outputs]:
+    """Return the model's outputs for each example, float32 on the CPU, equal up to rounding to
+    those of `Predictor.outputs_of`."""
+    found: dict[int, Outputs] = {}
+    everyone = [
+        _Row(place, who, example, input_digest(example, who.features))
+        for place, (who, example) in enumerate(rows)
+    ]
     for group in _groups(everyone, lambda row: _kin(row.predictor, 1)):
         _climb(group, 0, found)
     return [found[place] for place in range(len(rows))]
@@ -42,7 +49,7 @@ def _kin(predictor: Predictor, boundary: int) -> Hashable:
     lineage = predictor.lineage
     if lineage is None or boundary >= len(lineage.prefixes):
         return id(predictor)
-    return lineage.prefixes[boundary], predictor.tokenizer.pad_token_id
+    return lineage.prefixes[boundary], predictor.setup.processor.pad_token_id
 
 
 def _groups(rows: Iterable[_Row], key: Callable[[_Row], Hashable]) -> list[list[_Row]]:
@@ -52,8 +59,8 @@ def _groups(rows: Iterable[_Row], key: Callable[[_Row], Hashable]) -> list[list[
     return list(found.values())
 
 
-def _climb(rows: Sequence[_Row], start: int, found: dict[int, torch.Tensor]) -> None:
-    """Put into `found` the logits of rows whose models are equal up to the boundary `start`, and
+def _climb(rows: Sequence[_Row], start: int, found: dict[int, Outputs]) -> None:
+    """Put into `found` the outputs of rows whose models are equal up to the boundary `start`, and
     whose hidden states there are known."""
     predictor, lineage = rows[0].predictor, rows[0].predictor.lineage
     others = {id(row.predictor): row.predictor for row in rows[1:]}
@@ -74,34 +81,33 @@ def _shared(lineage: Lineage, other: Predictor) -> int:
 
 
 def _raised(rows: Sequence[_Row], start: int, stop: int) -> list[_Row]:
-    """Return the rows with their hidden states at `stop`; rows of equal ids are computed once."""
-    first = {row.ids: row for row in reversed(rows)}
+    """Return the rows with their hidden states at `stop`; rows of equal inputs are computed
+    once."""
+    first = {row.key: row for row in reversed(rows)}
     unique = list(first.values())
     predictor, lineage = unique[0].predictor, unique[0].predictor.lineage
     assert lineage is not None, "rows of several models"
-    risen: dict[tuple[int, ...], torch.Tensor] = {}
-    for chosen in predictor.by_length([row.ids for row in unique]):
+    risen: dict[bytes, torch.Tensor] = {}
+    for chosen in predictor.passes([row.example for row in unique]):
         batch = [unique[place] for place in chosen]
         with _continued(predictor, batch, start) as inputs:
             (states,) = capture(
                 predictor.model, [Cut(stop, lineage.returns)], inputs, lineage.blocks
             )
         risen.update(
-            (row.ids, state[: len(row.ids)])
+            (row.key, state[: cost(row.example, predictor.features)])
             for row, state in zip(batch, states.unbind(), strict=True)
         )
-    return [replace(row, states=risen[row.ids]) for row in rows]
+    return [replace(row, states=risen[row.key]) for row in rows]
 
 
-def _finish(rows: Sequence[_Row], start: int, found: dict[int, torch.Tensor]) -> None:
+def _finish(rows: Sequence[_Row], start: int, found: dict[int, Outputs]) -> None:
     predictor = rows[0].predictor
-    for chosen in predictor.by_length([row.ids for row in rows]):
+    for chosen in predictor.passes([row.example for row in rows]):
         batch = [rows[place] for place in chosen]
         with _continued(predictor, batch, start) as inputs:
-            logits = predictor.model(**inputs).logits.float().cpu()
-        found.update(
-            (row.place, row_logits) for row, row_logits in zip(batch, logits.unbind(), strict=True)
-        )
+            outputs = each_of(predictor.task.forward(predictor.model, inputs))
+        found.update((row.place, own) for row, own in zip(batch, outputs, strict=True))
 
 
 @contextmanager
@@ -110,7 +116,7 @@ def _continued(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yield the inputs of a forward pass that starts from the states of `rows` at the boundary
     `start`."""
-    inputs = predictor.collate([row.ids for row in rows])
+    inputs = predictor.batch([row.example for row in rows]).inputs
     with predictor.inference():
         if not start:
             yield inputs

@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from ftray.errors import ModelError
-from ftray.models.structure.blocks import find_blocks, layer_depths, plan_freeze
+from ftray.models.structure.blocks import layer_depths, plan_freeze
 from ftray.models.structure.cut import Cut, Inputs, check_cut, length_returned
+from ftray.models.structure.groups import Blocks, find_blocks
 
 _IDLE = re.compile(
     "id2label|label2id|num_labels|problem_type|_name_or_path|transformers_version|.*drop.*"
@@ -32,7 +33,7 @@ _IDLE = re.compile(
 class Lineage:
     """The blocks and prefix digests of one model with L blocks."""
 
-    blocks: nn.ModuleList
+    blocks: Blocks
     returns: int
     """See `Cut.returns`."""
     prefixes: tuple[str, ...]
@@ -55,7 +56,7 @@ def trace(model: nn.Module, known: Mapping[str, str], inputs: Inputs) -> Lineage
     rows of different lengths. None for a model that has no single list of blocks, or that gives
     other logits when it is cut at some boundary."""
     try:
-        _, blocks = find_blocks(model)
+        blocks = find_blocks(model)
         levels = _levels(model, len(blocks), inputs)
         # Check the cut at every boundary, since joint passes may cut the model at any of them.
         returns = length_returned(model, inputs)

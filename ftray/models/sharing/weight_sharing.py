@@ -7,7 +7,7 @@ import json
 import threading
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -23,7 +23,7 @@ class _Held:
     """All weights of the model. `cut_for_now` may take blocks out of the model for the time of a
     pass, so the model itself may lack some."""
     fingerprints: Mapping[str, str]
-    tokenizer: str
+    processor: str
 
 
 class Pool:
@@ -41,17 +41,18 @@ class Pool:
             weakref.ref(predictor),
             weakref.WeakValueDictionary(predictor.model.named_parameters()),
             fingerprints(predictor.model),
-            _tokenizer_digest(predictor),
+            _processor_digest(predictor),
         )
         with predictor.autocast():
-            predictor.lineage = trace(predictor.model, held.fingerprints, predictor.example())
+            predictor.lineage = trace(predictor.model, held.fingerprints, predictor.dummies(3, 8))
         with self._lock:
             shared: set[str] = set()
             for other in self._held:
                 if (theirs := other.reference()) is not None:
                     shared |= _share_weights(held, other)
-                    if other.tokenizer == held.tokenizer:
-                        predictor.tokenizer = theirs.tokenizer
+                    if other.processor == held.processor:
+                        processor = theirs.setup.processor
+                        predictor.setup = replace(predictor.setup, processor=processor)
                         predictor.tokenizing = theirs.tokenizing
             _leave_file(predictor, shared)
             self._held = [other for other in self._held if other.reference() is not None]
@@ -76,12 +77,12 @@ def _leave_file(predictor: LoadedModel, shared: set[str]) -> None:
             parameter.data = parameter.detach().clone()
 
 
-def _tokenizer_digest(predictor: LoadedModel) -> str:
+def _processor_digest(predictor: LoadedModel) -> str:
     """Return a digest of how the tokenizer makes token ids of text. Truncation and padding do not
     count, since each call sets them."""
-    tokenizer = predictor.tokenizer
+    tokenizer = predictor.setup.processor
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:  # a tokenizer in Python: no way to tell that two of them are equal
+    if backend is None:  # no tokenizer, or one in Python: nothing tells that two are equal
         return f"{id(tokenizer)}"
     content = json.loads(backend.to_str())
     kept = {key: part for key, part in content.items() if key not in ("truncation", "padding")}

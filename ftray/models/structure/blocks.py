@@ -1,21 +1,21 @@
 """Chooses the parameters that train when the top N blocks are unfrozen, from the model's structure
 and one forward pass, not from a list of model names.
 
-The blocks are the elements of the model's one large `ModuleList`. The boundary is the hidden state
-that enters the first trainable block. The autograd graph tells which parameters lie below the
-boundary: a parameter trains exactly if the logits depend on it and the boundary state does not.
-So embeddings, and relative position tables that feed every block, stay frozen; final norm, pooler
-and head train.
+The boundary is the hidden state that enters the first trainable block; `groups` finds the blocks.
+The autograd graph tells which parameters lie below the boundary: a parameter trains exactly if the
+answers depend on it and the boundary state does not. So embeddings, and relative position tables
+that feed every block, stay frozen; final norm, pooler and head train.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ftray.errors import ModelError
+from ftray.models.structure.groups import count_blocks, find_blocks, has_blocks, no_blocks
 from ftray.models.structure.probe import Probe, constant_modules, head_parameters, restored
 
 if TYPE_CHECKING:
@@ -60,27 +60,6 @@ class FreezePlan:
                 modules[name].training = False
 
 
-def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Return the name and the list of the model's transformer blocks. Raises ModelError where the
-    model has no single list of blocks (shared weights, encoder-decoder)."""
-    stacks = sorted(_stacks(model), key=lambda found: -_size(found[1]))
-    declared = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    if not stacks or (declared is not None and declared != len(stacks[0][1])):
-        raise _no_blocks(model, "its blocks do not sit in one list of layers")
-    if len(stacks) > 1 and _size(stacks[1][1]) > _size(stacks[0][1]) / 4:
-        raise _no_blocks(model, f"it has several stacks: {', '.join(name for name, _ in stacks)}")
-    return stacks[0]
-
-
-def has_blocks(model: nn.Module) -> bool:
-    """Return whether `find_blocks` finds the model's blocks."""
-    try:
-        find_blocks(model)
-    except ModelError:
-        return False
-    return True
-
-
 def plan_freeze(
     model: nn.Module, unfreeze: Selection, inputs: Mapping[str, torch.Tensor]
 ) -> FreezePlan:
@@ -99,9 +78,9 @@ def plan_freeze(
     if unfreeze == 0 and not has_blocks(model):
         head = head_parameters(model, inputs)
         if head is None:
-            raise _no_blocks(model, "it does not say where its head begins")
+            raise no_blocks(model, "it does not say where its head begins")
         return plan_parameters(model, head, inputs)
-    _, blocks = find_blocks(model)
+    blocks = find_blocks(model)
     if unfreeze > len(blocks):
         raise ModelError.of(
             "train.unfreeze",
@@ -132,15 +111,12 @@ def layer_depths(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[s
         raise ModelError.of(
             "train.layer_decay", type(model).__name__, problem, "set train.layer_decay to 1"
         )
-    prefix, blocks = find_blocks(model)
-    count = len(blocks)
+    blocks = find_blocks(model)
     _, above = Probe(model, blocks, 0).run(inputs)
     depths = {}
     for name, _parameter in model.named_parameters():
-        inside = name.startswith(f"{prefix}.")
-        block = name.removeprefix(f"{prefix}.").split(".")[0] if inside else ""
-        outside = 0 if name in above else count + 1
-        depths[name] = count - int(block) if block.isdigit() else outside
+        block, outside = blocks.of(name), 0 if name in above else len(blocks) + 1
+        depths[name] = outside if block is None else len(blocks) - block
     return depths
 
 
@@ -170,36 +146,3 @@ def _plan(model: nn.Module, trainable: list[str], frozen: list[str], blocks: int
 
 def _numel(parameter: Any) -> int:
     return parameter.numel()
-
-
-def count_blocks(model: nn.Module) -> int:
-    """Return the length of the model's longest list of blocks; 0 where the model has none."""
-    return max((len(stack) for _, stack in _stacks(model)), default=0)
-
-
-def _stacks(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
-    """Yield name and list of each outermost `ModuleList` with at least two layers, all of one
-    class, and with parameters."""
-    from torch import nn
-
-    inside: list[str] = []
-    for name, module in model.named_modules():
-        if any(name.startswith(prefix) for prefix in inside) or not isinstance(
-            module, nn.ModuleList
-        ):
-            continue
-        alike = len({type(layer) for layer in module}) == 1
-        if alike and len(module) > 1 and _size(module):
-            inside.append(f"{name}.")
-            yield name, module
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _no_blocks(model: nn.Module, problem: str) -> ModelError:
-    has_head = getattr(model, "base_model", model) is not model
-    values = "all, head, or patterns" if has_head else "all, or to patterns"
-    fix = f"set train.unfreeze to {values} of parameter names"
-    return ModelError.of("train.unfreeze", type(model).__name__, problem, fix)

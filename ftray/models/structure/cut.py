@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -19,10 +19,13 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ftray.errors import ModelError
-from ftray.models.structure.blocks import FreezePlan, find_blocks, has_blocks
+from ftray.models.structure.blocks import FreezePlan
 from ftray.models.structure.buffers import in_mode, kept, saved_buffers
+from ftray.models.structure.groups import Blocks, find_blocks, has_blocks
+from ftray.models.structure.outputs import answers_in, total_of
 
-Position = Literal["first", "last"]
+Position = Literal["first", "last", "mean"]
+"""What of a row's states is kept: those of its first or last token, or their mean over an image."""
 Inputs = Mapping[str, torch.Tensor]
 """Model inputs: input_ids and attention_mask, (B, T) each, with padding on the right; or
 pixel_values, (B, C, H, W)."""
@@ -37,11 +40,13 @@ class Cut:
     returns: int
     """Length of the tuple that a block returns; 0 for a block that returns a tensor."""
     reads: Position | None = None
-    """Position of the one token of a row whose state is kept; None keeps the states of all."""
+    """The part of a row's states that is kept; None keeps all."""
 
     def kept(self, row: Any) -> Any:
-        """Select from a row's per-token values, (T, ...), those of the tokens whose states are
-        kept."""
+        """Select from a row's values the part that is kept: from (T, ...) those of one token, from
+        (C, H, W) their mean over height and width, (C, 1, 1)."""
+        if self.reads == "mean":
+            return row.mean((-2, -1), keepdim=True)
         return {None: row, "first": row[:1], "last": row[-1:]}[self.reads]
 
 
@@ -54,9 +59,8 @@ def frozen_blocks(model: nn.Module, plan: FreezePlan) -> int:
     trains; 0 where the model has no single list of blocks."""
     if not has_blocks(model):
         return 0
-    prefix, blocks = find_blocks(model)
-    frozen = set(plan.frozen_modules)
-    thawed = (i for i in range(len(blocks)) if f"{prefix}.{i}" not in frozen)
+    blocks, frozen = find_blocks(model), set(plan.frozen_modules)
+    thawed = (i for i, names in enumerate(blocks.names) if not frozen.issuperset(names))
     return next(thawed, len(blocks))
 
 
@@ -66,9 +70,18 @@ def find_cut(model: nn.Module, blocks: int, inputs: Inputs) -> Cut:
 
     Raises ModelError where the cut model does not give the logits of the whole model.
     """
-    _, stack = find_blocks(model)
-    reads = _position_read(model, stack, inputs) if blocks == len(stack) else None
+    found = find_blocks(model)
+    reads = _position_read(model, found, inputs) if blocks == len(found) else None
     cut = Cut(blocks, length_returned(model, inputs), reads)
+    if reads == "mean":
+        with suppress(ModelError):  # a head that reads more than the mean
+            return _checked(model, cut, inputs)
+        cut = replace(cut, reads=None)
+    return _checked(model, cut, inputs)
+
+
+def _checked(model: nn.Module, cut: Cut, inputs: Inputs) -> Cut:
+    """Return the cut. Raises ModelError as `find_cut` does."""
     check_cut(model, cut, inputs)
     if places := saved_buffers(model):
         # In train mode, batch statistics include padding. The states of padding are not stored, so
@@ -80,11 +93,14 @@ def find_cut(model: nn.Module, blocks: int, inputs: Inputs) -> Cut:
 
 def length_returned(model: nn.Module, inputs: Inputs) -> int:
     """Return `Cut.returns`, which is the same for every cut of `model`."""
-    _, stack = find_blocks(model)
     returns: list[int] = []
-    handle = stack[0].register_forward_hook(
-        lambda _module, _args, output: returns.append(
-            0 if isinstance(output, torch.Tensor) else len(output)
+    handle = (
+        find_blocks(model)
+        .first(0)
+        .register_forward_hook(
+            lambda _module, _args, output: returns.append(
+                0 if isinstance(output, torch.Tensor) else len(output)
+            )
         )
     )
     try:
@@ -99,21 +115,26 @@ def check_cut(model: nn.Module, cut: Cut, inputs: Inputs, pads_with_zeros: bool 
     """Compare the logits of the cut model with those of the whole model. Raises ModelError where
     they differ. pads_with_zeros: the cut model gets zeros in place of the states of padding."""
     with torch.no_grad():
-        whole = model(**inputs).logits
+        whole = answers_in(model(**inputs))
     (states,) = capture(model, [cut], inputs)
     if pads_with_zeros and "attention_mask" in inputs:
         states = states * inputs["attention_mask"][..., None]
     try:
         with cut_for_now(model, cut) as replay, torch.no_grad():
             replay.feed(gathered(cut, states, inputs.get("attention_mask")))
-            logits = model(**shortened(cut, inputs)).logits
+            found = answers_in(model(**shortened(cut, inputs)))
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         # A model may read more from its blocks than hidden states, which pass-throughs lack.
         problem = f"does not run without its lowest {cut.blocks} blocks: {error}"
         raise _uncuttable(model, problem) from error
     # The cut model may run on one token a row; other shapes may round differently.
-    if not torch.allclose(whole, logits, rtol=1e-4, atol=1e-5):
+    if not all(map(_close, whole, found)):
         raise _uncuttable(model, f"answers otherwise without its lowest {cut.blocks} blocks")
+
+
+def _close(wanted: torch.Tensor, found: torch.Tensor) -> bool:
+    same = wanted.shape == found.shape
+    return same and torch.allclose(wanted, found, rtol=1e-4, atol=1e-5)
 
 
 def _uncuttable(model: nn.Module, problem: str) -> ModelError:
@@ -122,12 +143,12 @@ def _uncuttable(model: nn.Module, problem: str) -> ModelError:
 
 
 def capture(
-    model: nn.Module, cuts: Sequence[Cut], inputs: Inputs, blocks: nn.ModuleList | None = None
+    model: nn.Module, cuts: Sequence[Cut], inputs: Inputs, blocks: Blocks | None = None
 ) -> list[torch.Tensor]:
     """Return the hidden states at each cut, (B, T, D), also those of padding. `model` is in eval
     mode; its blocks above the last cut do not run. blocks: the result of `find_blocks`, where the
     caller has it: finding blocks takes as long as running a small block."""
-    blocks = find_blocks(model)[1] if blocks is None else blocks
+    blocks = find_blocks(model) if blocks is None else blocks
     found: dict[int, torch.Tensor] = {}
     highest = max(cut.blocks for cut in cuts)
 
@@ -146,9 +167,9 @@ def capture(
         keep(len(blocks), output if isinstance(output, torch.Tensor) else output[0])
 
     handles = [
-        blocks[cut.blocks].register_forward_pre_hook(entering(cut.blocks), with_kwargs=True)
+        blocks.first(cut.blocks).register_forward_pre_hook(entering(cut.blocks), with_kwargs=True)
         if cut.blocks < len(blocks)
-        else blocks[-1].register_forward_hook(leave)
+        else blocks.last.register_forward_hook(leave)
         for cut in cuts
     ]
     try:
@@ -179,14 +200,16 @@ class Replay:
         return self._states
 
 
-def cut_off(model: nn.Module, cut: Cut, blocks: nn.ModuleList | None = None) -> Replay:
+def cut_off(model: nn.Module, cut: Cut, blocks: Blocks | None = None) -> Replay:
     """Permanently replace the lowest blocks of `model` by pass-throughs. blocks: see `capture`."""
-    blocks = find_blocks(model)[1] if blocks is None else blocks
+    blocks = find_blocks(model) if blocks is None else blocks
     replay = Replay(model)
-    for index in range(cut.blocks):
-        blocks[index] = _PassThrough(blocks[index], cut.returns)
+    last: nn.Module | None = None
+    for name, module in _within(blocks, cut.blocks):
+        last = _PassThrough(module, cut.returns)
+        _put(model, name, last)
     if cut.blocks == len(blocks):
-        vars(blocks[-1])["source"] = replay
+        vars(last)["source"] = replay
         return replay
 
     def enter(
@@ -196,24 +219,32 @@ def cut_off(model: nn.Module, cut: Cut, blocks: nn.ModuleList | None = None) -> 
             return (replay.fed(), *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": replay.fed()}
 
-    hook = blocks[cut.blocks].register_forward_pre_hook(enter, with_kwargs=True)
+    hook = blocks.first(cut.blocks).register_forward_pre_hook(enter, with_kwargs=True)
     replay.hook = hook
     return replay
 
 
+def _within(blocks: Blocks, count: int) -> Iterator[tuple[str, nn.Module]]:
+    """Yield name and module of each module of the lowest `count` blocks."""
+    for names, modules in zip(blocks.names[:count], blocks.modules, strict=False):
+        yield from zip(names, modules, strict=True)
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, key = name.rpartition(".")
+    setattr(model.get_submodule(parent), key, module)
+
+
 @contextmanager
-def cut_for_now(
-    model: nn.Module, cut: Cut, blocks: nn.ModuleList | None = None
-) -> Iterator[Replay]:
+def cut_for_now(model: nn.Module, cut: Cut, blocks: Blocks | None = None) -> Iterator[Replay]:
     """Cut off blocks as `cut_off` does, and put them back on exit."""
-    blocks = find_blocks(model)[1] if blocks is None else blocks
-    whole = list(blocks)
+    blocks = find_blocks(model) if blocks is None else blocks
     replay = cut_off(model, cut, blocks)
     try:
         yield replay
     finally:
-        for index, block in enumerate(whole):
-            blocks[index] = block
+        for name, module in _within(blocks, cut.blocks):
+            _put(model, name, module)
         if replay.hook is not None:
             replay.hook.remove()
 
@@ -245,9 +276,12 @@ def shortened(cut: Cut, inputs: Inputs) -> dict[str, torch.Tensor]:
 
 
 def gathered(cut: Cut, values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Select from values (B, T, ...) those of the tokens that a cut keeps: (B, 1, ...) or all."""
+    """Select from values (B, T, ...) those of the tokens that a cut keeps: (B, 1, ...) or all; from
+    (B, C, H, W) their mean, (B, C, 1, 1)."""
     if cut.reads is None:
         return values
+    if cut.reads == "mean":
+        return values.mean((-2, -1), keepdim=True)
     place = _places(cut.reads, values, mask)
     return values[torch.arange(len(values)), place][:, None]
 
@@ -261,23 +295,25 @@ def _places(position: Position, values: torch.Tensor, mask: torch.Tensor | None)
     return torch.full((rows,), tokens - 1) if mask is None else mask.sum(1) - 1
 
 
-def _position_read(model: nn.Module, stack: nn.ModuleList, inputs: Inputs) -> Position | None:
+def _position_read(model: nn.Module, blocks: Blocks, inputs: Inputs) -> Position | None:
     """Return the position of the one token of each row on whose state above the last block the
-    logits depend; None where they depend on others."""
+    answers depend, "mean" for states of images; None where they depend on others."""
     leaf: list[torch.Tensor] = []
 
-    def replace(_module: nn.Module, _args: Any, output: Any) -> Any:
+    def put(_module: nn.Module, _args: Any, output: Any) -> Any:
         hidden = output if isinstance(output, torch.Tensor) else output[0]
         leaf.append(hidden.detach().requires_grad_())
         return leaf[0] if isinstance(output, torch.Tensor) else (leaf[0], *output[1:])
 
-    handle = stack[-1].register_forward_hook(replace)
+    handle = blocks.last.register_forward_hook(put)
     try:
         with torch.enable_grad():
-            logits = model(**inputs).logits
+            total = total_of(model(**inputs))
     finally:
         handle.remove()
-    (gradient,) = torch.autograd.grad(logits.float().sum(), leaf)
+    (gradient,) = torch.autograd.grad(total, leaf)
+    if gradient.dim() == 4:
+        return "mean"
     read = gradient.ne(0).any(-1)
     positions: tuple[Position, ...] = ("first", "last")
     for position in positions:

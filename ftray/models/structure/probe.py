@@ -7,9 +7,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ftray.models.structure.outputs import total_of
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from ftray.models.structure.groups import Blocks
 
 
 @contextmanager
@@ -33,7 +37,7 @@ class Probe:
     the last block.
     """
 
-    def __init__(self, model: nn.Module, blocks: nn.ModuleList, first: int) -> None:
+    def __init__(self, model: nn.Module, blocks: Blocks, first: int) -> None:
         self.model = model
         self.blocks = blocks
         self.first = first
@@ -49,8 +53,7 @@ class Probe:
             try:
                 self.model.eval()
                 self.model.requires_grad_(True)
-                logits = self.model(**inputs).logits
-                above = self._above(parameters, logits)
+                above = self._above(parameters, total_of(self.model(**inputs)))
             finally:
                 for handle in handles:
                     handle.remove()
@@ -60,10 +63,10 @@ class Probe:
         # Register the boundary hook first, so that the first trainable block counts as started
         # above the boundary.
         if self.first < len(self.blocks):
-            block = self.blocks[self.first]
+            block = self.blocks.first(self.first)
             yield block.register_forward_pre_hook(self._enter_block, with_kwargs=True)
         else:
-            yield self.blocks[-1].register_forward_hook(self._leave_last_block)
+            yield self.blocks.last.register_forward_hook(self._leave_last_block)
         for name, module in self.model.named_modules():
             yield module.register_forward_pre_hook(self._on_start(name))
             yield module.register_forward_hook(self._on_finish(name))
@@ -74,7 +77,7 @@ class Probe:
 
     def _leave_last_block(self, _module: Any, _args: Any, output: Any) -> None:
         self.boundary = output if hasattr(output, "grad_fn") else output[0]
-        self.finished_below.update(_names_within(self.model, self.blocks[-1]))
+        self.finished_below.update(_names_within(self.model, self.blocks.last))
 
     def _on_start(self, name: str) -> Any:
         def hook(*_: Any) -> None:
@@ -90,10 +93,10 @@ class Probe:
 
         return hook
 
-    def _above(self, parameters: dict[str, Any], logits: torch.Tensor) -> list[str]:
+    def _above(self, parameters: dict[str, Any], total: torch.Tensor) -> list[str]:
         assert self.boundary is not None, "the forward pass never reached the boundary block"
         below = depends_on(self.boundary, parameters)
-        return [name for name in depends_on(logits, parameters) if name not in below]
+        return [name for name in depends_on(total, parameters) if name not in below]
 
 
 def depends_on(output: torch.Tensor, parameters: dict[str, Any]) -> dict[str, None]:
@@ -131,14 +134,14 @@ def head_parameters(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> lis
         with restored(model):
             model.eval()
             model.requires_grad_(True)
-            logits = model(**inputs).logits
+            total = total_of(model(**inputs))
     finally:
         handle.remove()
     if not found:
         return None
     parameters = dict(model.named_parameters())
     below = depends_on(found[-1], parameters)
-    return [name for name in depends_on(logits, parameters) if name not in below]
+    return [name for name in depends_on(total, parameters) if name not in below]
 
 
 def constant_modules(

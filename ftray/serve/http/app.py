@@ -18,7 +18,7 @@ from ftray.serve.http.bodies import Bodies
 from ftray.serve.http.door import Door
 from ftray.serve.http.keyring import Keyring
 from ftray.serve.http.middleware import Gate, route_path
-from ftray.serve.http.playground import page_routes
+from ftray.serve.http.playground import routes as playground
 from ftray.serve.interface import Backends, BadPrompt, Unavailable
 from ftray.serve.ops.metrics import CONTENT_TYPE, Metrics
 from ftray.serve.protocols.errors import (
@@ -38,7 +38,7 @@ from ftray.serve.protocols.oip import routes as v2
 from ftray.serve.protocols.openai.routes import openai_routes
 from ftray.serve.protocols.predict import MODEL, MODELS, PREDICT, V1, v1_routes
 from ftray.serve.runners.batcher import Overloaded
-from ftray.serve.schemas import MAX_BODY, MAX_STREAM, MAX_TOGETHER, Health
+from ftray.serve.schemas import MAX_BODY, MAX_FILES, MAX_STREAM, MAX_TOGETHER, Health
 
 HEALTH, METRICS, OPENAPI = "/healthz", "/metrics", "/openapi.json"
 PATHS = (
@@ -53,7 +53,7 @@ PATHS = (
     METRICS,
     OPENAPI,
 )
-OPEN = {"/", HEALTH, *v2.HEALTH}
+OPEN = {*playground.PATHS, HEALTH, *v2.HEALTH}
 """Paths that need no key."""
 
 
@@ -79,9 +79,11 @@ def create_api(
         servers=[{"url": "."}],
         root_path_in_servers=False,
     )
-    bodies, streams = Bodies(MAX_BODY, MAX_TOGETHER), Bodies(MAX_STREAM, MAX_TOGETHER)
+    reads_files = any(backend.info.kind.files for backend in backends.entries)
+    bodies = Bodies(MAX_FILES if reads_files else MAX_BODY, MAX_TOGETHER)
+    streams = Bodies(MAX_STREAM, MAX_TOGETHER)
     protocols = v1_routes(backends), openai_routes(backends), v2.v2_routes(backends)
-    for routes in (*protocols, page_routes()):
+    for routes in (*protocols, playground.page_routes()):
         api.include_router(routes)
     _add_operations(api, backends)
     _add_faults(api)
@@ -90,10 +92,10 @@ def create_api(
         backends=backends,
         metrics=metrics,
         paths=PATHS,
-        prefixes=(MODELS, v2.PREFIX),
+        prefixes=(MODELS, v2.PREFIX, playground.PREFIX),
         bodies=lambda path: streams if path.endswith(STREAM) else bodies,
         max_requests=max_requests,
-        unlimited={HEALTH, METRICS, *v2.HEALTH},
+        unlimited={*OPEN, METRICS},
         door=Door(keys, loopback, OPEN, METRICS),
     )
     if keys is not None:

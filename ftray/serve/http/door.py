@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from fastapi.responses import JSONResponse
@@ -48,7 +48,10 @@ class Door:
                 )
         # A program may leave out the Content-Type. A web page may not: its requests have an Origin.
         untyped = "content-type" not in headers and "origin" not in headers
-        if scope["method"] == "POST" and not (untyped or _is_json(headers.get("content-type", ""))):
+        kind = headers.get("content-type", "")
+        # A foreign web page may send a form without a preflight request: then the form is refused.
+        own_form = _is_form(kind) and _is_own(headers)
+        if scope["method"] == "POST" and not (untyped or own_form or _is_json(kind)):
             message = "send JSON, with the header Content-Type: application/json"
             return fault(path, 415, message)
         return None
@@ -60,6 +63,16 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost" or host.lower().endswith(".localhost")
+
+
+def _is_form(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == "multipart/form-data"
+
+
+def _is_own(headers: Mapping[str, str]) -> bool:
+    """Return whether a request comes from a program, or from a page of this service."""
+    origin = headers.get("origin")
+    return origin is None or origin.partition("://")[2] == headers.get("host", "")
 
 
 def _name(host: str) -> str:

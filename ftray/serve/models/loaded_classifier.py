@@ -1,4 +1,4 @@
-"""One loaded version of a model that assigns labels to texts."""
+"""One loaded version of a model that answers example by example."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ftray.serve.interface import (
 from ftray.serve.ops.metrics import Metrics
 from ftray.serve.runners.engine import Engine
 from ftray.serve.runners.soundness import Soundness
+from ftray.tasks.base import Question
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,21 +55,25 @@ class LiveModel:
     def info(self) -> ModelInfo:
         return self.predictor.info
 
-    async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
-        """Label the texts, in forward passes shared with other requests. Raises BadPrompt,
+    async def answer(self, questions: Sequence[Question], top_k: int | None) -> Answers:
+        """Answer the questions, in forward passes shared with other requests. Raises BadPrompt,
         Overloaded, Unavailable."""
         require_sound(self)
-        require_contents([not self.predictor.task.is_blank(text) for text in texts])
-        logits = await self.engine.logits(self, texts)
-        labels = self.info.labels
-        outputs = self.predictor.answers_of(logits, top_k)
-        answers = Answers(self.name, self.version, labels, outputs)
-        self.metrics.count_labels(self.name, self.version, answers.best)
+        kind, predictor = self.info.kind, self.predictor
+        if top_k is not None and not kind.ranks:
+            raise BadPrompt("top_k", "the model gives one answer for each input", "no_labels")
+        require_contents([not predictor.task.is_blank(question) for question in questions])
+        answered = await self.engine.run(self, questions)
+        outputs = predictor.respond(questions, answered, top_k)
+        best = [predictor.task.summary(output) for output in outputs]
+        answers = Answers(self.name, self.version, self.info.labels, outputs, best)
+        if kind.has_labels:
+            self.metrics.count_labels(self.name, self.version, best)
         return answers
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-        """Raises BadPrompt: a model that labels does not generate."""
-        raise BadPrompt("prompt", "the model labels texts: ask /v1/predict", "no_generation")
+        """Raises BadPrompt: the model does not generate."""
+        raise BadPrompt("prompt", "the model writes no text: ask /v1/predict", "no_generation")
 
     def apart(self) -> LiveModel:
         """Return this model with an engine of its own, so that no other model waits for a slow

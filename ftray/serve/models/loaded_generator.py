@@ -82,7 +82,7 @@ class LiveGenerator:
             for task in tasks:
                 task.cancel()
         outputs = [{GENERATED: text} for text in written]
-        return Answers(self.name, self.version, (), outputs)
+        return Answers(self.name, self.version, (), outputs, written)
 
     async def _text(self, prompt: str, places: asyncio.Semaphore) -> str:
         async with places:

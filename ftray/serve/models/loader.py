@@ -26,6 +26,7 @@ from ftray.serve.runners.soundness import Soundness
 from ftray.spec.sections.compute import Compute
 from ftray.spec.sections.serving import Batching, GenerationLimits
 from ftray.store.files.location import Location
+from ftray.tasks.base import Question
 
 
 class Live(Protocol):
@@ -57,7 +58,7 @@ class Live(Protocol):
         """Replay a golden answer in the thread where the model computes, and note the result."""
         ...
 
-    async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers: ...
+    async def answer(self, questions: Sequence[Question], top_k: int | None) -> Answers: ...
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation: ...
 

@@ -21,6 +21,7 @@ from ftray.serve.models.versions import VersionRouter
 from ftray.serve.ops.log import logger
 from ftray.serve.runners.batcher import Overloaded, TooLate
 from ftray.serve.settings import ServedModel
+from ftray.tasks.base import Question
 
 _log = logger(__name__)
 
@@ -152,5 +153,5 @@ class Entry:
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         return await (await self.catalog.shelf(self.model)).generate(prompt, sampling)
 
-    async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
-        return await (await self.catalog.shelf(self.model)).answer(texts, top_k)
+    async def answer(self, questions: Sequence[Question], top_k: int | None) -> Answers:
+        return await (await self.catalog.shelf(self.model)).answer(questions, top_k)

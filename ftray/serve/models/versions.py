@@ -22,6 +22,7 @@ from ftray.serve.ops.log import logger
 from ftray.serve.runners.batcher import Overloaded, TooLate
 from ftray.store.deployments.reports import TrialCounts
 from ftray.store.deployments.routes import Trial
+from ftray.tasks.base import Question
 
 _log = logger(__name__)
 
@@ -56,33 +57,33 @@ class VersionRouter:
         self.over = threading.Event()
         """Set by `close`: no new request comes, and those that have begun are still answered."""
 
-    async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
-        """Answer all texts with one version. Raises what its model raises."""
+    async def answer(self, questions: Sequence[Question], top_k: int | None) -> Answers:
+        """Answer all questions with one version. Raises what its model raises."""
         on_trial = self._trial
         if on_trial is None:
-            return await self.current.answer(texts, top_k)
+            return await self.current.answer(questions, top_k)
         chosen = is_tried(on_trial.trial)
         if on_trial.trial.shadow:
-            answers = await self._judged(on_trial, False, texts, top_k)
+            answers = await self._judged(on_trial, False, questions, top_k)
             if chosen:
-                self._keep(self._shadow(on_trial, texts, answers))
+                self._keep(self._shadow(on_trial, questions, answers))
             return answers
         if chosen:
             try:
-                return await self._judged(on_trial, True, texts, top_k)
+                return await self._judged(on_trial, True, questions, top_k)
             except _NO_FAULT:
                 raise
             except Exception:  # noqa: BLE001 - counted; the current version answers instead
                 _log.warning("version %s failed on trial", on_trial.model.version, exc_info=True)
-        return await self._judged(on_trial, False, texts, top_k)
+        return await self._judged(on_trial, False, questions, top_k)
 
     async def _judged(
-        self, on_trial: _OnTrial, tried: bool, texts: Sequence[str], top_k: int | None
+        self, on_trial: _OnTrial, tried: bool, questions: Sequence[Question], top_k: int | None
     ) -> Answers:
         model = on_trial.model if tried else self.current
         began = time.perf_counter()
         try:
-            answers = await model.answer(texts, top_k)
+            answers = await model.answer(questions, top_k)
         except TooLate:
             on_trial.tally.failed(tried)
             raise
@@ -100,10 +101,12 @@ class VersionRouter:
         self._shadows.add(task)  # the event loop holds only weak references to tasks
         task.add_done_callback(self._shadows.discard)
 
-    async def _shadow(self, on_trial: _OnTrial, texts: Sequence[str], told: Answers) -> None:
+    async def _shadow(
+        self, on_trial: _OnTrial, questions: Sequence[Question], told: Answers
+    ) -> None:
         try:
-            top_k = 1 if on_trial.model.info.kind.has_labels else None
-            shadow = await self._judged(on_trial, True, texts, top_k)
+            top_k = 1 if on_trial.model.info.kind.ranks else None
+            shadow = await self._judged(on_trial, True, questions, top_k)
         except (Overloaded, BadPrompt):
             return
         except Exception:  # noqa: BLE001 - counted, and nobody waits for it

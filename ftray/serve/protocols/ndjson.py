@@ -21,7 +21,9 @@ from ftray.serve.interface import Backend, BadPrompt, Unavailable, named
 from ftray.serve.ops.log import logger
 from ftray.serve.protocols.errors import UNANSWERED, Fault, documented
 from ftray.serve.runners.batcher import Overloaded
-from ftray.serve.schemas import MAX_STREAM_ROWS, Input
+from ftray.serve.schemas import MAX_STREAM_ROWS
+from ftray.serve.signature import Signature, input_type, question_of, signature
+from ftray.tasks.base import Question
 
 _log = logger(__name__)
 
@@ -34,14 +36,13 @@ _SHOWN = 160  # characters of a message
 
 class _Line(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    inputs: Input
+    inputs: Any
 
 
-_TEXT = TypeAdapter(Input)
 _BODY = {
     "requestBody": {
         "required": False,
-        "description": 'A line a row: "a text", or {"inputs": "a text"}.',
+        "description": 'A line a row: an input, such as "a text", or {"inputs": an input}.',
         "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
     }
 }
@@ -102,26 +103,28 @@ def _chunks(lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
 
 async def _answer(backend: Backend, lines: Sequence[bytes], top_k: int | None) -> bytes:
     """Return the lines that answer these lines."""
-    told: list[Any] = [_text(line) for line in lines]
-    places = [place for place, text in enumerate(told) if isinstance(text, str)]
+    of = signature(backend.info)
+    read = [_question(line, of) for line in lines]
+    told: list[Any] = list(read)
+    places = [place for place, each in enumerate(read) if not isinstance(each, _Fault)]
     if places:
-        rows = await _rows(backend, [told[place] for place in places], top_k)
+        rows = await _rows(backend, [read[place] for place in places], top_k)
         for place, row in zip(places, rows, strict=True):
             told[place] = row
     return b"".join(json.dumps(line).encode() + b"\n" for line in told)
 
 
-async def _rows(backend: Backend, texts: Sequence[str], top_k: int | None) -> list[Any]:
+async def _rows(backend: Backend, questions: Sequence[Question], top_k: int | None) -> list[Any]:
     while True:
         try:
-            answers = await backend.answer(texts, top_k)
+            answers = await backend.answer(questions, top_k)
         except Overloaded as busy:
             await asyncio.sleep(busy.retry_after_s)
         except Unavailable as gone:
-            return [_fault(str(gone))] * len(texts)
+            return [_fault(str(gone))] * len(questions)
         except Exception as error:  # noqa: BLE001 - told in the line: the status is sent already
-            if len(texts) > 1:
-                return [row for text in texts for row in await _rows(backend, [text], top_k)]
+            if len(questions) > 1:
+                return [row for one in questions for row in await _rows(backend, [one], top_k)]
             if isinstance(error, BadPrompt):
                 return [_fault(str(error))]
             _log.exception("%s could not answer a line of a stream", backend.address)
@@ -130,13 +133,18 @@ async def _rows(backend: Backend, texts: Sequence[str], top_k: int | None) -> li
             return [{"version": answers.version, "output": one} for one in answers.outputs]
 
 
-def _text(line: bytes) -> str | dict[str, Any]:
-    """Return the text of a line, or the error to send in place of an answer."""
+class _Fault(dict[str, Any]):
+    """The error to send in place of an answer."""
+
+
+def _question(line: bytes, of: Signature) -> Question | _Fault:
+    """Return the question of a line: an input, or an object with the input under `inputs`."""
     try:
         value = from_json(line, allow_inf_nan=False)
-        if isinstance(value, dict):
-            return _Line.model_validate(value).inputs
-        return _TEXT.validate_python(value)
+        names = {name for name, _ in of}
+        if isinstance(value, dict) and not (len(names) > 1 and value.keys() & names):
+            value = _Line.model_validate(value).inputs
+        return question_of(TypeAdapter(input_type(of)).validate_python(value))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -145,6 +153,6 @@ def _text(line: bytes) -> str | dict[str, Any]:
         return _fault(f"not JSON: {error}")
 
 
-def _fault(message: str) -> dict[str, Any]:
+def _fault(message: str) -> _Fault:
     shown = message.encode("utf-8", "backslashreplace").decode()[:_SHOWN]
-    return {"error": {"message": shown, "field": None}}
+    return _Fault(error={"message": shown, "field": None})

@@ -1,4 +1,4 @@
-"""Runs the forward passes of classifiers in one thread: rows of many requests and of several models
+"""Runs the forward passes of predictors in one thread: rows of many requests and of several models
 share batches."""
 
 from __future__ import annotations
@@ -6,17 +6,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-import torch
-
 from ftray.models.inference.passes import PassCost
 from ftray.models.inference.predictor import Predictor
-from ftray.models.sharing.prefix_batching import joint_logits
+from ftray.models.sharing.prefix_batching import joint_outputs
 from ftray.serve.interface import BadPrompt, require_contents
 from ftray.serve.ops.metrics import Metrics
 from ftray.serve.runners.batcher import Batcher, Limits, TooLate
@@ -24,6 +22,8 @@ from ftray.serve.runners.soundness import Soundness
 from ftray.serve.runners.stopwatch import Stopwatch
 from ftray.serve.schemas import MAX_READ
 from ftray.spec.sections.serving import Batching
+from ftray.tasks.base import Answered, Outputs, Question
+from ftray.tasks.features import Example, cost
 
 _CHARACTERS = 4
 """Rough number of characters per token."""
@@ -45,9 +45,16 @@ class Asked(Protocol):
     def soundness(self) -> Soundness: ...
 
 
-Row = tuple[Asked, str | Sequence[int]]
-"""A model, and a text or its token ids."""
-_Asked = tuple[Predictor, str | Sequence[int]]
+@dataclass(frozen=True)
+class Encoded:
+    """The examples of a question."""
+
+    examples: list[Example]
+
+
+Row = tuple[Asked, Question | Encoded]
+"""A model, and a question, encoded or not."""
+_Asked = tuple[Predictor, Question | Encoded]
 
 
 @dataclass
@@ -65,8 +72,8 @@ class _Budget:
 
 class Engine:
     """The inference thread of one or several models, and the rows that wait for the thread. The
-    inference thread also tokenizes short texts: a batch of them costs little more than one text. A
-    second thread tokenizes long texts."""
+    inference thread also encodes short questions: a batch of them costs little more than one. A
+    second thread encodes long questions."""
 
     def __init__(self, batching: Batching, metrics: Metrics) -> None:
         self._batching, self._metrics = batching, metrics
@@ -84,41 +91,40 @@ class Engine:
         """Return a new engine with the same settings and a thread of its own."""
         return Engine(self._batching, self._metrics)
 
-    async def logits(self, model: Asked, texts: Sequence[str]) -> torch.Tensor:
-        """Return logits (len(texts), C) float32, C the number of labels of `model`. Raises
-        BadPrompt for a text without any token and for a request with too many characters. Raises
-        Overloaded where too many rows wait, and its subclass TooLate where no answer comes in
-        time."""
+    async def run(self, model: Asked, questions: Sequence[Question]) -> list[Answered]:
+        """Return the examples of each question, with the model's outputs for each. Raises BadPrompt
+        for a question that gives the model nothing to read, and for a request with too many
+        characters. Raises Overloaded where too many rows wait, and its subclass TooLate where no
+        answer comes in time."""
         seconds = self._batching.timeout_seconds
         try:
             async with asyncio.timeout(seconds) as limit:
-                rows = await self._batcher.submit(await self._read(model, texts))
+                rows = await self._batcher.submit(await self._read(model, questions))
         except TimeoutError:
             if not limit.expired():
                 raise
             message = f"no answer within {seconds:g} s"
             raise TooLate(message, self._batcher.retry_after_s) from None
-        require_contents([row is not None for row in rows])
-        return torch.stack([row for row in rows if row is not None])
+        require_contents([bool(row) for row in rows])
+        return list(rows)
 
-    async def _read(self, model: Asked, texts: Sequence[str]) -> list[Row]:
-        """Make the rows of a request, with token ids for long texts. Requests take turns at the
-        tokenizing thread, one long text each."""
+    async def _read(self, model: Asked, questions: Sequence[Question]) -> list[Row]:
+        """Make the rows of a request; long questions are encoded. Requests take turns at the
+        encoding thread, one long question each."""
         rows: list[Row] = []
         predictor, budget, loop = model.predictor, _Budget(), asyncio.get_running_loop()
-        for text in texts:
-            if predictor.is_long(text):
-                read = partial(self._encode, predictor, text, budget)
-                ids = await loop.run_in_executor(self._reader, read)
-                rows.append((model, ids))
+        for question in questions:
+            if predictor.is_long(question):
+                read = partial(self._encode, predictor, question, budget)
+                rows.append((model, await loop.run_in_executor(self._reader, read)))
             else:
-                rows.append((model, text))
+                rows.append((model, question))
         return rows
 
-    def _encode(self, predictor: Predictor, text: str, budget: _Budget) -> Sequence[int]:
+    def _encode(self, predictor: Predictor, question: Question, budget: _Budget) -> Encoded:
         with self._reading:
-            (ids,) = predictor.encode([text], budget.spend)
-        return ids
+            (examples,) = predictor.encode([question], budget.spend)
+        return Encoded(examples)
 
     async def between(self, work: Callable[[], None]) -> None:
         """Do `work` in the inference thread, between two calls. Raises what `work` raises."""
@@ -144,12 +150,12 @@ class Engine:
         answered."""
         self._batcher.close()
 
-    def _forward(self, rows: list[Row]) -> Sequence[torch.Tensor | None]:
-        """Return the logits (C,) of each row, None for a text without any token. The batcher calls
-        this method in its thread."""
+    def _forward(self, rows: list[Row]) -> Sequence[Answered]:
+        """Return the answered examples of each row, none for a question that gives the model
+        nothing to read. The batcher calls this method in its thread."""
         began, waited = time.perf_counter(), self._batcher.waited
         try:
-            logits = _logits([(model.predictor, asked) for model, asked in rows])
+            answered = _answered([(model.predictor, asked) for model, asked in rows])
         except Exception:
             for model, _ in rows:
                 model.soundness.suspect = True
@@ -157,14 +163,16 @@ class Engine:
         seconds = time.perf_counter() - began
         for model, count in Counter(model for model, _ in rows).items():
             self._metrics.count_batch(model.name, model.version, count, waited, seconds)
-        return logits
+        return answered
 
 
 def _size(row: Row) -> int:
-    """Return the row's number of tokens, estimated from its characters where it is a text."""
+    """Return the row's cost, estimated from its characters where it is not encoded."""
     model, asked = row
-    tokens = len(asked) // _CHARACTERS if isinstance(asked, str) else len(asked)
-    return min(tokens, model.predictor.most_tokens)
+    predictor = model.predictor
+    if isinstance(asked, Encoded):
+        return max((cost(example, predictor.features) for example in asked.examples), default=0)
+    return min(predictor.task.size(asked) // _CHARACTERS, predictor.most_tokens)
 
 
 def _cost(rows: Sequence[Row]) -> PassCost:
@@ -175,38 +183,30 @@ def _cost(rows: Sequence[Row]) -> PassCost:
     return predictor.pass_cost if alone else PassCost()
 
 
-def _logits(rows: Sequence[_Asked]) -> Sequence[torch.Tensor | None]:
+def _answered(rows: Sequence[_Asked]) -> list[Answered]:
     places: dict[int, list[int]] = {}
     for place, (predictor, _) in enumerate(rows):
         places.setdefault(id(predictor), []).append(place)
-    ids: dict[int, Sequence[int]] = {}
+    encoded: dict[int, list[Example]] = {}
     for chosen in places.values():
         predictor = rows[chosen[0]][0]
-        encoded = zip(chosen, _ids(predictor, [rows[place][1] for place in chosen]), strict=True)
-        ids.update((place, row) for place, row in encoded if predictor.has_tokens(row))
-    logits: list[torch.Tensor | None] = [None] * len(rows)
-    for place, row in zip(ids, _of_ids(rows, ids, len(places) == 1), strict=True):
-        logits[place] = row
-    return logits
+        encoded.update(zip(chosen, _encoded(predictor, [rows[p][1] for p in chosen]), strict=True))
+    flat = [(rows[place][0], example) for place in range(len(rows)) for example in encoded[place]]
+    outputs = iter(_outputs(flat, len(places) == 1))
+    return [[(example, next(outputs)) for example in encoded[place]] for place in range(len(rows))]
 
 
-def _ids(predictor: Predictor, asked: Sequence[str | Sequence[int]]) -> list[Sequence[int]]:
-    """Return the token ids of each row, with one tokenizer call for all texts."""
-    texts = [each for each in asked if isinstance(each, str)]
-    found = iter(predictor.encode(texts) if texts else [])
-    return [next(found) if isinstance(each, str) else each for each in asked]
+def _encoded(predictor: Predictor, asked: Sequence[Question | Encoded]) -> list[list[Example]]:
+    """Return the examples of each row, with one call of the processor for all questions."""
+    questions = [each for each in asked if not isinstance(each, Encoded)]
+    found = iter(predictor.encode(questions) if questions else [])
+    return [each.examples if isinstance(each, Encoded) else next(found) for each in asked]
 
 
-def _of_ids(
-    rows: Sequence[_Asked],
-    ids: Mapping[int, Sequence[int]],
-    are_of_one: bool,
-) -> Sequence[torch.Tensor]:
-    """Return the logits of the rows whose places are the keys of `ids`, in the order of `ids`.
-    are_of_one: whether all rows are for the same model."""
-    if not ids:
+def _outputs(rows: Sequence[tuple[Predictor, Example]], are_of_one: bool) -> Sequence[Outputs]:
+    """Return the outputs for each example. are_of_one: whether all are for the same model."""
+    if not rows:
         return []
     if are_of_one:
-        predictor, _ = rows[0]
-        return predictor.logits_of(list(ids.values())).unbind()
-    return joint_logits([(rows[place][0], row) for place, row in ids.items()])
+        return rows[0][0].outputs_of([example for _, example in rows])
+    return joint_outputs(rows)

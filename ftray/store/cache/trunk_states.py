@@ -1,8 +1,8 @@
-"""The trunk cache's store of hidden states: maps the token ids of a row to the row's hidden states.
+"""The trunk cache's store of hidden states: maps the digest of an example's inputs to its states.
 
 A folder of the trunk cache belongs to one key (a model, the block where it is cut, a precision).
-Its shards are Arrow files of rows. Each row has the digest of its token ids and the bytes of its
-hidden states. A process writes a shard whole and never changes it; a shard's name holds its
+Its shards are Arrow files of rows. Each row has the digest of an example's inputs and the bytes of
+its hidden states. A process writes a shard whole and never changes it; a shard's name holds its
 checksum. So any number of processes may add to a folder at once, a killed process loses only the
 shard that it was writing, and new rows only add shards.
 
@@ -12,7 +12,6 @@ shard that it was writing, and new rows only add shards.
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 import zlib
 from collections.abc import Iterable, Sequence
@@ -31,11 +30,6 @@ from ftray.store.root import CACHE_MANIFEST
 _READS_AT_ONCE = 8
 _PREFIX, _SUFFIX = "states-", ".arrow"
 _SCHEMA = pa.schema({"row": pa.binary(16), "states": pa.large_binary()})
-
-
-def row_digest(ids: np.ndarray) -> bytes:
-    """Return the 16-byte digest of a row's token ids, (T,) int32."""
-    return hashlib.blake2b(np.ascontiguousarray(ids, np.int32).data, digest_size=16).digest()
 
 
 def write_shard(folder: Location, rows: Sequence[bytes], states: Sequence[bytes]) -> None:
@@ -95,14 +89,14 @@ class TrunkStateStore:
             for index, row in enumerate(batch["row"].to_pylist()):
                 self._places[row] = _Place(shard, index)
 
-    def __contains__(self, ids: np.ndarray) -> bool:
-        return row_digest(ids) in self._places
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._places
 
-    def of(self, ids: np.ndarray) -> memoryview:
-        """Return the bytes of the hidden states of a row of token ids.
+    def of(self, digest: bytes) -> memoryview:
+        """Return the bytes of the hidden states of the example with this digest.
 
         Raises StorageError where the store has none."""
-        place = self._places.get(row_digest(ids))
+        place = self._places.get(digest)
         if place is None:
             fix = "run again: what is missing is made"
             raise StorageError.of(str(self._folder), None, "has no states of a row", fix)

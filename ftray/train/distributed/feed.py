@@ -13,8 +13,9 @@ from typing import TypeVar
 
 import torch
 
+from ftray.tasks.features import Batch
+
 T = TypeVar("T")
-Batch = dict[str, torch.Tensor]
 
 _AHEAD = 2
 """Number of batches that the thread makes ahead of the GPU."""
@@ -25,7 +26,7 @@ def feed(make: Callable[[T], Batch], orders: Iterable[T], device: torch.device) 
     cores train, each batch is made when the loop requests it."""
     if device.type == "cpu":
         return map(make, orders)
-    return ahead(lambda order: _pinned(make(order)), orders, _AHEAD)
+    return ahead(lambda order: make(order).pinned(), orders, _AHEAD)
 
 
 def ahead(make: Callable[[T], Batch], orders: Iterable[T], count: int) -> Iterator[Batch]:
@@ -42,7 +43,3 @@ def ahead(make: Callable[[T], Batch], orders: Iterable[T], count: int) -> Iterat
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _pinned(batch: Batch) -> Batch:
-    return {name: tensor.pin_memory() for name, tensor in batch.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,6 +15,8 @@ from ftray.cluster.device import visible_gpus
 from ftray.models.structure.blocks import FreezePlan
 from ftray.models.structure.cut import Replay
 from ftray.spec.sections.training import DeepSpeedSpec, TrainSpec
+from ftray.tasks import Task
+from ftray.tasks.features import Batch
 from ftray.train.distributed.context import DistContext
 from ftray.train.engine import deepspeed_state
 from ftray.train.engine.buffers import MovingBuffers
@@ -28,11 +30,17 @@ class TrainedModule(nn.Module):
     train mode, and applies autocast where wanted."""
 
     def __init__(
-        self, model: nn.Module, plan: FreezePlan, autocast: bool, replay: Replay | None = None
+        self,
+        model: nn.Module,
+        task: Task,
+        plan: FreezePlan,
+        autocast: bool,
+        replay: Replay | None = None,
     ) -> None:
         """replay: feeds cached hidden states into a `model` whose lowest blocks were cut off."""
         super().__init__()
         self.model = model
+        self.task = task
         self.replay = replay
         self.plan = plan
         self.autocast = autocast
@@ -44,15 +52,25 @@ class TrainedModule(nn.Module):
             self.plan.set_train_mode(self.model)
         return self
 
-    def forward(self, states: torch.Tensor | None = None, **inputs: torch.Tensor) -> torch.Tensor:
-        """Return the logits of a batch in the model's own shape. states: (B, T, D), the hidden
-        states that the lowest blocks would compute, for a model without these blocks."""
+    def forward(
+        self,
+        states: torch.Tensor | None = None,
+        targets: dict[str, torch.Tensor] | None = None,
+        smoothing: float = 0.0,
+        **inputs: torch.Tensor,
+    ) -> Any:
+        """Return the loss of each example, (B,) float32; without `targets`, the model's outputs by
+        name. states: (B, ...), the hidden states that the lowest blocks would compute, for a model
+        without these blocks."""
         device = next(iter(inputs.values())).device.type
         if self.replay is not None:
             assert states is not None, "a batch without states for a model that was cut"
             self.replay.feed(states.to(next(self.model.parameters()).dtype))
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.autocast):
-            return self.model(**inputs).logits
+            outputs = self.task.forward(self.model, inputs)
+        if targets is None:
+            return outputs
+        return self.task.losses(outputs, Batch(inputs, targets), smoothing)
 
 
 class Engine:
@@ -114,9 +132,17 @@ class Engine:
     def eval_mode(self) -> None:
         self._deepspeed.eval()
 
-    def logits(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        device = self.ranks.device
-        return self._deepspeed(**{n: t.to(device, non_blocking=True) for n, t in batch.items()})
+    def outputs(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return the model's outputs for a batch on the device."""
+        found: dict[str, torch.Tensor] = self._deepspeed(**batch.inputs)
+        return found
+
+    def losses(self, batch: Batch, smoothing: float = 0.0) -> torch.Tensor:
+        """Return the loss of each example of a batch on the device, (B,) float32."""
+        found: torch.Tensor = self._deepspeed(
+            **batch.inputs, targets=batch.targets, smoothing=smoothing
+        )
+        return found
 
     def accumulate(self, loss: torch.Tensor) -> None:
         """Run the backward pass of one micro-batch and accumulate its gradients.

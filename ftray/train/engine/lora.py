@@ -24,10 +24,10 @@ from ftray.errors import ModelError, SpecError
 from ftray.models.structure.blocks import (
     FreezePlan,
     Selection,
-    find_blocks,
     plan_freeze,
     plan_parameters,
 )
+from ftray.models.structure.groups import find_blocks
 from ftray.models.structure.placing import without_numbers
 from ftray.spec.schema import Spec
 from ftray.spec.sections.lora import LoraSpec
@@ -153,16 +153,17 @@ def _targets(model: nn.Module, spec: TrainSpec, lora: LoraSpec) -> list[str]:
         left_out = _matching(found, patterns, f"{_OPTIONS}.exclude_modules")
         found = [name for name in found if name not in left_out]
     if not found:
-        raise SpecError.of(
-            "train.lora.targets", lora.targets, "leaves no layer of the blocks to adapt", _FIX
-        )
+        is_auto = lora.targets == "auto"
+        problem = "leaves no layer of the blocks to adapt"
+        fix = "set train.lora to null: no block has a linear layer" if is_auto else _FIX
+        raise SpecError.of("train.lora.targets", lora.targets, problem, fix)
     return found
 
 
 def _unfrozen_layers(model: nn.Module, spec: TrainSpec) -> dict[str, nn.Module]:
     """Return the modules inside the blocks that some phase unfreezes, by name."""
     try:
-        prefix, blocks = find_blocks(model)
+        blocks = find_blocks(model)
     except ModelError as error:
         problem, fix = error.problems[0].problem, "set train.lora to null"
         raise ModelError.of("train.lora", type(model).__name__, problem, fix) from None
@@ -171,8 +172,12 @@ def _unfrozen_layers(model: nn.Module, spec: TrainSpec) -> dict[str, nn.Module]:
     for phase in plan_phases(spec, count):
         part = phase.selection
         depth = max(depth, min(part, count) if isinstance(part, int) else count)
-    inside = tuple(f"{prefix}.{index}." for index in range(count - depth, count))
-    return {name: module for name, module in model.named_modules() if name.startswith(inside)}
+    lowest = count - depth
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if (block := blocks.of(name)) is not None and block >= lowest
+    }
 
 
 def _patterns(wanted: str | tuple[str, ...]) -> dict[str, str]:

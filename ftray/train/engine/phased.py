@@ -41,6 +41,7 @@ class PhasedEngine:
         self._config = deepspeed_config(spec, batches.micro_batch_size, accumulation, ranks.world)
         require_disk(self._config, ranks)
         self._replay = trainee.replay
+        self._task = trainee.task
         self._index = -1
         self._engine: Engine | None = None
         self._left = State()
@@ -115,7 +116,7 @@ class PhasedEngine:
     def _build(self, before: State) -> None:
         state.load_values(self.model, before.values)
         trainable = set(self.plan.trainable)
-        module = TrainedModule(self.model, self.plan, self.whole.autocast, self._replay)
+        module = TrainedModule(self.model, self._task, self.plan, self.whole.autocast, self._replay)
         groups = parameter_groups(
             ((n, p) for n, p in self.model.named_parameters() if n in trainable),
             self._spec,

@@ -1,8 +1,10 @@
-"""Baselines without fine-tuning: the most frequent label, and a linear probe on the base model.
+"""Baselines without fine-tuning: a constant (the most frequent label, or the mean numbers), and a
+linear probe on the base model.
 
-The probe is a logistic regression (Alain & Bengio 2016) on features of the frozen base model: the
-mean of the last hidden states over a text's tokens. Fitting the probe takes seconds, and shows
-before the training begins which metrics the training has to beat.
+The probe is a logistic or a ridge regression (Alain & Bengio 2016) on features of the frozen base
+model: the mean of the last hidden states over a text's tokens, or over an image's patches. Fitting
+the probe takes seconds, and shows before the training begins which metrics the training has to
+beat.
 """
 
 from __future__ import annotations
@@ -23,12 +25,16 @@ from ftray.errors import ModelError, StorageError
 from ftray.models.structure.placing import placed
 from ftray.store.files.location import Location
 from ftray.tasks import Task
+from ftray.tasks.base import TaskSetup
+from ftray.tasks.classification import LABEL
+from ftray.tasks.regression import NUMBERS
 from ftray.train.distributed.context import DistContext
-from ftray.train.evaluation.significance import Answers
+from ftray.train.evaluation.significance import answers_of
 
 _ROWS = {"train": 1_000, "validation": 500}
 _BATCH = 32
 _ITERATIONS = 1_000
+_PENALTIES = tuple(10.0**power for power in range(-1, 6))
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Encoder:
 
     model: Any
     task: Task
-    pad_id: int
+    setup: TaskSetup
     ranks: DistContext
 
     def features(
@@ -61,45 +67,54 @@ class Encoder:
         try:
             with placed(model, device):
                 for places in shares:
-                    batch = self.task.collate([split.ids_of(r) for r in rows[places]], self.pad_id)
-                    batch = {name: part.to(device) for name, part in batch.items()}
+                    batch = self.task.collate(self.setup, split.examples(rows[places]))
+                    inputs = batch.to(device).inputs
                     with torch.no_grad():
-                        model(**batch)
-                    mask = batch["attention_mask"][..., None]
+                        self.task.forward(model, inputs)
                     hidden = seen.pop().float()
                     seen.clear()
-                    yield places, ((hidden * mask).sum(1) / mask.sum(1)).cpu().numpy()
+                    yield places, _pooled(hidden, inputs.get("attention_mask")).cpu().numpy()
         finally:
             handle.remove()
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """Two baseline models. The majority baseline always predicts the label with index `majority`.
-    The linear probe predicts the label with the highest (features - mean) / scale @ weight.T +
-    bias, with weight (C, D), bias (C,), mean and scale (D,)."""
+    """Two baseline models. The constant baseline predicts `constant` for every row: the index of
+    the commonest label, or the mean numbers (C,). The linear probe computes (features - mean) /
+    scale @ weight.T + bias, with weight (C, D), bias (C,), mean and scale (D,); where `picks`, it
+    predicts the label with the highest result, else the results, which are standardized numbers."""
 
-    majority: int
+    constant: np.ndarray
+    picks: np.ndarray
     weight: np.ndarray
     bias: np.ndarray
     mean: np.ndarray
     scale: np.ndarray
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """Return the probe's predictions for (B, D) features: (B,) label indices."""
-        return ((features - self.mean) / self.scale @ self.weight.T + self.bias).argmax(-1)
+        """Return the probe's predictions for (B, D) features: (B,) label indices, or (B, C)
+        numbers."""
+        found = (features - self.mean) / self.scale @ self.weight.T + self.bias
+        return found.argmax(-1) if self.picks else found
+
+    def constants(self, rows: int) -> np.ndarray:
+        """Return the constant baseline's predictions for that many rows."""
+        return np.repeat(self.constant[None], rows, axis=0)
 
     def answers(self, encoder: Encoder, split: EncodedSplit) -> np.ndarray:
         """Return the probe's predictions for all rows of a split, in order. The encoder must have
         one rank."""
-        answers = np.empty(len(split), dtype=np.int64)
+        answers = self.constants(len(split)).astype(np.int64 if self.picks else np.float64)
         for places, features in encoder.features(split, np.arange(len(split))):
             answers[places] = self.predict(features)
         return answers
 
     def write(self, file: Location) -> None:
         """Write the baselines to `file` atomically. Raises StorageFault."""
-        tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in vars(self).items()}
+        tensors = {
+            n: torch.from_numpy(np.asarray(value, order="C")) for n, value in vars(self).items()
+        }
         file.write_bytes(save(tensors))
 
     @classmethod
@@ -109,8 +124,7 @@ class Baselines:
         if not file.is_file():
             return None
         try:
-            values = {name: value.numpy() for name, value in load(file.read_bytes()).items()}
-            return cls(majority=int(values.pop("majority")), **values)
+            return cls(**{name: value.numpy() for name, value in load(file.read_bytes()).items()})
         except (SafetensorError, KeyError, TypeError) as error:
             fix = "delete the file: the model is then exported without baselines"
             raise StorageError.of(str(file), None, f"cannot be read: {error}", fix) from None
@@ -127,18 +141,28 @@ def fit_baselines(
     """
     started = time.perf_counter()
     train, validation = data.load("train"), data.load("validation")
-    features, targets = _gathered(encoder, train, _sample(train, "train", seed))
-    held_out, truth = _gathered(encoder, validation, _sample(validation, "validation", seed))
+    aim = NUMBERS if data.schema.scale else LABEL
+    chosen, held_out = _sample(train, "train", seed), _sample(validation, "validation", seed)
+    features, targets = _gathered(encoder, train, chosen), train.column(aim)
+    seen, truth = _gathered(encoder, validation, held_out), validation.column(aim)[held_out]
     if encoder.ranks.rank:
         return None
-    classes = len(data.labels)
-    majority = int(np.bincount(train.targets, minlength=classes).argmax())
-    baselines = Baselines(majority, *_fit(features, targets, classes))
-    answers = (np.full_like(truth, majority), baselines.predict(held_out))
-    scores = Answers.of(truth, answers, classes).scores().tolist()
-    named = [dict(zip(("accuracy", "f1_macro"), pair, strict=True)) for pair in scores]
+    if data.schema.scale:
+        baselines = _fit_numbers(features, targets, chosen)
+    else:
+        baselines = _fit_labels(features, targets, chosen, len(data.labels))
+    predictions = (baselines.constants(len(truth)), baselines.predict(seen))
+    answers = answers_of(data.schema, truth, predictions)
+    constant, probe = answers.scores().tolist()
     seconds = time.perf_counter() - started
-    event = {"kind": "baseline", "majority": named[0], "probe": named[1], "rows": len(truth)}
+    event = {
+        "kind": "baseline",
+        "mean" if data.schema.scale else "majority": dict(
+            zip(answers.metrics, constant, strict=True)
+        ),
+        "probe": dict(zip(answers.metrics, probe, strict=True)),
+        "rows": len(truth),
+    }
     return baselines, {**event, "seconds": seconds}
 
 
@@ -148,37 +172,60 @@ def _sample(split: EncodedSplit, name: str, seed: int) -> np.ndarray:
     return np.sort(chosen)
 
 
-def _gathered(
-    encoder: Encoder, split: EncodedSplit, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Gather features (len(rows), D) and targets (len(rows),) from all ranks, in the order of
-    `rows`."""
+def _gathered(encoder: Encoder, split: EncodedSplit, rows: np.ndarray) -> np.ndarray:
+    """Gather features (len(rows), D) from all ranks, in the order of `rows`."""
     parts = encoder.ranks.gather(list(encoder.features(split, rows)))
     places, features = zip(*(batch for part in parts for batch in part), strict=True)
-    order = np.argsort(np.concatenate(places))
-    return np.concatenate(features)[order], split.targets[rows]
+    return np.concatenate(features)[np.argsort(np.concatenate(places))]
 
 
-def _fit(
-    features: np.ndarray, targets: np.ndarray, classes: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Fit the probe; returns weight, bias, mean and scale. The probe never predicts a label that no
-    row has."""
+def _fit_labels(
+    features: np.ndarray, targets: np.ndarray, chosen: np.ndarray, classes: int
+) -> Baselines:
+    """Fit a logistic regression to the `chosen` rows, whose features are (rows, D). targets: label
+    indices of all rows. The probe never predicts a label that no chosen row has."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler().fit(features.astype(np.float64))
     weight = np.zeros((classes, features.shape[1]))
     bias = np.full(classes, -np.inf)
-    known = np.unique(targets)
+    known = np.unique(targets[chosen])
     bias[known] = 0.0
     if len(known) > 1:
-        fitted = LogisticRegression(max_iter=_ITERATIONS).fit(scaler.transform(features), targets)
+        model = LogisticRegression(max_iter=_ITERATIONS)
+        fitted = model.fit(scaler.transform(features), targets[chosen])
         # For two labels scikit-learn returns weights of the second label only; the weights of the
         # first label are zero.
         own = known[1:] if len(known) == 2 else known
         weight[own], bias[own] = fitted.coef_, fitted.intercept_
-    return weight, bias, scaler.mean_, scaler.scale_
+    constant = np.bincount(targets, minlength=classes).argmax()
+    return Baselines(
+        np.asarray(constant), np.asarray(True), weight, bias, scaler.mean_, scaler.scale_
+    )
+
+
+def _fit_numbers(features: np.ndarray, targets: np.ndarray, chosen: np.ndarray) -> Baselines:
+    """Fit a ridge regression to the `chosen` rows, whose features are (rows, D); cross-validation
+    chooses its penalty. targets: standardized numbers of all rows, (all rows, C)."""
+    from sklearn.linear_model import RidgeCV
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(features.astype(np.float64))
+    fitted = RidgeCV(_PENALTIES).fit(scaler.transform(features), targets[chosen])
+    weight = np.atleast_2d(fitted.coef_)
+    bias = np.atleast_1d(fitted.intercept_)
+    return Baselines(targets.mean(0), np.asarray(False), weight, bias, scaler.mean_, scaler.scale_)
+
+
+def _pooled(hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Return the mean of the last hidden states over tokens, patches or pixels, (B, D). hidden:
+    (B, T, D), or (B, D, H, W) of a model with convolutions; mask: (B, T), where rows are padded."""
+    if hidden.dim() == 4:
+        return hidden.mean((2, 3))
+    if mask is None:
+        return hidden.mean(1)
+    return (hidden * mask[..., None]).sum(1) / mask[..., None].sum(1)
 
 
 def _hidden(model: Any, output: Any) -> torch.Tensor:

@@ -1,41 +1,31 @@
-"""Chooses the golden texts of a model folder.
+"""Chooses the golden questions of a model folder.
 
-The folder stores the model's answers to these texts. A service compares its own answers with them
-to verify that it runs the same model.
+The folder stores the model's answers to these questions. A service compares its own answers with
+them to verify that it runs the same model.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from ftray.data.encoding.encoded import EncodedSplit
+from ftray.data.encoding.encode import SAMPLES
+from ftray.data.encoding.encoded import EncodedDataset
 from ftray.spec.schema import Spec
+from ftray.tasks import get_task
+from ftray.tasks.base import Question, TaskSetup, from_json
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-_COUNT = 8
-_LONGEST = 64
-"""Most tokens of a made-up text."""
+_LARGEST = 64
+"""Largest size of a made-up question, in tokens for texts."""
 
 
-def golden_texts(spec: Spec, test: EncodedSplit, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Return the golden texts that export.golden selects: rows of the test split, made-up texts, or
-    none."""
+def golden_questions(spec: Spec, data: EncodedDataset, setup: TaskSetup) -> list[Question]:
+    """Return the golden questions that export.golden selects: rows of the test split, made-up
+    questions, or none."""
     if spec.export.golden == "off":
         return []
+    inputs = spec.info.inputs(tuple(spec.columns))
     if spec.export.golden == "rows":
-        return test.texts(range(min(_COUNT, len(test))))
-    return _made_up(tokenizer, min(_LONGEST, spec.data.max_length), spec.seed)
-
-
-def _made_up(tokenizer: PreTrainedTokenizerBase, longest: int, seed: int) -> list[str]:
-    """Make short and long texts of random tokens, which together use many rows of the embedding
-    matrix."""
-    special = set(tokenizer.all_special_ids)
-    words = np.array(sorted(set(tokenizer.get_vocab().values()) - special))
-    draw = np.random.default_rng(seed)
-    sizes = np.linspace(1, longest, _COUNT, dtype=int)
-    return [str(tokenizer.decode(draw.choice(words, size).tolist())) for size in sizes]
+        return [from_json(sample, inputs) for sample in data.samples]
+    sizes = np.linspace(1, min(_LARGEST, spec.data.max_length), SAMPLES, dtype=int)
+    draw, task = np.random.default_rng(spec.seed), get_task(spec.task)
+    return [task.made_up(setup, inputs, int(size), draw) for size in sizes]

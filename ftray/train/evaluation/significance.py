@@ -4,17 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from ftray.models.artifact.worth import Estimate, Scores, Worth
+from ftray.models.artifact.worth import Estimate, Worth
+from ftray.tasks.info import TaskInfo
+from ftray.tasks.regression import mean_scores
+from ftray.tasks.schema import Schema
 
 RESAMPLES = 2_000
 _TAILS = (2.5, 97.5)
 
 
+class Answers(Protocol):
+    """The predictions of M models for the same rows, and two metrics of each."""
+
+    @property
+    def metrics(self) -> tuple[str, str]: ...
+
+    def scores(self) -> np.ndarray:
+        """Return the metrics of each model, (M, 2)."""
+        ...
+
+    def resampled(self, seed: int) -> np.ndarray:
+        """Return bootstrap scores (Efron 1979), (resamples, M, 2). Each resample draws as many rows
+        as there are, with replacement, and scores all models on the same rows."""
+        ...
+
+
+def answers_of(schema: Schema, truth: np.ndarray, predictions: Sequence[np.ndarray]) -> Answers:
+    """Return the answers of several models. truth, predictions: (rows,) label indices, or (rows, C)
+    standardized numbers."""
+    if schema.scale is None:
+        return LabelAnswers.of(truth, predictions, len(schema.labels))
+    restored = [
+        schema.scale.restored(np.asarray(part, np.float64)) for part in (truth, *predictions)
+    ]
+    return NumberAnswers(restored[0], tuple(restored[1:]))
+
+
 @dataclass(frozen=True)
-class Answers:
+class LabelAnswers:
     """The predictions of several models for the same rows. Rows with the same label and the same
     predictions form one case; the class stores the K distinct cases with their counts.
 
@@ -26,9 +57,10 @@ class Answers:
     predicted: np.ndarray
     counts: np.ndarray
     classes: int
+    metrics = ("accuracy", "f1_macro")
 
     @classmethod
-    def of(cls, truth: np.ndarray, predictions: Sequence[np.ndarray], classes: int) -> Answers:
+    def of(cls, truth: np.ndarray, predictions: Sequence[np.ndarray], classes: int) -> LabelAnswers:
         """Count the cases. `truth` and each of `predictions` are (rows,) label indices."""
         cases, counts = np.unique(
             np.stack([truth, *predictions], axis=1), axis=0, return_counts=True
@@ -36,7 +68,7 @@ class Answers:
         return cls(cases[:, 0], cases[:, 1:], counts, classes)
 
     def scores(self, counts: np.ndarray | None = None) -> np.ndarray:
-        """Return accuracy and macro-F1 of each model, (M, 2), defined as in `Task.metrics`.
+        """Return accuracy and macro-F1 of each model, (M, 2), defined as in `BaseTask.metrics`.
         `counts` replaces the counts of the cases where given."""
         counts = self.counts if counts is None else counts
         true = self._per_label(self.truth, counts)
@@ -67,6 +99,29 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class NumberAnswers:
+    """Numbers that several models predict for the same rows. truth, each of predicted: (rows, C),
+    in the unit of the data."""
+
+    truth: np.ndarray
+    predicted: tuple[np.ndarray, ...]
+    metrics = ("spearman", "mae")
+
+    def scores(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Return Spearman's correlation and the mean absolute error of each model, (M, 2), defined
+        as in `BaseTask.metrics`. rows: the rows that count."""
+        truth = self.truth[rows]
+        found = (mean_scores(predicted[rows], truth) for predicted in self.predicted)
+        return np.array([[scores[name] for name in self.metrics] for scores in found])
+
+    def resampled(self, seed: int, resamples: int = RESAMPLES // 4) -> np.ndarray:
+        """Return bootstrap scores, (resamples, M, 2)."""
+        random, rows = np.random.default_rng(seed), len(self.truth)
+        draws = (random.integers(0, rows, rows) for _ in range(resamples))
+        return np.stack([self.scores(drawn) for drawn in draws])
+
+
+@dataclass(frozen=True)
 class Spent:
     """The cost of a model. seconds: duration of the training; worker_hours: of the training and all
     trials; price: of one worker-hour, None if unknown."""
@@ -76,30 +131,23 @@ class Spent:
     price: float | None = None
 
 
-def measure_worth(
-    truth: np.ndarray,
-    majority: int,
-    probe: np.ndarray,
-    tuned: np.ndarray,
-    classes: int,
-    spent: Spent,
-    seed: int,
-) -> Worth:
-    """Estimate the scores of the fine-tuned model and of both baselines, and the gains over the
-    baselines.
-
-    truth: (rows,) label indices of the test split; majority: label index that the majority baseline
-    predicts; probe, tuned: (rows,) label indices that the linear probe and the fine-tuned model
-    predict.
-    """
-    answers = Answers.of(truth, (np.full_like(truth, majority), probe, tuned), classes)
+def measure_worth(answers: Answers, info: TaskInfo, spent: Spent, rows: int, seed: int) -> Worth:
+    """Estimate the scores of the fine-tuned model and of both baselines on `rows` rows, and the
+    gains over the baselines. answers: of the constant baseline, the linear probe and the fine-tuned
+    model."""
     found, drawn = answers.scores(), answers.resampled(seed)
-    of_each = [_scores(found[model], drawn[:, model]) for model in range(3)]
-    gains = [_scores(found[2] - found[i], drawn[:, 2] - drawn[:, i]) for i in (0, 1)]
+    names, signs = answers.metrics, _signs(answers, info)
+    of_each = [_scores(names, found[model], drawn[:, model]) for model in range(3)]
+    gains = [
+        _scores(names, signs * (found[2] - found[i]), signs * (drawn[:, 2] - drawn[:, i]))
+        for i in (0, 1)
+    ]
     cost = None if spent.price is None else spent.price * spent.worker_hours
-    points = 100 * gains[1].accuracy.value
+    points = 100 * gains[1][names[0]].value
     return Worth(
-        rows=len(truth),
+        rows=rows,
+        constant="majority label" if info.has_labels else "training mean",
+        in_points=tuple(name for name, sign in zip(names, signs, strict=True) if sign > 0),
         majority=of_each[0],
         probe=of_each[1],
         tuned=of_each[2],
@@ -112,12 +160,16 @@ def measure_worth(
     )
 
 
-def _scores(found: np.ndarray, drawn: np.ndarray) -> Scores:
-    """Combine accuracy and macro-F1 with their intervals. found: (2,), the scores; drawn:
-    (resamples, 2), the bootstrap scores."""
+def _signs(answers: Answers, info: TaskInfo) -> np.ndarray:
+    """Return 1 for a metric whose highest value is the best, -1 for one whose lowest is."""
+    return np.array([1 if info.metrics[name] == "max" else -1 for name in answers.metrics])
+
+
+def _scores(names: Sequence[str], found: np.ndarray, drawn: np.ndarray) -> dict[str, Estimate]:
+    """Combine the metrics with their intervals. found: (2,), the scores; drawn: (resamples, 2), the
+    bootstrap scores."""
     lows, highs = np.percentile(drawn, _TAILS, axis=0)
-    accuracy, f1 = (
-        Estimate(value=float(v), low=float(low), high=float(high))
-        for v, low, high in zip(found, lows, highs, strict=True)
-    )
-    return Scores(accuracy=accuracy, f1_macro=f1)
+    each = zip(names, found, lows, highs, strict=True)
+    return {
+        n: Estimate(value=float(v), low=float(low), high=float(high)) for n, v, low, high in each
+    }

@@ -14,7 +14,6 @@ from ftray.cluster.device import is_out_of_memory
 from ftray.errors import ClusterError
 from ftray.models.structure.placing import placed
 from ftray.spec.schema import Spec, micro_batch_size
-from ftray.tasks import get_task
 from ftray.train.distributed.context import DistContext
 from ftray.train.engine.deepspeed import TrainedModule
 from ftray.train.engine.deepspeed_config import uses_bf16
@@ -87,8 +86,9 @@ class _Probe:
     def __init__(self, spec: Spec, trainee: Trainee, ranks: DistContext, longest: int) -> None:
         plan = trainee.plan
         self._spec, self._trainee, self._ranks, self._longest = spec, trainee, ranks, longest
-        self._task = get_task(spec.task)
-        self._module = TrainedModule(trainee.model, plan.largest, plan.autocast, trainee.replay)
+        self._module = TrainedModule(
+            trainee.model, trainee.task, plan.largest, plan.autocast, trainee.replay
+        )
         self._module.train()
         largest = max(parameter.numel() for parameter in trainee.model.parameters())
         trained = plan.largest.trainable_parameters
@@ -116,18 +116,18 @@ class _Probe:
         # pass lie beside its activations. From stage 2 on DeepSpeed frees them after each pass.
         passes = 2 if layout.accumulation > 1 and layout.stage < 2 else 1
         for _ in range(passes):
-            self._task.probe_loss(self._module(**inputs)).backward()
+            self._trainee.task.probe_loss(self._module(**inputs)).backward()
         del held
 
     def _inputs(self, rows: int) -> dict[str, torch.Tensor]:
-        pad_id, trunk = self._trainee.pad_id, self._trainee.trunk
-        ids = [[pad_id] * self._longest] * rows
-        if trunk is None:
-            inputs = self._task.collate(ids, pad_id)
-        else:
-            inputs = self._task.collate(trunk.tokens(ids), pad_id)
-            inputs[STATES] = trunk.blank(*inputs["input_ids"].shape)
-        return {name: tensor.to(self._ranks.device) for name, tensor in inputs.items()}
+        task, setup, trunk = self._trainee.task, self._trainee.setup, self._trainee.trunk
+        examples = [task.dummy(setup, self._longest)] * rows
+        if trunk is not None:
+            examples = trunk.shortened(examples)
+        batch = task.collate(setup, examples)
+        if trunk is not None:
+            batch.inputs[STATES] = trunk.blank(rows, self._longest)
+        return batch.to(self._ranks.device).inputs
 
 
 def _release() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from ftray.models.limits import check_described
 from ftray.models.pretrained import described
 from ftray.spec.schema import Spec, micro_batch_size
 from ftray.spec.sections.training import DeepSpeedSpec
-from ftray.tasks import get_task
+from ftray.tasks.schema import Schema
 from ftray.train.distributed.context import DistContext
 from ftray.train.engine.deepspeed import wants_autocast
 from ftray.train.memory.estimate import Layout, Memory, worker_memory
@@ -109,7 +109,7 @@ class Forecast:
         }
 
 
-def forecast(spec: Spec, labels: Sequence[str]) -> Forecast:
+def forecast(spec: Spec, schema: Schema) -> Forecast:
     """Predict the memory of a run's workers, and changes that make them fit if they do not.
 
     Needs torch, and a cluster only where $RAY_ADDRESS names one. Raises FtrayError where the
@@ -117,9 +117,9 @@ def forecast(spec: Spec, labels: Sequence[str]) -> Forecast:
     for data.max_length tokens.
     """
     with described(spec.model) as pretrained:
-        note = check_described(pretrained, get_task(spec.task), labels, spec.data.max_length)
+        note = check_described(pretrained, spec, schema)
     room = find_room(spec)
-    return replace(Planner(labels, room).plan(spec), note=note)
+    return replace(Planner(schema, room).plan(spec), note=note)
 
 
 def find_room(spec: Spec) -> Budget:
@@ -149,8 +149,8 @@ class Planner:
     """Predicts the memory of several specs; traces are cached, so that specs with the same
     trainable part, micro-batch size and precision share one."""
 
-    def __init__(self, labels: Sequence[str], room: Budget) -> None:
-        self._labels = labels
+    def __init__(self, schema: Schema, room: Budget) -> None:
+        self._schema = schema
         self._room = room
         self._traces: dict[Any, list[MemoryTrace]] = {}
 
@@ -174,7 +174,7 @@ class Planner:
         key = (str(spec.train.unfreeze), spec.train.gradient_checkpointing, size, autocast)
         if key not in self._traces:
             with described(spec.model) as pretrained:
-                self._traces[key] = trace_phases(spec, pretrained, self._labels, size, autocast)
+                self._traces[key] = trace_phases(spec, pretrained, self._schema, size, autocast)
         return self._traces[key]
 
     def _options(self, spec: Spec, size: int) -> Iterator[Suggestion]:

@@ -7,7 +7,7 @@ weights and takes no memory.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,11 +24,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ftray.errors import ModelError, NoEstimate
+from ftray.models.limits import setup_of
 from ftray.models.pretrained import Pretrained
-from ftray.models.structure.blocks import FreezePlan, count_blocks, plan_freeze
+from ftray.models.structure.blocks import FreezePlan, plan_freeze
+from ftray.models.structure.groups import count_blocks
 from ftray.models.structure.placing import forgetting
 from ftray.spec.schema import Spec
 from ftray.tasks import Task, get_task
+from ftray.tasks.schema import Schema
 from ftray.train.engine.activation_checkpointing import enable_checkpointing
 from ftray.train.engine.phases import plan_phases
 
@@ -60,7 +63,7 @@ class MemoryTrace:
 
 
 def trace_phases(
-    spec: Spec, pretrained: Pretrained, labels: Sequence[str], micro_batch_size: int, autocast: bool
+    spec: Spec, pretrained: Pretrained, schema: Schema, micro_batch_size: int, autocast: bool
 ) -> list[MemoryTrace]:
     """Trace each phase of the spec with `micro_batch_size` rows of data.max_length tokens.
 
@@ -74,18 +77,21 @@ def trace_phases(
             "memory cannot be foreseen with adapters, which peft makes around real weights",
             "without train.lora the figure is an upper bound",
         )
+    task, setup = get_task(spec.task), setup_of(pretrained, spec, schema)
+    shapes = task.collate(setup, [task.dummy(setup, _PROBE_TOKENS)]).inputs
+    longest = task.collate(setup, [task.dummy(setup, spec.data.max_length)]).inputs
     with _without_numbers(spec):
-        task = get_task(spec.task)
-        model = pretrained.empty_model(task, labels)
+        model = pretrained.empty_model(task, schema)
         model.config.use_cache = False
-        model.config.pad_token_id = model.config.pad_token_id or 0
+        if spec.info.reads_text:
+            model.config.pad_token_id = setup.processor.pad_token_id
         with forgetting(model):
-            probe = _inputs(1, _PROBE_TOKENS)
+            probe = _like(shapes, 1)
             phases = plan_phases(spec.train, count_blocks(model))
             plans = [plan_freeze(model, phase.selection, probe) for phase in phases]
             if spec.train.gradient_checkpointing:
                 enable_checkpointing(model)
-            rows = _inputs(micro_batch_size, spec.data.max_length)
+            rows = _like(longest, micro_batch_size)
             return [_trace(model, task, plan, rows, autocast) for plan in plans]
 
 
@@ -113,9 +119,9 @@ def _unforeseen(spec: Spec, error: Exception) -> NoEstimate:
     )
 
 
-def _inputs(rows: int, tokens: int) -> dict[str, torch.Tensor]:
-    ids = torch.ones(rows, tokens, dtype=torch.long)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+def _like(inputs: Mapping[str, torch.Tensor], rows: int) -> dict[str, torch.Tensor]:
+    """Return inputs of `rows` rows in the shapes and dtypes of `inputs`, which has one."""
+    return {n: torch.ones(rows, *value.shape[1:], dtype=value.dtype) for n, value in inputs.items()}
 
 
 def _trace(
@@ -170,7 +176,7 @@ def _step(
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
             torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast),
         ):
-            loss = task.probe_loss(model(**inputs).logits)
+            loss = task.probe_loss(task.forward(model, inputs))
         loss.backward()
     return sum(saved.values())
 

@@ -21,6 +21,7 @@ from ftray.spec.schema import Spec
 from ftray.store.files.location import Location
 from ftray.store.root import Root
 from ftray.tasks import Task, get_task
+from ftray.tasks.classification import LABEL
 from ftray.train import checkpoints, loop
 from ftray.train.base import Base, load_base
 from ftray.train.checkpoints import CheckpointManager
@@ -89,9 +90,7 @@ def _train(job: WorkerArgs, ranks: DistContext, observer: _Reporter, notices: No
     # restart rank 0 may be on another node.
     Root(job.checkpoints).probe()
     observer.stage("loading the base model")
-    spec, labels = job.spec, job.data.labels
-    dropout, longest = spec.train.dropout, spec.data.max_length
-    base = load_base(spec.model, spec.task, spec.seed, labels, dropout, longest)
+    base = load_base(job.spec, job.data.schema)
     if base.note:
         observer.warn(base.note)
     _tell_baselines(job, base, ranks, observer)
@@ -117,7 +116,7 @@ def _tell_baselines(job: WorkerArgs, base: Base, ranks: DistContext, observer: _
     if file is None or ranks.gather(ranks.rank == 0 and file.is_file())[0]:
         return
     observer.stage("baselines: what can be had without training")
-    encoder = Encoder(base.model, get_task(job.spec.task), base.pad_id, ranks)
+    encoder = Encoder(base.model, get_task(job.spec.task), base.setup, ranks)
     fitted = fit_baselines(encoder, job.data, job.spec.seed)
     if fitted is not None:
         baselines, event = fitted
@@ -165,11 +164,14 @@ def build(
     task = get_task(spec.task)
     train = data.load("train")
     progress = checkpoints.read_progress(resume) if resume else Progress()
+    augment = task.augmentation(base.setup, spec.train.token_dropout)
     trainee = _trainee(spec, base, task, train, ranks, trunks)
     progress.micro_batch_size = choose_micro_batch_size(
         spec, trainee, ranks, int(train.lengths.max()), progress.micro_batch_size
     )
-    weights = balancing_weights(train.targets)
+    weights = None
+    if spec.train.balance:
+        weights = balancing_weights(train.column(LABEL))
     batches = BatchPlan(
         train.lengths,
         spec.train.batch_size,
@@ -185,10 +187,10 @@ def build(
         phased=phased,
         train=train,
         validation=data.load("validation"),
-        labels=data.labels,
-        pad_id=base.pad_id,
+        task_setup=base.setup,
         batches=batches,
-        special_ids=base.special_ids,
+        terms=task.terms(train.column, train.lengths),
+        augment=augment,
         row_weights=weights if spec.train.balance == "weights" else None,
         trunk=trainee.trunk,
     )
@@ -208,18 +210,19 @@ def _trainee(
     model = base.model
     if spec.train.lora:
         lora.inject(model, spec)
-    plan = plan_training(model, spec.train, task.collate([train.ids_of(0)], base.pad_id), ranks)
+    first = task.collate(base.setup, train.examples([0])).inputs
+    plan = plan_training(model, spec.train, first, ranks)
     if spec.train.gradient_checkpointing:
         enable_checkpointing(model)
     fitting = [trunk for trunk in trunks if trunk.autocast == plan.autocast]
     cache = best_cache(fitting, plan.frozen)
     if cache is None:
-        return Trainee(model, plan, base.pad_id)
-    trunk = Trunk(cache)
-    ids = [train.ids_of(row) for row in range(min(len(train), SAMPLE))]
+        return Trainee(model, plan, task, base.setup)
+    trunk = Trunk(cache, task.features(base.setup))
+    sample = train.examples(range(min(len(train), SAMPLE)))
     with placed(model, ranks.device):
-        trunk.check(spec, model, task, ids, base.pad_id)
-    return Trainee(model, plan, base.pad_id, trunk, cut_off(model, cache.cut))
+        trunk.check(spec, model, task, base.setup, sample)
+    return Trainee(model, plan, task, base.setup, trunk, cut_off(model, cache.cut))
 
 
 class _Reporter:

@@ -10,6 +10,7 @@ if that takes less time than the start of other processes.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -27,9 +28,10 @@ from ftray.models.transformers_output import quiet_transformers
 from ftray.spec.load import override
 from ftray.spec.schema import Spec
 from ftray.store.cache.evict import make_room
-from ftray.store.cache.trunk_states import row_digest, write_key, write_shard
+from ftray.store.cache.trunk_states import write_key, write_shard
 from ftray.store.files.location import Location
 from ftray.store.files.retry import reason
+from ftray.tasks import get_task
 from ftray.train.distributed.events import Listener, stage
 from ftray.train.orders import SPLITS, TrunkOrder
 from ftray.train.trunk_cache.cache import DTYPES, TrunkCache
@@ -69,8 +71,9 @@ def _prepared(
     order: TrunkOrder, say: Callable[[str], None], listener: Listener
 ) -> tuple[TrunkCache, ...]:
     train = order.spec.train
-    if train.token_dropout:
-        problem = f"train.token_dropout {train.token_dropout:g} makes other rows of them each time"
+    task = get_task(order.spec.task)
+    if (augments := task.augmented_by(order.spec.options, train.token_dropout)) is not None:
+        problem = f"{augments} makes other rows of them each time"
         raise SpecError.of("train.trunk_cache", "on", problem, "set one of them to 0 or off")
     forced = train.trunk_cache == "on"
     if not forced and order.passes * order.rows < _WORTH_ROWS:
@@ -130,7 +133,7 @@ def _with_all_cores(order: TrunkOrder) -> TrunkOrder:
 def _fill(order: TrunkOrder, found: Survey) -> None:
     """Compute and store the hidden states of the rows that the caches lack. Raises FtrayError."""
     caches, rows = found.caches, found.table()
-    numbers = order.spec.data.max_length * sum(cache.width for cache in caches)
+    numbers = sum(_numbers(cache, order.spec.data.max_length) for cache in caches)
     row_bytes = numbers * DTYPES[caches[0].precision].itemsize
     size = max(BATCH, min(_SHARD_ROWS, _SHARD_BYTES // row_bytes))
     blocks = [rows.slice(start, size) for start in range(0, rows.num_rows, size)]
@@ -141,6 +144,11 @@ def _fill(order: TrunkOrder, found: Survey) -> None:
         failures = _fill_everywhere(order, caches, blocks)
     if failures:
         raise from_json(json.loads(failures[0]))
+
+
+def _numbers(cache: TrunkCache, most_tokens: int) -> int:
+    """Return the most numbers that a cache stores of one example."""
+    return math.prod(cache.shape) * (most_tokens if cache.ragged and not cache.cut.reads else 1)
 
 
 def _fill_here(
@@ -211,11 +219,11 @@ class Filler:
         for batch in block.to_batches(BATCH):
             columns = (batch[name].to_pylist() for name in ("split", "row", "lacks"))
             split, row, lacks = (list(column) for column in columns)
-            ids = [self._splits[s].ids_of(r) for s, r in zip(split, row, strict=True)]
-            for number, kept in enumerate(self._model.states(self._caches, ids)):
-                for own, states, bits in zip(ids, kept, lacks, strict=True):
+            examples = [self._splits[s].example(r) for s, r in zip(split, row, strict=True)]
+            for number, kept in enumerate(self._model.states(self._caches, examples)):
+                for own, states, bits in zip(examples, kept, lacks, strict=True):
                     if bits >> number & 1:
-                        shards[number][row_digest(own)] = states
+                        shards[number][self._model.digest(own)] = states
         for cache, shard in zip(self._caches, shards, strict=True):
             if shard:
                 _write(cache.folder, shard)

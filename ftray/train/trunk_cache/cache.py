@@ -22,14 +22,16 @@ from ftray.spec.schema import Spec
 from ftray.store.cache.trunk_states import TrunkStateStore
 from ftray.store.files.location import Location
 from ftray.tasks import Task
+from ftray.tasks.base import TaskSetup
+from ftray.tasks.features import Example, Feature, cost, input_digest
 
-VERSION = 1
+VERSION = 2
 """Part of the key: raise this version when the content of cached hidden states changes."""
 _PACKAGES = ("torch", "transformers")
 Precision = Literal["bf16", "fp32"]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 STATES = "states"
-"""Key of a batch's cached hidden states, (B, T, D), beside its token ids."""
+"""Key of a batch's cached hidden states, (B, ...), beside its inputs."""
 
 SAMPLE = 4
 """Rows that a worker recomputes to verify a cache."""
@@ -43,14 +45,16 @@ class TrunkCache:
     """A handle on cached hidden states: small when pickled, so that the driver can send it to any
     worker.
 
-    width: elements of one token's hidden state; autocast: whether the blocks ran in bf16; key: the
-    named values that the hidden states depend on.
+    shape: of one example's hidden states, without the first axis where examples differ in length;
+    ragged: whether they do; autocast: whether the blocks ran in bf16; key: the named values that
+    the hidden states depend on.
     """
 
     folder: Location
     cut: Cut
     precision: Precision
-    width: int
+    shape: tuple[int, ...]
+    ragged: bool
     autocast: bool
     key: Mapping[str, Any]
 
@@ -61,9 +65,11 @@ def trunk_key(
     """Return the named values that the hidden states of a cache depend on, as they are in this
     process."""
     config: Any = model.config
+    pretrained = find_pretrained(spec.model)
     return {
         "version": VERSION,
-        "model": find_pretrained(spec.model).weights_digest(),
+        "model": pretrained.weights_digest(),
+        "processor": pretrained.processor_digest(),  # it normalizes images
         "attention": config._attn_implementation,  # noqa: SLF001 - there is no public name
         "autocast": autocast,
         "device": next(model.parameters()).device.type,
@@ -77,28 +83,48 @@ class Trunk:
     """Reads batches of hidden states from a cache. Raises StorageError for an incomplete
     folder."""
 
-    def __init__(self, cache: TrunkCache) -> None:
+    def __init__(self, cache: TrunkCache, features: Mapping[str, Feature]) -> None:
         self.cache = cache
+        self._features = features
         self._kept = TrunkStateStore(cache.folder)
 
-    def tokens(self, ids: Sequence[Any]) -> list[Any]:
-        """Return, for each row, the token ids whose hidden states the cache stores."""
-        return [self.cache.cut.kept(row) for row in ids]
+    def shortened(self, examples: Sequence[Example]) -> list[Example]:
+        """Return the examples without the tokens whose hidden states the cache does not store."""
+        if self.cache.cut.reads is None or not self.cache.ragged:
+            return list(examples)
+        return [
+            {name: self._shortened(name, value) for name, value in example.items()}
+            for example in examples
+        ]
 
-    def states(self, ids: Sequence[np.ndarray], rows: int, length: int) -> torch.Tensor:
-        """Return the cached hidden states of rows, zero-padded to (rows, length, D). `ids`: all
-        token ids of each row."""
-        bits = np.dtype(f"i{DTYPES[self.cache.precision].itemsize}")  # numpy has no bf16
-        states = np.zeros((rows, length, self.cache.width), bits)
-        for target, row in zip(states, ids, strict=False):
-            values = np.frombuffer(self._kept.of(row), bits).reshape(-1, self.cache.width)
+    def _shortened(self, name: str, value: Any) -> Any:
+        feature = self._features[name]
+        is_cut = feature.role == "input" and feature.shape is None
+        return self.cache.cut.kept(value) if is_cut else value
+
+    def states(self, examples: Sequence[Example]) -> torch.Tensor:
+        """Return the cached hidden states of examples, (B, T, ...) zero-padded to the longest where
+        they differ in length, else (B, ...)."""
+        found = [self._of(example) for example in examples]
+        longest = max(map(len, found))
+        states = np.zeros((len(found), longest, *found[0].shape[1:]), found[0].dtype)
+        for target, values in zip(states, found, strict=True):
             target[: len(values)] = values
         return torch.from_numpy(states).view(DTYPES[self.cache.precision])
 
+    def _of(self, example: Example) -> np.ndarray:
+        """Return the stored states of one example as integers: numpy has no bf16."""
+        bits = np.dtype(f"i{DTYPES[self.cache.precision].itemsize}")
+        values = np.frombuffer(self._kept.of(input_digest(example, self._features)), bits)
+        shape = self.cache.shape
+        return values.reshape((-1, *shape) if self.cache.ragged else shape)
+
     def blank(self, rows: int, length: int) -> torch.Tensor:
-        """Return zeros with the shape and precision of `states`."""
-        shape = (rows, length, self.cache.width)
-        return torch.zeros(shape, dtype=DTYPES[self.cache.precision])
+        """Return zeros with the shape and precision of `states`; length: of each example, where
+        examples differ in length."""
+        kept = 1 if self.cache.cut.reads else length
+        shape = (kept, *self.cache.shape) if self.cache.ragged else self.cache.shape
+        return torch.zeros((rows, *shape), dtype=DTYPES[self.cache.precision])
 
     @property
     def _tolerance(self) -> float:
@@ -106,21 +132,24 @@ class Trunk:
         return _TOLERANCE if exact else _LOW_TOLERANCE
 
     def check(
-        self, spec: Spec, model: nn.Module, task: Task, ids: Sequence[np.ndarray], pad_id: int
+        self,
+        spec: Spec,
+        model: nn.Module,
+        task: Task,
+        setup: TaskSetup,
+        examples: Sequence[Example],
     ) -> None:
-        """Recompute the hidden states of the rows `ids`, and compare them with the cached ones.
+        """Recompute the hidden states of the examples, and compare them with the cached ones.
         Raises StorageError where they differ; the error names the parts of the cache's key that
         differ in this process."""
-        batch = task.collate(list(ids), pad_id)
-        device = next(model.parameters()).device
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.cache.autocast):
-            (found,) = capture(
-                model.eval(), [self.cache.cut], {n: t.to(device) for n, t in batch.items()}
-            )
-        for row, states in zip(ids, found.float().cpu(), strict=True):
-            expected = self.states([row], 1, len(row))[0].float()
-            computed = self.cache.cut.kept(states[: len(row)])
-            expected = expected[: len(computed)]
+        device, cache = next(model.parameters()).device, self.cache
+        batch = task.collate(setup, examples).to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=cache.autocast):
+            (found,) = capture(model.eval(), [cache.cut], batch.inputs)
+        for example, states in zip(examples, found.float().cpu(), strict=True):
+            expected = self.states([example])[0].float()
+            length = cost(example, self._features) if cache.ragged else len(states)
+            computed = cache.cut.kept(states[:length])
             gap = (computed - expected).abs().max()
             if not gap <= self._tolerance * computed.abs().max():
                 raise StorageError.of(

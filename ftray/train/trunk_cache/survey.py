@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +19,15 @@ from ftray.cluster.device import own_device
 from ftray.cluster.node import naming_this_node
 from ftray.data.encoding.encoded import EncodedDataset
 from ftray.errors import FtrayError, ModelError
-from ftray.models.structure.blocks import count_blocks, plan_freeze
+from ftray.models.structure.blocks import plan_freeze
 from ftray.models.structure.cut import Cut, capture, find_cut, frozen_blocks
+from ftray.models.structure.groups import count_blocks
 from ftray.models.structure.placing import without_numbers
 from ftray.spec.schema import Spec
-from ftray.store.cache.trunk_states import drop_damaged, known_rows, row_digest
+from ftray.store.cache.trunk_states import drop_damaged, known_rows
 from ftray.store.root import Root
 from ftray.tasks import get_task
+from ftray.tasks.features import Example, cost, input_digest
 from ftray.train.base import load_base
 from ftray.train.distributed.context import DistContext
 from ftray.train.distributed.process import settle
@@ -78,7 +81,7 @@ def _survey(order: TrunkOrder) -> Survey:
     damaged = [name for cache in caches for name in drop_damaged(cache.folder)]
     notes += [f"{name} of the trunk cache was damaged and is made anew" for name in damaged]
     seconds = model.row_seconds(caches) if caches else 0.0
-    lacking = _lacking(caches, order.data)
+    lacking = _lacking(caches, order.data, model)
     size = _bytes_of(caches, lacking, order.data)
     return Survey(tuple(caches), lacking, size, seconds, tuple(notes))
 
@@ -92,10 +95,11 @@ class TrunkModel:
         self.data = data
         self.task = get_task(spec.task)
         self.device = own_device()
-        dropout, longest = spec.train.dropout, spec.data.max_length
-        base = load_base(spec.model, spec.task, spec.seed, data.labels, dropout, longest)
+        base = load_base(spec, data.schema)
         self.model = base.model.eval().to(self.device)
-        self.pad_id = base.pad_id
+        self.setup = base.setup
+        self.features = self.task.features(base.setup)
+        self.ragged = any(f.role == "input" and f.shape is None for f in self.features.values())
         self.autocast = wants_autocast(spec.train, DistContext(0, 1, self.device))
 
     def depths(self, variants: Sequence[Spec]) -> list[int]:
@@ -118,38 +122,50 @@ class TrunkModel:
         key = trunk_key(self.spec, self.model, cut, precision, self.autocast)
         folder = root.trunk_cache(digest.of_json(key))
         (states,) = capture(self.model, [cut], self._probe)
-        return TrunkCache(folder, cut, precision, states.shape[-1], self.autocast, key)
+        shape = tuple(cut.kept(states[0]).shape)[1 if self.ragged else 0 :]
+        return TrunkCache(folder, cut, precision, shape, self.ragged, self.autocast, key)
 
-    def states(self, caches: Sequence[TrunkCache], ids: Sequence[np.ndarray]) -> list[list[bytes]]:
-        """Compute, for each cache, the bytes of the hidden states that it stores of each row."""
-        found = self._capture([cache.cut for cache in caches], ids)
+    def digest(self, example: Example) -> bytes:
+        """Return the digest under which the caches store an example."""
+        return input_digest(example, self.features)
+
+    def states(
+        self, caches: Sequence[TrunkCache], examples: Sequence[Example]
+    ) -> list[list[bytes]]:
+        """Compute, for each cache, the bytes of the hidden states that it stores of each
+        example."""
+        found = self._capture([cache.cut for cache in caches], examples)
+        lengths = [self._length(example) for example in examples]
         return [
             [
-                _bytes(cache.cut.kept(row[: len(own)]).to(DTYPES[cache.precision]))
-                for row, own in zip(states, ids, strict=True)
+                _bytes(cache.cut.kept(row[:length]).to(DTYPES[cache.precision]))
+                for row, length in zip(states, lengths, strict=True)
             ]
             for cache, states in zip(caches, found, strict=True)
         ]
+
+    def _length(self, example: Example) -> int | None:
+        return cost(example, self.features) if self.ragged else None
 
     def row_seconds(self, caches: Sequence[TrunkCache]) -> float:
         """Measure the seconds that the blocks below the highest cut take for one row of the
         training split."""
         train = self.data.load("train")
         chosen = np.argsort(train.lengths, kind="stable")[:: max(1, len(train) // BATCH)]
-        ids = [train.ids_of(row) for row in chosen]
-        batches = [ids[start : start + 8] for start in range(0, len(ids), 8)]
+        examples = train.examples(chosen)
+        batches = [examples[start : start + 8] for start in range(0, len(examples), 8)]
         cuts = [cache.cut for cache in caches]
         for _ in range(2):  # the first pass is a warm-up
             started = time.perf_counter()
             for batch in batches:
                 self._capture(cuts, batch)
-        return (time.perf_counter() - started) / len(ids)
+        return (time.perf_counter() - started) / len(examples)
 
-    def _capture(self, cuts: Sequence[Cut], ids: Sequence[np.ndarray]) -> list[torch.Tensor]:
-        """Return the hidden states at each cut: (B, T, D) on the CPU."""
-        batch = self._to_device(self.task.collate(list(ids), self.pad_id))
+    def _capture(self, cuts: Sequence[Cut], examples: Sequence[Example]) -> list[torch.Tensor]:
+        """Return the hidden states at each cut: (B, ...) on the CPU."""
+        inputs = self._inputs(examples)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            return [states.cpu() for states in capture(self.model, cuts, batch)]
+            return [states.cpu() for states in capture(self.model, cuts, inputs)]
 
     @cached_property
     def _probe(self) -> dict[str, torch.Tensor]:
@@ -157,10 +173,10 @@ class TrunkModel:
         train = self.data.load("train")
         order = np.argsort(train.lengths, kind="stable")
         chosen = order[np.linspace(0, len(order) - 1, _PROBE_ROWS).astype(int)]
-        return self._to_device(self.task.collate([train.ids_of(r) for r in chosen], self.pad_id))
+        return self._inputs(train.examples(chosen))
 
-    def _to_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+    def _inputs(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        return self.task.collate(self.setup, examples).to(self.device).inputs
 
 
 def _frozen(phases: Sequence[Phase], model: nn.Module, inputs: Mapping[str, Any]) -> int:
@@ -173,7 +189,7 @@ def _bytes(states: torch.Tensor) -> bytes:
     return states.contiguous().view(torch.uint8).numpy().tobytes()
 
 
-def _lacking(caches: Sequence[TrunkCache], data: EncodedDataset) -> np.ndarray:
+def _lacking(caches: Sequence[TrunkCache], data: EncodedDataset, model: TrunkModel) -> np.ndarray:
     """Return the rows that any of the caches lacks, as Survey.lacking; duplicates appear once."""
     known = [known_rows(cache.folder) for cache in caches]
     seen: set[bytes] = set()
@@ -181,7 +197,7 @@ def _lacking(caches: Sequence[TrunkCache], data: EncodedDataset) -> np.ndarray:
     for number, name in enumerate(SPLITS):
         split = data.load(name)
         for row in range(len(split)):
-            key = row_digest(split.ids_of(row))
+            key = model.digest(split.example(row))
             bits = sum(1 << i for i, there in enumerate(known) if key not in there)
             if bits and key not in seen:
                 seen.add(key)
@@ -198,6 +214,6 @@ def _bytes_of(caches: Sequence[TrunkCache], lacking: np.ndarray, data: EncodedDa
     total = 0
     for number, cache in enumerate(caches):
         own = tokens[(lacking[:, 2] >> number & 1).astype(bool)]
-        kept = len(own) if cache.cut.reads else int(own.sum())
-        total += kept * cache.width * DTYPES[cache.precision].itemsize
+        kept = int(own.sum()) if cache.ragged and not cache.cut.reads else len(own)
+        total += kept * math.prod(cache.shape) * DTYPES[cache.precision].itemsize
     return total

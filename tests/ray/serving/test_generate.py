@@ -90,11 +90,9 @@ def test_workers_share_a_batch_by_its_tokens(trained: Trained, home: Path) -> No
 def test_it_is_evaluated_on_other_rows(trained: Trained, home: Path) -> None:
     rows = write_prompts(home / "others.jsonl", 40, seed=9)
     model = find_named(trained.version.folder.url, None)
-    found = evaluate(model, str(rows), (None, None), None)
+    found = evaluate(model, str(rows), {}, None)
     assert found.metrics["accuracy"] > 0.9
-    assert evaluate(model, None, (None, None), None).metrics == pytest.approx(
-        trained.info.metrics["test"]
-    )
+    assert evaluate(model, None, {}, None).metrics == pytest.approx(trained.info.metrics["test"])
 
 
 @pytest.mark.slow
@@ -103,11 +101,12 @@ def test_predictions_keep_their_rows(trained: Trained, home: Path, tmp_path: Pat
     words = ["wonderful", "awful", "gripping"]
     source.write_text("".join(json.dumps({"prompt": f"the {w} film:"}) + "\n" for w in words))
     model = find_named(trained.version.folder.url, None)
-    rows = batch.read_rows(model, str(source), None, None)
-    parts = Parts(locate(str(tmp_path / "out.jsonl")), run_key(model.info, PLAIN, rows.texts))
+    rows = batch.read_rows(model, str(source), {}, None, ())
+    parts = Parts(locate(str(tmp_path / "out.jsonl")), run_key(model.info, PLAIN, rows.questions))
     answers = batch.predict(model, rows, PLAIN, parts)
-    assert answers.predictions == [" positive", " negative", " positive"]
-    assert all(0.5 < score <= 1 for score in answers.scores)
+    predictions = [outcome["prediction"] for outcome in answers.outcomes]
+    assert predictions == [" positive", " negative", " positive"]
+    assert all(0.5 < outcome["score"] <= 1 for outcome in answers.outcomes)
     assert answers.cut == 0
 
 
@@ -150,7 +149,7 @@ def expected(served_root: Path) -> dict[int, dict[str, str]]:
         made = Generator(locate(str(served_root / "models" / "writer" / f"run-{number}")))
         texts = {}
         for prompt in PROMPTS:
-            inputs = made.collate([made.prompt_ids(prompt)])
+            inputs = made.batch([{"input_ids": made.prompt_ids(prompt)}]).inputs
             whole = made.model.generate(**inputs, do_sample=False, max_new_tokens=MOST)
             tokens = whole[0, inputs["input_ids"].shape[1] :]
             texts[prompt] = made.tokenizer.decode(tokens, skip_special_tokens=True)

@@ -20,7 +20,7 @@ from ftray.models.artifact.named import find_named
 from ftray.models.artifact.publish import write_info
 from ftray.models.inference.predictor import Predictor
 from ftray.offline import predict as batch
-from ftray.offline.resume import SCHEMA, Parts, run_key
+from ftray.offline.resume import COLUMNS, SCHEMA, Parts, run_key
 from ftray.spec.sections.compute import PLAIN, Compute
 from ftray.store.files.location import locate
 from tests.helpers.tiny_model import tamper
@@ -137,7 +137,8 @@ def test_parts_of_another_run_are_not_used(model_folder: Path, tmp_path: Path) -
         run_key(info, PLAIN, ["a", "bc"], probabilities=True),
     ]
     assert len(set(keys)) == 5
-    row = {"row": 1, "prediction": "good", "score": 0.5, "probabilities": [0.5, 0.5], "cut": False}
+    told = json.dumps({"prediction": "good", "score": 0.5})
+    row = {"row": 1, COLUMNS: told, "probabilities": [0.5, 0.5], "cut": False}
     answers = pa.Table.from_pylist([row], SCHEMA)
     Parts(out, keys[0]).add(answers)
     assert Parts(out, keys[0]).read().to_pylist() == answers.to_pylist()
@@ -184,10 +185,10 @@ def test_rows_that_cannot_be_read_are_left_out_only_where_the_spec_says_so(
     data.write_text('{"text": "a"}\n{"text": null}\n{"text": "b", "more": 1}\n')
     model = find_named(str(model_folder), None)
     with pytest.raises(DataError, match="1 row without text"):
-        batch.read_rows(model, str(data), None, None)
+        batch.read_rows(model, str(data), {}, None, ())
     model.info.spec["data"]["on_bad_row"] = "skip"
-    rows = batch.read_rows(model, str(data), None, None)
-    assert (rows.values, rows.texts) == ([{"text": "a"}, {"text": "b", "more": 1}], ["a", "b"])
+    rows = batch.read_rows(model, str(data), {}, None, ())
+    assert (rows.values, rows.questions) == ([{"text": "a"}, {"text": "b", "more": 1}], ["a", "b"])
     (left,) = rows.left_out
     assert left["kind"] == "empty_text"
 
@@ -232,7 +233,7 @@ def test_tables_keep_their_other_columns(model_folder: Path, tmp_path: Path, suf
         with pa.ipc.new_file(str(data), table.schema) as writer:
             writer.write_table(table)
     model = find_named(str(model_folder), None)
-    assert batch.read_rows(model, str(data), None, None).values == table.to_pylist()
+    assert batch.read_rows(model, str(data), {}, None, ()).values == table.to_pylist()
 
 
 def test_evaluate_another_source(

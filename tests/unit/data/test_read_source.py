@@ -1,4 +1,4 @@
-"""One source without a split, as evaluation and batch prediction read it."""
+"""One source without a split, as evaluation reads it."""
 
 from __future__ import annotations
 
@@ -10,33 +10,6 @@ from ftray.tasks import get_task
 
 TASK = get_task("text-classification")
 COLUMNS = {"text": "text", "label": "label"}
-
-
-def test_prediction_needs_no_labels_and_keeps_twins(jsonl):
-    path = jsonl([{"text": "one"}, {"text": "two"}, {"text": "one"}])
-    table, report, quarantine = read_source(path, COLUMNS, TASK, answered=False)
-    assert table.to_pydict() == {
-        "text": ["one", "two", "one"],
-        "where": [f"{path}:{line}" for line in (1, 2, 3)],
-    }
-    assert report.sources["data"].read == report.rows("data") == 3
-    assert quarantine == ()
-
-
-def test_prediction_says_which_rows_it_skips(jsonl):
-    path = jsonl([{"text": "one"}, {"text": ""}, {"text": "three"}])
-    with pytest.raises(DataError, match="--data = .*1 row without text"):
-        read_source(path, COLUMNS, TASK, answered=False)
-    table, _, (dropped,) = read_source(path, COLUMNS, TASK, on_bad_row="skip", answered=False)
-    assert table["where"].to_pylist() == [f"{path}:1", f"{path}:3"]
-    assert dropped.where == f"{path}:2"
-
-
-def test_prediction_takes_a_folder_per_label(tmp_path):
-    (tmp_path / "topic").mkdir()
-    (tmp_path / "topic" / "1.txt").write_text("one")
-    table, _, _ = read_source(str(tmp_path), COLUMNS, TASK, answered=False)
-    assert table.column_names == ["text", "where"]
 
 
 def test_evaluation_drops_twins_and_refuses_labels_the_model_lacks(jsonl, rows):

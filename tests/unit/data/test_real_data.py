@@ -63,7 +63,7 @@ def test_bbc_news_is_a_folder_per_label_with_one_stray_byte(read, demo_data):
     with pytest.raises(DataError, match=r"row that does not decode .*sports/199.txt:1: byte 0xa3"):
         read(str(folder))
     dataset = read(str(folder), encoding="latin-1")
-    assert dataset.labels == ("business", "entertainment", "politics", "sports", "tech")
+    assert dataset.schema.labels == ("business", "entertainment", "politics", "sports", "tech")
     assert dataset.report.sources["train"].read == 2225
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from ftray.data.dataset import content_digest
 from ftray.data.split import stratify
+from ftray.tasks.schema import Scale, Schema
 
 
 def test_shares_are_exact_over_all_and_within_a_row_of_exact_in_each_label():
@@ -81,7 +84,7 @@ def test_labels_with_few_rows_stay_in_train():
 
 def test_a_rare_label_is_reported(read, jsonl, rows):
     dataset = read(jsonl([*rows, {"text": "rare", "label": "c"}]))
-    assert dataset.labels == ("a", "b", "c")
+    assert dataset.schema.labels == ("a", "b", "c")
     assert dataset.report.splits["train"]["c"] == 1
     assert dataset.report.notes == (
         "1 of 3 labels have no row in validation: c",
@@ -110,3 +113,25 @@ def test_own_sources_are_used_whole_and_in_order(read, jsonl, rows, name):
     own = [{"text": f"own {i}", "label": "ab"[i % 2]} for i in range(5)]
     dataset = read(jsonl(rows), **{name: jsonl(own, "own.jsonl")})
     assert dataset.splits[name].to_pylist() == own
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (pa.list_(pa.float64()), [[[1.0], [2.0, 3.0]], [[1.0, 2.0], [3.0]], [[1.0], [2.0, 4.0]]]),
+        (pa.large_binary(), [[b"a", b"bc"], [b"ab", b"c"], [b"a", b"bd"]]),
+        (pa.large_string(), [["a", "bc"], ["ab", "c"], ["a", "bd"]]),
+    ],
+    ids=str,
+)
+def test_the_digest_depends_on_values_of_any_kind_and_on_the_schema(kind, values):
+    def found(column, schema=None):
+        return content_digest({"train": pa.table({"x": column})}, schema or Schema())
+
+    columns = [pa.array(of, kind) for of in values]
+    assert len({*map(found, columns)}) == len(columns)
+    sliced = pa.array([*values[1], *values[0]], kind)[2:]
+    assert found(sliced) == found(columns[0]), "not on the rows before it in memory"
+    scale = Scale.of(np.array([[1.0], [2.0]]))
+    schemas = (Schema(), Schema(labels=("a",)), Schema(scale=scale))
+    assert len({found(columns[0], schema) for schema in schemas}) == len(schemas)

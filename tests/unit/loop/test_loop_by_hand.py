@@ -15,7 +15,7 @@ from torch import nn
 from ftray.data.batches import BatchPlan
 from ftray.tasks import get_task
 from tests.helpers.loop_cases import EVENED, WORLDS, final, runs
-from tests.helpers.loop_runs import LABELS, Data, Run, Seen, make_model, make_spec
+from tests.helpers.loop_runs import LABELS, Data, Run, Seen, make_model, make_spec, task_setup
 
 
 def _rates(model: Any, train: dict[str, Any]) -> Iterator[tuple[nn.Parameter, float, float]]:
@@ -47,7 +47,8 @@ def by_hand(made: Run) -> tuple[list[float], dict[str, torch.Tensor]]:
     )
     data = Data(made.rows).load("train")
     # As the documentation puts it: N / (C * n) of each label.
-    weights = len(data) / (len(LABELS) * np.bincount(data.targets)[data.targets])
+    labels = data.column("labels")
+    weights = len(data) / (len(LABELS) * np.bincount(labels)[labels])
     chances = weights if train.get("balance") == "sampling" else None
     sizes = train["batch_size"], train["micro_batch_size"]
     batches = BatchPlan(data.lengths, *sizes, spec.seed, chances)
@@ -60,11 +61,11 @@ def by_hand(made: Run) -> tuple[list[float], dict[str, torch.Tensor]]:
             left = (1 + math.cos(math.pi * (1 - left))) / 2
         for group in optimizer.param_groups:
             group["lr"] = train["learning_rate"] * left * group["scale"]
-        logits = model(**task.collate([data.ids_of(row) for row in rows], 0)).logits
+        logits = model(**task.collate(task_setup(), data.examples(rows)).inputs).logits
         smoothing = train.get("label_smoothing", 0.0)
         loss = nn.functional.cross_entropy(
             logits,
-            torch.from_numpy(data.targets[rows]),
+            torch.from_numpy(labels[rows]),
             label_smoothing=smoothing,
             reduction="none",
         )

@@ -14,7 +14,7 @@ from torch import nn
 from ftray.data.batches import BatchPlan
 from ftray.tasks import get_task
 from tests.helpers.loop_cases import CASES, ENDS, FROM, final, held, moved, run, runs
-from tests.helpers.loop_runs import Data, Run, Seen, checkpoint, make_model, make_spec
+from tests.helpers.loop_runs import Data, Run, Seen, checkpoint, make_model, make_spec, task_setup
 
 
 @pytest.mark.parametrize(("world", "stage"), CASES)
@@ -84,8 +84,9 @@ def by_hand_in_phases(made: Run) -> tuple[list[float], list[dict[str, Any]], dic
         for rows in batches.batches(epoch):
             for group in optimizer.param_groups:
                 group["lr"] = 1e-2 * (1 - max(0, step - 1) / 8) * (2 if epoch == 0 else 1)
-            logits = model(**task.collate([data.ids_of(row) for row in rows], 0)).logits
-            loss = nn.functional.cross_entropy(logits, torch.from_numpy(data.targets[rows]))
+            logits = model(**task.collate(task_setup(), data.examples(rows)).inputs).logits
+            labels = torch.from_numpy(data.column("labels")[rows])
+            loss = nn.functional.cross_entropy(logits, labels)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_([p for p in named.values() if p.grad is not None], 1.0)

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from ftray.errors import ModelError
-from ftray.models.structure.blocks import FreezePlan, find_blocks, layer_depths, plan_freeze
+from ftray.models.structure.blocks import FreezePlan, layer_depths, plan_freeze
 from ftray.models.structure.cut import frozen_blocks
+from ftray.models.structure.groups import find_blocks
 from tests.helpers.tiny_networks import BLOCKS, STACKED, UNSTACKED, tiny_batch, tiny_network
 
 DEPTHS = range(BLOCKS + 1)
@@ -33,12 +34,24 @@ def fresh(family: str) -> nn.Module:
 
 
 def prefix(model: nn.Module) -> str:
-    """Of the names of the parameters in the blocks."""
-    return find_blocks(model)[0] + "."
+    """Of the names of the parameters in the blocks, which all sit in one list."""
+    (stack,) = {name.rpartition(".")[0] for (name,) in find_blocks(model).names}
+    return stack + "."
 
 
 def block_of(name: str, stack: str) -> int | None:
     return int(name.removeprefix(stack).split(".")[0]) if name.startswith(stack) else None
+
+
+def test_a_name_tells_the_block_that_it_is_in(family: str) -> None:
+    model = network(family)
+    blocks, stack = find_blocks(model), prefix(model)
+    assert len(blocks) == BLOCKS
+    assert blocks.last is model.get_submodule(f"{stack}{BLOCKS - 1}")
+    assert blocks.first(1) is model.get_submodule(f"{stack}1")
+    for name, _ in [*model.named_parameters(), *model.named_modules()]:
+        is_list = name == stack.removesuffix(".")
+        assert blocks.of(name) == (None if is_list else block_of(name, stack)), name
 
 
 class Boundary:
@@ -46,11 +59,12 @@ class Boundary:
 
     def __init__(self, model: nn.Module, unfreeze: int) -> None:
         self.state: torch.Tensor
-        blocks = find_blocks(model)[1]
+        blocks = find_blocks(model)
         if unfreeze:
-            blocks[len(blocks) - unfreeze].register_forward_pre_hook(self._enter, with_kwargs=True)
+            first = blocks.first(len(blocks) - unfreeze)
+            first.register_forward_pre_hook(self._enter, with_kwargs=True)
         else:
-            blocks[-1].register_forward_hook(self._leave)
+            blocks.last.register_forward_hook(self._leave)
 
     def _enter(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.state = (args[0] if args else kwargs["hidden_states"]).detach().clone()
@@ -143,9 +157,9 @@ def test_planning_leaves_the_model_as_it_was(family: str) -> None:
     model = fresh(family)
     first, *_, last = model.parameters()
     first.requires_grad_(False)
-    inner = find_blocks(model)[1]
-    inner[0].train()
-    inner[1].eval()
+    inner = find_blocks(model)
+    inner.first(0).train()
+    inner.first(1).eval()
     wanted = [parameter.requires_grad for parameter in model.parameters()]
     modes = [module.training for module in model.modules()]
     with torch.no_grad():

@@ -22,6 +22,7 @@ from ftray.spec.load import override, parse
 from ftray.spec.schema import ModelSpec
 from ftray.store.files.location import locate
 from ftray.store.root import MODEL_MANIFEST
+from ftray.tasks import task_info
 from ftray.tasks.per_label import LabelScore
 from ftray.train.engine import state
 from ftray.train.export import export
@@ -38,7 +39,8 @@ BASE_CARD = "---\nlicense: mit\n---\n# A base\n"
 def write_base(folder: Path, told: str | None = None, readme: str = BASE_CARD) -> str:
     """A tiny pretrained model with MiniLM's tokenizer, whose config names it `told`."""
     tiny_network("bert", vocab_size=30522).base_model.save_pretrained(folder)
-    find_pretrained(ModelSpec(name_or_path=BASE)).tokenizer().save_pretrained(folder)
+    info = task_info("text-classification")
+    find_pretrained(ModelSpec(name_or_path=BASE)).processor(info).save_pretrained(folder)
     config = folder / "config.json"
     tree = json.loads(config.read_text())
     tree.pop("_name_or_path", None)
@@ -154,8 +156,8 @@ def test_its_example_cuts_a_long_text_as_ftray_does(tmp_path: Path) -> None:
         run_example(Path(folder.path), ("A text to be labelled.", long)).replace("'", '"')
     )
     (ours,) = load_model(folder).outcomes([long])
-    assert theirs["label"] == ours[0]
-    assert theirs["score"] == pytest.approx(ours[1], abs=1e-5)
+    assert ours is not None and theirs["label"] == ours.columns["prediction"]
+    assert theirs["score"] == pytest.approx(ours.columns["score"], abs=1e-5)
 
 
 @pytest.mark.parametrize("long", ["", "film " * 400])

@@ -14,10 +14,11 @@ from ftray.errors import ModelError
 from ftray.models.pretrained import Pretrained
 from ftray.spec.schema import ModelSpec
 from ftray.tasks import get_task
+from ftray.tasks.schema import Schema
 from tests.helpers.tiny_networks import STACKED, UNSTACKED, tiny_network
 
 WANTED = 0.37
-TASK = get_task("text-classification")
+TASK, SCHEMA = get_task("text-classification"), Schema(labels=("a", "b", "c"))
 
 
 def chances(model: nn.Module) -> Iterator[tuple[str, float]]:
@@ -32,7 +33,7 @@ def chances(model: nn.Module) -> Iterator[tuple[str, float]]:
 
 def load(folder: Path, dropout: float | None) -> Any:
     spec = ModelSpec(name_or_path=str(folder))
-    return Pretrained(spec, folder).model(TASK, ["a", "b", "c"], seed=1, dropout=dropout)
+    return Pretrained(spec, folder).model(TASK, SCHEMA, seed=1, dropout=dropout)
 
 
 @pytest.mark.parametrize("family", [*STACKED, *UNSTACKED])

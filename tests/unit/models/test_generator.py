@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -16,11 +15,12 @@ from ftray.models.generation.sampling_params import Message, Sampling
 from ftray.models.load import load_model
 from ftray.spec.sections.compute import Compute
 from ftray.store.files.location import Location, locate
+from ftray.tasks.text.texts import IDS
 from tests.helpers.tiny_generator import GOLDEN, MAX_TOKENS, make_generator, make_tokenizer
 from tests.helpers.tiny_model import tamper
 
 BF16 = Compute(precision="bf16")
-PROMPTS = ["the film has", "a", "", "wonderful " * 40, "naïve – 日本語 🎬", *GOLDEN]
+PROMPTS = ["the film has", "a", " ", "wonderful " * 40, "naïve – 日本語 🎬", *GOLDEN]
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,25 @@ def generator(made: Location) -> Generator:
     return found
 
 
+def outcomes(generator: Generator) -> list[tuple[str, float]]:
+    """The text that is written after each of `PROMPTS`, and how sure the generator is of it."""
+    found = []
+    for outcome in generator.outcomes(PROMPTS):
+        assert outcome is not None and outcome.probabilities is None
+        assert outcome.columns.keys() == {"prediction", "score"}
+        found.append((outcome.columns["prediction"], outcome.columns["score"]))
+    return found
+
+
+def test_a_prompt_without_tokens_has_no_outcome(generator: Generator) -> None:
+    none, some = generator.outcomes(["", "a"])
+    assert none is None and some is not None
+
+
 def test_plain_transformers_goes_on_the_same_way(made: Location, generator: Generator) -> None:
     model = AutoModelForCausalLM.from_pretrained(made.path).eval()
     tokenizer = AutoTokenizer.from_pretrained(made.path)
-    for prompt, (text, sureness, _) in zip(PROMPTS, generator.outcomes(PROMPTS), strict=True):
+    for prompt, (text, sureness) in zip(PROMPTS, outcomes(generator), strict=True):
         ids = torch.tensor([generator.prompt_ids(prompt)[-generator.context + 1 :]])
         room = min(MAX_TOKENS, generator.context - ids.shape[1])
         whole = model.generate(ids, do_sample=False, max_new_tokens=room)[0, ids.shape[1] :]
@@ -56,15 +71,16 @@ def test_how_sure_it_is_is_the_mean_of_its_tokens(generator: Generator) -> None:
             decoder.step()
     assert tuple(answer.tokens) == golden.tokens
     shares = torch.tensor(answer.logprobs).exp()
-    assert torch.allclose(shares, torch.tensor(golden.probabilities), atol=1e-4)
+    assert torch.allclose(shares, torch.tensor(golden.numbers), atol=1e-4)
 
 
 def test_answers_do_not_depend_on_who_is_asked_beside_them(
     made: Location, generator: Generator
 ) -> None:
     alone = load_model(made, batch_size=1)
-    together, single = generator.outcomes(PROMPTS), alone.outcomes(PROMPTS)
-    assert [text for text, *_ in together] == [text for text, *_ in single]
+    assert isinstance(alone, Generator)
+    together, single = outcomes(generator), outcomes(alone)
+    assert [text for text, _ in together] == [text for text, _ in single]
 
 
 def test_golden_answers_hold_on_a_copy(made: Location, tmp_path: Path) -> None:
@@ -72,7 +88,7 @@ def test_golden_answers_hold_on_a_copy(made: Location, tmp_path: Path) -> None:
     copy.upload(Path(made.path), last="ftray.json")
     found = load_model(copy)
     found.check_golden()
-    assert all(len(item.tokens) == len(item.probabilities) > 0 for item in found.info.golden)
+    assert all(len(item.tokens) == len(item.numbers) > 0 for item in found.info.golden)
     load_model(copy, compute=BF16).check_golden()
 
 
@@ -81,7 +97,7 @@ def test_bf16_answers_are_those_of_autocast(tmp_path: Path, tied: bool) -> None:
     folder = make_generator(tmp_path / "model", tie_word_embeddings=tied)
     plain, rounded = load_model(folder), load_model(folder, compute=BF16)
     assert rounded.model.get_input_embeddings().weight.dtype == torch.float32
-    inputs = plain.collate([[5, 6, 7, 8]])
+    inputs = plain.batch([{IDS: [5, 6, 7, 8]}]).inputs
     with plain.inference(), torch.autocast("cpu", torch.bfloat16):
         expected = plain.model(**inputs).logits
     with rounded.inference():
@@ -117,7 +133,6 @@ def test_evaluation_counts_the_completions_tokens(generator: Generator) -> None:
     (golden,) = generator.golden(["the film has"])
     text = generator.tokenizer.decode(golden.tokens)
     rows = {"prompt": ["the film has"] * 3, "completion": [text, "x", "y"]}
-    examples = generator.examples(rows)
-    metrics = generator.measure(examples.ids, np.array(examples.targets)).metrics
+    metrics = generator.measure(generator.examples(rows)).metrics
     assert metrics["tokens"] > len(golden.tokens)
     assert 0 < metrics["accuracy"] < 1

@@ -15,17 +15,22 @@ import pytest
 import torch
 
 from ftray.models.inference.predictor import Predictor
-from ftray.models.sharing.prefix_batching import joint_logits
+from ftray.models.sharing.prefix_batching import joint_outputs
 from ftray.models.sharing.prefix_hash import Lineage, fingerprints, trace
 from ftray.models.sharing.weight_sharing import Pool
 from ftray.models.structure.blocks import layer_depths
 from ftray.models.structure.cut import Cut, cut_for_now
+from ftray.models.structure.groups import Blocks
 from ftray.spec.sections.compute import PLAIN
 from ftray.tasks import get_task
+from ftray.tasks.base import TaskSetup
+from ftray.tasks.schema import Schema
+from ftray.tasks.text.texts import IDS
 from tests.helpers.tiny_model import make_model
 from tests.helpers.tiny_networks import BLOCKS, STACKED, tiny_batch, tiny_network
 
-ROWS = [[5, 6, 7, 8, 9, 2], [11, 2], [5, 6, 7, 8, 9, 2], [13, 14, 15, 2], [17, 18, 2]]
+IDS_OF = [[5, 6, 7, 8, 9, 2], [11, 2], [5, 6, 7, 8, 9, 2], [13, 14, 15, 2], [17, 18, 2]]
+ROWS = [{IDS: ids} for ids in IDS_OF]
 
 
 class Small(Predictor):
@@ -35,14 +40,14 @@ class Small(Predictor):
         self.model, self.batch_size, self.device = model.eval(), batch_size, torch.device("cpu")
         self.compute = PLAIN
         self.task = get_task("text-classification")
-        self.tokenizer = SimpleNamespace(pad_token_id=0)
-        self.info = SimpleNamespace(labels=("a", "b", "c"))  # type: ignore[assignment]
+        self.setup = TaskSetup(SimpleNamespace(pad_token_id=0), Schema(labels=("a", "b", "c")))
+        self.features = self.task.features(self.setup)
         self.lineage = trace(model, fingerprints(model), tiny_batch(2, 5))
         self.tokenizing = self._computing = threading.Lock()
         self.seen: Counter[int] = Counter()
         """Block -> rows that it computed."""
-        for number, block in enumerate(self.lineage.blocks if self.lineage else []):
-            block.register_forward_hook(self._counting(number))
+        for number, modules in enumerate(self.lineage.blocks.modules if self.lineage else ()):
+            modules[-1].register_forward_hook(self._counting(number))
 
     def _counting(self, number: int) -> Any:
         def count(_module: Any, _args: Any, output: Any) -> None:
@@ -68,9 +73,11 @@ def test_answers_are_those_of_each_model_alone(family: str) -> None:
     models = [Small(tuned(base, family, blocks)) for blocks in (0, 1, 1, 2, BLOCKS)]
     asked = [(models[n % len(models)], row) for n, row in enumerate(ROWS * 5)]
     asked += [(model, ROWS[0]) for model in models]
-    together = joint_logits(asked)
-    for (model, row), logits in zip(asked, together, strict=True):
-        torch.testing.assert_close(logits, model.logits_of([row])[0], rtol=1e-4, atol=1e-5)
+    together = joint_outputs(asked)
+    for (model, row), outputs in zip(asked, together, strict=True):
+        (alone,) = model.outputs_of([row])
+        assert outputs.keys() == alone.keys() == {"logits"}
+        torch.testing.assert_close(outputs["logits"], alone["logits"], rtol=1e-4, atol=1e-5)
 
 
 def test_blocks_that_are_shared_compute_each_text_once() -> None:
@@ -81,7 +88,7 @@ def test_blocks_that_are_shared_compute_each_text_once() -> None:
     lineages = [model.lineage for model in models if model.lineage]
     assert [lineages[0].shared(other) for other in lineages] == [BLOCKS, BLOCKS - 1, BLOCKS - 2]
     assert lineages[1].shared(lineages[2]) == BLOCKS - 2
-    joint_logits([(model, row) for row in ROWS for model in models])
+    joint_outputs([(model, row) for row in ROWS for model in models])
     seen = sum((model.seen for model in models), Counter[int]())
     # Four different texts; the lowest block is all three's, the next one that of two of them.
     assert seen == {0: 4, 1: 4 + len(ROWS), 2: 3 * len(ROWS)}
@@ -90,7 +97,7 @@ def test_blocks_that_are_shared_compute_each_text_once() -> None:
 def test_a_model_of_another_base_goes_alone() -> None:
     one, other = Small(tiny_network("bert")), Small(tiny_network("bert", seed=5))
     assert one.lineage and other.lineage and one.lineage.shared(other.lineage) < 1
-    joint_logits([(one, ROWS[0]), (other, ROWS[0])])
+    joint_outputs([(one, ROWS[0]), (other, ROWS[0])])
     assert one.seen == other.seen == dict.fromkeys(range(BLOCKS), 1)
 
 
@@ -98,13 +105,13 @@ def test_a_model_of_another_base_goes_alone() -> None:
 def test_a_model_without_a_list_of_blocks_goes_alone(family: str) -> None:
     models = [Small(tiny_network(family)) for _ in range(2)]
     assert all(model.lineage is None for model in models)
-    logits = joint_logits([(model, row) for row in ROWS for model in models])
-    expected = models[0].logits_of(ROWS)
-    torch.testing.assert_close(torch.stack(logits[::2]), expected, rtol=1e-4, atol=1e-5)
+    found = joint_outputs([(model, row) for row in ROWS for model in models])
+    for row, expected in zip(found[::2], models[0].outputs_of(ROWS), strict=True):
+        torch.testing.assert_close(row["logits"], expected["logits"], rtol=1e-4, atol=1e-5)
 
 
 def test_lineages_of_other_shapes_share_nothing() -> None:
-    short, long = (Lineage(torch.nn.ModuleList(), 0, tuple(prefixes)) for prefixes in ("ab", "xyz"))
+    short, long = (Lineage(Blocks((), ()), 0, tuple(prefixes)) for prefixes in ("ab", "xyz"))
     assert short.shared(long) == -1
 
 
@@ -118,7 +125,7 @@ def test_equal_weights_lie_in_memory_once(tmp_path: Path) -> None:
     assert "bert.embeddings.word_embeddings.weight" in shared
     assert "bert.encoder.layer.3.output.dense.weight" in shared
     assert not any(name.startswith(("bert.encoder.layer.4", "classifier.w")) for name in shared)
-    assert predictors[0].tokenizer is predictors[1].tokenizer
+    assert predictors[0].setup.processor is predictors[1].setup.processor
     for predictor in predictors:
         predictor.check_golden()
     gone = weakref.ref(predictors[0].model)

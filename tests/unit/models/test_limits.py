@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from ftray.errors import ModelError
 from ftray.models.limits import check_positions, make_room, usable_positions
 from ftray.spec.load import override, parse
+from ftray.tasks.schema import Schema
 from ftray.train.memory.preflight import forecast
 from tests.helpers.tiny_generator import make_base, make_tokenizer
 from tests.helpers.tiny_networks import STACKED, UNSTACKED, VOCABULARY, tiny_network
@@ -85,12 +86,12 @@ def test_a_plan_is_refused_as_training_is(tmp_path: Path) -> None:
     tiny_network("roberta", **options).config.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     usable = 64 - tokenizer.pad_token_id - 1
-    data = {"train": "rows.jsonl", "max_length": usable}
+    data, schema = {"train": "rows.jsonl", "max_length": usable}, Schema(labels=("bad", "good"))
     spec = parse({"name": "run", "model": {"name_or_path": str(tmp_path)}, "data": data})
-    forecast(spec, ("bad", "good"))
+    forecast(spec, schema)
     longer = override(spec, {"data.max_length": usable + 1})
     with pytest.raises(ModelError, match=f"takes at most {usable} tokens"):
-        forecast(longer, ("bad", "good"))
+        forecast(longer, schema)
 
 
 def test_a_plan_says_that_tokens_were_added(tmp_path: Path) -> None:
@@ -103,11 +104,11 @@ def test_a_plan_says_that_tokens_were_added(tmp_path: Path) -> None:
             "data": {"train": "rows.jsonl", "max_length": 16},
         }
     )
-    assert "embedding" not in "".join(forecast(spec, ()).lines())
+    assert "embedding" not in "".join(forecast(spec, Schema()).lines())
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["<|one|>"])
     tokenizer.save_pretrained(base)
-    assert "rows are added for <|one|>, which begin as" in next(forecast(spec, ()).lines())
+    assert "rows are added for <|one|>, which begin as" in next(forecast(spec, Schema()).lines())
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

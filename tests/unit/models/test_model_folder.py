@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -25,7 +24,7 @@ from ftray.models.inference.predictor import Predictor
 from ftray.spec.sections.compute import Compute
 from ftray.store.files.location import Location, locate
 from ftray.store.root import MODEL_MANIFEST
-from tests.helpers.tiny_model import BASE, GOLDEN, LABELS, make_model
+from tests.helpers.tiny_model import BASE, GOLDEN, LABELS, logits_of, make_model
 
 BF16 = Compute(precision="bf16")
 TEXTS = ["A wonderful film.", "Bad.", "It is neither good nor bad " * 5, "Dull"]
@@ -90,6 +89,16 @@ def test_what_was_written_is_read(made: Location, tmp_path: Path) -> None:
     assert ModelInfo.model_validate_json(info.model_dump_json()) == info
 
 
+def test_golden_answers_of_an_older_folder_are_read_by_their_names_there(copy: Path) -> None:
+    golden = json.loads((copy / MODEL_MANIFEST).read_text())["golden"]
+    renamed = {"numbers": "probabilities", "places": "labels"}
+    older = [{renamed.get(name, name): value for name, value in item.items()} for item in golden]
+    change(copy, golden=older)
+    found = read_info(locate(str(copy))).golden
+    assert [item.numbers for item in found] == [tuple(item["numbers"]) for item in golden]
+    Predictor(locate(str(copy))).check_golden()
+
+
 def test_plain_transformers_gives_its_answers(made: Location, predictor: Predictor) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(made.path).eval()
     tokenizer = AutoTokenizer.from_pretrained(made.path)
@@ -129,9 +138,9 @@ def test_weights_are_safetensors_and_nothing_is_pickled(made: Location) -> None:
 
 def test_answers_do_not_depend_on_batching_or_order(made: Location, predictor: Predictor) -> None:
     single = Predictor(made, batch_size=1)
-    together, alone = predictor.logits(TEXTS), single.logits(TEXTS)
+    together, alone = logits_of(predictor, TEXTS), logits_of(single, TEXTS)
     assert together == pytest.approx(alone, abs=1e-5)
-    assert predictor.logits(TEXTS[::-1]).flip(0) == pytest.approx(together, abs=1e-5)
+    assert logits_of(predictor, TEXTS[::-1]).flip(0) == pytest.approx(together, abs=1e-5)
 
 
 def test_no_texts_are_no_answers(predictor: Predictor) -> None:
@@ -139,9 +148,16 @@ def test_no_texts_are_no_answers(predictor: Predictor) -> None:
 
 
 def test_a_text_of_any_length_has_an_answer(predictor: Predictor) -> None:
-    (answer, empty) = predictor.answers(["word " * 5000, ""], top_k=3)
+    (answer, short) = predictor.answers(["word " * 5000, "a"], top_k=3)
     assert sum(item["score"] for item in answer) == pytest.approx(1)
-    assert sum(item["score"] for item in empty) == pytest.approx(1)
+    assert sum(item["score"] for item in short) == pytest.approx(1)
+
+
+def test_a_text_without_tokens_has_no_outcome_and_no_golden_answer(predictor: Predictor) -> None:
+    none, some = predictor.outcomes(["", "a"])
+    assert none is None and some is not None and sum(some.probabilities or ()) == pytest.approx(1)
+    assert some.columns.keys() == {"prediction", "score"}
+    assert [item.input for item in predictor.golden(["", "a"])] == ["a"]
 
 
 def test_evaluation_counts_what_the_answers_say(predictor: Predictor) -> None:
@@ -153,7 +169,10 @@ def test_evaluation_counts_what_the_answers_say(predictor: Predictor) -> None:
 
 def accuracy(predictor: Predictor, labels: list[str]) -> float:
     examples = predictor.examples({"text": TEXTS, "label": labels})
-    return predictor.measure(examples.ids, np.array(examples.targets)).metrics["accuracy"]
+    measured = predictor.measure(examples)
+    assert measured.truth.tolist() == [LABELS.index(label) for label in labels]
+    assert (measured.truth == measured.predicted).mean() == measured.metrics["accuracy"]
+    return measured.metrics["accuracy"]
 
 
 def test_golden_answers_hold_on_a_copy(copy: Path) -> None:
@@ -205,7 +224,7 @@ def test_the_card_may_be_edited_and_files_added(copy: Path) -> None:
 def test_rounding_does_not_break_the_golden_answers(copy: Path) -> None:
     golden = json.loads((copy / MODEL_MANIFEST).read_text())["golden"]
     for item in golden:
-        item["probabilities"] = [p + GOLDEN_TOLERANCE / 2 for p in item["probabilities"]]
+        item["numbers"] = [p + GOLDEN_TOLERANCE / 2 for p in item["numbers"]]
     change(copy, golden=golden)
     Predictor(locate(str(copy))).check_golden()
 
@@ -215,19 +234,19 @@ def test_bf16_answers_nearly_the_same_and_holds_the_golden_answers(
 ) -> None:
     halved = Predictor(locate(str(copy)), compute=BF16)
     halved.check_golden()
-    exact, rounded = predictor.logits(GOLDEN), halved.logits(GOLDEN)
+    exact, rounded = logits_of(predictor, GOLDEN), logits_of(halved, GOLDEN)
     assert rounded.dtype == torch.float32
     gap = (exact.softmax(-1) - rounded.softmax(-1)).abs().max()
     assert 0 < gap < TOLERANCES["bf16"]
     plain = Predictor(locate(str(copy)))
     plain.compute = BF16
-    assert torch.equal(rounded, plain.logits(GOLDEN)), "as autocast alone has it"
+    assert torch.equal(rounded, logits_of(plain, GOLDEN)), "as autocast alone has it"
 
 
 def test_a_model_that_bf16_changes_says_how_to_serve_it(copy: Path) -> None:
     golden = json.loads((copy / MODEL_MANIFEST).read_text())["golden"]
     for item in golden:
-        item["probabilities"] = item["probabilities"][::-1]
+        item["numbers"] = item["numbers"][::-1]
     change(copy, golden=golden)
     wrong = problem(copy, lambda it: Predictor(it, compute=BF16).check_golden())
     assert "serve.precision to fp32" in wrong.fix

@@ -19,7 +19,7 @@ from ftray.models.load import load_model
 from ftray.spec.sections.compute import Compute
 from ftray.store.files.location import Location
 from tests.helpers.odd_networks import Odd, Rigid
-from tests.helpers.tiny_model import GOLDEN, make_model, tamper
+from tests.helpers.tiny_model import GOLDEN, logits_of, make_model, tamper
 from tests.helpers.tiny_networks import tiny_batch, tiny_network
 
 TEXTS = [*GOLDEN, "Bad.", "It is neither good nor bad " * 20, "naïve – 日本語 🎬", "Dull " * 7]
@@ -40,7 +40,9 @@ def exact(made: Location) -> Predictor:
 def test_the_answers_are_those_of_torch(made: Location, exact: Predictor, batch_size: int) -> None:
     found = Predictor(made, batch_size, FP32)
     found.check_golden()
-    torch.testing.assert_close(found.logits(TEXTS), exact.logits(TEXTS), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        logits_of(found, TEXTS), logits_of(exact, TEXTS), rtol=1e-5, atol=1e-5
+    )
     assert found.answers(TEXTS[:2], 2)[0][0].keys() == {"label", "score"}
 
 
@@ -50,7 +52,7 @@ def test_int8_answers_nearly_the_same_and_holds_the_golden_answers(
     found = load_model(made, compute=INT8)
     assert isinstance(found, Predictor)
     found.check_golden()
-    gap = (found.logits(TEXTS).softmax(-1) - exact.logits(TEXTS).softmax(-1)).abs().max()
+    gap = (logits_of(found, TEXTS).softmax(-1) - logits_of(exact, TEXTS).softmax(-1)).abs().max()
     assert 0 < gap < TOLERANCES["int8"]
 
 
@@ -66,7 +68,7 @@ def test_a_model_that_was_changed_does_not_hold_them(tmp_path: Path) -> None:
 def test_of_any_shape_in_any_family(family: str) -> None:
     model = tiny_network(family).eval()
     batches = [tiny_batch(rows, tokens) for rows, tokens in ((2, 6), (1, 1), (3, 9), (5, 14))]
-    found = OnnxModel(model, batches[:2], int8=False)
+    found = OnnxModel(model, batches[:2], ("logits",), int8=False)
     for batch in batches:
         with torch.inference_mode():
             wanted = model(**batch).logits
@@ -91,7 +93,7 @@ class Unheard(nn.Module):
 def test_a_model_that_onnx_cannot_tell_is_refused(model: nn.Module, problem: str) -> None:
     batches = [tiny_batch(2, 6), tiny_batch(3, 9)]
     with pytest.raises(ModelError, match=problem) as caught:
-        OnnxModel(model, batches, int8=False)
+        OnnxModel(model, batches, ("logits",), int8=False)
     assert caught.value.problems[0].key == "serve.backend"
     assert "torch" in caught.value.problems[0].fix
 

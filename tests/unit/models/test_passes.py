@@ -42,9 +42,10 @@ def test_unless_a_cost_was_measured_there_are_as_few_passes_as_can_be() -> None:
 
 
 def test_what_a_pass_costs_is_told_from_a_short_row_and_a_long_one() -> None:
-    found = measure_cost(lambda ids: time.sleep(0.02 + 0.001 * len(ids)), [1] * 4, [1] * 64)
+    rows, costs = ([1] * 4, [1] * 64), (4, 64)
+    found = measure_cost(lambda ids: time.sleep(0.02 + 0.001 * len(ids)), rows, costs)
     assert 0.015 < found.seconds < 0.04
     assert 12 < found.tokens < 40
     # A device on which short rows and long ones take the same time.
-    same = measure_cost(lambda ids: time.sleep(0.01 - 1e-5 * len(ids)), [1], [1] * 64)
+    same = measure_cost(lambda ids: time.sleep(0.01 - 1e-5 * len(ids)), rows, costs)
     assert same == PassCost()

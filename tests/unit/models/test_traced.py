@@ -16,7 +16,7 @@ from ftray.models.inference.predictor import Predictor
 from ftray.spec.sections.compute import Compute
 from ftray.store.files.location import Location
 from tests.helpers.odd_networks import Odd, Rigid
-from tests.helpers.tiny_model import GOLDEN, make_model
+from tests.helpers.tiny_model import GOLDEN, logits_of, make_model
 from tests.helpers.tiny_networks import STACKED, tiny_batch, tiny_network
 
 TEXTS = [*GOLDEN, "Bad.", "It is neither good nor bad " * 20, "naïve – 日本語 🎬", "Dull " * 7]
@@ -38,7 +38,7 @@ def test_the_answers_are_the_same(made: Location, precision: Any, batch_size: in
     found.check_golden()
     # The graph has some constants in fp16 that the model computes in fp32.
     most = 2e-3 if precision == "fp16" else 0
-    torch.testing.assert_close(found.logits(TEXTS), exact.logits(TEXTS), rtol=0, atol=most)
+    torch.testing.assert_close(logits_of(found, TEXTS), logits_of(exact, TEXTS), rtol=0, atol=most)
 
 
 @pytest.mark.parametrize("family", STACKED)
@@ -77,7 +77,7 @@ def test_a_model_that_cannot_be_traced_answers_all_the_same(
     made: Location, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     found = Predictor(made)
-    before, network = found.logits(TEXTS), found.model
+    before, network = logits_of(found, TEXTS), found.model
     plain = network.forward
 
     def forward(*values: Any, **inputs: Any) -> Any:
@@ -90,7 +90,7 @@ def test_a_model_that_cannot_be_traced_answers_all_the_same(
         found.trace()
     assert found.model is network
     assert "KeyError" in caplog.text
-    assert torch.equal(found.logits(TEXTS), before)
+    assert torch.equal(logits_of(found, TEXTS), before)
 
 
 def test_onnx_is_left_to_itself(made: Location) -> None:

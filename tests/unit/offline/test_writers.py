@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ftray.errors import DataError
-from ftray.offline.writers import OUTCOME, open_output, write
+from ftray.offline.writers import open_output, write
+from ftray.tasks import task_info
 
 ROWS = [
     {"id": 1, "text": 'a "quoted", text\nof two lines', "tags": ["x"]},
@@ -21,7 +22,8 @@ LABELS, SCORES = ["good", "bad", "good"], [0.9, 0.625, 0.5]
 
 
 def written(path: Path) -> Path:
-    added = dict(zip(OUTCOME, (LABELS, SCORES), strict=True))
+    names = task_info("text-classification").outcome
+    added = dict(zip(names, (LABELS, SCORES), strict=True))
     write(open_output(str(path), overwrite=False), ROWS, added)
     assert [child.name for child in path.parent.iterdir()] == [path.name]
     return path

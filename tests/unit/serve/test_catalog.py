@@ -49,7 +49,7 @@ class FakeShelf:
 
     async def answer(self, texts: Any, top_k: int | None) -> Answers:
         await self.bench.free.wait()
-        return Answers(self.served.name, self.served.version, ("a",), [{"label": "a"}])
+        return Answers(self.served.name, self.served.version, ("a",), [{"label": "a"}], ["a"])
 
     def close(self) -> None:
         self.bench.closed.append(self.served.address)

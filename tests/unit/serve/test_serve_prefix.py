@@ -44,7 +44,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Test
 
 def test_health_and_page_need_no_key_and_the_rest_does(place: tuple[TestClient, str, str]) -> None:
     client, key, prefix = place
-    for path in ("/healthz", "/", "/v2/health/ready"):
+    for path in ("/healthz", "/", "/playground/app.js", "/v2/health/ready"):
         assert client.get(prefix + path).status_code == 200
     assert client.get(f"{prefix}/v1/models").status_code == 401
     headers = {"authorization": f"Bearer {key}"}

@@ -118,10 +118,10 @@ WRONG: list[tuple[str, Any, str]] = [
     ("rows of two", {"inputs": [tensor([["a", "b"]])]}, "inputs.0.data.0"),
     ("a shape of three", {"inputs": [tensor(["a"], shape=[1, 1, 1])]}, "shape"),
     ("a shape of two columns", {"inputs": [tensor(["a", "b"], shape=[1, 2])]}, "shape"),
-    ("another shape", {"inputs": [tensor(["a"], shape=[2])]}, "2 texts, the data 1"),
+    ("another shape", {"inputs": [tensor(["a"], shape=[2])]}, "2 rows, the data 1"),
     ("a negative shape", {"inputs": [tensor(["a"], shape=[-1])]}, "shape"),
-    ("no texts", {"inputs": [tensor([])]}, "0 texts"),
-    ("too many", {"inputs": [tensor(["a"] * (MAX_ROWS + 1))]}, "1,025 texts"),
+    ("no texts", {"inputs": [tensor([])]}, "0 rows"),
+    ("too many", {"inputs": [tensor(["a"] * (MAX_ROWS + 1))]}, "1,025 rows"),
     ("too long", {"inputs": [tensor(["a" * (MAX_TEXT + 1)])]}, "characters"),
     ("an unknown output", {"inputs": [tensor(["a"])], "outputs": [{"name": "x"}]}, "no output x"),
     ("half a character", b'{"inputs": [{"name": "\\ud800"}]}', "JSON"),
@@ -146,7 +146,7 @@ def test_v2_says_in_one_message_what_is_wrong(client: TestClient, body: Any, sai
         (binary([b"\xff"])[0], None, "UTF-8"),
         (binary([b"ab"])[0], "100000", "100000"),
         (binary([b"ab"])[0], "-1", "-1"),
-        (binary([b"ab"], shape=[4])[0], None, "4 texts"),
+        (binary([b"ab"], shape=[4])[0], None, "4 rows"),
     ],
 )
 def test_v2_refuses_torn_binary_tensors(
@@ -241,7 +241,8 @@ def test_the_page_loads_nothing_from_outside(client: TestClient) -> None:
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
-    assert not re.findall(r"https?://|src=|@import", page.text)
+    loaded = re.findall(r'(?:src|href)="([^"]*)"', page.text)
+    assert sorted(loaded) == ["data:,", "playground/app.js", "playground/style.css"]
 
 
 def test_requests_are_counted_by_protocol(client: TestClient, metrics: Metrics) -> None:

@@ -19,7 +19,7 @@ from ftray.serve.runners.engine import Engine
 from ftray.serve.runners.turns import Waiting, next_rows
 from ftray.serve.schemas import MAX_READ
 from ftray.spec.sections.serving import Batching
-from ftray.tasks.blank import is_blank
+from ftray.tasks.text.blank import is_blank
 from tests.helpers.tiny_model import make_model
 
 
@@ -85,7 +85,7 @@ def test_one_large_request_does_not_hold_the_models_thread(predictor: Predictor)
     """A body of 4 MB: 41 texts of which the model keeps 64 tokens each."""
     held: list[float] = []
 
-    async def ask() -> torch.Tensor:
+    async def ask() -> None:
         engine = Engine(Batching(), Metrics("one"))
         forward = engine._batcher._run  # noqa: SLF001
 
@@ -98,10 +98,11 @@ def test_one_large_request_does_not_hold_the_models_thread(predictor: Predictor)
         engine._batcher._run = timed  # noqa: SLF001
         live = LiveModel("tiny", 1, predictor, engine, Metrics("one"))
         short = ["dull and long " * 25] * 41
-        logits = await engine.logits(live, short)
-        long = await engine.logits(live, [text * 280 for text in short])
-        assert torch.allclose(long, logits, atol=1e-5)
-        return logits
+        found, long = [
+            torch.stack([outputs["logits"] for ((_, outputs),) in await engine.run(live, texts)])
+            for texts in (short, [text * 280 for text in short])
+        ]
+        assert torch.allclose(long, found, atol=1e-5)
 
     asyncio.run(ask())
     short, long = sum(held[: len(held) // 2]), sum(held[len(held) // 2 :])

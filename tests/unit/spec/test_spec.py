@@ -518,6 +518,8 @@ SYNONYMS = {
     "train.max_length": "data.max_length",
     "train.workers": "scale.workers",
     "data.label": "data.columns.label",
+    "data.labels": "data.columns.label",
+    "data.question": "data.columns.question",
     "tune.num_samples": "tune.trials",
     "serve.bacth": "serve.batch",
     "train.batchSize": "train.batch_size",

@@ -13,7 +13,11 @@ import torch
 from ftray.models.artifact.manifest import LABEL_SCORES
 from ftray.models.artifact.publish import write_label_scores
 from ftray.tasks import get_task
+from ftray.tasks.base import Batch, TaskSetup
+from ftray.tasks.classification import LABEL
+from ftray.tasks.metrics import Totals
 from ftray.tasks.per_label import label_scores, most_confused
+from ftray.tasks.schema import Schema
 
 LABELS = ("ant", "bee", "cat", "never")
 MANY = 10_000
@@ -77,12 +81,21 @@ def test_a_model_without_labels_has_no_such_file(tmp_path: Path) -> None:
 
 
 def test_what_is_kept_of_many_labels_grows_with_their_number_and_not_with_its_square() -> None:
-    task, labels = get_task("text-classification"), [f"label {n}" for n in range(MANY)]
+    task, schema = (
+        get_task("text-classification"),
+        Schema(labels=[f"label {n}" for n in range(MANY)]),
+    )
     logits = torch.randn(64, MANY, generator=torch.Generator().manual_seed(0))
-    truth = torch.arange(64)
-    metric_state = task.metric_state(logits, {}, truth).numpy()
-    assert metric_state.nbytes < 100 * MANY
+    truth, rows = torch.arange(64), np.arange(64)
+    state = task.metric_state(
+        {"logits": logits}, Batch({}, {LABEL: truth}), TaskSetup(None, schema)
+    )
+    kept = [*state.sums.values(), *state.each.values()]
+    assert sum(value.nbytes for value in kept) < 100 * MANY
+    totals = Totals()
+    totals.add(rows, state)
+    found = totals.gathered(task.empty_state(schema), rows, None)
     predicted = logits.argmax(-1).numpy()
-    confused = most_confused(truth.numpy(), predicted, labels)
-    told = {**task.metrics(metric_state, labels), "confused": confused}
+    confused = most_confused(truth.numpy(), predicted, schema.labels)
+    told = {**task.metrics(found, schema), "confused": confused}
     assert len(json.dumps(told)) < 10_000

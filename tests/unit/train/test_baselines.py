@@ -11,41 +11,31 @@ import numpy as np
 import pytest
 import torch
 
+from ftray.data.encoding.encoded import EncodedSplit
 from ftray.errors import ModelError, StorageError
-from ftray.models.pretrained import find_pretrained
-from ftray.spec.schema import ModelSpec
+from ftray.spec.load import parse
 from ftray.store.files.location import locate
 from ftray.tasks import get_task
+from ftray.tasks.classification import LABEL
+from ftray.tasks.schema import Schema
 from ftray.train.base import load_base
 from ftray.train.distributed.context import DistContext
 from ftray.train.evaluation.baselines import Baselines, Encoder, fit_baselines
 from ftray.train.orders import BASELINES
+from tests.helpers.encoded import split_of
+from tests.helpers.loop_runs import task_setup
 from tests.helpers.small_runs import MODEL, write_rows
 from tests.helpers.tiny_networks import STACKED, UNSTACKED, tiny_network
 
 TASK = get_task("text-classification")
 
 
-class Rows:
-    """As EncodedSplit."""
-
-    def __init__(self, ids: Sequence[np.ndarray], targets: Sequence[int]) -> None:
-        self._ids = ids
-        self.lengths = np.array([len(row) for row in ids])
-        self.targets = np.array(targets, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def ids_of(self, row: int) -> np.ndarray:
-        return self._ids[row]
-
-
 class Data:
     """As EncodedDataset."""
 
-    def __init__(self, labels: Sequence[str], **splits: Rows) -> None:
-        self.labels = tuple(labels)
+    def __init__(self, labels: Sequence[str], **splits: EncodedSplit) -> None:
+        self.schema = Schema(labels=tuple(labels))
+        self.labels = self.schema.labels
         self.load = splits.__getitem__
 
 
@@ -53,16 +43,18 @@ def on(rank: int = 0, world: int = 1) -> DistContext:
     return DistContext(rank, world, torch.device("cpu"))
 
 
-def tiny_rows(count: int = 70, labels: int = 3, seed: int = 0) -> Rows:
-    """Rows that end as BART wants it."""
+def tiny_rows(
+    count: int = 70, labels: int = 3, seed: int = 0, names: Sequence[int] = range(9)
+) -> EncodedSplit:
+    """Rows that end as BART wants it. names: indices of the labels that rows have."""
     random = np.random.default_rng(seed)
     ids = [np.append(random.integers(5, 97, random.integers(2, 12)), 2) for _ in range(count)]
-    return Rows(ids, random.integers(0, labels, count).tolist())
+    return split_of(ids, [names[place] for place in random.integers(0, labels, count)])
 
 
 def tiny(family: str, ranks: DistContext) -> Any:
     options = {"decoder_start_token_id": 0} if family == "t5" else {}
-    return Encoder(tiny_network(family, **options), TASK, 0, ranks)
+    return Encoder(tiny_network(family, **options), TASK, task_setup(), ranks)
 
 
 def features(encoder: Encoder, rows: Any) -> np.ndarray:
@@ -77,14 +69,16 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Encoder, Any]:
     file = write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", 160)
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     labels = ("negative", "positive")
-    base = load_base(ModelSpec(name_or_path=MODEL), TASK.info.name, 1, labels)
-    tokenizer = find_pretrained(ModelSpec(name_or_path=MODEL)).tokenizer()
-    ids = [np.array(row) for row in TASK.encode(tokenizer, [r["text"] for r in lines], 32)]
-    targets = [labels.index(row["label"]) for row in lines]
+    spec = parse({"name": "probed", "seed": 1, "model": {"name_or_path": MODEL},
+                  "data": {"train": str(file), "max_length": 32}})  # fmt: skip
+    base = load_base(spec, Schema(labels=labels))
+    rows = {name: [line[name] for line in lines] for name in ("text", "label")}
+    found = TASK.examples(base.setup, rows).features
+    ids, targets = found["input_ids"], found["labels"]
     cut = 110
-    data = Data(labels, train=Rows(ids[:cut], targets[:cut]),
-                validation=Rows(ids[cut:], targets[cut:]))  # fmt: skip
-    return Encoder(base.model, TASK, base.pad_id, on()), data
+    data = Data(labels, train=split_of(ids[:cut], targets[:cut]),
+                validation=split_of(ids[cut:], targets[cut:]))  # fmt: skip
+    return Encoder(base.model, TASK, base.setup, on()), data
 
 
 def test_the_probe_on_a_real_model_beats_the_majority(real: tuple[Encoder, Any]) -> None:
@@ -99,7 +93,7 @@ def test_the_probe_on_a_real_model_beats_the_majority(real: tuple[Encoder, Any])
     assert event["probe"]["f1_macro"] > 0.75
     assert 0 < event["seconds"] < 60
     validation = data.load("validation")
-    right = baselines.answers(encoder, validation) == validation.targets
+    right = baselines.answers(encoder, validation) == validation.column(LABEL)
     assert right.mean() == pytest.approx(event["probe"]["accuracy"])
 
 
@@ -109,14 +103,17 @@ def test_every_family_has_features_that_know_no_padding(family: str) -> None:
     together = features(tiny(family, on()), rows)
     assert together.ndim == 2 and len(together) == 9
     alone = np.concatenate(
-        [features(tiny(family, on()), Rows([rows.ids_of(i)], [0])) for i in range(9)]
+        [
+            features(tiny(family, on()), split_of([row["input_ids"]], [0]))
+            for row in rows.examples(range(9))
+        ]
     )
     assert together == pytest.approx(alone, abs=1e-4)
 
 
 def test_features_are_the_mean_of_the_last_hidden_state() -> None:
     rows, model = tiny_rows(1), tiny_network("bert")
-    ids = torch.from_numpy(rows.ids_of(0))[None]
+    ids = torch.tensor(rows.example(0)["input_ids"])[None]
     with torch.no_grad():
         expected = model.bert(ids).last_hidden_state.mean(1)
     assert features(tiny("bert", on()), rows) == pytest.approx(expected.numpy(), abs=1e-6)
@@ -137,7 +134,7 @@ def test_the_ranks_together_encode_every_row_once_and_to_the_bit(world: int) -> 
     assert all(np.array_equal(parts[place], whole[place]) for place in whole)
 
 
-def fit(train: Rows, labels: int) -> Baselines:
+def fit(train: EncodedSplit, labels: int) -> Baselines:
     data: Any = Data("abcde"[:labels], train=train, validation=tiny_rows(12, labels, seed=1))
     fitted = fit_baselines(tiny("bert", on()), data, seed=1)
     assert fitted is not None
@@ -153,9 +150,9 @@ def test_the_probe_answers_as_scikit_learn_does(labels: int) -> None:
     train, other = tiny_rows(80, labels), tiny_rows(60, labels, seed=2)
     known = features(tiny("bert", on()), train).astype(np.float64)
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    model.fit(known, train.targets)
+    model.fit(known, train.column(LABEL))
     baselines = fit(train, labels)
-    assert baselines.majority == np.bincount(train.targets).argmax()
+    assert baselines.constant == np.bincount(train.column(LABEL)).argmax()
     unseen = features(tiny("bert", on()), other)
     assert np.array_equal(baselines.predict(unseen), model.predict(unseen))
     assert np.array_equal(baselines.answers(tiny("bert", on()), other), model.predict(unseen))
@@ -163,8 +160,7 @@ def test_the_probe_answers_as_scikit_learn_does(labels: int) -> None:
 
 @pytest.mark.parametrize("present", [[1], [0, 2], [0, 2, 3]])
 def test_a_label_that_no_row_has_is_never_answered(present: list[int]) -> None:
-    train = tiny_rows(60, len(present))
-    train.targets = np.array(present)[train.targets]
+    train = tiny_rows(60, len(present), names=present)
     answers = fit(train, 5).predict(features(tiny("bert", on()), tiny_rows(200, seed=3)))
     assert set(answers) == set(present)
 
@@ -206,6 +202,6 @@ def test_no_file_is_no_baselines_and_a_damaged_one_is_named(tmp_path: Path) -> N
 def test_a_model_without_hidden_states_is_refused_by_name() -> None:
     model = tiny_network("bert")
     model.base_model_prefix = ""  # as a class of its own that does not name its body
-    encoder = Encoder(model, TASK, 0, on())
+    encoder = Encoder(model, TASK, task_setup(), on())
     with pytest.raises(ModelError, match="train.baselines.*last hidden state.*false"):
         list(encoder.features(tiny_rows(3), np.arange(3)))

@@ -19,10 +19,11 @@ from ftray.models.pretrained import check_pretrained, find_pretrained
 from ftray.spec.load import parse
 from ftray.spec.schema import Spec
 from ftray.tasks import get_task
+from ftray.tasks.schema import Schema
 from ftray.train.memory.dry_run import dry_run
 from tests.helpers.tiny_generator import make_base
 
-LABELS = ("bad", "good")
+SCHEMA = Schema(labels=("bad", "good"))
 SPACE = {"space": {"train.warmup": {"choice": [0.1]}}}
 
 
@@ -81,7 +82,7 @@ PLANS: dict[str, tuple[dict[str, Any], dict[str, Any] | None, str, str]] = {
 def test_a_plan_that_the_model_does_not_take_is_refused(plan: str, base: Path) -> None:
     train, tune, key, said = PLANS[plan]
     with pytest.raises(FtrayError) as caught:
-        dry_run(make_spec(base, tune, **train), LABELS)
+        dry_run(make_spec(base, tune, **train), SCHEMA)
     (problem,) = caught.value.problems
     assert problem.key == key
     assert said in problem.problem
@@ -99,7 +100,7 @@ def test_a_plan_that_the_model_does_not_take_is_refused(plan: str, base: Path) -
 )
 @pytest.mark.parametrize("task", ["text-classification", "text-generation"])
 def test_a_plan_that_the_model_takes_passes(train: dict[str, Any], task: str, base: Path) -> None:
-    dry_run(make_spec(base, SPACE, task, **train), LABELS)
+    dry_run(make_spec(base, SPACE, task, **train), SCHEMA)
 
 
 class Evil:
@@ -185,8 +186,8 @@ def _load(spec: Spec) -> None:
     """As a worker does."""
     check_pretrained(spec.model, spec.data.max_length)
     found = find_pretrained(spec.model)
-    found.tokenizer()
-    found.model(get_task(spec.task), LABELS, seed=0)
+    found.processor(spec.info)
+    found.model(get_task(spec.task), SCHEMA, seed=0)
 
 
 @pytest.mark.parametrize("case", HOSTILE)
@@ -201,7 +202,7 @@ def test_a_folder_that_cannot_be_loaded_is_refused_before_as_in_the_run(
 
     def check() -> None:
         check_pretrained(spec.model, spec.data.max_length)
-        dry_run(spec, LABELS)
+        dry_run(spec, SCHEMA)
 
     line = _refusal(check)
     assert said in line
@@ -216,7 +217,7 @@ def test_a_pickle_is_refused_and_not_run(base: Path, tmp_path: Path) -> None:
     shutil.copytree(base, folder)
     _weights("pytorch_model.bin", pickle.dumps(Evil(tmp_path / "evil")))(folder)
     spec = make_spec(folder, unfreeze=1)
-    line = _refusal(lambda: dry_run(spec, LABELS))
+    line = _refusal(lambda: dry_run(spec, SCHEMA))
     assert "pytorch_model.bin cannot be read" in line
     assert _refusal(lambda: _load(spec)) == line
     assert not (tmp_path / "evil").exists()

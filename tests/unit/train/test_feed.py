@@ -9,17 +9,18 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from ftray.train.distributed.feed import Batch, ahead, feed
+from ftray.tasks.features import Batch
+from ftray.train.distributed.feed import ahead, feed
 
 CPU = torch.device("cpu")
 
 
 def batch(number: int) -> Batch:
-    return {"input_ids": torch.tensor([number])}
+    return Batch({"input_ids": torch.tensor([number])}, {})
 
 
 def numbers(batches: Iterator[Batch]) -> list[int]:
-    return [int(found["input_ids"]) for found in batches]
+    return [int(found.inputs["input_ids"]) for found in batches]
 
 
 @pytest.mark.parametrize("count", [1, 2, 9])
@@ -50,7 +51,7 @@ def test_what_goes_wrong_is_raised_where_the_batch_is_asked_for() -> None:
         return batch(number)
 
     found = ahead(make, range(3), 2)
-    assert int(next(found)["input_ids"]) == 0
+    assert int(next(found).inputs["input_ids"]) == 0
     with pytest.raises(OSError, match="the shard is gone"):
         next(found)
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from ftray.spec.load import parse
+from ftray.tasks import get_task
 from ftray.train.distributed.context import DistContext
 from ftray.train.memory.batch_size_finder import choose_micro_batch_size, largest_that_fits
 from ftray.train.plan import Trainee, plan_training
+from tests.helpers.loop_runs import task_setup
 from tests.helpers.tiny_networks import tiny_batch, tiny_network
 
 
@@ -40,5 +42,6 @@ def test_on_a_cpu_the_rule_decides_whatever_fits(batch: int, expected: int) -> N
     )
     ranks = DistContext(0, 1, torch.device("cpu"))
     model = tiny_network("bert")
-    trainee = Trainee(model, plan_training(model, spec.train, tiny_batch(), ranks), 0)
+    plan = plan_training(model, spec.train, tiny_batch(), ranks)
+    trainee = Trainee(model, plan, get_task(spec.task), task_setup())
     assert choose_micro_batch_size(spec, trainee, ranks, 64, before=2) == expected

@@ -18,8 +18,10 @@ from transformers import AutoModelForSequenceClassification
 
 from ftray.errors import FtrayError, ModelError, Problem, SpecError
 from ftray.models.inference.predictor import Predictor
+from ftray.models.limits import setup_of
 from ftray.models.pretrained import find_pretrained
-from ftray.models.structure.blocks import find_blocks, plan_freeze
+from ftray.models.structure.blocks import plan_freeze
+from ftray.models.structure.groups import find_blocks
 from ftray.spec.load import override, parse
 from ftray.spec.schema import Spec
 from ftray.spec.sections.lora import LoraOptions
@@ -94,16 +96,16 @@ def problem(model: nn.Module, spec: Spec) -> Problem:
 @pytest.mark.parametrize("family", STACKED)
 def test_auto_finds_all_linear_layers_of_each_unfrozen_block(family: str) -> None:
     model, _ = injected(family)
-    prefix, blocks = find_blocks(model)
+    (names,) = zip(*find_blocks(model).names, strict=True)
     adapted = {n for n, module in model.named_modules() if hasattr(module, "lora_A")}
     for index in range(BLOCKS):
-        inside = f"{prefix}.{index}."
-        base = network(family).get_submodule(inside[:-1]).named_modules()
+        inside = f"{names[index]}."
+        base = network(family).get_submodule(names[index]).named_modules()
         linear = {inside + n for n, m in base if type(m).__name__ in ("Linear", "Conv1D")}
         assert len(linear) >= 4
         found = {name for name in adapted if name.startswith(inside)}
         assert found == (linear if index >= BLOCKS - 2 else set())
-    assert all(name.startswith(f"{prefix}.") for name in adapted)
+    assert all(name.startswith(tuple(f"{n}." for n in names)) for name in adapted)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -112,12 +114,12 @@ def test_adapters_train_in_place_of_the_weights_of_their_blocks(family: str, unf
     model, _ = injected(family, make_spec("all"))
     plan = lora.plan_adapters(model, unfreeze, tiny_batch())
     above = set(plan_freeze(network(family), 0, tiny_batch()).trainable)
-    prefix, _ = find_blocks(model)
+    blocks = find_blocks(model)
     first = 0 if unfreeze == "all" else BLOCKS - unfreeze
     adapters = {
         name
         for name, _ in model.named_parameters()
-        if ".lora_" in name and int(name.removeprefix(f"{prefix}.").split(".")[0]) >= first
+        if ".lora_" in name and (blocks.of(name) or 0) >= first
     }
     assert above
     assert set(plan.trainable) == above | adapters
@@ -306,7 +308,8 @@ def head_free(name: str) -> bool:
 def write_base(folder: Path) -> str:
     """A tiny pretrained model with MiniLM's tokenizer."""
     tiny_network("bert", vocab_size=30522).base_model.save_pretrained(folder)
-    find_pretrained(make_spec().model).tokenizer().save_pretrained(folder)
+    spec = make_spec()
+    find_pretrained(spec.model).processor(spec.info).save_pretrained(folder)
     return str(folder)
 
 
@@ -317,10 +320,11 @@ def test_an_exported_folder_is_a_plain_one(adapter: bool, tmp_path: Path) -> Non
     spec = override(spec, {"model.name_or_path": base_folder, "data.max_length": 32})
     data = write_encoded(tmp_path, spec, {"validation": GOLDEN, "test": GOLDEN})
     task, pretrained = get_task(spec.task), find_pretrained(spec.model)
-    model = pretrained.model(task, data.labels, spec.seed).eval()
+    model = pretrained.model(task, data.schema, spec.seed).eval()
     base = copy.deepcopy(model)
     lora.inject(model, spec)
-    batch = task.collate([data.load("test").ids_of(0)], 0)
+    setup = setup_of(pretrained, spec, data.schema)
+    batch = task.collate(setup, data.load("test").examples([0])).inputs
     names = lora.plan_adapters(model, 2, batch).trainable
     train(model, names)
     checkpoint, target = tmp_path / "checkpoint", tmp_path / "made"
@@ -344,7 +348,7 @@ def test_an_exported_folder_is_a_plain_one(adapter: bool, tmp_path: Path) -> Non
         config = json.loads((target / "adapter" / "adapter_config.json").read_text())
         assert config["base_model_name_or_path"] == base_folder
         torch.manual_seed(3)
-        other = task.load_model(str(pretrained.folder), data.labels)
+        other = task.load_model(str(pretrained.folder), data.schema)
         opened = peft.PeftModel.from_pretrained(other, target / "adapter").eval()
         with torch.no_grad():
             assert torch.allclose(opened(**batch).logits, expected, atol=1e-5)

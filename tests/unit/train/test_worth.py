@@ -10,8 +10,18 @@ import pytest
 import torch
 
 from ftray.models.artifact.worth import Worth
-from ftray.tasks import get_task
-from ftray.train.evaluation.significance import RESAMPLES, Answers, Spent, measure_worth
+from ftray.tasks import get_task, task_info
+from ftray.tasks.features import Batch
+from ftray.tasks.metrics import Gathered
+from ftray.tasks.schema import Schema
+from ftray.train.evaluation.significance import (
+    RESAMPLES,
+    LabelAnswers,
+    Spent,
+    answers_of,
+    measure_worth,
+)
+from tests.helpers.loop_runs import task_setup
 
 Z = 1.959964
 # Four standard errors of a standard deviation that 2,000 draws give.
@@ -37,15 +47,17 @@ def worth(truth: Any, probe: Any, tuned: Any, seconds: float = 60.0, **more: Any
     classes = int(max(truth.max(), *probe, *tuned)) + 1
     majority = int(np.bincount(truth).argmax())
     spent = Spent(seconds, seconds * 2 / 3600, more.pop("price", None))
-    return measure_worth(
-        truth, majority, np.asarray(probe), np.asarray(tuned), classes, spent, more.pop("seed", 3)
-    )
+    schema = Schema(labels=tuple(map(str, range(classes))))
+    predictions = np.full_like(truth, majority), np.asarray(probe), np.asarray(tuned)
+    answers = answers_of(schema, truth, predictions)
+    info = task_info("text-classification")
+    return measure_worth(answers, info, spent, len(truth), more.pop("seed", 3))
 
 
 def test_the_spread_of_the_accuracy_is_the_binomial_standard_error() -> None:
     truth = np.zeros(400, dtype=np.int64)
     predicted = (np.arange(400) >= 320).astype(np.int64)
-    drawn = Answers.of(truth, [predicted], 2).resampled(seed=1)[:, 0, 0]
+    drawn = LabelAnswers.of(truth, [predicted], 2).resampled(seed=1)[:, 0, 0]
     error = np.sqrt(0.8 * 0.2 / 400)
     assert drawn.std() == pytest.approx(error, rel=SPREAD)
     assert drawn.mean() == pytest.approx(0.8, abs=4 * error / np.sqrt(RESAMPLES))
@@ -54,7 +66,7 @@ def test_the_spread_of_the_accuracy_is_the_binomial_standard_error() -> None:
 def test_the_interval_is_the_normal_one_where_rows_are_many() -> None:
     truth = np.zeros(100_000, dtype=np.int64)
     predicted = (np.arange(100_000) >= 70_000).astype(np.int64)
-    found = worth(truth, predicted, predicted).probe.accuracy
+    found = worth(truth, predicted, predicted).probe["accuracy"]
     error = np.sqrt(0.7 * 0.3 / 100_000)
     assert found.value == 0.7
     assert found.low == pytest.approx(0.7 - Z * error, abs=0.25 * error)
@@ -68,7 +80,7 @@ def test_the_paired_gain_has_the_closed_forms_error() -> None:
     probe, tuned = np.zeros_like(truth), np.zeros_like(truth)
     probe[:only_tuned] = 1
     tuned[only_tuned : only_tuned + only_probe] = 1
-    drawn = Answers.of(truth, [probe, tuned], 2).resampled(seed=1)[..., 0]
+    drawn = LabelAnswers.of(truth, [probe, tuned], 2).resampled(seed=1)[..., 0]
     shares = np.array([only_tuned, only_probe]) / n
     error = np.sqrt((shares.sum() - (shares[0] - shares[1]) ** 2) / n)
     assert (drawn[:, 1] - drawn[:, 0]).std() == pytest.approx(error, rel=SPREAD)
@@ -77,11 +89,11 @@ def test_the_paired_gain_has_the_closed_forms_error() -> None:
 def test_it_is_the_bootstrap_that_draws_row_by_row(rows: Any) -> None:
     truth, *predicted = rows
     random = np.random.default_rng(5)
-    drawn = Answers.of(truth, predicted, 3).resampled(seed=1)
+    drawn = LabelAnswers.of(truth, predicted, 3).resampled(seed=1)
     by_row = np.empty_like(drawn)
     for resample in by_row:
         chosen = random.integers(0, len(truth), len(truth))
-        resample[:] = Answers.of(truth[chosen], [p[chosen] for p in predicted], 3).scores()
+        resample[:] = LabelAnswers.of(truth[chosen], [p[chosen] for p in predicted], 3).scores()
     for mine, theirs in ((drawn, by_row), (drawn[:, 1] - drawn[:, 0], by_row[:, 1] - by_row[:, 0])):
         spread = theirs.std(0)
         assert mine.std(0) / spread == pytest.approx(np.ones_like(spread), rel=1.5 * SPREAD)
@@ -95,13 +107,14 @@ def test_it_is_the_bootstrap_that_draws_row_by_row(rows: Any) -> None:
 
 def test_scores_are_the_metrics_of_the_task(rows: Any) -> None:
     truth, *predicted = rows
-    task, labels = get_task("text-classification"), ("a", "b", "c", "never")
-    scores = Answers.of(truth, predicted, 4).scores()
+    task, setup = get_task("text-classification"), task_setup(("a", "b", "c", "never"))
+    batch = Batch({}, {"labels": torch.from_numpy(truth)})
+    scores = LabelAnswers.of(truth, predicted, 4).scores()
     for answers, (accuracy, f1) in zip(predicted, scores, strict=True):
         logits = torch.nn.functional.one_hot(torch.from_numpy(answers), 4).float()
-        metrics = task.metrics(
-            task.metric_state(logits, {}, torch.from_numpy(truth)).numpy(), labels
-        )
+        state = task.metric_state({"logits": logits}, batch, setup)
+        sums = {name: value.numpy() for name, value in state.sums.items()}
+        metrics = task.metrics(Gathered(sums, {}), setup.schema)
         assert (accuracy, f1) == pytest.approx((metrics["accuracy"], metrics["f1_macro"]))
 
 
@@ -109,13 +122,13 @@ def test_scores_are_the_metrics_of_the_task(rows: Any) -> None:
 def test_the_f1_of_the_majority_label(share: float) -> None:
     truth = (np.arange(1000) >= 1000 * share).astype(np.int64)
     found = worth(truth, truth, truth).majority
-    assert found.accuracy.value == pytest.approx(share)
-    assert found.f1_macro.value == pytest.approx(share / (1 + share))
+    assert found["accuracy"].value == pytest.approx(share)
+    assert found["f1_macro"].value == pytest.approx(share / (1 + share))
 
 
 def test_rows_are_counted_so_their_number_costs_nothing() -> None:
     truth = np.random.default_rng(0).integers(0, 2, 300_000)
-    answers = Answers.of(truth, [guesses(truth, 0.7, 2, 1), guesses(truth, 0.8, 2, 2)], 2)
+    answers = LabelAnswers.of(truth, [guesses(truth, 0.7, 2, 1), guesses(truth, 0.8, 2, 2)], 2)
     assert len(answers.counts) == 8
     assert answers.counts.sum() == 300_000
 
@@ -128,7 +141,7 @@ def test_it_is_a_function_of_the_seed(rows: Any) -> None:
 def test_a_model_like_the_probe_has_gained_nothing(rows: Any) -> None:
     truth, probe, _ = rows
     found = worth(truth, probe, probe, price=2.0)
-    for gain in (found.over_probe.accuracy, found.over_probe.f1_macro):
+    for gain in (found.over_probe["accuracy"], found.over_probe["f1_macro"]):
         assert (gain.value, gain.low, gain.high) == (0, 0, 0)
     assert "not distinguishable from zero" in found.verdict()
     assert found.cost is not None and found.cost_per_point is None
@@ -159,11 +172,11 @@ def test_a_gain_is_told_in_points() -> None:
     probe[:120] = 1 - probe[:120]
     tuned[:30] = 1 - tuned[:30]
     found = worth(truth, probe, tuned)
-    assert found.over_probe.accuracy.low > 0
+    assert found.over_probe["accuracy"].low > 0
     assert "fine-tuning gained 15.0 points of accuracy" in found.verdict()
     worse = worth(truth, tuned, probe)
     assert "fine-tuning lost 15.0 points of accuracy" in worse.verdict()
-    assert worse.over_majority.accuracy.value == pytest.approx(0.3)
+    assert worse.over_majority["accuracy"].value == pytest.approx(0.3)
 
 
 def test_what_it_cost() -> None:
@@ -185,12 +198,12 @@ def test_lines_and_card_say_every_figure(rows: Any) -> None:
     found = worth(*rows)
     card, lines = found.card(), " ".join(" ".join(found.lines()).split())
     for scores in (found.majority, found.probe, found.tuned):
-        for estimate in (scores.accuracy, scores.f1_macro):
+        for estimate in (scores["accuracy"], scores["f1_macro"]):
             assert estimate.plain() in card
             assert estimate.plain() in lines
     for gain in (found.over_majority, found.over_probe):
-        assert gain.accuracy.points() in card
-        assert gain.accuracy.points() in lines
+        assert gain["accuracy"].points() in card
+        assert gain["accuracy"].points() in lines
     assert found.spent() in lines
     assert found.verdict() in lines
     assert found.verdict()[1:] in card

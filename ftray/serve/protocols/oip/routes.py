@@ -2,32 +2,33 @@
 and MLServer (https://github.com/kserve/open-inference-protocol), with Triton's binary tensors as
 input.
 
-A model has one input, `text`, BYTES of shape [n] or [n, 1], and three outputs: `label`, BYTES [n];
-`score`, FP32 [n]; `probabilities`, FP32 [n, C], in the order of the labels in the model's metadata.
-A model that generates has one output instead: `generated_text`, BYTES [n].
+A model has an input for each column of what is asked, BYTES of shape [n] or [n, 1]: `text`, or
+`question` and `context`, or `image`. Its outputs (see `outputs`) depend on the kind of its answers.
+Of a model with labels they are `label`, BYTES [n]; `score`, FP32 [n]; `probabilities`, FP32 [n, C],
+in the order of the labels in the model's metadata.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
 
 from ftray import __version__
 from ftray.errors import shorten
 from ftray.serve.interface import Backend, Backends, version_number
 from ftray.serve.protocols.errors import V2, ProtocolFault, documented
+from ftray.serve.protocols.oip.outputs import OUTPUTS, described, output_tensors
 from ftray.serve.protocols.oip.tensors import (
     HEADER_LENGTH,
-    INPUT,
-    OUTPUTS,
     InferRequest,
     InferResponse,
-    output_tensors,
     read_request,
 )
+from ftray.serve.signature import inlined, is_file, signature
 
 PREFIX, INFER = V2, "/infer"
 HEALTH = (f"{PREFIX}/health/live", f"{PREFIX}/health/ready")
@@ -49,23 +50,11 @@ _FAULTS = documented(
 )
 
 
-def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
-    """Return `schema` with each reference replaced by its definition: in the OpenAPI document, the
-    references would point to nothing."""
-    if isinstance(schema, list):
-        return [_inlined(part, definitions) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if name := str(schema.get("$ref", "")).rpartition("/")[2]:
-        return _inlined(definitions[name], definitions)
-    return {key: _inlined(part, definitions) for key, part in schema.items() if key != "$defs"}
-
-
 _SCHEMA = InferRequest.model_json_schema()
 _BODY = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": _inlined(_SCHEMA, _SCHEMA["$defs"])}},
+        "content": {"application/json": {"schema": inlined(_SCHEMA)}},
     }
 }
 
@@ -140,34 +129,33 @@ def _add_infer(routes: APIRouter, which: Any) -> None:
     @routes.post(_MODEL + INFER, **options)
     @routes.post(_VERSIONED + INFER, **options)
     async def infer(http: Request, backend: Backend = which) -> Any:
-        """One label, score and row of probabilities for each text, or what it goes on with."""
-        kind, announced = backend.info.kind, http.headers.get(HEADER_LENGTH)
-        names = OUTPUTS[kind.output]
-        request, texts = read_request(await http.body(), announced, names)
-        answers = await backend.answer(texts, _ALL if kind.has_labels else None)
-        tensors = output_tensors(answers.outputs, kind.output, answers.labels)
+        """One row of each output tensor for each row of the inputs."""
+        info, announced = backend.info, http.headers.get(HEADER_LENGTH)
+        names = tuple(OUTPUTS[info.kind.output])
+        body = await http.body()
+        of = signature(info)
+        read = partial(read_request, body, announced, of, names)
+        decodes = any(is_file(kind) for _, kind in of)  # base64 takes a while
+        request, questions = await run_in_threadpool(read) if decodes else read()
+        answers = await backend.answer(questions, _ALL if info.kind.has_labels else None)
         wanted = [output.name for output in request.outputs] or names
-        body = {"model_name": backend.name, "model_version": version_number(answers)}
+        told: dict[str, Any] = {
+            "model_name": backend.name,
+            "model_version": version_number(answers),
+        }
         if request.id is not None:
-            body["id"] = request.id
-        outputs = [tensors[name] for name in wanted]
-        return JSONResponse({**body, "outputs": outputs}, headers=answers.headers)
+            told["id"] = request.id
+        told["outputs"] = output_tensors(answers.outputs, info, wanted)
+        return JSONResponse(told, headers=answers.headers)
 
 
 def _metadata(backend: Backend) -> dict[str, Any]:
-    labels = backend.info.labels
-    texts, numbers = ("BYTES", [-1]), ("FP32", [-1])
-    kinds = {"label": texts, "score": numbers, "generated_text": texts}
-    kinds["probabilities"] = ("FP32", [-1, len(labels)])
+    info = backend.info
     return {
         "name": backend.name,
         "versions": [version_number(backend)],
         "platform": PLATFORM,
-        "inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}],
-        "outputs": [
-            {"name": name, "datatype": kind, "shape": shape}
-            for name in OUTPUTS[backend.info.kind.output]
-            for kind, shape in [kinds[name]]
-        ],
-        "parameters": {"labels": list(labels)},
+        "inputs": [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in info.inputs],
+        "outputs": described(info),
+        "parameters": {"labels": list(info.labels)},
     }

@@ -1,6 +1,6 @@
-"""The bodies of the Open Inference Protocol, version 2: texts in, tensors out.
+"""The bodies of requests by the Open Inference Protocol, version 2: a BYTES tensor for each input.
 
-Texts come in the JSON, or behind the JSON as Triton's binary tensors.
+Values come in the JSON, files in base64, or behind the JSON as Triton's binary tensors.
 """
 
 from __future__ import annotations
@@ -12,24 +12,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastapi import HTTPException
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from ftray.serve.schemas import MAX_ROWS, MAX_TEXT
-from ftray.tasks.info import Output
+from ftray.serve.signature import Signature, image_of, input_type, is_file
+from ftray.tasks.base import Question
+from ftray.tasks.info import Modality
 
-INPUT = "text"
-OUTPUTS: dict[Output, tuple[str, ...]] = {
-    "labels": ("label", "score", "probabilities"),
-    "text": ("generated_text",),
-}
-"""Output names of a model, by the modality of its answers."""
 HEADER_LENGTH = "inference-header-content-length"
 _SIZE = "binary_data_size"
 _BLOB = struct.Struct("<I")  # the length before each element of a BYTES tensor
 
 
 class Tensor(BaseModel):
-    name: str = Field(json_schema_extra={"const": INPUT})
+    name: str
     shape: list[int] = Field(json_schema_extra={"minItems": 1, "maxItems": 2})
     datatype: str = Field(json_schema_extra={"const": "BYTES"})
     parameters: dict[str, Any] = {}
@@ -37,14 +33,12 @@ class Tensor(BaseModel):
 
 
 class WantedOutput(BaseModel):
-    name: str = Field(
-        json_schema_extra={"enum": [name for names in OUTPUTS.values() for name in names]}
-    )
+    name: str
 
 
 class InferRequest(BaseModel):
     id: str | None = None
-    inputs: list[Tensor] = Field(min_length=1, json_schema_extra={"maxItems": 1})
+    inputs: list[Tensor] = Field(min_length=1)
     outputs: list[WantedOutput] = []
 
 
@@ -52,7 +46,7 @@ class OutputTensor(BaseModel):
     name: str
     datatype: str
     shape: list[int]
-    data: list[str] | list[float]
+    data: list[str] | list[int] | list[float]
 
 
 class InferResponse(BaseModel):
@@ -62,35 +56,12 @@ class InferResponse(BaseModel):
     outputs: list[OutputTensor]
 
 
-def output_tensors(
-    answers: Sequence[Any], output: Output, labels: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Return the output tensors by their names. answers: for each row, all labels with their
-    scores, best first; or the generated text."""
-    count = len(answers)
-    if output == "text":
-        (name,) = OUTPUTS[output]
-        return {name: _tensor(name, "BYTES", [count], [row[name] for row in answers])}
-    rows = [{item["label"]: item["score"] for item in row} for row in answers]
-    best = [row[0] for row in answers]
-    probabilities = [row[label] for row in rows for label in labels]
-    return {
-        "label": _tensor("label", "BYTES", [count], [item["label"] for item in best]),
-        "score": _tensor("score", "FP32", [count], [item["score"] for item in best]),
-        "probabilities": _tensor("probabilities", "FP32", [count, len(labels)], probabilities),
-    }
-
-
-def _tensor(name: str, kind: str, shape: list[int], data: list[Any]) -> dict[str, Any]:
-    return {"name": name, "datatype": kind, "shape": shape, "data": data}
-
-
 def read_request(
-    body: bytes, announced: str | None, outputs: Sequence[str]
-) -> tuple[InferRequest, list[str]]:
-    """Parse a body: return the request and its texts. announced: bytes of JSON at the start of the
-    body, where binary data follow; outputs: names of the model's outputs. Raises HTTPException
-    400."""
+    body: bytes, announced: str | None, of: Signature, outputs: Sequence[str]
+) -> tuple[InferRequest, list[Question]]:
+    """Parse a body: return the request and its questions, from one tensor for each input of the
+    model. announced: bytes of JSON at the start of the body, where binary data follow; outputs:
+    names of the model's outputs. Raises HTTPException 400."""
     end = len(body)
     if announced is not None:
         if not announced.isdigit() or int(announced) > len(body):
@@ -102,17 +73,70 @@ def read_request(
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise _wrong(f"{where or 'the body'}: {first['msg']}"[:300]) from None
-    if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
-        names = ", ".join(tensor.name for tensor in request.inputs)[:80]
-        raise _wrong(f"inputs: one tensor with the name {INPUT} is wanted, and here are: {names}")
-    tensor = request.inputs[0]
-    if tensor.datatype != "BYTES":
-        raise _wrong(f"inputs.0.datatype: BYTES is wanted, not {tensor.datatype[:40]}")
-    size = tensor.parameters.get(_SIZE)
-    texts = list(_flat(tensor.data)) if size is None else _unpacked(body[end:], size)
-    _check_texts(tensor, texts)
+    names = [name for name, _ in of]
+    if sorted(tensor.name for tensor in request.inputs) != sorted(names):
+        given = ", ".join(tensor.name for tensor in request.inputs)[:80]
+        wanted = (
+            f"one tensor with the name {names[0]}"
+            if len(names) == 1
+            else (f"one tensor each with the names {', '.join(names)}")
+        )
+        raise _wrong(f"inputs: {wanted} is wanted, and here are: {given}")
+    columns = _columns(request.inputs, body[end:], of)
     _check_outputs(request.outputs, outputs)
-    return request, texts
+    if len(of) == 1:
+        return request, columns[names[0]]
+    rows = zip(*(columns[name] for name in names), strict=True)
+    return request, [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _columns(tensors: Sequence[Tensor], blob: bytes, of: Signature) -> dict[str, list[Any]]:
+    """Return the values of each input, one for each row. Raises HTTPException 400."""
+    kinds, at = dict(of), 0
+    columns: dict[str, list[Any]] = {}
+    for place, tensor in enumerate(tensors):
+        where = f"inputs.{place}"
+        if tensor.datatype != "BYTES":
+            raise _wrong(f"{where}.datatype: BYTES is wanted, not {tensor.datatype[:40]}")
+        size = tensor.parameters.get(_SIZE)
+        if size is None:
+            values: list[Any] = list(_flat(tensor.data, where))
+        else:
+            rest = len(tensors) - place > 1
+            part = blob[at : at + size] if rest and isinstance(size, int) else blob[at:]
+            values = _unpacked(part, size, where)
+            at += len(part)
+        _check_shape(tensor, values, where)
+        columns[tensor.name] = [
+            _value(value, kinds[tensor.name], size is not None, f"{where}.data.{row}")
+            for row, value in enumerate(values)
+        ]
+    if len(set(map(len, columns.values()))) > 1:
+        raise _wrong("inputs: the tensors differ in their number of rows")
+    return columns
+
+
+def _value(value: Any, kind: Modality, binary: bool, where: str) -> Any:
+    """Return one value of an input: a text, or the bytes of a file, which JSON has in base64.
+    Raises HTTPException 400."""
+    try:
+        if is_file(kind):
+            return (
+                image_of(value)
+                if binary
+                else TypeAdapter(input_type((("", kind),))).validate_python(value)
+            )
+        text = value.decode() if binary else value
+    except UnicodeDecodeError:
+        raise _wrong(f"{where}: is not UTF-8") from None
+    except (ValidationError, ValueError) as error:
+        told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise _wrong(f"{where}: {told}"[:300]) from None
+    if not isinstance(text, str):
+        raise _wrong(f"{where}: a text is wanted, not {json.dumps(text)[:40]}")
+    if len(text) > MAX_TEXT:
+        raise _wrong(f"{where}: {MAX_TEXT:,} characters are the limit")
+    return text
 
 
 def _check_outputs(wanted: Sequence[WantedOutput], there: Sequence[str]) -> None:
@@ -120,44 +144,37 @@ def _check_outputs(wanted: Sequence[WantedOutput], there: Sequence[str]) -> None
         raise _wrong(f"no output {unknown[0][:80]}; there are {', '.join(there)}")
 
 
-def _check_texts(tensor: Tensor, texts: Sequence[Any]) -> None:
+def _check_shape(tensor: Tensor, values: Sequence[Any], where: str) -> None:
     if len(tensor.shape) not in (1, 2) or tensor.shape[1:] not in ([], [1]):
-        raise _wrong(f"inputs.0.shape: [n] or [n, 1] is wanted, not {str(tensor.shape)[:80]}")
-    if math.prod(tensor.shape) != len(texts):
-        raise _wrong(f"inputs.0: the shape says {tensor.shape[0]} texts, the data {len(texts)}")
-    if not 1 <= len(texts) <= MAX_ROWS:
-        raise _wrong(f"inputs.0: {len(texts):,} texts; 1 to {MAX_ROWS:,} a request are taken")
-    for place, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise _wrong(f"inputs.0.data.{place}: a text is wanted, not {json.dumps(text)[:40]}")
-        if len(text) > MAX_TEXT:
-            raise _wrong(f"inputs.0.data.{place}: {MAX_TEXT:,} characters are the limit")
+        raise _wrong(f"{where}.shape: [n] or [n, 1] is wanted, not {str(tensor.shape)[:80]}")
+    if math.prod(tensor.shape) != len(values):
+        raise _wrong(f"{where}: the shape says {tensor.shape[0]} rows, the data {len(values)}")
+    if not 1 <= len(values) <= MAX_ROWS:
+        raise _wrong(f"{where}: {len(values):,} rows; 1 to {MAX_ROWS:,} a request are taken")
 
 
-def _flat(data: Any) -> Iterator[Any]:
-    """Yield the texts of JSON data in shape [n] or [n, 1]."""
+def _flat(data: Any, where: str) -> Iterator[Any]:
+    """Yield the values of JSON data in shape [n] or [n, 1]."""
     if not isinstance(data, list):
-        raise _wrong("inputs.0.data: a list of texts is wanted")
+        raise _wrong(f"{where}.data: a list is wanted")
     for row in data:
         yield row[0] if isinstance(row, list) and len(row) == 1 else row
 
 
-def _unpacked(blob: bytes, size: Any) -> list[str]:
+def _unpacked(blob: bytes, size: Any, where: str) -> list[bytes]:
+    """Return the elements of a binary BYTES tensor, each with its length before it."""
     if size != len(blob):
-        raise _wrong(f"inputs.0.parameters.{_SIZE}: {size!s:.40} bytes, and {len(blob)} came")
-    texts: list[str] = []
+        raise _wrong(f"{where}.parameters.{_SIZE}: {size!s:.40} bytes, and {len(blob)} came")
+    values: list[bytes] = []
     at = 0
     while at < len(blob):
         start = at + _BLOB.size
         (length,) = _BLOB.unpack_from(blob, at) if start <= len(blob) else (len(blob),)
         if start + length > len(blob):
-            raise _wrong(f"inputs.0: text {len(texts)} ends behind the data")
-        try:
-            texts.append(blob[start : start + length].decode())
-        except UnicodeDecodeError:
-            raise _wrong(f"inputs.0: text {len(texts)} is not UTF-8") from None
+            raise _wrong(f"{where}: element {len(values)} ends behind the data")
+        values.append(blob[start : start + length])
         at = start + length
-    return texts
+    return values
 
 
 def _wrong(message: str) -> HTTPException:

@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from ftray.models.generation.sampling_params import Message, Prompt, Sampling
-from ftray.serve.schemas import MAX_TEXT, Input, _as_int
+from ftray.serve.schemas import MAX_TEXT, Input, as_int
 
 MAX_ANSWERS = 128
 """Most answers to one request: `n` to each of its prompts."""
@@ -78,7 +78,7 @@ class _Body(BaseModel):
             return body
         fields = cls.model_fields
         optional = {name for name, field in fields.items() if not field.is_required()}
-        told = {name: _as_int(value) for name, value in body.items()}
+        told = {name: as_int(value) for name, value in body.items()}
         return {k: v for k, v in told.items() if v is not None or k not in optional}
 
 
@@ -96,8 +96,8 @@ def _as_prompts(value: Any) -> Any:
     return [value] if are_tokens else _as_several(value)
 
 
-def _as_ints(numbers: list[Any]) -> list[Any]:
-    return [_as_int(number) for number in numbers]
+def as_ints(numbers: list[Any]) -> list[Any]:
+    return [as_int(number) for number in numbers]
 
 
 def _or_several(one: Any, each: Any, **limits: int) -> WithJsonSchema:
@@ -121,7 +121,7 @@ _PROMPT_SCHEMA = {"anyOf": [_TEXT_SCHEMA, _tokens.json_schema()]}
 
 def _prompt(value: Any) -> _Prompt:
     if isinstance(value, list):
-        return tuple(_tokens.validate_python(_as_ints(value)))
+        return tuple(_tokens.validate_python(as_ints(value)))
     return _text.validate_python(value)
 
 

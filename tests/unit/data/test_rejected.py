@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ftray.data.dataset import read_dataset
 from ftray.data.encoding import encode
 from ftray.data.encoding.encode import encode_dataset
-from ftray.data.encoding.encoded import EncodedDataset
+from ftray.data.encoding.encoded import EncodedDataset, EncodedSplit
 from ftray.errors import DataError
 from ftray.models.artifact.named import NamedModel, find_named
 from ftray.offline.evaluate import evaluate
@@ -23,6 +23,9 @@ from ftray.spec.schema import Spec
 from ftray.store.files.location import locate
 from ftray.store.root import open_root
 from ftray.tasks import get_task
+from ftray.tasks.base import TaskSetup
+from ftray.tasks.classification import LABEL
+from ftray.tasks.text.texts import IDS
 from tests.helpers.tiny_model import BASE, make_model
 
 # BERT's tokenizer reads nothing of a font's own characters.
@@ -54,6 +57,13 @@ def encoded(spec: Spec, folder: Path) -> EncodedDataset:
     return encode_dataset(read_dataset(spec), locate(BASE).path, "digest", spec, root)
 
 
+def read(split: EncodedSplit) -> list[str]:
+    """The texts that the ids of each example stand for."""
+    tokenizer = AutoTokenizer.from_pretrained(locate(BASE).path)
+    ids = [example[IDS].tolist() for example in split.examples(range(len(split)))]
+    return tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+
 def test_they_are_refused_with_their_places_and_nothing_is_kept(tmp_path: Path) -> None:
     spec = make_spec(tmp_path, {"train": 2, "test": 1})
     with pytest.raises(DataError) as caught:
@@ -72,8 +82,12 @@ def test_they_are_left_out_counted_and_kept_aside(tmp_path: Path) -> None:
     first = encoded(spec, tmp_path)
     assert first.rows == {"train": 10, "validation": 4, "test": 4}
     split = first.load("train")
-    assert split.texts(range(10)) == [f"train text {n}" for n in range(10)]
-    assert split.targets.tolist() == [0, 0, 1, 1, 0, 1, 0, 1, 0, 1], "labels stay with their rows"
+    assert read(split) == [f"train text {n}" for n in range(10)]
+    assert split.rows.tolist() == [0, 2, 3, 5, 6, 7, 8, 9, 10, 11]
+    labels = split.column(LABEL).tolist()
+    assert labels == [0, 0, 1, 1, 0, 1, 0, 1, 0, 1], "labels stay with their rows"
+    assert first.rejected["train"] == {1: "no_tokens", 4: "no_tokens"}
+    assert first.samples == tuple(f"test text {n}" for n in range(4))
     assert first.report["sources"]["train"] == {"read": 12, "dropped": {"no_tokens": 2}}
     assert first.report["rows"] == first.rows
     lines = (first.location / "quarantine.jsonl").read_bytes().decode().splitlines()
@@ -107,8 +121,10 @@ def test_a_shard_of_nothing_else_is_no_shard(tmp_path: Path) -> None:
     Path(spec.data.test).write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = encoded(spec, tmp_path)
     assert [shard.file for shard in found.shards["test"]] == ["test-00001.arrow"]
-    assert found.load("test").texts([0, 1]) == ["one", "two"]
-    assert found.tokenless["test"] == (0, 1, 2, 3, 6)
+    split = found.load("test")
+    assert read(split) == ["one", "two"] and split.rows.tolist() == [4, 5]
+    assert found.rejected["test"] == dict.fromkeys((0, 1, 2, 3, 6), "no_tokens")
+    assert found.samples == ("one", "two")
 
 
 def lossy_tokenizer() -> PreTrainedTokenizerFast:
@@ -131,15 +147,16 @@ def lossy_tokenizer() -> PreTrainedTokenizerFast:
 )
 def test_prompts_and_completions_of_no_tokens(prompt: str, completion: str, is_empty: bool) -> None:
     rows = {"prompt": ["7", prompt], "completion": ["8", completion]}
-    found = get_task("text-generation").examples(lossy_tokenizer(), rows, (), 16)
-    assert found.empty == [1] * is_empty
+    setup = TaskSetup(lossy_tokenizer(), max_length=16)
+    found = get_task("text-generation").examples(setup, rows)
+    assert found.rejected == ({1: "no_tokens"} if is_empty else {})
     assert found.rows == ([0] if is_empty else [0, 1])
-    assert len(found.ids) == len(found.targets) == len(found.lengths) == len(found.rows)
+    assert len(found.each()) == len(found.lengths) == len(found)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> NamedModel:
-    return find_named(make_model(tmp_path_factory.mktemp("tokenless") / "model").path, None)
+    return find_named(make_model(tmp_path_factory.mktemp("rejected") / "model").path, None)
 
 
 def test_evaluation_treats_them_as_it_does_other_bad_rows(
@@ -149,17 +166,17 @@ def test_evaluation_treats_them_as_it_does_other_bad_rows(
     rows = [("a fine film", "good"), (UNREAD["test"], "good"), ("dull", "bad")]
     data.write_text("".join(json.dumps({"text": t, "label": n}) + "\n" for t, n in rows))
     with pytest.raises(DataError) as caught:
-        evaluate(model, str(data), (None, None), None)
+        evaluate(model, str(data), {}, None)
     (problem,) = caught.value.problems
     assert (problem.key, problem.value) == ("--data", str(data))
     said = f"1 of 3 rows cannot be used: 1 row that gives the model no token ({data}:2)"
     assert problem.problem == said
     model.info.spec["data"]["on_bad_row"] = "skip"
     try:
-        found = evaluate(model, str(data), (None, None), None)
+        found = evaluate(model, str(data), {}, None)
         assert found.rows == 2
         data.write_text(json.dumps({"text": UNREAD["test"], "label": "good"}) + "\n")
         with pytest.raises(DataError, match="no token of any of its 1 usable rows"):
-            evaluate(model, str(data), (None, None), None)
+            evaluate(model, str(data), {}, None)
     finally:
         model.info.spec["data"]["on_bad_row"] = "fail"

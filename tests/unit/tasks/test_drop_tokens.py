@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ftray.data.augment import drop_tokens
+from ftray.tasks.text.tokens import drop_tokens
 
 START, MIDDLE, END = 101, 102, 103
 SPECIAL = frozenset({START, MIDDLE, END})
@@ -17,7 +17,9 @@ def row(words: int, seed: int = 0) -> np.ndarray:
 
 
 def drop(ids: np.ndarray, chance: float, seed: int = 1, special: frozenset[int] = SPECIAL) -> list:
-    return drop_tokens(ids, chance, special, np.random.default_rng(seed)).tolist()
+    stays = drop_tokens(ids, chance, special, np.random.default_rng(seed))
+    assert stays.dtype == bool and stays.shape == ids.shape
+    return ids[stays].tolist()
 
 
 @pytest.mark.parametrize("chance", [0.1, 0.5, 0.9])

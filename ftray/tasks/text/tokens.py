@@ -10,8 +10,12 @@ tokenizer the module tokenizes the whole text.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from ftray.tasks.base import Spend, free
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -33,13 +37,6 @@ _HEAD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _PATTERNS = frozenset((rf"{_HEAD}\p{{N}}|{_TAIL}", rf"{_HEAD}\p{{N}}{{1,3}}|{_TAIL}", " {2,}"))
 """Regular expressions that find word ends so, too: those of Qwen and Llama 3, and runs of
 spaces."""
-
-Spend = Callable[[int], None]
-"""Callback with the number of characters that are about to be tokenized; may raise."""
-
-
-def free(characters: int) -> None:
-    """Set no limit on the characters that are tokenized."""
 
 
 def tokenized(
@@ -111,3 +108,25 @@ def _is_local(state: Mapping[str, Any]) -> bool:
     if kind in ("Replace", "Split"):
         return state["pattern"].get("Regex", " {2,}") in _PATTERNS
     return kind in _LOCAL
+
+
+def drop_tokens(
+    ids: np.ndarray, probability: float, special: Collection[int], random: np.random.Generator
+) -> np.ndarray:
+    """Return which tokens of a row stay in the random deletion of EDA (Wei & Zou 2019): (tokens,)
+    bool.
+
+    ids: (tokens,). The first token, the last token and tokens in `special` always stay. Each other
+    token is dropped with that probability, but at least one of them stays.
+    """
+    stays = np.isin(ids, list(special))
+    stays[[0, -1]] = True
+    free = np.flatnonzero(~stays)
+    if not len(free):
+        return stays
+    stays[free] = random.random(len(free)) >= probability
+    # Draw in any case, so that the generator's state afterwards does not depend on the outcome.
+    saved = random.choice(free)
+    if not stays[free].any():
+        stays[saved] = True
+    return stays

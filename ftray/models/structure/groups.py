@@ -1,0 +1,171 @@
+"""Finds the blocks of a model: its parts in the order in which they run, from stem to head, which
+`train.unfreeze` counts from the top.
+
+A block is usually one module of the model's one large `ModuleList`. Convolutions that run behind
+this list, before the pooling, are one more block: a head reads what is pooled from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from ftray.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_CONVOLUTION = 4
+"""Axes of a convolution's weight over images."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of one model. names, modules: of each block, the modules that run one after the
+    other, by their names in the model."""
+
+    names: tuple[tuple[str, ...], ...]
+    modules: tuple[tuple[nn.Module, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def first(self, block: int) -> nn.Module:
+        """Return the module of a block that its input enters."""
+        return self.modules[block][0]
+
+    @property
+    def last(self) -> nn.Module:
+        """The module whose output leaves the top block."""
+        return self.modules[-1][-1]
+
+    def of(self, parameter: str) -> int | None:
+        """Return the index of the block that a parameter or module belongs to, by its name; None
+        for one outside of all blocks."""
+        for index, names in enumerate(self.names):
+            if any(parameter == name or parameter.startswith(f"{name}.") for name in names):
+                return index
+        return None
+
+
+def find_blocks(model: nn.Module) -> Blocks:
+    """Return the model's blocks. Raises ModelError where the model has no single list of blocks
+    (shared weights, encoder-decoder)."""
+    stacks = sorted(_stacks(model), key=lambda found: -_size(found[1]))
+    declared = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    is_told = declared is not None and not (stacks and _convolves(stacks[0][1]))
+    if not stacks or (is_told and declared != len(stacks[0][1])):
+        raise no_blocks(model, "its blocks do not sit in one list of layers")
+    if len(stacks) > 1 and _size(stacks[1][1]) > _size(stacks[0][1]) / 4:
+        raise no_blocks(model, f"it has several stacks: {', '.join(name for name, _ in stacks)}")
+    prefix, stack = stacks[0]
+    names: list[tuple[str, ...]] = [(f"{prefix}.{index}",) for index in range(len(stack))]
+    if behind := _convolutions_behind(model, prefix):
+        names.append(behind)
+    found = dict(model.named_modules())
+    return Blocks(tuple(names), tuple(tuple(found[n] for n in block) for block in names))
+
+
+def has_blocks(model: nn.Module) -> bool:
+    """Return whether `find_blocks` finds the model's blocks."""
+    try:
+        find_blocks(model)
+    except ModelError:
+        return False
+    return True
+
+
+def count_blocks(model: nn.Module) -> int:
+    """Return the number of the model's blocks; where `find_blocks` finds none, the length of the
+    model's longest list of layers, or 0."""
+    try:
+        return len(find_blocks(model))
+    except ModelError:
+        return max((len(stack) for _, stack in _stacks(model)), default=0)
+
+
+def block_lines(model: nn.Module, trainable: Collection[str]) -> Iterator[str]:
+    """Yield lines for people: the blocks from the lowest to the top, with their sizes, and those
+    that train. trainable: names of the parameters that train. No line for a model without
+    blocks."""
+    if not has_blocks(model):
+        return
+    blocks = find_blocks(model)
+    sizes = (sum(map(_size, modules)) for modules in blocks.modules)
+    parts = []
+    for size, run in groupby(zip(sizes, blocks.names, strict=True), key=itemgetter(0)):
+        names = [block[0] for _, block in run]
+        last = f" to {names[-1].rpartition('.')[2]}, each" if len(names) > 1 else ""
+        parts.append(f"{names[0]}{last} {size / 1e6:.3g} M")
+    yield f"{len(blocks)} blocks from stem to head: {'; '.join(parts)} parameters"
+    lowest = min((b for name in trainable if (b := blocks.of(name)) is not None), default=None)
+    outside = sum(blocks.of(name) is None for name in trainable)
+    told = (
+        "none of them trains"
+        if lowest is None
+        else (f"the top {len(blocks) - lowest} train, from {blocks.names[lowest][0]} on")
+    )
+    yield f"  {told}; beside them {outside} tensors outside of the blocks"
+
+
+def no_blocks(model: nn.Module, problem: str) -> ModelError:
+    """Return the error about a model without blocks."""
+    has_head = getattr(model, "base_model", model) is not model
+    values = "all, head, or patterns" if has_head else "all, or to patterns"
+    fix = f"set train.unfreeze to {values} of parameter names"
+    return ModelError.of("train.unfreeze", type(model).__name__, problem, fix)
+
+
+def _stacks(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
+    """Yield name and list of each outermost `ModuleList` with at least two layers, all of one
+    class, and with parameters."""
+    from torch import nn
+
+    inside: list[str] = []
+    for name, module in model.named_modules():
+        if any(name.startswith(prefix) for prefix in inside) or not isinstance(
+            module, nn.ModuleList
+        ):
+            continue
+        alike = len({type(layer) for layer in module}) == 1
+        if alike and len(module) > 1 and _size(module):
+            inside.append(f"{name}.")
+            yield name, module
+
+
+def _convolutions_behind(model: nn.Module, stack: str) -> tuple[str, ...]:
+    """Return the names of the convolutions beside the list `stack` and behind it, and of the norms
+    and activations between and after them; none where no convolution is there."""
+    parent, _, own = stack.rpartition(".")
+    beside = list(model.get_submodule(parent).named_children())
+    behind = beside[[name for name, _ in beside].index(own) + 1 :]
+    count = 0
+    for place, (_, module) in enumerate(behind):
+        if _pools(module):
+            break
+        if _convolves(module) or (count and not _is_linear(module)):
+            count = place + 1
+    return tuple(f"{parent}.{name}" if parent else name for name, _ in behind[:count])
+
+
+def _convolves(module: nn.Module) -> bool:
+    return any(parameter.dim() == _CONVOLUTION for parameter in module.parameters())
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return any(parameter.dim() == 2 for parameter in module.parameters())
+
+
+def _pools(module: nn.Module) -> bool:
+    return type(module).__module__ == "torch.nn.modules.pooling"
+
+
+def _size(module: nn.Module) -> int:
+    return sum(_numel(parameter) for parameter in module.parameters())
+
+
+def _numel(parameter: Any) -> int:
+    return parameter.numel()

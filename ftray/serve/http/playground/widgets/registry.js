@@ -1,0 +1,24 @@
+// The widgets by kind. A new kind needs a file and a line here, and its path in routes.py.
+
+import { image } from "./inputs/image.js";
+import { text } from "./inputs/text.js";
+import { labels } from "./outputs/labels.js";
+import { numbers } from "./outputs/numbers.js";
+import { span } from "./outputs/span.js";
+import { text as generated } from "./outputs/text.js";
+
+// Kind of an input -> {create, thumbnail, isFile}.
+// create(id): a new widget {node, label, read, write, sample, focus}. read: a promise of the value as
+// it is sent; write(value): shows such a value; sample: for programs, the text, or the name of the
+// file.
+// thumbnail(value, name): an element that shows a value in small; name: says which it is.
+export const INPUTS = { text, image };
+
+// Kind of an answer -> {button, program, answer}, and where they differ: {label, enter, leave,
+// columns}.
+// program(card, input): path and body of a request, as a program sends it.
+// answer(card, input, values, page): asks the service and shows the answer by page.show(...nodes);
+// page.clear() empties the inputs. values: input name -> value.
+// label(card): the label of the only input. enter(card), leave(): called when a model is chosen, and
+// when another one is. columns(output): the cells of an answer in a table of many, column -> value.
+export const OUTPUTS = { labels, numbers, span, text: generated };

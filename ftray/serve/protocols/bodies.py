@@ -1,0 +1,129 @@
+"""Reads the body of a prediction request, in JSON or as a form with files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from ftray.serve.schemas import MAX_FILES, MAX_ROWS
+from ftray.serve.signature import Signature, image_of, is_file, question_of, request_type
+from ftray.tasks.base import Question
+
+FORM = "multipart/form-data"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request: its questions, and how many answers it wants for each."""
+
+    questions: list[Question]
+    top_k: int | None
+
+
+async def read_request(http: Request, of: Signature) -> Asked:
+    """Read a request for a model with this signature. Raises RequestValidationError for a body that
+    is no such request."""
+    announced = http.headers.get("content-type", "")
+    if announced.startswith(FORM) and any(is_file(kind) for _, kind in of):
+        return await _form(http, of)
+    body = await http.body()
+    if not body:
+        raise _fault("missing", "Field required")
+    if "json" not in announced:
+        raise _fault("model_attributes_type", "Input should be an object")
+    if any(is_file(kind) for _, kind in of):  # decoding base64 takes a while
+        return await run_in_threadpool(_validated, body, of)
+    return _validated(body, of)
+
+
+def _validated(body: bytes, of: Signature) -> Asked:
+    try:
+        told = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise _fault("json_invalid", "JSON decode error", {"error": str(error)}) from None
+    return _asked(told, of)
+
+
+def _asked(told: Any, of: Signature) -> Asked:
+    try:
+        request: Any = request_type(of).model_validate(told)
+    except ValidationError as error:
+        raise in_body(error) from None
+    return Asked([question_of(each) for each in request.inputs], request.top_k)
+
+
+def in_body(error: ValidationError) -> RequestValidationError:
+    """Return the error about a body for an error about its content."""
+    faults = error.errors(include_url=False, include_input=False)
+    return RequestValidationError([{**f, "loc": ("body", *f["loc"])} for f in faults])
+
+
+def _fault(kind: str, message: str, context: Mapping[str, Any] | None = None) -> Exception:
+    fault = {"type": kind, "loc": ("body",), "msg": message, "ctx": dict(context or {})}
+    return RequestValidationError([fault])
+
+
+async def _form(http: Request, of: Signature) -> Asked:
+    """Read a form: a part for each input, named after it, and `top_k`. Parts of the same name are
+    several inputs, in their order."""
+    async with http.form(
+        max_files=MAX_ROWS, max_fields=len(of) * MAX_ROWS + 1, max_part_size=MAX_FILES
+    ) as form:
+        parts = {name: form.getlist(name) for name, _ in of}
+        if unknown := set(form) - {*parts, "top_k"}:
+            known = ", ".join([*parts, "top_k"])
+            raise _wrong(min(unknown), "value_error", f"unknown part; there are {known}")
+        columns = {
+            name: [await _content(part) for part in of_name] for name, of_name in parts.items()
+        }
+        top_k = form.get("top_k")
+    counts = {name: len(values) for name, values in columns.items()}
+    if not all(counts.values()):
+        raise _wrong(next(name for name in counts if not counts[name]), "missing", "missing")
+    if len(set(counts.values())) > 1:
+        raise _wrong(next(iter(counts)), "value_error", f"parts differ in number: {counts}")
+    rows = [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+    questions = await run_in_threadpool(_checked, rows, of)
+    return Asked(questions, None if top_k is None else _number(top_k))
+
+
+async def _content(part: UploadFile | str) -> bytes | str:
+    return await part.read() if isinstance(part, UploadFile) else part
+
+
+def _number(value: Any) -> int:
+    try:
+        return TypeAdapter(int).validate_python(value)
+    except ValidationError:
+        raise _wrong("top_k", "int_parsing", "must be a whole number") from None
+
+
+def _checked(rows: list[dict[str, Any]], of: Signature) -> list[Question]:
+    """Return the questions of a form. Raises RequestValidationError."""
+    for place, row in enumerate(rows):
+        for name, kind in of:
+            value = row[name]
+            if is_file(kind) != isinstance(value, bytes):
+                what = "send it as a file" if is_file(kind) else "send it as a field"
+                raise _wrong(f"{name}.{place}", "value_error", what)
+            if is_file(kind):
+                try:
+                    image_of(value)
+                except ValueError as error:
+                    raise _wrong(f"{name}.{place}", "value_error", str(error)) from None
+    return [next(iter(row.values())) if len(of) == 1 else row for row in rows]
+
+
+def _wrong(field: str, kind: str, message: str) -> Exception:
+    fault = {"type": kind, "loc": ("body", field), "msg": message, "ctx": {}}
+    return RequestValidationError([fault])

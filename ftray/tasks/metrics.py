@@ -1,0 +1,96 @@
+"""Metric states: what the metrics of a split are computed from, batch by batch and rank by rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+ROW = "row"
+"""Key in `Gathered.each` of the number of the row that an example was made of."""
+
+
+class MetricState(NamedTuple):
+    """What a batch adds to the metrics. sums: tensors that add up over batches and ranks, as counts
+    do; each: tensors with one entry an example, which concatenate, as ranks and medians need. The
+    host does not wait for the device."""
+
+    sums: Mapping[str, torch.Tensor]
+    each: Mapping[str, torch.Tensor] = {}
+
+
+class Gathered(NamedTuple):
+    """The metric states of all examples of a split. sums: float64; each: one entry an example, in
+    the order of the split, and under `ROW` the number of the example's row."""
+
+    sums: Mapping[str, np.ndarray]
+    each: Mapping[str, np.ndarray]
+
+
+class Group(Protocol):
+    """The ranks that evaluate together."""
+
+    def sum(self, values: np.ndarray) -> np.ndarray: ...
+
+    def gather(self, value: Any) -> list[Any]: ...
+
+
+class Totals:
+    """Adds up and concatenates the metric states of the batches of one rank."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        self._places: list[np.ndarray] = []
+        self._each: dict[str, list[torch.Tensor]] = {}
+
+    def add(self, places: np.ndarray, state: MetricState) -> None:
+        """Add the state of a batch. places: (B,) indices of its examples in the split."""
+        for name, value in state.sums.items():
+            value = value.double()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        if state.each:
+            self._places.append(places)
+        for name, value in state.each.items():
+            self._each.setdefault(name, []).append(value.detach())
+
+    def gathered(self, empty: MetricState, rows: np.ndarray, ranks: Group | None) -> Gathered:
+        """Return the states of all ranks; every rank must call this method. empty: the state of no
+        examples; rows: (examples,) number of the row of each example of the split."""
+        sums = _summed({**empty.sums, **self._sums}, ranks)
+        each = {name: _joined(self._each.get(name, [none])) for name, none in empty.each.items()}
+        places = np.concatenate([*self._places, np.empty(0, np.int64)])
+        if each and ranks is not None:
+            parts = ranks.gather((places, each))
+            places = np.concatenate([part[0] for part in parts])
+            each = {name: np.concatenate([part[1][name] for part in parts]) for name in each}
+        if each:
+            order = np.argsort(places, kind="stable")
+            each = {name: values[order] for name, values in each.items()}
+            each[ROW] = rows[places[order]]
+        return Gathered(sums, each)
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> np.ndarray:
+    import torch
+
+    joined: np.ndarray = torch.cat(list(parts)).cpu().numpy()
+    return joined
+
+
+def _summed(sums: Mapping[str, torch.Tensor], ranks: Group | None) -> dict[str, np.ndarray]:
+    """Sum each tensor over all ranks: one copy to the host, and one all-reduce."""
+    import torch
+
+    if not sums:
+        return {}
+    flat = torch.cat([value.double().ravel() for value in sums.values()]).cpu().numpy()
+    total = flat if ranks is None else ranks.sum(flat)
+    parts = np.split(total, np.cumsum([value.numel() for value in sums.values()])[:-1])
+    return {
+        name: part.reshape(value.shape)
+        for (name, value), part in zip(sums.items(), parts, strict=True)
+    }

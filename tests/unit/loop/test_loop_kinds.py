@@ -1,0 +1,47 @@
+"""Each kind of task in the training loop: ZeRO stages and numbers of workers agree, a resumed run
+ends with the same bits, and a trunk cache changes nothing but rounding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers.loop_cases import CASES, ENDS, KIND_STAGES, TASK_KINDS, final
+from tests.helpers.loop_runs import seen
+
+kinds = pytest.mark.parametrize("kind", TASK_KINDS)
+
+
+@kinds
+@pytest.mark.parametrize(("world", "stage"), CASES[1:])
+def test_stages_and_numbers_of_workers_agree(root: Path, kind: str, world: int, stage: int) -> None:
+    if stage not in KIND_STAGES.get(kind, (0, 1, 2, 3)):
+        pytest.skip("the stages are tried with another model of the task")
+    ours, alone = seen(root, f"{world}-{kind}-{stage}"), seen(root, f"1-{kind}-0")
+    assert not ours.error
+    assert ours.losses == pytest.approx(alone.losses, rel=1e-4)
+    assert ours.metrics[-1]["loss"] == pytest.approx(alone.metrics[-1]["loss"], rel=1e-3)
+
+
+@kinds
+@pytest.mark.parametrize(("world", "stage"), ENDS)
+def test_a_resumed_run_ends_with_the_same_bits(
+    root: Path, kind: str, world: int, stage: int
+) -> None:
+    whole, resumed = (final(root, f"{world}-{kind}-{stage}{end}") for end in ("", "-resumed"))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@kinds
+@pytest.mark.parametrize("world", (1, 2))
+@pytest.mark.parametrize("depth", (0, 1))
+def test_a_trunk_cache_changes_nothing_but_rounding(
+    root: Path, kind: str, world: int, depth: int
+) -> None:
+    name = f"{world}-{kind}-top-{depth}"
+    plain, cached = seen(root, name), seen(root, f"{name}-cached")
+    assert plain.trainable == cached.trainable
+    assert cached.losses == pytest.approx(plain.losses, rel=2e-3, abs=1e-4)
