@@ -5,11 +5,13 @@ from ftray.tasks.info import TaskInfo
 from ftray.tasks.text.text_classification import TextClassification
 from ftray.tasks.text.text_generation import TextGeneration
 from ftray.tasks.text.text_regression import TextRegression
+from ftray.tasks.vision.image_classification import ImageClassification
 
 _TASKS = (
     TextClassification,
     TextRegression,
     TextGeneration,
+    ImageClassification,
 )
 TASKS: dict[str, Task] = {task.info.name: task() for task in _TASKS}
 DEFAULT_TASK = TextClassification.info
