@@ -2,6 +2,7 @@
 
 from ftray.tasks.base import BaseTask as Task
 from ftray.tasks.info import TaskInfo
+from ftray.tasks.text.question_answering import QuestionAnswering
 from ftray.tasks.text.text_classification import TextClassification
 from ftray.tasks.text.text_generation import TextGeneration
 from ftray.tasks.text.text_regression import TextRegression
@@ -10,6 +11,7 @@ from ftray.tasks.vision.image_classification import ImageClassification
 _TASKS = (
     TextClassification,
     TextRegression,
+    QuestionAnswering,
     TextGeneration,
     ImageClassification,
 )

@@ -212,6 +212,62 @@ _SPAN = json.dumps([{"start": 7, "text": "Ann"}])
 def _asked(answers: Any) -> dict[str, Any]:
     return {**_ASKED, "answers": answers}
 
+
+_QUESTION_ANSWERING = Sample(
+    base=_BERT,
+    options={"stride": 4},
+    clean=(
+        (_asked(_TOLD), _asked(_SPAN)),
+        (_asked(json.dumps(_TOLD)), _asked(_SPAN)),
+        (_asked([{"text": "Ann", "start": 7}]), _asked(_SPAN)),
+        (_asked({"text": np.array(["Ann"]), "answer_start": np.array([7])}), _asked(_SPAN)),
+        (_asked({"text": ["Ann"] * 2, "answer_start": [7] * 2}), _asked(_SPAN)),
+        (_asked({"text": [], "answer_start": []}), _asked("[]")),
+        ({**_ASKED, "answer": "Ann"}, _asked(_SPAN)),
+        ({**_ASKED, "answer": None}, _asked("[]")),
+        ({**_ASKED, "answer": ""}, _asked("[]")),
+    ),
+    bad=(
+        *_bad_texts(_asked(_TOLD), "question"),
+        *_bad_texts(_asked(_TOLD), "context"),
+        (_asked(None), "missing_answers"),
+        (_asked("no JSON"), "answers_not_json"),
+        (_asked(7), "answers_not_spans"),
+        (_asked(["Ann"]), "answers_not_spans"),
+        (_asked({"text": "Ann", "answer_start": 7}), "answers_without_text"),
+        (_asked({"text": ["Ann"], "answer_start": []}), "answers_without_text"),
+        (_asked({"text": ["Ann"], "answer_start": [3]}), "answer_not_there"),
+        (_asked({"text": ["Ann"], "answer_start": [-13]}), "answer_not_there"),
+        (_asked({"text": [" "], "answer_start": [2]}), "empty_answer"),
+        (_asked({"text": ["Ann"], "answer_start": [None]}), "answer_without_start"),
+        ({**_ASKED, "answer": "Bob"}, "answer_not_there"),
+        ({**_ASKED, "answer": 7}, "answer_not_a_string"),
+    ),
+    questions=((_ASKED, _ASKED),),
+    blank=({"question": " ", "context": "a"}, {"question": "a", "context": ""}),
+    duplicates=(
+        _asked(_SPAN),
+        {**_asked("[]"), "question": "who  SANG?"},
+    ),
+    strangers=(_asked(_SPAN), {**_asked(_SPAN), "question": "Who sang it?"}),
+    rows=(
+        {"question": "Who?", "context": "Ann.", "answers": '[{"start": 0, "text": "Ann"}]'},
+        _asked(_SPAN),
+        {**_asked("[]"), "question": "Who danced?"},
+        {
+            "question": "What was good?",
+            "context": "The film was good.",
+            "answers": '[{"start": 0, "text": "The film"}, {"start": 4, "text": "film"}]',
+        },
+        {
+            "question": "Who?",
+            "context": "So many words. " * 8 + "Bob.",
+            "answers": '[{"start": 120, "text": "Bob"}]',
+        },
+    ),
+    unread=({"question": "Who?", "context": UNREAD, "answers": "[]"}, "no_tokens"),
+)
+
 ASKED = [{"role": "user", "content": "How was it?"}]
 ANSWER = {"role": "assistant", "content": "Fine."}
 _TEXT_GENERATION = Sample(
@@ -345,6 +401,7 @@ _IMAGE_CLASSIFICATION = Sample(
 SAMPLES = {
     "text-classification": _TEXT_CLASSIFICATION,
     "text-regression": _TEXT_REGRESSION,
+    "question-answering": _QUESTION_ANSWERING,
     "text-generation": _TEXT_GENERATION,
     "image-classification": _IMAGE_CLASSIFICATION,
 }
