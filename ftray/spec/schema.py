@@ -233,8 +233,9 @@ class Spec(Section):
         except ValidationError as error:
             fault = error.errors()[0]
             known = ", ".join(self.info.options.model_fields) or "none"
+            is_unknown = fault["type"] == "extra_forbidden"
             raise contradiction(
-                fault["msg"],
+                "no such option" if is_unknown else fault["msg"],
                 f"Options of {self.task}: {known}.",
                 key=f"task_options.{'.'.join(map(str, fault['loc']))}",
                 value=fault["input"],

@@ -250,7 +250,9 @@ def _parts(run: Run, root: Path, world: int) -> tuple[Any, Any, Any]:
         from tests.helpers.task_kinds import KINDS, prepared
 
         train = {**run.train, "trunk_precision": run.trunk or "bf16"}
-        return prepared(KINDS[run.kind], root / run.kind, train, world)
+        # Each process makes its own files, equal to those of the others.
+        own = root / f"{run.kind}-{world}-{os.environ['RANK']}"
+        return prepared(KINDS[run.kind], own, train, world)
     data = Data(run.rows, closed=run.model in ("bart", "t5"))
     return make_spec(run, world), data, Base(make_model(run), task_setup())
 
