@@ -148,6 +148,10 @@ def make_model(run: Run) -> Any:
 
 def train_group(root: Path, world: int, runs: Sequence[Run]) -> None:
     """Makes the runs with `world` data-parallel processes."""
+    from tests.helpers.task_kinds import KINDS
+
+    for kind in {run.kind for run in runs if run.kind}:
+        KINDS[kind].tree(root / kind)  # writes rows and base model once, for all processes
     orders = root / f"group-of-{world}.json"
     orders.write_text(json.dumps([asdict(run) for run in runs]))
     # Without these variables DeepSpeed searches for MPI. The processes meet in a file, not at a
@@ -250,9 +254,7 @@ def _parts(run: Run, root: Path, world: int) -> tuple[Any, Any, Any]:
         from tests.helpers.task_kinds import KINDS, prepared
 
         train = {**run.train, "trunk_precision": run.trunk or "bf16"}
-        # Each process makes its own files, equal to those of the others.
-        own = root / f"{run.kind}-{world}-{os.environ['RANK']}"
-        return prepared(KINDS[run.kind], own, train, world)
+        return prepared(KINDS[run.kind], root / run.kind, train, world)
     data = Data(run.rows, closed=run.model in ("bart", "t5"))
     return make_spec(run, world), data, Base(make_model(run), task_setup())
 

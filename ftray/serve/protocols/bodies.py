@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
@@ -46,8 +46,10 @@ async def read_request(http: Request, of: Signature) -> Asked:
 
 def _validated(body: bytes, of: Signature) -> Asked:
     try:
-        told = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
+        told = json.loads(body)
+    except json.JSONDecodeError as error:
+        raise _fault("json_invalid", "JSON decode error", {"error": error.msg}) from None
+    except (ValueError, RecursionError) as error:
         raise _fault("json_invalid", "JSON decode error", {"error": str(error)}) from None
     return _asked(told, of)
 
