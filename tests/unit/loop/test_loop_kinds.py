@@ -22,7 +22,10 @@ def test_stages_and_numbers_of_workers_agree(root: Path, kind: str, world: int, 
     ours, alone = seen(root, f"{world}-{kind}-{stage}"), seen(root, f"1-{kind}-0")
     assert not ours.error
     assert ours.losses == pytest.approx(alone.losses, rel=1e-4)
-    assert ours.metrics[-1]["loss"] == pytest.approx(alone.metrics[-1]["loss"], rel=1e-3)
+    # BatchNorm's running statistics are averaged over the ranks: evaluation, which uses them,
+    # depends on the number of workers, and not on the stage.
+    like = seen(root, f"{world}-{kind}-0") if kind == "convolutions" else alone
+    assert ours.metrics[-1]["loss"] == pytest.approx(like.metrics[-1]["loss"], rel=1e-3)
 
 
 @kinds
