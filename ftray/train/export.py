@@ -46,7 +46,9 @@ def export(order: Export) -> ModelInfo:
     """
     spec = order.spec
     pretrained, task = find_pretrained(spec.model), get_task(spec.task)
-    loaded = load_fitting(pretrained, spec, order.data.schema)
+    # train.dropout is for the training alone: the model folder has the base model's dropouts.
+    plain = spec.model_copy(update={"train": spec.train.model_copy(update={"dropout": None})})
+    loaded = load_fitting(pretrained, plain, order.data.schema)
     model, setup = loaded.model, loaded.setup
     baselines = Baselines.read(order.baselines) if order.baselines else None
     probed = _probed(order, baselines, loaded) if baselines else None

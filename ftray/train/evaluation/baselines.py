@@ -124,7 +124,10 @@ class Baselines:
         if not file.is_file():
             return None
         try:
-            return cls(**{name: value.numpy() for name, value in load(file.read_bytes()).items()})
+            values = {name: value.numpy() for name, value in load(file.read_bytes()).items()}
+            if "majority" in values:  # written by an older ftray
+                values |= {"constant": values.pop("majority"), "picks": np.asarray(True)}
+            return cls(**values)
         except (SafetensorError, KeyError, TypeError) as error:
             fix = "delete the file: the model is then exported without baselines"
             raise StorageError.of(str(file), None, f"cannot be read: {error}", fix) from None

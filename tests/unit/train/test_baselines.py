@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from ftray.data.encoding.encoded import EncodedSplit
 from ftray.errors import ModelError, StorageError
@@ -185,6 +186,18 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     for name, value in vars(fitted).items():
         assert np.array_equal(getattr(found, name), value), name
     assert [path.name for path in (tmp_path / "run").iterdir()] == [BASELINES]
+
+
+def test_the_file_of_an_older_ftray_is_read(tmp_path: Path) -> None:
+    fitted = fit(tiny_rows(), 3)
+    values = {name: torch.from_numpy(np.asarray(value)) for name, value in vars(fitted).items()}
+    values["majority"] = values.pop("constant")
+    del values["picks"]
+    file = locate(str(tmp_path / BASELINES))
+    file.write_bytes(save(values))
+    found = Baselines.read(file)
+    assert found is not None
+    assert all(np.array_equal(getattr(found, n), value) for n, value in vars(fitted).items())
 
 
 def test_no_file_is_no_baselines_and_a_damaged_one_is_named(tmp_path: Path) -> None:

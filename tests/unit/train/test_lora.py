@@ -317,7 +317,8 @@ def write_base(folder: Path) -> str:
 def test_an_exported_folder_is_a_plain_one(adapter: bool, tmp_path: Path) -> None:
     spec = make_spec(adapter=adapter, targets=["query", "value"])
     base_folder = write_base(tmp_path / "base")
-    spec = override(spec, {"model.name_or_path": base_folder, "data.max_length": 32})
+    changes = {"model.name_or_path": base_folder, "data.max_length": 32, "train.dropout": 0.37}
+    spec = override(spec, changes)
     data = write_encoded(tmp_path, spec, {"validation": GOLDEN, "test": GOLDEN})
     task, pretrained = get_task(spec.task), find_pretrained(spec.model)
     model = pretrained.model(task, data.schema, spec.seed).eval()
@@ -335,6 +336,7 @@ def test_an_exported_folder_is_a_plain_one(adapter: bool, tmp_path: Path) -> Non
         expected = model(**batch).logits
         plain = AutoModelForSequenceClassification.from_pretrained(target).eval()
         assert torch.allclose(plain(**batch).logits, expected, atol=1e-5)
+    assert plain.config.hidden_dropout_prob == base.config.hidden_dropout_prob != 0.37
     Predictor(locate(str(target))).check_golden()
     moved = {n for n, v in values_of(plain).items() if not v.equal(values_of(base)[n])}
     assert {n for n in moved if ".layer." in n} == {
