@@ -32,11 +32,32 @@ class Gathered(NamedTuple):
 
 
 class Group(Protocol):
-    """The ranks that evaluate together."""
+    """The ranks that evaluate together: this one, and how many there are."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def world(self) -> int: ...
 
     def sum(self, values: np.ndarray) -> np.ndarray: ...
 
     def gather(self, value: Any) -> list[Any]: ...
+
+
+class _Alone:
+    """A group of one rank."""
+
+    rank, world = 0, 1
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
+ALONE: Group = _Alone()
 
 
 class Totals:
@@ -57,17 +78,16 @@ class Totals:
         for name, value in state.each.items():
             self._each.setdefault(name, []).append(value.detach())
 
-    def gathered(self, empty: MetricState, rows: np.ndarray, ranks: Group | None) -> Gathered:
+    def gathered(self, empty: MetricState, rows: np.ndarray, ranks: Group) -> Gathered:
         """Return the states of all ranks; every rank must call this method. empty: the state of no
         examples; rows: (examples,) number of the row of each example of the split."""
         sums = _summed({**empty.sums, **self._sums}, ranks)
         each = {name: _joined(self._each.get(name, [none])) for name, none in empty.each.items()}
         places = np.concatenate([*self._places, np.empty(0, np.int64)])
-        if each and ranks is not None:
+        if each:
             parts = ranks.gather((places, each))
             places = np.concatenate([part[0] for part in parts])
             each = {name: np.concatenate([part[1][name] for part in parts]) for name in each}
-        if each:
             order = np.argsort(places, kind="stable")
             each = {name: values[order] for name, values in each.items()}
             each[ROW] = rows[places[order]]
@@ -81,14 +101,14 @@ def _joined(parts: Sequence[torch.Tensor]) -> np.ndarray:
     return joined
 
 
-def _summed(sums: Mapping[str, torch.Tensor], ranks: Group | None) -> dict[str, np.ndarray]:
+def _summed(sums: Mapping[str, torch.Tensor], ranks: Group) -> dict[str, np.ndarray]:
     """Sum each tensor over all ranks: one copy to the host, and one all-reduce."""
     import torch
 
     if not sums:
         return {}
     flat = torch.cat([value.double().ravel() for value in sums.values()]).cpu().numpy()
-    total = flat if ranks is None else ranks.sum(flat)
+    total = ranks.sum(flat)
     parts = np.split(total, np.cumsum([value.numel() for value in sums.values()])[:-1])
     return {
         name: part.reshape(value.shape)

@@ -1,8 +1,14 @@
-"""Exports a checkpoint as a model folder with merged weights, test metrics and golden answers."""
+"""Exports a checkpoint as a model folder with merged weights, test metrics and golden answers.
+
+All ranks of a worker group export together: rank 0 writes the weights into the model folder, every
+rank loads them from there and evaluates its share of the splits, and rank 0 writes the manifest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,19 +20,20 @@ from ftray.data.encoding.encode import EncodedSplit
 from ftray.errors import masked
 from ftray.models.artifact.manifest import ModelInfo
 from ftray.models.artifact.origin import hub_id, license_of
-from ftray.models.artifact.publish import publish, staged, write_info
+from ftray.models.artifact.publish import finish, place, staged
+from ftray.models.artifact.worth import Worth
 from ftray.models.inference.loaded import LoadedModel
 from ftray.models.inference.measure import Measured, measure
 from ftray.models.limits import Loaded, context, load_fitting
 from ftray.models.load import load_model
-from ftray.models.pretrained import find_pretrained
+from ftray.models.pretrained import Pretrained, find_pretrained
 from ftray.models.structure.placing import placed
 from ftray.spec.schema import ModelSpec
-from ftray.store.files.location import locate
 from ftray.tasks import get_task
 from ftray.tasks.base import Metrics
 from ftray.tasks.per_label import LabelScore, label_scores
 from ftray.tasks.schema import Schema
+from ftray.train import checkpoints
 from ftray.train.distributed.context import DistContext
 from ftray.train.engine import lora, state
 from ftray.train.evaluation.baselines import Baselines, Encoder
@@ -35,68 +42,110 @@ from ftray.train.evaluation.significance import Spent, answers_of, measure_worth
 from ftray.train.orders import Export
 
 _BATCH = 32
+_SPLITS = ("validation", "test")
+
+
+class _Untrained(NamedTuple):
+    """Results of the base model on the test split. metrics: its own, empty where a linear probe
+    stands for it; baselines, probed: the fitted baselines and the probe's predictions."""
+
+    metrics: dict[str, Metrics]
+    baselines: Baselines | None = None
+    probed: np.ndarray | None = None
+
+
+def solo() -> DistContext:
+    """Return the context of a process that exports alone, without a process group."""
+    return DistContext(0, 1, own_device())
 
 
 @naming_this_node()
-def export(order: Export) -> ModelInfo:
-    """Write the model folder. The metrics come from the exported model itself, loaded again from
-    the staged folder.
+def export(
+    order: Export, ranks: DistContext, stage: Callable[[str], None] = lambda name: None
+) -> None:
+    """Write the model folder. Every one of `ranks` must call this function.
 
-    Only the export reads the test split.
+    The metrics come from the exported model, loaded from the model folder. Only the export reads
+    the test split. stage: called at each stage of the work; its exceptions end the export, which
+    then leaves no manifest.
     """
-    spec = order.spec
-    pretrained, task = find_pretrained(spec.model), get_task(spec.task)
+    stage("exporting: loading the base model")
+    spec, pretrained = order.spec, find_pretrained(order.spec.model)
     # train.dropout is for the training alone: the model folder has the base model's dropouts.
     plain = spec.model_copy(update={"train": spec.train.model_copy(update={"dropout": None})})
     loaded = load_fitting(pretrained, plain, order.data.schema)
-    model, setup = loaded.model, loaded.setup
+    untrained = _of_base(order, loaded, ranks, stage)
+    stage("exporting: writing the model")
+    info = ranks.gather(_written(order, pretrained, loaded) if ranks.rank == 0 else None)[0]
+    del loaded
+    trained = load_model(
+        order.target, trust_remote_code=spec.model.trust_remote_code, unfinished=info
+    )
+    measured = {}
+    for name in _SPLITS:
+        stage(f"exporting: evaluating on the {name} split")
+        measured[name] = _measure(trained, order.data.load(name), ranks)
+    stage("exporting: golden answers")
+    if ranks.rank == 0:
+        golden = trained.golden(golden_questions(spec, order.data, trained.setup))
+        metrics = {name: each.metrics for name, each in measured.items()} | untrained.metrics
+        worth = _worth(order, untrained, measured["test"])
+        found = {"metrics": metrics, "golden": golden, "baselines": worth}
+        scores = {name: _scores(each, info.labels) for name, each in measured.items()}
+        finish(info.model_copy(update=found), order.target, scores)
+
+
+def _of_base(
+    order: Export, loaded: Loaded, ranks: DistContext, stage: Callable[[str], None]
+) -> _Untrained:
+    """Evaluate on the test split what the trained model is compared with. Call this function before
+    the trained values are loaded into the model."""
+    task = get_task(order.spec.task)
     baselines = Baselines.read(order.baselines) if order.baselines else None
-    probed = _probed(order, baselines, loaded) if baselines else None
-    measures_base = spec.train.baselines and not task.info.linear_probe
-    untrained = {"base_model": _of_base(order, loaded)} if measures_base else {}
-    with order.checkpoint.as_local() as checkpoint:
+    if baselines is not None:
+        stage("exporting: evaluating the baselines on the test split")
+        encoder = Encoder(loaded.model, task, loaded.setup, ranks)
+        return _Untrained({}, baselines, baselines.answers(encoder, order.data.load("test")))
+    if task.info.linear_probe or not order.spec.train.baselines:
+        return _Untrained({})
+    stage("exporting: evaluating the base model on the test split")
+    test, device = order.data.load("test"), ranks.device
+    with placed(loaded.model.eval(), device):
+        found = measure(loaded.model, task, loaded.setup, test, device, _BATCH, ranks)
+    return _Untrained({"base_model": found.metrics})
+
+
+def _written(order: Export, pretrained: Pretrained, loaded: Loaded) -> ModelInfo:
+    """Write the trained model into the model folder, without a manifest. Returns the manifest that
+    lacks the metrics and the golden answers."""
+    spec, task = order.spec, get_task(order.spec.task)
+    with checkpoints.best(order.checkpoints).as_local() as checkpoint:
         values = state.trained_values(checkpoint)
     adapter = _load(order, loaded, values)
-    longest = spec.data.max_length
-    with staged(
-        model, setup.processor, context(model.config, longest) if task.info.generates else longest
-    ) as staging:
+    longest, schema = spec.data.max_length, order.data.schema
+    info = ModelInfo(
+        name=spec.name,
+        run=order.run,
+        task=spec.task,
+        labels=schema.labels,
+        scale=schema.scale,
+        max_length=longest,
+        base=ModelSpec(**masked(spec.model.model_dump())),
+        base_id=hub_id(pretrained),
+        license=license_of(pretrained),
+        data_digest=order.data.digest,
+        spec=masked(spec.model_dump(mode="json")),
+        rows={split: told.rows for split, told in order.data.lengths.items()},
+        metrics={},
+        golden=(),
+        trials=order.trials,
+        ftray_version=__version__,
+    )
+    most = context(loaded.model.config, longest) if task.info.generates else longest
+    with staged(loaded.model, loaded.setup.processor, most) as staging:
         if adapter is not None:
             adapter.write(staging / lora.ADAPTER)
-        info = ModelInfo(
-            name=spec.name,
-            run=order.run,
-            task=spec.task,
-            labels=order.data.schema.labels,
-            scale=order.data.schema.scale,
-            max_length=spec.data.max_length,
-            base=ModelSpec(**masked(spec.model.model_dump())),
-            base_id=hub_id(pretrained),
-            license=license_of(pretrained),
-            data_digest=order.data.digest,
-            spec=masked(spec.model_dump(mode="json")),
-            rows={split: told.rows for split, told in order.data.lengths.items()},
-            metrics={},
-            golden=(),
-            trials=order.trials,
-            ftray_version=__version__,
-        )
-        write_info(staging, info)
-        trusts = spec.model.trust_remote_code
-        trained = load_model(locate(str(staging)), trust_remote_code=trusts)
-        validation, test = order.data.load("validation"), order.data.load("test")
-        measured = {"validation": _measure(trained, validation), "test": _measure(trained, test)}
-        metrics = {split: found.metrics for split, found in measured.items()} | untrained
-        scores = {split: _scores(found, setup.labels) for split, found in measured.items()}
-        worth = None
-        if baselines is not None and probed is not None:
-            truth, tuned = _targets(measured["test"], setup.schema)
-            predictions = (baselines.constants(len(test)), probed, tuned)
-            answers = answers_of(setup.schema, truth, predictions)
-            worth = measure_worth(answers, spec.info, _spent(order), len(test), spec.seed)
-        golden = trained.golden(golden_questions(spec, order.data, setup))
-        info = info.model_copy(update={"metrics": metrics, "golden": golden, "baselines": worth})
-        return publish(staging, info, order.target, scores)
+        return place(staging, info, order.target)
 
 
 def _load(order: Export, loaded: Loaded, values: dict[str, torch.Tensor]) -> lora.Adapter | None:
@@ -117,9 +166,9 @@ def _load(order: Export, loaded: Loaded, values: dict[str, torch.Tensor]) -> lor
     return adapter
 
 
-def _measure(model: LoadedModel, split: EncodedSplit) -> Measured:
+def _measure(model: LoadedModel, split: EncodedSplit, ranks: DistContext) -> Measured:
     with model.inference():
-        return measure(model.model, model.task, model.setup, split, model.device, _BATCH)
+        return measure(model.model, model.task, model.setup, split, model.device, _BATCH, ranks)
 
 
 def _scores(measured: Measured, labels: Sequence[str]) -> list[LabelScore]:
@@ -127,6 +176,17 @@ def _scores(measured: Measured, labels: Sequence[str]) -> list[LabelScore]:
     if not labels:
         return []
     return list(label_scores(measured.truth, measured.predicted, labels))
+
+
+def _worth(order: Export, untrained: _Untrained, measured: Measured) -> Worth | None:
+    """Compare the trained model with the baselines on the test split; None without baselines."""
+    baselines, spec, schema = untrained.baselines, order.spec, order.data.schema
+    if baselines is None or untrained.probed is None:
+        return None
+    truth, tuned = _targets(measured, schema)
+    predictions = (baselines.constants(len(truth)), untrained.probed, tuned)
+    answers = answers_of(schema, truth, predictions)
+    return measure_worth(answers, spec.info, _spent(order), len(truth), spec.seed)
 
 
 def _targets(measured: Measured, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
@@ -138,25 +198,10 @@ def _targets(measured: Measured, schema: Schema) -> tuple[np.ndarray, np.ndarray
     return schema.scale.standardized(truth), schema.scale.standardized(predicted)
 
 
-def _probed(order: Export, baselines: Baselines, loaded: Loaded) -> np.ndarray:
-    """Return the linear probe's predictions for the test split. Call this function before the
-    trained values are loaded into the model, as the probe uses features of the base model."""
-    ranks = DistContext(0, 1, own_device())
-    encoder = Encoder(loaded.model, get_task(order.spec.task), loaded.setup, ranks)
-    return baselines.answers(encoder, order.data.load("test"))
-
-
-def _of_base(order: Export, loaded: Loaded) -> Metrics:
-    """Return the metrics of the base model on the test split. Call this function before the trained
-    values are loaded into the model."""
-    task, test, device = get_task(order.spec.task), order.data.load("test"), own_device()
-    with placed(loaded.model.eval(), device):
-        return measure(loaded.model, task, loaded.setup, test, device, _BATCH).metrics
-
-
 def _spent(order: Export) -> Spent:
     scale, tune = order.spec.scale, order.spec.tune
-    busy = order.seconds * scale.most_workers
+    seconds = 0.0 if order.since is None else time.time() - order.since
+    busy = seconds * scale.most_workers
     if tune is not None:
         busy += tune.workers * sum(trial["seconds"] for trial in order.trials)
-    return Spent(order.seconds, busy / 3600, scale.price_per_worker_hour)
+    return Spent(seconds, busy / 3600, scale.price_per_worker_hour)

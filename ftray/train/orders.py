@@ -26,9 +26,28 @@ SPLITS = ("train", "validation")
 
 
 @dataclass(frozen=True)
+class Export:
+    """The arguments of an export: load the trained values of the best checkpoint under
+    `checkpoints` into the base model, and write the model folder `target`."""
+
+    spec: Spec
+    data: EncodedDataset
+    checkpoints: Location
+    target: Location
+    run: str
+    trials: tuple[dict[str, Any], ...] = ()
+    """The table of the sweep that this model won; empty without a sweep."""
+    baselines: Location | None = None
+    """The file of the fitted baselines, which the export evaluates beside the model."""
+    since: float | None = None
+    """Unix time at which the training would have begun without pauses; None without training."""
+
+
+@dataclass(frozen=True)
 class WorkerArgs:
     """The arguments of a training worker. checkpoints: the folder for checkpoints; baselines: the
-    file for the baselines, None where none are wanted; until: the epoch to stop after."""
+    file for the baselines, None where none are wanted; until: the epoch to stop after; export: what
+    the workers do after the training."""
 
     spec: Spec
     data: EncodedDataset
@@ -39,6 +58,7 @@ class WorkerArgs:
     until: int | None = None
     fence: Fence | None = None
     """Checks whether this driver still owns the run; None where no other driver can take it."""
+    export: Export | None = None
 
 
 @dataclass(frozen=True)
@@ -57,21 +77,3 @@ class TrunkOrder:
     @property
     def rows(self) -> int:
         return sum(self.data.rows[split] for split in SPLITS)
-
-
-@dataclass(frozen=True)
-class Export:
-    """The arguments of an export: load the trained values in `checkpoint` into the base model, and
-    write the model folder `target`."""
-
-    spec: Spec
-    data: EncodedDataset
-    checkpoint: Location
-    target: Location
-    run: str
-    trials: tuple[dict[str, Any], ...] = ()
-    """The table of the sweep that this model won; empty without a sweep."""
-    baselines: Location | None = None
-    """The file of the fitted baselines, which the export evaluates beside the model."""
-    seconds: float = 0.0
-    """Seconds that the training took."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import ray
-
 from ftray import digest, interrupt
-from ftray.cluster.connection import Resources, is_this_machine
+from ftray.cluster.connection import is_this_machine
 from ftray.data.encoding.encode import EncodedDataset, encode_dataset
 from ftray.errors import without_passwords
 from ftray.models.artifact.manifest import ModelInfo, read_info
@@ -23,7 +22,7 @@ from ftray.store.removal import clear
 from ftray.store.root import MODEL_MANIFEST
 from ftray.store.runs.folder import CHECKPOINTS, RunFolder
 from ftray.train.check import ValidatedSpec
-from ftray.train.distributed.events import Event, Listener, listening, stage
+from ftray.train.distributed.events import Event, Listener, Sender, listening, stage
 from ftray.train.distributed.watchdog import Alarms
 from ftray.train.evaluation.older_versions import better_version
 from ftray.train.inputs import claimed, pinned, with_own_deepspeed
@@ -152,12 +151,12 @@ def _train(
     run = claimed(asked, checked, "train", say)
     with recorded(checked.root, checked.spec.name, run) as record:
         record.trained(checked.spec)
-        checkpoint, seconds = None, 0.0
+        exporting = 0.0
         if not _is_exported(prepared, run):
             trunks = None if worker else _filled(prepared, say, listener)
             registry_is_open()
-            checkpoint, seconds = fit_run(prepared, run, trunks, both(record, listener))
-        trained = export_and_register(prepared, run, checkpoint, (), started, seconds, listener)
+            exporting = fit_run(prepared, run, trunks, both(record, listener))
+        trained = register_run(prepared, run, started, exporting, listener)
         record.made(trained.version.reference, trained.info.metrics)
         tell_of_better(checked, trained, say)
     return promoted(checked, trained, say)
@@ -174,16 +173,69 @@ def both(first: Listener, second: Listener) -> Listener:
 
 
 def fit_run(
-    prepared: PreparedRun, run: RunFolder, trunks: tuple[TrunkCache, ...] | None, listener: Listener
-) -> tuple[Location, float]:
-    """Train on the cluster, resuming where an earlier, killed driver of this run stopped.
+    prepared: PreparedRun,
+    run: RunFolder,
+    trunks: tuple[TrunkCache, ...] | None,
+    listener: Listener,
+    trials: tuple[dict[str, Any], ...] = (),
+) -> float:
+    """Train on the cluster and export the best checkpoint, resuming where an earlier, killed driver
+    of this run stopped. Returns the seconds that the export took.
 
-    Returns the folder of the best checkpoint and the seconds of training, which include the steps
-    of earlier drivers. `trunks`: the trunk caches; None where prepared.worker is to fill them.
+    trunks: the trunk caches; None where prepared.worker is to fill them; trials: the table of the
+    sweep that chose the spec.
     """
-    spec = prepared.checked.spec
     before = sum(record["seconds"] for record in run.metrics() if record.get("kind") == "step")
-    started, alarms = time.perf_counter(), Alarms(60 * spec.scale.hang_minutes)
+    folder, file = run.location / CHECKPOINTS, run.location / BASELINES
+    spec, data = prepared.checked.spec, prepared.data
+    export = replace(
+        _export_order(prepared, run, folder, trials), baselines=file, since=time.time() - before
+    )
+    with _workers_of(prepared, run, listener) as (sender, check):
+        own, baselines = with_own_deepspeed(spec, run), file if spec.train.baselines else None
+        caches = trunks or ()
+        job = WorkerArgs(own, data, folder, sender, baselines, caches, None, run.fence, export)
+        if prepared.worker is None:
+            return _fit_group(job, check)
+        order = prepared.for_trunk() if trunks is None else None
+        return prepared.worker.train(job, order, check)
+
+
+def export_trial(
+    prepared: PreparedRun,
+    run: RunFolder,
+    folder: Location,
+    trials: tuple[dict[str, Any], ...],
+    listener: Listener,
+) -> float:
+    """Export the best of a trial's checkpoints under `folder`, with the workers of the run's scale.
+    Returns the seconds that the export took."""
+    order, spec = _export_order(prepared, run, folder, trials), prepared.checked.spec
+    one = spec.scale.fewest_workers == spec.scale.most_workers == 1
+    if one and is_this_machine() and not worker_resources(spec).gpus:
+        return _export_here(order, listener)
+    with _workers_of(prepared, run, listener) as (sender, check):
+        job = WorkerArgs(
+            spec, prepared.data, folder, sender, until=0, fence=run.fence, export=order
+        )
+        return _fit_group(job, check)
+
+
+def _export_order(
+    prepared: PreparedRun, run: RunFolder, folder: Location, trials: tuple[dict[str, Any], ...]
+) -> Export:
+    spec = prepared.checked.spec
+    target = prepared.checked.root.models(spec.name) / run.run_id
+    return Export(spec, prepared.data, folder, target, run.run_id, trials)
+
+
+@contextmanager
+def _workers_of(
+    prepared: PreparedRun, run: RunFolder, listener: Listener
+) -> Iterator[tuple[Sender, Callable[[], None]]]:
+    """Yield the sender of the events that the run's workers report to `listener`, and the check to
+    call while they work."""
+    alarms = Alarms(60 * prepared.checked.spec.scale.hang_minutes)
 
     def check() -> None:
         alarms.check()
@@ -191,18 +243,17 @@ def fit_run(
 
     listener(stage("starting the workers"))
     with listening(both(_heed, alarms.filter(listener))) as sender:
-        folder = run.location / CHECKPOINTS
-        baselines = run.location / BASELINES if spec.train.baselines else None
-        own = with_own_deepspeed(spec, run)
-        job = WorkerArgs(
-            own, prepared.data, folder, sender, baselines, trunks or (), fence=run.fence
-        )
-        if prepared.worker is not None:
-            order = prepared.for_trunk() if trunks is None else None
-            best = prepared.worker.train(job, order, check)
-        else:
-            best = _fit_group(job, check)
-    return best, before + time.perf_counter() - started
+        yield sender, check
+
+
+def _export_here(order: Export, listener: Listener) -> float:
+    """Export in this process, which saves the start of another."""
+    from ftray.train.export import export, solo  # imports torch
+
+    started = time.perf_counter()
+    with quiet_transformers():
+        export(order, solo(), lambda name: listener(stage(name)))
+    return time.perf_counter() - started
 
 
 def _filled(
@@ -220,37 +271,25 @@ def _heed(event: Event) -> None:
         interrupt.grant(_SAVING_S)
 
 
-def _fit_group(job: WorkerArgs, check: Callable[[], None]) -> Location:
+def _fit_group(job: WorkerArgs, check: Callable[[], None]) -> float:
     from ftray.train.ray.trainer import fit_workers  # imports torch
 
     return fit_workers(job, job.spec.scale.max_failures, check=check)
 
 
-def export_and_register(
+def register_run(
     prepared: PreparedRun,
     run: RunFolder,
-    checkpoint: Location | None,
-    trials: tuple[dict[str, Any], ...],
     started: float,
-    seconds: float = 0.0,
+    exporting: float,
     listener: Listener = lambda event: None,
 ) -> Trained:
-    """Export `checkpoint` to the model folder (None: the folder exists already) and register the
-    model. `seconds`: the training time that `fit_run` returned."""
+    """Register the exported model of the run. started: reading of the performance counter when the
+    command began; exporting: seconds that the export took."""
     spec = prepared.checked.spec
     target = prepared.checked.root.models(spec.name) / run.run_id
-    trained = time.perf_counter()
+    trained = time.perf_counter() - exporting
     run.check_owned()
-    if checkpoint is not None:
-        listener(stage("exporting the model, evaluating it on the test split"))
-        baselines = run.location / BASELINES
-        order = Export(
-            spec, prepared.data, checkpoint, target, run.run_id, trials, baselines, seconds
-        )
-        if prepared.worker is not None:
-            prepared.worker.export(order)
-        else:
-            run_export(order, worker_resources(spec))
     listener(stage("registering the model"))
     info = read_info(target)
     run.set_status()
@@ -283,19 +322,6 @@ def promoted(checked: ValidatedSpec, trained: Trained, say: Callable[[str], None
 def _is_exported(prepared: PreparedRun, run: RunFolder) -> bool:
     root, spec = prepared.checked.root, prepared.checked.spec
     return (root.models(spec.name) / run.run_id / MODEL_MANIFEST).is_file()
-
-
-def run_export(order: Export, each: Resources) -> ModelInfo:
-    """Run `export` in a Ray task with the resources of a training worker. Where the cluster is this
-    machine alone and workers use no GPU, run it in this process, which saves the start of
-    another."""
-    from ftray.train.export import export  # imports torch
-
-    if is_this_machine() and not each.gpus:
-        with quiet_transformers():
-            return export(order)
-    task = ray.remote(num_cpus=each.cpus, num_gpus=each.gpus)(export)
-    return ray.get(task.remote(order))
 
 
 def register(checked: ValidatedSpec, info: ModelInfo, target: Location) -> ModelVersion:

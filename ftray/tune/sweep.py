@@ -12,7 +12,6 @@ from ftray.cluster import capacity
 from ftray.errors import NotTrainable
 from ftray.spec.load import override
 from ftray.spec.sections.tuning import TuneSpec
-from ftray.train import checkpoints
 from ftray.train.check import ValidatedSpec
 from ftray.train.distributed.events import Event, Listener, stage
 from ftray.train.inputs import claimed, pinned, with_own_deepspeed
@@ -22,10 +21,11 @@ from ftray.train.resources import check_scale, trial_resources
 from ftray.train.run import (
     Trained,
     both,
-    export_and_register,
+    export_trial,
     fit_run,
     prepare,
     promoted,
+    register_run,
     tell_of_better,
 )
 from ftray.train.run_logger import recorded, track
@@ -102,21 +102,21 @@ def tune(
         run.write_spec(won)  # the run's model has the winner's values
         record.trained(won)
         record.tracker.run.tag({"winner": f"trial {best.trial}"})
-        if section.refit:
-            say(f"trial {best.trial} is trained again at full scale: the refit")
-            with local_worker(won) as worker:
-                whole = replace(whole, worker=worker)
-                checkpoint, seconds = fit_run(whole, run, trunks, told)
-            whole = replace(whole, worker=None)
-        else:
-            checkpoint, seconds = checkpoints.best(sweep.checkpoints(best.trial)), 0.0
-            for point in points_of(run.metrics(), best.trial):
-                track(record.tracker.run, point)
         table = rows(course)
         found = compare_depths(course, len(prepared.data.load("validation")))
         (run.location / FILE).write_text(page(spec.name, spec.train.metric, table, found))
         told_rows = tuple(trial.to_json() for trial in table)
-        trained = export_and_register(whole, run, checkpoint, told_rows, started, seconds, listener)
+        if section.refit:
+            say(f"trial {best.trial} is trained again at full scale: the refit")
+            with local_worker(won) as worker:
+                whole = replace(whole, worker=worker)
+                exporting = fit_run(whole, run, trunks, told, told_rows)
+        else:
+            for point in points_of(run.metrics(), best.trial):
+                track(record.tracker.run, point)
+            folder = sweep.checkpoints(best.trial)
+            exporting = export_trial(whole, run, folder, told_rows, listener)
+        trained = register_run(whole, run, started, exporting, listener)
         record.made(trained.version.reference, trained.info.metrics)
         tell_of_better(checked, trained, say)
     return Tuned(table, promoted(checked, trained, say), found)

@@ -19,16 +19,16 @@ from typing import Any
 import torch
 
 from ftray.cluster.connection import session
-from ftray.models.artifact.manifest import ModelInfo
+from ftray.models.artifact.manifest import ModelInfo, read_info
 from ftray.spec.load import load, override
 from ftray.store.files.location import locate
 from ftray.train import loop
 from ftray.train.base import load_base
 from ftray.train.check import ValidatedSpec, check_inputs
-from ftray.train.checkpoints import CheckpointManager, best
+from ftray.train.checkpoints import CheckpointManager
 from ftray.train.distributed.context import alone
 from ftray.train.distributed.process import settle
-from ftray.train.export import export
+from ftray.train.export import export, solo
 from ftray.train.orders import Export
 from ftray.train.progress import Progress
 from ftray.train.ray.worker import build
@@ -87,7 +87,8 @@ def in_process(checked: ValidatedSpec, clock: Clock) -> ModelInfo:
     clock.precision = "bf16" if setup.engine.module.autocast else "fp32"
     loop.run(setup, progress, CheckpointManager(spec.train.checkpoint, kept, writes=True), clock)
     target = locate(str(Path("model").absolute()))
-    return export(Export(spec, data, best(kept), target, run="parity"))
+    export(Export(spec, data, kept, target, run="parity"), solo())
+    return read_info(target)
 
 
 def on_workers(checked: ValidatedSpec, clock: Clock) -> ModelInfo:

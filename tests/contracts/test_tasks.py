@@ -22,7 +22,7 @@ from ftray.data.readers.rows import RawRow
 from ftray.tasks import TASKS, Task, get_task, task_info
 from ftray.tasks.base import BadRow, Outputs, TaskSetup, as_json, digest_of, from_json
 from ftray.tasks.features import Batch, Example, Examples, Feature, cost, input_digest
-from ftray.tasks.metrics import Totals
+from ftray.tasks.metrics import ALONE, Group, Totals
 from ftray.tasks.schema import Schema
 from tests.helpers.task_samples import SAMPLES, Sample, columns_of
 
@@ -626,7 +626,7 @@ def metrics_of(
     made: Examples,
     parts: Sequence[Part],
     places: Sequence[Sequence[int]] | None = None,
-    ranks: Ranks | None = None,
+    ranks: Group = ALONE,
 ) -> dict[str, Any]:
     """The metrics of all examples, whose states this rank adds up part by part. places: of each
     part's examples among all; the parts are in order where left out."""

@@ -66,15 +66,25 @@ def write_label_scores(folder: Path, splits: Mapping[str, Sequence[LabelScore]])
         writer.writerows(lines)
 
 
-def publish(
-    staging: Path, info: ModelInfo, target: Location, scores: Scores | None = None
-) -> ModelInfo:
-    """Write the scores of each label, card and manifest into `staging`, and copy it to `target`,
-    the manifest last. Returns the content of the manifest, with the checksums of the files."""
-    write_label_scores(staging, scores or {})
+def place(staging: Path, info: ModelInfo, target: Location) -> ModelInfo:
+    """Copy the model's files from `staging` to `target`, where no lookup finds them yet. Returns
+    `info` with the checksums of the files."""
     names = [path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()]
     kept = sorted(set(names) - {CARD, MODEL_MANIFEST})
-    whole = info.model_copy(update={"files": checksum.of_files(staging, kept)})
-    write_info(staging, whole, scores)
-    target.upload(staging, last=MODEL_MANIFEST)
-    return whole
+    target.upload_files({name: staging / name for name in kept})
+    return info.model_copy(update={"files": checksum.of_files(staging, kept)})
+
+
+def finish(info: ModelInfo, target: Location, scores: Scores | None = None) -> None:
+    """Write the scores of each label, the card and, last, the manifest into `target`."""
+    with tempfile.TemporaryDirectory(prefix="ftray-model-") as temporary:
+        folder = Path(temporary)
+        write_label_scores(folder, scores or {})
+        own = checksum.of_files(folder, [path.name for path in folder.iterdir()])
+        write_info(folder, info.model_copy(update={"files": info.files | own}), scores)
+        target.upload(folder, last=MODEL_MANIFEST)
+
+
+def publish(staging: Path, info: ModelInfo, target: Location) -> None:
+    """Copy the model folder `staging` to `target`, the manifest last."""
+    finish(place(staging, info, target), target)

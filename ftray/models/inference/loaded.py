@@ -61,11 +61,13 @@ class LoadedModel(ABC):
         batch_size: int = 32,
         compute: Compute = PLAIN,
         trust_remote_code: bool = False,
+        unfinished: ModelInfo | None = None,
     ) -> None:
         """trust_remote_code: whether code in the folder may run; nothing in the folder can set it.
+        unfinished: the manifest of a folder into which it is not written yet.
         compute: under the precisions bf16 and fp16, autocast computes the operations that are safe
         in them so, and the rest in fp32. Raises ModelError when `folder` is not a model folder."""
-        self.info: ModelInfo = read_info(folder)
+        self.info: ModelInfo = unfinished or read_info(folder)
         self.batch_size = batch_size
         self.compute = compute
         self.task = get_task(self.info.task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from ftray.tasks import Task
 from ftray.tasks.base import Judged, Metrics, Outputs, TaskSetup
 from ftray.tasks.features import Batch, Example, Examples, cost
-from ftray.tasks.metrics import Group, Totals
+from ftray.tasks.metrics import ALONE, Group, Totals
 from ftray.tasks.per_label import most_confused
 
 MOST_LOGITS = 2**26
@@ -71,7 +72,7 @@ def evaluate(
     split: Split,
     task: Task,
     setup: TaskSetup,
-    ranks: Group | None = None,
+    ranks: Group = ALONE,
     judge: Callable[[np.ndarray, Sequence[Judged]], None] | None = None,
 ) -> Metrics:
     """Return the metrics of all examples of `split`. Every one of `ranks` must call this function,
@@ -94,10 +95,20 @@ def evaluate(
 
 
 def measure(
-    model: Any, task: Task, setup: TaskSetup, split: Split, device: torch.device, size: int
+    model: Any,
+    task: Task,
+    setup: TaskSetup,
+    split: Split,
+    device: torch.device,
+    size: int,
+    ranks: Group = ALONE,
 ) -> Measured:
     """Measure a model in eval mode, and judge each example. Adds the commonest mistakes
-    (`confused`) to the metrics where rows have labels. size: most examples of one pass."""
+    (`confused`) to the metrics where rows have labels. size: most examples of one pass.
+
+    Every one of `ranks` must call this function, with its own copy of the model, and gets the
+    whole result.
+    """
     words = model.get_input_embeddings().num_embeddings if task.info.generates else 0
     judged: dict[int, Judged] = {}
 
@@ -106,13 +117,20 @@ def measure(
 
     batches = (
         (places, task.collate(setup, split.examples(places)).to(device))
-        for places in _passes(split.lengths, size, words)
+        for places in islice(_passes(split.lengths, size, words), ranks.rank, None, ranks.world)
     )
     with torch.inference_mode():
         metrics = evaluate(
-            lambda batch: task.forward(model, batch.inputs), batches, split, task, setup, judge=note
+            lambda batch: task.forward(model, batch.inputs),
+            batches,
+            split,
+            task,
+            setup,
+            ranks,
+            note,
         )
-    measured = Measured(metrics, tuple(judged[place] for place in sorted(judged)))
+    found = {place: each for part in ranks.gather(judged) for place, each in part.items()}
+    measured = Measured(metrics, tuple(found[place] for place in sorted(found)))
     if not task.info.has_labels:
         return measured
     confused = most_confused(measured.truth, measured.predicted, setup.labels)

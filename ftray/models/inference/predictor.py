@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ftray.models.artifact.manifest import Golden
+from ftray.models.artifact.manifest import Golden, ModelInfo
 from ftray.models.backends.graph import Unfit
 from ftray.models.backends.onnx import OnnxModel
 from ftray.models.backends.traced import TracedModel
@@ -40,9 +40,10 @@ class Predictor(LoadedModel):
         batch_size: int = 32,
         compute: Compute = PLAIN,
         trust_remote_code: bool = False,
+        unfinished: ModelInfo | None = None,
     ) -> None:
         """Load the model. Raises ModelError also where ONNX cannot compute it."""
-        super().__init__(folder, batch_size, compute, trust_remote_code)
+        super().__init__(folder, batch_size, compute, trust_remote_code, unfinished)
         if compute.backend == "onnx":
             int8 = compute.precision == "int8"
             self.model = OnnxModel(self.model, self._shapes(), self.task.outputs, int8)

@@ -103,11 +103,13 @@ class Baselines:
         return np.repeat(self.constant[None], rows, axis=0)
 
     def answers(self, encoder: Encoder, split: EncodedSplit) -> np.ndarray:
-        """Return the probe's predictions for all rows of a split, in order. The encoder must have
-        one rank."""
+        """Return the probe's predictions for all rows of a split, in order. Every rank of the
+        encoder must call this method."""
         answers = self.constants(len(split)).astype(np.int64 if self.picks else np.float64)
-        for places, features in encoder.features(split, np.arange(len(split))):
-            answers[places] = self.predict(features)
+        batches = encoder.features(split, np.arange(len(split)))
+        for part in encoder.ranks.gather([(at, self.predict(each)) for at, each in batches]):
+            for places, found in part:
+                answers[places] = found
         return answers
 
     def write(self, file: Location) -> None:

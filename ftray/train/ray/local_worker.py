@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -23,13 +23,9 @@ from ftray.cluster import connection as cluster
 from ftray.errors import FtrayError, RunFailed, find
 from ftray.interrupt import softly
 from ftray.spec.schema import Spec
-from ftray.store.files.location import Location
 from ftray.train.distributed.events import note
-from ftray.train.orders import Export, TrunkOrder, WorkerArgs
+from ftray.train.orders import TrunkOrder, WorkerArgs
 from ftray.train.resources import worker_resources
-
-if TYPE_CHECKING:
-    from ftray.models.artifact.manifest import ModelInfo
 
 _LOOK_S = 0.2
 
@@ -45,7 +41,6 @@ class _Process:
         import_deepspeed()
         import transformers.modeling_utils  # noqa: F401
 
-        import ftray.train.export
         import ftray.train.ray.worker  # noqa: F401
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -75,18 +70,15 @@ class LocalWorker:
 
     def train(
         self, job: WorkerArgs, order: TrunkOrder | None, check: Callable[[], None] = lambda: None
-    ) -> Location:
-        """Fill the trunk cache of `order`, then train `job`; returns the folder of the best
-        checkpoint. Checks, signals and errors are handled as in `fit_workers`."""
+    ) -> float:
+        """Fill the trunk cache of `order`, then train and export `job`. Returns and handles checks,
+        signals and errors as `fit_workers` does."""
         assert job.sender is not None
-        with softly(job.sender.stop, "a checkpoint is saved after this step"):
+        with softly(job.sender.stop, "what is done so far is saved after this step"):
             found = self._call(_trained, job, order, check=check)
         if isinstance(found, FtrayError):
             raise found
         return found
-
-    def export(self, order: Export) -> ModelInfo:
-        return self._call(_exported, order)
 
     def close(self) -> None:
         ray.kill(self._process)
@@ -144,8 +136,7 @@ def _mapped(function: Callable[[pa.Table], pa.Table], tables: list[pa.Table]) ->
     return [function(table) for table in tables]
 
 
-def _trained(job: WorkerArgs, order: TrunkOrder | None) -> Location | FtrayError:
-    from ftray.train import checkpoints
+def _trained(job: WorkerArgs, order: TrunkOrder | None) -> float | FtrayError:
     from ftray.train.ray.worker import train_alone
     from ftray.train.trunk_cache.build import prepare_trunk
 
@@ -153,13 +144,4 @@ def _trained(job: WorkerArgs, order: TrunkOrder | None) -> Location | FtrayError
         assert job.sender is not None
         send = partial(job.sender.send, now=True)
         job = replace(job, trunks=prepare_trunk(order, lambda line: send(note(line)), send))
-    error = train_alone(job)
-    return checkpoints.best(job.checkpoints) if error is None else error
-
-
-def _exported(order: Export) -> ModelInfo:
-    from ftray.models.transformers_output import quiet_transformers
-    from ftray.train.export import export
-
-    with quiet_transformers():
-        return export(order)
+    return train_alone(job)

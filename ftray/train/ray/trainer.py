@@ -20,8 +20,6 @@ from ftray.cluster import connection as cluster
 from ftray.errors import FtrayError
 from ftray.interrupt import softly
 from ftray.spec.schema import Spec
-from ftray.store.files.location import Location
-from ftray.train import checkpoints
 from ftray.train.distributed.preemption import GRACE_S
 from ftray.train.orders import WorkerArgs
 from ftray.train.ray.group_errors import EndsForGood, StartsAtMost, told
@@ -35,8 +33,9 @@ def fit_workers(
     job: WorkerArgs,
     max_failures: int,
     check: Callable[[], None] = lambda: None,
-) -> Location:
-    """Train `job` at its spec's scale; returns the folder of the best checkpoint.
+) -> float:
+    """Train `job` at its spec's scale, and export where it asks for that; returns the seconds that
+    the export took.
 
     When workers die, Ray Train restarts the group from the last checkpoint, up to `max_failures`
     times. Training also resumes from checkpoints that an earlier, killed call left under
@@ -65,7 +64,7 @@ def fit_workers(
                 raise told(error) from error
     if isinstance(result.return_value, FtrayError):
         raise result.return_value
-    return checkpoints.best(job.checkpoints)
+    return result.return_value
 
 
 class _Trainer(TorchTrainer):
@@ -163,4 +162,4 @@ def stopped_by_signals(job: WorkerArgs) -> AbstractContextManager[None]:
     the second one raises KeyboardInterrupt."""
     if job.sender is None:
         return nullcontext()
-    return softly(job.sender.stop, "a checkpoint is saved after this step")
+    return softly(job.sender.stop, "what is done so far is saved after this step")

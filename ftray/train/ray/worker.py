@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from ftray.data.encoding.encoded import EncodedDataset, EncodedSplit
 from ftray.errors import Interrupted
 from ftray.models.structure.cut import cut_off
 from ftray.models.structure.placing import placed
+from ftray.models.transformers_output import quiet_transformers
 from ftray.spec.schema import Spec
 from ftray.store.files.location import Location
 from ftray.store.root import Root
@@ -35,6 +37,7 @@ from ftray.train.engine import lora, state
 from ftray.train.engine.activation_checkpointing import enable_checkpointing
 from ftray.train.engine.phased import PhasedEngine
 from ftray.train.evaluation.baselines import Encoder, fit_baselines
+from ftray.train.export import export
 from ftray.train.memory.batch_size_finder import choose_micro_batch_size
 from ftray.train.orders import WorkerArgs
 from ftray.train.plan import Trainee, plan_training
@@ -48,16 +51,18 @@ if TYPE_CHECKING:
 def train_worker(config: dict[Any, Any]) -> Any:
     """Ray Train calls this function in each worker; `config` is {"job": WorkerArgs}.
 
-    Raises one FtrayError that names the ranks that failed and their nodes. Interrupted is returned
-    instead of raised, so that each rank ends on its own after it has finished writing.
+    Returns the seconds that the export took. Raises one FtrayError that names the ranks that failed
+    and their nodes. Interrupted is returned instead of raised, so that each rank ends on its own
+    after it has finished writing.
     """
     from ray import train as ray_train
 
     return _run(config["job"], ray_train.report, own_notice)
 
 
-def train_alone(job: WorkerArgs) -> Interrupted | None:
-    """Train `job` as the only rank, in a process that Ray Train did not start."""
+def train_alone(job: WorkerArgs) -> Interrupted | float:
+    """Train `job` as the only rank, in a process that Ray Train did not start; returns as
+    `train_worker` does."""
     alone()
     return _run(job, lambda metrics: None, no_notice)
 
@@ -66,8 +71,8 @@ def _run(
     job: WorkerArgs,
     report: Callable[[dict[str, Any]], None],
     notice: Callable[[], PreemptionInfo | None],
-) -> Interrupted | None:
-    """Join the process group, train, and return Interrupted if the run was interrupted.
+) -> Interrupted | float:
+    """Join the process group, train, and export where `job` asks for it.
 
     report: called after each epoch on every rank; notice: returns the pending preemption notice.
     """
@@ -76,12 +81,36 @@ def _run(
         ranks = join_group()
         observer = _Reporter(job, ranks, report)
         try:
-            _train(job, ranks, observer, Notices(observer.warn, notice))
+            if job.export is None or not _is_trained(job, ranks, observer):
+                _train(job, ranks, observer, Notices(observer.warn, notice))
+            started = time.perf_counter()
+            if job.export is not None:
+                with quiet_transformers():
+                    export(job.export, ranks, partial(_tell_export, job, ranks, observer))
         except Interrupted as error:
             return error
         finally:
             observer.close()
-    return None
+    return time.perf_counter() - started
+
+
+def _is_trained(job: WorkerArgs, ranks: DistContext, observer: _Reporter) -> bool:
+    """Return whether an earlier attempt of this run finished the training."""
+    with latest(job.checkpoints, ranks, observer.warn) as folder:
+        if folder is None:
+            return False
+        return checkpoints.read_progress(folder).is_over(job.spec.train, job.until)
+
+
+def _tell_export(job: WorkerArgs, ranks: DistContext, observer: _Reporter, name: str) -> None:
+    """Tell the driver the stage of the export that begins now. Raises RunTaken, and Interrupted if
+    any rank was asked to stop. Every rank must call this function."""
+    observer.stage(name)
+    if job.fence is not None and ranks.rank == 0:
+        job.fence.check()
+    if any(ranks.gather(observer.stopping())):
+        fix = "the same command exports the trained model"
+        raise Interrupted.of("run", job.spec.name, "interrupted before its model was written", fix)
 
 
 def _train(job: WorkerArgs, ranks: DistContext, observer: _Reporter, notices: Notices) -> None:
@@ -107,6 +136,8 @@ def _train(job: WorkerArgs, ranks: DistContext, observer: _Reporter, notices: No
     )
     with watchdog, keeper.finishing():
         loop.run(setup, progress, keeper, observer, job.until)
+    observer.setup = None  # the export loads the model again: free what the training took
+    setup.phased.close()
 
 
 def _tell_baselines(job: WorkerArgs, base: Base, ranks: DistContext, observer: _Reporter) -> None:

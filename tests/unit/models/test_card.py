@@ -24,10 +24,9 @@ from ftray.store.files.location import locate
 from ftray.store.root import MODEL_MANIFEST
 from ftray.tasks import task_info
 from ftray.tasks.per_label import LabelScore
-from ftray.train.engine import state
-from ftray.train.export import export
-from ftray.train.orders import Export
+from ftray.train.engine.state import State
 from tests.helpers.encoded import LABELS, write_encoded
+from tests.helpers.exported import export_state
 from tests.helpers.tiny_generator import make_generator
 from tests.helpers.tiny_model import BASE, make_model
 from tests.helpers.tiny_networks import tiny_network
@@ -55,12 +54,8 @@ def exported(folder: Path, base: str, **keys: Any) -> Path:
     spec = override(parse(tree), {"data.max_length": 32, **keys})
     splits = {"train": ROWS[:18], "validation": ROWS[18:24], "test": ROWS[24:]}
     data = write_encoded(folder / "data", spec, splits)
-    checkpoint, target = folder / "checkpoint", folder / "made"
-    checkpoint.mkdir()
     weight = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
-    state.write(state.State({"classifier.weight": 8 * weight}), checkpoint)
-    export(Export(spec, data, locate(str(checkpoint)), locate(str(target)), "run"))
-    return target
+    return export_state(folder, spec, data, State({"classifier.weight": 8 * weight}))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from ftray.models.artifact.publish import write_label_scores
 from ftray.tasks import get_task
 from ftray.tasks.base import Batch, TaskSetup
 from ftray.tasks.classification import LABEL
-from ftray.tasks.metrics import Totals
+from ftray.tasks.metrics import ALONE, Totals
 from ftray.tasks.per_label import label_scores, most_confused
 from ftray.tasks.schema import Schema
 
@@ -94,7 +94,7 @@ def test_what_is_kept_of_many_labels_grows_with_their_number_and_not_with_its_sq
     assert sum(value.nbytes for value in kept) < 100 * MANY
     totals = Totals()
     totals.add(rows, state)
-    found = totals.gathered(task.empty_state(schema), rows, None)
+    found = totals.gathered(task.empty_state(schema), rows, ALONE)
     predicted = logits.argmax(-1).numpy()
     confused = most_confused(truth.numpy(), predicted, schema.labels)
     told = {**task.metrics(found, schema), "confused": confused}

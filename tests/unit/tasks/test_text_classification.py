@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from ftray.store.files.location import locate
 from ftray.tasks.base import Batch, TaskSetup
 from ftray.tasks.classification import LABEL
-from ftray.tasks.metrics import Totals
+from ftray.tasks.metrics import ALONE, Totals
 from ftray.tasks.schema import Schema
 from ftray.tasks.text.text_classification import TextClassification
 
@@ -46,7 +46,7 @@ def metrics(outputs: dict[str, torch.Tensor], asked: Batch) -> dict[str, Any]:
     totals = Totals()
     places = np.arange(len(outputs["logits"]))
     totals.add(places, TASK.metric_state(outputs, asked, SETUP))
-    found = totals.gathered(TASK.empty_state(SETUP.schema), places, None)
+    found = totals.gathered(TASK.empty_state(SETUP.schema), places, ALONE)
     return TASK.metrics(found, SETUP.schema)
 
 

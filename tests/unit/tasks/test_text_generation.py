@@ -12,7 +12,7 @@ import torch
 
 from ftray.errors import ModelError
 from ftray.tasks.base import BadRow, Batch, Examples, TaskSetup
-from ftray.tasks.metrics import Gathered, Totals
+from ftray.tasks.metrics import ALONE, Gathered, Totals
 from ftray.tasks.schema import Schema
 from ftray.tasks.text.prompts import prompt_ids
 from ftray.tasks.text.text_generation import PROMPT, TextGeneration
@@ -176,7 +176,7 @@ def batch_of(rows: list[list[int]], prompts: list[int]) -> Batch:
 def metrics(outputs: dict[str, torch.Tensor], batch: Batch) -> dict[str, Any]:
     totals, places = Totals(), np.arange(len(outputs["logits"]))
     totals.add(places, TASK.metric_state(outputs, batch, TaskSetup(None)))
-    return TASK.metrics(totals.gathered(TASK.empty_state(Schema()), places, None), Schema())
+    return TASK.metrics(totals.gathered(TASK.empty_state(Schema()), places, ALONE), Schema())
 
 
 def test_losses_and_metrics_are_those_of_the_learnt_tokens() -> None:

@@ -28,9 +28,8 @@ from ftray.spec.sections.lora import LoraOptions
 from ftray.store.files.location import locate
 from ftray.tasks import get_task
 from ftray.train.engine import lora, state
-from ftray.train.export import export
-from ftray.train.orders import Export
 from tests.helpers.encoded import write_encoded
+from tests.helpers.exported import export_state
 from tests.helpers.tiny_model import BASE, GOLDEN
 from tests.helpers.tiny_networks import BLOCKS, STACKED, tiny_batch, tiny_network
 
@@ -328,10 +327,8 @@ def test_an_exported_folder_is_a_plain_one(adapter: bool, tmp_path: Path) -> Non
     batch = task.collate(setup, data.load("test").examples([0])).inputs
     names = lora.plan_adapters(model, 2, batch).trainable
     train(model, names)
-    checkpoint, target = tmp_path / "checkpoint", tmp_path / "made"
-    checkpoint.mkdir()
-    state.write(state.State({n: v for n, v in values_of(model).items() if n in names}), checkpoint)
-    export(Export(spec, data, locate(str(checkpoint)), locate(str(target)), "run"))
+    trained = state.State({n: v for n, v in values_of(model).items() if n in names})
+    target = export_state(tmp_path, spec, data, trained)
     with torch.no_grad():
         expected = model(**batch).logits
         plain = AutoModelForSequenceClassification.from_pretrained(target).eval()

@@ -1,0 +1,24 @@
+"""Exports a model from a training state, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ftray.data.encoding.encoded import EncodedDataset
+from ftray.spec.schema import Spec
+from ftray.store.files.location import locate
+from ftray.train.checkpoints import CheckpointManager
+from ftray.train.engine.state import State
+from ftray.train.export import export, solo
+from ftray.train.orders import Export
+from ftray.train.progress import Progress
+
+
+def export_state(folder: Path, spec: Spec, data: EncodedDataset, state: State) -> Path:
+    """Writes a checkpoint of `state`, and returns the model folder that is exported from it."""
+    checkpoints, target = locate(str(folder / "checkpoints")), folder / "made"
+    keeper = CheckpointManager(spec.train.checkpoint, checkpoints, writes=True)
+    keeper.save(state, Progress(), 0.0)
+    keeper.wait()
+    export(Export(spec, data, checkpoints, locate(str(target)), "run"), solo())
+    return target
