@@ -9,7 +9,7 @@ import pickle
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 
 from ftray.data.cleaning.clean import CleanRow, table
 from ftray.data.readers.rows import RawRow
+from ftray.models.inference.measure import InMemory, Measured, measure
 from ftray.tasks import TASKS, Task, get_task, task_info
 from ftray.tasks.base import BadRow, Outputs, TaskSetup, as_json, digest_of, from_json
 from ftray.tasks.features import Batch, Example, Examples, Feature, cost, input_digest
@@ -689,6 +690,39 @@ def test_the_states_of_two_ranks_are_those_of_all(
     with ThreadPoolExecutor(2) as pool:
         for found in pool.map(rank, shares):
             check_alike(found, expected)
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One rank of a group of two."""
+
+    group: Ranks
+    rank: int
+    world: int = 2
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        return self.group.sum(values)
+
+    def gather(self, value: Any) -> list[Any]:
+        return self.group.gather(value)
+
+
+def test_two_ranks_measure_what_one_does(
+    task: Task, setup: TaskSetup, model: Any, made: Examples
+) -> None:
+    group, split = Ranks(2), InMemory(made, task, setup)
+
+    def measured(ranks: Group = ALONE) -> Measured:
+        return measure(model, task, setup, split, torch.device("cpu"), 2, ranks)
+
+    expected = measured()
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(measured, (Rank(group, 0), Rank(group, 1))):
+            metrics = dict(found.metrics)
+            assert metrics.pop("confused", None) == expected.metrics.get("confused")
+            check_alike(metrics, {k: v for k, v in expected.metrics.items() if k != "confused"})
+            assert len(found.judged) == len(expected.judged)
+            assert [j.truth for j in found.judged] == [j.truth for j in expected.judged]
 
 
 def alone_together(
