@@ -9,28 +9,24 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from ftray.data.batches import BatchPlan, in_order
+from ftray.data.batches import in_order
 from ftray.data.encoding.encode import EncodedSplit
 from ftray.errors import Interrupted, NotTrainable
 from ftray.models.inference import measure
-from ftray.spec.schema import Spec
-from ftray.tasks import Task
-from ftray.tasks.base import Augment, Metrics, Outputs, TaskSetup
+from ftray.tasks.base import Metrics, Outputs
 from ftray.tasks.features import Batch, Example
 from ftray.train.checkpoints import CheckpointManager
+from ftray.train.context import TrainContext
 from ftray.train.distributed.context import DistContext
 from ftray.train.distributed.feed import feed
-from ftray.train.engine.deepspeed import Engine
-from ftray.train.engine.phased import PhasedEngine
 from ftray.train.engine.schedule import learning_rate
 from ftray.train.progress import BEST, Progress
-from ftray.train.trunk_cache.cache import STATES, Trunk
+from ftray.train.trunk_cache.cache import STATES
 
 _SHOWN_ROWS = 8
 
@@ -57,36 +53,6 @@ class Observer(Protocol):
     def stopping(self) -> bool:
         """Whether this rank was asked to save and end."""
         ...
-
-
-@dataclass(frozen=True)
-class TrainContext:
-    """Everything that the training loop needs, already built."""
-
-    spec: Spec
-    task: Task
-    phased: PhasedEngine
-    train: EncodedSplit
-    validation: EncodedSplit
-    task_setup: TaskSetup
-    batches: BatchPlan
-    terms: np.ndarray
-    """(examples,) loss terms of each example of `train`."""
-    augment: Augment | None = None
-    """Changes training examples at random; None where they stay as they are."""
-    row_weights: np.ndarray | None = None
-    """(rows,) loss weight of each row of `train`; None where all rows have the same weight."""
-    trunk: Trunk | None = None
-    """Cached hidden states of the frozen blocks; None where the model was not cut above them."""
-
-    @property
-    def engine(self) -> Engine:
-        return self.phased.engine
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return self.spec.train.epochs * self.batches.steps_per_epoch
 
 
 def run(

@@ -104,8 +104,10 @@ class Progress:
         return min(self.epoch, spec.epochs - 1)
 
     def is_over(self, spec: TrainSpec, until: int | None = None) -> bool:
-        """Return whether the run has ended, or has reached the end of epoch `until`."""
-        return self.stopped_early or self.epoch >= min(spec.epochs, until or spec.epochs)
+        """Return whether the run has ended, or has reached the end of epoch `until` (0: before the
+        first)."""
+        last = spec.epochs if until is None else min(spec.epochs, until)
+        return self.stopped_early or self.epoch >= last
 
     def bests(self, spec: TrainSpec) -> tuple[float, ...]:
         """Return, for each epoch, the best value of train.metric up to its end. Higher is better: a

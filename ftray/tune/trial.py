@@ -22,13 +22,13 @@ from ftray.tasks.schema import Schema
 from ftray.train import checkpoints, loop
 from ftray.train.base import Base, load_base
 from ftray.train.checkpoints import CheckpointManager
+from ftray.train.context import build, latest
 from ftray.train.distributed.context import alone
 from ftray.train.distributed.events import Event, listening
 from ftray.train.distributed.process import forget_peak_memory, peak_memory, settle
 from ftray.train.orders import WorkerArgs
 from ftray.train.progress import BEST, EPOCH_SECONDS, MEMORY, Progress
 from ftray.train.ray.trainer import fit_workers
-from ftray.train.ray.worker import build, latest
 from ftray.train.trunk_cache.cache import TrunkCache
 from ftray.tune.space import trial_spec
 from ftray.tune.trial_state import Outcome, TrainUntil

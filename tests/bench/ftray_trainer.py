@@ -26,12 +26,12 @@ from ftray.train import loop
 from ftray.train.base import load_base
 from ftray.train.check import ValidatedSpec, check_inputs
 from ftray.train.checkpoints import CheckpointManager
+from ftray.train.context import build
 from ftray.train.distributed.context import alone
 from ftray.train.distributed.process import settle
 from ftray.train.export import export, solo
 from ftray.train.orders import Export
 from ftray.train.progress import Progress
-from ftray.train.ray.worker import build
 from ftray.train.run import prepare, train
 
 

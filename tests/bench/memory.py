@@ -160,9 +160,9 @@ def _worker(order: dict[str, Any], work: str) -> None:
     from ftray.train import loop
     from ftray.train.base import Base
     from ftray.train.checkpoints import CheckpointManager
+    from ftray.train.context import build
     from ftray.train.distributed.context import join_group
     from ftray.train.distributed.process import settle
-    from ftray.train.ray.worker import build
     from tests.helpers.loop_runs import task_setup
 
     spec = _spec(order)

@@ -34,9 +34,9 @@ from ftray.train import loop
 from ftray.train.base import load_base
 from ftray.train.check import check_inputs
 from ftray.train.checkpoints import CheckpointManager, best
+from ftray.train.context import build
 from ftray.train.distributed.context import alone
 from ftray.train.progress import Progress
-from ftray.train.ray.worker import build
 from ftray.train.run import prepare
 
 METHODS: dict[str, dict[str, Any]] = {

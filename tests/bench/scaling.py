@@ -36,11 +36,11 @@ from ftray.train import loop
 from ftray.train.base import load_base
 from ftray.train.check import check_inputs
 from ftray.train.checkpoints import CheckpointManager
+from ftray.train.context import build
 from ftray.train.distributed.context import DistContext, alone, join_group
 from ftray.train.distributed.process import settle
 from ftray.train.engine.deepspeed import Engine
 from ftray.train.progress import Progress
-from ftray.train.ray.worker import build
 from ftray.train.run import prepare
 
 Parts = dict[str, float]

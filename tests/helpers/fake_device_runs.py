@@ -33,6 +33,7 @@ from ftray.spec.load import parse
 from ftray.tasks import get_task
 from ftray.tasks.features import Example
 from ftray.train import loop
+from ftray.train.context import TrainContext
 from ftray.train.distributed.context import DistContext
 from ftray.train.engine import deepspeed_state, lora
 from ftray.train.engine.activation_checkpointing import enable_checkpointing
@@ -190,7 +191,7 @@ def run(family: str, trunk: bool, adapts: bool) -> None:
             batches = BatchPlan(split.lengths, 8, 4, 1)
             phased = PhasedEngine(trainee, spec.train, batches, ranks)
             phased.enter(0)
-            setup = loop.TrainContext(
+            setup = TrainContext(
                 spec=spec,
                 task=task,
                 phased=phased,

@@ -213,7 +213,7 @@ def _train(run: Run, root: Path, ranks: Any) -> Seen:
     from ftray.store.files.location import locate
     from ftray.train import loop
     from ftray.train.checkpoints import CheckpointManager
-    from ftray.train.ray.worker import build
+    from ftray.train.context import build
 
     folder = root / run.name
     folder.mkdir(exist_ok=True)

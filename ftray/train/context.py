@@ -1,0 +1,152 @@
+"""Sets up a run for the training loop: model, plan, engine and data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ftray.data.batches import BatchPlan, balancing_weights
+from ftray.data.encoding.encoded import EncodedDataset, EncodedSplit
+from ftray.models.structure.cut import cut_off
+from ftray.models.structure.placing import placed
+from ftray.spec.schema import Spec
+from ftray.store.files.location import Location
+from ftray.tasks import Task, get_task
+from ftray.tasks.base import Augment, TaskSetup
+from ftray.tasks.classification import LABEL
+from ftray.train import checkpoints
+from ftray.train.base import Base
+from ftray.train.distributed.context import DistContext
+from ftray.train.engine import lora, state
+from ftray.train.engine.activation_checkpointing import enable_checkpointing
+from ftray.train.engine.deepspeed import Engine
+from ftray.train.engine.phased import PhasedEngine
+from ftray.train.memory.batch_size_finder import choose_micro_batch_size
+from ftray.train.plan import Trainee, plan_training
+from ftray.train.progress import Progress
+from ftray.train.trunk_cache.cache import SAMPLE, Trunk, TrunkCache, best_cache
+
+
+@dataclass(frozen=True)
+class TrainContext:
+    """Everything that the training loop needs, already built."""
+
+    spec: Spec
+    task: Task
+    phased: PhasedEngine
+    train: EncodedSplit
+    validation: EncodedSplit
+    task_setup: TaskSetup
+    batches: BatchPlan
+    terms: np.ndarray
+    """(examples,) loss terms of each example of `train`."""
+    augment: Augment | None = None
+    """Changes training examples at random; None where they stay as they are."""
+    row_weights: np.ndarray | None = None
+    """(rows,) loss weight of each row of `train`; None where all rows have the same weight."""
+    trunk: Trunk | None = None
+    """Cached hidden states of the frozen blocks; None where the model was not cut above them."""
+
+    @property
+    def engine(self) -> Engine:
+        return self.phased.engine
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.spec.train.epochs * self.batches.steps_per_epoch
+
+
+@contextmanager
+def latest(
+    folder: Location, ranks: DistContext, warn: Callable[[str], None]
+) -> Iterator[Path | None]:
+    """Yield a local folder with the newest undamaged checkpoint, which rank 0 chooses for all
+    ranks; None where there is none."""
+    found = checkpoints.latest(folder, warn) if ranks.rank == 0 else None
+    name = ranks.gather(found and found.folder.name)[0]
+    if name is None:
+        yield None
+        return
+    with (folder / name).as_local() as local:
+        yield local
+
+
+def build(
+    spec: Spec,
+    data: EncodedDataset,
+    base: Base,
+    ranks: DistContext,
+    resume: Path | None,
+    trunks: Sequence[TrunkCache] = (),
+) -> tuple[TrainContext, Progress]:
+    """Build the run of `spec`, with the state of the checkpoint folder `resume` loaded if given.
+
+    Training modifies `base.model` in place.
+    """
+    task = get_task(spec.task)
+    train = data.load("train")
+    progress = checkpoints.read_progress(resume) if resume else Progress()
+    augment = task.augmentation(base.setup, spec.train.token_dropout)
+    trainee = _trainee(spec, base, task, train, ranks, trunks)
+    progress.micro_batch_size = choose_micro_batch_size(
+        spec, trainee, ranks, int(train.lengths.max()), progress.micro_batch_size
+    )
+    weights = None
+    if spec.train.balance:
+        weights = balancing_weights(train.column(LABEL))
+    batches = BatchPlan(
+        train.lengths,
+        spec.train.batch_size,
+        progress.micro_batch_size,
+        spec.seed,
+        chances=weights if spec.train.balance == "sampling" else None,
+    )
+    phased = PhasedEngine(trainee, spec.train, batches, ranks)
+    phased.enter(progress.epoch_at_hand(spec.train), state.read(resume) if resume else None)
+    setup = TrainContext(
+        spec=spec,
+        task=task,
+        phased=phased,
+        train=train,
+        validation=data.load("validation"),
+        task_setup=base.setup,
+        batches=batches,
+        terms=task.terms(train.column, train.lengths),
+        augment=augment,
+        row_weights=weights if spec.train.balance == "weights" else None,
+        trunk=trainee.trunk,
+    )
+    return setup, progress
+
+
+def _trainee(
+    spec: Spec,
+    base: Base,
+    task: Task,
+    train: EncodedSplit,
+    ranks: DistContext,
+    trunks: Sequence[TrunkCache],
+) -> Trainee:
+    """Prepare the base model for training: inject LoRA adapters, plan which parameters train, and
+    cut the model at the highest cached block boundary below which all blocks stay frozen."""
+    model = base.model
+    if spec.train.lora:
+        lora.inject(model, spec)
+    first = task.collate(base.setup, train.examples([0])).inputs
+    plan = plan_training(model, spec.train, first, ranks)
+    if spec.train.gradient_checkpointing:
+        enable_checkpointing(model)
+    fitting = [trunk for trunk in trunks if trunk.autocast == plan.autocast]
+    cache = best_cache(fitting, plan.frozen)
+    if cache is None:
+        return Trainee(model, plan, task, base.setup)
+    trunk = Trunk(cache, task.features(base.setup))
+    sample = train.examples(range(min(len(train), SAMPLE)))
+    with placed(model, ranks.device):
+        trunk.check(spec, model, task, base.setup, sample)
+    return Trainee(model, plan, task, base.setup, trunk, cut_off(model, cache.cut))
