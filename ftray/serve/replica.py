@@ -19,7 +19,8 @@ from ftray.serve.http.app import create_api
 from ftray.serve.http.keyring import Keyring
 from ftray.serve.interface import Backend
 from ftray.serve.models.health import Health
-from ftray.serve.models.loader import Live, Loader
+from ftray.serve.models.live import Live
+from ftray.serve.models.loader import Loader
 from ftray.serve.models.model_cache import ModelCache
 from ftray.serve.models.reporter import Reporter
 from ftray.serve.models.slots import Slots

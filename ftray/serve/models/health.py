@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from ftray.serve.interface import label
-from ftray.serve.models.loader import Live
+from ftray.serve.models.live import Live
 from ftray.serve.ops.log import logger
 
 _log = logger(__name__)

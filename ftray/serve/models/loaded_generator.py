@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ftray.errors import ModelError
-from ftray.models.artifact.manifest import ModelInfo
 from ftray.models.generation.generator import Generator
 from ftray.models.generation.sampling_params import Prompt, Sampling
 from ftray.serve.interface import (
@@ -17,61 +16,41 @@ from ftray.serve.interface import (
     Answers,
     BadPrompt,
     Generation,
-    label,
     require_contents,
     require_sound,
 )
+from ftray.serve.models.live import Live
 from ftray.serve.ops.metrics import Metrics
 from ftray.serve.runners.generation_limits import Capacity
 from ftray.serve.runners.generation_scheduler import Talks, Usage
-from ftray.serve.runners.soundness import Soundness
 from ftray.serve.schemas import MAX_READ
 from ftray.spec.sections.serving import Batching
 
 
 @dataclass(frozen=True, eq=False)
-class LiveGenerator:
-    """A version that has reproduced its golden answers. `Loader` makes it."""
+class LiveGenerator(Live[Generator]):
+    """A version that writes its answers in a thread of its own."""
 
-    name: str
-    version: int | None
-    generator: Generator
     batching: Batching
     capacity: Capacity
-    metrics: Metrics
     talks: Talks = field(init=False)
-    soundness: Soundness = field(default_factory=Soundness)
 
     def __post_init__(self) -> None:
         count = partial(_count, self.metrics, self.name, self.version)
-        talks = Talks(self.generator, self.batching, self.capacity.cache_tokens, count)
+        talks = Talks(self.loaded, self.batching, self.capacity.cache_tokens, count)
         # A frozen dataclass can set a field computed from its other fields in no other way.
         object.__setattr__(self, "talks", talks)
 
     @property
-    def loaded(self) -> Generator:
-        return self.generator
-
-    @property
-    def fault(self) -> str:
-        """Why the model does not answer; empty where it does."""
-        return self.soundness.fault or self.talks.watch.fault
-
-    async def check(self) -> None:
-        """Replay a golden answer in the thread where the model computes, and note the result."""
-        replay = partial(self.generator.check_golden, most=1)
-        await self.soundness.check(label(self), self.talks.between(replay))
-
-    @property
-    def info(self) -> ModelInfo:
-        return self.generator.info
+    def runner(self) -> Talks:
+        return self.talks
 
     async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
         """Return the greedy continuation of each text. Raises BadPrompt, Overloaded,
         Unavailable."""
         if top_k is not None:
             raise BadPrompt("top_k", "the model generates text: it has no labels", "no_labels")
-        require_contents([not self.generator.task.is_blank(text) for text in texts])
+        require_contents([not self.loaded.task.is_blank(text) for text in texts])
         # At most max_size texts of this request enter the scheduler at once. The others wait at
         # this semaphore, without a time limit.
         places = asyncio.Semaphore(self.batching.max_size)
@@ -106,13 +85,13 @@ class LiveGenerator:
             limit = f"of one prompt {MAX_READ:,} characters are read at most"
             raise BadPrompt("prompt", limit, "context_length_exceeded")
         try:
-            ids = self.generator.prompt_ids(prompt)
+            ids = self.loaded.prompt_ids(prompt)
         except ModelError as error:
             problem = error.problems[0]
             raise BadPrompt("prompt", f"{problem.problem}; {problem.fix}", "no_chat") from None
         if self._is_empty(prompt, ids):
             require_contents([False])
-        vocabulary = self.generator.model.get_input_embeddings().num_embeddings
+        vocabulary = self.loaded.model.get_input_embeddings().num_embeddings
         if unknown := next((token for token in ids if token >= vocabulary), None):
             known = f"the model knows {vocabulary:,}"
             raise BadPrompt("prompt", f"no token {unknown}: {known}", "invalid_token")
@@ -124,20 +103,10 @@ class LiveGenerator:
 
     def _is_empty(self, prompt: Prompt, ids: Sequence[int]) -> bool:
         if isinstance(prompt, str):
-            return self.generator.task.is_blank(prompt) or not self.generator.has_tokens(ids)
+            return self.loaded.task.is_blank(prompt) or not self.loaded.has_tokens(ids)
         if prompt and isinstance(prompt[0], int):
             return False
-        return not prompt or self.generator.task.is_blank(json.dumps(prompt))
-
-    def apart(self) -> LiveGenerator:
-        """Return this model: a generator has a thread of its own in any case."""
-        return self
-
-    def settled(self) -> LiveGenerator:
-        return self
-
-    def close(self) -> None:
-        """Do nothing: the model's thread ends by itself once it has answered all requests."""
+        return not prompt or self.loaded.task.is_blank(json.dumps(prompt))
 
 
 def _count(metrics: Metrics, name: str, version: int | None, told: Usage) -> None:

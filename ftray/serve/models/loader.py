@@ -3,78 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
 from weakref import WeakSet
 
-from ftray.models.artifact.manifest import ModelInfo
 from ftray.models.generation.generator import Generator
-from ftray.models.generation.sampling_params import Prompt, Sampling
-from ftray.models.inference.loaded import LoadedModel
 from ftray.models.inference.predictor import Predictor
 from ftray.models.load import load_model
 from ftray.models.sharing.weight_sharing import Pool
-from ftray.serve.interface import Answers, Generation
+from ftray.serve.models.live import Live
 from ftray.serve.models.loaded_classifier import LiveModel
 from ftray.serve.models.loaded_generator import LiveGenerator
 from ftray.serve.ops.metrics import Metrics
 from ftray.serve.runners.engine import Engine
 from ftray.serve.runners.generation_limits import capacity
 from ftray.serve.runners.generation_scheduler import Talks
-from ftray.serve.runners.soundness import Soundness
 from ftray.spec.sections.compute import Compute
 from ftray.spec.sections.serving import Batching, GenerationLimits
 from ftray.store.files.location import Location
-from ftray.tasks.base import Question
-
-
-class Live(Protocol):
-    """One loaded version of a model, which has reproduced its golden answers."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def version(self) -> int | None: ...
-
-    @property
-    def info(self) -> ModelInfo: ...
-
-    @property
-    def loaded(self) -> LoadedModel:
-        """The object that holds the weights: `Slots` frees a slot once this object is gone."""
-        ...
-
-    @property
-    def soundness(self) -> Soundness: ...
-
-    @property
-    def fault(self) -> str:
-        """Why the model does not answer; empty where it does."""
-        ...
-
-    async def check(self) -> None:
-        """Replay a golden answer in the thread where the model computes, and note the result."""
-        ...
-
-    async def answer(self, questions: Sequence[Question], top_k: int | None) -> Answers: ...
-
-    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation: ...
-
-    def apart(self) -> Self:
-        """Return this model with a thread of its own, so that no other model waits for a slow
-        one."""
-        ...
-
-    def settled(self) -> Self:
-        """Return this model in the thread that it used before `apart`."""
-        ...
-
-    def close(self) -> None:
-        """Release the model's own thread, if it has one. The caller sends no new request; those
-        that have begun are still answered."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -123,10 +68,10 @@ class Loader:
         model.check_golden()
         if isinstance(model, Generator):
             room = capacity(self.limits, model)
-            live = LiveGenerator(name, version, model, self.batching, room, self.metrics)
+            live = LiveGenerator(name, version, model, self.metrics, self.batching, room)
             with self._lock:
                 self._generators.add(live)
             return live
         assert isinstance(model, Predictor), "there is no third kind"
         model.measure_passes()
-        return LiveModel(name, version, model, self.engine, self.metrics)
+        return LiveModel(name, version, model, self.metrics, self.engine)

@@ -15,7 +15,7 @@ from ftray.models.artifact.manifest import ModelInfo
 from ftray.models.generation.sampling_params import Prompt, Sampling
 from ftray.serve.interface import Answers, Generation, Unavailable, version_number
 from ftray.serve.models.backoff import Backoff
-from ftray.serve.models.loader import Live
+from ftray.serve.models.live import Live
 from ftray.serve.models.slots import Slots
 from ftray.serve.models.versions import VersionRouter
 from ftray.serve.ops.log import logger

@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Callable
 
-from ftray.serve.models.loader import Live
+from ftray.serve.models.live import Live
 from ftray.serve.runners.batcher import Overloaded
 
 _LOOK_S = 0.01

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from ftray.models.generation.sampling_params import Prompt, Sampling
 from ftray.serve.interface import Answers, BadPrompt, Generation, Piece
 from ftray.serve.models.canary import Tally
-from ftray.serve.models.loader import Live
+from ftray.serve.models.live import Live
 from ftray.serve.models.version_router import is_tried
 from ftray.serve.ops.log import logger
 from ftray.serve.runners.batcher import Overloaded, TooLate

@@ -18,7 +18,7 @@ from ftray.errors import FtrayError, ModelError
 from ftray.serve.models.alias import Alias
 from ftray.serve.models.backoff import Backoff
 from ftray.serve.models.canary import verdict
-from ftray.serve.models.loader import Live
+from ftray.serve.models.live import Live
 from ftray.serve.models.reporter import Reporter
 from ftray.serve.models.versions import CountShadow, VersionRouter
 from ftray.serve.ops.log import logger

@@ -10,15 +10,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from ftray.models.inference.passes import PassCost
 from ftray.models.inference.predictor import Predictor
 from ftray.models.sharing.prefix_batching import joint_outputs
 from ftray.serve.interface import BadPrompt, require_contents
+from ftray.serve.models.live import Live
 from ftray.serve.ops.metrics import Metrics
 from ftray.serve.runners.batcher import Batcher, Limits, TooLate
-from ftray.serve.runners.soundness import Soundness
 from ftray.serve.runners.stopwatch import Stopwatch
 from ftray.serve.schemas import MAX_READ
 from ftray.spec.sections.serving import Batching
@@ -29,22 +28,6 @@ _CHARACTERS = 4
 """Rough number of characters per token."""
 
 
-class Asked(Protocol):
-    """The model that a row is for."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def version(self) -> int | None: ...
-
-    @property
-    def predictor(self) -> Predictor: ...
-
-    @property
-    def soundness(self) -> Soundness: ...
-
-
 @dataclass(frozen=True)
 class Encoded:
     """The examples of a question."""
@@ -52,7 +35,7 @@ class Encoded:
     examples: list[Example]
 
 
-Row = tuple[Asked, Question | Encoded]
+Row = tuple[Live[Predictor], Question | Encoded]
 """A model, and a question, encoded or not."""
 _Asked = tuple[Predictor, Question | Encoded]
 
@@ -91,7 +74,7 @@ class Engine:
         """Return a new engine with the same settings and a thread of its own."""
         return Engine(self._batching, self._metrics)
 
-    async def run(self, model: Asked, questions: Sequence[Question]) -> list[Answered]:
+    async def run(self, model: Live[Predictor], questions: Sequence[Question]) -> list[Answered]:
         """Return the examples of each question, with the model's outputs for each. Raises BadPrompt
         for a question that gives the model nothing to read, and for a request with too many
         characters. Raises Overloaded where too many rows wait, and its subclass TooLate where no
@@ -108,11 +91,11 @@ class Engine:
         require_contents([bool(row) for row in rows])
         return list(rows)
 
-    async def _read(self, model: Asked, questions: Sequence[Question]) -> list[Row]:
+    async def _read(self, model: Live[Predictor], questions: Sequence[Question]) -> list[Row]:
         """Make the rows of a request; long questions are encoded. Requests take turns at the
         encoding thread, one long question each."""
         rows: list[Row] = []
-        predictor, budget, loop = model.predictor, _Budget(), asyncio.get_running_loop()
+        predictor, budget, loop = model.loaded, _Budget(), asyncio.get_running_loop()
         for question in questions:
             if predictor.is_long(question):
                 read = partial(self._encode, predictor, question, budget)
@@ -155,7 +138,7 @@ class Engine:
         nothing to read. The batcher calls this method in its thread."""
         began, waited = time.perf_counter(), self._batcher.waited
         try:
-            answered = _answered([(model.predictor, asked) for model, asked in rows])
+            answered = _answered([(model.loaded, asked) for model, asked in rows])
         except Exception:
             for model, _ in rows:
                 model.soundness.suspect = True
@@ -169,7 +152,7 @@ class Engine:
 def _size(row: Row) -> int:
     """Return the row's cost, estimated from its characters where it is not encoded."""
     model, asked = row
-    predictor = model.predictor
+    predictor = model.loaded
     if isinstance(asked, Encoded):
         return max((cost(example, predictor.features) for example in asked.examples), default=0)
     return min(predictor.task.size(asked) // _CHARACTERS, predictor.most_tokens)
@@ -178,7 +161,7 @@ def _size(row: Row) -> int:
 def _cost(rows: Sequence[Row]) -> PassCost:
     """Return the fixed cost of a call. Rows of several models share the passes of common blocks:
     the default cost, which is very high, keeps such rows in one call."""
-    (predictor, _), *others = ((model.predictor, asked) for model, asked in rows)
+    (predictor, _), *others = ((model.loaded, asked) for model, asked in rows)
     alone = all(other is predictor for other, _ in others)
     return predictor.pass_cost if alone else PassCost()
 

@@ -107,6 +107,11 @@ class Talks:
         self._seconds = 1.0  # running average of the time that an answer takes
 
     @property
+    def fault(self) -> str:
+        """Message that the thread hangs; empty while it does not."""
+        return self.watch.fault
+
+    @property
     def waiting(self) -> int:
         """Number of requests that have not begun."""
         return len(self._waiting)

@@ -32,7 +32,7 @@ def client(
 
         def hang(self) -> None:
             (live,) = self._replica._catalog.current
-            live.predictor.outputs_of = lambda examples: time.sleep(3600)
+            live.loaded.outputs_of = lambda examples: time.sleep(3600)
 
     monkeypatch.setattr(app, "Hosted", Spoilable)
     port = free_port()

@@ -14,7 +14,7 @@ import pytest
 from ftray.errors import ModelError
 from ftray.serve.interface import Answers, Unavailable
 from ftray.serve.models.alias import Alias
-from ftray.serve.models.loader import Live
+from ftray.serve.models.live import Live
 from ftray.serve.models.model_cache import ModelCache
 from ftray.serve.models.slots import Slots
 from ftray.serve.models.versions import VersionRouter

@@ -264,7 +264,7 @@ def test_a_generator_that_nobody_holds_is_gone_at_once() -> None:
     with tempfile.TemporaryDirectory() as folder:
         loaded = load_model(make_generator(Path(folder) / "model"))
     assert isinstance(loaded, Generator)
-    live = LiveGenerator("m", 1, loaded, Batching(), ROOM, Metrics("one"))
+    live = LiveGenerator("m", 1, loaded, Metrics("one"), Batching(), ROOM)
     weights = weakref.ref(loaded.model.lm_head.weight)
     gc.collect()
     gc.disable()
@@ -277,7 +277,7 @@ def test_a_generator_that_nobody_holds_is_gone_at_once() -> None:
 
 def test_many_texts_of_one_request_wait_for_one_another(generator: Generator) -> None:
     batching = Batching(max_size=2, timeout_seconds=0.5, max_waiting=3)
-    live = LiveGenerator("m", 1, generator, batching, ROOM, Metrics("one"))
+    live = LiveGenerator("m", 1, generator, Metrics("one"), batching, ROOM)
     prompts = PROMPTS * 3
     with _slowed(generator, 0.03):
         answers = run(live.answer(prompts, None))
@@ -286,7 +286,7 @@ def test_many_texts_of_one_request_wait_for_one_another(generator: Generator) ->
 
 
 def test_a_text_that_cannot_be_answered_says_so_for_all(generator: Generator) -> None:
-    live = LiveGenerator("m", 1, generator, Batching(), ROOM, Metrics("one"))
+    live = LiveGenerator("m", 1, generator, Metrics("one"), Batching(), ROOM)
     with pytest.raises(BadPrompt, match="context has room for 128"):
         run(live.answer(["a", "naïve " * 200, "dull"], None))
     with pytest.raises(BadPrompt, match="no labels"):

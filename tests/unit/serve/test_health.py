@@ -16,8 +16,9 @@ import torch
 from ftray.models.generation.sampling_params import Sampling
 from ftray.serve.interface import Unavailable
 from ftray.serve.models.health import Health, Unhealthy
+from ftray.serve.models.live import Live
 from ftray.serve.models.loaded_classifier import LiveModel
-from ftray.serve.models.loader import Live, Loader
+from ftray.serve.models.loader import Loader
 from ftray.serve.ops.metrics import Metrics
 from ftray.serve.runners.batcher import TooLate
 from ftray.serve.runners.engine import Engine
@@ -53,9 +54,7 @@ def computed(live: Live, how: Callable[[Callable[[], Any]], Any]) -> Iterator[No
     """`how` is told to compute in place of each forward pass inside the block."""
     # A graph is called, a module has the pass itself replaced.
     holder, name = (
-        (live.predictor, "model")
-        if isinstance(live, LiveModel)
-        else (live.generator.model, "forward")  # type: ignore[attr-defined]
+        (live.loaded, "model") if isinstance(live, LiveModel) else (live.loaded.model, "forward")  # type: ignore[attr-defined]
     )
     whole = getattr(holder, name)
     setattr(holder, name, lambda *args, **inputs: how(partial(whole, *args, **inputs)))
@@ -206,13 +205,13 @@ def _failing(compute: Callable[[], Any]) -> Any:
 
 
 def _watch(live: LiveModel, seen: list[int], number: int) -> None:
-    whole = live.predictor.check_golden
+    whole = live.loaded.check_golden
 
     def check(most: int | None = None) -> None:
         seen.append(number)
         whole(most)
 
-    live.predictor.check_golden = check  # type: ignore[method-assign]
+    live.loaded.check_golden = check  # type: ignore[method-assign]
 
 
 def test_a_replica_that_holds_no_model_is_well() -> None:

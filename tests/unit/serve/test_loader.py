@@ -43,8 +43,8 @@ def test_a_model_alone_is_computed_as_a_graph(
 ) -> None:
     live = loader(pool).load(made, "tiny", 1)
     assert isinstance(live, LiveModel)
-    assert isinstance(live.predictor.model, TracedModel) is is_traced
-    assert (live.predictor.lineage is None) is is_traced
+    assert isinstance(live.loaded.model, TracedModel) is is_traced
+    assert (live.loaded.lineage is None) is is_traced
 
 
 @pytest.mark.parametrize("pool", [None, Pool()])

@@ -96,7 +96,7 @@ def test_one_large_request_does_not_hold_the_models_thread(predictor: Predictor)
             return result
 
         engine._batcher._run = timed  # noqa: SLF001
-        live = LiveModel("tiny", 1, predictor, engine, Metrics("one"))
+        live = LiveModel("tiny", 1, predictor, Metrics("one"), engine)
         short = ["dull and long " * 25] * 41
         found, long = [
             torch.stack([outputs["logits"] for ((_, outputs),) in await engine.run(live, texts)])
@@ -112,7 +112,7 @@ def test_one_large_request_does_not_hold_the_models_thread(predictor: Predictor)
 def test_what_has_to_be_read_whole_is_limited(predictor: Predictor) -> None:
     async def ask() -> None:
         engine = Engine(Batching(), Metrics("one"))
-        live = LiveModel("tiny", 1, predictor, engine, Metrics("one"))
+        live = LiveModel("tiny", 1, predictor, Metrics("one"), engine)
         assert await live.answer(["x" * 100_000], None)
         with pytest.raises(BadPrompt, match=f"{MAX_READ:,} characters"):
             await live.answer(["x" * 100_000] * 12, None)

@@ -37,7 +37,7 @@ def test_only_the_request_with_an_empty_text_is_refused(predictor: Predictor, em
     async def ask() -> list[Any]:
         metrics = Metrics("one")
         engine = Engine(Batching(wait_ms=200), metrics)
-        live = LiveModel("name", 1, predictor, engine, metrics)
+        live = LiveModel("name", 1, predictor, metrics, engine)
         asked = [["a fine film", empty, "dull"], ["a fine film", "dull"], [empty]]
         return await asyncio.gather(
             *(live.answer(texts, None) for texts in asked), return_exceptions=True
@@ -53,7 +53,7 @@ def test_only_the_request_with_an_empty_text_is_refused(predictor: Predictor, em
 @pytest.mark.parametrize("empty", ["", " \n", "\u200b", [{"role": "user", "content": " "}]])
 def test_a_prompt_with_nothing_in_it_is_refused(tmp_path: Path, empty: Any) -> None:
     generator: Any = load_model(make_generator(tmp_path / "model"))
-    live = LiveGenerator("name", 1, generator, Batching(), Capacity(4, 64, 999), Metrics("one"))
+    live = LiveGenerator("name", 1, generator, Metrics("one"), Batching(), Capacity(4, 64, 999))
     with pytest.raises(BadPrompt) as caught:
         asyncio.run(live.generate(empty, Sampling()))
     assert (caught.value.field, caught.value.code) == ("prompt", "empty_prompt")
