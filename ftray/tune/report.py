@@ -9,7 +9,7 @@ from typing import Any
 from ftray.models.artifact.sample_size import about
 from ftray.train.progress import BEST
 from ftray.tune.depth import ENOUGH_TRIALS, Comparison, Depth
-from ftray.tune.table import Trial
+from ftray.tune.trial_state import TrialState
 
 FILE = "report.html"
 
@@ -32,7 +32,7 @@ svg { width: 100%; max-width: 44rem; height: auto } svg text { font-size: 13px; 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 320, 70, 30, 20, 50
 
 
-def page(name: str, metric: str, trials: Sequence[Trial], comparison: Comparison) -> str:
+def page(name: str, metric: str, trials: Sequence[TrialState], comparison: Comparison) -> str:
     """Return the whole HTML document. trials: best first."""
     depths = comparison.depths
     parts = [f"<h1>Sweep of {escape(name)}</h1>", f"<p>{escape(summary(metric, trials))}</p>"]
@@ -54,10 +54,10 @@ def page(name: str, metric: str, trials: Sequence[Trial], comparison: Comparison
     return f'<!doctype html><html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
 
 
-def summary(metric: str, trials: Sequence[Trial]) -> str:
+def summary(metric: str, trials: Sequence[TrialState]) -> str:
     best = trials[0]
     return (
-        f"{len(trials)} trials. The best is trial {best.id} with {metric} "
+        f"{len(trials)} trials. The best is trial {best.trial} with {metric} "
         f"{best.metrics[BEST]:.4f} on the validation split."
     )
 
@@ -177,7 +177,7 @@ def _depth_rows(metric: str, depths: Sequence[Depth]) -> list[dict[str, str]]:
     ]
 
 
-def _trial_rows(metric: str, trials: Sequence[Trial]) -> list[dict[str, str]]:
+def _trial_rows(metric: str, trials: Sequence[TrialState]) -> list[dict[str, str]]:
     keys = list(trials[0].config)
     rows = []
     for trial in trials:
@@ -185,7 +185,7 @@ def _trial_rows(metric: str, trials: Sequence[Trial]) -> list[dict[str, str]]:
         values = {key.rpartition(".")[2]: _short(trial.config.get(key)) for key in keys}
         found = "" if best is None else f"{best:.4f}"
         end = {metric: found, "status": trial.error or trial.status, "s": f"{trial.seconds:.1f}"}
-        rows.append({"trial": trial.id, **values, **end})
+        rows.append({"trial": trial.trial, **values, **end})
     return rows
 
 

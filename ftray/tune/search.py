@@ -18,7 +18,6 @@ from ftray.train import checkpoints
 from ftray.train.distributed.events import Event, Listener
 from ftray.train.resources import trial_resources
 from ftray.tune.study import Study
-from ftray.tune.table import row
 from ftray.tune.trial import Sweep, outcome, run_segment, step_of
 from ftray.tune.trial_state import TrainUntil, TrialState
 
@@ -218,7 +217,7 @@ class _Feed(Searcher):
                 self._tell(trial, "stopped")
 
     def _event(self, trial: TrialState, status: str = "") -> Event:
-        told = row(trial).to_json()
+        told = trial.to_json()
         if not trial.error and not trial.over:
             told["status"] = status or ("running" if trial.running else "waiting")
         more = {

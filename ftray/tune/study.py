@@ -168,6 +168,11 @@ class Study:
         rest = [trial for trial in self.drawn if trial not in finalists]
         return [*finalists, *sorted(rest, key=_badness)]
 
+    def table(self) -> tuple[TrialState, ...]:
+        """Return all trials, best first; the repetitions of a finalist with other seeds follow
+        it."""
+        return tuple(seed for trial in self.ranking() for seed in self.seeds_of(trial))
+
     def _rerun(self) -> TrainUntil | None:
         """Return a segment that trains a finalist to its last epoch or repeats it with another
         seed. Returns None while a trial outside the finalists still runs, as it could become one. A

@@ -35,7 +35,6 @@ from ftray.tune.report import FILE, page
 from ftray.tune.search import recall, search
 from ftray.tune.space import depth_variants, trial_spec
 from ftray.tune.study import Study
-from ftray.tune.table import Trial, rows
 from ftray.tune.tracked import TrackedTrials, points_of
 from ftray.tune.trial import Sweep
 from ftray.tune.trial_state import TrialState
@@ -46,7 +45,7 @@ class Tuned:
     """A finished sweep: the table of trials (best first), the registered model of the winner, and
     the comparison of depths."""
 
-    trials: tuple[Trial, ...]
+    trials: tuple[TrialState, ...]
     trained: Trained
     depths: Comparison
 
@@ -102,7 +101,7 @@ def tune(
         run.write_spec(won)  # the run's model has the winner's values
         record.trained(won)
         record.tracker.run.tag({"winner": f"trial {best.trial}"})
-        table = rows(course)
+        table = course.table()
         found = compare_depths(course, len(prepared.data.load("validation")))
         (run.location / FILE).write_text(page(spec.name, spec.train.metric, table, found))
         told_rows = tuple(trial.to_json() for trial in table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from ftray.tune.searchers import Config
 
@@ -53,6 +54,22 @@ class TrialState:
     def value(self) -> float | None:
         """Return the best metric so far; None for a trial that failed or was never evaluated."""
         return self.values[-1] if self.values and not self.error else None
+
+    @property
+    def status(self) -> str:
+        """Return one of: done, stopped (by the scheduler or a budget), failed."""
+        return "failed" if self.error else "done" if self.over else "stopped"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the trial's row in the table of a sweep."""
+        row = {
+            "id": self.trial,
+            "config": self.config,
+            "metrics": {} if self.error else self.metrics,
+            "status": self.status,
+            "seconds": round(self.seconds, 3),
+        }
+        return {**row, "error": self.error} if self.error else row
 
     @property
     def waits(self) -> bool:

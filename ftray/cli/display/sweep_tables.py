@@ -9,14 +9,14 @@ from ftray.cli.display.table import draw, short
 
 if TYPE_CHECKING:
     from ftray.tune.depth import Comparison
-    from ftray.tune.table import Trial
+    from ftray.tune.trial_state import TrialState
 
 
 # Columns of the table of depths that a narrow terminal may lack, the least important first.
 _SPARE = ("cost", "memory", "worker-hours", "s an epoch", "trials", "95 %")
 
 
-def show_trials(say: Callable[[str], None], width: int, trials: Sequence[Trial]) -> None:
+def show_trials(say: Callable[[str], None], width: int, trials: Sequence[TrialState]) -> None:
     """Print the sweep's trials, best first."""
     keys = list(trials[0].config)
     columns = ["trial", "best", "status", "seconds", *(key.split(".")[-1] for key in keys)]
@@ -25,7 +25,7 @@ def show_trials(say: Callable[[str], None], width: int, trials: Sequence[Trial])
         best = trial.metrics.get("best")
         rows.append(
             [
-                trial.id,
+                trial.trial,
                 "-" if best is None else f"{best:.4f}",
                 trial.status,
                 f"{trial.seconds:.1f}",

@@ -15,7 +15,6 @@ from ftray.tune.searchers import draw_grid, draw_random, draw_tpe
 from ftray.tune.space import depth_variants, trial_spec
 from ftray.tune.study import Study
 from ftray.tune.sweep import winner
-from ftray.tune.table import row, rows
 from ftray.tune.trial_state import Outcome, TrainUntil
 from tests.helpers.played import Player, by_batch_and_rate, spec
 
@@ -235,7 +234,7 @@ def test_finalists_are_trained_with_other_seeds_and_win_by_their_mean() -> None:
     assert {trial.config["seed"] for trial in again} == {43, 44, 45}
     assert [trial.trial for trial in course.ranking()[:3]] == ["2", "6", "5"]
     assert course.mean(course.trials["2"]) == pytest.approx((5.2 + 3 * 0.2) / 4)
-    table = [trial.id for trial in rows(course)]
+    table = [trial.trial for trial in course.table()]
     assert table[:5] == ["2", "2.2", "2.3", "2.4", "6"]
 
 
@@ -284,19 +283,19 @@ def test_a_row_says_what_was_tried_and_what_it_reached() -> None:
     player = Player(Study(spec(tune={"trials": 5, "scheduler": "asha"})), by_batch_and_rate)
     player.play()
     for trial in player.course.drawn:
-        found = row(trial)
-        assert found.config == trial.config
-        assert found.status == ("done" if len(trial.values) == 3 else "stopped")
-        assert found.metrics[BEST] == trial.values[-1]
-        assert found.seconds == 60 * len(trial.values)
-        assert "error" not in found.to_json()
+        assert trial.status == ("done" if len(trial.values) == 3 else "stopped")
+        told = trial.to_json()
+        assert told["config"] == trial.config and "error" not in told
+        assert told["metrics"][BEST] == trial.values[-1]
+        assert told["seconds"] == 60 * len(trial.values)
 
 
 def test_a_trial_that_failed_says_why_and_has_no_metrics() -> None:
     player = Player(Study(spec(tune={"trials": 1})), lambda segment, epoch: None)
     player.play()
-    (found,) = rows(player.course)
-    assert (found.status, found.metrics, found.to_json()["error"]) == ("failed", {}, "it diverged")
+    (found,) = player.course.table()
+    told = found.to_json()
+    assert (found.status, told["metrics"], told["error"]) == ("failed", {}, "it diverged")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pytest
 from ftray.tune.depth import Comparison, compare_depths
 from ftray.tune.report import advice, page
 from ftray.tune.study import Study
-from ftray.tune.table import rows
 from ftray.tune.trial_state import Outcome, TrainUntil
 from tests.helpers.played import spec
 
@@ -203,7 +202,7 @@ class Reader(HTMLParser):
 def test_the_page_shows_both_tables_and_needs_nothing_beside_it() -> None:
     made = course(FOUND)
     reader = Reader()
-    reader.feed(page("<b>odd</b>", "accuracy", rows(made), compare_depths(made, ROWS)))
+    reader.feed(page("<b>odd</b>", "accuracy", made.table(), compare_depths(made, ROWS)))
     assert not reader.open and not reader.links
     text = " ".join(reader.text)
     assert "<b>odd</b>" in text
@@ -217,7 +216,7 @@ def test_a_page_without_depths_and_with_failed_trials_is_whole() -> None:
     made.begin(late)
     made.end(late, Outcome((), {}, 1.0, False, "it <diverged>"))
     reader = Reader()
-    reader.feed(page("m", "accuracy", rows(made), compare_depths(made, ROWS)))
+    reader.feed(page("m", "accuracy", made.table(), compare_depths(made, ROWS)))
     assert not reader.open
     assert "it <diverged>" in " ".join(reader.text)
 
