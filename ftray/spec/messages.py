@@ -35,6 +35,13 @@ def problems(
     ]
 
 
+def first_fault(error: ValidationError) -> str:
+    """Return where a document has its first fault, and pydantic's message about it."""
+    fault = error.errors()[0]
+    where = ".".join(map(str, fault["loc"]))
+    return f"{where}: {fault['msg']}" if where else fault["msg"]
+
+
 def problem(key: str, value: Any, fault: str, fix: str) -> Problem:
     """Make a problem with a shortened value."""
     return Problem(key, shorten(value), fault, fix)

@@ -15,6 +15,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from ftray.errors import ModelError, shorten
 from ftray.models.artifact.worth import Worth
+from ftray.spec.messages import first_fault
 from ftray.spec.schema import ModelSpec
 from ftray.store.files import checksum
 from ftray.store.files.location import Location
@@ -119,10 +120,8 @@ def read_info(folder: Location) -> ModelInfo:
             raise ModelError.of(manifest.url, written, "written by a newer ftray", upgrade)
         info = ModelInfo.model_validate_json(manifest.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        problem = f"{where}: {first['msg']}" if where else first["msg"]
-        raise ModelError.of(manifest.url, None, f"cannot be read: {problem}", fix) from None
+        problem = f"cannot be read: {first_fault(error)}"
+        raise ModelError.of(manifest.url, None, problem, fix) from None
     if problem := _not_plain(info):
         raise ModelError.of(manifest.url, None, problem, fix)
     if info.task not in TASKS:

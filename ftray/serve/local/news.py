@@ -19,7 +19,8 @@ class News:
         """Return one line for each change since the last call. Raises RegistryError for a file that
         is no route or report, and StorageError for a storage that does not answer."""
         lines, route = [], self._alias.route()
-        versions = {report.version for report in self._alias.reports() if report.alive is not False}
+        living = (report for report in self._alias.reports() if report.alive() is not False)
+        versions = {report.version for report in living}
         if len(versions) == 1 and versions != {self._answering}:
             (now,) = versions
             lines.append(f"version {now} takes over from version {self._answering}")

@@ -6,7 +6,6 @@ The commands that promote a version and the other replicas read the reports.
 from __future__ import annotations
 
 import threading
-from dataclasses import asdict
 
 from ftray.errors import FtrayError
 from ftray.serve.models.alias import Alias
@@ -42,7 +41,7 @@ class Reporter:
             refused=refused,
             trial=trial,
             lease=self._lease_s,
-            **asdict(Owner.current()),
+            **dict(Owner.current()),
         )
         with self._lock:
             if self._told is None or report != self._told.model_copy(update={"beat": 0}):

@@ -17,12 +17,12 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from ftray.serve.interface import Backend, BadPrompt, Unavailable, named
+from ftray.serve.interface import Backend, BadPrompt, Overloaded, Unavailable, named
 from ftray.serve.ops.log import logger
 from ftray.serve.protocols.errors import UNANSWERED, Fault, documented
-from ftray.serve.runners.batcher import Overloaded
 from ftray.serve.schemas import MAX_STREAM_ROWS
 from ftray.serve.signature import Signature, input_type, question_of, signature
+from ftray.spec.messages import first_fault
 from ftray.tasks.base import Question
 
 _log = logger(__name__)
@@ -146,9 +146,7 @@ def _question(line: bytes, of: Signature) -> Question | _Fault:
             value = _Line.model_validate(value).inputs
         return question_of(TypeAdapter(input_type(of)).validate_python(value))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return _fault(f"{where}: {first['msg']}" if where else first["msg"])
+        return _fault(first_fault(error))
     except ValueError as error:
         return _fault(f"not JSON: {error}")
 

@@ -13,7 +13,7 @@ the registry.
 from __future__ import annotations
 
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from ftray.errors import RegistryError
@@ -209,11 +209,11 @@ def _written_by(writer: Writer, route: AliasDeployment) -> AliasDeployment:
 
 def _writer() -> Writer:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Writer(id=_new_id(), began=now, **asdict(Owner.current()))
+    return Writer(id=_new_id(), began=now, **dict(Owner.current()))
 
 
 def _may_write(writer: Writer) -> bool:
-    alive = Owner(writer.host, writer.pid, writer.process).alive()
+    alive = writer.alive()
     silent = datetime.now(UTC) - datetime.fromisoformat(writer.began)
     return silent < _MAY_WRITE if alive is None else alive
 

@@ -14,8 +14,9 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from ftray.errors import RegistryError
-from ftray.store.deployments.routes import Frozen, Refusal
-from ftray.store.files.document import open_document
+from ftray.spec.messages import first_fault
+from ftray.store.deployments.routes import Refusal
+from ftray.store.files.document import Frozen, open_document
 from ftray.store.files.location import Location
 from ftray.store.root import Root
 from ftray.store.runs.owner import Owner
@@ -45,7 +46,7 @@ class TrialCounts(Frozen):
     tried: Counts = Counts()
 
 
-class Report(Frozen):
+class Report(Owner):
     """The versions with which one replica answers.
 
     since: the `AliasDeployment.since` of the promotion that the replica follows; refused: the
@@ -54,20 +55,12 @@ class Report(Frozen):
     """
 
     replica: str
-    host: str
-    pid: int
-    process: str
     version: int
     since: int
     refused: Refusal | None = None
     trial: TrialCounts | None = None
     beat: int = 0
     lease: float
-
-    @property
-    def alive(self) -> bool | None:
-        """Whether the replica's process runs; None where it runs on another machine."""
-        return Owner(self.host, self.pid, self.process).alive()
 
 
 def report_file(root: Root, name: str, alias: str, replica: str) -> Location:
@@ -89,7 +82,7 @@ def _read(file: Location) -> Report | None:
     try:
         return Report.model_validate_json(content)
     except ValidationError as error:
-        problem = f"cannot be read: {error.errors()[0]['msg']}"
+        problem = f"cannot be read: {first_fault(error)}"
         raise RegistryError.of("replica", file.url, problem, "delete the file") from None
 
 
@@ -118,4 +111,4 @@ class Roll:
         if beat != report.beat:
             self._beats[report.replica] = report.beat, now
             seen = now
-        return report.alive is not False and now - seen <= report.lease
+        return report.alive() is not False and now - seen <= report.lease

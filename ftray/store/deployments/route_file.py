@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pydantic import ValidationError
 
 from ftray.errors import RegistryError
-from ftray.store.deployments.routes import AliasDeployment, Frozen, Trial
-from ftray.store.files.document import change, open_document
+from ftray.spec.messages import first_fault
+from ftray.store.deployments.routes import AliasDeployment, Trial
+from ftray.store.files.document import Frozen, change, open_document
 from ftray.store.files.location import Location
 from ftray.store.root import Root
 
@@ -96,6 +97,6 @@ def _older(root: Root, name: str) -> dict[str, AliasDeployment]:
 
 
 def _unreadable(file: Location, error: ValidationError) -> RegistryError:
-    problem = f"cannot be read: {error.errors()[0]['msg']}"
+    problem = f"cannot be read: {first_fault(error)}"
     fix = "promote the version again after moving the file away"
     return RegistryError.of("routes", file.url, problem, fix)

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ftray.store.files.document import Frozen
+from ftray.store.runs.owner import Owner
 
 _MOST_BEFORE = 50
-
-
-class Frozen(BaseModel):
-    """A part of a file that another version of ftray may have written."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class VersionRef(Frozen):
@@ -56,13 +53,10 @@ class Refusal(Frozen):
     trial: str = ""
 
 
-class Writer(Frozen):
+class Writer(Owner):
     """A process that changed the route and has not yet written the change to the registry."""
 
     id: str
-    host: str
-    pid: int
-    process: str
     began: str
 
 

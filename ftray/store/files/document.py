@@ -16,9 +16,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
+from pydantic import BaseModel, ConfigDict
+
 from ftray.errors import StorageError
 from ftray.store.files.conditional import Version, stored_document
 from ftray.store.files.location import Location
+
+
+class Frozen(BaseModel):
+    """A part of a JSON file that another version of ftray may have written."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Document(Protocol):

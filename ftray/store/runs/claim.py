@@ -73,7 +73,7 @@ def take(run: RunFolder, seen: Seen, say: Callable[[str], None]) -> bool:
     status since `seen`. Raises RunTaken when a process drives the run."""
     status = seen.status
     if status.state == "running":
-        alive = status.owner.alive()
+        alive = status.alive()
         if alive or (alive is None and _watch(run, seen, say)):
             raise taken(run.run_id, run.status, "is being driven")
     return run.claim(seen)

@@ -4,8 +4,10 @@ only with equal inputs."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from ftray.errors import StorageError
 from ftray.store.files.location import Location
@@ -48,10 +50,8 @@ def read_inputs(file: Location) -> Inputs | None:
     try:
         if not file.is_file():
             return None
-        known = {field.name for field in fields(Inputs)}
-        content = dict(file.read_json())
-        return Inputs(**{key: value for key, value in content.items() if key in known})
-    except (OSError, ValueError, TypeError) as error:
+        return TypeAdapter(Inputs).validate_json(file.read_bytes())
+    except (OSError, ValueError) as error:
         fix = "restore the file, or delete the run's folder"
         raise StorageError.of(file.url, None, f"cannot be read: {error}", fix) from None
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
 from pathlib import Path
+
+from ftray.store.files.document import Frozen
 
 LEASE_S = 60.0
 """Seconds without a sign of life after which a process on another machine counts as dead."""
@@ -13,8 +14,7 @@ BEAT_S = 10.0
 """Seconds between two signs of life."""
 
 
-@dataclass(frozen=True)
-class Owner:
+class Owner(Frozen):
     """A process: its host, its pid, and a mark that tells it from a later process of the same pid.
 
     The mark `process` is MACHINE/START. MACHINE names the boot and the pid namespace in which the
@@ -26,11 +26,12 @@ class Owner:
     pid: int
     process: str
 
-    @classmethod
-    def current(cls) -> Owner:
+    @staticmethod
+    def current() -> Owner:
         pid = os.getpid()
         machine = _machine()
-        return cls(socket.gethostname(), pid, f"{machine}/{_start(pid)}" if machine else "")
+        process = f"{machine}/{_start(pid)}" if machine else ""
+        return Owner(host=socket.gethostname(), pid=pid, process=process)
 
     def alive(self) -> bool | None:
         """Return whether the process lives; None where this process cannot see that, as the other

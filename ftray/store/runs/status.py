@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from ftray.errors import RunTaken, StorageError
+from ftray.spec.messages import first_fault
 from ftray.store.files.document import Document, Version
 from ftray.store.files.location import Location
 from ftray.store.runs.owner import LEASE_S, Owner
@@ -19,8 +21,7 @@ STATUS = "status.json"
 _MAY_LIVE_S = 3600.0
 
 
-@dataclass(frozen=True)
-class RunStatus:
+class RunStatus(Owner):
     """The status of a run. Times are ISO 8601 in UTC; `updated` is the owner's last sign of life.
 
     generation: counts the run's owners; beat: counts the status writes; lease: seconds without a
@@ -32,9 +33,6 @@ class RunStatus:
     state: State
     started: str
     updated: str
-    host: str
-    pid: int
-    process: str  # tells a process from a later process of the same pid: see Owner
     generation: int = 1
     beat: int = 0
     lease: float = LEASE_S
@@ -46,21 +44,12 @@ class RunStatus:
     @classmethod
     def begun(cls, kind: Kind) -> RunStatus:
         """Make the status of a run that this process begins."""
-        now, owner = _now(), Owner.current()
-        return cls(kind, "running", now, now, owner.host, owner.pid, owner.process, lease=LEASE_S)
-
-    @classmethod
-    def parse(cls, content: bytes) -> RunStatus:
-        """Parse the content of status.json. Raises ValueError or TypeError for other content."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{k: v for k, v in dict(json.loads(content)).items() if k in known})
+        now = _now()
+        started = {"kind": kind, "state": "running", "started": now, "updated": now}
+        return cls(**started, lease=LEASE_S, **dict(Owner.current()))
 
     def to_bytes(self) -> bytes:
-        return (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode()
-
-    @property
-    def owner(self) -> Owner:
-        return Owner(self.host, self.pid, self.process)
+        return self.model_dump_json(indent=2).encode() + b"\n"
 
     @property
     def goes_on(self) -> bool:
@@ -73,14 +62,14 @@ class RunStatus:
     def shown(self) -> State:
         """The state for people: `interrupted` for a `running` run whose owner is dead. On another
         machine's run this compares the clocks of two machines, so ftray only shows the result."""
-        alive = self.owner.alive()
+        alive = self.alive()
         dead = self._silent > self.lease if alive is None else not alive
         return "interrupted" if self.state == "running" and dead else self.state
 
     @property
     def may_live(self) -> bool:
         """Whether the run may have an owner: False only where it certainly has none."""
-        alive = self.owner.alive()
+        alive = self.alive()
         return self.state == "running" and (self._silent < _MAY_LIVE_S if alive is None else alive)
 
     @property
@@ -89,15 +78,12 @@ class RunStatus:
 
     def changed(self, **changes: Any) -> RunStatus:
         """Return the status with changed fields, the present time and the next beat."""
-        return replace(self, **{"updated": _now(), "beat": self.beat + 1, **changes})
+        return self.model_copy(update={"updated": _now(), "beat": self.beat + 1, **changes})
 
     def taken_over(self) -> RunStatus:
         """Return the status with this process as the run's next owner."""
-        owner = asdict(Owner.current())
-        generation = self.generation + 1
-        return self.changed(
-            state="running", message="", generation=generation, lease=LEASE_S, **owner
-        )
+        owner = {**dict(Owner.current()), "generation": self.generation + 1, "lease": LEASE_S}
+        return self.changed(state="running", message="", **owner)
 
 
 @dataclass(frozen=True)
@@ -111,13 +97,14 @@ class Seen:
 def read_status(document: Document, file: Location) -> Seen:
     """Read status.json. Raises StorageError when the file is missing or cannot be read."""
     version = document.read()
+    fix = "restore the file, or delete the run's folder"
+    if version.content is None:
+        raise StorageError.of(file.url, None, "cannot be read: no such file", fix)
     try:
-        if version.content is None:
-            raise ValueError("no such file")
-        return Seen(RunStatus.parse(version.content), version)
-    except (ValueError, TypeError) as error:
-        fix = "restore the file, or delete the run's folder"
-        raise StorageError.of(file.url, None, f"cannot be read: {error}", fix) from None
+        return Seen(RunStatus.model_validate_json(version.content), version)
+    except ValidationError as error:
+        problem = f"cannot be read: {first_fault(error)}"
+        raise StorageError.of(file.url, None, problem, fix) from None
 
 
 def taken(run_id: str, status: RunStatus, verb: str = "is now driven") -> RunTaken:
