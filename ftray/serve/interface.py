@@ -114,11 +114,11 @@ def label(model: Versioned) -> str:
     return model.name if model.version is None else f"{model.name}:{model.version}"
 
 
-class Unavailable(Exception):
-    """A served model could not be loaded when a request came for it, or has stopped answering; the
-    log says why. A client may retry after `retry_after_s` seconds."""
+class NotNow(Exception):
+    """The service cannot answer a request now. A client may retry after `retry_after_s` seconds;
+    code: the reason, as an OpenAI error code."""
 
-    code = "unavailable"
+    code = ""
 
     def __init__(self, message: str, retry_after_s: int = 5) -> None:
         super().__init__(message)
@@ -127,6 +127,31 @@ class Unavailable(Exception):
     @property
     def told(self) -> str:
         """The message for the client."""
+        return str(self)
+
+
+class Overloaded(NotNow):
+    """More requests came than can be answered in time."""
+
+    code = "overloaded"
+
+    @property
+    def told(self) -> str:
+        return f"too much to do: {self}; try again in {self.retry_after_s} s"
+
+
+class TooLate(Overloaded):
+    """The time limit of a request passed without an answer."""
+
+
+class Unavailable(NotNow):
+    """A served model could not be loaded when a request came for it, or has stopped answering; the
+    log says why."""
+
+    code = "unavailable"
+
+    @property
+    def told(self) -> str:
         return f"{self}; the log of the service says why"
 
 

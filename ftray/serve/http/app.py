@@ -19,7 +19,7 @@ from ftray.serve.http.door import Door
 from ftray.serve.http.keyring import Keyring
 from ftray.serve.http.middleware import Gate, route_path
 from ftray.serve.http.playground import routes as playground
-from ftray.serve.interface import Backends, BadPrompt, Unavailable
+from ftray.serve.interface import Backends, BadPrompt, NotNow
 from ftray.serve.ops.metrics import CONTENT_TYPE, Metrics
 from ftray.serve.protocols.errors import (
     CHAT,
@@ -37,7 +37,6 @@ from ftray.serve.protocols.ndjson import STREAM
 from ftray.serve.protocols.oip import routes as v2
 from ftray.serve.protocols.openai.routes import openai_routes
 from ftray.serve.protocols.predict import MODEL, MODELS, PREDICT, V1, v1_routes
-from ftray.serve.runners.batcher import Overloaded
 from ftray.serve.schemas import MAX_BODY, MAX_FILES, MAX_STREAM, MAX_TOGETHER, Health
 
 HEALTH, METRICS, OPENAPI = "/healthz", "/metrics", "/openapi.json"
@@ -157,13 +156,8 @@ def _add_faults(api: FastAPI) -> None:
             message = f"send {error.headers['Allow']}, not {request.method}"
         return fault(route_path(request.scope), error.status_code, message, None, error.headers)
 
-    @api.exception_handler(Overloaded)
-    async def overloaded(request: Request, error: Overloaded) -> Response:
-        headers = {"retry-after": str(error.retry_after_s)}
-        return fault(route_path(request.scope), 503, error.told, None, headers, error.code)
-
-    @api.exception_handler(Unavailable)
-    async def unavailable(request: Request, error: Unavailable) -> Response:
+    @api.exception_handler(NotNow)
+    async def not_now(request: Request, error: NotNow) -> Response:
         headers = {"retry-after": str(error.retry_after_s)}
         return fault(route_path(request.scope), 503, error.told, None, headers, error.code)
 

@@ -13,13 +13,19 @@ from dataclasses import dataclass
 from ftray.errors import FtrayError
 from ftray.models.artifact.manifest import ModelInfo
 from ftray.models.generation.sampling_params import Prompt, Sampling
-from ftray.serve.interface import Answers, Generation, Unavailable, version_number
+from ftray.serve.interface import (
+    Answers,
+    Generation,
+    Overloaded,
+    TooLate,
+    Unavailable,
+    version_number,
+)
 from ftray.serve.models.backoff import Backoff
 from ftray.serve.models.live import Live
 from ftray.serve.models.slots import Slots
 from ftray.serve.models.versions import VersionRouter
 from ftray.serve.ops.log import logger
-from ftray.serve.runners.batcher import Overloaded, TooLate
 from ftray.serve.settings import ServedModel
 from ftray.tasks.base import Question
 

@@ -11,8 +11,8 @@ import time
 import weakref
 from collections.abc import Callable
 
+from ftray.serve.interface import Overloaded
 from ftray.serve.models.live import Live
-from ftray.serve.runners.batcher import Overloaded
 
 _LOOK_S = 0.01
 _RETRY_AFTER_S = 5

@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 
 from ftray.models.generation.sampling_params import Prompt, Sampling
-from ftray.serve.interface import Answers, BadPrompt, Generation, Piece
+from ftray.serve.interface import Answers, BadPrompt, Generation, Overloaded, Piece, TooLate
 from ftray.serve.models.canary import Tally
 from ftray.serve.models.live import Live
 from ftray.serve.models.version_router import is_tried
 from ftray.serve.ops.log import logger
-from ftray.serve.runners.batcher import Overloaded, TooLate
 from ftray.store.deployments.reports import TrialCounts
 from ftray.store.deployments.routes import Trial
 from ftray.tasks.base import Question
@@ -44,6 +43,19 @@ class _OnTrial:
     def __post_init__(self) -> None:
         self.tally = Tally(self.trial.id)
 
+    @contextmanager
+    def counted(self, tried: bool) -> Iterator[None]:
+        """Count the outcome of the block, an answer of the version on trial (`tried`) or of the
+        current one, and the seconds that the block takes."""
+        began = time.perf_counter()
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, TooLate) or not isinstance(error, _NO_FAULT):
+                self.tally.failed(tried)
+            raise
+        self.tally.answered(tried, time.perf_counter() - began)
+
 
 class VersionRouter:
     """Routes requests to the current version or the one on trial. One thread at a time changes the
@@ -66,7 +78,7 @@ class VersionRouter:
         if on_trial.trial.shadow:
             answers = await self._judged(on_trial, False, questions, top_k)
             if chosen:
-                self._keep(self._shadow(on_trial, questions, answers))
+                self._keep(on_trial.model.version, self._shadow(on_trial, questions, answers))
             return answers
         if chosen:
             try:
@@ -81,37 +93,30 @@ class VersionRouter:
         self, on_trial: _OnTrial, tried: bool, questions: Sequence[Question], top_k: int | None
     ) -> Answers:
         model = on_trial.model if tried else self.current
-        began = time.perf_counter()
-        try:
-            answers = await model.answer(questions, top_k)
-        except TooLate:
-            on_trial.tally.failed(tried)
-            raise
-        except _NO_FAULT:
-            raise
-        except Exception:
-            on_trial.tally.failed(tried)
-            raise
-        on_trial.tally.answered(tried, time.perf_counter() - began)
-        return answers
+        with on_trial.counted(tried):
+            return await model.answer(questions, top_k)
 
-    def _keep(self, shadow: Coroutine[None, None, None]) -> None:
-        """Run a shadow request in the background; no caller awaits it."""
-        task = asyncio.get_running_loop().create_task(shadow)
+    def _keep(self, version: int | None, shadow: Coroutine[None, None, None]) -> None:
+        """Run a version's shadow request in the background. No caller awaits it: a failure is
+        logged."""
+
+        async def silently() -> None:
+            try:
+                await shadow
+            except (Overloaded, BadPrompt):
+                return
+            except Exception:  # noqa: BLE001 - counted, and nobody waits for it
+                _log.warning("version %s failed in the shadow", version, exc_info=True)
+
+        task = asyncio.get_running_loop().create_task(silently())
         self._shadows.add(task)  # the event loop holds only weak references to tasks
         task.add_done_callback(self._shadows.discard)
 
     async def _shadow(
         self, on_trial: _OnTrial, questions: Sequence[Question], told: Answers
     ) -> None:
-        try:
-            top_k = 1 if on_trial.model.info.kind.ranks else None
-            shadow = await self._judged(on_trial, True, questions, top_k)
-        except (Overloaded, BadPrompt):
-            return
-        except Exception:  # noqa: BLE001 - counted, and nobody waits for it
-            _log.warning("version %s failed in the shadow", on_trial.model.version, exc_info=True)
-            return
+        top_k = 1 if on_trial.model.info.kind.ranks else None
+        shadow = await self._judged(on_trial, True, questions, top_k)
         for ours, theirs in zip(told.best, shadow.best, strict=True):
             self._count_shadow(on_trial.model.version, ours == theirs)
 
@@ -143,21 +148,12 @@ class VersionRouter:
     ) -> Generation:
         """Generate with one version, and return once its first piece is there. The tally gets the
         time to the first piece, as answers differ in length."""
-        model, tally = on_trial.model if tried else self.current, on_trial.tally
-        began = time.perf_counter()
-        try:
+        model = on_trial.model if tried else self.current
+        with on_trial.counted(tried):
             generation = await model.generate(prompt, sampling)
             first = await anext(generation.pieces)
-        except TooLate:
-            tally.failed(tried)
-            raise
-        except _NO_FAULT:
-            raise
-        except Exception:
-            tally.failed(tried)
-            raise
-        tally.answered(tried, time.perf_counter() - began)
-        return replace(generation, pieces=_rest(tally, tried, first, generation.pieces))
+        rest = _rest(on_trial.tally, tried, first, generation.pieces)
+        return replace(generation, pieces=rest)
 
     async def _followed(
         self,
@@ -172,19 +168,14 @@ class VersionRouter:
             async for piece in pieces:
                 told.append(piece.text)
                 yield piece
-        self._keep(self._shadow_text(on_trial, prompt, sampling, "".join(told)))
+        text = self._shadow_text(on_trial, prompt, sampling, "".join(told))
+        self._keep(on_trial.model.version, text)
 
     async def _shadow_text(
         self, on_trial: _OnTrial, prompt: Prompt, sampling: Sampling, told: str
     ) -> None:
-        try:
-            shadow = await self._begun(on_trial, True, prompt, sampling)
-            text = "".join([piece.text async for piece in shadow.pieces])
-        except (Overloaded, BadPrompt):
-            return
-        except Exception:  # noqa: BLE001 - counted, and nobody waits for it
-            _log.warning("version %s failed in the shadow", on_trial.model.version, exc_info=True)
-            return
+        shadow = await self._begun(on_trial, True, prompt, sampling)
+        text = "".join([piece.text async for piece in shadow.pieces])
         if not sampling.temperature:  # sampled texts may differ by chance
             self._count_shadow(on_trial.model.version, text == told)
 

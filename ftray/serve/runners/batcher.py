@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 from ftray.cluster.device import is_out_of_memory
 from ftray.models.inference.passes import PassCost, plan
+from ftray.serve.interface import Overloaded
 from ftray.serve.ops.log import logger
 from ftray.serve.runners.stopwatch import Stopwatch
 from ftray.serve.runners.turns import Waiting, next_rows
@@ -22,26 +23,6 @@ Result = TypeVar("Result")
 
 _log = logger(__name__)
 _SMOOTHING = 0.2  # weight of the newest call in the running averages of `_speed` and `_crowd`
-
-
-class Overloaded(Exception):
-    """More requests came than can be answered in time. A client may retry after `retry_after_s`
-    seconds."""
-
-    code = "overloaded"
-
-    def __init__(self, message: str, retry_after_s: int) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-    @property
-    def told(self) -> str:
-        """The message for the client."""
-        return f"too much to do: {self}; try again in {self.retry_after_s} s"
-
-
-class TooLate(Overloaded):
-    """The time limit of a request passed without an answer."""
 
 
 @dataclass(frozen=True)

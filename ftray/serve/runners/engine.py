@@ -14,10 +14,10 @@ from functools import partial
 from ftray.models.inference.passes import PassCost
 from ftray.models.inference.predictor import Predictor
 from ftray.models.sharing.prefix_batching import joint_outputs
-from ftray.serve.interface import BadPrompt, require_contents
+from ftray.serve.interface import BadPrompt, TooLate, require_contents
 from ftray.serve.models.live import Live
 from ftray.serve.ops.metrics import Metrics
-from ftray.serve.runners.batcher import Batcher, Limits, TooLate
+from ftray.serve.runners.batcher import Batcher, Limits
 from ftray.serve.runners.stopwatch import Stopwatch
 from ftray.serve.schemas import MAX_READ
 from ftray.spec.sections.serving import Batching

@@ -17,9 +17,8 @@ from ftray.models.generation.detokenizer import TextStream
 from ftray.models.generation.generator import Generator
 from ftray.models.generation.sampler import Answer
 from ftray.models.generation.sampling_params import Sampling
-from ftray.serve.interface import Piece
+from ftray.serve.interface import Overloaded, Piece, TooLate
 from ftray.serve.ops.log import logger
-from ftray.serve.runners.batcher import Overloaded, TooLate
 from ftray.serve.runners.stopwatch import Stopwatch
 from ftray.spec.sections.serving import Batching
 

@@ -12,13 +12,12 @@ from weakref import WeakSet
 import pytest
 
 from ftray.errors import ModelError
-from ftray.serve.interface import Answers, Unavailable
+from ftray.serve.interface import Answers, Overloaded, TooLate, Unavailable
 from ftray.serve.models.alias import Alias
 from ftray.serve.models.live import Live
 from ftray.serve.models.model_cache import ModelCache
 from ftray.serve.models.slots import Slots
 from ftray.serve.models.versions import VersionRouter
-from ftray.serve.runners.batcher import Overloaded, TooLate
 from ftray.serve.settings import ServedModel
 from ftray.store.deployments.routes import VersionRef
 from ftray.store.files.location import locate

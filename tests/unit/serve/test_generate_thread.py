@@ -20,10 +20,9 @@ from ftray.models.generation.detokenizer import TextStream
 from ftray.models.generation.generator import Generator
 from ftray.models.generation.sampling_params import Sampling
 from ftray.models.load import load_model
-from ftray.serve.interface import BadPrompt, Piece
+from ftray.serve.interface import BadPrompt, Overloaded, Piece
 from ftray.serve.models.loaded_generator import LiveGenerator
 from ftray.serve.ops.metrics import Metrics
-from ftray.serve.runners.batcher import Overloaded
 from ftray.serve.runners.generation_limits import Capacity
 from ftray.serve.runners.generation_scheduler import NoNumbers, Talks, Usage
 from ftray.spec.sections.serving import Batching

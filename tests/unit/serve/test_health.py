@@ -14,13 +14,12 @@ import pytest
 import torch
 
 from ftray.models.generation.sampling_params import Sampling
-from ftray.serve.interface import Unavailable
+from ftray.serve.interface import TooLate, Unavailable
 from ftray.serve.models.health import Health, Unhealthy
 from ftray.serve.models.live import Live
 from ftray.serve.models.loaded_classifier import LiveModel
 from ftray.serve.models.loader import Loader
 from ftray.serve.ops.metrics import Metrics
-from ftray.serve.runners.batcher import TooLate
 from ftray.serve.runners.engine import Engine
 from ftray.spec.sections.compute import PLAIN
 from ftray.spec.sections.serving import Batching, GenerationLimits

@@ -16,10 +16,9 @@ from ftray.models.generation.sampling_params import Prompt, Sampling
 from ftray.serve.http.app import create_api
 from ftray.serve.http.auth import add_key
 from ftray.serve.http.keyring import Keyring
-from ftray.serve.interface import Answers, BadPrompt, Generation, Piece, Unavailable
+from ftray.serve.interface import Answers, BadPrompt, Generation, Overloaded, Piece, Unavailable
 from ftray.serve.ops.metrics import Metrics
 from ftray.serve.protocols.openai import fanout as openai_choices
-from ftray.serve.runners.batcher import Overloaded
 from ftray.serve.schemas import MAX_TEXT
 from ftray.store.files.location import locate
 from tests.helpers.fake_backend import HELLO, FakeBackend, FakeBackends, FakeGenerator

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from ftray.models.inference.passes import PassCost
-from ftray.serve.runners.batcher import Batcher, Limits, Overloaded
+from ftray.serve.interface import Overloaded
+from ftray.serve.runners.batcher import Batcher, Limits
 
 
 class Model:

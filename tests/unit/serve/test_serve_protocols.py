@@ -15,9 +15,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from ftray.serve.http.app import create_api
-from ftray.serve.interface import Answers
+from ftray.serve.interface import Answers, Overloaded
 from ftray.serve.ops.metrics import Metrics
-from ftray.serve.runners.batcher import Overloaded
 from ftray.serve.schemas import MAX_ROWS, MAX_TEXT
 from tests.helpers.fake_backend import INFO, LABELS, FakeBackend, FakeBackends, scores
 

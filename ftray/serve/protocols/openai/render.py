@@ -11,13 +11,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ftray.serve.interface import BadPrompt, Unavailable
+from ftray.serve.interface import BadPrompt, NotNow
 from ftray.serve.ops.log import logger
 from ftray.serve.protocols.errors import UNANSWERED, OpenAIFault, openai_fault
 from ftray.serve.protocols.openai.fanout import Choices, Step
 from ftray.serve.protocols.openai.requests import GenerationRequest
 from ftray.serve.protocols.openai.responses import Answer, Form, Usage
-from ftray.serve.runners.batcher import Overloaded
 
 _log = logger(__name__)
 
@@ -73,7 +72,7 @@ def _fault(model: str, error: Exception) -> OpenAIFault:
     """Return the error body that a response with an error status would have had."""
     if isinstance(error, BadPrompt):
         return openai_fault(400, str(error), code=error.code)
-    if isinstance(error, Overloaded | Unavailable):
+    if isinstance(error, NotNow):
         return openai_fault(503, error.told, code=error.code)
     _log.error("%s could not go on with a stream", model, exc_info=error)
     return openai_fault(500, UNANSWERED)
