@@ -54,7 +54,7 @@ def read_dataset(spec: Spec) -> Dataset:
     parts = _clean_parts(spec, task)
     schema = _schema(parts["train"], task)
     for name in HELD_OUT:
-        if name in parts and task.info.has_labels:
+        if name in parts and schema.labels:
             cleaning.drop_unknown(parts[name], task, schema.labels)
     _admit(spec, parts)
     kept = _split(spec, parts, task)
@@ -63,7 +63,7 @@ def read_dataset(spec: Spec) -> Dataset:
     # Numbers are standardized by rows that are trained on, not by those that are held out.
     scale = task.fit(item.row for item in kept["train"]).scale
     schema = schema.model_copy(update={"scale": scale})
-    notes = (*_findings(parts, task), *_unevaluated(schema.labels, counts))
+    notes = (*_findings(parts, task), *_unevaluated(schema.labels, kept, task))
     report = CleaningReport({name: part.count() for name, part in parts.items()}, counts, notes)
     quarantine = tuple(row for part in parts.values() for row in part.dropped)
     places = {name: cleaning.places(rows) for name, rows in kept.items()}
@@ -132,7 +132,7 @@ def _schema(train: SourceRows, task: Task) -> Schema:
     cleaning.require_rows(train)
     schema = task.fit(item.row for item in train.kept)
     if problem := task.unlearnable(schema):
-        answer = task.info.answers[0]
+        answer = next(name for name in task.info.answers if name in train.source.columns)
         raise train.source.error(
             f"all {len(train.kept):,} usable rows {problem}",
             f"name the column of answers in data.columns.{answer} (now "
@@ -199,10 +199,13 @@ def _findings(parts: dict[str, SourceRows], task: Task) -> Iterator[str]:
         yield from (f"{name}: {note}" for note in cleaning.spelling_notes(part, task))
 
 
-def _unevaluated(labels: Sequence[str], counts: dict[str, dict[str, int]]) -> Iterator[str]:
+def _unevaluated(
+    labels: Sequence[str], kept: Mapping[str, Sequence[CleanRow]], task: Task
+) -> Iterator[str]:
     """Yield notes about labels that have no row in a held-out split."""
-    for name in HELD_OUT:
-        absent = [label for label in labels if label not in counts[name]]
+    for name in HELD_OUT if labels else ():
+        present = {label for item in kept[name] for label in task.labels_of(item.row)}
+        absent = [label for label in labels if label not in present]
         if absent:
             shown = ", ".join(absent[:_NAMES_SHOWN]) + (", ..." if absent[_NAMES_SHOWN:] else "")
             yield f"{len(absent)} of {len(labels)} labels have no row in {name}: {shown}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -75,8 +75,9 @@ def evaluate(
     """
     asked, rows = _own_rows(model) if source is None else _rows_of(model, source, columns, encoding)
     task = get_task(model.info.task)
-    if task.info.has_labels:
-        _require_known(rows["label"].to_pylist(), model, source)
+    answers = rows.select([name for name in task.info.answers if name in rows.column_names])
+    told = (label for row in answers.to_pylist() for label in task.labels_of(row))
+    _require_known(told, model, source)
     loaded = load_model(model.folder, trust_remote_code=model.trust_remote_code)
     loaded.check_golden()
     examples = loaded.examples(
@@ -85,10 +86,11 @@ def evaluate(
     _admit(examples, rows, asked, parse(model.info.spec).data)
     measured = loaded.measure(examples)
     count = rows.num_rows - len(examples.rejected)
+    labels = model.info.labels if task.info.has_labels else ()
     found: tuple[LabelScore, ...] = ()
-    if model.info.labels:
-        found = tuple(label_scores(measured.truth, measured.predicted, model.info.labels))
-    wrong = tuple(_wrong(rows, examples, measured, model.info.labels))
+    if labels:
+        found = tuple(label_scores(measured.truth, measured.predicted, labels))
+    wrong = tuple(_wrong(rows, examples, measured, labels))
     about = (model.name, model.version, source or OWN_SPLIT, count)
     return Evaluation(*about, measured.metrics, found, wrong)
 
@@ -119,7 +121,7 @@ def _admit(examples: Examples, rows: pa.Table, asked: Source, data: DataSpec) ->
         raise none_left(asked, found)
 
 
-def _require_known(labels: Sequence[str], model: NamedModel, source: str | None) -> None:
+def _require_known(labels: Iterable[str], model: NamedModel, source: str | None) -> None:
     known = {label_name(label) for label in model.info.labels}
     if unknown := Counter(label for label in labels if label not in known):
         raise DataError.of(

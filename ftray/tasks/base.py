@@ -139,6 +139,11 @@ class BaseTask(ABC):
         """Return the label that splits are stratified by; a constant where rows have no labels."""
         return ""
 
+    def labels_of(self, row: Row) -> Sequence[str]:
+        """Return the labels of a clean row, each of which the schema must have; of the row, only
+        the columns of the answer are read."""
+        return ()
+
     def fit(self, rows: Iterable[Row]) -> Schema:
         """Return what the task learns of the training rows before the training."""
         return Schema()

@@ -39,12 +39,24 @@ def label_indices(labels: Sequence[str], of: Iterable[str]) -> list[int]:
     return [index[label] for label in of]
 
 
+def label_entries(labels: Sequence[str]) -> dict[str, Any]:
+    """Return the config entries that name the outputs of a head with one number a label."""
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+
+
 class Classifier(BaseTask):
     """Labels are strings; their sorted order gives their indices. C is the number of labels."""
 
     def stratum(self, row: Row) -> str:
         label: str = row["label"]
         return label
+
+    def labels_of(self, row: Row) -> Sequence[str]:
+        return (row["label"],)
 
     def fit(self, rows: Iterable[Row]) -> Schema:
         return Schema(labels=tuple(sorted({row["label"] for row in rows})))
@@ -55,12 +67,7 @@ class Classifier(BaseTask):
         return f"have one label, {schema.labels[0]!r}; there is nothing to tell apart"
 
     def head(self, schema: Schema) -> dict[str, Any]:
-        return {
-            "num_labels": len(schema.labels),
-            "id2label": dict(enumerate(schema.labels)),
-            "label2id": {label: index for index, label in enumerate(schema.labels)},
-            "problem_type": "single_label_classification",
-        }
+        return {**label_entries(schema.labels), "problem_type": "single_label_classification"}
 
     def losses(self, outputs: Outputs, batch: Batch, smoothing: float = 0.0) -> torch.Tensor:
         """Return the cross-entropy of each row, from logits (B, C) and label indices (B,)."""

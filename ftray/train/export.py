@@ -91,7 +91,8 @@ def export(
         metrics = {name: each.metrics for name, each in measured.items()} | untrained.metrics
         worth = _worth(order, untrained, measured["test"])
         found = {"metrics": metrics, "golden": golden, "baselines": worth}
-        scores = {name: _scores(each, info.labels) for name, each in measured.items()}
+        labels = info.labels if info.kind.has_labels else ()
+        scores = {name: _scores(each, labels) for name, each in measured.items()}
         finish(info.model_copy(update=found), order.target, scores)
 
 

@@ -173,13 +173,14 @@ def drop_leaked(part: SourceRows, other: SourceRows) -> None:
 
 
 def drop_unknown(part: SourceRows, task: Task, labels: Collection[str]) -> None:
-    """Drop the rows whose label is not in `labels`."""
+    """Drop the rows with a label that is not in `labels`."""
     part.known = tuple(labels)
     known = {label_name(label) for label in labels}
 
     def judge(item: CleanRow) -> BadRow | None:
-        label = task.stratum(item.row)
-        return None if label in known else BadRow(UNKNOWN_LABEL, shorten(label, 40))
+        strange = (label for label in task.labels_of(item.row) if label not in known)
+        label = next(strange, None)
+        return None if label is None else BadRow(UNKNOWN_LABEL, shorten(label, 40))
 
     part.filter_rows(judge)
 
@@ -266,7 +267,7 @@ def places(kept: Iterable[CleanRow]) -> pa.Array:
 
 _STORED: Mapping[Modality, pa.DataType] = {
     # large_string has 64-bit offsets: the texts of a split may exceed 2 GB.
-    **dict.fromkeys(("text", "chat", "category", "spans"), pa.large_string()),
+    **dict.fromkeys(("text", "texts", "chat", "category", "spans"), pa.large_string()),
     "number": pa.list_(pa.float64()),
     "image": pa.large_binary(),
 }

@@ -121,7 +121,7 @@ class Predictor(LoadedModel):
         answers = self.respond([questions[p] for p in read], [found[p] for p in read])
         outcomes: list[Outcome | None] = [None] * len(questions)
         for place, answer in zip(read, answers, strict=True):
-            shares = self._numbers(found[place]).tolist() if self.info.labels else None
+            shares = self._numbers(found[place]).tolist() if self.info.kind.has_labels else None
             outcomes[place] = Outcome(self.task.outcome(answer), shares)
         return outcomes
 
