@@ -206,7 +206,7 @@ def plain_questions(folder: Path, seed: int) -> Figures:
     from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
     from ftray.store.files.location import locate
-    from ftray.tasks.text.answer_scores import answer_scores
+    from ftray.tasks.text.answering.scores import answer_scores
 
     torch.manual_seed(seed)
     base = locate(MINILM).path

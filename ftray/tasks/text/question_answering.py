@@ -31,27 +31,20 @@ from ftray.tasks.features import Batch, Example, Examples, Feature
 from ftray.tasks.info import Modality, Starter, TaskInfo
 from ftray.tasks.metrics import ROW, Gathered, MetricState
 from ftray.tasks.schema import Schema
-from ftray.tasks.text.answer_scores import answer_scores
+from ftray.tasks.text.answering.contexts import CONTEXT, context_windows, target_of
+from ftray.tasks.text.answering.scores import answer_scores
+from ftray.tasks.text.answering.spans import NO, part_of, ranked_answers, spans_of
+from ftray.tasks.text.answering.told import found_spans, told_spans
 from ftray.tasks.text.blank import is_blank
-from ftray.tasks.text.spans import NO, part_of, ranked_answers, spans_of
 from ftray.tasks.text.texts import (
-    IDS,
     MASK,
     TOKEN_FEATURES,
-    TYPES,
     clean_text,
     padded,
-    plain_token,
+    plain_example,
     random_text,
 )
-from ftray.tasks.text.windows import (
-    CONTEXT,
-    OFFSETS,
-    found_spans,
-    target_of,
-    told_spans,
-    windows,
-)
+from ftray.tasks.text.windows import OFFSETS, examples_of
 
 if TYPE_CHECKING:
     import torch
@@ -160,7 +153,7 @@ class QuestionAnswering(BaseTask):
         """Return the windows of each question's context."""
         spend(sum(map(self.size, questions)))
         return [
-            list(windows(setup, each["question"], each["context"], _options(setup).stride))
+            list(context_windows(setup, each["question"], each["context"], _options(setup).stride))
             for each in questions
         ]
 
@@ -171,34 +164,14 @@ class QuestionAnswering(BaseTask):
     def examples(self, setup: TaskSetup, rows: Mapping[str, Sequence[Any]]) -> Examples:
         """Make the windows of each row. Of several right answers the first is learnt, and all
         count in evaluation."""
-        names = tuple(self.features(setup))
-        found = Examples({}, [], [], {})
         each = zip(rows["question"], rows["context"], rows["answers"], strict=True)
-        for place, (question, context, told) in enumerate(each):
-            found_windows = list(windows(setup, question, context, _options(setup).stride))
-            if not found_windows:
-                found.rejected[place] = "no_tokens"
-                continue
-            spans = [(each["start"], each["text"]) for each in json.loads(told)]
-            answers = [(start, start + len(text)) for start, text in spans]
-            gold = np.frombuffer(json.dumps([text for _, text in spans]).encode(), np.uint8)
-            for window in found_windows:
-                start, end = target_of(window, answers[0] if answers else None)
-                whole = {**window, START: start, END: end, GOLD: gold}
-                for name in names:
-                    if name in whole:
-                        found.features.setdefault(name, []).append(whole[name])
-                found.rows.append(place)
-            found.lengths.append(sum(len(window[IDS]) for window in found_windows))
-        return found
+        return examples_of(list(_learnt(setup, *row)) for row in each)
 
     def collate(self, setup: TaskSetup, examples: Sequence[Example]) -> Batch:
         return padded(examples, self.features(setup), setup.processor)
 
     def dummy(self, setup: TaskSetup, size: int) -> Example:
-        ids = [plain_token(setup.processor)] * size
-        types = {TYPES: [0] * size} if TYPES in setup.processor.model_input_names else {}
-        return {IDS: ids, **types}
+        return plain_example(setup.processor, size)
 
     def made_up(
         self, setup: TaskSetup, inputs: Mapping[str, Modality], size: int, draw: np.random.Generator
@@ -302,6 +275,16 @@ class QuestionAnswering(BaseTask):
     def outcome(self, answer: Any) -> dict[str, Any]:
         rest = {name: answer[name] for name in ("score", "start", "end")}
         return {"prediction": answer["answer"], **rest}
+
+
+def _learnt(setup: TaskSetup, question: str, context: str, told: str) -> Iterator[Example]:
+    """Yield the windows of a clean row with their targets."""
+    spans = [(each["start"], each["text"]) for each in json.loads(told)]
+    answers = [(start, start + len(text)) for start, text in spans]
+    gold = np.frombuffer(json.dumps([text for _, text in spans]).encode(), np.uint8)
+    for window in context_windows(setup, question, context, _options(setup).stride):
+        start, end = target_of(window, answers[0] if answers else None)
+        yield {**window, START: start, END: end, GOLD: gold}
 
 
 def _rows(outputs: Outputs) -> Iterator[Outputs]:

@@ -48,10 +48,14 @@ def clean_text(value: Any, column: str = "text") -> str:
 
 
 def padded(
-    examples: Sequence[Example], features: Mapping[str, Feature], tokenizer: PreTrainedTokenizerBase
+    examples: Sequence[Example],
+    features: Mapping[str, Feature],
+    tokenizer: PreTrainedTokenizerBase,
+    pads: Mapping[str, int] | None = None,
 ) -> Batch:
-    """Make a batch of examples with token ids, padded on the right, and their attention mask."""
-    batch = stacked(examples, features, {IDS: tokenizer.pad_token_id})
+    """Make a batch of examples with token ids, padded on the right, and their attention mask.
+    pads: values of the padding of other features than the token ids, 0 where none is given."""
+    batch = stacked(examples, features, {IDS: tokenizer.pad_token_id, **(pads or {})})
     batch.inputs[MASK] = mask_of(len(example[IDS]) for example in examples)
     return batch
 
@@ -60,6 +64,12 @@ def plain_token(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the lowest token id that is not special."""
     special = set(tokenizer.all_special_ids)
     return next(token for token in range(len(special) + 1) if token not in special)
+
+
+def plain_example(tokenizer: PreTrainedTokenizerBase, size: int) -> Example:
+    """Return an example of `size` tokens, with token types where the model reads them."""
+    types = {TYPES: [0] * size} if TYPES in tokenizer.model_input_names else {}
+    return {IDS: [plain_token(tokenizer)] * size, **types}
 
 
 def random_text(tokenizer: PreTrainedTokenizerBase, size: int, draw: np.random.Generator) -> str:

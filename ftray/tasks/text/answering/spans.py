@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from ftray.tasks.base import Answered, Outputs
 from ftray.tasks.features import Example
-from ftray.tasks.text.windows import context_of, places_of
+from ftray.tasks.text.answering.contexts import context_of
+from ftray.tasks.text.windows import places_of
 
 NO = -1e4
 """Score of a span that cannot be an answer."""
