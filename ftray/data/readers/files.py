@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 
 from ftray.data.readers.columnar import read_arrow, read_parquet
+from ftray.data.readers.conll import read_conll, read_conllu
 from ftray.data.readers.delimited import read_delimited
 from ftray.data.readers.json_rows import read_json
 from ftray.data.readers.rows import RawRow, Source, shown
@@ -24,6 +25,8 @@ READERS: dict[str, Reader] = {
     ".parquet": read_parquet,
     ".arrow": read_arrow,
     ".feather": read_arrow,
+    **dict.fromkeys((".conll", ".iob", ".iob2", ".bio", ".bioes"), read_conll),
+    ".conllu": read_conllu,
 }
 
 

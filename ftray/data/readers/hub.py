@@ -50,9 +50,9 @@ def read_hub(source: Source) -> Iterator[RawRow]:
     where = f"{name}/{split}"
     dataset = dataset.select_columns(source.columns_in(dataset.column_names, where))
     names = {
-        column: feature.names
+        column: own.names
         for column, feature in dataset.features.items()
-        if hasattr(feature, "names")
+        if hasattr(own := getattr(feature, "feature", feature), "names")
     }
     for row in table_rows(dataset.with_format("arrow")[:].to_batches(), where, source):
         named = {column: _name(row.values[column], of) for column, of in names.items()}
@@ -116,6 +116,9 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _name(value: int | None, names: list[str]) -> str | None:
+def _name(value: Any, names: list[str]) -> Any:
+    """Return the name of a label by its index, or of each in a list."""
+    if isinstance(value, list):
+        return [_name(each, names) for each in value]
     # The Hub marks rows without a label by -1.
     return None if value is None or value < 0 else names[value]
