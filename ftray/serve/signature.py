@@ -56,11 +56,22 @@ class SpanAnswer(BaseModel):
     answer: str
 
 
+class Entity(BaseModel):
+    """A part of the text with its label, by its first character and the one behind it."""
+
+    entity_group: str
+    score: float
+    word: str
+    start: int
+    end: int
+
+
 OUTPUTS: Mapping[Output, Any] = {
     "labels": Label | list[Label],
     "text": Generated,
     "numbers": Score,
     "span": SpanAnswer | list[SpanAnswer],
+    "entities": list[Entity],
 }
 """Kind of an answer -> the shape of one output."""
 

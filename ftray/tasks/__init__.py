@@ -6,11 +6,13 @@ from ftray.tasks.text.question_answering import QuestionAnswering
 from ftray.tasks.text.text_classification import TextClassification
 from ftray.tasks.text.text_generation import TextGeneration
 from ftray.tasks.text.text_regression import TextRegression
+from ftray.tasks.text.token_classification import TokenClassification
 from ftray.tasks.vision.image_classification import ImageClassification
 
 _TASKS = (
     TextClassification,
     TextRegression,
+    TokenClassification,
     QuestionAnswering,
     TextGeneration,
     ImageClassification,

@@ -10,12 +10,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 Mode = Literal["min", "max"]
-Modality = Literal["text", "chat", "category", "number", "image", "spans"]
-"""Kind of the values of a column. number: one number or several; spans: parts of another column's
-text."""
-Output = Literal["labels", "text", "numbers", "span"]
+Modality = Literal["text", "texts", "chat", "category", "number", "image", "spans"]
+"""Kind of the values of a column. texts: a list of texts; number: one number or several; spans:
+parts of another column's text."""
+Output = Literal["labels", "text", "numbers", "span", "entities"]
 """Kind of a model's answers. labels: one of a fixed set, with scores; text: generated token by
-token; span: a part of a text of the request."""
+token; span: a part of a text of the request; entities: any number of parts of it, with a label
+each."""
 
 
 class NoOptions(BaseModel):

@@ -44,8 +44,12 @@ def answers(output: Any, *examples: Any) -> FakeTask:
 
 
 def part(text: str) -> dict[str, Any]:
+    return {"score": 0.875, **place_of(text), "answer": text}
+
+
+def place_of(text: str) -> dict[str, int]:
     start = CONTEXT.index(text)
-    return {"score": 0.875, "start": start, "end": start + len(text), "answer": text}
+    return {"start": start, "end": start + len(text)}
 
 
 def focus(page: Page, element: str) -> None:
@@ -200,6 +204,29 @@ def test_the_answer_in_a_long_context_is_in_sight(tmp_path: Path) -> None:
         assert page.value(f"{box}.height < 300 && {box}.top < {mark}.top")
         assert page.value(f"{mark}.bottom < {box}.bottom")
         assert page.value("document.querySelector('#result .context').tabIndex") == 0
+
+
+@pytest.mark.parametrize("texts", [["Ann 🎬", "Oslo", "Rome"], [MARKUP], []])
+def test_entities_are_marked_in_the_text(texts: list[str], tmp_path: Path) -> None:
+    found = [
+        {"entity_group": "<i>X</i>", "score": 0.875, "word": text, **span}
+        for text, span in zip(texts, map(place_of, texts), strict=True)
+    ]
+    model = FakeTask("token-classification", found, {"tokens": "t"}, [CONTEXT])
+    with serving(model) as url, browsing(url, PHONE, tmp_path) as page:
+        page.wait_for("examples", "Ann")
+        page.value("document.querySelector('#examples button').click()")
+        page.value("document.getElementById('ask').click()")
+        page.wait_for("result", f"{len(texts) or 'nothing'} found")
+        page.wait_for("result", "answered in")
+        marks = "[...document.querySelectorAll('#result mark')]"
+        assert page.value(f"{marks}.map(e => e.firstChild.textContent).join('|')") == "|".join(
+            texts
+        )
+        page.value(f"{marks}.forEach(e => e.lastChild.remove())")
+        assert page.value("document.querySelector('#result .context').textContent") == CONTEXT
+        assert page.value("document.querySelectorAll('main b, main i').length") == 0, "text alone"
+        assert fits(page) and not page.complaints
 
 
 @pytest.mark.parametrize(

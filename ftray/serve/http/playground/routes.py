@@ -21,6 +21,7 @@ FILES = (
     "widgets/registry.js",
     "widgets/inputs/image.js",
     "widgets/inputs/text.js",
+    "widgets/outputs/entities.js",
     "widgets/outputs/labels.js",
     "widgets/outputs/numbers.js",
     "widgets/outputs/predicted.js",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -42,6 +43,10 @@ def _numbers(info: ModelInfo) -> int | None:
     return width if width > 1 else None
 
 
+def _as_json(answer: Any, info: ModelInfo) -> str:
+    return json.dumps(answer, ensure_ascii=False)
+
+
 OUTPUTS: Mapping[Output, Mapping[str, Column]] = {
     "labels": {
         "label": Column("BYTES", _one, _best("label")),
@@ -56,6 +61,8 @@ OUTPUTS: Mapping[Output, Mapping[str, Column]] = {
         "start": Column("INT64", _one, _of("start")),
         "end": Column("INT64", _one, _of("end")),
     },
+    # Rows have different numbers of entities, which no tensor holds: a row is JSON.
+    "entities": {"entities": Column("BYTES", _one, _as_json)},
 }
 """Kind of an answer -> output name -> tensor. Models with labels are asked for all of them."""
 
