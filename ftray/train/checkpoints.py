@@ -1,7 +1,7 @@
 """The checkpoints of a run: written atomically in the background; old ones are deleted.
 
 A folder such as step-00000120 holds a state (see state.py), progress.json, and manifest.json with
-the size and checksum of each file, written last. A checkpoint that a killed process left incomplete
+the checksum of each file, written last. A checkpoint that a killed process left incomplete
 has no manifest; files damaged later do not match their manifest. Readers skip both.
 """
 
@@ -11,7 +11,6 @@ import json
 import tempfile
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from safetensors import SafetensorError
 
 from ftray.errors import StorageError, StorageFault
 from ftray.spec.sections.training import CheckpointSpec
+from ftray.store.files import checksum
 from ftray.store.files.location import Location
 from ftray.store.files.retry import reason
 from ftray.store.runs.folder import Fence
@@ -44,21 +44,13 @@ class Checkpoint:
     step: int
     epoch: int
     rank: float
-    files: dict[str, list[int]] = field(hash=False)
-    """File name -> [bytes, CRC-32]."""
+    files: dict[str, str] = field(hash=False)
+    """File name -> checksum."""
 
     def damage(self) -> str:
         """Return a description of the first damaged file; empty if all files match the manifest."""
-        for name, (size, checksum) in self.files.items():
-            file = self.folder / name
-            if not file.is_file():
-                return f"{name} is missing"
-            content = file.read_bytes()
-            if len(content) != size:
-                return f"{name} has {len(content)} bytes and should have {size}"
-            if zlib.crc32(content) != checksum:
-                return f"{name} is not what was written"
-        return ""
+        with self.folder.as_local() as local:
+            return checksum.damage(local, self.files)
 
 
 def latest(folder: Location, warn: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
@@ -197,7 +189,7 @@ class CheckpointManager:
                 part = Path(name)
                 state.write(values, part)
                 (part / PROGRESS).write_text(progress)
-                files = {file.name: _checksum(file) for file in sorted(part.iterdir())}
+                files = checksum.of_files(part, sorted(file.name for file in part.iterdir()))
                 manifest = json.dumps({**described, "files": files}, indent=2)
                 self._check()
                 _move(part, target, manifest)
@@ -241,18 +233,6 @@ def _local_folder(folder: Location) -> str | None:
         return None
     Path(folder.path).mkdir(parents=True, exist_ok=True)
     return folder.path
-
-
-_BLOCK = 1 << 20
-"""Bytes per read: the checksum must not load a whole checkpoint into memory a second time."""
-
-
-def _checksum(file: Path) -> list[int]:
-    crc, size = 0, 0
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            crc, size = zlib.crc32(block, crc), size + len(block)
-    return [size, crc]
 
 
 def _move(part: Path, target: Location, manifest: str) -> None:
