@@ -7,18 +7,18 @@ of retries.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftray.errors import RegistryError, shorten, without_passwords
+from ftray.store.files.document import lock
 from ftray.store.root import Root
 
 if TYPE_CHECKING:
@@ -93,13 +93,11 @@ def exclusive(root: Root) -> Iterator[None]:
         yield
         return
     try:
-        lock = (Path(root.location.path) / ".registry.lock").open("w")
+        held = lock(Path(root.location.path) / ".registry.lock")
     except OSError:
         yield  # a read-only root: no process writes there
         return
-    with lock:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with held:
         yield
 
 

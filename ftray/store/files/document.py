@@ -11,10 +11,10 @@ for the file's size first, and returns a truncated file where a longer one arriv
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -91,22 +91,23 @@ class _LocalDocument(_PlainDocument):
     def write(self, content: bytes, after: Version) -> Version | None:
         if after.content is not None and not self._location.exists():
             return None  # the file is deleted; its folder, perhaps deleted too, must not come back
-        with self._locked():
-            return super().write(content, after)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
         path = Path(self._location.path)
-        lock = path.with_name(f".{path.name}.lock")
         try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            file = lock.open("w")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held = lock(path.with_name(f".{path.name}.lock"))
         except OSError as error:
             raise _unusable(self._location, "written", error) from None
-        with file:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        with held:
+            return super().write(content, after)
+
+
+def lock(path: Path) -> IO[str]:
+    """Open the file `path`, and wait until no other process or thread holds its lock. Closing the
+    file gives the lock back. Raises OSError where the file cannot be opened."""
+    file = path.open("w")
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return file
 
 
 def _unusable(location: Location, verb: str, error: OSError) -> StorageError:
