@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_json
+
 from ftray.store.files.conditional import Version
 from ftray.store.files.document import open_document
 from ftray.store.files.location import Location
@@ -37,7 +39,7 @@ class MetricsLog:
         An object store writes files only whole. There this object rewrites the file at most every 5
         seconds, and in `close`.
         """
-        line = json.dumps(_finite(record), ensure_ascii=False).encode() + b"\n"
+        line = to_json(dict(record), inf_nan_mode="null") + b"\n"
         with self._lock:
             if self.location.is_local:
                 _append(Path(self.location.path), line)
@@ -94,13 +96,3 @@ def _append(path: Path, line: bytes) -> None:
             file.write(line)
     except OSError as error:
         raise fault(error, str(path)) from None
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    return value
