@@ -104,17 +104,26 @@ def softly(stop: Callable[[], None], promise: str) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    way = _Way(stop, promise)
+    way, outer = _Way(stop, promise), signal.getsignal(signal.SIGINT)
     _state.ways.append(way)
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    try:
+        with handled_by(handle):
+            yield
+    finally:
+        _state.ways.remove(way)
+        if not _state.ways and outer is not handle:
+            _state.forget()  # no thread acknowledges signals here: the next block begins anew
+
+
+@contextmanager
+def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let `handler` handle SIGINT and SIGTERM inside the block; for the main thread."""
+    before = {number: signal.signal(number, handler) for number in _SIGNALS}
     try:
         yield
     finally:
-        _state.ways.remove(way)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if not _state.ways and before[signal.SIGINT] is not handle:
-            _state.forget()  # no thread acknowledges signals here: the next block begins anew
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 def grant(seconds: float) -> None:

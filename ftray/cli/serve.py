@@ -15,6 +15,7 @@ import typer
 
 from ftray.cli.console import AsJson, ModelNames, Set, Storage, TrustCode, emit, say, verb
 from ftray.errors import FtrayError
+from ftray.interrupt import handled_by
 
 if TYPE_CHECKING:
     from ftray.serve.local.place import Place
@@ -219,10 +220,5 @@ def _watch(served: Sequence[ServedModel], stop: _Stop) -> None:
 def _interrupts(say: Callable[[str], None]) -> Iterator[_Stop]:
     """Make SIGINT and SIGTERM ask to stop inside the block, in place of ending the process."""
     stop = _Stop(say)
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, stop.note) for number in numbers}
-    try:
+    with handled_by(stop.note):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
