@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
+from rich.filesize import decimal as file_size
+
 from ftray.cluster import connection as cluster
 from ftray.cluster import machine
 from ftray.cluster.device import own_device, visible_gpus
@@ -58,7 +60,7 @@ def _torch() -> Iterator[Finding]:
     yield Finding("torch", "ok", torch.__version__)
     for number in range(visible_gpus()):
         device = torch.cuda.get_device_properties(number)
-        yield Finding(f"GPU {number}", "ok", f"{device.name}, {_size(device.total_memory)}")
+        yield Finding(f"GPU {number}", "ok", f"{device.name}, {file_size(device.total_memory)}")
     if not visible_gpus():
         cuda = torch.version.cuda
         built = f"torch is built for CUDA {cuda}" if cuda else "torch is built without CUDA"
@@ -85,7 +87,7 @@ def _training() -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    yield Finding("memory", "ok", _size(machine.memory()))
+    yield Finding("memory", "ok", file_size(machine.memory()))
     yield Finding("cores", "ok", str(machine.cores()))
     for folder, cost in (
         (str(ray_folder().parent), "Ray's logs and spilled objects have no room"),
@@ -96,7 +98,7 @@ def _machine() -> Iterator[Finding]:
             yield Finding(folder, "missing", "no such folder", cost)
         else:
             state: Literal["ok", "missing"] = "ok" if room >= _LITTLE else "missing"
-            yield Finding(folder, state, f"{_size(room)} free", "" if state == "ok" else cost)
+            yield Finding(folder, state, f"{file_size(room)} free", "" if state == "ok" else cost)
 
 
 def _tools() -> Iterator[Finding]:
@@ -153,9 +155,5 @@ def _cluster() -> Iterator[Finding]:
         return
     yield Finding("Ray", "ok", f"{version('ray')}, {len(nodes)} nodes at {address}")
     for node in nodes:
-        has = f"{node.cpus:g} CPUs, {node.gpus:g} GPUs, {_size(node.memory)}"
+        has = f"{node.cpus:g} CPUs, {node.gpus:g} GPUs, {file_size(node.memory)}"
         yield Finding(f"node {node.address}", "ok", has)
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB"

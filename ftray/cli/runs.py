@@ -160,7 +160,8 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Remove what killed and ended runs left; with --older-than also whole runs."""
-    from ftray.cli.display.table import size
+    from rich.filesize import decimal as file_size
+
     from ftray.store import removal
     from ftray.store.root import open_root
     from ftray.store.runs.prune import prune as remove
@@ -171,10 +172,10 @@ def prune(
     leftovers = remove(root, dry_run)
     for leftover in leftovers:
         what = "would remove" if dry_run else "removed"
-        say(f"{what} {leftover.folder} ({size(leftover.size)}, {leftover.why})")
+        say(f"{what} {leftover.folder} ({file_size(leftover.size)}, {leftover.why})")
     total = sum(leftover.size for leftover in leftovers)
     if leftovers:
-        say(f"{len(leftovers)} folders, {size(total)}")
+        say(f"{len(leftovers)} folders, {file_size(total)}")
     elif not old:
         say("nothing to remove")
     if as_json:
@@ -194,9 +195,9 @@ def _delete(runs: list[RunFolder], yes: bool, dry_run: bool) -> None:
 
 
 def _described(run: RunFolder) -> str:
-    from ftray.cli.display.table import size
+    from rich.filesize import decimal as file_size
 
-    status, held = run.status, size(run.location.size())
+    status, held = run.status, file_size(run.location.size())
     heard = status.updated[:10]
     return f"{run.location} ({status.kind}, {status.shown}, {held}, last heard of {heard})"
 

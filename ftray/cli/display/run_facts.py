@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from ftray.cli.display.table import size
+from rich.filesize import decimal as file_size
+
 from ftray.models.artifact.manifest import read_info
 from ftray.store.root import MODEL_MANIFEST, Root
 from ftray.store.runs.folder import RunFolder
@@ -63,7 +64,7 @@ def trial_row(trial: dict[str, Any]) -> dict[str, Any]:
     shown |= trial.get("config", {})
     shown["seconds"] = trial.get("seconds")
     if memory := metrics.pop("memory", None):
-        shown["memory"] = size(int(memory))
+        shown["memory"] = file_size(int(memory))
     return shown | metrics
 
 

@@ -94,16 +94,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def size(count: int) -> str:
-    """Format bytes as a person says them: 90.9 MB."""
-    amount = float(count)
-    for unit in ("B", "kB", "MB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} GB"
-
-
 def short(value: Any) -> str:
     """Format a value of a spec in few characters."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from rich.filesize import decimal as file_size
 
 from ftray.cluster import capacity, machine
 from ftray.cluster import connection as cluster
@@ -78,17 +79,17 @@ class Forecast:
             yield self.note
         where = "GPU" if self.memory.device else "memory"
         need, there = self.memory.decisive, self.room.device or self.room.host
-        parts = ", ".join(f"{name} {_size(count)}" for name, count in need.shown().items())
+        parts = ", ".join(f"{name} {file_size(count)}" for name, count in need.shown().items())
         yield (
-            f"{_size(need.total)} of {where} per worker at ZeRO stage {self.stage}{self._why()} "
-            f"and micro batches of {self.micro_batch_size}: {parts}"
+            f"{file_size(need.total)} of {where} per worker at ZeRO stage {self.stage}{self._why()}"
+            f" and micro batches of {self.micro_batch_size}: {parts}"
         )
         if self.fits:
             return
-        yield f"which is more than the {_size(there)} that there are for each; what would fit:"
+        yield f"which is more than the {file_size(there)} that there are for each; what would fit:"
         for option in self.options:
             changes = ", ".join(f"{key}={value}" for key, value in option.changes.items())
-            yield f"  {changes}: {_size(option.memory.decisive.total)}"
+            yield f"  {changes}: {file_size(option.memory.decisive.total)}"
         if not self.options:
             yield "  nothing of micro_batch_size, gradient_checkpointing, stage, offload, unfreeze"
 
@@ -239,7 +240,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, DeepSpeedSpec):
         return value.model_dump(exclude_defaults=True) or {"stage": value.stage}
     return value
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
