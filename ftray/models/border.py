@@ -86,13 +86,19 @@ def _shards(name: str, folder: Path, found: str) -> list[str]:
     """Return the names of the files that hold the weights."""
     if not found.endswith(".json"):
         return [found]
-    with translated(name, f"its {found} cannot be read", "save the model again"):
-        shards = sorted(set(json.loads((folder / found).read_bytes())["weight_map"].values()))
-        missing = [shard for shard in shards if not (folder / shard).is_file()]
+    shards = indexed(name, folder / found, "save the model again")
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
         problem = f"its {found} names {missing[0]}, which is not there"
         raise ModelError.of(KEY, name, problem, "copy the whole folder")
     return shards
+
+
+def indexed(name: str, index: Path, fix: str) -> list[str]:
+    """Return the names of the files in an index of weights. Raises ModelError about the model
+    `name`."""
+    with translated(name, f"its {index.name} cannot be read", fix):
+        return sorted({str(file) for file in json.loads(index.read_bytes())["weight_map"].values()})
 
 
 def _read_header(file: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import asdict
 
 from ftray.errors import SpecError
+from ftray.near import did_you_mean, nearest
 from ftray.tasks import TASKS
 
 _SPEC = """\
@@ -50,7 +50,6 @@ serve:
 def starter(task: str) -> str:
     """Return a commented YAML spec for `task`. Raises SpecError."""
     if task not in TASKS:
-        close = difflib.get_close_matches(task, TASKS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"one of: {', '.join(TASKS)}"
+        hint = did_you_mean(nearest(task, TASKS), f"one of: {', '.join(TASKS)}")
         raise SpecError.of("TASK", task, "no such task", hint)
     return _SPEC % {"task": task, **asdict(TASKS[task].info.starter)}

@@ -6,11 +6,10 @@ user may read.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath
 
 from ftray.errors import ModelError
-from ftray.models.border import WEIGHTS, translated
+from ftray.models.border import WEIGHTS, indexed
 
 _ADAPTER = "adapter_config.json"
 _FIX = "serve a folder that `ftray train` wrote"
@@ -25,17 +24,10 @@ def check_contents(folder: Path) -> None:
     if (folder / _ADAPTER).exists():
         # transformers would apply the adapter to the weights that the manifest describes.
         raise _refused(folder, f"its {_ADAPTER} changes the weights beside it")
-    for shard in _shards(folder):
+    index = folder / WEIGHTS[1]
+    for shard in indexed(str(folder), index, _FIX) if index.is_file() else ():
         if PurePosixPath(shard).name != shard or not shard.endswith(".safetensors"):
             raise _refused(folder, f"its weights are in {shard}, and only safetensors are read")
-
-
-def _shards(folder: Path) -> list[str]:
-    index = folder / WEIGHTS[1]
-    if not index.is_file():
-        return []
-    with translated(str(folder), f"its {index.name} cannot be read", _FIX):
-        return sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
 
 
 def _refused(folder: Path, problem: str) -> ModelError:
