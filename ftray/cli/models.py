@@ -47,16 +47,21 @@ Shadow = Annotated[
 Out = Annotated[str, typer.Option(help="A new or empty folder, or a URL.")]
 
 
+def _registry(storage: str | None) -> Registry:
+    from ftray.store.registry.registry import Registry
+    from ftray.store.root import open_root
+
+    return Registry.open(open_root(storage))
+
+
 @app.command("list")
 @verb
 def list_(name: Name = None, storage: Storage = None, as_json: AsJson = False) -> None:
     """All versions, of one model or of every one."""
     from ftray.cli.display.table import show
     from ftray.store.deployments.promotion import settled_routes
-    from ftray.store.registry.registry import Registry
-    from ftray.store.root import open_root
 
-    registry = Registry.open(open_root(storage))
+    registry = _registry(storage)
     names = registry.names() if name is None else [name]
     for known in names:
         settled_routes(registry, known)
@@ -86,23 +91,19 @@ def show(model: ModelName, storage: Storage = None, as_json: AsJson = False) -> 
     """One version: where it lies, where it comes from, and how good it is."""
     from ftray.cli.display import rollout
     from ftray.cli.display.table import show as show_table
-    from ftray.models.artifact.manifest import read_info
+    from ftray.models.artifact.named import find_named
     from ftray.store.deployments.promotion import settled_routes
-    from ftray.store.lookup import find_model
-    from ftray.store.registry.registry import Registry
-    from ftray.store.root import open_root
 
-    found = find_model(model, storage)
-    info = read_info(found.folder)
+    found = find_named(model, storage)
     tell = rollout.as_json if as_json else rollout.described
     known: dict[str, Any] = {"model": found.name, "version": None, "model_dir": found.folder.url}
     if found.version is not None:
-        registry = Registry.open(open_root(storage))
+        registry = _registry(storage)
         routes = settled_routes(registry, found.name)
         known = registry.resolve(f"{found.name}:{found.version}").to_json()
         del known["metrics"]  # the manifest has the metrics of every split
         known["routes"] = {alias: tell(route) for alias, route in routes.items()}
-    known |= _described(info)
+    known |= _described(found.info)
     if as_json:
         emit(known)
         return
@@ -127,10 +128,8 @@ def promote(
     one. What serves the alias follows without losing a request; ends with 1 where it does not."""
     from ftray.store.deployments.promotion import promote as point
     from ftray.store.deployments.promotion import try_out
-    from ftray.store.registry.registry import Registry
-    from ftray.store.root import open_root
 
-    registry = Registry.open(open_root(storage))
+    registry = _registry(storage)
     if share is None and not shadow:
         changed = point(registry, model, alias)
         say(f"{changed.model.name}@{alias} is now version {changed.model.version}")
@@ -155,10 +154,8 @@ def rollback(
 ) -> None:
     """End the trial of an alias or, where there is none, point it to the version before."""
     from ftray.store.deployments.promotion import roll_back
-    from ftray.store.registry.registry import Registry
-    from ftray.store.root import open_root
 
-    registry = Registry.open(open_root(storage))
+    registry = _registry(storage)
     changed = roll_back(registry, name, alias)
     say(f"{name}@{alias} is version {changed.model.version} again, and nothing is on trial")
     told = follow(registry, changed, alias, wait)
@@ -184,13 +181,11 @@ def _fraction(share: str | None) -> float:
 @verb
 def export(model: ModelName, out: Out, storage: Storage = None, as_json: AsJson = False) -> None:
     """Copy the model's folder: it opens with plain transformers wherever it lies."""
-    from ftray.models.artifact.manifest import read_info
+    from ftray.models.artifact.named import find_named
     from ftray.store.files.location import locate
-    from ftray.store.lookup import find_model
     from ftray.store.root import MODEL_MANIFEST
 
-    found = find_model(model, storage)
-    read_info(found.folder)
+    found = find_named(model, storage)
     target = locate(out)
     _check_target(target, found.folder)
     with found.folder.as_local() as folder:
@@ -210,16 +205,15 @@ def delete(
     as_json: AsJson = False,
 ) -> None:
     """Delete versions with their folders: none that an alias points to, or that is on trial."""
-    from ftray.cli.display.table import size
-    from ftray.store.registry.registry import Registry
-    from ftray.store.removal import check_unused, delete_version
-    from ftray.store.root import open_root
+    from rich.filesize import decimal as file_size
 
-    registry = Registry.open(open_root(storage))
+    from ftray.store.removal import check_unused, delete_version
+
+    registry = _registry(storage)
     found = [_exact(registry, model) for model in dict.fromkeys(models)]
     for version in found:
         check_unused(registry, version)
-    doomed = [f"{v.reference} in {v.folder} ({size(v.folder.size())})" for v in found]
+    doomed = [f"{v.reference} in {v.folder} ({file_size(v.folder.size())})" for v in found]
     if confirmed("version", doomed, yes, dry_run):
         for version in found:
             delete_version(registry, version)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ftray.models.artifact.manifest import ModelInfo, read_info
-from ftray.store.files.location import Location
-from ftray.store.lookup import find_model
+from ftray.store.deployments.promotion import resolve
+from ftray.store.files.location import Location, locate
+from ftray.store.registry.registry import Registry
+from ftray.store.registry.versions import is_path
+from ftray.store.root import open_root
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,14 @@ class NamedModel:
 
 
 def find_named(reference: str, storage: str | None, trust_remote_code: bool = False) -> NamedModel:
-    """Find a model by its reference. Raises RegistryError or ModelError when there is no such
-    model."""
-    found = find_model(reference, storage)
+    """Find the model of a MODEL argument: a registered model, or a model folder's path or URL.
+
+    Raises RegistryError for a name that is not registered, ModelError for a folder that is none.
+    """
+    if is_path(reference):
+        folder = locate(reference)
+        info = read_info(folder)
+        return NamedModel(folder, info.name, None, info, trust_remote_code)
+    found = resolve(Registry.open(open_root(storage)), reference)
     info = read_info(found.folder)
     return NamedModel(found.folder, found.name, found.version, info, trust_remote_code)

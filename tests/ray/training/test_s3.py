@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from ftray.cluster.connection import session
+from ftray.models.artifact.named import find_named
 from ftray.models.load import load_model
 from ftray.spec.load import parse
 from ftray.store.deployments.promotion import promote
-from ftray.store.lookup import find_model
 from ftray.store.registry.registry import Registry
 from ftray.store.root import open_root
 from ftray.train.check import check_inputs
@@ -87,7 +87,7 @@ def _is_served(store: ObjectStore, trained: Trained) -> None:
     """Finds the model by an alias and checks its golden answers."""
     registry = Registry.open(open_root(store.url()))
     promote(registry, trained.version.reference, "production")
-    found = find_model(f"{trained.version.name}@production", store.url())
+    found = find_named(f"{trained.version.name}@production", store.url())
     assert found.version == trained.version.version
     load_model(found.folder).check_golden()
 

@@ -14,10 +14,10 @@ import pyarrow.fs as pafs
 import pytest
 
 from ftray.errors import ModelError, RegistryError, StorageError
+from ftray.models.artifact.named import find_named
 from ftray.store.database import open_client
 from ftray.store.deployments.promotion import promote
 from ftray.store.files.location import Location, locate
-from ftray.store.lookup import find_model
 from ftray.store.registry.registry import Registry
 from ftray.store.root import MODEL_MANIFEST, Root
 from ftray.store.runs.tracking import Tracker
@@ -53,7 +53,10 @@ def root(new_root: Root, tables: Path) -> Root:
 
 def make_folder(root: Root, name: str, number: int = 1) -> Location:
     folder = root.models(name) / RUN.format(number)
-    (folder / "ftray.json").write_json({"name": name})
+    base = {"name_or_path": "base"}
+    told = {"name": name, "run": "r", "task": "text-classification", "labels": ["a", "b"]}
+    told |= {"max_length": 8, "base": base, "data_digest": "d", "spec": {}, "metrics": {}}
+    (folder / "ftray.json").write_json(told | {"golden": [], "ftray_version": "0.1.0"})
     return folder
 
 
@@ -99,7 +102,7 @@ def test_a_copied_root_answers_from_its_own_folders(root: Root, tmp_path: Path) 
     copy = tmp_path / "elsewhere"
     shutil.copytree(root.location.path, copy)
     shutil.rmtree(root.location.path)
-    found = find_model("m@best", str(copy))
+    found = find_named("m@best", str(copy))
     assert found.folder.path == str(copy / "models" / "m" / RUN.format(1))
     assert (found.name, found.version) == ("m", 1)
 
@@ -120,7 +123,7 @@ def test_a_wrong_reference_says_what_there_is(root: Root) -> None:
     }
     for reference, hint in hints.items():
         with pytest.raises((RegistryError, ModelError)) as caught:
-            find_model(reference, str(root))
+            find_named(reference, str(root))
         assert hint in str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -140,13 +143,13 @@ def test_a_version_whose_folder_is_gone_is_named(root: Root) -> None:
 
 def test_a_folder_is_a_model_too(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_folder(root, "m")
-    found = find_model(folder.path, None)
+    found = find_named(folder.path, None)
     assert (found.name, found.version, found.folder.path) == ("m", None, folder.path)
     monkeypatch.chdir(Path(folder.path).parent)
-    assert find_model(folder.name, None).name == "m"
+    assert find_named(folder.name, None).name == "m"
     (folder / "ftray.json").write_text("{")
     with pytest.raises(ModelError, match=r"ftray.json: cannot be read"):
-        find_model(folder.path, None)
+        find_named(folder.path, None)
 
 
 def test_looking_makes_nothing(new_root: Root) -> None:
