@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from ftray.errors import SpecError
+from ftray.errors import ModelError, SpecError
 from ftray.models.structure.blocks import FreezePlan, layer_depths, plan_freeze
 from ftray.models.structure.cut import Replay, frozen_blocks
 from ftray.models.structure.groups import count_blocks
@@ -84,6 +84,9 @@ def _plan(
     phases = plan_phases(spec, count_blocks(model))
     plan = plan_adapters if spec.lora else plan_freeze
     parts = tuple(plan(model, phase.selection, inputs) for phase in phases)
+    if not all(part.trainable for part in parts):
+        problem = "nothing trains: the head has no weights beside those of the embeddings"
+        raise ModelError.of("train.unfreeze", "head", problem, "set train.unfreeze to 1 or more")
     return TrainingPlan(
         phases,
         parts,

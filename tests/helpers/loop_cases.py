@@ -18,8 +18,9 @@ WORLDS = (1, 2)
 # A single worker has no other rank to shard its state with, and always runs at stage 0.
 CASES = ((1, 0), (2, 0), (2, 1), (2, 2), (2, 3))
 ENDS = ((1, 0), (2, 0), (2, 3))
-# Model families without a single list of blocks, and a ZeRO stage for each.
+# Model families whose blocks are not one list of layers, and a ZeRO stage for each.
 UNSTACKED = {"albert": 2, "bart": 0, "t5": 3}
+TWO_STACKS = ("bart", "t5")
 # Keys of task_kinds.KINDS; the stages of those that share a task with another.
 KIND_STAGES = {"pairs": (0, 3), "vit": (0, 3)}
 TASK_KINDS = ("regression", "pairs", "answers", "convolutions", "vit")
@@ -107,6 +108,9 @@ def runs(world: int, folder: Path) -> list[Run]:
               resume=f"{world}-{family}/3") for family, stage in UNSTACKED.items()),
         *(run(f"{world}-{family}-lp-ft", stage, model=family, unfreeze="lp-ft")
           for family, stage in UNSTACKED.items()),
+        *(run(f"{world}-{family}-two{rest}", UNSTACKED[family], model=family, unfreeze=2, **resume)
+          for family in TWO_STACKS
+          for rest, resume in (("", {}), ("-resumed", {"resume": f"{world}-{family}-two/3"}))),
         run(f"{world}-experts", model="experts", unfreeze="all", dropout=0.0),
         run(f"{world}-experts-resumed", model="experts", unfreeze="all", dropout=0.0,
             resume=f"{world}-experts/3"),

@@ -9,6 +9,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
 )
@@ -75,20 +76,26 @@ SEEING: dict[str, dict[str, Any]] = {
 # Families in STACKED that generate text.
 GENERATING = ("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma2", "phi3")
 
-# Families without a single list of blocks: the blocks share weights, or the model has an encoder
-# and a decoder.
-UNSTACKED: dict[str, dict[str, Any]] = {
-    "albert": {**_ENCODER, "embedding_size": 12},
-    "bart": {
-        "d_model": 16,
-        "encoder_layers": BLOCKS,
-        "decoder_layers": BLOCKS,
-        "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2,
-        "encoder_ffn_dim": 24,
-        "decoder_ffn_dim": 24,
-        "max_position_embeddings": 64,
-    },
+# Families whose blocks have no order: their layers share one set of weights.
+UNSTACKED: dict[str, dict[str, Any]] = {"albert": {**_ENCODER, "embedding_size": 12}}
+
+_BART = {
+    "d_model": 16,
+    "encoder_layers": BLOCKS,
+    "decoder_layers": BLOCKS,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 24,
+    "max_position_embeddings": 64,
+    "decoder_start_token_id": 2,
+}
+# Families with an encoder and a decoder, of BLOCKS blocks each.
+TWO_STACKS: dict[str, dict[str, Any]] = {
+    "bart": _BART,
+    "mbart": _BART,
+    "marian": _BART,
+    "pegasus": _BART,
     "t5": {
         "d_model": 16,
         "num_layers": BLOCKS,
@@ -107,7 +114,7 @@ def tiny_network(family: str, seed: int = 0, **options: Any) -> PreTrainedModel:
         torch.manual_seed(seed)
         return AutoModelForImageClassification.from_config(config).float().eval()
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    shape = {**STACKED, **RANGED, **UNSTACKED}[family]
+    shape = {**STACKED, **RANGED, **UNSTACKED, **TWO_STACKS}[family]
     config = AutoConfig.for_model(
         family, **{"vocab_size": VOCABULARY, **special, **shape, "num_labels": LABELS, **options}
     )
@@ -131,6 +138,16 @@ def tiny_generator(family: str, seed: int = 0, **options: Any) -> PreTrainedMode
             if weight.dim() > 1:
                 weight.mul_(10)
     return model
+
+
+def tiny_translator(family: str, seed: int = 0, **options: Any) -> PreTrainedModel:
+    """An encoder-decoder of this family in TWO_STACKS that writes text, in eval mode, with weights
+    drawn from `seed`."""
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    shape = {"vocab_size": VOCABULARY, **special, **TWO_STACKS[family], **options}
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(family, **shape)
+    return AutoModelForSeq2SeqLM.from_config(config).float().eval()
 
 
 def tiny_batch(rows: int = 1, tokens: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:

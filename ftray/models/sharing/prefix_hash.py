@@ -20,8 +20,8 @@ from torch import nn
 
 from ftray.errors import ModelError
 from ftray.models.structure.blocks import layer_depths, plan_freeze
-from ftray.models.structure.cut import Cut, Inputs, check_cut, length_returned
-from ftray.models.structure.groups import Blocks, find_blocks
+from ftray.models.structure.cut import Cut, Inputs, check_cut, cuttable_blocks, length_returned
+from ftray.models.structure.groups import Blocks
 
 _IDLE = re.compile(
     "id2label|label2id|num_labels|problem_type|_name_or_path|transformers_version|.*drop.*"
@@ -53,10 +53,10 @@ def fingerprints(model: nn.Module) -> dict[str, str]:
 
 def trace(model: nn.Module, known: Mapping[str, str], inputs: Inputs) -> Lineage | None:
     """Return the lineage of a model in eval mode. known: the model's fingerprints. inputs: a few
-    rows of different lengths. None for a model that has no single list of blocks, or that gives
+    rows of different lengths. None for a model that has no blocks in order, or that gives
     other logits when it is cut at some boundary."""
     try:
-        blocks = find_blocks(model)
+        blocks = cuttable_blocks(model)
         levels = _levels(model, len(blocks), inputs)
         # Check the cut at every boundary, since joint passes may cut the model at any of them.
         returns = length_returned(model, inputs)

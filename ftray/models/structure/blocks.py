@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ftray.errors import ModelError
 from ftray.models.structure.groups import count_blocks, find_blocks, has_blocks, no_blocks
-from ftray.models.structure.probe import Probe, constant_modules, head_parameters, restored
+from ftray.models.structure.probe import (
+    Probe,
+    Quiet,
+    constant_modules,
+    head_parameters,
+    restored,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +39,9 @@ class FreezePlan:
     trainable: tuple[str, ...]
     frozen_modules: tuple[str, ...]
     """Modules that run wholly below the boundary, and so stay in eval mode."""
+    mixed_modules: tuple[str, ...]
+    """Modules that apply dropout to states below the boundary but also run above it. They stay in
+    eval mode; modules inside them do not."""
     blocks: int
     trainable_parameters: int
     total_parameters: int
@@ -55,7 +64,7 @@ class FreezePlan:
             if own and any(True for _ in module.buffers(recurse=False)):
                 module.training = any(parameter.requires_grad for parameter in own)
         modules = dict(model.named_modules())
-        for name in self.frozen_modules:
+        for name in (*self.frozen_modules, *self.mixed_modules):
             if name in modules:  # `cut_off` may have replaced blocks since the plan was made
                 modules[name].training = False
 
@@ -65,14 +74,14 @@ def plan_freeze(
 ) -> FreezePlan:
     """Return the freeze plan of a selection. `inputs` is one small batch, (B, T) tensors.
 
-    For a model without a single list of blocks, the selection may be all parameters, the head alone
+    For a model without blocks in order, the selection may be all parameters, the head alone
     (0 blocks), or name patterns. Raises ModelError when the model has fewer blocks than the
-    selection, no single list of blocks where the selection needs one, or no parameter that matches
+    selection, no blocks in order where the selection needs one, or no parameter that matches
     a pattern.
     """
     if unfreeze == "all":
         everything = [name for name, parameter in model.named_parameters()]
-        return _plan(model, everything, [], count_blocks(model))
+        return _plan(model, everything, Quiet(), count_blocks(model))
     if isinstance(unfreeze, tuple):
         return plan_parameters(model, _matching(model, unfreeze), inputs)
     if unfreeze == 0 and not has_blocks(model):
@@ -89,8 +98,8 @@ def plan_freeze(
             f"0 to {len(blocks)}, or all",
         )
     probe = Probe(model, blocks, len(blocks) - unfreeze)
-    below, above = probe.run(inputs)
-    return _plan(model, above, below, len(blocks))
+    quiet, above = probe.run(inputs)
+    return _plan(model, above, quiet, len(blocks))
 
 
 def plan_parameters(
@@ -98,26 +107,30 @@ def plan_parameters(
 ) -> FreezePlan:
     """Return the plan in which the named parameters train. `inputs` as in `plan_freeze`."""
     with restored(model):
-        still = constant_modules(model, trainable, inputs)
-        return _plan(model, trainable, still, count_blocks(model))
+        quiet = constant_modules(model, trainable, inputs)
+        return _plan(model, trainable, quiet, count_blocks(model))
 
 
 def layer_depths(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """Return the depth of each parameter below the head: 0 for head, pooler and final norm, 1 for
     the top block, ..., the number of blocks plus one for parameters below all blocks. Raises
-    ModelError where the model has no single list of blocks."""
+    ModelError where the model has no blocks in order."""
     if not has_blocks(model):
-        problem = "its blocks do not sit in one list of layers, so none lies below another"
+        problem = "it has no blocks of which one lies below another"
         raise ModelError.of(
             "train.layer_decay", type(model).__name__, problem, "set train.layer_decay to 1"
         )
     blocks = find_blocks(model)
-    _, above = Probe(model, blocks, 0).run(inputs)
-    depths = {}
-    for name, _parameter in model.named_parameters():
-        block, outside = blocks.of(name), 0 if name in above else len(blocks) + 1
-        depths[name] = outside if block is None else len(blocks) - block
-    return depths
+    # Outside of the blocks: below them all, between encoder and decoder, or above.
+    outside = {name: len(blocks) + 1 for name, _ in model.named_parameters()}
+    for first in sorted({0, blocks.encoder_blocks}):
+        depth = len(blocks) + 1 - blocks.encoder_blocks if first < blocks.encoder_blocks else 0
+        _, above = Probe(model, blocks, first).run(inputs)
+        outside |= dict.fromkeys(above, depth)
+    return {
+        name: depth if (block := blocks.of(name)) is None else len(blocks) - block
+        for name, depth in outside.items()
+    }
 
 
 def _matching(model: nn.Module, patterns: tuple[str, ...]) -> list[str]:
@@ -133,11 +146,12 @@ def _matching(model: nn.Module, patterns: tuple[str, ...]) -> list[str]:
     return [name for name in names if any(re.search(pattern, name) for pattern in patterns)]
 
 
-def _plan(model: nn.Module, trainable: list[str], frozen: list[str], blocks: int) -> FreezePlan:
+def _plan(model: nn.Module, trainable: list[str], quiet: Quiet, blocks: int) -> FreezePlan:
     sizes = {name: _numel(parameter) for name, parameter in model.named_parameters()}
     return FreezePlan(
         trainable=tuple(trainable),
-        frozen_modules=tuple(frozen),
+        frozen_modules=quiet.frozen,
+        mixed_modules=quiet.mixed,
         blocks=blocks,
         trainable_parameters=sum(sizes[name] for name in trainable),
         total_parameters=sum(sizes.values()),

@@ -56,7 +56,7 @@ class _Reached(Exception):
 
 def frozen_blocks(model: nn.Module, plan: FreezePlan) -> int:
     """Count the consecutive blocks, from the lowest on, whose output depends on no parameter that
-    trains; 0 where the model has no single list of blocks."""
+    trains; 0 where the model has no blocks in order."""
     if not has_blocks(model):
         return 0
     blocks, frozen = find_blocks(model), set(plan.frozen_modules)
@@ -70,7 +70,7 @@ def find_cut(model: nn.Module, blocks: int, inputs: Inputs) -> Cut:
 
     Raises ModelError where the cut model does not give the logits of the whole model.
     """
-    found = find_blocks(model)
+    found = cuttable_blocks(model)
     reads = _position_read(model, found, inputs) if blocks == len(found) else None
     cut = Cut(blocks, length_returned(model, inputs), reads)
     if reads == "mean":
@@ -130,6 +130,22 @@ def check_cut(model: nn.Module, cut: Cut, inputs: Inputs, pads_with_zeros: bool 
     # The cut model may run on one token a row; other shapes may round differently.
     if not all(map(_close, whole, found)):
         raise _uncuttable(model, f"answers otherwise without its lowest {cut.blocks} blocks")
+
+
+def cuttable_blocks(model: nn.Module) -> Blocks:
+    """Return the model's blocks. Raises ModelError where it has none, or needs more than the state
+    that enters a block to go on from there."""
+    try:
+        blocks = find_blocks(model)
+    except ModelError as error:
+        raise _uncuttable(model, error.problems[0].problem) from None
+    if blocks.encoder is not None:
+        raise _uncuttable(
+            model, "has a decoder that reads the encoder's output beside its own states"
+        )
+    if blocks.repeat:
+        raise _uncuttable(model, "runs each of its blocks several times")
+    return blocks
 
 
 def _close(wanted: torch.Tensor, found: torch.Tensor) -> bool:

@@ -2,7 +2,9 @@
 `train.unfreeze` counts from the top.
 
 A block is usually one module of the model's one large `ModuleList`. Convolutions that run behind
-this list, before the pooling, are one more block: a head reads what is pooled from them.
+this list, before the pooling, are one more block: a head reads what is pooled from them. An
+encoder-decoder has two lists: its decoder's blocks lie above its encoder's. A block that runs
+several times in a row (ALBERT's groups of layers, Lan et al. 2020) counts once.
 """
 
 from __future__ import annotations
@@ -25,10 +27,14 @@ _CONVOLUTION = 4
 @dataclass(frozen=True)
 class Blocks:
     """The blocks of one model. names, modules: of each block, the modules that run one after the
-    other, by their names in the model."""
+    other, by their names in the model. encoder: the encoder of an encoder-decoder, which holds the
+    lowest `encoder_blocks` blocks. repeat: whether blocks run several times in a forward pass."""
 
     names: tuple[tuple[str, ...], ...]
     modules: tuple[tuple[nn.Module, ...], ...]
+    encoder: nn.Module | None = None
+    encoder_blocks: int = 0
+    repeat: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -52,21 +58,47 @@ class Blocks:
 
 
 def find_blocks(model: nn.Module) -> Blocks:
-    """Return the model's blocks. Raises ModelError where the model has no single list of blocks
-    (shared weights, encoder-decoder)."""
-    stacks = sorted(_stacks(model), key=lambda found: -_size(found[1]))
-    declared = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    is_told = declared is not None and not (stacks and _convolves(stacks[0][1]))
-    if not stacks or (is_told and declared != len(stacks[0][1])):
-        raise no_blocks(model, "its blocks do not sit in one list of layers")
-    if len(stacks) > 1 and _size(stacks[1][1]) > _size(stacks[0][1]) / 4:
+    """Return the model's blocks. Raises ModelError where they have no order that ftray knows, or
+    share one set of weights."""
+    stacks = list(_stacks(model))
+    largest = max((_size(stack) for _, stack in stacks), default=0)
+    large = [found for found in stacks if _size(found[1]) > largest / 4]
+    config = getattr(model, "config", None)
+    if len(large) == 2 and getattr(config, "is_encoder_decoder", False):
+        return _encoder_decoder(model, large)
+    layers = getattr(config, "num_hidden_layers", None)
+    groups = getattr(config, "num_hidden_groups", layers)  # of layers with the same weights
+    if groups == 1 and layers != 1:
+        raise no_blocks(model, f"its {layers} layers share one set of weights")
+    unlisted = no_blocks(model, "its blocks do not sit in one list of layers")
+    if not stacks:
+        raise unlisted
+    prefix, stack = max(stacks, key=lambda found: _size(found[1]))
+    if layers is not None and groups != len(stack) and not _convolves(stack):
+        raise unlisted
+    if len(large) > 1:
         raise no_blocks(model, f"it has several stacks: {', '.join(name for name, _ in stacks)}")
-    prefix, stack = stacks[0]
-    names: list[tuple[str, ...]] = [(f"{prefix}.{index}",) for index in range(len(stack))]
+    names = _within(prefix, stack)
     if behind := _convolutions_behind(model, prefix):
         names.append(behind)
+    return Blocks(tuple(names), _modules(model, names), repeat=groups != layers)
+
+
+def _encoder_decoder(model: Any, stacks: list[tuple[str, nn.ModuleList]]) -> Blocks:
+    """Return the blocks of a model that has these lists of them: the encoder's, and then the
+    decoder's."""
+    below, above = (_within(prefix, stack) for prefix, stack in stacks)
+    names = below + above
+    return Blocks(tuple(names), _modules(model, names), model.get_encoder(), len(below))
+
+
+def _within(prefix: str, stack: nn.ModuleList) -> list[tuple[str, ...]]:
+    return [(f"{prefix}.{index}",) for index in range(len(stack))]
+
+
+def _modules(model: nn.Module, names: list[tuple[str, ...]]) -> tuple[tuple[nn.Module, ...], ...]:
     found = dict(model.named_modules())
-    return Blocks(tuple(names), tuple(tuple(found[n] for n in block) for block in names))
+    return tuple(tuple(found[name] for name in block) for block in names)
 
 
 def has_blocks(model: nn.Module) -> bool:
@@ -89,15 +121,21 @@ def count_blocks(model: nn.Module) -> int:
 
 def block_lines(model: nn.Module, trainable: Collection[str]) -> Iterator[str]:
     """Yield lines for people: the blocks from the lowest to the top, with their sizes, and those
-    that train. trainable: names of the parameters that train. No line for a model without
-    blocks."""
-    if not has_blocks(model):
+    that train. trainable: names of the parameters that train. Where the model has no blocks
+    in order, the line says why, and what `train.unfreeze` may be."""
+    try:
+        blocks = find_blocks(model)
+    except ModelError as error:
+        (problem,) = error.problems
+        yield f"no blocks from stem to head: {problem.problem}. {problem.fix}"
         return
-    blocks = find_blocks(model)
     sizes = (sum(map(_size, modules)) for modules in blocks.modules)
     parts = []
-    for size, run in groupby(zip(sizes, blocks.names, strict=True), key=itemgetter(0)):
-        names = [block[0] for _, block in run]
+    lists = (block[0].rpartition(".")[0] for block in blocks.names)
+    for (size, _), run in groupby(
+        zip(sizes, lists, blocks.names, strict=True), key=itemgetter(0, 1)
+    ):
+        names = [block[0] for *_, block in run]
         last = f" to {names[-1].rpartition('.')[2]}, each" if len(names) > 1 else ""
         parts.append(f"{names[0]}{last} {size / 1e6:.3g} M")
     yield f"{len(blocks)} blocks from stem to head: {'; '.join(parts)} parameters"

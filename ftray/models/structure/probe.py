@@ -3,8 +3,10 @@ above it. No gradient is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ftray.models.structure.outputs import total_of
@@ -30,73 +32,141 @@ def restored(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(requires_grad)
 
 
+@dataclass(frozen=True)
+class Quiet:
+    """Names of the modules that stay in eval mode. frozen: modules whose outputs no training
+    changes; mixed: modules that apply dropout to such outputs, and also do other things."""
+
+    frozen: tuple[str, ...] = ()
+    mixed: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, frozen: AbstractSet[str], dropping: AbstractSet[str]) -> Quiet:
+        return cls(tuple(sorted(frozen)), tuple(sorted(dropping - frozen)))
+
+
 class Probe:
     """Records in one forward pass which modules run below and above the boundary.
 
-    first: the block that the boundary state enters; the number of blocks for the state that leaves
-    the last block.
+    first: the block above the boundary; the number of blocks for a boundary above all of them. In
+    an encoder-decoder two states cross the boundary: one from encoder to decoder, or to the upper
+    part of the encoder, and one within the decoder, or from its embeddings to its lowest block.
     """
 
     def __init__(self, model: nn.Module, blocks: Blocks, first: int) -> None:
         self.model = model
         self.blocks = blocks
         self.first = first
-        self.boundary: torch.Tensor | None = None
+        self.is_above = False
+        self.crossing: dict[nn.Module, torch.Tensor] = {}
         self.finished_below: set[str] = set()
         self.started_above: set[str] = set()
 
-    def run(self, inputs: Mapping[str, torch.Tensor]) -> tuple[list[str], list[str]]:
-        """Return the names of the modules below and of the parameters above the boundary."""
+    def run(self, inputs: Mapping[str, torch.Tensor]) -> tuple[Quiet, list[str]]:
+        """Return the modules that stay in eval mode, and the names of the parameters above the
+        boundary."""
         parameters = dict(self.model.named_parameters())
         handles = list(self._watch())
         with restored(self.model):
             try:
                 self.model.eval()
                 self.model.requires_grad_(True)
-                above = self._above(parameters, total_of(self.model(**inputs)))
+                with dropping(self.model, lambda _: not self.is_above) as below:
+                    total = total_of(self.model(**inputs))
             finally:
                 for handle in handles:
                     handle.remove()
-        return sorted(self.finished_below - self.started_above), above
+            above = self._above(parameters, total)
+        return Quiet.of(self.finished_below - self.started_above, below), above
 
     def _watch(self) -> Iterator[Any]:
-        # Register the boundary hook first, so that the first trainable block counts as started
-        # above the boundary.
-        if self.first < len(self.blocks):
-            block = self.blocks.first(self.first)
-            yield block.register_forward_pre_hook(self._enter_block, with_kwargs=True)
-        else:
-            yield self.blocks.last.register_forward_hook(self._leave_last_block)
+        # What starts with the first block above the boundary is above it, and what finishes with
+        # the last block below the boundary is below it: the order of the hooks says so.
+        blocks, first = self.blocks, self.first
+        entered = {
+            blocks.first(i) for i in (first, blocks.encoder_blocks) if first <= i < len(blocks)
+        }
+        for module in entered:
+            yield module.register_forward_pre_hook(self._enter, with_kwargs=True)
+        if first == len(blocks):
+            yield blocks.last.register_forward_pre_hook(self._go_below)
         for name, module in self.model.named_modules():
             yield module.register_forward_pre_hook(self._on_start(name))
             yield module.register_forward_hook(self._on_finish(name))
+        if blocks.encoder is not None:
+            yield blocks.encoder.register_forward_hook(self._leave_encoder)
+        if first == len(blocks):
+            yield blocks.last.register_forward_hook(self._leave_last_block)
 
-    def _enter_block(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.boundary is None:
-            self.boundary = args[0] if args else kwargs["hidden_states"]
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.crossing.setdefault(module, args[0] if args else kwargs["hidden_states"])
+        self.is_above = True
 
-    def _leave_last_block(self, _module: Any, _args: Any, output: Any) -> None:
-        self.boundary = output if hasattr(output, "grad_fn") else output[0]
-        self.finished_below.update(_names_within(self.model, self.blocks.last))
+    def _go_below(self, *_: Any) -> None:
+        self.is_above = False
+
+    def _leave_encoder(self, module: nn.Module, _args: Any, output: Any) -> None:
+        if self.first >= self.blocks.encoder_blocks:
+            self.crossing[module] = output[0]
+        self.is_above = False  # the decoder's embeddings come next
+
+    def _leave_last_block(self, module: nn.Module, _args: Any, output: Any) -> None:
+        self.crossing[module] = output if hasattr(output, "grad_fn") else output[0]
+        self.is_above = True
 
     def _on_start(self, name: str) -> Any:
         def hook(*_: Any) -> None:
-            if self.boundary is not None:
+            if self.is_above:
                 self.started_above.add(name)
 
         return hook
 
     def _on_finish(self, name: str) -> Any:
         def hook(*_: Any) -> None:
-            if self.boundary is None:
+            if not self.is_above:
                 self.finished_below.add(name)
 
         return hook
 
     def _above(self, parameters: dict[str, Any], total: torch.Tensor) -> list[str]:
-        assert self.boundary is not None, "the forward pass never reached the boundary block"
-        below = depends_on(self.boundary, parameters)
+        assert self.crossing, "the forward pass never reached the boundary"
+        below: dict[str, None] = {}
+        for state in self.crossing.values():
+            below |= depends_on(state, parameters)
         return [name for name in depends_on(total, parameters) if name not in below]
+
+
+@contextmanager
+def dropping(model: nn.Module, is_frozen: Callable[[torch.Tensor], bool]) -> Iterator[set[str]]:
+    """Yield the names of the modules that apply dropout to values for which `is_frozen` is true,
+    filled by the forward passes inside the context. Among them are modules that also run elsewhere
+    (T5 applies one module to embeddings and to the last states), and modules that apply dropout in
+    their own code (BART's decoder, to its embeddings)."""
+    from torch.nn import functional
+    from torch.overrides import TorchFunctionMode
+
+    found: set[str] = set()
+    running: list[str] = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(
+            self, called: Any, _types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if called is functional.dropout and is_frozen(args[0]):
+                found.add(running[-1])
+            return called(*args, **(kwargs or {}))
+
+    handles: list[Any] = []
+    for name, module in model.named_modules():
+        start = module.register_forward_pre_hook(lambda *_, name=name: running.append(name))
+        finish = module.register_forward_hook(lambda *_: None if running.pop() else None)
+        handles += [start, finish]
+    try:
+        with Watch():
+            yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def depends_on(output: torch.Tensor, parameters: dict[str, Any]) -> dict[str, None]:
@@ -144,10 +214,9 @@ def head_parameters(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> lis
     return [name for name in depends_on(total, parameters) if name not in below]
 
 
-def constant_modules(
-    model: nn.Module, trainable: list[str], inputs: Mapping[str, Any]
-) -> list[str]:
-    """Return the modules whose outputs depend on no trainable parameter."""
+def constant_modules(model: nn.Module, trainable: list[str], inputs: Mapping[str, Any]) -> Quiet:
+    """Return the modules that stay in eval mode as their outputs, or values to which they apply
+    dropout, depend on no trainable parameter."""
     import torch
     from torch.utils._pytree import tree_leaves
 
@@ -168,14 +237,10 @@ def constant_modules(
         model.eval()
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in trainable)
-        with torch.enable_grad():
+        constant = dropping(model, lambda value: not value.requires_grad)
+        with torch.enable_grad(), constant as dropped:
             model(**inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return sorted(ran - moving)
-
-
-def _names_within(model: nn.Module, part: nn.Module) -> list[str]:
-    inside = {id(module) for module in part.modules()}
-    return [name for name, module in model.named_modules() if id(module) in inside]
+    return Quiet.of(ran - moving, dropped)

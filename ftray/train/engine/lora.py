@@ -27,7 +27,7 @@ from ftray.models.structure.blocks import (
     plan_freeze,
     plan_parameters,
 )
-from ftray.models.structure.groups import find_blocks
+from ftray.models.structure.groups import find_blocks, has_blocks
 from ftray.models.structure.placing import without_numbers
 from ftray.spec.schema import Spec
 from ftray.spec.sections.lora import LoraSpec
@@ -51,8 +51,8 @@ def inject(model: nn.Module, spec: Spec) -> LoraModel:
     """Inject adapters into `model`; returns peft's wrapper around the model.
 
     Only the spec's seed determines the initial A and B. Afterwards requires_grad is set on exactly
-    the parameters that peft would train. Raises ModelError or SpecError where the model has no
-    blocks, or its blocks have none of the target layers.
+    the parameters that peft would train. Raises SpecError where the blocks that train have none of
+    the target layers.
     """
     from peft import LoraConfig, LoraModel
 
@@ -161,12 +161,13 @@ def _targets(model: nn.Module, spec: TrainSpec, lora: LoraSpec) -> list[str]:
 
 
 def _unfrozen_layers(model: nn.Module, spec: TrainSpec) -> dict[str, nn.Module]:
-    """Return the modules inside the blocks that some phase unfreezes, by name."""
-    try:
-        blocks = find_blocks(model)
-    except ModelError as error:
-        problem, fix = error.problems[0].problem, "set train.lora to null"
-        raise ModelError.of("train.lora", type(model).__name__, problem, fix) from None
+    """Return the modules inside the blocks that some phase unfreezes, by name. Of a model without
+    blocks in order, all modules that lie in lists of layers."""
+    named = dict(model.named_modules())
+    if not has_blocks(model):
+        lists = tuple(f"{n}." for n, module in named.items() if isinstance(module, nn.ModuleList))
+        return {name: module for name, module in named.items() if name.startswith(lists)}
+    blocks = find_blocks(model)
     count = len(blocks)
     depth = 0
     for phase in plan_phases(spec, count):
@@ -175,7 +176,7 @@ def _unfrozen_layers(model: nn.Module, spec: TrainSpec) -> dict[str, nn.Module]:
     lowest = count - depth
     return {
         name: module
-        for name, module in model.named_modules()
+        for name, module in named.items()
         if (block := blocks.of(name)) is not None and block >= lowest
     }
 

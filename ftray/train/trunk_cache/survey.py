@@ -20,8 +20,13 @@ from ftray.cluster.node import naming_this_node
 from ftray.data.encoding.encoded import EncodedDataset
 from ftray.errors import FtrayError, ModelError
 from ftray.models.structure.blocks import plan_freeze
-from ftray.models.structure.cut import Cut, capture, find_cut, frozen_blocks
-from ftray.models.structure.groups import count_blocks
+from ftray.models.structure.cut import (
+    Cut,
+    capture,
+    cuttable_blocks,
+    find_cut,
+    frozen_blocks,
+)
 from ftray.models.structure.placing import without_numbers
 from ftray.spec.schema import Spec
 from ftray.store.cache.trunk_states import drop_damaged, known_rows
@@ -104,10 +109,11 @@ class TrunkModel:
 
     def depths(self, variants: Sequence[Spec]) -> list[int]:
         """Return the numbers of lowest blocks that stay frozen throughout a run: the distinct
-        numbers over `variants`, sorted, without 0."""
-        found = set()
+        numbers over `variants`, sorted, without 0. Raises ModelError where the model cannot be
+        cut between any of its blocks."""
+        blocks, found = cuttable_blocks(self.model), set()
         for variant in variants:
-            phases = plan_phases(variant.train, count_blocks(self.model))
+            phases = plan_phases(variant.train, len(blocks))
             try:
                 found.add(without_numbers(self.model, self._probe, partial(_frozen, phases)))
             except ModelError:

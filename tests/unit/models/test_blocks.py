@@ -224,6 +224,7 @@ def test_of_a_model_without_one_list_of_blocks_no_number_of_them_trains(family: 
         plan_freeze(model, 1, batch)
     (problem,) = caught.value.problems
     assert problem.key == "train.unfreeze"
+    assert problem.problem == "its 3 layers share one set of weights"
     assert problem.fix == "Set train.unfreeze to all, head, or patterns of parameter names."
     for advised in ("all", 0, (r"layer_norm|LayerNorm",)):
         assert plan_freeze(model, advised, batch).trainable
@@ -238,9 +239,8 @@ def test_the_head_of_a_model_without_one_list_of_blocks_is_known(family: str) ->
     assert any(n.startswith("classif") for n in plan.trainable)
     plan.apply(model)
     plan.set_train_mode(model)
-    body = {"albert": "albert.encoder", "bart": "model", "t5": "transformer"}[family]
     states: list[torch.Tensor] = []
-    model.get_submodule(body).register_forward_hook(
+    model.base_model.encoder.register_forward_hook(
         lambda _module, _args, output: states.append(output.last_hidden_state)
     )
     model(**batch), model(**batch)

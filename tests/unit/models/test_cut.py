@@ -17,6 +17,7 @@ from ftray.models.structure.blocks import plan_freeze
 from ftray.models.structure.cut import (
     capture,
     cut_off,
+    cuttable_blocks,
     find_cut,
     frozen_blocks,
     gathered,
@@ -28,7 +29,6 @@ from tests.helpers.tiny_networks import (
     GENERATING,
     SEEING,
     STACKED,
-    UNSTACKED,
     tiny_batch,
     tiny_generator,
     tiny_images,
@@ -170,7 +170,22 @@ def test_a_model_that_needs_more_of_its_blocks_is_refused_and_left_whole() -> No
     assert not any(block._forward_pre_hooks for block in whole)
 
 
-@pytest.mark.parametrize("family", UNSTACKED)
-def test_without_one_list_of_blocks_there_is_no_cut(family: str) -> None:
-    with pytest.raises(ModelError, match="blocks|stacks|list"):
-        find_cut(tiny_network(family), 1, rows(6, 4))
+@pytest.mark.parametrize(
+    ("family", "options", "reason"),
+    [
+        ("albert", {}, "its 3 layers share one set of weights"),
+        ("albert", {"num_hidden_layers": 4, "num_hidden_groups": 2}, "several times"),
+        ("t5", {}, "reads the encoder's output"),
+        ("bart", {}, "reads the encoder's output"),
+    ],
+)
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_why_a_model_cannot_be_cut(
+    family: str, options: dict[str, Any], reason: str, blocks: int
+) -> None:
+    model = tiny_network(family, **options)
+    with pytest.raises(ModelError, match=reason) as caught:
+        cuttable_blocks(model)
+    assert caught.value.problems[0].key == "train.trunk_cache"
+    with pytest.raises(ModelError, match=reason):
+        find_cut(model, blocks, rows(6, 4))

@@ -36,7 +36,7 @@ def load(folder: Path, dropout: float | None) -> Any:
     return Pretrained(spec, folder).model(TASK, SCHEMA, seed=1, dropout=dropout)
 
 
-@pytest.mark.parametrize("family", [*STACKED, *UNSTACKED])
+@pytest.mark.parametrize("family", [*STACKED, *UNSTACKED, "bart", "mbart", "t5"])
 def test_every_dropout_of_every_family_is_the_one_of_the_spec(family: str, tmp_path: Path) -> None:
     tiny_network(family).save_pretrained(tmp_path)
     found = dict(chances(load(tmp_path, WANTED)))

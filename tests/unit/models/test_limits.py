@@ -15,7 +15,13 @@ from ftray.spec.load import override, parse
 from ftray.tasks.schema import Schema
 from ftray.train.memory.preflight import forecast
 from tests.helpers.tiny_generator import make_base, make_tokenizer
-from tests.helpers.tiny_networks import STACKED, UNSTACKED, VOCABULARY, tiny_network
+from tests.helpers.tiny_networks import (
+    STACKED,
+    TWO_STACKS,
+    UNSTACKED,
+    VOCABULARY,
+    tiny_network,
+)
 
 PAD = 1
 SHIFTED = ("roberta", "camembert", "xlm-roberta", "mpnet", "ibert", "longformer", "data2vec-text")
@@ -29,7 +35,7 @@ OTHER = {
 
 
 def network(family: str) -> Any:
-    if family in {**STACKED, **UNSTACKED}:
+    if family in {**STACKED, **UNSTACKED, **TWO_STACKS}:
         options: dict[str, Any] = {"pad_token_id": PAD, **OTHER.get(family, {})}
         return tiny_network(family, **options)
     shape = {**STACKED["bert"], **OTHER.get(family, {}), "vocab_size": VOCABULARY}

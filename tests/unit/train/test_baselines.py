@@ -98,7 +98,7 @@ def test_the_probe_on_a_real_model_beats_the_majority(real: tuple[Encoder, Any])
     assert right.mean() == pytest.approx(event["probe"]["accuracy"])
 
 
-@pytest.mark.parametrize("family", [*STACKED, *UNSTACKED])
+@pytest.mark.parametrize("family", [*STACKED, *UNSTACKED, "bart", "mbart", "t5"])
 def test_every_family_has_features_that_know_no_padding(family: str) -> None:
     rows = tiny_rows(9)
     together = features(tiny(family, on()), rows)

@@ -105,7 +105,7 @@ def test_one_row_is_normed_without_moving_anything() -> None:
 
 def test_statistics_stay_with_weights_that_are_frozen() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.BatchNorm1d(3, affine=False))
-    plan = FreezePlan(("0.weight",), (), 0, 9, 18)
+    plan = FreezePlan(("0.weight",), (), (), 0, 9, 18)
     plan.apply(model)
     plan.set_train_mode(model)
     assert [module.training for module in model] == [True, False, True]

@@ -20,7 +20,7 @@ from ftray.errors import FtrayError, ModelError, Problem, SpecError
 from ftray.models.inference.predictor import Predictor
 from ftray.models.limits import setup_of
 from ftray.models.pretrained import find_pretrained
-from ftray.models.structure.blocks import plan_freeze
+from ftray.models.structure.blocks import FreezePlan, plan_freeze
 from ftray.models.structure.groups import find_blocks
 from ftray.spec.load import override, parse
 from ftray.spec.schema import Spec
@@ -189,6 +189,65 @@ def test_targets_are_names_or_one_expression(targets: Any, found: set[str]) -> N
     assert len(adapted) == 4, "two layers in each of two blocks"
 
 
+@pytest.mark.parametrize(
+    ("targets", "found"),
+    [
+        ("auto", {"query", "key", "value", "dense", "ffn", "ffn_output"}),
+        (["query", "ffn"], {"query", "ffn"}),
+        (r".*\.(key|value)", {"key", "value"}),
+    ],
+)
+def test_layers_that_share_weights_are_adapted_all_at_once(targets: Any, found: set[str]) -> None:
+    model = tiny_network("albert")
+    before = values_of(model)
+    lora.inject(model, make_spec("all", targets=targets))
+    adapted = [n for n, module in model.named_modules() if hasattr(module, "lora_A")]
+    assert {name.rpartition(".")[2] for name in adapted} == found
+    plan = lora.plan_adapters(model, "all", tiny_batch())
+    above = ("albert.pooler.", "classifier.")
+    assert all(".lora_" in name or name.startswith(above) for name in plan.trainable)
+    expected = logits(model)
+    assert torch.equal(expected, logits(tiny_network("albert")))
+    step(model, plan)
+    trained = values_of(model)
+    moved = {n for n, value in trained.items() if not value.equal(before.get(plain(n), value - 1))}
+    assert moved >= set(plan.trainable)
+    frozen = {plain(n): value for n, value in trained.items() if n not in plan.trainable}
+    assert all(value.equal(before[name]) for name, value in frozen.items())
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+@pytest.mark.parametrize("unfreeze", [2, BLOCKS + 1])
+def test_adapters_in_the_top_blocks_of_an_encoder_decoder(family: str, unfreeze: int) -> None:
+    model = tiny_network(family)
+    lora.inject(model, make_spec(unfreeze))
+    plan = lora.plan_adapters(model, unfreeze, tiny_batch())
+    blocks = find_blocks(model)
+    adapters = [name for name in plan.trainable if ".lora_" in name]
+    assert {blocks.of(name) for name in adapters} == set(range(2 * BLOCKS - unfreeze, 2 * BLOCKS))
+    before = values_of(model)
+    step(model, plan)
+    assert {n for n, value in values_of(model).items() if not value.equal(before[n])} == {
+        *plan.trainable
+    }
+
+
+def plain(name: str) -> str:
+    return name.replace(".base_layer.", ".")
+
+
+def step(model: Any, plan: FreezePlan) -> None:
+    """Take two optimizer steps: B is zero at first, so that A has a gradient from then on."""
+    plan.apply(model)
+    plan.set_train_mode(model)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for seed in range(2):
+        found = model(**tiny_batch(4, seed=seed)).logits
+        nn.functional.cross_entropy(found, torch.tensor([0, 1, 2, 0])).backward()
+        optimizer.step()
+    model.eval()
+
+
 # ---- what is refused -----------------------------------------------------------------------------
 
 
@@ -221,9 +280,11 @@ def test_layers_that_are_not_there_are_refused(
     assert words in found.problem
 
 
-def test_a_model_without_one_list_of_blocks_is_refused() -> None:
-    found = problem(tiny_network("albert"), make_spec("all"))
-    assert (found.key, found.fix) == ("train.lora", "Set train.lora to null.")
+def test_a_number_of_blocks_is_refused_where_blocks_have_no_order() -> None:
+    model = tiny_network("albert")
+    lora.inject(model, make_spec(2))
+    with pytest.raises(ModelError, match="layers share one set of weights"):
+        lora.plan_adapters(model, 2, tiny_batch())
 
 
 @pytest.mark.parametrize(
