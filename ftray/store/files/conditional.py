@@ -167,20 +167,14 @@ def _profile() -> Any:
 
 
 def _azure(url: SplitResult, client: dict[str, Any]) -> ObjectStore:
-    from obstore.store import AzureStore
+    from obstore.store import from_url
 
-    host = url.hostname or ""
-    config: dict[str, Any] = {}
+    host, config = url.hostname or "", client.copy()
     if host.endswith(".core.windows.net"):  # abfs://CONTAINER@ACCOUNT.dfs.core.windows.net
-        container = url.username or ""
-        config["account_name"] = host.partition(".")[0]
-    else:  # abfs://ACCOUNT:KEY@CONTAINER
-        container = host
-        if url.username:
-            config["account_name"] = unquote(url.username)
-        if url.password:
-            config["account_key"] = unquote(url.password)
-    return AzureStore(container, **client, **config)
+        return from_url(f"abfs://{url.username or ''}@{host}", **config)
+    given = {"account_name": url.username, "account_key": url.password}
+    config |= {key: unquote(value) for key, value in given.items() if value}
+    return from_url(f"abfs://{host}", **config)  # abfs://ACCOUNT:KEY@CONTAINER
 
 
 def _patience(location: Location) -> float:
