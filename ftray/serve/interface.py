@@ -29,10 +29,6 @@ class Answers:
     outputs: list[Any]
     best: list[str]
 
-    @property
-    def headers(self) -> dict[str, str]:
-        return named(self)
-
 
 @dataclass(frozen=True)
 class Piece:
@@ -54,10 +50,6 @@ class Generation:
     version: int | None
     prompt_tokens: int
     pieces: AsyncGenerator[Piece, None]
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return named(self)
 
 
 class BadPrompt(Exception):

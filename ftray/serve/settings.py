@@ -142,7 +142,7 @@ def _alias(reference: str, storage: str | None) -> Alias | None:
     if (alias := alias_in(reference)) is None:
         return None
     # Replicas follow the alias's route: other tools than ftray may have changed the registry.
-    route = find_route(Registry.open(root), *alias)
+    route = find_route(Registry(root), *alias)
     assert route is not None, "the alias was resolved"
     name, word = alias
     return Alias(root.location.url, name, word, route.current)

@@ -27,7 +27,7 @@ def find_once_there(
     """
     for reference in settings.model:
         check_reference(reference)
-    Registry.open(open_root(settings.storage))  # raises where there can be no registry
+    Registry(open_root(settings.storage))  # raises where there can be no registry
     said = -_SAY_EVERY_S
     while True:
         try:

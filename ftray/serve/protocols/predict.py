@@ -79,7 +79,7 @@ def _add_model(routes: APIRouter, card_path: str, which: Any, models: Sequence[M
         asked = await read_request(http, signature(backend.info))
         answers = await backend.answer(asked.questions, asked.top_k)
         body = {"model": answers.name, "version": answers.version, "outputs": answers.outputs}
-        return JSONResponse(body, headers=answers.headers)
+        return JSONResponse(body, headers=named(answers))
 
     add_stream(routes, which)
 

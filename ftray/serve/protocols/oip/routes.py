@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 
 from ftray import __version__
 from ftray.errors import shorten
-from ftray.serve.interface import Backend, Backends, version_number
+from ftray.serve.interface import Backend, Backends, named, version_number
 from ftray.serve.protocols.errors import V2, ProtocolFault, documented
 from ftray.serve.protocols.oip.outputs import OUTPUTS, described, output_tensors
 from ftray.serve.protocols.oip.tensors import (
@@ -146,7 +146,7 @@ def _add_infer(routes: APIRouter, which: Any) -> None:
         if request.id is not None:
             told["id"] = request.id
         told["outputs"] = output_tensors(answers.outputs, info, wanted)
-        return JSONResponse(told, headers=answers.headers)
+        return JSONResponse(told, headers=named(answers))
 
 
 def _metadata(backend: Backend) -> dict[str, Any]:

@@ -94,7 +94,7 @@ async def _answer(
             begun = await _unless_gone(http, choices.begin_soon())
             headers = named(begun or backend) | _UNBUFFERED
             return _Events(choices, events(*told), media_type=_SSE, headers=headers)
-        headers = (await _unless_gone(http, choices.begin())).headers
+        headers = named(await _unless_gone(http, choices.begin()))
         answer = await _unless_gone(http, whole(*told))
     except BaseException:
         choices.close()
