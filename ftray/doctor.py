@@ -125,7 +125,7 @@ def _store(storage: str | None) -> Iterator[Finding]:
         return
     yield Finding("storage", "ok", f"{root} can be written")
     try:
-        Registry.open(root).check()
+        Registry(root).check()
     except FtrayError as error:
         yield Finding("MLflow", "broken", str(error), "no model is registered or found by name")
         return

@@ -51,7 +51,7 @@ def _registry(storage: str | None) -> Registry:
     from ftray.store.registry.registry import Registry
     from ftray.store.root import open_root
 
-    return Registry.open(open_root(storage))
+    return Registry(open_root(storage))
 
 
 @app.command("list")

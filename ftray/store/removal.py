@@ -51,9 +51,7 @@ def delete_run(run: RunFolder, say: Callable[[str], None]) -> None:
     seen = run.look()
     while seen.status.state == "running" and not take(run, seen, say):
         seen = run.look()
-    # The manifest goes first: readers take a folder without a manifest as missing.
-    (run.location / STATUS).delete()
-    run.location.delete()
+    run.location.delete(first=STATUS)
     parent = run.location.parent
     names = {child.name for child in parent.children()}
     if not any(RUN_ID.fullmatch(name) for name in names) and names <= {CURRENT}:
@@ -96,6 +94,4 @@ def delete_version(registry: Registry, version: ModelVersion) -> None:
 
         change_route(registry.root, version.name, alias, without)
     registry.delete(version)
-    # The manifest goes first: readers take a folder without a manifest as missing.
-    (version.folder / MODEL_MANIFEST).delete()
-    version.folder.delete()
+    version.folder.delete(first=MODEL_MANIFEST)

@@ -35,10 +35,10 @@ def check_inputs(spec: Spec) -> ValidatedSpec:
     spec = _within_positions(spec)
     check_pretrained(spec.model, spec.data.max_length)
     dataset = read_dataset(spec)
-    registry = Registry.open(root)
+    registry = Registry(root)
     registry.check()
     root = root.patient()  # the storage works: from now on wait for the end of an outage
-    return ValidatedSpec(_with_absolute_paths(spec), root, Registry.open(root), dataset)
+    return ValidatedSpec(_with_absolute_paths(spec), root, Registry(root), dataset)
 
 
 def _within_positions(spec: Spec) -> Spec:

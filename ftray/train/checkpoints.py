@@ -81,7 +81,7 @@ def copy(source: Location, target: Location) -> None:
     StorageError."""
     try:
         for old in _listed(target):
-            _drop(old)
+            old.folder.delete(first=MANIFEST)
         for checkpoint in _listed(source):
             with checkpoint.folder.as_local() as local:
                 (target / checkpoint.folder.name).upload(local, last=MANIFEST)
@@ -212,18 +212,12 @@ class CheckpointManager:
         best_one = max(found, key=lambda c: (c.rank, c.step))
         for checkpoint in found:
             if checkpoint not in newest and checkpoint is not best_one:
-                _drop(checkpoint)
+                checkpoint.folder.delete(first=MANIFEST)
 
 
 def _unwritten(target: Location, why: str) -> StorageFault:
     fix = "free space or restore access; the same command goes on from the last checkpoint"
     return StorageFault.of(target.url, None, f"not written: {why}", fix)
-
-
-def _drop(checkpoint: Checkpoint) -> None:
-    # The manifest is deleted first, as readers skip a folder without one.
-    (checkpoint.folder / MANIFEST).delete()
-    checkpoint.folder.delete()
 
 
 def _local_folder(folder: Location) -> str | None:
@@ -239,8 +233,7 @@ def _move(part: Path, target: Location, manifest: str) -> None:
     """Move the files of `part` to the folder `target`, then write the manifest."""
     if target.exists():
         # The run wrote a checkpoint of this step before it was killed or interrupted, and resumed.
-        (target / MANIFEST).delete()
-        target.delete()
+        target.delete(first=MANIFEST)
     if target.is_local:
         Path(target.path).mkdir(parents=True)
         for file in part.iterdir():

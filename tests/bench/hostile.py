@@ -93,7 +93,7 @@ def _trained(folder: Path, store: ObjectStore) -> Registry:
     if done.returncode:
         raise SystemExit(done.stderr)
     print(json.loads(done.stdout.splitlines()[-1])["model_dir"], file=sys.stderr)
-    return Registry.open(open_root(store.url()))
+    return Registry(open_root(store.url()))
 
 
 def _row(name: str, act: Act, url: str, callers: Callers, seconds: float) -> list[str]:

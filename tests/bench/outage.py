@@ -135,7 +135,7 @@ class Bench:
         while tries < 3:
             tries += 1
             try:
-                promote(Registry.open(open_root(self.store.url())), "undisturbed", fault.lower())
+                promote(Registry(open_root(self.store.url())), "undisturbed", fault.lower())
                 break
             except FtrayError as error:
                 said, seconds = str(error), seconds or time.monotonic() - started

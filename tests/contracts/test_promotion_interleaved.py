@@ -48,7 +48,7 @@ def registry(
         store: ObjectStore = request.getfixturevalue("object_store")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
         root = open_root(store.url())
-    registry = Registry.open(root)
+    registry = Registry(root)
     for number in VERSIONS:
         (root.models("m") / str(number) / MODEL_MANIFEST).write_json({"name": "m"})
         registry.register("m", root.models("m") / str(number), f"run-{number}", {})
@@ -176,7 +176,7 @@ from ftray.errors import RegistryError
 from ftray.store.deployments.promotion import promote, roll_back, try_out
 from ftray.store.registry.registry import Registry
 from ftray.store.root import open_root
-registry, chance = Registry.open(open_root(sys.argv[1])), random.Random(int(sys.argv[2]))
+registry, chance = Registry(open_root(sys.argv[1])), random.Random(int(sys.argv[2]))
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(6):

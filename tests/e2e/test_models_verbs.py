@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from ftray.cli import models, runs
 from ftray.errors import RegistryError, RunTaken
 from ftray.models.artifact.manifest import ModelInfo
-from ftray.models.artifact.publish import publish
+from ftray.models.artifact.publish import finish, place
 from ftray.spec.load import override, parse
 from ftray.store.deployments.promotion import promote, roll_back, try_out
 from ftray.store.files.location import locate
@@ -67,12 +67,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Root:
         staging.mkdir()
         (staging / "model.safetensors").write_bytes(bytes(range(256)))
         target = root.models("reviews") / run_id
-        publish(staging, info, target)
-        version = Registry.open(root).register(
+        finish(place(staging, info, target), target)
+        version = Registry(root).register(
             "reviews", target, run_id, {"accuracy": metrics["accuracy"]}, {"spec_digest": "s1"}
         )
         run.set_status(state="done", model=version.name, version=version.version)
-    promote(Registry.open(root), "reviews:1", "production")
+    promote(Registry(root), "reviews:1", "production")
     return root
 
 
@@ -276,7 +276,7 @@ def test_the_verbs_are_part_of_ftray_and_import_nothing_heavy() -> None:
 def test_deleting_asks_and_keeps_what_is_in_use(tmp_path: Path) -> None:
     root = Root(locate(str(tmp_path / "data")))
     storage = f"--storage={root}"
-    registry = Registry.open(root)
+    registry = Registry(root)
     for number in (1, 2, 3, 4):
         folder = root.models("m") / f"2026010{number}-000000-aaaaaa"
         (folder / "ftray.json").write_json({"name": "m"})

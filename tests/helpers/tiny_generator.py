@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from ftray import __version__
 from ftray.models.artifact.manifest import ModelInfo
-from ftray.models.artifact.publish import publish, staged, write_info
+from ftray.models.artifact.publish import finish, place, staged, write_info
 from ftray.models.generation.generator import Generator
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.load import parse
@@ -132,5 +132,6 @@ def make_generator(target: Path, name: str = "tiny", seed: int = 0, **options: A
         with staged(model, found.processor(spec.info), 128) as folder:
             write_info(folder, info)
             golden = Generator(locate(str(folder))).golden(GOLDEN)
-            publish(folder, info.model_copy(update={"golden": golden}), location)
+            info = info.model_copy(update={"golden": golden})
+            finish(place(folder, info, location), location)
     return location

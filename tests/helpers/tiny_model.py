@@ -11,7 +11,7 @@ import torch
 
 from ftray import __version__
 from ftray.models.artifact.manifest import ModelInfo
-from ftray.models.artifact.publish import publish, staged, write_info
+from ftray.models.artifact.publish import finish, place, staged, write_info
 from ftray.models.inference.predictor import Predictor
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.load import parse
@@ -68,7 +68,8 @@ def make_model(
     with staged(model, base.processor(spec.info), spec.data.max_length) as folder:
         write_info(folder, info)
         golden = Predictor(locate(str(folder))).golden(GOLDEN)
-        publish(folder, info.model_copy(update={"golden": golden}), location)
+        info = info.model_copy(update={"golden": golden})
+        finish(place(folder, info, location), location)
     return location
 
 

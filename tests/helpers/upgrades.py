@@ -29,7 +29,7 @@ def register_versions(storage: Path, count: int, broken: tuple[int, ...] = ()) -
     The versions in `broken` do not give their golden answers.
     """
     root = open_root(str(storage))
-    registry = Registry.open(root)
+    registry = Registry(root)
     for number in range(1, count + 1):
         folder = make_model(Path(root.models(NAME).path) / f"run-{number}", seed=number)
         registry.register(NAME, folder, f"run-{number}", {"accuracy": 0.5})

@@ -40,6 +40,6 @@ def find_named(reference: str, storage: str | None, trust_remote_code: bool = Fa
         folder = locate(reference)
         info = read_info(folder)
         return NamedModel(folder, info.name, None, info, trust_remote_code)
-    found = resolve(Registry.open(open_root(storage)), reference)
+    found = resolve(Registry(open_root(storage)), reference)
     info = read_info(found.folder)
     return NamedModel(found.folder, found.name, found.version, info, trust_remote_code)

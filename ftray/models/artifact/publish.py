@@ -83,8 +83,3 @@ def finish(info: ModelInfo, target: Location, scores: Scores | None = None) -> N
         own = checksum.of_files(folder, [path.name for path in folder.iterdir()])
         write_info(folder, info.model_copy(update={"files": info.files | own}), scores)
         target.upload(folder, last=MODEL_MANIFEST)
-
-
-def publish(staging: Path, info: ModelInfo, target: Location) -> None:
-    """Copy the model folder `staging` to `target`, the manifest last."""
-    finish(place(staging, info, target), target)

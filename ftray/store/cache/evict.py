@@ -41,9 +41,7 @@ def make_room(root: Root, needed: int, budget: float, keep: Collection[str]) -> 
             "raise it, free space on the disk, or set train.trunk_cache to off",
         )
     for folder in going:
-        # The manifest goes first: readers take a folder without a manifest as missing.
-        (folder / CACHE_MANIFEST).delete()
-        folder.delete()
+        folder.delete(first=CACHE_MANIFEST)
     return [folder.name for folder in going]
 
 

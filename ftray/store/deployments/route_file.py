@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from ftray.errors import RegistryError
 from ftray.spec.messages import first_fault
-from ftray.store.deployments.routes import AliasDeployment, Trial
+from ftray.store.deployments.routes import AliasDeployment
 from ftray.store.files.document import Frozen, change, open_document
 from ftray.store.files.location import Location
 from ftray.store.root import Root
@@ -63,11 +63,6 @@ def change_route(root: Root, name: str, alias: str, edit: Edit) -> AliasDeployme
 
     change(open_document(_file(root, name, alias)), written)
     return now
-
-
-def end_trial(root: Root, name: str, alias: str, trial: Trial, why: str) -> AliasDeployment | None:
-    """End `trial` where it is still the trial of the route. Raises as `read_route`."""
-    return change_route(root, name, alias, lambda now: now and now.trial_ended(trial, why))
 
 
 def _file(root: Root, name: str, alias: str) -> Location:

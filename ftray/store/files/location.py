@@ -64,10 +64,6 @@ class Location:
         """Return the same location for a run, which bridges an outage of some minutes."""
         return replace(self, patience=PATIENT)
 
-    def quick(self) -> Location:
-        """Return the same location for a command that a person waits for."""
-        return replace(self, patience=QUICK)
-
     @property
     def is_local(self) -> bool:
         return isinstance(self.fs, pafs.LocalFileSystem)
@@ -142,8 +138,13 @@ class Location:
     def write_json(self, content: Any) -> None:
         self.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
-    def delete(self) -> None:
-        """Remove this file or folder with its contents; do nothing where it does not exist."""
+    def delete(self, first: str = "") -> None:
+        """Remove this file or folder with its contents; do nothing where it does not exist.
+
+        first: the folder's manifest, removed before the other files, as readers take a folder
+        without its manifest as missing."""
+        if first:
+            (self / first).delete()
 
         def remove() -> None:
             kind = self.fs.get_file_info([self.path])[0].type
@@ -153,9 +154,6 @@ class Location:
                 self.fs.delete_file(self.path)
 
         self._do(remove)
-
-    def make_folder(self) -> None:
-        self._do(lambda: self.fs.create_dir(self.path, recursive=True))
 
     def upload(self, folder: Path, last: str) -> None:
         """Copy a local folder here. The file `last`, the folder's manifest, is written last, as it

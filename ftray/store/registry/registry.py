@@ -43,15 +43,10 @@ class Registry:
     tracking server cannot be used."""
 
     def __init__(self, root: Root) -> None:
+        """Make no call to MLflow. Raises RegistryError for a remote root without a server."""
         require_database(root)
         self.root = root
         self._opened: MlflowClient | None = None
-
-    @classmethod
-    def open(cls, root: Root) -> Registry:
-        """Open without a call to MLflow. Raises RegistryError for a remote root without a
-        server."""
-        return cls(root)
 
     def check(self) -> None:
         """Raise RegistryError or StorageError unless the registry answers; write nothing to it."""

@@ -81,15 +81,6 @@ class RunFolder:
         assert run._write(status, Version(None)), "nobody else knows this run id"
         return run
 
-    @classmethod
-    def open(cls, root: Root, name: str, run_id: str) -> RunFolder:
-        """Open an existing folder. Raises RegistryError when there is none."""
-        run = cls(root.runs(name) / run_id)
-        if not (run.location / STATUS).is_file():
-            fix = "`ftray runs list` shows all"
-            raise RegistryError.of("run", f"{name}/{run_id}", f"no such run in {root}", fix)
-        return run
-
     @property
     def run_id(self) -> str:
         return self.location.name

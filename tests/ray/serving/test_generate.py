@@ -115,7 +115,7 @@ def served_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two versions of a model that generates nonsense, the first of them in production."""
     root = tmp_path_factory.mktemp("served")
     opened = open_root(str(root))
-    registry = Registry.open(opened)
+    registry = Registry(opened)
     for number in (1, 2):
         folder = make_generator(root / "models" / "writer" / f"run-{number}", "writer", number)
         registry.register("writer", folder, f"run-{number}", {"loss": 1.0}, {})
@@ -267,7 +267,7 @@ def test_too_much_is_refused_and_said_when_to_come_back(client: httpx.Client) ->
 def test_a_promotion_costs_no_answer(
     client: httpx.Client, served_root: Path, expected: dict[int, dict[str, str]]
 ) -> None:
-    registry = Registry.open(open_root(str(served_root)))
+    registry = Registry(open_root(str(served_root)))
     seen: list[tuple[str, tuple[int, str]]] = []
 
     def ask(number: int) -> None:

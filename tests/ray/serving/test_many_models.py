@@ -108,7 +108,7 @@ def test_a_folder_that_was_changed_since_costs_the_others_nothing(
 @pytest.mark.slow
 def test_each_follows_its_own_alias(tmp_path: Path) -> None:
     root = open_root(str(tmp_path))
-    registry = Registry.open(root)
+    registry = Registry(root)
     for name in NAMES[:2]:
         for version in (1, 2):
             folder = make_model(Path(root.models(name).path) / f"run-{version}", name, seed=version)

@@ -85,7 +85,7 @@ def _go_through(trouble: AbstractContextManager[None]) -> None:
 
 def _is_served(store: ObjectStore, trained: Trained) -> None:
     """Finds the model by an alias and checks its golden answers."""
-    registry = Registry.open(open_root(store.url()))
+    registry = Registry(open_root(store.url()))
     promote(registry, trained.version.reference, "production")
     found = find_named(f"{trained.version.name}@production", store.url())
     assert found.version == trained.version.version

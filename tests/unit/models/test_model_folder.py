@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from ftray.errors import ModelError
 from ftray.models.artifact.manifest import FORMAT, ModelInfo, read_info
-from ftray.models.artifact.publish import publish
+from ftray.models.artifact.publish import finish, place
 from ftray.models.inference.loaded import GOLDEN_TOLERANCE, TOLERANCES
 from ftray.models.inference.predictor import Predictor
 from ftray.spec.sections.compute import Compute
@@ -331,10 +331,10 @@ def test_a_folder_exists_once_its_manifest_is_there(
     target = locate(str(tmp_path / "target"))
     monkeypatch.setattr(Location, "write_bytes", write)
     with pytest.raises(OSError, match="no space"):
-        publish(staging, read_info(made), target)
+        finish(place(staging, read_info(made), target), target)
     assert "not an ftray model folder" in problem(Path(target.path)).problem
     monkeypatch.undo()
-    publish(staging, read_info(made), target)
+    finish(place(staging, read_info(made), target), target)
     published = read_info(target)
     assert published == read_info(made).model_copy(update={"files": published.files})
     assert set(published.files) == {"config.json", "vocab.txt", "zz-last-by-name.json"}

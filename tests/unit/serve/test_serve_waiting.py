@@ -24,7 +24,7 @@ from tests.helpers.registered import register
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return Registry.open(Root(locate(str(tmp_path / "root"))))
+    return Registry(Root(locate(str(tmp_path / "root"))))
 
 
 def settings(registry: Registry, model: str, **more: bool) -> dict[str, object]:

@@ -38,7 +38,7 @@ def three_versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         root = open_root(str(folder))
-        registry = Registry.open(root)
+        registry = Registry(root)
         for number in range(1, 5):
             model = root.models("m") / str(number)
             info: ModelInfo = INFO.model_copy(update={"name": "m"})
@@ -52,7 +52,7 @@ def registry(three_versions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Four versions of m, and m@live is the first."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copytree(three_versions, tmp_path / "storage")
-    registry = Registry.open(open_root(str(tmp_path / "storage")))
+    registry = Registry(open_root(str(tmp_path / "storage")))
     promote(registry, "m:1", "live")
     return registry
 

@@ -23,12 +23,16 @@ from ftray.store.deployments.promotion import (
     settled_routes,
     try_out,
 )
-from ftray.store.deployments.route_file import change_route, end_trial, read_route, read_routes
-from ftray.store.deployments.routes import AliasDeployment, Refusal, VersionRef
+from ftray.store.deployments.route_file import change_route, read_route, read_routes
+from ftray.store.deployments.routes import AliasDeployment, Refusal, Trial, VersionRef
 from ftray.store.registry.registry import Registry
 from ftray.store.registry.versions import alias_in
 from ftray.store.removal import delete_version
 from ftray.store.root import MODEL_MANIFEST, Root, open_root
+
+
+def end_trial(root: Root, alias: str, trial: Trial) -> None:
+    change_route(root, "m", alias, lambda now: now and now.trial_ended(trial, "too slow"))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,7 @@ def four_versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         root = open_root(str(folder))
-        registry = Registry.open(root)
+        registry = Registry(root)
         for number in range(1, 5):
             model = root.models("m") / f"run-{number}"
             (model / MODEL_MANIFEST).write_json({"name": "m"})
@@ -50,7 +54,7 @@ def four_versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def registry(four_versions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copytree(four_versions, tmp_path / "storage")
-    return Registry.open(open_root(str(tmp_path / "storage")))
+    return Registry(open_root(str(tmp_path / "storage")))
 
 
 def served(root: Root) -> tuple[int, int | None]:
@@ -105,11 +109,11 @@ def test_a_replica_ends_only_the_trial_that_it_means(registry: Registry) -> None
     old = try_out(registry, "m:2", "live", 0.1, shadow=False).route.trial
     assert old is not None
     try_out(registry, "m:3", "live", 0.1, shadow=False)
-    end_trial(root, "m", "live", old, "too slow")
+    end_trial(root, "live", old)
     assert served(root) == (1, 3)
     found = read_route(root, "m", "live")
     assert found is not None and found.trial is not None
-    end_trial(root, "m", "live", found.trial, "too slow")
+    end_trial(root, "live", found.trial)
     ended = read_route(root, "m", "live")
     assert ended is not None and (ended.trial, ended.ended) == (
         None,
@@ -199,7 +203,7 @@ def test_the_file_of_an_older_ftray_is_read_and_each_alias_gets_its_own(
     assert served(root) == (1, None) and agreed(registry) == 1
     other = read_route(root, "m", "other")
     assert other is not None and other.trial is not None and other.trial.stop.version == 3
-    end_trial(root, "m", "other", other.trial, "too slow")
+    end_trial(root, "other", other.trial)
     assert "too slow" in read_routes(root, "m")["other"].ended
     assert read_routes(root, "m")["live"].current.version == 1, "what is older is not read again"
 
@@ -209,7 +213,7 @@ def test_a_trial_that_ends_undoes_no_promotion(registry: Registry) -> None:
     trial = try_out(registry, "m:2", "live", 0.1, shadow=False).route.trial
     promote(registry, "m:3", "live")
     assert trial is not None
-    end_trial(registry.root, "m", "live", trial, "too slow")
+    end_trial(registry.root, "live", trial)
     assert served(registry.root) == (3, None)
 
 
@@ -241,7 +245,7 @@ from ftray.store.deployments.promotion import promote
 from ftray.store.registry.registry import Registry
 from ftray.store.root import open_root
 Registry.point = lambda *_: os._exit(9)
-promote(Registry.open(open_root(sys.argv[1])), "m:2", "live")
+promote(Registry(open_root(sys.argv[1])), "m:2", "live")
 """
     promote(registry, "m:1", "live")
     killed = subprocess.run([sys.executable, "-c", code, str(registry.root)], check=False)
@@ -275,7 +279,7 @@ def test_commands_that_race_all_take_effect_and_leave_no_contradiction(
     wrong: list[BaseException] = []
 
     def command(number: int) -> None:
-        own = Registry.open(root)
+        own = Registry(root)
         try:
             promote(own, f"m:{1 + number % 4}", "live")
             promote(own, f"m:{1 + number % 4}", f"own-{number}")

@@ -62,7 +62,7 @@ def make_folder(root: Root, name: str, number: int = 1) -> Location:
 
 def register(root: Root, name: str, number: int = 1):
     tags = {"data_digest": "d1", "base_model": "bert"}
-    return Registry.open(root).register(
+    return Registry(root).register(
         name, make_folder(root, name, number), RUN.format(number), {"accuracy": 0.1 * number}, tags
     )
 
@@ -70,7 +70,7 @@ def register(root: Root, name: str, number: int = 1):
 def test_versions_aliases_and_lineage(root: Root) -> None:
     first, second = register(root, "reviews", 1), register(root, "reviews", 2)
     assert (first.version, second.version) == (1, 2)
-    registry = Registry.open(root)
+    registry = Registry(root)
     promote(registry, "reviews:1", "production")
     assert registry.resolve("reviews").version == 2
     assert registry.resolve("reviews@latest").version == 2
@@ -98,7 +98,7 @@ def test_registering_a_folder_again_gives_its_version(root: Root) -> None:
 
 def test_a_copied_root_answers_from_its_own_folders(root: Root, tmp_path: Path) -> None:
     register(root, "m")
-    promote(Registry.open(root), "m", "best")
+    promote(Registry(root), "m", "best")
     copy = tmp_path / "elsewhere"
     shutil.copytree(root.location.path, copy)
     shutil.rmtree(root.location.path)
@@ -110,7 +110,7 @@ def test_a_copied_root_answers_from_its_own_folders(root: Root, tmp_path: Path) 
 def test_a_wrong_reference_says_what_there_is(root: Root) -> None:
     register(root, "reviews", 1)
     register(root, "reviews", 2)
-    promote(Registry.open(root), "reviews:1", "best")
+    promote(Registry(root), "reviews:1", "best")
     hints = {
         "revews": "Did you mean reviews?",
         "reviews:7": "Versions of reviews: 1@best, 2",
@@ -131,14 +131,14 @@ def test_a_wrong_reference_says_what_there_is(root: Root) -> None:
 @pytest.mark.parametrize("alias", ["latest", "v3", "two words", "", "1st", "a@b"])
 def test_an_alias_is_a_word_that_mlflow_does_not_reserve(root: Root, alias: str) -> None:
     with pytest.raises(RegistryError, match="not a name for an alias"):
-        promote(Registry.open(root), "m", alias)
+        promote(Registry(root), "m", alias)
 
 
 def test_a_version_whose_folder_is_gone_is_named(root: Root) -> None:
     version = register(root, "m")
     version.folder.delete()
     with pytest.raises(RegistryError, match=r"version 1 has no folder .*models/m"):
-        Registry.open(root).resolve("m")
+        Registry(root).resolve("m")
 
 
 def test_a_folder_is_a_model_too(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def test_a_folder_is_a_model_too(root: Root, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_looking_makes_nothing(new_root: Root) -> None:
     root = new_root
-    registry = Registry.open(root)
+    registry = Registry(root)
     registry.check()
     assert registry.names() == []
     assert registry.versions("m") == []
@@ -166,21 +166,21 @@ def test_looking_makes_nothing(new_root: Root) -> None:
 def test_only_folders_of_the_root_can_be_registered(new_root: Root, tmp_path: Path) -> None:
     outside = locate(str(tmp_path / "model"))
     with pytest.raises(RegistryError, match="outside the storage root"):
-        Registry.open(new_root).register("m", outside, "run", {})
+        Registry(new_root).register("m", outside, "run", {})
     assert not new_root.registry_database.exists()
 
 
 def test_a_remote_root_needs_a_server(tmp_path: Path) -> None:
     remote = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
     with pytest.raises(RegistryError, match="MLFLOW_TRACKING_URI: not set"):
-        Registry.open(Root(Location(remote, "root", "s3://bucket/root")))
+        Registry(Root(Location(remote, "root", "s3://bucket/root")))
 
 
 def test_a_broken_database_is_said_at_once(root: Root) -> None:
     root.registry_database.write_text("no database " * 100)
     started = time.monotonic()
     with pytest.raises(RegistryError, match=r"registry.db: cannot be opened"):
-        Registry.open(root).check()
+        Registry(root).check()
     with pytest.raises(RegistryError):
         register(root, "m")
     assert time.monotonic() - started < 30, "and is not tried again"
@@ -191,13 +191,13 @@ def test_a_database_of_another_mlflow_says_how_to_mend_it(root: Root) -> None:
         connection.execute("UPDATE alembic_version SET version_num = 'older'")
     connection.close()
     with pytest.raises(RegistryError, match=r"another version of MLflow.*mlflow db upgrade"):
-        Registry.open(root).names()
+        Registry(root).names()
 
 
 def test_a_root_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
-        Registry.open(Root(locate(str(tmp_path / "file" / "root")))).check()
+        Registry(Root(locate(str(tmp_path / "file" / "root")))).check()
 
 
 def test_a_server_that_is_down_is_said_at_once(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +207,7 @@ def test_a_server_that_is_down_is_said_at_once(root: Root, monkeypatch: pytest.M
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{port}")
     started = time.monotonic()
     with pytest.raises(RegistryError) as caught:
-        Registry.open(root).check()
+        Registry(root).check()
     assert time.monotonic() - started < 60, "MLflow itself tries for minutes"
     assert f"127.0.0.1:{port}: cannot be used: Connection refused" in str(caught.value)
     assert "secret" not in str(caught.value)
@@ -234,7 +234,7 @@ ready.mkdir(exist_ok=True)
 (ready / f"{number}-{time.time_ns()}").touch()
 while len(list(ready.iterdir())) < others:
     time.sleep(0.005)
-version = Registry.open(root).register("m", folder, "run", {"accuracy": 1.0}).version
+version = Registry(root).register("m", folder, "run", {"accuracy": 1.0}).version
 (Path(sys.argv[1]).parent / f"version-{number}").write_text(str(version))
 time.sleep(0.5)
 """
@@ -262,7 +262,7 @@ def test_processes_that_open_a_new_registry_at_once_all_register(
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert outputs == ["", "", ""]
     assert [process.returncode for process in processes] == [0, 0, 0]
-    versions = Registry.open(root).versions("m")
+    versions = Registry(root).versions("m")
     assert [v.version for v in versions] == [1, 2]
     given = {n: int((tmp_path / f"version-{n}").read_text()) for n in (1, 2)}
     assert given == {int(v.folder.name[-1]): v.version for v in versions}
@@ -272,7 +272,7 @@ def test_processes_that_open_a_new_registry_at_once_all_register(
 def test_a_root_may_have_any_name(tmp_path: Path, name: str) -> None:
     """The database lies in it, and nothing beside it."""
     root = Root(locate(str(tmp_path / name)))
-    registry = Registry.open(root)
+    registry = Registry(root)
     registry.check()
     assert list(tmp_path.iterdir()) == [], "to check makes nothing"
     registry.open_ahead()()
@@ -280,7 +280,7 @@ def test_a_root_may_have_any_name(tmp_path: Path, name: str) -> None:
     folder = root.models("m") / "20260101-000000-aaaaaa"
     (folder / MODEL_MANIFEST).write_json({"name": "m"})
     assert registry.register("m", folder, "run", {}).version == 1
-    assert Registry.open(root).resolve("m").folder == folder
+    assert Registry(root).resolve("m").folder == folder
     tracker = Tracker(root, "run-1", "m")
     tracker.close()
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -288,6 +288,6 @@ def test_a_root_may_have_any_name(tmp_path: Path, name: str) -> None:
 
 def test_a_database_that_cannot_be_opened_is_said_before_anything_is_spent(tmp_path: Path) -> None:
     (tmp_path / "registry.db").write_bytes(b"no database" * 100)
-    opened = Registry.open(Root(locate(str(tmp_path)))).open_ahead()
+    opened = Registry(Root(locate(str(tmp_path)))).open_ahead()
     with pytest.raises(RegistryError, match="registry.db: cannot be opened: file is not a databas"):
         opened()

@@ -34,11 +34,9 @@ def test_a_run_from_start_to_end(root: Root) -> None:
     assert (run.name, run.run_id, run.state) == ("reviews", FIRST, "running")
     assert run.spec_tree() == SPEC.model_dump(mode="json")
     status = run.set_status(state="done", message="good", model="reviews", version=3)
-    again = RunFolder.open(root, "reviews", FIRST)
+    again = RunFolder(root.runs("reviews") / FIRST)
     assert again.status == status
     assert (again.status.version, again.status.pid) == (3, os.getpid())
-    with pytest.raises(RegistryError, match="no such run"):
-        RunFolder.open(root, "reviews", SECOND)
     (run.location / "status.json").write_text('{"state": "done"}')
     with pytest.raises(StorageError, match=r"status.json: cannot be read"):
         _ = run.status
@@ -81,7 +79,7 @@ def test_metrics_survive_a_torn_line(root: Root) -> None:
         stream.write('{"step": 2, "text": "fünf'.encode()[:-3])  # killed in the middle of a letter
     first = {"step": 1, "loss": None, "deep": [{"x": None}], "ä": "ö\n"}
     assert run.metrics() == [first]
-    again = RunFolder.open(root, "reviews", FIRST)
+    again = RunFolder(root.runs("reviews") / FIRST)
     again.append_metrics({"step": 2})
     assert again.metrics() == [first, {"step": 2}]
 
@@ -105,7 +103,7 @@ def test_remote_metrics_are_written_now_and_then_and_at_the_end(tmp_path: Path) 
     fs = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
     root = Root(Location(fs, "root", "sub://root"))
     run = RunFolder.create(root, SPEC, FIRST)
-    reader = RunFolder.open(root, "reviews", FIRST)
+    reader = RunFolder(root.runs("reviews") / FIRST)
     for step in range(1000):
         run.append_metrics({"step": step})
     assert len(reader.metrics()) < 1000  # else each line would be a whole upload

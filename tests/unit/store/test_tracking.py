@@ -246,7 +246,7 @@ def _register_and_find(root: Root, server: MlflowServer) -> None:
     other = import_quietly()(server.uri, server.uri)
     other.create_registered_model("theirs")
     other.create_model_version("theirs", "s3://bucket/model")
-    registry = Registry.open(root)
+    registry = Registry(root)
     registry.check()
     for number in (1, 2, 2):
         folder = root.models("reviews") / f"20260101-000000-aaaaa{number}"

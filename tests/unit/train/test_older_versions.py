@@ -17,7 +17,7 @@ from tests.helpers.registered import register
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return Registry.open(Root(locate(str(tmp_path / "root"))))
+    return Registry(Root(locate(str(tmp_path / "root"))))
 
 
 def test_the_first_version_and_the_best_one_have_no_better(registry: Registry) -> None:
