@@ -132,11 +132,12 @@ def _schema(train: SourceRows, task: Task) -> Schema:
     cleaning.require_rows(train)
     schema = task.fit(item.row for item in train.kept)
     if problem := task.unlearnable(schema):
-        answer = next(name for name in task.info.answers if name in train.source.columns)
+        columns = {**train.source.columns, **train.source.flags}
+        answer = next(name for name in task.info.answers if name in columns)
         raise train.source.error(
             f"all {len(train.kept):,} usable rows {problem}",
             f"name the column of answers in data.columns.{answer} (now "
-            f"{train.source.columns[answer]}), or add rows of another {answer}",
+            f"{columns[answer]}), or add rows of another {answer}",
         )
     return schema
 
@@ -174,7 +175,7 @@ def _chosen(
     """Return the indices of the rows of each split that is a share, and of train."""
     policy = spec.data.split
     if policy.by == "random":
-        return stratify([task.stratum(item.row) for item in pool], shares, spec.seed)
+        return stratify(task.strata([item.row for item in pool]), shares, spec.seed)
     assert policy.column is not None, "the spec asks for a column"
     values = [item.raw.values.get(policy.column) for item in pool]
     if missing := sum(map(is_missing, values)):

@@ -34,8 +34,16 @@ _READS_AT_ONCE = 16
 
 def source_of(url: str, role: str, spec: DataSpec, task: TaskInfo = DEFAULT_TASK) -> Source:
     """Return the source that data.ROLE names."""
-    columns = spec.columns.of(task)
-    return Source(f"data.{role}", url, columns, spec.encoding, role, files=task.files, csv=spec.csv)
+    return Source(
+        f"data.{role}",
+        url,
+        spec.columns.of(task),
+        spec.encoding,
+        role,
+        files=task.files,
+        flags=spec.columns.flags,
+        csv=spec.csv,
+    )
 
 
 def read_source(
@@ -47,6 +55,7 @@ def read_source(
     labels: Collection[str] | None = None,
     key: str = "--data",
     csv: DelimitedSpec | None = None,
+    flags: Mapping[str, tuple[str, ...]] | None = None,
 ) -> tuple[pa.Table, CleaningReport, tuple[cleaning.Dropped, ...]]:
     """Return the clean rows of one source that is not split, with the task's columns and `where`
     (FILE:LINE); the report; the rows left out.
@@ -55,7 +64,14 @@ def read_source(
     Raises DataError as `read_dataset` does.
     """
     asked = Source(
-        key, source, columns, encoding, "test", files=task.info.files, csv=csv or DelimitedSpec()
+        key,
+        source,
+        columns,
+        encoding,
+        "test",
+        files=task.info.files,
+        flags=flags or {},
+        csv=csv or DelimitedSpec(),
     )
     part = cleaning.clean("data", asked, rows_of(asked), task)
     cleaning.drop_twins(part, task)

@@ -153,5 +153,6 @@ def _rows_of(
         encoding or spec.data.encoding,
         spec.data.on_bad_row,
         csv=spec.data.csv,
+        flags=spec.data.columns.flags,
     )
     return Source("--data", source, named), table

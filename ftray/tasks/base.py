@@ -139,6 +139,10 @@ class BaseTask(ABC):
         """Return the label that splits are stratified by; a constant where rows have no labels."""
         return ""
 
+    def strata(self, rows: Sequence[Row]) -> list[str]:
+        """Return what rows that are split together are stratified by."""
+        return [self.stratum(row) for row in rows]
+
     def labels_of(self, row: Row) -> Sequence[str]:
         """Return the labels of a clean row, each of which the schema must have; of the row, only
         the columns of the answer are read."""
@@ -269,6 +273,11 @@ class BaseTask(ABC):
     @abstractmethod
     def metrics(self, found: Gathered, schema: Schema) -> Metrics:
         """Return the metrics of all examples whose states were gathered; `loss` is one of them."""
+
+    def tuned(self, found: Gathered, schema: Schema) -> Schema:
+        """Return the schema with what is chosen after the training, by the states of the validation
+        split: thresholds."""
+        return schema
 
     def judge(self, outputs: Outputs, batch: Batch, setup: TaskSetup) -> list[Judged]:
         """Return the prediction for each example beside its answer."""

@@ -42,11 +42,13 @@ class Schema(BaseModel):
     """The part of a model that is fitted to the training rows and not trained.
 
     labels: sorted; the position of a label is its index. scale: of the numbers to predict.
+    thresholds: least score of each label that is given, chosen after the training; empty: a half.
     """
 
     model_config = ConfigDict(frozen=True)
     labels: tuple[str, ...] = ()
     scale: Scale | None = None
+    thresholds: tuple[float, ...] = ()
 
     @property
     def width(self) -> int:

@@ -42,7 +42,6 @@ from ftray.train.evaluation.significance import Spent, answers_of, measure_worth
 from ftray.train.orders import Export
 
 _BATCH = 32
-_SPLITS = ("validation", "test")
 
 
 class _Untrained(NamedTuple):
@@ -78,13 +77,16 @@ def export(
     stage("exporting: writing the model")
     info = ranks.gather(_written(order, pretrained, loaded) if ranks.rank == 0 else None)[0]
     del loaded
-    trained = load_model(
-        order.target, trust_remote_code=spec.model.trust_remote_code, unfinished=info
-    )
-    measured = {}
-    for name in _SPLITS:
-        stage(f"exporting: evaluating on the {name} split")
-        measured[name] = _measure(trained, order.data.load(name), ranks)
+    trained = _loaded(order, info)
+    stage("exporting: evaluating on the validation split")
+    measured = {"validation": _measure(trained, order.data.load("validation"), ranks)}
+    fitted = trained.task.tuned(measured["validation"].gathered, info.fitted)
+    if fitted != info.fitted:
+        info = info.model_copy(update={"thresholds": fitted.thresholds})
+        trained = _loaded(order, info)
+        measured = {"validation": _measure(trained, order.data.load("validation"), ranks)}
+    stage("exporting: evaluating on the test split")
+    measured["test"] = _measure(trained, order.data.load("test"), ranks)
     stage("exporting: golden answers")
     if ranks.rank == 0:
         golden = trained.golden(golden_questions(spec, order.data, trained.setup))
@@ -94,6 +96,11 @@ def export(
         labels = info.labels if info.kind.has_labels else ()
         scores = {name: _scores(each, labels) for name, each in measured.items()}
         finish(info.model_copy(update=found), order.target, scores)
+
+
+def _loaded(order: Export, info: ModelInfo) -> LoadedModel:
+    trusts = order.spec.model.trust_remote_code
+    return load_model(order.target, trust_remote_code=trusts, unfinished=info)
 
 
 def _of_base(

@@ -114,7 +114,7 @@ def clean(
     part = SourceRows(name, source)
     for raw in rows:
         try:
-            part.kept.append(_kept(raw, source.columns, task, answered))
+            part.kept.append(_kept(raw, source, task, answered))
         except BadRow as fault:
             part.drop(raw, fault)
     if not part.kept and not part.dropped:
@@ -122,13 +122,15 @@ def clean(
     return part
 
 
-def _kept(raw: RawRow, columns: Mapping[str, str], task: Task, answered: bool) -> CleanRow:
+def _kept(raw: RawRow, source: Source, task: Task, answered: bool) -> CleanRow:
     if raw.fault is not None:
         raise raw.fault
-    values = {
+    values: dict[str, Any] = {
         logical: raw.contents[name] if name in raw.contents else raw.values.get(name)
-        for logical, name in columns.items()
+        for logical, name in source.columns.items()
     }
+    for logical, names in source.flags.items():
+        values[logical] = {name: raw.values.get(name) for name in names}
     for value in values.values():
         if isinstance(value, str) and not value.isascii() and (found := _SURROGATE.search(value)):
             raise BadRow(BAD_ENCODING, _undecoded(found))

@@ -41,6 +41,8 @@ class Source:
     """Logical columns whose values are files: their content, or the name of a file."""
     beside: tuple[str, ...] = ()
     """Columns to read beside those of the task."""
+    flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Logical column of the task -> names of the columns with 0 or 1 that it stands for."""
     every_column: bool = False
     """Whether rows keep the columns that `columns` does not name."""
     csv: DelimitedSpec = DelimitedSpec()
@@ -66,16 +68,17 @@ class Source:
         Raises DataError when a needed column is missing or occurs twice.
         """
         names = []
-        for logical, name in self.columns.items():
+        flags = ((logical, name) for logical, some in self.flags.items() for name in some)
+        for logical, name in (*self.columns.items(), *flags):
             if present.count(name) > 1:
-                raise self._column_error(logical, f"{where} has {present.count(name)} of them")
+                several = f"{where} has {present.count(name)} of them"
+                raise self._column_error(logical, name, several)
             if name in present:
                 names.append(name)
             else:
                 there = ", ".join(present) or "none"
-                raise self._column_error(
-                    logical, f"no such column in {where}, which has: {there}", _hint(name, present)
-                )
+                lacking = f"no such column in {where}, which has: {there}"
+                raise self._column_error(logical, name, lacking, _hint(name, present))
         for name in self.beside:
             if name not in present:
                 there = ", ".join(present)
@@ -86,10 +89,10 @@ class Source:
             return list(present)
         return list(dict.fromkeys([*names, *self.beside]))
 
-    def _column_error(self, logical: str, problem: str, hint: str = "") -> FtrayError:
+    def _column_error(self, logical: str, name: str, problem: str, hint: str = "") -> FtrayError:
         return DataError.of(
             f"data.columns.{logical}",
-            self.columns[logical],
+            name,
             f"{problem} ({self.key})",
             f"{hint}Name the column of {self.key} that holds the {logical}.",
         )

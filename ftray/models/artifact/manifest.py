@@ -63,6 +63,7 @@ class ModelInfo(_Format):
     task: str
     labels: tuple[str, ...]
     scale: Scale | None = None
+    thresholds: tuple[float, ...] = ()
     max_length: int
     base: ModelSpec
     base_id: str | None = None
@@ -90,8 +91,8 @@ class ModelInfo(_Format):
 
     @property
     def fitted(self) -> Schema:
-        """What the task learnt of the training rows before the training."""
-        return Schema(labels=self.labels, scale=self.scale)
+        """The part of the model that is fitted and not trained."""
+        return Schema(labels=self.labels, scale=self.scale, thresholds=self.thresholds)
 
     @property
     def inputs(self) -> dict[str, Modality]:

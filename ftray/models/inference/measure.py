@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ import torch
 from ftray.tasks import Task
 from ftray.tasks.base import Judged, Metrics, Outputs, TaskSetup
 from ftray.tasks.features import Batch, Example, Examples, cost
-from ftray.tasks.metrics import ALONE, Group, Totals
+from ftray.tasks.metrics import ALONE, Gathered, Group, Totals
 from ftray.tasks.per_label import most_confused
 
 MOST_LOGITS = 2**26
@@ -49,11 +49,12 @@ class InMemory:
 
 @dataclass(frozen=True)
 class Measured:
-    """The metrics of a model on a split, and the prediction for each example beside its answer;
-    none where the task does not judge examples one by one."""
+    """The metrics of a model on a split; the prediction for each example beside its answer, none
+    where the task does not judge examples one by one; and the states that the metrics are of."""
 
     metrics: Metrics
-    judged: tuple[Judged, ...] = ()
+    judged: tuple[Judged, ...]
+    gathered: Gathered
 
     @property
     def predicted(self) -> np.ndarray:
@@ -73,10 +74,23 @@ def evaluate(
     task: Task,
     setup: TaskSetup,
     ranks: Group = ALONE,
-    judge: Callable[[np.ndarray, Sequence[Judged]], None] | None = None,
 ) -> Metrics:
-    """Return the metrics of all examples of `split`. Every one of `ranks` must call this function,
-    each with its own part of the batches.
+    """Return the metrics of all examples of `split`; arguments as in `gather`."""
+    found = gather(forward, batches, split, task, setup, ranks)
+    return task.metrics(found, setup.schema)
+
+
+def gather(
+    forward: Callable[[Batch], Outputs],
+    batches: Iterable[tuple[np.ndarray, Batch]],
+    split: Split,
+    task: Task,
+    setup: TaskSetup,
+    ranks: Group = ALONE,
+    judge: Callable[[np.ndarray, Sequence[Judged]], None] | None = None,
+) -> Gathered:
+    """Return the metric states of all examples of `split`. Every one of `ranks` must call this
+    function, each with its own part of the batches.
 
     batches: (places in the split, batch on the model's device); a batch without places takes part
     in the forward pass alone. judge: receives the places and the judged examples of each batch.
@@ -90,8 +104,7 @@ def evaluate(
             totals.add(places, task.metric_state(outputs, batch, setup))
             if judge is not None:
                 judge(places, task.judge(outputs, batch, setup))
-    found = totals.gathered(task.empty_state(setup.schema), split.rows, ranks)
-    return task.metrics(found, setup.schema)
+    return totals.gathered(task.empty_state(setup.schema), split.rows, ranks)
 
 
 def measure(
@@ -120,7 +133,7 @@ def measure(
         for places in islice(_passes(split.lengths, size, words), ranks.rank, None, ranks.world)
     )
     with torch.inference_mode():
-        metrics = evaluate(
+        gathered = gather(
             lambda batch: task.forward(model, batch.inputs),
             batches,
             split,
@@ -130,11 +143,12 @@ def measure(
             note,
         )
     found = {place: each for part in ranks.gather(judged) for place, each in part.items()}
-    measured = Measured(metrics, tuple(found[place] for place in sorted(found)))
+    metrics = task.metrics(gathered, setup.schema)
+    measured = Measured(metrics, tuple(found[place] for place in sorted(found)), gathered)
     if not task.info.has_labels:
         return measured
     confused = most_confused(measured.truth, measured.predicted, setup.labels)
-    return Measured({**metrics, "confused": confused}, measured.judged)
+    return replace(measured, metrics={**metrics, "confused": confused})
 
 
 def _passes(lengths: np.ndarray, rows: int, words: int) -> Iterator[np.ndarray]:

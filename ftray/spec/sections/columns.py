@@ -23,13 +23,20 @@ else:
 class _Columns(Section):
     """Logical column -> its name in the source; a column that is not named has its logical name."""
 
+    @property
+    def flags(self) -> dict[str, tuple[str, ...]]:
+        """Logical column -> names of the columns with 0 or 1 that it stands for."""
+        given = self.model_dump(exclude_none=True)
+        return {logical: names for logical, names in given.items() if isinstance(names, tuple)}
+
     def of(self, task: TaskInfo) -> dict[str, str]:
         """Map every logical column of the row form that the given columns pick to its name in the
-        source, for `task`. Raises a contradiction."""
+        source, for `task`, without those in `flags`. Raises a contradiction."""
         given = self.model_dump(exclude_none=True)
         for form in task.forms:
             if given.keys() <= set(form):
-                return {logical: given.get(logical, logical) for logical in form}
+                names = {logical: given.get(logical, logical) for logical in form}
+                return {n: name for n, name in names.items() if n not in self.flags}
         forms = ", or ".join(" and ".join(form) for form in task.forms)
         wrong = next((key for key in given if key not in task.columns), next(iter(given)))
         raise contradiction(
@@ -40,6 +47,8 @@ class _Columns(Section):
         )
 
 
+_FLAGS = {name for task in TASKS.values() for name in task.info.flags}
+
 if TYPE_CHECKING:
 
     class Columns(_Columns):
@@ -49,5 +58,9 @@ else:
         "Columns",
         __base__=_Columns,
         __doc__=_Columns.__doc__,
-        **{name: (Text | None, None) for task in TASKS.values() for name in task.info.columns},
+        **{
+            name: (Text | tuple[Text, ...] | None if name in _FLAGS else Text | None, None)
+            for task in TASKS.values()
+            for name in task.info.columns
+        },
     )
