@@ -68,6 +68,7 @@ class Entity(BaseModel):
 
 OUTPUTS: Mapping[Output, Any] = {
     "labels": Label | list[Label],
+    "label_set": list[Label],
     "text": Generated,
     "numbers": Score,
     "span": SpanAnswer | list[SpanAnswer],

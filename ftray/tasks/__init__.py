@@ -2,6 +2,7 @@
 
 from ftray.tasks.base import BaseTask as Task
 from ftray.tasks.info import TaskInfo
+from ftray.tasks.text.multi_label_classification import MultiLabelClassification
 from ftray.tasks.text.question_answering import QuestionAnswering
 from ftray.tasks.text.text_classification import TextClassification
 from ftray.tasks.text.text_generation import TextGeneration
@@ -11,6 +12,7 @@ from ftray.tasks.vision.image_classification import ImageClassification
 
 _TASKS = (
     TextClassification,
+    MultiLabelClassification,
     TextRegression,
     TokenClassification,
     QuestionAnswering,

@@ -13,10 +13,10 @@ Mode = Literal["min", "max"]
 Modality = Literal["text", "texts", "chat", "category", "number", "image", "spans"]
 """Kind of the values of a column. texts: a list of texts; number: one number or several; spans:
 parts of another column's text."""
-Output = Literal["labels", "text", "numbers", "span", "entities"]
-"""Kind of a model's answers. labels: one of a fixed set, with scores; text: generated token by
-token; span: a part of a text of the request; entities: any number of parts of it, with a label
-each."""
+Output = Literal["labels", "label_set", "text", "numbers", "span", "entities"]
+"""Kind of a model's answers. labels: one of a fixed set, with scores; label_set: any number of a
+fixed set; text: generated token by token; span: a part of a text of the request; entities: any
+number of parts of it, with a label each."""
 
 
 class NoOptions(BaseModel):
@@ -67,6 +67,8 @@ class TaskInfo:
     """The part of transformers that turns a row's values into model inputs."""
     options: type[BaseModel] = NoOptions
     """Schema of the spec's section `task_options`."""
+    flags: frozenset[str] = frozenset()
+    """Logical columns that may stand for several columns of a source, with 0 or 1 each."""
     requests: Mapping[str, Modality] | None = None
     """Inputs of a request; None: the columns of the form without the answer."""
     synonyms: Mapping[str, str] = field(default_factory=dict)

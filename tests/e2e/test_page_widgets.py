@@ -206,6 +206,22 @@ def test_the_answer_in_a_long_context_is_in_sight(tmp_path: Path) -> None:
         assert page.value("document.querySelector('#result .context').tabIndex") == 0
 
 
+@pytest.mark.parametrize("given", [[MARKUP, "dull"], []])
+def test_labels_that_are_given_have_a_bar(given: list[str], tmp_path: Path) -> None:
+    found = [{"label": label, "score": 0.75} for label in given]
+    model = FakeTask("multi-label-classification", found, labels=("dull", "x"), examples=["a film"])
+    with serving(model) as url, browsing(url, PHONE, tmp_path) as page:
+        page.wait_for("examples", "a film")
+        page.value("document.querySelector('#examples button').click()")
+        page.value("document.getElementById('ask').click()")
+        shown = page.wait_for("result", "answered in")
+        assert [label in shown for label in given] == [True] * len(given)
+        assert ("no label" in shown) == (not given)
+        assert page.value("document.querySelectorAll('#result .track').length") == len(given)
+        assert page.value("document.querySelectorAll('main b').length") == 0, "text alone"
+        assert model.asked == [("a film", None)] and not page.complaints
+
+
 @pytest.mark.parametrize("texts", [["Ann 🎬", "Oslo", "Rome"], [MARKUP], []])
 def test_entities_are_marked_in_the_text(texts: list[str], tmp_path: Path) -> None:
     found = [

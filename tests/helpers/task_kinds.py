@@ -112,6 +112,17 @@ def compared(folder: Path, rows: int) -> Path:
     return _lines(folder, made)
 
 
+def flagged(folder: Path, rows: int) -> Path:
+    """Texts with a column of 0 and 1 for each of two words; one of four has neither."""
+    draw = random.Random(0)
+    made = []
+    for row in range(rows):
+        words = draw.choices(("plot", "actor", "scene", "film", "end"), k=4)
+        flags = {name: int(name in words) for name in ("film", "plot")}
+        made.append({"text": f"{' '.join(words)} {row}", **flags})
+    return _lines(folder, made)
+
+
 def tagged(folder: Path, rows: int) -> Path:
     """A CoNLL file whose names and cities are tagged; some sentences are longer than a window."""
     draw = random.Random(0)
@@ -251,6 +262,13 @@ KINDS = {
         lambda: {"question": "where does bob live", "context": "bob lives in rome ."},
         {"max_length": 32},
         {"stride": 8},
+    ),
+    "label sets": Kind(
+        "multi-label-classification",
+        flagged,
+        bert,
+        lambda: "plot film end",
+        {"max_length": 32, "columns": {"labels": ["film", "plot"]}},
     ),
     "tags": Kind(
         "token-classification",

@@ -161,6 +161,68 @@ _TEXT_CLASSIFICATION = Sample(
     augmenting=({}, 0.5),
 )
 
+
+def _labelled(labels: Any) -> dict[str, Any]:
+    return {"text": "a", "labels": labels}
+
+
+_MULTI_LABEL = Sample(
+    base=_BERT,
+    clean=(
+        *(
+            (_labelled(raw), _labelled(clean))
+            for raw, clean in (
+                (["b", " a ", "b"], '["a", "b"]'),
+                (np.array(["b", "a"]), '["a", "b"]'),
+                ('["b", "a"]', '["a", "b"]'),
+                ("b, a", '["a", "b"]'),
+                ("b;a, c", '["a, c", "b"]'),
+                ("b|a; c", '["a; c", "b"]'),
+                ("a", '["a"]'),
+                ([1, 2.0, True], '["1", "2", "true"]'),
+                ([], "[]"),
+                ("", "[]"),
+                ({"a": 1, "b": "0", "c": True, "d": 0.0, "e": "1"}, '["a", "c", "e"]'),
+                ({"a": 0, "b": False}, "[]"),
+            )
+        ),
+        (
+            {"text": "a", "text_pair": "b", "labels": "x"},
+            {"text": "a", "text_pair": "b", "labels": '["x"]'},
+        ),
+    ),
+    bad=(
+        *_bad_texts(_labelled(["a"]), "text"),
+        *_bad_texts({**_labelled(["a"]), "text_pair": "b"}, "text_pair"),
+        (_labelled(None), "missing_labels"),
+        (_labelled(NAN), "missing_labels"),
+        (_labelled(7), "labels_not_a_list"),
+        (_labelled("[a, b]"), "labels_not_json"),
+        (_labelled([None]), "missing_label"),
+        (_labelled([["a"]]), "label_not_a_name"),
+        (_labelled({"a": 1, "b": 2}), "label_not_0_or_1"),
+        (_labelled({"a": None}), "label_not_0_or_1"),
+        (_labelled({"a": "yes"}), "label_not_0_or_1"),
+    ),
+    questions=(({"text": "Fine film"}, "Fine film"),),
+    blank=BLANK,
+    duplicates=(
+        {"text": "A Fine film", "labels": "[]"},
+        {"text": "  a fine\n FILM ", "labels": '["good"]'},
+    ),
+    strangers=({"text": "a film", "labels": "[]"}, {"text": "film", "labels": "[]"}),
+    rows=(
+        {"text": "dull", "labels": '["bad"]'},
+        {"text": "a good movie", "labels": '["film", "good"]'},
+        {"text": "good, then: a movie.", "labels": '["film"]'},
+        {"text": "that was", "labels": "[]"},
+        {"text": LONG, "labels": '["bad", "film", "long"]'},
+    ),
+    unread=({"text": UNREAD, "labels": '["good"]'}, "no_tokens"),
+    unlearnable=({"text": "a film", "labels": "[]"}, {"text": "a movie", "labels": "[]"}),
+    augmenting=({}, 0.5),
+)
+
 _PAIR = {"text": "A cat sits.", "text_pair": "A dog sits."}
 _TEXT_REGRESSION = Sample(
     base=_BERT,
@@ -507,6 +569,7 @@ _IMAGE_CLASSIFICATION = Sample(
 
 SAMPLES = {
     "text-classification": _TEXT_CLASSIFICATION,
+    "multi-label-classification": _MULTI_LABEL,
     "text-regression": _TEXT_REGRESSION,
     "token-classification": _TOKEN_CLASSIFICATION,
     "question-answering": _QUESTION_ANSWERING,

@@ -38,6 +38,13 @@ def _probabilities(answers: Any, info: ModelInfo) -> list[float]:
     return [scores[label] for label in info.labels]
 
 
+def _given(answers: Any, info: ModelInfo) -> str:
+    """Return the labels that are given, as JSON."""
+    least = dict(zip(info.labels, info.thresholds, strict=True))
+    given = [each["label"] for each in answers if each["score"] >= least[each["label"]]]
+    return json.dumps(given, ensure_ascii=False)
+
+
 def _numbers(info: ModelInfo) -> int | None:
     width = info.fitted.width
     return width if width > 1 else None
@@ -51,6 +58,10 @@ OUTPUTS: Mapping[Output, Mapping[str, Column]] = {
     "labels": {
         "label": Column("BYTES", _one, _best("label")),
         "score": Column("FP32", _one, _best("score")),
+        "probabilities": Column("FP32", lambda info: len(info.labels), _probabilities),
+    },
+    "label_set": {
+        "labels": Column("BYTES", _one, _given),
         "probabilities": Column("FP32", lambda info: len(info.labels), _probabilities),
     },
     "text": {"generated_text": Column("BYTES", _one, _of("generated_text"))},

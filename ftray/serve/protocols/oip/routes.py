@@ -137,7 +137,7 @@ def _add_infer(routes: APIRouter, which: Any) -> None:
         read = partial(read_request, body, announced, of, names)
         decodes = any(is_file(kind) for _, kind in of)  # base64 takes a while
         request, questions = await run_in_threadpool(read) if decodes else read()
-        answers = await backend.answer(questions, _ALL if info.kind.has_labels else None)
+        answers = await backend.answer(questions, _ALL if info.kind.ranks and info.labels else None)
         wanted = [output.name for output in request.outputs] or names
         told: dict[str, Any] = {
             "model_name": backend.name,

@@ -5,7 +5,7 @@ import { predicted } from "./predicted.js";
 
 const MOST = 20;
 
-function render(labels) {
+export function bars(labels) {
   const grid = make("div", undefined, "answer");
   for (const { label, score } of labels.slice(0, MOST)) {
     const track = make("div", undefined, "track"), bar = make("div");
@@ -17,7 +17,7 @@ function render(labels) {
 }
 
 export const labels = predicted({
-  render,
+  render: bars,
   columns: ({ label, score }) => ({ label, score }),
   options: { top_k: 1000 },
   programOptions: { top_k: 3 },
