@@ -35,6 +35,6 @@ def tune(
 
         tuned = run(checked, display.say, display.listen)
         display.stage("stopping Ray")
-    show_trials(say, display.width, tuned.trials)
+    show_trials(say, display.width, loaded.train.metric, tuned.trials)
     show_depths(say, display.width, loaded.train.metric, tuned.depths)
     show_trained(tuned.to_json(), as_json)

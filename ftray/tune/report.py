@@ -45,7 +45,10 @@ def page(name: str, metric: str, trials: Sequence[TrialState], comparison: Compa
             f"<p>{escape(note(comparison))}</p>",
         ]
     first = [number == 0 for number in range(len(trials))]
-    parts += ["<h2>Trials</h2>", _table(_trial_rows(metric, trials), first)]
+    rows = trial_rows(metric, trials)
+    for row, trial in zip(rows, trials, strict=True):
+        row["status"] = trial.error or trial.status
+    parts += ["<h2>Trials</h2>", _table(rows, first)]
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{escape(name)}</title><style>{_STYLE}</style>"
@@ -177,16 +180,18 @@ def _depth_rows(metric: str, depths: Sequence[Depth]) -> list[dict[str, str]]:
     ]
 
 
-def _trial_rows(metric: str, trials: Sequence[TrialState]) -> list[dict[str, str]]:
-    keys = list(trials[0].config)
-    rows = []
-    for trial in trials:
-        best = trial.metrics.get(BEST)
-        values = {key.rpartition(".")[2]: _short(trial.config.get(key)) for key in keys}
-        found = "" if best is None else f"{best:.4f}"
-        end = {metric: found, "status": trial.error or trial.status, "s": f"{trial.seconds:.1f}"}
-        rows.append({"trial": trial.trial, **values, **end})
-    return rows
+def trial_rows(metric: str, trials: Sequence[TrialState]) -> list[dict[str, str]]:
+    """Return the rows of the table of trials as {heading: cell}, the most important cells first."""
+    return [
+        {
+            "trial": trial.trial,
+            metric: f"{trial.metrics[BEST]:.4f}" if BEST in trial.metrics else "",
+            "status": trial.status,
+            "seconds": f"{trial.seconds:.1f}",
+            **{key.rpartition(".")[2]: _short(trial.config.get(key)) for key in trials[0].config},
+        }
+        for trial in trials
+    ]
 
 
 def _table(rows: Sequence[dict[str, str]], chosen: Iterable[bool]) -> str:

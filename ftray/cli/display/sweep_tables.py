@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ftray.cli.display.table import draw, short
+from ftray.cli.display.table import draw
 
 if TYPE_CHECKING:
     from ftray.tune.depth import Comparison
@@ -16,23 +16,14 @@ if TYPE_CHECKING:
 _SPARE = ("cost", "memory", "worker-hours", "s an epoch", "trials", "95 %")
 
 
-def show_trials(say: Callable[[str], None], width: int, trials: Sequence[TrialState]) -> None:
+def show_trials(
+    say: Callable[[str], None], width: int, metric: str, trials: Sequence[TrialState]
+) -> None:
     """Print the sweep's trials, best first."""
-    keys = list(trials[0].config)
-    columns = ["trial", "best", "status", "seconds", *(key.split(".")[-1] for key in keys)]
-    rows = []
-    for trial in trials:
-        best = trial.metrics.get("best")
-        rows.append(
-            [
-                trial.trial,
-                "-" if best is None else f"{best:.4f}",
-                trial.status,
-                f"{trial.seconds:.1f}",
-                *(short(trial.config[key]) for key in keys),
-            ]
-        )
-    for line in draw(columns, rows, width):
+    from ftray.tune.report import trial_rows
+
+    cells = trial_rows(metric, trials)
+    for line in draw(list(cells[0]), [list(row.values()) for row in cells], width):
         say(line)
 
 
