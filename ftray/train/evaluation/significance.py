@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,24 +14,29 @@ from ftray.tasks.info import TaskInfo
 from ftray.tasks.regression import mean_scores
 from ftray.tasks.schema import Schema
 
-RESAMPLES = 2_000
 _TAILS = (2.5, 97.5)
 
 
-class Answers(Protocol):
+class Answers(ABC):
     """The predictions of M models for the same rows, and two metrics of each."""
 
-    @property
-    def metrics(self) -> tuple[str, str]: ...
+    metrics: ClassVar[tuple[str, str]]
+    resamples: ClassVar[int] = 2_000
 
-    def scores(self) -> np.ndarray:
-        """Return the metrics of each model, (M, 2)."""
-        ...
+    @abstractmethod
+    def scores(self, drawn: np.ndarray | None = None) -> np.ndarray:
+        """Return the metrics of each model, (M, 2), defined as in `BaseTask.metrics`. drawn: a
+        resample that replaces the rows."""
+
+    @abstractmethod
+    def draw(self, random: np.random.Generator) -> np.ndarray:
+        """Draw a resample: as many rows as there are, with replacement."""
 
     def resampled(self, seed: int) -> np.ndarray:
-        """Return bootstrap scores (Efron 1979), (resamples, M, 2). Each resample draws as many rows
-        as there are, with replacement, and scores all models on the same rows."""
-        ...
+        """Return bootstrap scores (Efron 1979), (resamples, M, 2). Each resample scores all models
+        on the same rows."""
+        random = np.random.default_rng(seed)
+        return np.stack([self.scores(self.draw(random)) for _ in range(self.resamples)])
 
 
 def answers_of(schema: Schema, truth: np.ndarray, predictions: Sequence[np.ndarray]) -> Answers:
@@ -45,7 +51,7 @@ def answers_of(schema: Schema, truth: np.ndarray, predictions: Sequence[np.ndarr
 
 
 @dataclass(frozen=True)
-class LabelAnswers:
+class LabelAnswers(Answers):
     """The predictions of several models for the same rows. Rows with the same label and the same
     predictions form one case; the class stores the K distinct cases with their counts.
 
@@ -67,10 +73,9 @@ class LabelAnswers:
         )
         return cls(cases[:, 0], cases[:, 1:], counts, classes)
 
-    def scores(self, counts: np.ndarray | None = None) -> np.ndarray:
-        """Return accuracy and macro-F1 of each model, (M, 2), defined as in `BaseTask.metrics`.
-        `counts` replaces the counts of the cases where given."""
-        counts = self.counts if counts is None else counts
+    def scores(self, drawn: np.ndarray | None = None) -> np.ndarray:
+        """Return accuracy and macro-F1 of each model. drawn: counts of the cases in a resample."""
+        counts = self.counts if drawn is None else drawn
         true = self._per_label(self.truth, counts)
         rows = counts.sum()
         result = np.empty((self.predicted.shape[1], 2))
@@ -81,44 +86,36 @@ class LabelAnswers:
             result[model] = right.sum() / rows, f1.mean()
         return result
 
-    def resampled(self, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
-        """Return bootstrap scores (Efron 1979), (resamples, M, 2). Each resample draws as many rows
-        as there are, with replacement, and scores all models on the same rows.
-
-        The counts of the cases in a resample have a multinomial distribution, so this method draws
-        the counts instead of single rows.
-        """
-        random = np.random.default_rng(seed)
+    def draw(self, random: np.random.Generator) -> np.ndarray:
+        """Draw the counts of the cases, which in a resample have a multinomial distribution."""
         rows = int(self.counts.sum())
-        shares = self.counts / rows
-        draws = (random.multinomial(rows, shares) for _ in range(resamples))
-        return np.stack([self.scores(counts) for counts in draws])
+        return random.multinomial(rows, self.counts / rows)
 
     def _per_label(self, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
         return np.bincount(labels, weights=counts, minlength=self.classes)
 
 
 @dataclass(frozen=True)
-class NumberAnswers:
+class NumberAnswers(Answers):
     """Numbers that several models predict for the same rows. truth, each of predicted: (rows, C),
     in the unit of the data."""
 
     truth: np.ndarray
     predicted: tuple[np.ndarray, ...]
     metrics = ("spearman", "mae")
+    resamples = 500
 
-    def scores(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Return Spearman's correlation and the mean absolute error of each model, (M, 2), defined
-        as in `BaseTask.metrics`. rows: the rows that count."""
+    def scores(self, drawn: np.ndarray | None = None) -> np.ndarray:
+        """Return Spearman's correlation and the mean absolute error of each model. drawn: the
+        numbers of the rows in a resample."""
+        rows: np.ndarray | slice = slice(None) if drawn is None else drawn
         truth = self.truth[rows]
         found = (mean_scores(predicted[rows], truth) for predicted in self.predicted)
         return np.array([[scores[name] for name in self.metrics] for scores in found])
 
-    def resampled(self, seed: int, resamples: int = RESAMPLES // 4) -> np.ndarray:
-        """Return bootstrap scores, (resamples, M, 2)."""
-        random, rows = np.random.default_rng(seed), len(self.truth)
-        draws = (random.integers(0, rows, rows) for _ in range(resamples))
-        return np.stack([self.scores(drawn) for drawn in draws])
+    def draw(self, random: np.random.Generator) -> np.ndarray:
+        rows = len(self.truth)
+        return random.integers(0, rows, rows)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from ftray.tasks.features import Batch
 from ftray.tasks.metrics import Gathered
 from ftray.tasks.schema import Schema
 from ftray.train.evaluation.significance import (
-    RESAMPLES,
     LabelAnswers,
     Spent,
     answers_of,
@@ -25,7 +24,7 @@ from tests.helpers.loop_runs import task_setup
 
 Z = 1.959964
 # Four standard errors of a standard deviation that 2,000 draws give.
-SPREAD = 4 / np.sqrt(2 * RESAMPLES)
+SPREAD = 4 / np.sqrt(2 * LabelAnswers.resamples)
 
 
 def guesses(truth: np.ndarray, right: float, classes: int, seed: int) -> np.ndarray:
@@ -60,7 +59,7 @@ def test_the_spread_of_the_accuracy_is_the_binomial_standard_error() -> None:
     drawn = LabelAnswers.of(truth, [predicted], 2).resampled(seed=1)[:, 0, 0]
     error = np.sqrt(0.8 * 0.2 / 400)
     assert drawn.std() == pytest.approx(error, rel=SPREAD)
-    assert drawn.mean() == pytest.approx(0.8, abs=4 * error / np.sqrt(RESAMPLES))
+    assert drawn.mean() == pytest.approx(0.8, abs=4 * error / np.sqrt(LabelAnswers.resamples))
 
 
 def test_the_interval_is_the_normal_one_where_rows_are_many() -> None:
@@ -98,7 +97,7 @@ def test_it_is_the_bootstrap_that_draws_row_by_row(rows: Any) -> None:
         spread = theirs.std(0)
         assert mine.std(0) / spread == pytest.approx(np.ones_like(spread), rel=1.5 * SPREAD)
         assert (mine.mean(0) - theirs.mean(0)) / spread == pytest.approx(
-            np.zeros_like(spread), abs=4 * np.sqrt(2 / RESAMPLES)
+            np.zeros_like(spread), abs=4 * np.sqrt(2 / LabelAnswers.resamples)
         )
         for tail in (2.5, 97.5):
             gap = (np.percentile(mine, tail, 0) - np.percentile(theirs, tail, 0)) / spread
