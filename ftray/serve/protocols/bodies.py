@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,31 +45,21 @@ async def read_request(http: Request, of: Signature) -> Asked:
 
 def _validated(body: bytes, of: Signature) -> Asked:
     try:
-        told = json.loads(body)
-    except json.JSONDecodeError as error:
-        raise _fault("json_invalid", "JSON decode error", {"error": error.msg}) from None
-    except (ValueError, RecursionError) as error:
-        raise _fault("json_invalid", "JSON decode error", {"error": str(error)}) from None
-    return _asked(told, of)
-
-
-def _asked(told: Any, of: Signature) -> Asked:
-    try:
-        request: Any = request_type(of).model_validate(told)
+        request: Any = request_type(of).model_validate(json.loads(body))
     except ValidationError as error:
-        raise in_body(error) from None
+        faults = error.errors(include_url=False, include_input=False)
+        within = [{**fault, "loc": ("body", *fault["loc"])} for fault in faults]
+        raise RequestValidationError(within) from None
+    except (ValueError, RecursionError) as error:
+        told = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise _fault("json_invalid", "JSON decode error", error=told) from None
     return Asked([question_of(each) for each in request.inputs], request.top_k)
 
 
-def in_body(error: ValidationError) -> RequestValidationError:
-    """Return the error about a body for an error about its content."""
-    faults = error.errors(include_url=False, include_input=False)
-    return RequestValidationError([{**f, "loc": ("body", *f["loc"])} for f in faults])
-
-
-def _fault(kind: str, message: str, context: Mapping[str, Any] | None = None) -> Exception:
-    fault = {"type": kind, "loc": ("body",), "msg": message, "ctx": dict(context or {})}
-    return RequestValidationError([fault])
+def _fault(kind: str, message: str, field: str = "", **context: str) -> Exception:
+    """Return the error about a field of the body, or about the body as a whole."""
+    where = ("body", field) if field else ("body",)
+    return RequestValidationError([{"type": kind, "loc": where, "msg": message, "ctx": context}])
 
 
 async def _form(http: Request, of: Signature) -> Asked:
@@ -82,16 +71,16 @@ async def _form(http: Request, of: Signature) -> Asked:
         parts = {name: form.getlist(name) for name, _ in of}
         if unknown := set(form) - {*parts, "top_k"}:
             known = ", ".join([*parts, "top_k"])
-            raise _wrong(min(unknown), "value_error", f"unknown part; there are {known}")
+            raise _fault("value_error", f"unknown part; there are {known}", min(unknown))
         columns = {
             name: [await _content(part) for part in of_name] for name, of_name in parts.items()
         }
         top_k = form.get("top_k")
     counts = {name: len(values) for name, values in columns.items()}
     if not all(counts.values()):
-        raise _wrong(next(name for name in counts if not counts[name]), "missing", "missing")
+        raise _fault("missing", "missing", next(name for name in counts if not counts[name]))
     if len(set(counts.values())) > 1:
-        raise _wrong(next(iter(counts)), "value_error", f"parts differ in number: {counts}")
+        raise _fault("value_error", f"parts differ in number: {counts}", next(iter(counts)))
     rows = [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]
@@ -107,7 +96,7 @@ def _number(value: Any) -> int:
     try:
         return TypeAdapter(int).validate_python(value)
     except ValidationError:
-        raise _wrong("top_k", "int_parsing", "must be a whole number") from None
+        raise _fault("int_parsing", "must be a whole number", "top_k") from None
 
 
 def _checked(rows: list[dict[str, Any]], of: Signature) -> list[Question]:
@@ -117,15 +106,10 @@ def _checked(rows: list[dict[str, Any]], of: Signature) -> list[Question]:
             value = row[name]
             if is_file(kind) != isinstance(value, bytes):
                 what = "send it as a file" if is_file(kind) else "send it as a field"
-                raise _wrong(f"{name}.{place}", "value_error", what)
+                raise _fault("value_error", what, f"{name}.{place}")
             if is_file(kind):
                 try:
                     image_of(value)
                 except ValueError as error:
-                    raise _wrong(f"{name}.{place}", "value_error", str(error)) from None
+                    raise _fault("value_error", str(error), f"{name}.{place}") from None
     return [next(iter(row.values())) if len(of) == 1 else row for row in rows]
-
-
-def _wrong(field: str, kind: str, message: str) -> Exception:
-    fault = {"type": kind, "loc": ("body", field), "msg": message, "ctx": {}}
-    return RequestValidationError([fault])
