@@ -38,7 +38,7 @@ def check_ray_folder() -> None:
         )
         raise RunFailed.of(_key(), str(folder), problem, fix)
     try:
-        with tempfile.TemporaryFile(dir=_existing(folder)) as file:
+        with tempfile.TemporaryFile(dir=existing(folder)) as file:
             file.write(_PROBE)
             file.flush()
     except OSError as error:
@@ -51,6 +51,6 @@ def _key() -> str:
     return next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "RAY_TMPDIR")
 
 
-def _existing(folder: Path) -> Path:
+def existing(folder: Path) -> Path:
     """Return the folder, or the nearest existing folder above it."""
-    return next(path for path in (folder, *folder.parents) if path.exists())
+    return next(path for path in (folder, *folder.parents) if os.path.lexists(path))

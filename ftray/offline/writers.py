@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ftray.cluster.folder import existing
 from ftray.errors import DataError
 from ftray.store.files.location import Location, locate
 
@@ -35,7 +36,7 @@ def open_output(out: str, overwrite: bool) -> Location:
         raise DataError.of(
             "--out", out, "is there already", "name another file, or replace it with --overwrite"
         )
-    if target.is_local and not os.access(_nearest(Path(target.path).parent), os.W_OK):
+    if target.is_local and not os.access(existing(Path(target.path).parent), os.W_OK):
         raise DataError.of("--out", out, "its folder cannot be written", "name another folder")
     return target
 
@@ -63,11 +64,6 @@ def write_left_out(target: Location, rows: Sequence[Row]) -> Location:
     file = target.parent / f"{target.name}.quarantine.jsonl"
     file.write_bytes(_jsonl([{name: _plain(v) for name, v in row.items()} for row in rows], []))
     return file
-
-
-def _nearest(folder: Path) -> Path:
-    """Return the folder if it exists, else its nearest parent that exists."""
-    return folder if folder.exists() or folder == folder.parent else _nearest(folder.parent)
 
 
 def _plain(value: Any) -> Any:

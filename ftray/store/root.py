@@ -6,6 +6,7 @@ import os
 import uuid
 from pathlib import Path
 
+from ftray.cluster.folder import existing
 from ftray.errors import StorageError
 from ftray.store.files.location import Location, locate
 from ftray.store.files.retry import is_transient, reason
@@ -57,9 +58,7 @@ class Root:
         """
         folder = self.location
         if folder.is_local:
-            path = Path(folder.path)
-            there = next(p for p in (path, *path.parents) if os.path.lexists(p))
-            folder = locate(str(there))
+            folder = locate(str(existing(Path(folder.path))))
         self._try_to_write(folder)
 
     def patient(self) -> Root:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Collection
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
+from ftray.cluster.folder import existing
 from ftray.errors import StorageError
 from ftray.store.files.location import Location
 from ftray.store.root import CACHE_MANIFEST, Root
@@ -54,16 +55,13 @@ def _last_used(folder: Location) -> float:
 
 def _oldest_living(root: Root) -> float:
     """Return when the oldest live run began; infinity where no run is live."""
-    begun = [run.run_id for run in list_runs(root) if run.status.may_live]
-    times = [datetime.strptime(name[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC) for name in begun]
-    return min((time.timestamp() for time in times), default=math.inf)
+    living = [status for run in list_runs(root) if (status := run.status).may_live]
+    begun = (datetime.fromisoformat(status.started).timestamp() for status in living)
+    return min(begun, default=math.inf)
 
 
 def _free(location: Location) -> float:
     """Return the free bytes on the disk of a local root; infinity for an object store."""
     if not location.is_local:
         return math.inf
-    path = Path(location.path)
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
+    return shutil.disk_usage(existing(Path(location.path))).free
