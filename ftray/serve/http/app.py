@@ -142,11 +142,6 @@ def _add_faults(api: FastAPI) -> None:
         path = route_path(request.scope)
         return fault(path, *fault_of_prompt(path, error.field, str(error)), code=error.code)
 
-    @api.exception_handler(Refused)
-    async def refused_field(request: Request, error: Refused) -> Response:
-        status, message = error.status_code, str(error.detail)
-        return fault(route_path(request.scope), status, message, error.field, code=error.code)
-
     @api.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
         message = str(error.detail)
@@ -154,7 +149,9 @@ def _add_faults(api: FastAPI) -> None:
             message = f"no such path; there are {', '.join((*PATHS, v2.PREFIX))}"
         if error.status_code == 405 and error.headers:
             message = f"send {error.headers['Allow']}, not {request.method}"
-        return fault(route_path(request.scope), error.status_code, message, None, error.headers)
+        path, status, headers = route_path(request.scope), error.status_code, error.headers
+        field, code = (error.field, error.code) if isinstance(error, Refused) else (None, None)
+        return fault(path, status, message, field, headers, code)
 
     @api.exception_handler(NotNow)
     async def not_now(request: Request, error: NotNow) -> Response:
