@@ -1,26 +1,42 @@
-"""Reads, cleans and splits the data that a spec names. Needs neither Ray nor torch."""
+"""Reads, cleans and splits the data that a spec names. Needs neither Ray nor torch.
+
+The way of the rows:
+
+1. Every source is read once, in batches (`SourceRows`). Rows are cleaned; of each row stay a digest
+   of its key, a digest of its values, and its label.
+2. Duplicates, leaks and unknown labels are found among digests and labels. The task is fitted to
+   the labels or numbers of the rows that stay, and each split gets the numbers of its rows.
+3. Whoever needs values reads the source again, in batches: `Dataset.blocks` for encoding,
+   `SplitRows` for a sample or for a small split, `Dataset.dropped` for the rows left out.
+
+So memory holds a batch and some 40 bytes a row, whatever the rows are. The result depends neither
+on the size of batches nor on the format of files.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ftray import digest
-from ftray.data.cleaning import clean as cleaning
-from ftray.data.cleaning.clean import CleanRow, Dropped, SourceRows
+from ftray.data.cleaning.faults import Dropped, refuse_faults
 from ftray.data.cleaning.report import CleaningReport
-from ftray.data.sources import rows_of, source_of
-from ftray.data.split import by_group, by_time, moment, stratify
+from ftray.data.cleaning.source_rows import SourceRows
+from ftray.data.cleaning.spellings import spelling_notes
+from ftray.data.readers.rows import Source
+from ftray.data.sources import source_of
+from ftray.data.split import by_group, by_time, stratify
+from ftray.data.split_column import SplitColumn
+from ftray.data.split_rows import Block, SplitRows, blocks
 from ftray.errors import DataError, FtrayError
 from ftray.spec.schema import Spec
+from ftray.spec.sections.delimited import DelimitedSpec
 from ftray.tasks import Task, get_task
-from ftray.tasks.base import is_missing
 from ftray.tasks.schema import Schema
 
 HELD_OUT = ("validation", "test")
@@ -30,18 +46,36 @@ _NOTES_SHOWN = 6
 
 @dataclass(frozen=True)
 class Dataset:
-    """Clean rows in their splits."""
+    """Clean rows in their splits, which are read when they are needed."""
 
-    splits: dict[str, pa.Table]
-    """train, validation, test -> the task's columns, in the order of the source."""
+    splits: dict[str, SplitRows]
+    """train, validation, test -> its rows, in the order of the source."""
     schema: Schema
     """What the task learns of the rows of train before the training."""
     report: CleaningReport
     digest: str
     """Digest of rows, splits and labels, but not of file names, formats or rows left out."""
-    quarantine: tuple[Dropped, ...]
-    places: dict[str, pa.Array]
-    """Split -> the place of each of its rows, FILE:LINE."""
+    sources: Mapping[str, SourceRows]
+    """train, and validation and test where they have a source of their own."""
+    rejected: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    """Split -> rows of it that encoding makes nothing of, as indices -> kind of the fault."""
+
+    def blocks(self, rows: int) -> Iterator[Block]:
+        """Yield the rows of all splits in blocks of `rows` rows; the last of a split may be
+        short. Reads each source once."""
+        for source in self.sources.values():
+            own = {name: of for name, of in self.splits.items() if of.source is source}
+            yield from blocks(own, rows)
+
+    def dropped(self) -> Iterator[Dropped]:
+        """Yield the rows left out, those of each source in its order. Reads again the sources that
+        have such rows."""
+        for source in self.sources.values():
+            more: dict[int, str] = {}
+            for split, found in self.rejected.items():
+                if self.splits[split].source is source:
+                    more |= {int(self.splits[split].numbers[at]): of for at, of in found.items()}
+            yield from source.dropped(more)
 
 
 def read_dataset(spec: Spec) -> Dataset:
@@ -55,48 +89,73 @@ def read_dataset(spec: Spec) -> Dataset:
     schema = _schema(parts["train"], task)
     for name in HELD_OUT:
         if name in parts and schema.labels:
-            cleaning.drop_unknown(parts[name], task, schema.labels)
+            parts[name].drop_unknown(schema.labels)
     _admit(spec, parts)
-    kept = _split(spec, parts, task)
-    splits = {name: cleaning.table(rows, task.columns) for name, rows in kept.items()}
-    counts = {name: cleaning.label_counts(rows, task) for name, rows in kept.items()}
-    # Numbers are standardized by rows that are trained on, not by those that are held out.
-    scale = task.fit(item.row for item in kept["train"]).scale
-    schema = schema.model_copy(update={"scale": scale})
-    notes = (*_findings(parts, task), *_unevaluated(schema.labels, kept, task))
+    splits = _split(spec, parts)
+    if schema.scale is not None:
+        # Numbers are standardized by rows that are trained on, not by those that are held out.
+        scale = task.fit(parts["train"].to_fit(splits["train"].numbers)).scale
+        schema = schema.model_copy(update={"scale": scale})
+    counts = {name: rows.label_counts() for name, rows in splits.items()}
+    notes = (*_findings(parts, task), *_unevaluated(schema.labels, splits))
     report = CleaningReport({name: part.count() for name, part in parts.items()}, counts, notes)
-    quarantine = tuple(row for part in parts.values() for row in part.dropped)
-    places = {name: cleaning.places(rows) for name, rows in kept.items()}
-    return Dataset(splits, schema, report, content_digest(splits, schema), quarantine, places)
+    digests = {name: rows.digests for name, rows in splits.items()}
+    columns = splits["train"].columns
+    return Dataset(splits, schema, report, content_digest(digests, columns, schema), parts)
 
 
-def content_digest(splits: dict[str, pa.Table], schema: Schema) -> str:
-    """Return a digest of the values in the splits, of their order and of the schema."""
-    rows = {name: table.num_rows for name, table in splits.items()}
-    head = {"labels": list(schema.labels), "splits": rows}
-    if schema.scale:
-        head["scale"] = schema.scale.model_dump()
-    return digest.of_chunks(_chunks(json.dumps(head, sort_keys=True), splits))
+def read_source(
+    source: str,
+    columns: Mapping[str, str],
+    task: Task,
+    encoding: str = "utf-8",
+    on_bad_row: Literal["fail", "skip"] = "fail",
+    labels: Collection[str] | None = None,
+    key: str = "--data",
+    csv: DelimitedSpec | None = None,
+    flags: Mapping[str, tuple[str, ...]] | None = None,
+) -> tuple[pa.Table, CleaningReport]:
+    """Return the clean rows of one source that is not split, with the task's columns and `where`
+    (FILE:LINE), and the report.
+
+    With `labels`, a row with any other label is faulty. `key` is the setting that errors name.
+    Raises DataError as `read_dataset` does.
+    """
+    asked = Source(
+        key,
+        source,
+        columns,
+        encoding,
+        "test",
+        files=task.info.files,
+        flags=flags or {},
+        csv=csv or DelimitedSpec(),
+    )
+    part = SourceRows("data", asked, task)
+    part.drop_twins()
+    if labels is not None:
+        part.drop_unknown(labels)
+    if on_bad_row == "fail":
+        refuse_faults([part.problem()])
+    part.require_rows()
+    rows = SplitRows(part, part.kept)
+    report = CleaningReport({part.name: part.count()}, {part.name: rows.label_counts()})
+    return rows.table(where=True), report
 
 
-def _chunks(head: str, splits: dict[str, pa.Table]) -> Iterator[bytes]:
-    yield head.encode()
-    for name, rows in sorted(splits.items()):
-        for column in rows.column_names:
-            yield f"{name}/{column}".encode()
-            yield from _content(rows[column].combine_chunks())
-
-
-def _content(array: pa.Array) -> Iterator[bytes]:
-    """Yield the lengths and the values of an array of texts, of bytes, or of lists of numbers."""
-    if pa.types.is_list(array.type):
-        yield pc.list_value_length(array).to_numpy().tobytes()
-        yield array.flatten().to_numpy().tobytes()
-        return
-    _, offsets, data = array.buffers()
-    ends = np.frombuffer(offsets, "<i8")[array.offset : array.offset + len(array) + 1]
-    yield np.diff(ends).tobytes()
-    yield memoryview(data)[ends[0] : ends[-1]].tobytes()
+def content_digest(
+    digests: Mapping[str, np.ndarray], columns: Sequence[str], schema: Schema
+) -> str:
+    """Return a digest of the values in the splits, of their order and of the schema. digests: split
+    -> digest of each row."""
+    head = {
+        "labels": list(schema.labels),
+        "splits": {name: len(of) for name, of in digests.items()},
+        "columns": sorted(columns),
+        "scale": schema.scale and schema.scale.model_dump(),
+    }
+    each = (of.astype("<u8").tobytes() for _, of in sorted(digests.items()))
+    return digest.of_chunks([json.dumps(head, sort_keys=True).encode(), *each])
 
 
 def _clean_parts(spec: Spec, task: Task) -> dict[str, SourceRows]:
@@ -105,55 +164,57 @@ def _clean_parts(spec: Spec, task: Task) -> dict[str, SourceRows]:
     for name in ("train", *HELD_OUT):
         url = getattr(spec.data, name)
         if isinstance(url, str):
-            source = source_of(url, name, spec.data, spec.info)
+            source, column = source_of(url, name, spec.data, spec.info), None
             if name == "train" and spec.data.split.column:
                 source = replace(source, beside=(spec.data.split.column,))
-            parts[name] = cleaning.clean(name, source, rows_of(source), task)
+                column = SplitColumn(spec.data.split)
+            parts[name] = SourceRows(name, source, task, column)
     _admit(spec, parts)
     for part in parts.values():
-        cleaning.drop_twins(part, task)
+        part.drop_twins()
     # A row in several splits stays in one: test takes precedence over validation, and validation
     # over train.
     for name, other in (("validation", "test"), ("train", "validation"), ("train", "test")):
         if name in parts and other in parts:
-            cleaning.drop_leaked(parts[name], parts[other])
+            parts[name].drop_leaked(parts[other])
     return parts
 
 
 def _admit(spec: Spec, parts: dict[str, SourceRows]) -> None:
     """Raise DataError for faulty rows, unless they are to be skipped, and for empty sources."""
     if spec.data.on_bad_row == "fail":
-        cleaning.refuse_faults(parts.values())
+        refuse_faults([part.problem() for part in parts.values()])
     for part in parts.values():
-        cleaning.require_rows(part)
+        part.require_rows()
 
 
 def _schema(train: SourceRows, task: Task) -> Schema:
-    cleaning.require_rows(train)
-    schema = task.fit(item.row for item in train.kept)
+    train.require_rows()
+    kept = train.kept
+    schema = task.fit(train.to_fit(kept))
     if problem := task.unlearnable(schema):
         columns = {**train.source.columns, **train.source.flags}
         answer = next(name for name in task.info.answers if name in columns)
         raise train.source.error(
-            f"all {len(train.kept):,} usable rows {problem}",
+            f"all {len(kept):,} usable rows {problem}",
             f"name the column of answers in data.columns.{answer} (now "
             f"{columns[answer]}), or add rows of another {answer}",
         )
     return schema
 
 
-def _split(spec: Spec, parts: dict[str, SourceRows], task: Task) -> dict[str, list[CleanRow]]:
+def _split(spec: Spec, parts: dict[str, SourceRows]) -> dict[str, SplitRows]:
     shares = {
         name: share for name in HELD_OUT if isinstance(share := getattr(spec.data, name), float)
     }
     pool = parts["train"].kept
-    chosen = _chosen(spec, pool, shares, task)
-    splits = {name: [pool[i] for i in rows] for name, rows in chosen.items()}
-    splits.update({name: parts[name].kept for name in HELD_OUT if name in parts})
+    chosen = _chosen(spec, parts["train"], pool, shares)
+    splits = {name: SplitRows(parts["train"], pool[rows]) for name, rows in chosen.items()}
+    splits |= {name: SplitRows(parts[name], parts[name].kept) for name in HELD_OUT if name in parts}
     for name, share in shares.items():
-        if not splits[name]:
+        if not splits[name].num_rows:
             raise _empty(f"data.{name}", share, len(pool), spec)
-    if not splits["train"]:
+    if not splits["train"].num_rows:
         raise _empty("data.train", spec.data.train, len(pool), spec)
     return {name: splits[name] for name in ("train", *HELD_OUT)}
 
@@ -170,24 +231,15 @@ def _empty(key: str, value: Any, rows: int, spec: Spec) -> FtrayError:
 
 
 def _chosen(
-    spec: Spec, pool: Sequence[CleanRow], shares: Mapping[str, float], task: Task
+    spec: Spec, train: SourceRows, pool: np.ndarray, shares: Mapping[str, float]
 ) -> dict[str, np.ndarray]:
-    """Return the indices of the rows of each split that is a share, and of train."""
-    policy = spec.data.split
-    if policy.by == "random":
-        return stratify(task.strata([item.row for item in pool]), shares, spec.seed)
-    assert policy.column is not None, "the spec asks for a column"
-    values = [item.raw.values.get(policy.column) for item in pool]
-    if missing := sum(map(is_missing, values)):
-        problem = f"{missing:,} of {len(pool):,} rows have no value in it"
-        raise DataError.of("data.split.column", policy.column, problem, "name a full column")
-    if policy.by == "group":
-        return by_group([str(value) for value in values], shares, spec.seed)
-    try:
-        return by_time([moment(value) for value in values], shares)
-    except ValueError as error:
-        fix = "name a column of numbers, dates, or texts such as 2026-01-31T12:00"
-        raise DataError.of("data.split.column", policy.column, str(error), fix) from None
+    """Return the indices in `pool` of the rows of each split that is a share, and of train."""
+    if train.column is None:
+        return stratify(train.strata(pool), shares, spec.seed)
+    values = train.column.of(pool)
+    if spec.data.split.by == "group":
+        return by_group(values, shares, spec.seed)
+    return by_time(values, shares)
 
 
 def _findings(parts: dict[str, SourceRows], task: Task) -> Iterator[str]:
@@ -197,15 +249,15 @@ def _findings(parts: dict[str, SourceRows], task: Task) -> Iterator[str]:
         yield from (f"{name}: {note}" for note in notes[:_NOTES_SHOWN])
         if len(notes) > _NOTES_SHOWN:
             yield f"{name}: {len(notes) - _NOTES_SHOWN:,} notes more of this kind"
-        yield from (f"{name}: {note}" for note in cleaning.spelling_notes(part, task))
+        if task.info.has_labels:
+            spelled = spelling_notes(part.spelled(), part.label_counts(part.kept))
+            yield from (f"{name}: {note}" for note in spelled)
 
 
-def _unevaluated(
-    labels: Sequence[str], kept: Mapping[str, Sequence[CleanRow]], task: Task
-) -> Iterator[str]:
+def _unevaluated(labels: Sequence[str], splits: Mapping[str, SplitRows]) -> Iterator[str]:
     """Yield notes about labels that have no row in a held-out split."""
     for name in HELD_OUT if labels else ():
-        present = {label for item in kept[name] for label in task.labels_of(item.row)}
+        present = splits[name].labels()
         absent = [label for label in labels if label not in present]
         if absent:
             shown = ", ".join(absent[:_NAMES_SHOWN]) + (", ..." if absent[_NAMES_SHOWN:] else "")

@@ -4,32 +4,24 @@ folders, URLs and the Hub."""
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Literal
 
-import pyarrow as pa
-
-from ftray.data.cleaning import clean as cleaning
-from ftray.data.cleaning.report import CleaningReport
-from ftray.data.readers import stream
-from ftray.data.readers.contents import file_row, with_contents
+from ftray.data.readers.batch import RawBatch
+from ftray.data.readers.contents import with_contents
+from ftray.data.readers.file_rows import file_batches
 from ftray.data.readers.files import READERS, read_file, suffix
 from ftray.data.readers.hub import is_hub_id, read_hub
 from ftray.data.readers.rows import RawRow, Source, shown
-from ftray.data.readers.text import read_text
 from ftray.errors import StorageError
 from ftray.near import did_you_mean, nearest_path
 from ftray.spec.schema import DataSpec
-from ftray.spec.sections.delimited import DelimitedSpec
 from ftray.store.files.location import Location, locate
 from ftray.store.files.pattern import expand
 from ftray.tasks import DEFAULT_TASK, Task
 from ftray.tasks.info import TaskInfo
-
-_READS_AT_ONCE = 16
 
 
 def source_of(url: str, role: str, spec: DataSpec, task: TaskInfo = DEFAULT_TASK) -> Source:
@@ -46,47 +38,6 @@ def source_of(url: str, role: str, spec: DataSpec, task: TaskInfo = DEFAULT_TASK
     )
 
 
-def read_source(
-    source: str,
-    columns: Mapping[str, str],
-    task: Task,
-    encoding: str = "utf-8",
-    on_bad_row: Literal["fail", "skip"] = "fail",
-    labels: Collection[str] | None = None,
-    key: str = "--data",
-    csv: DelimitedSpec | None = None,
-    flags: Mapping[str, tuple[str, ...]] | None = None,
-) -> tuple[pa.Table, CleaningReport, tuple[cleaning.Dropped, ...]]:
-    """Return the clean rows of one source that is not split, with the task's columns and `where`
-    (FILE:LINE); the report; the rows left out.
-
-    With `labels`, a row with any other label is faulty. `key` is the setting that errors name.
-    Raises DataError as `read_dataset` does.
-    """
-    asked = Source(
-        key,
-        source,
-        columns,
-        encoding,
-        "test",
-        files=task.info.files,
-        flags=flags or {},
-        csv=csv or DelimitedSpec(),
-    )
-    part = cleaning.clean("data", asked, rows_of(asked), task)
-    cleaning.drop_twins(part, task)
-    if labels is not None:
-        cleaning.drop_unknown(part, task, labels)
-    if on_bad_row == "fail":
-        cleaning.refuse_faults([part])
-    cleaning.require_rows(part)
-    table = cleaning.table(part.kept, task.columns)
-    table = table.append_column("where", cleaning.places(part.kept))
-    counts = cleaning.label_counts(part.kept, task)
-    report = CleaningReport({part.name: part.count()}, {part.name: counts})
-    return table, report, tuple(part.dropped)
-
-
 def asked_columns(columns: Mapping[str, str], task: Task) -> dict[str, str]:
     """Return the entries of `columns` that prediction needs."""
     return {logical: name for logical, name in columns.items() if logical not in task.info.answers}
@@ -94,11 +45,17 @@ def asked_columns(columns: Mapping[str, str], task: Task) -> dict[str, str]:
 
 def rows_of(source: Source) -> Iterator[RawRow]:
     """Yield the raw rows of a source, in a fixed order. Raises DataError."""
+    for batch in batches_of(source):
+        yield from batch.each()
+
+
+def batches_of(source: Source) -> Iterator[RawBatch]:
+    """Yield the raw rows of a source in batches, in a fixed order. Raises DataError."""
     if is_hub_id(source.url):
         yield from read_hub(source)
         return
     try:
-        yield from _rows_of_files(source)
+        yield from _batches_of_files(source)
     except StorageError as error:
         fault = error.problems[0]
         raise source.error(fault.problem, fault.fix) from None
@@ -106,29 +63,35 @@ def rows_of(source: Source) -> Iterator[RawRow]:
         raise source.error(f"cannot be read: {error}", "check the path and your access") from None
 
 
-def _rows_of_files(source: Source) -> Iterator[RawRow]:
+def _batches_of_files(source: Source) -> Iterator[RawBatch]:
     matches = expand(source.url)
     if not matches:
         raise source.error("matches no file", "check the pattern and the folder it starts in")
     if len(matches) == 1 and matches[0].is_dir():
-        yield from _rows_of_folder(matches[0], source)
+        yield from _batches_of_folder(matches[0], source)
         return
     for file in matches:
         if file.is_dir():
             raise source.error(f"{shown(file)} is a folder", "let the pattern match files only")
         if not file.is_file():
             raise source.error(f"no such file or folder: {file}", _neighbours(file))
-        yield from _rows_of_file(file, source)
+    for are_rows, files in groupby(matches, partial(_is_row, source=source)):
+        if are_rows:
+            yield from file_batches([(file, None) for file in files], source)
+        else:
+            for file in files:
+                yield from _batches_of_file(file, source)
 
 
-def _rows_of_file(file: Location, source: Source) -> Iterator[RawRow]:
-    if source.files and suffix(file.name) not in READERS:
-        yield file_row(file.read_bytes(), None, file, source)
-    else:
-        yield from with_contents(read_file(file, source), file.parent, source)
+def _is_row(file: Location, source: Source) -> bool:
+    return bool(source.files) and suffix(file.name) not in READERS
 
 
-def _rows_of_folder(folder: Location, source: Source) -> Iterator[RawRow]:
+def _batches_of_file(file: Location, source: Source) -> Iterator[RawBatch]:
+    return with_contents(read_file(file, source), file.parent, source)
+
+
+def _batches_of_folder(folder: Location, source: Source) -> Iterator[RawBatch]:
     """Yield the rows of a folder of data files, or of a folder with one sub-folder of texts or
     images for each label."""
     names = [name for name in _files(folder, source) if not _is_hidden(name)]
@@ -153,19 +116,9 @@ def _rows_of_folder(folder: Location, source: Source) -> Iterator[RawRow]:
             "name a file, or a folder with one sub-folder a label",
         )
     for path in data:
-        yield from _rows_of_file(folder / path, source)
-    yield from _read_labelled(folder, inner, source)
-
-
-def _read_labelled(folder: Location, names: list[str], source: Source) -> Iterator[RawRow]:
-    """Yield one row for each file; its label is the first part of its path below `folder`."""
-    files = [folder / name for name in names]
-    # Read files in parallel: one by one, many small files of an object store would take minutes.
-    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-        contents = pool.map(partial(stream.read_bytes, source=source), files)
-        for name, file, raw in zip(names, files, contents, strict=True):
-            read = file_row if source.files else read_text
-            yield read(raw, name.partition("/")[0], file, source)
+        yield from _batches_of_file(folder / path, source)
+    # The label of a file is the first part of its path below the folder.
+    yield from file_batches([(folder / name, name.partition("/")[0]) for name in inner], source)
 
 
 def _files(folder: Location, source: Source) -> list[str]:

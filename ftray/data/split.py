@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -13,11 +13,9 @@ _DIGITS = 9
 """Decimal digits of owed rows; further digits are rounding errors."""
 
 
-def stratify(
-    targets: Sequence[str], shares: Mapping[str, float], seed: int
-) -> dict[str, np.ndarray]:
+def stratify(targets: np.ndarray, shares: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:
     """Return the row indices of each split in `shares` and, under "train", of the rest, in rising
-    order.
+    order. targets: (rows,) int64, the place of each row's label among the sorted labels.
 
     Each split takes its share of the rows of every label, rounded so that the size of the split as
     a whole matches its share. Rounding up begins with the labels that are owed most: the fraction
@@ -25,22 +23,20 @@ def stratify(
     label, the splits measure different labels. The seed orders labels that are owed the same. Every
     label keeps at least one row in train, so a label with one row is in train only.
     """
-    names = {label: code for code, label in enumerate(sorted(set(targets)))}
-    codes = np.array([names[label] for label in targets], dtype=np.int64)
     # Draw raw bits: numpy guarantees that they are the same on every platform and in every version.
     bits = np.random.PCG64(seed)
-    ranks = _rank_in_label(codes, bits.random_raw(len(codes)))
-    turns = bits.random_raw(len(names))
-    counts = np.bincount(codes, minlength=len(names))
-    assigned = np.full(len(codes), "train", dtype=object)
-    taken = np.zeros(len(names), dtype=np.int64)
-    owed = np.zeros(len(names))
+    ranks = _rank_in_label(targets, bits.random_raw(len(targets)))
+    counts = np.bincount(targets)
+    turns = bits.random_raw(len(counts))
+    taken = np.zeros(len(counts), dtype=np.int64)
+    owed = np.zeros(len(counts))
+    splits = {}
     for name, share in shares.items():
         until = taken + _allot(counts * share, owed, counts - 1 - taken, turns)
         owed += counts * share - (until - taken)
-        assigned[(ranks >= taken[codes]) & (ranks < until[codes])] = name
+        splits[name] = np.flatnonzero((ranks >= taken[targets]) & (ranks < until[targets]))
         taken = until
-    return {name: np.flatnonzero(assigned == name) for name in ("train", *shares)}
+    return {"train": np.flatnonzero(ranks >= taken[targets]), **splits}
 
 
 def _rank_in_label(codes: np.ndarray, draw: np.ndarray) -> np.ndarray:
@@ -70,38 +66,36 @@ def _allot(wanted: np.ndarray, owed: np.ndarray, room: np.ndarray, turns: np.nda
     return taken
 
 
-def by_group(
-    groups: Sequence[str], shares: Mapping[str, float], seed: int
-) -> dict[str, np.ndarray]:
+def by_group(groups: np.ndarray, shares: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:
     """Return the row indices of each split as `stratify` does, with all rows of a group in one
     split. Groups are drawn in an order that the seed tells; a split takes groups as long as they
-    bring its size nearer to its share. At least one group stays in train."""
-    names = {group: code for code, group in enumerate(sorted(set(groups)))}
-    codes = np.array([names[group] for group in groups], dtype=np.int64)
-    sizes = np.bincount(codes, minlength=len(names))
-    order = np.argsort(np.random.PCG64(seed).random_raw(len(names)), kind="stable").tolist()
-    assigned = np.full(len(names), "train", dtype=object)
-    for name, share in shares.items():
-        wanted, taken = share * len(codes), 0
-        for group in list(order):
+    bring its size nearer to its share. At least one group stays in train. groups: (rows,) int64,
+    the place of each row's group among the sorted groups."""
+    sizes = np.bincount(groups)
+    order = np.argsort(np.random.PCG64(seed).random_raw(len(sizes)), kind="stable").tolist()
+    names, left = ("train", *shares), len(order)
+    assigned = np.zeros(len(sizes), dtype=np.int8)
+    for number, share in enumerate(shares.values(), 1):
+        wanted, taken = share * len(groups), 0
+        for group in order:
             nearer = abs(wanted - taken - sizes[group]) < abs(wanted - taken)
-            if nearer and len(order) > 1:
-                assigned[group] = name
+            if nearer and left > 1 and not assigned[group]:
+                assigned[group] = number
                 taken += sizes[group]
-                order.remove(group)
-    return {name: np.flatnonzero(assigned[codes] == name) for name in ("train", *shares)}
+                left -= 1
+    own = assigned[groups]
+    return {name: np.flatnonzero(own == number) for number, name in enumerate(names)}
 
 
-def by_time(times: Sequence[float], shares: Mapping[str, float]) -> dict[str, np.ndarray]:
+def by_time(times: np.ndarray, shares: Mapping[str, float]) -> dict[str, np.ndarray]:
     """Return the row indices of each split as `stratify` does: of the shares in their order, the
     last holds the latest rows, the one before it the rows before them, train the earliest. Rows of
     the same time stay in one split, the later one."""
-    moments = np.asarray(times, dtype=np.float64)
-    order, end = np.argsort(moments, kind="stable"), len(moments)
-    ranked = moments[order]
+    order, end = np.argsort(times, kind="stable"), len(times)
+    ranked = times[order]
     splits: dict[str, np.ndarray] = {}
     for name, share in reversed(list(shares.items())):
-        start = max(0, end - round(share * len(moments)))
+        start = max(0, end - round(share * len(times)))
         if 0 < start < end:
             start = int(np.searchsorted(ranked[:end], ranked[start], side="left"))
         splits[name] = np.sort(order[start:end])
@@ -117,9 +111,12 @@ def moment(value: Any) -> float:
         return float(value)
     if isinstance(value, str):
         try:
-            return float(value)
+            number = float(value)
         except ValueError:
             value = datetime.fromisoformat(value.strip())
+        else:
+            if math.isfinite(number):
+                return number
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)
     if not isinstance(value, datetime):

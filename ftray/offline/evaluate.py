@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from ftray.data.cleaning import clean as cleaning
 from ftray.data.cleaning import spellings
-from ftray.data.dataset import read_dataset
-from ftray.data.encoding.rejected import none_left, rejected_rows
+from ftray.data.cleaning.faults import Faults
+from ftray.data.dataset import read_dataset, read_source
 from ftray.data.readers.rows import Source
-from ftray.data.sources import read_source, source_of
+from ftray.data.sources import source_of
 from ftray.errors import DataError
 from ftray.models.artifact.named import NamedModel
 from ftray.models.inference.measure import Measured
@@ -114,11 +113,11 @@ def _wrong(
 def _admit(examples: Examples, rows: pa.Table, asked: Source, data: DataSpec) -> None:
     """Raise DataError for rows without examples, unless the spec skips bad rows, and where no other
     rows are left."""
-    found = rejected_rows("data", rows, rows["where"], examples.rejected)
-    if found and data.on_bad_row == "fail":
-        raise DataError(cleaning.problem(asked, found, rows.num_rows))
+    found = Faults.of(examples.rejected, lambda places: rows["where"].take(places).to_pylist())
+    if found.total and data.on_bad_row == "fail":
+        raise DataError(found.problem(asked, rows.num_rows))
     if not len(examples):
-        raise none_left(asked, found)
+        raise found.none_left(asked)
 
 
 def _require_known(labels: Iterable[str], model: NamedModel, source: str | None) -> None:
@@ -137,7 +136,7 @@ def _own_rows(model: NamedModel) -> tuple[Source, pa.Table]:
     spec = parse(model.info.spec)
     dataset = read_dataset(spec)
     url = spec.data.test if isinstance(spec.data.test, str) else spec.data.train
-    table = dataset.splits[OWN_SPLIT].append_column("where", dataset.places[OWN_SPLIT])
+    table = dataset.splits[OWN_SPLIT].table(where=True)
     return source_of(url, OWN_SPLIT, spec.data, spec.info), table
 
 
@@ -146,7 +145,7 @@ def _rows_of(
 ) -> tuple[Source, pa.Table]:
     spec = parse(model.info.spec)
     named = {logical: columns.get(logical, own) for logical, own in spec.columns.items()}
-    table, _, _ = read_source(
+    table, _ = read_source(
         source,
         named,
         get_task(model.info.task),

@@ -13,19 +13,18 @@ import pyarrow as pa
 
 from ftray.cluster.capacity import has_gpus, pool_size, require
 from ftray.cluster.connection import Resources
-from ftray.data.cleaning import clean as cleaning
-from ftray.data.cleaning.clean import Dropped, SourceRows
+from ftray.data.cleaning.clean import clean_each, decoded
+from ftray.data.cleaning.faults import Dropped, Faults, no_usable_row, refuse_faults
 from ftray.data.cleaning.report import NO_TOKENS
 from ftray.data.encoding.ray_data_output import quiet_ray_data
-from ftray.data.encoding.rejected import none_left
 from ftray.data.readers.rows import Source
-from ftray.data.sources import asked_columns, rows_of
+from ftray.data.sources import asked_columns, batches_of
 from ftray.errors import DataError, FtrayError, RunFailed, from_json
 from ftray.models.artifact.named import NamedModel
 from ftray.offline.resume import COLUMNS, SCHEMA, Parts
 from ftray.spec.load import parse
 from ftray.spec.sections.compute import Compute
-from ftray.tasks import get_task
+from ftray.tasks import Task, get_task
 from ftray.tasks.base import Question
 
 if TYPE_CHECKING:
@@ -48,28 +47,37 @@ class Rows:
     """The question of each row, which the model answers."""
     left_out: list[dict[str, Any]]
     """Bad rows with the reason, where the model's spec says to skip bad rows."""
-    part: SourceRows
-    """The rows of the source as cleaning found them."""
+    places: list[str]
+    """The place of each row, FILE:LINE."""
+    source: Source
     skips: bool
     """Whether bad rows are skipped; else they raise DataError."""
+
+    @property
+    def read(self) -> int:
+        """Rows of the source, bad ones included."""
+        return len(self.values) + len(self.left_out)
 
     def without(self, unread: Collection[int]) -> Rows:
         """Return these rows without those at the places `unread`, which give the model nothing to
         read. Raises DataError where bad rows are not skipped, and where no other rows are left."""
         if not unread:
             return self
-        raw = [self.part.kept[place].raw for place in sorted(unread)]
-        dropped = [Dropped(self.part.name, row.where, NO_TOKENS, "", row.values) for row in raw]
+        kinds = dict.fromkeys(sorted(unread), NO_TOKENS)
+        faults = Faults.of(kinds, lambda rows: [self.places[row] for row in rows])
         if not self.skips:
-            read = self.part.count().read
-            raise DataError(cleaning.problem(self.part.source, dropped, read))
+            raise DataError(faults.problem(self.source, self.read))
         kept = [place for place in range(len(self.questions)) if place not in unread]
         if not kept:
-            raise none_left(self.part.source, dropped)
+            raise faults.none_left(self.source)
+        dropped = [
+            Dropped("data", self.places[row], NO_TOKENS, "", self.values[row]) for row in kinds
+        ]
         return replace(
             self,
             values=[self.values[place] for place in kept],
             questions=[self.questions[place] for place in kept],
+            places=[self.places[place] for place in kept],
             left_out=[*self.left_out, *(row.to_json() for row in dropped)],
         )
 
@@ -103,17 +111,35 @@ def read_rows(
         every_column=True,
         csv=csv,
     )
-    part = cleaning.clean("data", asked, rows_of(asked), task, answered=False)
-    if spec.data.on_bad_row == "fail":
-        cleaning.refuse_faults([part])
-    cleaning.require_rows(part)
-    values = [dict(item.raw.values) for item in part.kept]
+    rows = _answerable(asked, task, spec.data.on_bad_row == "skip")
     for name in added:
-        if any(name in row for row in values):
+        if any(name in row for row in rows.values):
             raise DataError.of("--data", source, f"has a column {name} already", "rename it")
-    left_out = [row.to_json() for row in part.dropped]
-    questions = [item.question for item in part.kept]
-    return Rows(values, questions, left_out, part, spec.data.on_bad_row == "skip")
+    return rows
+
+
+def _answerable(source: Source, task: Task, skips: bool) -> Rows:
+    """Read the rows of a source, and set bad ones aside. Raises DataError."""
+    rows, faults, beyond_ascii = Rows([], [], [], [], source, skips), Faults(), 0
+    for batch in batches_of(source):
+        raw = decoded(batch, source)
+        kept, questions, bad = clean_each(raw, task.ask)
+        rows.values.extend(dict(batch.rows[index]) for index in kept)
+        rows.questions.extend(questions)
+        rows.places.extend(batch.where(index) for index in kept)
+        for index, fault in sorted(bad.items()):
+            where = batch.where(index)
+            faults.add(where, fault)
+            row = Dropped("data", where, fault.kind, fault.detail, batch.rows[index])
+            rows.left_out.append(row.to_json())
+        beyond_ascii += raw.beyond_ascii
+    if not rows.read:
+        raise source.error("no rows in it", "name a source with rows")
+    if not skips:
+        refuse_faults([faults.described(source, rows.read, {}, (), beyond_ascii)])
+    if not rows.values:
+        raise no_usable_row(source, faults.counts)
+    return rows
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,15 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+class Answer(NamedTuple):
+    """What `stratum` and `labels_of` say of the rows with the same answer, and how many there
+    are."""
+
+    stratum: str
+    labels: Sequence[str]
+    rows: int = 0
+
+
 @dataclass(frozen=True)
 class TaskSetup:
     """What a task needs beside rows and tensors.
@@ -109,6 +118,11 @@ class BaseTask(ABC):
     """transformers' Auto class that loads the model."""
     outputs: tuple[str, ...] = ("logits",)
     """Names of the tensors that the model's forward pass returns."""
+    cleaners: Mapping[str, Callable[[Any], Any]] = {}
+    """Column -> function from its raw value to the clean one, which may raise BadRow: for a task
+    that cleans each column by itself. Whole columns are then cleaned at once."""
+    fitted: tuple[str, ...] | None = None
+    """Columns that `fit` reads, which stay in memory; None for a `fit` that reads whole rows."""
 
     # Data
 
@@ -117,9 +131,12 @@ class BaseTask(ABC):
         """Return the question of a source row (logical column -> raw value), whose answer may be
         missing. Raises BadRow."""
 
-    @abstractmethod
     def parse(self, values: Mapping[str, Any]) -> Row:
         """Make a clean row of a source row. Raises BadRow."""
+        assert self.cleaners, "a task without cleaners has a parse of its own"
+        return {
+            name: clean(values[name]) for name, clean in self.cleaners.items() if name in values
+        }
 
     def question(self, row: Row) -> Question:
         """Return the question of a clean row."""
@@ -139,9 +156,10 @@ class BaseTask(ABC):
         """Return the label that splits are stratified by; a constant where rows have no labels."""
         return ""
 
-    def strata(self, rows: Sequence[Row]) -> list[str]:
-        """Return what rows that are split together are stratified by."""
-        return [self.stratum(row) for row in rows]
+    def strata(self, answers: Sequence[Answer]) -> list[str]:
+        """Return what rows are stratified by, for each different answer among the rows that are
+        split together."""
+        return [answer.stratum for answer in answers]
 
     def labels_of(self, row: Row) -> Sequence[str]:
         """Return the labels of a clean row, each of which the schema must have; of the row, only
@@ -149,7 +167,8 @@ class BaseTask(ABC):
         return ()
 
     def fit(self, rows: Iterable[Row]) -> Schema:
-        """Return what the task learns of the training rows before the training."""
+        """Return what the task learns of the training rows before the training. The rows come one
+        by one, in any order, with the columns `fitted` at least."""
         return Schema()
 
     def unlearnable(self, schema: Schema) -> str:
@@ -312,7 +331,7 @@ class BaseTask(ABC):
 
 def chosen(values: Any, columns: Iterable[str]) -> str:
     """Return a key of some values of a row that does not depend on case or white space."""
-    return "\0".join(" ".join(str(values[name] or "").split()).casefold() for name in columns)
+    return "\0".join([" ".join(str(values[name] or "").split()).casefold() for name in columns])
 
 
 def as_json(question: Question) -> Any:

@@ -51,6 +51,8 @@ def label_entries(labels: Sequence[str]) -> dict[str, Any]:
 class Classifier(BaseTask):
     """Labels are strings; their sorted order gives their indices. C is the number of labels."""
 
+    fitted = ("label",)
+
     def stratum(self, row: Row) -> str:
         label: str = row["label"]
         return label

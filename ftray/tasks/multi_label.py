@@ -6,11 +6,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ftray.tasks.base import (
+    Answer,
     Answered,
     BadRow,
     BaseTask,
@@ -86,11 +88,14 @@ class MultiLabel(BaseTask):
         labels: list[str] = json.loads(row["labels"])
         return labels
 
-    def strata(self, rows: Sequence[Row]) -> list[str]:
-        """Return the rarest label of each row, so that each split has its share of rare labels."""
-        each = [self.labels_of(row) for row in rows]
-        count = Counter(label for labels in each for label in labels)
-        return [min(labels, key=lambda label: (count[label], label), default="") for labels in each]
+    def strata(self, answers: Sequence[Answer]) -> list[str]:
+        """Return the rarest label of each answer, so that each split has its share of rare
+        labels."""
+        count = Counter[str]()
+        for answer in answers:
+            count.update(dict.fromkeys(answer.labels, answer.rows))
+        rarest = partial(min, key=lambda label: (count[label], label), default="")
+        return [rarest(answer.labels) for answer in answers]
 
     def fit(self, rows: Iterable[Row]) -> Schema:
         return Schema(

@@ -4,6 +4,7 @@ answers."""
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,17 +70,22 @@ class Regressor(BaseTask):
     """Numbers are standardized by the mean and deviation of the training rows; answers and metrics
     have the unit of the data. C is how many numbers a row has."""
 
+    fitted = ("score",)
+
     def fit(self, rows: Iterable[Row]) -> Schema:
         """Return the scale of the numbers. Raises DataError where rows have different counts."""
-        values = [row["score"] for row in rows]
-        if len(counts := sorted(set(map(len, values)))) > 1:
+        values, counts = array("d"), set()
+        for row in rows:
+            values.extend(row["score"])
+            counts.add(len(row["score"]))
+        if len(counts) > 1:
             raise DataError.of(
                 "data.columns.score",
                 "score",
-                f"rows have {' and '.join(map(str, counts))} numbers",
+                f"rows have {' and '.join(map(str, sorted(counts)))} numbers",
                 "give every row the same count of numbers, in the same order",
             )
-        return Schema(scale=Scale.of(np.array(values, dtype=np.float64)))
+        return Schema(scale=Scale.of(np.array(values).reshape(-1, *counts)))
 
     def unlearnable(self, schema: Schema) -> str:
         assert schema.scale is not None

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from ftray.cluster.connection import session
 from ftray.data.dataset import Dataset, read_dataset
 from ftray.models.pretrained import find_pretrained
@@ -139,7 +137,7 @@ def _write_splits(dataset: Dataset, folder: Path, held_out: int | None) -> dict[
     """Writes one JSONL file per split, for both sides to read. Returns their paths."""
     files = {}
     for split, rows in dataset.splits.items():
-        cut: pa.Table = rows if split == "train" else rows.slice(0, held_out)
+        cut = rows.table() if split == "train" else rows.table().slice(0, held_out)
         files[split] = str(folder / f"{split}.jsonl")
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in cut.to_pylist())
         Path(files[split]).write_text("".join(lines), encoding="utf-8")

@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from ftray.data.cleaning.clean import CleanRow, table
-from ftray.data.readers.rows import RawRow
+from ftray.data.cleaning.clean import table
 from ftray.models.inference.measure import InMemory, Measured, measure
 from ftray.tasks import TASKS, Task, get_task, task_info
 from ftray.tasks.base import BadRow, Outputs, TaskSetup, as_json, digest_of, from_json
@@ -176,8 +175,8 @@ def test_cleaning_a_clean_row_changes_nothing(task: Task, sample: Sample) -> Non
 
 
 def test_clean_rows_are_the_same_in_a_table(task: Task, sample: Sample) -> None:
-    kept = [CleanRow(row, "", RawRow({}, "")) for row in sample.rows]
-    assert table(kept, task.columns).to_pylist() == list(sample.rows)
+    found = table(columns_of(sample.rows), task.columns)
+    assert found.to_pylist() == list(sample.rows)
 
 
 def test_what_is_asked_is_the_same_with_an_answer_and_without(task: Task, sample: Sample) -> None:

@@ -309,8 +309,8 @@ def prepared(kind: Kind, folder: Path, train: dict[str, Any], world: int) -> tup
     import pyarrow as pa
 
     from ftray.data.dataset import read_dataset
-    from ftray.data.encoding.encode import arrow_batch
     from ftray.data.encoding.encoded import EncodedSplit
+    from ftray.data.encoding.shards import arrow_batch
     from ftray.spec.load import parse
     from ftray.tasks import get_task
     from ftray.train.base import load_base
@@ -321,7 +321,7 @@ def prepared(kind: Kind, folder: Path, train: dict[str, Any], world: int) -> tup
     features = task.features(base.setup)
     splits = {}
     for name, rows in dataset.splits.items():
-        examples = task.examples(base.setup, {n: rows[n].to_pylist() for n in rows.column_names})
+        examples = task.examples(base.setup, rows.table().to_pydict())
         table = pa.Table.from_batches([arrow_batch(examples, features, 0)])
         splits[name] = EncodedSplit([table], features)
     return spec, Splits(dataset.schema, splits), base

@@ -12,15 +12,14 @@ from ftray.tasks.labels import label_name
 _GROUPS_SHOWN, _NAMES_SHOWN, _LENGTH = 5, 8, 40
 
 
-def spelling_notes(raw: Iterable[Any], counts: Mapping[str, int]) -> Iterator[str]:
+def spelling_notes(raw: Iterable[tuple[Any, int]], counts: Mapping[str, int]) -> Iterator[str]:
     """Yield notes about labels of a source that are written in several ways, and about labels that
     differ by case or width only.
 
-    raw: the raw label of each row; counts: label -> rows
+    raw: each spelling, and its rows; counts: label -> rows
     """
     written: dict[str, Counter[str]] = {}
-    # Count by type, too: 1, 1.0 and True are the same dictionary key.
-    for (_, value), rows in Counter((type(value), value) for value in raw).items():
+    for value, rows in raw:
         written.setdefault(label_name(value), Counter())[_shown(value)] += rows
     several = [
         f"{_shown(name)} is written {', '.join(_rows(found))}"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import pyarrow as pa
 
+from ftray.data.split_rows import SplitRows
 from ftray.tasks import Task
 from ftray.tasks.base import TaskSetup
 
@@ -60,15 +60,20 @@ class Lengths:
 
 
 def estimate_lengths(
-    rows: pa.Table, task: Task, setup: TaskSetup
+    rows: SplitRows, task: Task, setup: TaskSetup
 ) -> tuple[Lengths, dict[int, str]]:
     """Return the lengths of a random sample of a split's clean rows, and the indices of the sampled
     rows without examples, each with the kind of its fault."""
     count = min(rows.num_rows, _SAMPLE)
     chosen = np.random.default_rng(0).choice(rows.num_rows, count, replace=False)
     chosen = np.sort(chosen)
-    sample = rows.take(pa.array(chosen))
-    columns = {n: sample[n].to_pylist() for n in task.columns if n in sample.column_names}
-    examples = task.examples(setup, columns)
-    lengths = Lengths.of(examples.lengths, len(examples), setup.max_length)
-    return lengths, {int(chosen[place]): kind for place, kind in examples.rejected.items()}
+    lengths: list[int] = []
+    rejected: dict[int, str] = {}
+    made, start = 0, 0
+    for part in rows.tables(chosen):
+        examples = task.examples(setup, {n: part[n].to_pylist() for n in part.column_names})
+        lengths += examples.lengths
+        made += len(examples)
+        rejected |= {int(chosen[start + at]): kind for at, kind in examples.rejected.items()}
+        start += part.num_rows
+    return Lengths.of(lengths, made, setup.max_length), rejected

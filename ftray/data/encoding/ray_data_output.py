@@ -9,16 +9,14 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet_ray_data(raise_original: bool = False) -> Iterator[None]:
-    """Turn off Ray Data's progress bars and log lines inside the block. With `raise_original`, Ray
-    Data raises the original exceptions of the mapped function instead of wrapping them."""
+def quiet_ray_data() -> Iterator[None]:
+    """Turn off Ray Data's progress bars and log lines inside the block."""
     from ray.data import DataContext
     from ray.util.annotations import RayDeprecationWarning
 
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.raise_original_map_exception = raise_original
     logger = logging.getLogger("ray.data")
     level = logger.level
     # Ray Data's log warnings are about the progress bars being off; it raises its errors, too.

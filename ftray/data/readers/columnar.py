@@ -8,39 +8,49 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ftray.data.readers.rows import RawRow, Source, shown
+from ftray.data.readers.batch import BATCH_BYTES, BATCH_ROWS, FILES_TOGETHER, Columns, RawBatch
+from ftray.data.readers.rows import Source, shown
 from ftray.data.readers.stream import LEAST_COLUMNS, Guard, codec
 from ftray.store.files.location import Location
 
-_BATCH_ROWS = 1024
 
-
-def table_rows(batches: Iterable[pa.RecordBatch], where: str, source: Source) -> Iterator[RawRow]:
-    """Yield the rows of Arrow batches; `where` names the file or data set of the batches. Decodes
+def table_batches(
+    batches: Iterable[pa.RecordBatch], where: str, source: Source
+) -> Iterator[RawBatch]:
+    """Yield Arrow batches as raw rows; `where` names the file or data set of the batches. Decodes
     columns of bytes that the task needs."""
-    number, needed = 0, set(source.columns.values()).difference(source.file_columns)
-    for batch in batches:
-        names = batch.schema.names
-        columns = [
-            _values(batch.column(place), source if name in needed else None)
-            for place, name in enumerate(names)
-        ]
-        for values in zip(*columns, strict=True):
-            number += 1
-            yield RawRow(dict(zip(names, values, strict=True)), f"{where}:{number}")
+    count, needed = 0, set(source.columns.values()).difference(source.file_columns)
+    for whole in batches:
+        for batch in _slices(whole, most_rows(source, whole.nbytes, whole.num_rows)):
+            columns = {
+                name: _values(batch.column(place), source if name in needed else None)
+                for place, name in enumerate(batch.schema.names)
+            }
+            numbers = range(count + 1, count + batch.num_rows + 1)
+            count += batch.num_rows
+            yield RawBatch(Columns(columns, batch.num_rows), where, numbers)
 
 
-def read_parquet(file: Location, source: Source) -> Iterator[RawRow]:
+def most_rows(source: Source, size: int = 0, rows: int = 0) -> int:
+    """Return the most rows of a batch of a table with `rows` rows and `size` bytes."""
+    most = FILES_TOGETHER if source.file_columns else BATCH_ROWS
+    return max(1, min(most, BATCH_BYTES * rows // size)) if size else most
+
+
+def read_parquet(file: Location, source: Source) -> Iterator[RawBatch]:
     import pyarrow.parquet as pq
 
     with file.fs.open_input_file(file.path) as stream:
         parquet = pq.ParquetFile(stream)
         names = source.columns_in(parquet.schema_arrow.names, shown(file))
-        batches = parquet.iter_batches(_BATCH_ROWS, columns=names)
-        yield from table_rows(_counted(batches, file, source), shown(file), source)
+        about = parquet.metadata
+        size = sum(about.row_group(n).total_byte_size for n in range(about.num_row_groups))
+        most = most_rows(source, size, about.num_rows)
+        batches = parquet.iter_batches(most, columns=names)
+        yield from table_batches(_counted(batches, file, source), shown(file), source)
 
 
-def read_arrow(file: Location, source: Source) -> Iterator[RawRow]:
+def read_arrow(file: Location, source: Source) -> Iterator[RawBatch]:
     """Yield the rows of a file in either Arrow IPC format: the file format starts with a magic
     word, the stream format does not."""
     with file.fs.open_input_file(file.path) as stream:
@@ -52,13 +62,14 @@ def read_arrow(file: Location, source: Source) -> Iterator[RawRow]:
             found = (reader.get_batch(index) for index in range(reader.num_record_batches))
         else:
             found = iter(reader)
-        batches = (part for batch in found for part in _slices(batch.select(names)))
-        yield from table_rows(_counted(batches, file, source), shown(file), source)
+        most = most_rows(source)
+        batches = (part for batch in found for part in _slices(batch.select(names), most))
+        yield from table_batches(_counted(batches, file, source), shown(file), source)
 
 
-def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    for start in range(0, batch.num_rows, _BATCH_ROWS):
-        yield batch.slice(start, _BATCH_ROWS)
+def _slices(batch: pa.RecordBatch, size: int) -> Iterator[pa.RecordBatch]:
+    for start in range(0, batch.num_rows, size):
+        yield batch.slice(start, size)
 
 
 def _counted(

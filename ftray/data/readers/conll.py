@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from ftray.data.readers import stream
-from ftray.data.readers.rows import RawRow, Source, shown
+from ftray.data.readers.batch import BATCH_ROWS, RawBatch, batched
+from ftray.data.readers.rows import Source, shown
 from ftray.spec.sections.delimited import DelimitedSpec
 from ftray.store.files.location import Location
 from ftray.tasks.base import BadRow
@@ -19,7 +20,7 @@ _Line = tuple[int, list[str]]
 """Number of a line, and its fields."""
 
 
-def read_conll(file: Location, source: Source) -> Iterator[RawRow]:
+def read_conll(file: Location, source: Source) -> Iterator[RawBatch]:
     """Yield a row for each sentence, with a list of texts for each column.
 
     The columns have the names of `data.csv.header`; else the first is called tokens, the last one
@@ -30,7 +31,7 @@ def read_conll(file: Location, source: Source) -> Iterator[RawRow]:
     return _rows(sentences, source.csv.header, file, source)
 
 
-def read_conllu(file: Location, source: Source) -> Iterator[RawRow]:
+def read_conllu(file: Location, source: Source) -> Iterator[RawBatch]:
     """Yield the sentences of a CoNLL-U file as `read_conll` does: the columns have the names of the
     format. Comments, and lines that are no word of the sentence (1-2, 1.1), are left out."""
     lines = (line if not line.startswith("#") else "" for line in stream.lines(file, source))
@@ -63,22 +64,29 @@ def _rows(
     header: tuple[str, ...] | None,
     file: Location,
     source: Source,
-) -> Iterator[RawRow]:
+) -> Iterator[RawBatch]:
     name, first = shown(file), next(sentences, None)
     if first is None:
         raise source.error(f"{name} is empty", "name a file with sentences")
     names = header or _named(len(first[0][1]))
     source.columns_in(names, name)
-    for sentence in chain([first], sentences):
-        where = f"{name}:{sentence[0][0]}"
-        wrong = next((line for line in sentence if len(line[1]) != len(names)), None)
-        if wrong is None:
-            columns = zip(*(fields for _, fields in sentence), strict=True)
-            yield RawRow(dict(zip(names, map(list, columns), strict=True)), where)
-        else:
-            number, fields = wrong
-            detail = f"line {number} has {len(fields)} fields instead of {len(names)}"
-            yield RawRow({"fields": fields}, where, BadRow("ragged", detail))
+    for some in batched(chain([first], sentences), BATCH_ROWS, _size):
+        rows, faults = [], {}
+        for index, sentence in enumerate(some):
+            wrong = next((line for line in sentence if len(line[1]) != len(names)), None)
+            if wrong is None:
+                columns = zip(*(fields for _, fields in sentence), strict=True)
+                rows.append(dict(zip(names, map(list, columns), strict=True)))
+            else:
+                number, fields = wrong
+                detail = f"line {number} has {len(fields)} fields instead of {len(names)}"
+                rows.append({"fields": fields})
+                faults[index] = BadRow("ragged", detail)
+        yield RawBatch(rows, name, [sentence[0][0] for sentence in some], faults)
+
+
+def _size(sentence: list[_Line]) -> int:
+    return sum(len(field) for _, fields in sentence for field in fields)
 
 
 def _named(width: int) -> tuple[str, ...]:

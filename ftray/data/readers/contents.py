@@ -1,51 +1,56 @@
-"""Reads the files that rows name in a column, and files that are rows themselves: images."""
+"""Reads the files that rows name in a column: images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
-from itertools import islice
+from typing import Any
 
-from ftray.data.readers.rows import RawRow, Source, shown
+from ftray.data.readers.batch import FILES_TOGETHER, RawBatch
+from ftray.data.readers.rows import Source
 from ftray.store.files.location import Location, locate
 from ftray.tasks.base import BadRow
 
-_READS_AT_ONCE = 16
-_TOGETHER = 256
+READS_AT_ONCE = 16
 
 
-def with_contents(rows: Iterable[RawRow], folder: Location, source: Source) -> Iterator[RawRow]:
-    """Yield `rows` with the contents of the files that they name. A path is relative to `folder`,
-    unless it is absolute or a URL."""
+def with_contents(
+    batches: Iterable[RawBatch], folder: Location, source: Source
+) -> Iterator[RawBatch]:
+    """Yield `batches` with the contents of the files that their rows name, in pieces of
+    `FILES_TOGETHER` rows. A path is relative to `folder`, unless it is absolute or a URL."""
     columns = source.file_columns
     if not columns:
-        yield from rows
+        yield from batches
         return
-    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-        waiting = iter(rows)
-        while some := list(islice(waiting, _TOGETHER)):
-            yield from pool.map(partial(_with_contents, columns, folder), some)
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        for batch in batches:
+            for start in range(0, len(batch), FILES_TOGETHER):
+                places = range(start, min(start + FILES_TOGETHER, len(batch)))
+                yield _with_contents(batch.take(places), columns, folder, pool)
 
 
-def _with_contents(columns: list[str], folder: Location, row: RawRow) -> RawRow:
-    contents = {}
+def _with_contents(
+    batch: RawBatch, columns: list[str], folder: Location, pool: ThreadPoolExecutor
+) -> RawBatch:
+    faults, contents = dict(batch.faults), {}
     for name in columns:
-        value = row.values.get(name)
-        if not isinstance(value, str) or not value or row.fault is not None:
-            continue
-        file = locate(value) if "://" in value or value.startswith("/") else folder / value
-        try:
-            contents[name] = file.read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return row._replace(fault=BadRow("missing_file", value[:80]))
-    return row._replace(contents=contents)
+        named = [None if i in faults else value for i, value in enumerate(batch.column(name))]
+        found = list(pool.map(partial(_read, folder), named))
+        for index, content in enumerate(found):
+            if isinstance(content, BadRow):
+                faults.setdefault(index, content)
+        contents[name] = [None if isinstance(content, BadRow) else content for content in found]
+    return replace(batch, faults=faults, contents=contents)
 
 
-def file_row(content: bytes, label: str | None, file: Location, source: Source) -> RawRow:
-    """Return the row of one file, from the sub-folder `label` where it has one."""
-    (name,) = source.file_columns
-    values = {name: shown(file)}
-    if "label" in source.columns and label is not None:
-        values[source.columns["label"]] = label
-    return RawRow(values, shown(file), contents={name: content})
+def _read(folder: Location, value: Any) -> bytes | BadRow | None:
+    if not isinstance(value, str) or not value:
+        return None
+    file = locate(value) if "://" in value or value.startswith("/") else folder / value
+    try:
+        return file.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return BadRow("missing_file", value[:80])

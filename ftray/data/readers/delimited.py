@@ -8,9 +8,10 @@ from dataclasses import replace
 from itertools import chain
 
 from ftray.data.readers import stream
+from ftray.data.readers.batch import BATCH_ROWS, Columns, RawBatch, batched
 from ftray.data.readers.dialect import ESCAPE, QUOTE, Dialect
 from ftray.data.readers.records import Evidence, Records
-from ftray.data.readers.rows import RawRow, Source, shown
+from ftray.data.readers.rows import Source, shown
 from ftray.spec.sections.delimited import DelimitedSpec
 from ftray.store.files.location import Location
 from ftray.tasks.base import BadRow
@@ -24,7 +25,7 @@ _EXCEL = re.compile(r"sep=(.)[\r\n]*")
 """Matches the line with the separator that Excel may write above the header."""
 
 
-def read_delimited(file: Location, source: Source) -> Iterator[RawRow]:
+def read_delimited(file: Location, source: Source) -> Iterator[RawBatch]:
     """Yield the rows of a CSV or TSV file. Adds notes to the source about the dialect that was
     detected, and about lines whose quotation marks are doubtful."""
     name, spec = shown(file), source.csv
@@ -47,15 +48,24 @@ def read_delimited(file: Location, source: Source) -> Iterator[RawRow]:
     rows = iter(records)
     if not spec.header:
         next(rows)
-    for line, fields in rows:
-        where = f"{name}:{line}"
-        if len(fields) == len(header):
-            yield RawRow(dict(zip(header, fields, strict=True)), where)
-        else:
-            detail = f"{len(fields)} fields instead of {len(header)}"
-            yield RawRow({"fields": fields}, where, BadRow("ragged", detail))
+    for some in batched(rows, BATCH_ROWS, lambda record: sum(map(len, record[1]))):
+        yield _batch(name, header, [line for line, _ in some], [fields for _, fields in some])
     for note in _doubts(records):
         source.note(f"{name}: {note}")
+
+
+def _batch(name: str, header: list[str], lines: list[int], rows: list[list[str]]) -> RawBatch:
+    faults = {
+        index: BadRow("ragged", f"{len(fields)} fields instead of {len(header)}")
+        for index, fields in enumerate(rows)
+        if len(fields) != len(header)
+    }
+    if not faults:
+        columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+        return RawBatch(Columns(columns, len(rows)), name, lines)
+    each = enumerate(rows)
+    values = [{"fields": f} if i in faults else dict(zip(header, f, strict=True)) for i, f in each]
+    return RawBatch(values, name, lines, faults)
 
 
 def find_dialect(

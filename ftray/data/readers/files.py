@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 
+from ftray.data.readers.batch import RawBatch
 from ftray.data.readers.columnar import read_arrow, read_parquet
 from ftray.data.readers.conll import read_conll, read_conllu
 from ftray.data.readers.delimited import read_delimited
 from ftray.data.readers.json_rows import read_json
-from ftray.data.readers.rows import RawRow, Source, shown
+from ftray.data.readers.rows import Source, shown
 from ftray.data.readers.stream import CODECS
 from ftray.store.files.location import Location
 
-Reader = Callable[[Location, Source], Iterator[RawRow]]
+Reader = Callable[[Location, Source], Iterator[RawBatch]]
 
 READERS: dict[str, Reader] = {
     ".csv": read_delimited,
@@ -39,7 +40,7 @@ def suffix(name: str) -> str:
     return f".{base.rpartition('.')[2]}" if "." in base else ""
 
 
-def read_file(file: Location, source: Source) -> Iterator[RawRow]:
+def read_file(file: Location, source: Source) -> Iterator[RawBatch]:
     """Yield the rows of a file, in its order. Raises DataError when the file is in no known format,
     cannot be read, is empty or lacks a column."""
     reader = READERS.get(suffix(file.name))

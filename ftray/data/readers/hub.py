@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -13,8 +14,9 @@ from urllib.parse import parse_qs
 from urllib.request import Request, urlopen
 
 from ftray.data.readers import files
-from ftray.data.readers.columnar import table_rows
-from ftray.data.readers.rows import RawRow, Source
+from ftray.data.readers.batch import Columns, RawBatch
+from ftray.data.readers.columnar import most_rows, table_batches
+from ftray.data.readers.rows import Source
 from ftray.near import looks_local
 
 _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -31,7 +33,7 @@ def is_hub_id(url: str) -> bool:
     return not is_file and _ID.fullmatch(name) is not None and not looks_local(name)
 
 
-def read_hub(source: Source) -> Iterator[RawRow]:
+def read_hub(source: Source) -> Iterator[RawBatch]:
     """Yield the rows of a Hub data set. Labels that the data set stores as numbers, with a list of
     names, become names again.
 
@@ -54,9 +56,13 @@ def read_hub(source: Source) -> Iterator[RawRow]:
         for column, feature in dataset.features.items()
         if hasattr(own := getattr(feature, "feature", feature), "names")
     }
-    for row in table_rows(dataset.with_format("arrow")[:].to_batches(), where, source):
-        named = {column: _name(row.values[column], of) for column, of in names.items()}
-        yield row._replace(values={**row.values, **named})
+    parts = dataset.with_format("arrow").iter(most_rows(source))
+    batches = (batch for part in parts for batch in part.to_batches())
+    for batch in table_batches(batches, where, source):
+        assert isinstance(batch.rows, Columns)
+        columns = batch.rows.columns
+        named = {name: [_name(v, of) for v in columns[name]] for name, of in names.items()}
+        yield replace(batch, rows=Columns({**columns, **named}, len(batch)))
 
 
 def _load(source: Source, name: str, split: str, options: dict[str, str]) -> Any:

@@ -8,31 +8,42 @@ from itertools import chain
 from typing import Any
 
 from ftray.data.readers import stream
+from ftray.data.readers.batch import BATCH_ROWS, RawBatch, batched
 from ftray.data.readers.json_document import rows_in
-from ftray.data.readers.rows import RawRow, Source, shown
+from ftray.data.readers.rows import Source, shown
 from ftray.store.files.location import Location
 from ftray.tasks.base import BadRow
 
 _DEEPEST = 64
+_DECODER = json.JSONDecoder()
 Item = tuple[int, Any, Any]
 """Number of the line or row, its raw form, and its value: a BadRow where it is not JSON."""
 
 
-def read_json(file: Location, source: Source) -> Iterator[RawRow]:
+def read_json(file: Location, source: Source) -> Iterator[RawBatch]:
     """Yield the rows of a file with one object on each line, or of one document (on one or many
     lines) in which `rows_in` finds the rows."""
     name = shown(file)
     seen: dict[str, None] = {}
-    for number, raw, item in _items(_filled(file, source), name, source):
-        if isinstance(item, dict) and not _is_deep(item):
-            seen.update(dict.fromkeys(item))
-            yield RawRow(item, f"{name}:{number}")
-        else:
-            kept = raw if isinstance(raw, str) or not _is_deep(raw) else "..."
-            yield RawRow({"line": kept}, f"{name}:{number}", _fault(item))
+    for items in batched(_items(_filled(file, source), name, source), BATCH_ROWS, _size):
+        rows: list[dict[str, Any]] = []
+        faults = {}
+        for index, (_, raw, item) in enumerate(items):
+            if isinstance(item, dict) and not _is_deep(item, raw):
+                rows.append(item)
+            else:
+                rows.append({"line": raw if isinstance(raw, str) or not _is_deep(raw) else "..."})
+                faults[index] = _fault(item)
+        read = (row for index, row in enumerate(rows) if index not in faults) if faults else rows
+        seen.update(dict.fromkeys(chain.from_iterable(read)))
+        yield RawBatch(rows, name, [number for number, _, _ in items], faults)
     if seen:
         # A key may be missing on some lines, but not on all of them.
         source.columns_in(list(seen), name)
+
+
+def _size(item: Item) -> int:
+    return len(item[1]) if isinstance(item[1], str) else 0  # a document is in memory already
 
 
 def _filled(file: Location, source: Source) -> Iterator[tuple[int, str]]:
@@ -58,7 +69,12 @@ def _items(lines: Iterator[tuple[int, str]], name: str, source: Source) -> Itera
 
 def _a_line_each(lines: Iterator[tuple[int, str]] | Sequence[tuple[int, str]]) -> Iterator[Item]:
     for number, line in lines:
-        yield number, line.rstrip("\r\n"), _parsed(line)
+        bare = line.rstrip("\r\n")
+        try:
+            value, end = _DECODER.raw_decode(bare)
+        except (ValueError, RecursionError):
+            end = -1
+        yield number, bare, value if end == len(bare) else _parsed(line)
 
 
 def _document(lines: list[tuple[int, str]], name: str, source: Source) -> Iterator[Item]:
@@ -121,9 +137,11 @@ def _fault(item: Any) -> BadRow:
     return BadRow("not_json", "nested too deeply" if deep else "not an object")
 
 
-def _is_deep(item: Any) -> bool:
+def _is_deep(item: Any, raw: Any = None) -> bool:
     """Return whether lists and objects in `item` are nested deeper than `_DEEPEST` levels, which no
-    code that reads rows expects."""
+    code that reads rows expects. raw: its text, where it was read of a line."""
+    if isinstance(raw, str) and raw.count("{") + raw.count("[") <= _DEEPEST:
+        return False
     level = _inner([item])
     for _ in range(_DEEPEST):
         level = [inner for outer in level for inner in _inner(outer)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 # Invisible characters that Unicode counts as letters or symbols: Hangul fillers, the Braille blank,
 # and the replacement character, which stands for an unreadable one.
 _BLANK = "\u115f\u1160\u3164\uffa0\u2800\ufffd"
+_PLAIN = re.compile("[!-~]")
 _LOOKED_AT = 64
 """Number of first characters that `is_blank` checks one by one. Of the rest, which may be
 thousands, it checks each distinct character once."""
@@ -21,6 +23,8 @@ _FRAME = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "pad_t
 def is_blank(text: str) -> bool:
     """Return whether no character of a text is visible: the text has only white space, controls,
     zero-width characters, and accents without a letter."""
+    if _PLAIN.search(text):
+        return False
     beginning, rest = text[:_LOOKED_AT], text[_LOOKED_AT:]
     return not any(map(_shows, beginning)) and not any(map(_shows, set(rest)))
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ftray.tasks.base import Examples, Feature, Row, TaskSetup
+from ftray.tasks.base import Examples, Feature, TaskSetup
 from ftray.tasks.classification import LABEL, LABEL_FEATURE, METRICS, Classifier, label_indices
 from ftray.tasks.info import Starter, TaskInfo
 from ftray.tasks.labels import label_name
-from ftray.tasks.text.texts import Texts
+from ftray.tasks.text.texts import Texts, clean_text
 
 
 class TextClassification(Classifier, Texts):
@@ -53,10 +53,8 @@ class TextClassification(Classifier, Texts):
         ),
     )
     columns = {"text": "text", "label": "category"}
+    cleaners = {"text": clean_text, "label": label_name}
     auto_class = "AutoModelForSequenceClassification"
-
-    def parse(self, values: Mapping[str, Any]) -> Row:
-        return {**self.asked(values), "label": label_name(values["label"])}
 
     def features(self, setup: TaskSetup) -> dict[str, Feature]:
         return {**super().features(setup), **LABEL_FEATURE}

@@ -38,13 +38,13 @@ TOKEN_FEATURES = {IDS: Feature("int32", None), TYPES: Feature("int8", None, coun
 
 def clean_text(value: Any, column: str = "text") -> str:
     """Return a text of a source row. Raises BadRow where it is missing, blank, or no text."""
+    if isinstance(value, str):
+        if is_blank(value):
+            raise BadRow(f"empty_{column}", ascii(value[:20]) if value else "")
+        return value
     if is_missing(value):
         raise BadRow(f"empty_{column}")
-    if not isinstance(value, str):
-        raise BadRow(f"{column}_not_a_string", repr(value)[:80])
-    if is_blank(value):
-        raise BadRow(f"empty_{column}", ascii(value[:20]) if value else "")
-    return value
+    raise BadRow(f"{column}_not_a_string", repr(value)[:80])
 
 
 def padded(
@@ -98,7 +98,7 @@ class Texts(BaseTask):
         return any(map(is_blank, texts))
 
     def key(self, row: Row) -> str:
-        return chosen(row, [name for name in ("text", "text_pair") if name in row])
+        return chosen(row, ("text", "text_pair") if "text_pair" in row else ("text",))
 
     def size(self, question: Question) -> int:
         texts = question.values() if isinstance(question, Mapping) else [question]

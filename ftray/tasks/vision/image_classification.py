@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftray.tasks.base import Row, TaskSetup
+from ftray.tasks.base import TaskSetup
 from ftray.tasks.classification import LABEL, LABEL_FEATURE, METRICS, Classifier, label_indices
 from ftray.tasks.features import Examples, Feature
 from ftray.tasks.info import Starter, TaskInfo
 from ftray.tasks.labels import label_name
-from ftray.tasks.vision.pixels import PIXELS, ImageOptions, Images
+from ftray.tasks.vision.pixels import PIXELS, ImageOptions, Images, image_content
 
 
 class ImageClassification(Classifier, Images):
@@ -57,10 +57,8 @@ class ImageClassification(Classifier, Images):
         ),
     )
     columns = {"image": "image", "label": "category"}
+    cleaners = {"image": image_content, "label": label_name}
     auto_class = "AutoModelForImageClassification"
-
-    def parse(self, values: Mapping[str, Any]) -> Row:
-        return {"image": self.ask(values), "label": label_name(values["label"])}
 
     def features(self, setup: TaskSetup) -> dict[str, Feature]:
         return {**super().features(setup), **LABEL_FEATURE}

@@ -113,19 +113,23 @@ def _resized(processor: Any, image: Image) -> np.ndarray:
     return pixels
 
 
+def image_content(value: Any) -> bytes:
+    """Return the image of a source row. Raises BadRow."""
+    if isinstance(value, Mapping):  # an image of Hugging Face's datasets
+        value = value.get("bytes")
+    if is_missing(value) or value == b"":
+        raise BadRow("missing_image")
+    if not isinstance(value, bytes):
+        raise BadRow("not_an_image", repr(value)[:80])
+    opened(value)
+    return value
+
+
 class Images(BaseTask):
     """Rows of an image, whose content is in the row or in a file that the row names."""
 
     def ask(self, values: Mapping[str, Any]) -> Question:
-        value = values["image"]
-        if isinstance(value, Mapping):  # an image of Hugging Face's datasets
-            value = value.get("bytes")
-        if is_missing(value) or value == b"":
-            raise BadRow("missing_image")
-        if not isinstance(value, bytes):
-            raise BadRow("not_an_image", repr(value)[:80])
-        opened(value)
-        return value
+        return image_content(values["image"])
 
     def is_blank(self, question: Question) -> bool:
         return not question

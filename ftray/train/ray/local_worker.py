@@ -9,13 +9,12 @@ trained model. The driver itself never imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-import pyarrow as pa
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
@@ -27,12 +26,15 @@ from ftray.train.distributed.events import note
 from ftray.train.orders import TrunkOrder, WorkerArgs
 from ftray.train.resources import worker_resources
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 _LOOK_S = 0.2
 
 
 @ray.remote(num_cpus=0)
 class _Process:
-    """The actor behind LocalWorker. It reserves no CPU from Ray, so that Ray Data can use all of
+    """The actor behind LocalWorker. It reserves no CPU from Ray, so that Ray tasks can use all of
     them meanwhile."""
 
     def import_ahead(self) -> None:
@@ -63,10 +65,10 @@ class LocalWorker:
             return cls(spec.scale.max_failures)
         return None
 
-    def map(
-        self, function: Callable[[pa.Table], pa.Table], tables: Sequence[pa.Table]
-    ) -> list[pa.Table]:
-        return self._call(_mapped, function, list(tables))
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Yield what `function` returns for each item, in order."""
+        for item in items:
+            yield self._call(function, item)
 
     def train(
         self, job: WorkerArgs, order: TrunkOrder | None, check: Callable[[], None] = lambda: None
@@ -130,10 +132,6 @@ def local_worker(spec: Spec, started: LocalWorker | None = None) -> Iterator[Loc
 
 # Functions that the worker process calls. They import torch code lazily, as the driver imports this
 # module too.
-
-
-def _mapped(function: Callable[[pa.Table], pa.Table], tables: list[pa.Table]) -> list[pa.Table]:
-    return [function(table) for table in tables]
 
 
 def _trained(job: WorkerArgs, order: TrunkOrder | None) -> float | FtrayError:

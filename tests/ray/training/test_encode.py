@@ -87,7 +87,7 @@ def test_shards_hold_the_rows_in_order(spec, tmp_path):
                 LABELS.index(row["label"]),
                 tokenizer(row["text"], truncation=True, max_length=8)["input_ids"],
             )
-            for number, row in enumerate(rows.to_pylist())
+            for number, row in enumerate(rows.table().to_pylist())
         ]
         assert contents(encoded)[name] == expected
     split = encoded.load("train")
@@ -96,7 +96,7 @@ def test_shards_hold_the_rows_in_order(spec, tmp_path):
     assert {example[IDS].dtype for example in examples} == {np.dtype(np.int32)}
     assert split.lengths.tolist() == [len(example[IDS]) for example in examples]
     assert split.column(LABEL).tolist() == [example[LABEL] for example in examples]
-    assert list(encoded.samples) == dataset.splits["test"]["text"].to_pylist()
+    assert list(encoded.samples) == dataset.splits["test"].table()["text"].to_pylist()
     for place in (32, -1):
         with pytest.raises(IndexError):
             split.example(place)
@@ -268,12 +268,11 @@ def test_a_root_that_cannot_be_written_is_named(spec, tmp_path):
     assert caught.value.problems[0].key == "storage"
 
 
-def test_a_root_that_the_nodes_do_not_share_is_named(spec, tmp_path):
-    dataset = read_dataset(spec)
-    blocks = list(encode._blocks(dataset, "test"))
-    elsewhere = [encode.Shard("test-00000.arrow", 4, 1000)]
+def test_a_root_that_the_nodes_do_not_share_is_named(tmp_path):
+    shard = encode.Shard("test-00000.arrow", 4, 1000)
+    elsewhere = encode.WrittenShard("test", shard, 4, {}, np.zeros(4), {})
     with pytest.raises(StorageError, match="other nodes"):
-        encode._check_written(locate(str(tmp_path)), elsewhere, {"test-00000.arrow": 4}, blocks)
+        encode._check_written(locate(str(tmp_path)), [elsewhere], {"test": 4})
 
 
 def test_few_rows_are_encoded_alike_in_the_driver(

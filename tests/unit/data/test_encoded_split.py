@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ftray.data.encoding.encode import arrow_batch
 from ftray.data.encoding.encoded import EncodedSplit
+from ftray.data.encoding.shards import arrow_batch
 from ftray.tasks.features import Examples, Feature
 
 FEATURES = {

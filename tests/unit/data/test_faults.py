@@ -51,7 +51,7 @@ def test_each_fault_is_set_aside_when_skipped(read, jsonl, rows, bad, kind):
     dataset = read(path, on_bad_row="skip")
     assert dataset.report.sources["train"].dropped == {kind: 1}
     assert dataset.digest == read(jsonl(rows, "good.jsonl")).digest
-    (row,) = dataset.quarantine
+    (row,) = dataset.dropped()
     assert (row.source, row.where, row.kind) == ("train", f"{path}:1", kind)
     assert json.loads(json.dumps(row.to_json()))["kind"] == kind, "surrogates and all"
 
@@ -94,7 +94,7 @@ def test_a_source_in_another_encoding_as_a_whole_is_recognised(read, tmp_path):
     assert "the whole source seems to be in another encoding" in message
     assert "Set data.encoding to the file's own, for example latin-1" in message
     dataset = read(str(path), encoding="latin-1")
-    assert "odd é 0" in [t for s in dataset.splits.values() for t in s["text"].to_pylist()]
+    assert "odd é 0" in [t for s in dataset.splits.values() for t in s.table()["text"].to_pylist()]
 
 
 def test_a_few_bad_bytes_do_not_make_it_another_encoding(read, tmp_path):

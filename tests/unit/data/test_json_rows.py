@@ -103,7 +103,7 @@ def test_numbers_and_nesting_beyond_reason_cost_one_row(found, read, jsonl, rows
     path = bad.where.rpartition(":")[0]
     dataset = read(path, on_bad_row="skip")
     assert dataset.report.sources["train"].dropped == {"not_json": 1}
-    json.dumps(dataset.quarantine[0].to_json())
+    json.dumps(next(dataset.dropped()).to_json())
     # In an array it is one row too, unless the array itself cannot be read.
     with pytest.raises(DataError):
         read(_array(path, good, line))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ftray.data.sources import read_source
+from ftray.data.dataset import read_source
 from ftray.errors import DataError
 from ftray.tasks import get_task
 from ftray.tasks.base import BadRow
@@ -128,5 +128,5 @@ def test_labels_of_a_model_of_an_older_version_are_still_found(tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task, labels = get_task("text-classification"), ("True", "1.0")
     columns = {"text": "text", "label": "label"}
-    table, _, _ = read_source(str(tmp_path / "a.jsonl"), columns, task, labels=labels)
+    table, _ = read_source(str(tmp_path / "a.jsonl"), columns, task, labels=labels)
     assert table["label"].to_pylist() == ["true", "1"]

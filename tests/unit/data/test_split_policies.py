@@ -39,10 +39,15 @@ def rows(count: int = 200) -> list[dict[str, Any]]:
     ]
 
 
+def codes(groups: list[str]) -> np.ndarray:
+    """The place of each group among the sorted groups."""
+    return np.unique(groups, return_inverse=True)[1]
+
+
 def test_a_group_is_in_one_split_only() -> None:
     draw = random.Random(0)
     groups = [f"g{draw.randrange(40)}" for _ in range(1000)]
-    splits = by_group(groups, SHARES, seed=1)
+    splits = by_group(codes(groups), SHARES, seed=1)
     found = {name: {groups[row] for row in of} for name, of in splits.items()}
     assert not found["train"] & found["test"] and not found["validation"] & found["test"]
     assert not found["train"] & found["validation"]
@@ -53,18 +58,22 @@ def test_a_group_is_in_one_split_only() -> None:
 
 def test_groups_are_drawn_by_the_seed() -> None:
     groups = [f"g{number % 50}" for number in range(500)]
-    first, again, other = (by_group(groups, SHARES, seed)["test"].tolist() for seed in (1, 1, 2))
+    first, again, other = (
+        by_group(codes(groups), SHARES, seed)["test"].tolist() for seed in (1, 1, 2)
+    )
     assert first == again != other
 
 
 def test_one_group_stays_in_train() -> None:
-    splits = by_group(["only"] * 50, SHARES, seed=1)
+    splits = by_group(codes(["only"] * 50), SHARES, seed=1)
     assert len(splits["train"]) == 50
 
 
 def test_later_rows_are_held_out_and_the_latest_tested() -> None:
     times = list(np.random.default_rng(0).permutation(100))
-    splits = {name: [times[row] for row in of] for name, of in by_time(times, SHARES).items()}
+    splits = {
+        name: [times[row] for row in of] for name, of in by_time(np.array(times), SHARES).items()
+    }
     assert max(splits["train"]) < min(splits["validation"])
     assert max(splits["validation"]) < min(splits["test"])
     assert {name: len(of) for name, of in splits.items()} == {
@@ -74,7 +83,9 @@ def test_later_rows_are_held_out_and_the_latest_tested() -> None:
 
 def test_rows_of_one_time_stay_together() -> None:
     times = [float(number // 15) for number in range(100)]
-    splits = {name: {times[row] for row in of} for name, of in by_time(times, SHARES).items()}
+    splits = {
+        name: {times[row] for row in of} for name, of in by_time(np.array(times), SHARES).items()
+    }
     assert not splits["train"] & splits["validation"] and not splits["validation"] & splits["test"]
 
 
@@ -87,12 +98,21 @@ def test_times_are_numbers_dates_and_texts() -> None:
             moment(wrong)
 
 
+def texts(spec: Any) -> dict[str, list[str]]:
+    """The texts of each split."""
+    splits = read_dataset(spec).splits.items()
+    return {name: rows.table()["text"].to_pylist() for name, rows in splits}
+
+
 def test_a_spec_splits_by_group(tmp_path: Path) -> None:
     made = rows()
     spec = spec_of(tmp_path, made, split={"by": "group", "column": "author"})
     author = {row["text"]: row["author"] for row in made}
     splits = read_dataset(spec).splits
-    found = {name: {author[text] for text in of["text"].to_pylist()} for name, of in splits.items()}
+    found = {
+        name: {author[text] for text in of.table()["text"].to_pylist()}
+        for name, of in splits.items()
+    }
     assert not found["train"] & found["test"] and not found["train"] & found["validation"]
 
 
@@ -101,7 +121,9 @@ def test_a_spec_splits_by_time(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, made, split={"by": "time", "column": "day"})
     day = {row["text"]: row["day"] for row in made}
     splits = read_dataset(spec).splits
-    found = {name: [day[text] for text in of["text"].to_pylist()] for name, of in splits.items()}
+    found = {
+        name: [day[text] for text in of.table()["text"].to_pylist()] for name, of in splits.items()
+    }
     assert max(found["train"]) < min(found["validation"])
     assert max(found["validation"]) < min(found["test"])
 

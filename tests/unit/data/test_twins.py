@@ -8,7 +8,7 @@ from ftray.errors import DataError
 
 
 def texts(dataset, split):
-    return dataset.splits[split]["text"].to_pylist()
+    return dataset.splits[split].table()["text"].to_pylist()
 
 
 def test_the_first_of_twins_is_kept(read, jsonl, rows):
@@ -19,7 +19,7 @@ def test_the_first_of_twins_is_kept(read, jsonl, rows):
     path = jsonl([*rows, *duplicates])
     dataset = read(path)
     assert dataset.report.sources["train"].dropped == {"duplicate": 2}
-    assert [row.detail for row in dataset.quarantine] == [f"of {path}:4"] * 2
+    assert [row.detail for row in dataset.dropped()] == [f"of {path}:4"] * 2
     assert dataset.digest == read(jsonl(rows, "without.jsonl")).digest
 
 
@@ -44,7 +44,7 @@ def test_rows_of_train_that_are_in_a_held_out_source_leave_train(read, jsonl, ro
     assert dataset.report.sources["validation"].dropped == {"leaked": 1}
     assert texts(dataset, "validation") == ["held out 1", "held out 2", "held out 3"]
     assert texts(dataset, "test") == [f"held out {i}" for i in (4, 5, 6, 7, 0)]
-    assert {row.detail for row in dataset.quarantine} == {
+    assert {row.detail for row in dataset.dropped()} == {
         "its twin is in validation",
         "its twin is in test",
     }
@@ -78,7 +78,7 @@ def test_no_row_is_lost_without_being_counted(read, jsonl, rows):
     report = dataset.report
     kept = sum(report.rows(split) for split in report.splits)
     assert sum(count.read for count in report.sources.values()) == 37
-    assert kept + len(dataset.quarantine) == 37
+    assert kept + len([*dataset.dropped()]) == 37
     assert kept == sum(count.kept for count in report.sources.values())
     assert report.to_json()["rows"] == {s: t.num_rows for s, t in dataset.splits.items()}
     text = "\n".join(report.lines())

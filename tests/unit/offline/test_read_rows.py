@@ -50,17 +50,13 @@ def read(tmp_path: Path) -> Callable[..., Rows]:
     return run
 
 
-def places(rows: Rows) -> list[str]:
-    return [item.raw.where for item in rows.part.kept]
-
-
 def test_no_labels_are_needed_and_twins_stay(jsonl, read) -> None:
     path = jsonl([{"text": "one"}, {"text": "two"}, {"text": "one"}])
     rows = read(path)
     assert rows.questions == ["one", "two", "one"]
     assert rows.values == [{"text": text} for text in rows.questions]
-    assert places(rows) == [f"{path}:{line}" for line in (1, 2, 3)]
-    assert rows.part.count().read == 3 and rows.left_out == []
+    assert rows.places == [f"{path}:{line}" for line in (1, 2, 3)]
+    assert rows.read == 3 and rows.left_out == []
 
 
 def test_labels_that_are_there_are_kept_and_not_read(jsonl, read) -> None:
@@ -74,7 +70,7 @@ def test_it_says_which_rows_it_skips(jsonl, read) -> None:
     with pytest.raises(DataError, match="--data = .*1 row without text"):
         read(path)
     rows = read(path, on_bad_row="skip")
-    assert places(rows) == [f"{path}:1", f"{path}:3"]
+    assert rows.places == [f"{path}:1", f"{path}:3"]
     (dropped,) = rows.left_out
     assert dropped["where"] == f"{path}:2"
 

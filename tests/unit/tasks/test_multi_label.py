@@ -132,8 +132,10 @@ def test_each_split_has_rows_of_a_rare_label(tmp_path: Path) -> None:
     dataset = read_dataset(spec(tmp_path, rows, FLAGS))
     assert dataset.schema.labels == ("bad", "rare")
     counts = {
-        name: Counter(label for row in table.to_pylist() for label in json.loads(row["labels"]))
-        for name, table in dataset.splits.items()
+        name: Counter(
+            label for told in of.table()["labels"].to_pylist() for label in json.loads(told)
+        )
+        for name, of in dataset.splits.items()
     }
     assert {name: count["rare"] for name, count in counts.items()} == {
         "train": 8,
