@@ -45,7 +45,7 @@ def main() -> None:
                     found.append({"rows": count, "checkout": str(checkout), **figures})
                     lines.append(_line(found[-1]))
                     print(" ".join(lines[-1]), file=sys.stderr, flush=True)
-    header = ["stage", "rows", "checkout", "seconds", "rows/s", "driver's MB"]
+    header = ["stage", "rows", "checkout", "seconds", "CPU-s of the driver", "rows/s", "MB"]
     print(table(header, lines))
     if options.out:
         Path(options.out).write_text(json.dumps(found, indent=2) + "\n")
@@ -72,7 +72,10 @@ def _run(stage: str, file: Path, folder: Path, checkout: Path) -> dict[str, Any]
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
         environment.pop(name, None)
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    # Ray's workers import from the working directory, too.
+    done = subprocess.run(
+        command, cwd=checkout, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    )
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return figures
 
@@ -87,27 +90,29 @@ def _measured(stage: str, file: str, folder: Path) -> dict[str, Any]:
     from ftray.store.root import open_root
 
     tree = {"name": "rows", "model": {"name_or_path": MODEL}}
-    # Short texts have twins with another label, which is no fault.
     data = {"train": file, "max_length": 64}
     spec = parse({**tree, "data": data, "storage": str(folder / "storage")})
     if stage == "check":
-        before, started = _peak(), time.perf_counter()
-        dataset = read_dataset(spec)
-        return _figures(stage, dataset, before, started)
+        begun = _begun()
+        return _figures(stage, read_dataset(spec), begun)
     model = find_pretrained(spec.model)
     with session(), tempfile.TemporaryDirectory(dir=folder) as root:
-        before, started = _peak(), time.perf_counter()
-        dataset = read_dataset(spec)
+        begun, dataset = _begun(), read_dataset(spec)
         encode_dataset(dataset, str(model.folder), "digest", spec, open_root(root))
-        return _figures(stage, dataset, before, started)
+        return _figures(stage, dataset, begun)
 
 
-def _figures(stage: str, dataset: Any, before: float, started: float) -> dict[str, Any]:
+def _begun() -> tuple[float, float, float]:
+    return time.perf_counter(), time.process_time(), _peak()
+
+
+def _figures(stage: str, dataset: Any, begun: tuple[float, float, float]) -> dict[str, Any]:
+    wall, own, memory = (now - then for now, then in zip(_begun(), begun, strict=True))
     return {
         "stage": stage,
-        "seconds": round(time.perf_counter() - started, 2),
-        "cpu_seconds": round(sum(os.times()[:2]), 2),
-        "megabytes": round(_peak() - before, 1),
+        "seconds": round(wall, 2),
+        "cpu_seconds": round(own, 2),
+        "megabytes": round(memory, 1),
         "splits": {name: rows.num_rows for name, rows in dataset.splits.items()},
         "digest": dataset.digest,
     }
@@ -121,7 +126,8 @@ def _peak() -> float:
 def _line(found: dict[str, Any]) -> list[str]:
     speed = found["rows"] / found["seconds"]
     name = Path(found["checkout"]).name
-    numbers = [f"{found['seconds']:.1f}", f"{speed:,.0f}", f"{found['megabytes']:,.0f}"]
+    seconds = [f"{found[name]:.1f}" for name in ("seconds", "cpu_seconds")]
+    numbers = [*seconds, f"{speed:,.0f}", f"{found['megabytes']:,.0f}"]
     return [found["stage"], f"{found['rows']:,}", name, *numbers]
 
 

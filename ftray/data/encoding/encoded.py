@@ -17,6 +17,7 @@ import pyarrow as pa
 from ftray.data.cleaning.report import in_words
 from ftray.data.encoding.lengths import Lengths
 from ftray.errors import StorageError
+from ftray.store.cache.node_copies import node_copy
 from ftray.store.files import checksum
 from ftray.store.files.location import Location
 from ftray.store.root import CACHE_MANIFEST
@@ -52,8 +53,8 @@ class Shard:
 
 
 class EncodedSplit:
-    """The examples of one split in the order of the source. Local shards are memory-mapped, so the
-    processes of a machine share one copy.
+    """The examples of one split in the order of the source. Shards are memory-mapped, so that the
+    processes of a machine share one copy; it is read as examples are asked for.
 
     lengths: (examples,) int64, cost by which examples are batched: elements of all inputs of
     differing length; 1 where no input differs in length
@@ -161,7 +162,8 @@ class EncodedDataset:
                 yield from lengths.lines(f"{split} split")
 
     def load(self, split: str) -> EncodedSplit:
-        """Load the examples of a split. Raises StorageError where a shard is damaged."""
+        """Map the shards of a split into memory. Those of a remote root are first copied to this
+        node, once for all of its processes. Raises StorageError where a shard is damaged."""
         with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
             return EncodedSplit(pool.map(self._read, self.shards[split]), self.features)
 
@@ -177,7 +179,11 @@ class EncodedDataset:
     def _read(self, shard: Shard) -> pa.Table:
         file = self.location / shard.file
         try:
-            content = file.buffer()
+            copy = node_copy(file, self.digest, shard.bytes)
+            content = copy.buffer()
+            if copy is not file and shard.check(content):
+                copy.delete()  # damaged on the disk of this node
+                content = file.buffer()
             if wrong := shard.check(content):
                 raise self._damaged(file, wrong)
             return pa.ipc.open_file(content).read_all()

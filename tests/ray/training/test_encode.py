@@ -221,8 +221,10 @@ def test_the_handle_is_small_and_opens_in_a_worker(spec, tmp_path):
 
 
 @pytest.fixture
-def bucket() -> Iterator[str]:
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     from moto.server import ThreadedMotoServer
+
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # of the copies of shards
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
