@@ -103,8 +103,8 @@ def find(settings: Settings) -> tuple[tuple[ServedModel, ...], Service]:
             raise ServeError.of("model", model.address, "named twice", "name it once")
     spec = _service(settings, served[0].info.spec.get("serve", {}))
     for model in served:
-        if spec.backend != "torch" and model.info.kind.generates:
-            problem = f"computes labels, and {model.reference} generates"
+        if spec.backend != "torch" and model.info.kind.writes:
+            problem = f"computes labels, and {model.reference} writes texts"
             raise ServeError.of("backend", spec.backend, problem, "set it to torch")
     return served, spec
 

@@ -35,7 +35,7 @@ class Label(BaseModel):
 
 
 class Generated(BaseModel):
-    """The answer of a model that generates: the text without the prompt."""
+    """The text that a model generates, without the prompt."""
 
     generated_text: str
 
@@ -70,6 +70,7 @@ OUTPUTS: Mapping[Output, Any] = {
     "labels": Label | list[Label],
     "label_set": list[Label],
     "text": Generated,
+    "written": Generated,
     "numbers": Score,
     "span": SpanAnswer | list[SpanAnswer],
     "entities": list[Entity],

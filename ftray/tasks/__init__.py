@@ -4,6 +4,7 @@ from ftray.tasks.base import BaseTask as Task
 from ftray.tasks.info import TaskInfo
 from ftray.tasks.text.multi_label_classification import MultiLabelClassification
 from ftray.tasks.text.question_answering import QuestionAnswering
+from ftray.tasks.text.text2text_generation import Text2TextGeneration
 from ftray.tasks.text.text_classification import TextClassification
 from ftray.tasks.text.text_generation import TextGeneration
 from ftray.tasks.text.text_regression import TextRegression
@@ -17,6 +18,7 @@ _TASKS = (
     TokenClassification,
     QuestionAnswering,
     TextGeneration,
+    Text2TextGeneration,
     ImageClassification,
 )
 TASKS: dict[str, Task] = {task.info.name: task() for task in _TASKS}

@@ -266,6 +266,11 @@ class BaseTask(ABC):
         found = model(**inputs)
         return {name: getattr(found, name) for name in self.outputs}
 
+    def infer(self, model: Any, inputs: Inputs, setup: TaskSetup) -> dict[str, torch.Tensor]:
+        """Run a trained model for its answers. Returns the tensors in `outputs`, and further ones
+        that answers and metrics need but the loss does not."""
+        return self.forward(model, inputs)
+
     @abstractmethod
     def losses(self, outputs: Outputs, batch: Batch, smoothing: float = 0.0) -> torch.Tensor:
         """Return the loss of each example, (B,) float32.

@@ -13,10 +13,10 @@ Mode = Literal["min", "max"]
 Modality = Literal["text", "texts", "chat", "category", "number", "image", "spans"]
 """Kind of the values of a column. texts: a list of texts; number: one number or several; spans:
 parts of another column's text."""
-Output = Literal["labels", "label_set", "text", "numbers", "span", "entities"]
+Output = Literal["labels", "label_set", "text", "written", "numbers", "span", "entities"]
 """Kind of a model's answers. labels: one of a fixed set, with scores; label_set: any number of a
-fixed set; text: generated token by token; span: a part of a text of the request; entities: any
-number of parts of it, with a label each."""
+fixed set; text: generated token by token; written: a text that is generated as a whole; span: a
+part of a text of the request; entities: any number of parts of it, with a label each."""
 
 
 class NoOptions(BaseModel):
@@ -86,6 +86,8 @@ class TaskInfo:
     call: str = ""
     """Arguments of a call of this pipeline, in Python, for the model card; empty for a model that
     generates."""
+    usage: str = ""
+    """Python code that runs the model, for the model card, where no pipeline does."""
     ranks: bool = False
     """Whether a request may ask for the `top_k` likeliest answers."""
 
@@ -103,6 +105,11 @@ class TaskInfo:
     def generates(self) -> bool:
         """Whether the model generates answers token by token."""
         return self.output == "text"
+
+    @property
+    def writes(self) -> bool:
+        """Whether answers are texts of the model's own words, and not parts of what it read."""
+        return self.output in ("text", "written")
 
     @property
     def reads_text(self) -> bool:

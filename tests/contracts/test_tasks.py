@@ -89,6 +89,13 @@ def alone(task: Task, setup: TaskSetup, model: Any, example: Example) -> tuple[O
         return task.forward(model, batch.inputs), batch
 
 
+def inferred(
+    task: Task, setup: TaskSetup, model: Any, examples: Sequence[Example]
+) -> dict[str, torch.Tensor]:
+    with torch.inference_mode():
+        return task.infer(model, task.collate(setup, examples).inputs, setup)
+
+
 def each(outputs: Outputs) -> list[Outputs]:
     """The outputs of each example of a batch."""
     rows = zip(*(value.unbind() for value in outputs.values()), strict=True)
@@ -741,8 +748,9 @@ def alone_together(
 
 
 def test_a_state_has_the_shape_of_the_empty_one(
-    task: Task, setup: TaskSetup, batch: Batch, outputs: Outputs
+    task: Task, setup: TaskSetup, model: Any, batch: Batch
 ) -> None:
+    outputs = inferred(task, setup, model, batch.host)
     empty, state = task.empty_state(setup.schema), task.metric_state(outputs, batch, setup)
     assert empty.sums.keys() == state.sums.keys() and empty.each.keys() == state.each.keys()
     assert {name: len(batch.host) for name in empty.parts} == {
@@ -820,7 +828,7 @@ def test_every_question_has_its_answer(
     task: Task, setup: TaskSetup, model: Any, questions: list[Any]
 ) -> None:
     answered = [
-        [(example, each(alone(task, setup, model, example)[0])[0]) for example in examples]
+        [(example, each(inferred(task, setup, model, [example]))[0]) for example in examples]
         for examples in task.encode(setup, questions)
     ]
     if task.info.generates:

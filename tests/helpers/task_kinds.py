@@ -160,6 +160,17 @@ def asked(folder: Path, rows: int) -> Path:
     return _lines(folder, made)
 
 
+def shortened(folder: Path, rows: int) -> Path:
+    """Texts of which the target keeps who lives where."""
+    draw = random.Random(0)
+    made: list[dict[str, Any]] = []
+    for _ in range(rows):
+        name, city = draw.choice(NAMES), draw.choice(CITIES)
+        filler = " ".join(draw.choices(WORDS, k=draw.randint(2, 20)))
+        made.append({"text": f"{filler} . {name} lives in {city}", "target": f"{name} in {city}"})
+    return _lines(folder, made)
+
+
 def image(label: int, draw: np.random.Generator, kind: str = "PNG") -> bytes:
     """An image whose bright quarter tells its label, 0 to 3."""
     from PIL import Image
@@ -201,6 +212,18 @@ def bert(folder: Path) -> Path:
 
     torch.manual_seed(0)
     return _with_tokenizer(BertModel(BertConfig(vocab_size=30522, **_TINY)), folder)
+
+
+def encoder_decoder(folder: Path) -> Path:
+    """A T5 with two blocks in its encoder and two in its decoder, which reads MiniLM's tokens."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    shape = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+    special = {"pad_token_id": 0, "eos_token_id": 102, "decoder_start_token_id": 0}
+    config = T5Config(vocab_size=30522, **shape, **special)
+    return _with_tokenizer(T5ForConditionalGeneration(config), folder)
 
 
 def convolutions(folder: Path) -> Path:
@@ -277,6 +300,14 @@ KINDS = {
         lambda: "the plot alice smith lives in rome",
         {"max_length": 32},
         {"stride": 8},
+    ),
+    "short": Kind(
+        "text2text-generation",
+        shortened,
+        encoder_decoder,
+        lambda: "the plot . bob lives in rome",
+        {"max_length": 32},
+        {"target_length": 8, "beams": 2},
     ),
     "convolutions": Kind("image-classification", pictured, convolutions, _picture),
     "vit": Kind("image-classification", pictured, transformer, _picture),

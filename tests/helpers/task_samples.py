@@ -437,6 +437,41 @@ _TOKEN_CLASSIFICATION = Sample(
     unlearnable=(_tagged("a", [[0, 1]], ["O"]), _tagged("b", [[0, 1]], ["O"])),
 )
 
+_TRANSLATED = {"text": "A fine film", "target": "Ein guter Film"}
+_TEXT2TEXT_GENERATION = Sample(
+    base={
+        "model_type": "t5",
+        "d_model": 16,
+        "d_kv": 8,
+        "d_ff": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "vocab_size": 30522,
+        "pad_token_id": 0,
+        "eos_token_id": 102,
+        "decoder_start_token_id": 0,
+    },
+    options={"target_length": 6, "beams": 2},
+    clean=(
+        (_TRANSLATED, _TRANSLATED),
+        ({"text": " kept ", "target": " as it is "}, {"text": " kept ", "target": " as it is "}),
+    ),
+    bad=(*_bad_texts(_TRANSLATED, "text"), *_bad_texts(_TRANSLATED, "target")),
+    questions=(({"text": "A fine film"}, "A fine film"),),
+    blank=BLANK,
+    duplicates=(_TRANSLATED, {"text": " a  FINE film", "target": "ein guter\nfilm"}),
+    strangers=(_TRANSLATED, {**_TRANSLATED, "target": "Ein Film"}),
+    rows=(
+        {"text": "dull", "target": "fad"},
+        {"text": "a good movie", "target": "ein guter film"},
+        {"text": "good, then: a movie.", "target": "gut, dann: ein film."},
+        {"text": "that was good", "target": "das war gut"},
+        {"text": LONG, "target": LONG},
+    ),
+    unread=({"text": UNREAD, "target": "x"}, "no_tokens"),
+    augmenting=({}, 0.5),
+)
+
 ASKED = [{"role": "user", "content": "How was it?"}]
 ANSWER = {"role": "assistant", "content": "Fine."}
 _TEXT_GENERATION = Sample(
@@ -574,5 +609,6 @@ SAMPLES = {
     "token-classification": _TOKEN_CLASSIFICATION,
     "question-answering": _QUESTION_ANSWERING,
     "text-generation": _TEXT_GENERATION,
+    "text2text-generation": _TEXT2TEXT_GENERATION,
     "image-classification": _IMAGE_CLASSIFICATION,
 }

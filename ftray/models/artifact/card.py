@@ -157,6 +157,8 @@ def _example(info: ModelInfo) -> str:
     """Return Python code that calls the model with transformers alone. It cuts a text that is too
     long."""
     kind, task = info.kind, info.kind.pipeline or info.task
+    if kind.usage:
+        return kind.usage
     lines = [
         "from transformers import pipeline",
         "",

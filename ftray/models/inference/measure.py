@@ -122,7 +122,7 @@ def measure(
     Every one of `ranks` must call this function, with its own copy of the model, and gets the
     whole result.
     """
-    words = model.get_input_embeddings().num_embeddings if task.info.generates else 0
+    words = model.get_input_embeddings().num_embeddings if task.info.writes else 0
     judged: dict[int, Judged] = {}
 
     def note(places: np.ndarray, found: Sequence[Judged]) -> None:
@@ -134,7 +134,7 @@ def measure(
     )
     with torch.inference_mode():
         gathered = gather(
-            lambda batch: task.forward(model, batch.inputs),
+            lambda batch: task.infer(model, batch.inputs, setup),
             batches,
             split,
             task,

@@ -55,8 +55,8 @@ class Predictor(LoadedModel):
     def trace(self) -> None:
         """Replace the model by torch's traced graph on the CPU, where the model allows it: the
         graph is faster. The model itself, its blocks and weights, is then no longer accessible."""
-        if self.device.type != "cpu" or self.compute.backend != "torch":
-            return
+        if self.device.type != "cpu" or self.compute.backend != "torch" or self.info.kind.writes:
+            return  # a graph is one forward pass, and a text takes many
         try:
             with self.inference():
                 self.model = TracedModel(self.model, self._shapes(), self.task.outputs)
@@ -91,7 +91,7 @@ class Predictor(LoadedModel):
         for chosen in self.passes(examples):
             inputs = self.batch([examples[place] for place in chosen]).inputs
             with self.inference():
-                outputs = self.task.forward(self.model, inputs)
+                outputs = self.task.infer(self.model, inputs, self.setup)
                 rows = each_of(outputs)
             for place, row in zip(chosen, rows, strict=True):
                 found[place] = row

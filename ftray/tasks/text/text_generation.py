@@ -8,7 +8,6 @@ the first token to learn; the tokens before it are the prompt, which has no loss
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +37,7 @@ from ftray.tasks.text.blank import frame, has_tokens, is_blank
 from ftray.tasks.text.chat import as_chat, completion_of, filled, is_silent, turns_of
 from ftray.tasks.text.prompts import completion_ids, cut_to, prompt_ids, windows_of
 from ftray.tasks.text.texts import IDS, MASK, padded, plain_token, random_text
+from ftray.tasks.text.token_loss import all_learnt, no_tokens, token_metrics, token_state
 
 if TYPE_CHECKING:
     import torch
@@ -221,43 +221,16 @@ class TextGeneration(BaseTask):
         return each.new_zeros(len(outputs["logits"])).index_add(0, batch.targets["rows"], each)
 
     def probe_loss(self, outputs: Outputs) -> torch.Tensor:
-        """Return the loss with every token as a token to learn, which takes the most memory."""
-        import torch
-
-        predicted = outputs["logits"][:, :-1].flatten(0, 1).float()
-        truth = torch.zeros(len(predicted), dtype=torch.long, device=predicted.device)
-        return torch.nn.functional.cross_entropy(predicted, truth, reduction="sum")
+        return all_learnt(outputs["logits"][:, :-1])
 
     def empty_state(self, schema: Schema) -> MetricState:
-        import torch
-
-        return MetricState({name: torch.zeros(()) for name in ("tokens", "right", "loss")})
+        return no_tokens()
 
     def metric_state(self, outputs: Outputs, batch: Batch, setup: TaskSetup) -> MetricState:
-        """Return the number of tokens to learn, the number of them that the model finds likeliest,
-        and the sum of their losses."""
-        import torch
-
-        predicted, truth = _learnt(outputs["logits"].detach(), batch), batch.targets["ids"]
-        loss = torch.nn.functional.cross_entropy(predicted, truth, reduction="none")
-        right = predicted.argmax(-1) == truth
-        sums = {"tokens": torch.ones_like(right), "right": right, "loss": loss}
-        return MetricState({name: values.double().sum() for name, values in sums.items()})
+        return token_state(_learnt(outputs["logits"].detach(), batch), batch.targets["ids"])
 
     def metrics(self, found: Gathered, schema: Schema) -> Metrics:
-        """Return loss: mean cross-entropy in nats over all tokens of all completions, each given
-        the tokens before it; perplexity: e to the power of the loss; accuracy: the share of these
-        tokens that the model finds likeliest; tokens: the number of these tokens."""
-        tokens, right, total = (float(found.sums[name]) for name in ("tokens", "right", "loss"))
-        assert tokens > 0, "metrics of no rows"
-        loss = total / tokens
-        perplexity = math.exp(loss) if loss < math.log(1e300) else math.inf
-        return {
-            "loss": loss,
-            "perplexity": perplexity,
-            "accuracy": right / tokens,
-            "tokens": int(tokens),
-        }
+        return token_metrics(found)
 
 
 def _learnt(logits: torch.Tensor, batch: Batch) -> torch.Tensor:

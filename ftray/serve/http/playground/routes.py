@@ -28,6 +28,7 @@ FILES = (
     "widgets/outputs/predicted.js",
     "widgets/outputs/span.js",
     "widgets/outputs/text.js",
+    "widgets/outputs/written.js",
 )
 """Files that the page loads. No other file is served."""
 PATHS = ("/", *(f"{PREFIX}/{name}" for name in FILES))

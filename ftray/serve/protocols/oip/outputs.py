@@ -65,6 +65,7 @@ OUTPUTS: Mapping[Output, Mapping[str, Column]] = {
         "probabilities": Column("FP32", lambda info: len(info.labels), _probabilities),
     },
     "text": {"generated_text": Column("BYTES", _one, _of("generated_text"))},
+    "written": {"generated_text": Column("BYTES", _one, _of("generated_text"))},
     "numbers": {"score": Column("FP64", _numbers, _of("score"))},
     "span": {
         "answer": Column("BYTES", _one, _of("answer")),

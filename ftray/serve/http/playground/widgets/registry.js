@@ -8,6 +8,7 @@ import { labels } from "./outputs/labels.js";
 import { numbers } from "./outputs/numbers.js";
 import { span } from "./outputs/span.js";
 import { text as generated } from "./outputs/text.js";
+import { written } from "./outputs/written.js";
 
 // Kind of an input -> {create, thumbnail, isFile}.
 // create(id): a new widget {node, label, read, write, sample, focus}. read: a promise of the value as
@@ -23,4 +24,4 @@ export const INPUTS = { text, image };
 // page.clear() empties the inputs. values: input name -> value.
 // label(card): the label of the only input. enter(card), leave(): called when a model is chosen, and
 // when another one is. columns(output): the cells of an answer in a table of many, column -> value.
-export const OUTPUTS = { labels, label_set, numbers, span, entities, text: generated };
+export const OUTPUTS = { labels, label_set, numbers, span, entities, text: generated, written };
