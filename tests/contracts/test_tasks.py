@@ -186,6 +186,13 @@ def test_clean_rows_are_the_same_in_a_table(task: Task, sample: Sample) -> None:
     assert found.to_pylist() == list(sample.rows)
 
 
+def test_a_task_is_fitted_to_rows_that_come_one_by_one(task: Task, sample: Sample) -> None:
+    rows = list(sample.rows)
+    names = task.columns if task.fitted is None else task.fitted
+    each = [{name: row[name] for name in names if name in row} for row in rows]
+    assert task.fit(iter(each)) == task.fit(rows) == task.fit(iter(each[::-1]))
+
+
 def test_what_is_asked_is_the_same_with_an_answer_and_without(task: Task, sample: Sample) -> None:
     for raw, expected in sample.questions:
         assert task.ask(raw) == expected

@@ -7,9 +7,10 @@ or one of reading (ragged, not_json, bad_encoding).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import xxhash
 
@@ -149,6 +150,12 @@ def row_digests(columns: Mapping[str, Sequence[Any]]) -> list[int]:
         each = zip(map(_as_bytes, column), seeds, strict=True)
         found = [xxhash.xxh3_64_intdigest(value, seed) for value, seed in each]
     return found
+
+
+def key_digests(keys: Iterable[str]) -> np.ndarray:
+    """Return a 128-bit digest of each key (XXH3), (rows, 2) uint64."""
+    found = b"".join([xxhash.xxh3_128_digest(key.encode("utf-8", "surrogatepass")) for key in keys])
+    return np.frombuffer(found, np.uint64).reshape(-1, 2)
 
 
 def _as_bytes(value: Any) -> bytes:

@@ -18,9 +18,8 @@ from itertools import repeat
 from typing import Any
 
 import numpy as np
-import xxhash
 
-from ftray.data.cleaning.clean import Cleaned, Columns, clean, row_digests, rows_of
+from ftray.data.cleaning.clean import Cleaned, Columns, clean, key_digests, row_digests, rows_of
 from ftray.data.cleaning.faults import PLACES_SHOWN, UNKNOWN_LABEL, Dropped, Faults, no_usable_row
 from ftray.data.cleaning.fitted import FittedColumns
 from ftray.data.cleaning.growing import Growing
@@ -81,11 +80,10 @@ class SourceRows:
             self.column.add(batch, found.kept)
         self._fitted.add(found.columns)
         self._beyond_ascii += found.beyond_ascii
-        keys = b"".join([_key_digest(self._task.key(row)) for row in rows])
         state = np.full(len(batch), _FAULTY, np.uint8)
         state[list(found.kept)] = _KEPT
         yield state
-        yield _spread(np.frombuffer(keys, np.uint64).reshape(-1, 2), found, batch)
+        yield _spread(key_digests(map(self._task.key, rows)), found, batch)
         yield _spread(np.array(row_digests(found.columns), np.uint64), found, batch)
         yield _spread(np.array(self._answered(batch, found, rows), np.int32), found, batch)
 
@@ -260,6 +258,8 @@ class SourceRows:
         if row in more:
             return BadRow(more[row])
         reason = self._reasons[self._state[row]]
+        if self._state[row] == _FAULTY:
+            raise self._changed()
         if reason.kind == DUPLICATE:
             place = np.searchsorted(self._twins.duplicates, row)
             return BadRow(DUPLICATE, f"of {where[int(self._twins.first[place])]}")
@@ -287,10 +287,6 @@ class SourceRows:
 
 def _own_strata(answers: Sequence[Answer]) -> list[str]:
     return [answer.stratum for answer in answers]
-
-
-def _key_digest(key: str) -> bytes:
-    return xxhash.xxh3_128_digest(key.encode("utf-8", "surrogatepass"))
 
 
 def _spread(values: np.ndarray, found: Cleaned, batch: RawBatch) -> np.ndarray:

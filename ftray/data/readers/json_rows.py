@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from ftray.data.readers import stream
 from ftray.data.readers.batch import BATCH_ROWS, RawBatch, batched
+from ftray.data.readers.json_array import elements
 from ftray.data.readers.json_document import rows_in
 from ftray.data.readers.rows import Source, shown
+from ftray.errors import FtrayError
 from ftray.store.files.location import Location
 from ftray.tasks.base import BadRow
 
 _DEEPEST = 64
 _DECODER = json.JSONDecoder()
+Line = tuple[int, str]
+"""Number of a line, and its text with its end."""
 Item = tuple[int, Any, Any]
 """Number of the line or row, its raw form, and its value: a BadRow where it is not JSON."""
 
@@ -25,7 +29,7 @@ def read_json(file: Location, source: Source) -> Iterator[RawBatch]:
     lines) in which `rows_in` finds the rows."""
     name = shown(file)
     seen: dict[str, None] = {}
-    for items in batched(_items(_filled(file, source), name, source), BATCH_ROWS, _size):
+    for items in _items(enumerate(stream.lines(file, source), 1), name, source):
         rows: list[dict[str, Any]] = []
         faults = {}
         for index, (_, raw, item) in enumerate(items):
@@ -42,42 +46,57 @@ def read_json(file: Location, source: Source) -> Iterator[RawBatch]:
         source.columns_in(list(seen), name)
 
 
-def _size(item: Item) -> int:
-    return len(item[1]) if isinstance(item[1], str) else 0  # a document is in memory already
-
-
-def _filled(file: Location, source: Source) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not blank, with their numbers."""
-    for number, line in enumerate(stream.lines(file, source), 1):
-        if line.strip():
-            yield number, line
-
-
-def _items(lines: Iterator[tuple[int, str]], name: str, source: Source) -> Iterator[Item]:
-    start = [*zip(range(2), lines, strict=False)]
+def _items(lines: Iterator[Line], name: str, source: Source) -> Iterator[list[Item]]:
+    filled = (line for line in lines if line[1].strip())
+    start = list(islice(filled, 2))
     if not start:
         raise source.error(f"{name} is empty", "name a file with rows")
-    (number, first), *more = [line for _, line in start]
+    first = start[0][1]
     value = _parsed(first)
-    if isinstance(value, BadRow) and first.lstrip()[0] in "[{":
-        yield from _document([(number, first), *more, *lines], name, source)
-    elif not more and isinstance(value, (dict, list)):
-        yield from _numbered(rows_in(value, name, source))
+    if isinstance(value, BadRow) and first.lstrip()[0] == "[":
+        yield from _array((line for _, line in chain(start, lines)), name, source)
+    elif isinstance(value, BadRow) and first.lstrip()[0] == "{":
+        yield from batched(_document([*start, *filled], name, source), BATCH_ROWS)
+    elif len(start) == 1 and isinstance(value, (dict, list)):
+        yield from batched(_numbered(rows_in(value, name, source)), BATCH_ROWS)
     else:
-        yield from _a_line_each(chain([(number, first)], more, lines))
+        for some in batched(chain(start, lines), BATCH_ROWS, lambda line: len(line[1])):
+            yield _a_line_each(some)
 
 
-def _a_line_each(lines: Iterator[tuple[int, str]] | Sequence[tuple[int, str]]) -> Iterator[Item]:
+def _a_line_each(lines: Iterable[Line]) -> list[Item]:
+    """Return the values of the lines that are not blank."""
+    items = []
     for number, line in lines:
         bare = line.rstrip("\r\n")
         try:
             value, end = _DECODER.raw_decode(bare)
         except (ValueError, RecursionError):
+            if not bare.strip():
+                continue
             end = -1
-        yield number, bare, value if end == len(bare) else _parsed(line)
+        items.append((number, bare, value if end == len(bare) else _parsed(line)))
+    return items
 
 
-def _document(lines: list[tuple[int, str]], name: str, source: Source) -> Iterator[Item]:
+def _array(lines: Iterator[str], name: str, source: Source) -> Iterator[list[Item]]:
+    number = 0
+    try:
+        for some in batched(elements(lines), BATCH_ROWS, lambda found: found[1]):
+            yield [(number + at, value, value) for at, (value, _) in enumerate(some, 1)]
+            number += len(some)
+    except (ValueError, RecursionError) as error:
+        raise _no_json(name, source, _not_json(error)) from None
+
+
+def _no_json(name: str, source: Source, why: BadRow) -> FtrayError:
+    return source.error(
+        f"{name} is no JSON, neither as a whole nor line by line: {why.detail}",
+        "mend it, or write one object a line",
+    )
+
+
+def _document(lines: list[Line], name: str, source: Source) -> Iterator[Item]:
     """Yield the rows of a text whose first line is not JSON by itself."""
     text = "".join(line for _, line in lines)
     value = _parsed(text)
@@ -85,11 +104,8 @@ def _document(lines: list[tuple[int, str]], name: str, source: Source) -> Iterat
         yield from _numbered(rows_in(value, name, source))
     elif len(objects := _one_after_the_other(text)) > 1:
         yield from _numbered(objects)
-    elif text.lstrip().startswith("[") or not any(_is_object(line) for _, line in lines):
-        raise source.error(
-            f"{name} is no JSON, neither as a whole nor line by line: {value.detail}",
-            "mend it, or write one object a line",
-        )
+    elif not any(_is_object(line) for _, line in lines):
+        raise _no_json(name, source, value)
     else:
         yield from _a_line_each(lines)
 
@@ -122,12 +138,16 @@ def _parsed(text: str) -> Any:
     """Return the value of a JSON text; a BadRow where the text is not JSON."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        return _not_json(error)
+
+
+def _not_json(error: Exception) -> BadRow:
+    if isinstance(error, json.JSONDecodeError):
         return BadRow("not_json", str(error))
-    except RecursionError:
+    if isinstance(error, RecursionError):
         return BadRow("not_json", "nested too deeply")
-    except ValueError:
-        return BadRow("not_json", "a number of thousands of digits")
+    return BadRow("not_json", "a number of thousands of digits")
 
 
 def _fault(item: Any) -> BadRow:

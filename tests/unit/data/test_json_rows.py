@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ftray.data.readers import json_array
 from ftray.data.sources import rows_of, source_of
 from ftray.errors import DataError
 from ftray.spec.schema import Columns, DataSpec
@@ -113,3 +114,37 @@ def _array(path, good, line):
     other = Path(path).with_name("b.json")
     other.write_text("[" + ",".join((good + line).splitlines()) + "]")
     return str(other)
+
+
+@pytest.mark.parametrize("indent", [None, 1, 4])
+@pytest.mark.parametrize("lines", [1, 2, 4096])
+def test_an_array_over_several_lines_is_read_piece_by_piece(
+    found, monkeypatch, indent: int | None, lines: int
+) -> None:
+    monkeypatch.setattr(json_array, "_LINES", lines)
+    rows = [
+        {"text": f"brackets ]}}, {n} \\", "label": n, "more": [n, {"a": [n]}]} for n in range(9)
+    ]
+    document = "[\n" + ",\n".join(json.dumps(row, indent=indent) for row in rows) + "\n]\n"
+    read, _ = found(document, "a.json")
+    assert [row.values for row in read] == rows
+    assert [row.where.rpartition(":")[2] for row in read] == [str(n) for n in range(1, 10)]
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        ('[\n{"text": "a", "label": 1}\n{"text": "b"}]', "line 3 column 1"),
+        ('[\n{"text": "a", "label": 1},\n', "line 3 column 1"),
+        ('[\n{"text": "a", "label": 1},\n{"text": nonsense}]', "line 3 column 10"),
+        ('[\n{"text": "a", "label": 1}\n]\nmore', "Extra data: line 4 column 1"),
+        ("[\n" + "9" * 5000 + "]", "a number of thousands of digits"),
+        ("[\n" + "[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_an_array_that_is_broken_is_told_with_its_line(
+    found, monkeypatch, document: str, told: str
+) -> None:
+    monkeypatch.setattr(json_array, "_LINES", 1)
+    with pytest.raises(DataError, match="no JSON, neither as a whole nor line by line.*" + told):
+        found(document, "a.json")
