@@ -8,10 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ftray.data.readers.batch import BATCH_BYTES, BATCH_ROWS, FILES_TOGETHER, Columns, RawBatch
+from ftray.data.readers.batch import BATCH_BYTES, FILES_TOGETHER, Columns, RawBatch
 from ftray.data.readers.rows import Source, shown
 from ftray.data.readers.stream import LEAST_COLUMNS, Guard, codec
 from ftray.store.files.location import Location
+
+_TABLE_ROWS = 1024
+"""Fewer than in other formats: a column may repeat one text, and its size does not tell."""
 
 
 def table_batches(
@@ -33,7 +36,7 @@ def table_batches(
 
 def most_rows(source: Source, size: int = 0, rows: int = 0) -> int:
     """Return the most rows of a batch of a table with `rows` rows and `size` bytes."""
-    most = FILES_TOGETHER if source.file_columns else BATCH_ROWS
+    most = FILES_TOGETHER if source.file_columns else _TABLE_ROWS
     return max(1, min(most, BATCH_BYTES * rows // size)) if size else most
 
 

@@ -53,7 +53,7 @@ def told(dataset: Dataset) -> tuple[Any, ...]:
 
 def set_batches(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     for module in (batch, columnar, contents, delimited, file_rows, json_rows):
-        for name in ("BATCH_ROWS", "FILES_TOGETHER"):
+        for name in ("BATCH_ROWS", "FILES_TOGETHER", "_TABLE_ROWS"):
             monkeypatch.setattr(module, name, rows, raising=False)
 
 
