@@ -43,11 +43,13 @@ def setup_of(pretrained: Pretrained, spec: Spec, schema: Schema) -> TaskSetup:
     return TaskSetup(processor, schema, spec.data.max_length, spec.options)
 
 
-def load_fitting(pretrained: Pretrained, spec: Spec, schema: Schema) -> Loaded:
+def load_fitting(
+    pretrained: Pretrained, spec: Spec, schema: Schema, as_stored: bool = False
+) -> Loaded:
     """Load the model as `Pretrained.model` does, made to fit its tokenizer and rows of up to
     data.max_length tokens. Raises ModelError."""
     setup, task = setup_of(pretrained, spec, schema), get_task(spec.task)
-    model = pretrained.model(task, schema, spec.seed, spec.train.dropout)
+    model = pretrained.model(task, schema, spec.seed, spec.train.dropout, as_stored)
     if not spec.info.reads_text:
         return Loaded(model, setup, "")
     note = make_room(model, setup.processor)

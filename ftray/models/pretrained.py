@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,24 +79,35 @@ class Pretrained:
         return load_processor(self.folder, info, self.spec.trust_remote_code)
 
     def model(
-        self, task: Task, schema: Schema, seed: int, dropout: float | None = None
+        self,
+        task: Task,
+        schema: Schema,
+        seed: int,
+        dropout: float | None = None,
+        as_stored: bool = False,
     ) -> PreTrainedModel:
         """Load the model in fp32, with a new head drawn from `seed`. `dropout`, where given,
-        replaces every dropout probability in its config. Raises ModelError."""
+        replaces every dropout probability in its config. as_stored: keep the dtype of the weights'
+        file, which is then memory-mapped; the new head is in fp32. Raises ModelError."""
         import torch
 
         dropouts = {} if dropout is None else dict.fromkeys(self.dropouts(dropout), dropout)
         self.check_weights()
         torch.manual_seed(seed)
         with self._read(f"cannot be loaded for {task.info.name}"):
-            return task.load_model(
+            model, found = task.load_model(
                 str(self.folder),
                 schema,
-                dtype=torch.float32,
+                dtype="auto" if as_stored else torch.float32,
                 trust_remote_code=self.spec.trust_remote_code,
                 local_files_only=True,
+                output_loading_info=True,
                 **dropouts,
             )
+        if as_stored:
+            torch.manual_seed(seed)
+            _draw(model, {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+        return model
 
     def empty_model(self, task: Task, schema: Schema) -> PreTrainedModel:
         """Make the model in fp32 from its config; reads no weights. Raises ModelError."""
@@ -138,6 +149,20 @@ class Pretrained:
                 "leave train.dropout out, or raise train.label_smoothing",
             )
         return names
+
+
+def _draw(model: PreTrainedModel, names: Collection[str]) -> None:
+    """Draw new values in fp32 for the parameters `names`, which the weights' file lacks."""
+    import torch
+
+    for prefix, module in model.named_modules():
+        own = dict(module.named_parameters(prefix=prefix, recurse=False))
+        new = [parameter for name, parameter in own.items() if name in names]
+        for parameter in new:
+            parameter.data = torch.empty_like(parameter, dtype=torch.float32)
+            parameter._is_hf_initialized = False  # type: ignore[attr-defined]  # noqa: SLF001
+        if new:
+            model._init_weights(module)  # noqa: SLF001
 
 
 def find_pretrained(spec: ModelSpec) -> Pretrained:

@@ -23,6 +23,7 @@ from ftray.train.engine.buffers import MovingBuffers
 from ftray.train.engine.deepspeed_config import Config, uses_bf16
 from ftray.train.engine.gradients import add_up
 from ftray.train.engine.optimizer import AGE, SCALE, adamw
+from ftray.train.engine.partition import partition
 
 
 class TrainedModule(nn.Module):
@@ -88,17 +89,22 @@ class Engine:
         """groups: the result of `parameter_groups` for the trainable parameters of `module`."""
         deepspeed = deepspeed_state.import_deepspeed(ranks.device)
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-        module.to(ranks.device)
+        self._linear = nn.functional.linear
+        zero = config.get("zero_optimization", {}).get("stage", 0)
+        if zero == 3:
+            low = config.get("bf16", {}).get("enabled") is True
+            partition(module, config, ranks.device, torch.bfloat16 if low else torch.float32)
+        else:
+            module.to(ranks.device)
         self.ranks = ranks
         self.updates = 0
         self._clip = spec.clip
         self._ages = _ages(module.model, groups)
-        self._plain = config.get("zero_optimization", {}).get("stage", 0) == 0
+        self._plain = zero == 0
         if self._plain:
             # At stage 0 this class clips gradients itself: it needs their norm anyway, to check
             # that they are finite.
             config = {**config, "gradient_clipping": 0.0}
-        self._linear = nn.functional.linear
         self._trained = [p for p in module.model.parameters() if p.requires_grad]
         optimizer = adamw(groups, spec)
         self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 Config = dict[str, Any]
 _KEY = "train.deepspeed"
+_LEAN = {
+    "stage3_max_live_parameters": 100_000_000,
+    "stage3_max_reuse_distance": 100_000_000,
+    "reduce_bucket_size": 100_000_000,
+}
+"""Sizes in elements for stage 3. With DeepSpeed's defaults each worker holds up to a billion
+gathered weights, which for most models is all of them."""
 _SECTIONS = ("fp16", "bf16", "data_types", "zero_optimization")
 # Sections that the spec decides: a user's JSON may only set them to "auto".
 _OURS = {
@@ -121,16 +128,24 @@ def uses_bf16(spec: TrainSpec) -> bool:
     return read_json(spec.deepspeed).get("bf16", {}).get("enabled") is True
 
 
+def shards_weights(spec: TrainSpec, workers: int) -> bool:
+    """Return whether the run shards its weights over the workers (ZeRO stage 3)."""
+    if isinstance(spec.deepspeed, DeepSpeedSpec):
+        return _zero(spec.deepspeed, workers)["stage"] == 3
+    return read_json(spec.deepspeed).get("zero_optimization", {}).get("stage") == 3
+
+
 def _zero(spec: DeepSpeedSpec, workers: int) -> Config:
-    if spec.offload == "none":
-        # With one worker there is nothing to shard: ZeRO would only copy the state around.
-        return {"stage": spec.stage if workers > 1 else 0}
-    where: Config = {"device": spec.offload}
-    if spec.nvme_path is not None:
-        where["nvme_path"] = spec.nvme_path
-    zero: Config = {"stage": spec.stage, "offload_optimizer": where}
-    if spec.stage == 3:
-        zero["offload_param"] = where
+    if spec.offload == "none" and workers == 1:
+        return {"stage": 0}  # nothing to shard: ZeRO would only copy the state around
+    zero: Config = {"stage": spec.stage} | (_LEAN if spec.stage == 3 else {})
+    if spec.offload != "none":
+        where: Config = {"device": spec.offload}
+        if spec.nvme_path is not None:
+            where["nvme_path"] = spec.nvme_path
+        zero["offload_optimizer"] = where
+        if spec.stage == 3:
+            zero["offload_param"] = where
     return zero
 
 

@@ -103,11 +103,14 @@ def read(folder: Path) -> State:
 
 
 def load_values(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
-    """Copy trained parameters and buffers into `model`, before an engine wraps it."""
-    places = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    with torch.no_grad():
-        for name, value in values.items():
-            places[name].copy_(value)
+    """Give `model` trained parameters and buffers, before an engine wraps it. The parameters become
+    the given tensors, in their dtype, without a copy."""
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    for name, value in values.items():
+        if name in parameters:
+            parameters[name].data = value
+        else:
+            buffers[name].copy_(value)
 
 
 def trained_values(folder: Path) -> dict[str, torch.Tensor]:

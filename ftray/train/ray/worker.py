@@ -19,6 +19,7 @@ from ftray.train.distributed.context import DistContext, alone, join_group
 from ftray.train.distributed.outcomes import told_to_all_ranks
 from ftray.train.distributed.preemption import Notices, no_notice, own_notice
 from ftray.train.distributed.process import settle
+from ftray.train.engine.deepspeed_config import shards_weights
 from ftray.train.evaluation.baselines import Encoder, fit_baselines
 from ftray.train.export import export
 from ftray.train.orders import WorkerArgs
@@ -99,7 +100,7 @@ def _train(job: WorkerArgs, ranks: DistContext, observer: Reporter, notices: Not
     # restart rank 0 may be on another node.
     Root(job.checkpoints).probe()
     observer.stage("loading the base model")
-    base = load_base(job.spec, job.data.schema)
+    base = load_base(job.spec, job.data.schema, shards_weights(job.spec.train, ranks.world))
     if base.note:
         observer.warn(base.note)
     _tell_baselines(job, base, ranks, observer)

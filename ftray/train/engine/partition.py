@@ -1,0 +1,73 @@
+"""Shards the parameters of a model over the ranks, as ZeRO 3 does, one parameter at a time.
+
+A model loaded in the dtype of its file is memory-mapped: its weights take no memory before they are
+read. So no process ever holds the whole model: each parameter is read, cast, sharded and dropped
+before the next one is read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ftray.train.engine.deepspeed_config import Config
+from ftray.train.engine.deepspeed_state import import_deepspeed
+
+_MADV_DONTNEED = 4
+
+
+def partition(model: nn.Module, config: Config, device: torch.device, dtype: torch.dtype) -> None:
+    """Shard the parameters of `model` in `dtype`, and move its buffers to `device`. Every rank must
+    call this function; rank 0 gives the values. config: the DeepSpeed configuration, of stage 3."""
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = buffer.to(device)  # noqa: SLF001 - keeps what is persistent
+    deepspeed: Any = import_deepspeed(device)
+    deepspeed.zero.Init(module=_OneByOne(model, dtype), config_dict_or_path=config)
+
+
+class _OneByOne(nn.Module):
+    """Gives the parameters of a model to DeepSpeed, which shards each one before it asks for the
+    next."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._own = list(model.parameters())
+        self._dtype = dtype
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        files = _mapped_files()
+        for parameter in self._own:
+            stored = parameter.data
+            parameter.data = stored.to(self._dtype)
+            yield parameter
+            _forget(stored, files)
+
+
+def _mapped_files() -> list[tuple[int, int]]:
+    """Return the address ranges of this process that map a file."""
+    ranges = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        addresses, _, _, _, inode, *_ = line.split()
+        if inode != "0":
+            start, stop = addresses.split("-")
+            ranges.append((int(start, 16), int(stop, 16)))
+    return ranges
+
+
+def _forget(tensor: torch.Tensor, files: list[tuple[int, int]]) -> None:
+    """Drop the pages of a tensor that maps a file: they would stay in memory until no tensor maps
+    the file any more. The tensor can still be read, from the file."""
+    start, stop = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+    if not any(first <= start and stop <= last for first, last in files):
+        return
+    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, stop // mmap.PAGESIZE * mmap.PAGESIZE
+    if last > first:
+        libc = ctypes.CDLL(None)
+        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_DONTNEED)
