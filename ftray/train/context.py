@@ -18,8 +18,8 @@ from ftray.store.files.location import Location
 from ftray.tasks import Task, get_task
 from ftray.tasks.base import Augment, TaskSetup
 from ftray.tasks.classification import LABEL
-from ftray.train import checkpoints
 from ftray.train.base import Base
+from ftray.train.checkpoint import stored
 from ftray.train.distributed.context import DistContext
 from ftray.train.engine import lora, state
 from ftray.train.engine.activation_checkpointing import enable_checkpointing
@@ -67,7 +67,7 @@ def latest(
 ) -> Iterator[Path | None]:
     """Yield a local folder with the newest undamaged checkpoint, which rank 0 chooses for all
     ranks; None where there is none."""
-    found = checkpoints.latest(folder, warn) if ranks.rank == 0 else None
+    found = stored.latest(folder, warn) if ranks.rank == 0 else None
     name = ranks.gather(found and found.folder.name)[0]
     if name is None:
         yield None
@@ -90,7 +90,7 @@ def build(
     """
     task = get_task(spec.task)
     train = data.load("train")
-    progress = checkpoints.read_progress(resume) if resume else Progress()
+    progress = stored.read_progress(resume) if resume else Progress()
     augment = task.augmentation(base.setup, spec.train.token_dropout)
     trainee = _trainee(spec, base, task, train, ranks, trunks)
     progress.micro_batch_size = choose_micro_batch_size(

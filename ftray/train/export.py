@@ -33,7 +33,7 @@ from ftray.tasks import get_task
 from ftray.tasks.base import Metrics
 from ftray.tasks.per_label import LabelScore, label_scores
 from ftray.tasks.schema import Schema
-from ftray.train import checkpoints
+from ftray.train.checkpoint import stored
 from ftray.train.distributed.context import DistContext
 from ftray.train.engine import lora, state
 from ftray.train.evaluation.baselines import Baselines, Encoder
@@ -127,7 +127,7 @@ def _written(order: Export, pretrained: Pretrained, loaded: Loaded) -> ModelInfo
     """Write the trained model into the model folder, without a manifest. Returns the manifest that
     lacks the metrics and the golden answers."""
     spec, task = order.spec, get_task(order.spec.task)
-    with checkpoints.best(order.checkpoints).as_local() as checkpoint:
+    with stored.best(order.checkpoints).as_local() as checkpoint:
         values = state.trained_values(checkpoint)
     adapter = _load(order, loaded, values)
     longest, schema = spec.data.max_length, order.data.schema

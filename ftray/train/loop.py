@@ -20,7 +20,7 @@ from ftray.errors import Interrupted, NotTrainable
 from ftray.models.inference import measure
 from ftray.tasks.base import Metrics, Outputs
 from ftray.tasks.features import Batch, Example
-from ftray.train.checkpoints import CheckpointManager
+from ftray.train.checkpoint.manager import CheckpointManager
 from ftray.train.context import TrainContext
 from ftray.train.distributed.context import DistContext
 from ftray.train.distributed.feed import feed
@@ -148,7 +148,7 @@ def _save(
     setup: TrainContext, progress: Progress, keeper: CheckpointManager, rank: float = -1.0
 ) -> None:
     if keeper.keeps:
-        keeper.save(setup.phased.snapshot(keeper.writes), progress, rank)
+        keeper.save(setup.phased.snapshot(keeper.share), progress, rank)
 
 
 def _step(

@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 from ftray.errors import FtrayError, Interrupted
 from ftray.interrupt import handle, softly
 from ftray.spec.schema import Spec
-from ftray.train import checkpoints
+from ftray.train.checkpoint import stored
 from ftray.train.distributed.events import Event, Listener
 from ftray.train.resources import trial_resources
 from ftray.tune.study import Study
@@ -195,7 +195,7 @@ class _Feed(Searcher):
 
     def _clone(self, donor: str, trial: str) -> None:
         try:
-            checkpoints.copy(self.sweep.checkpoints(donor), self.sweep.checkpoints(trial))
+            stored.copy(self.sweep.checkpoints(donor), self.sweep.checkpoints(trial))
         except FtrayError as error:
             self.error = error
 

@@ -19,9 +19,10 @@ from ftray.spec.schema import Spec
 from ftray.store.files.location import Location
 from ftray.store.runs.folder import Fence
 from ftray.tasks.schema import Schema
-from ftray.train import checkpoints, loop
+from ftray.train import loop
 from ftray.train.base import Base, load_base
-from ftray.train.checkpoints import CheckpointManager
+from ftray.train.checkpoint import stored
+from ftray.train.checkpoint.manager import CheckpointManager
 from ftray.train.context import build, latest
 from ftray.train.distributed.context import alone
 from ftray.train.distributed.events import Event, listening
@@ -189,10 +190,10 @@ def _train_in_group(spec: Spec, segment: TrainUntil, sweep: Sweep, teller: _Tell
     with listening(teller.hear) as sender:
         job = WorkerArgs(spec, sweep.data, folder, sender, None, sweep.trunks, until, sweep.fence)
         fit_workers(job, spec.scale.max_failures)
-    newest = checkpoints.latest(folder)
+    newest = stored.latest(folder)
     assert newest is not None, "a group that ended well has written a checkpoint"
     with newest.folder.as_local() as local:
-        return checkpoints.read_progress(local)
+        return stored.read_progress(local)
 
 
 _loaded: dict[Any, Base] = {}

@@ -25,7 +25,7 @@ from ftray.store.files.location import locate
 from ftray.train import loop
 from ftray.train.base import load_base
 from ftray.train.check import ValidatedSpec, check_inputs
-from ftray.train.checkpoints import CheckpointManager
+from ftray.train.checkpoint.manager import CheckpointManager
 from ftray.train.context import build
 from ftray.train.distributed.context import alone
 from ftray.train.distributed.process import settle

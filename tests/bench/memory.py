@@ -159,7 +159,7 @@ def _worker(order: dict[str, Any], work: str) -> None:
     from ftray.tasks.schema import Schema
     from ftray.train import loop
     from ftray.train.base import Base
-    from ftray.train.checkpoints import CheckpointManager
+    from ftray.train.checkpoint.manager import CheckpointManager
     from ftray.train.context import build
     from ftray.train.distributed.context import join_group
     from ftray.train.distributed.process import settle

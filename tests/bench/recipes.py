@@ -33,7 +33,8 @@ from ftray.store.files.location import locate
 from ftray.train import loop
 from ftray.train.base import load_base
 from ftray.train.check import check_inputs
-from ftray.train.checkpoints import CheckpointManager, best
+from ftray.train.checkpoint.manager import CheckpointManager
+from ftray.train.checkpoint.stored import best
 from ftray.train.context import build
 from ftray.train.distributed.context import alone
 from ftray.train.progress import Progress

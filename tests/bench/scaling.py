@@ -35,7 +35,7 @@ from ftray.spec.load import dump, load, override
 from ftray.train import loop
 from ftray.train.base import load_base
 from ftray.train.check import check_inputs
-from ftray.train.checkpoints import CheckpointManager
+from ftray.train.checkpoint.manager import CheckpointManager
 from ftray.train.context import build
 from ftray.train.distributed.context import DistContext, alone, join_group
 from ftray.train.distributed.process import settle

@@ -7,7 +7,7 @@ from pathlib import Path
 from ftray.data.encoding.encoded import EncodedDataset
 from ftray.spec.schema import Spec
 from ftray.store.files.location import locate
-from ftray.train.checkpoints import CheckpointManager
+from ftray.train.checkpoint.manager import CheckpointManager
 from ftray.train.engine.state import State
 from ftray.train.export import export, solo
 from ftray.train.orders import Export

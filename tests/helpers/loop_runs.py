@@ -212,7 +212,7 @@ def _train(run: Run, root: Path, ranks: Any) -> Seen:
     from ftray.spec.sections.training import CheckpointSpec
     from ftray.store.files.location import locate
     from ftray.train import loop
-    from ftray.train.checkpoints import CheckpointManager
+    from ftray.train.checkpoint.manager import CheckpointManager
     from ftray.train.context import build
 
     folder = root / run.name

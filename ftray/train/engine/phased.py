@@ -20,7 +20,7 @@ from ftray.train.engine.deepspeed import Engine, TrainedModule
 from ftray.train.engine.deepspeed_config import deepspeed_config, require_disk
 from ftray.train.engine.optimizer import parameter_groups
 from ftray.train.engine.phases import Phase, index_at
-from ftray.train.engine.state import State
+from ftray.train.engine.state import ALL, Share, State
 from ftray.train.plan import Trainee
 
 
@@ -68,16 +68,16 @@ class PhasedEngine:
             return False
         before = resumed
         if self._engine is not None:
-            before = self._take(keeps=True)
+            before = self._take(ALL)
             self._leave()
         self._index = index
         self._build(before or State())
         return True
 
-    def snapshot(self, keeps: bool) -> State:
-        """Return the state of all parameters trained so far, in full on ranks with `keeps`. Every
-        rank must call this method."""
-        return self._take(keeps)
+    def snapshot(self, share: Share) -> State:
+        """Return this rank's share of the state of all parameters trained so far. Every rank must
+        call this method."""
+        return self._take(share)
 
     def check_moved(self) -> None:
         """Raise NotTrainable if the first update of a phase changed none of the parameters that the
@@ -85,7 +85,7 @@ class PhasedEngine:
         if not self._unfrozen:
             return
         before, self._unfrozen = self._unfrozen, {}
-        now = self._take(keeps=True).parameters
+        now = self._take(ALL).parameters
         if all(torch.equal(now[name], value) for name, value in before.items()):
             raise NotTrainable.of(
                 "train.unfreeze",
@@ -99,13 +99,14 @@ class PhasedEngine:
         if self._engine is not None:
             self._engine.close()
 
-    def _take(self, keeps: bool) -> State:
-        taken = state.take(self.engine, keeps)
+    def _take(self, share: Share) -> State:
+        taken = state.take(self.engine, share)
+        left = self._left if share.count and share.part == 0 else State()
         return State(
-            {**self._left.parameters, **taken.parameters},
+            {**left.parameters, **taken.parameters},
             taken.moments,
             taken.ages,
-            {**self._left.buffers, **taken.buffers},
+            {**left.buffers, **taken.buffers},
         )
 
     def _leave(self) -> None:

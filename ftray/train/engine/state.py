@@ -1,10 +1,11 @@
 """The training state in a checkpoint: unsharded tensors, stored without pickle.
 
 A state's folder has these files:
-trainable.safetensors  all parameters that training has changed, in fp32
-optimizer.safetensors  AdamW's two moments of each trainable parameter, and its number of updates
-buffers.safetensors    the buffers that training has changed, such as running statistics; absent
+trainable*.safetensors all parameters that training has changed, in fp32
+optimizer*.safetensors AdamW's two moments of each trainable parameter, and its number of updates
+buffers*.safetensors   the buffers that training has changed, such as running statistics; absent
                        for a model without any
+One rank writes all of them, or each rank its own.
 DeepSpeed's accessors return unsharded tensors at every ZeRO stage, so a run can resume with another
 number of workers or another stage.
 """
@@ -23,11 +24,10 @@ from ftray.train.engine import deepspeed_state
 from ftray.train.engine.deepspeed import Engine
 from ftray.train.engine.optimizer import AGE
 
-PARAMETERS = "trainable.safetensors"
-MOMENTS = "optimizer.safetensors"
-BUFFERS = "buffers.safetensors"
+PARAMETERS, MOMENTS, BUFFERS = "trainable", "optimizer", "buffers"
 _KEYS = ("exp_avg", "exp_avg_sq")
 _UPDATES = "updates"
+_FORMAT = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,26 @@ class State:
         return {**self.parameters, **self.buffers}
 
 
-def take(engine: Engine, keeps: bool) -> State:
-    """Copy the engine's state to the CPU if `keeps`, else return an empty state. Every rank must
-    call this function, as DeepSpeed gathers shards collectively."""
-    state = State(buffers=engine.buffers.values() if keeps else {})
+@dataclass(frozen=True)
+class Share:
+    """The parameters whose state a rank keeps: each `count`-th one, from number `part` on; none
+    where the count is 0."""
+
+    part: int
+    count: int
+
+
+ALL, NONE = Share(0, 1), Share(0, 0)
+
+
+def take(engine: Engine, share: Share) -> State:
+    """Copy this rank's share of the engine's state to the CPU. Every rank must call this function,
+    as DeepSpeed gathers shards collectively."""
+    first = share.count > 0 and share.part == 0
+    state = State(buffers=engine.buffers.values() if first else {})
     deepspeed_state.link_moments(engine.deepspeed)
-    for name, parameter in engine.trainable():
+    for number, (name, parameter) in enumerate(engine.trainable()):
+        keeps = share.count > 0 and number % share.count == share.part
         value = _get(engine, parameter)
         if keeps:
             state.parameters[name] = _on_cpu(value)
@@ -86,20 +100,22 @@ def put(engine: Engine, state: State) -> None:
                 _set(engine, parameter, state.moments[f"{name}/{key}"], key)
 
 
-def write(state: State, folder: Path) -> None:
-    """Write `state` to files in an existing folder."""
+def write(state: State, folder: Path, suffix: str = "") -> None:
+    """Write `state` to files in an existing folder. suffix: distinguishes the files of this rank
+    from those of others."""
     ages = {f"{name}/{_UPDATES}": torch.tensor(age) for name, age in state.ages.items()}
-    save_file(state.parameters, folder / PARAMETERS)
-    save_file({**state.moments, **ages}, folder / MOMENTS)
+    save_file(state.parameters, folder / f"{PARAMETERS}{suffix}{_FORMAT}")
+    save_file({**state.moments, **ages}, folder / f"{MOMENTS}{suffix}{_FORMAT}")
     if state.buffers:
-        save_file(state.buffers, folder / BUFFERS)
+        save_file(state.buffers, folder / f"{BUFFERS}{suffix}{_FORMAT}")
 
 
 def read(folder: Path) -> State:
-    moments = load_file(folder / MOMENTS)
+    """Read the whole state. Its tensors map the files: they take memory once they are read."""
+    moments = _read(folder, MOMENTS)
     counts = [name for name in moments if name.endswith(f"/{_UPDATES}")]
     ages = {name.removesuffix(f"/{_UPDATES}"): int(moments.pop(name)) for name in counts}
-    return State(load_file(folder / PARAMETERS), moments, ages, _read_buffers(folder))
+    return State(_read(folder, PARAMETERS), moments, ages, _read(folder, BUFFERS))
 
 
 def load_values(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
@@ -115,12 +131,15 @@ def load_values(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
 
 def trained_values(folder: Path) -> dict[str, torch.Tensor]:
     """Read the parameters and buffers from a state's folder."""
-    return {**load_file(folder / PARAMETERS), **_read_buffers(folder)}
+    return {**_read(folder, PARAMETERS), **_read(folder, BUFFERS)}
 
 
-def _read_buffers(folder: Path) -> dict[str, torch.Tensor]:
-    file = folder / BUFFERS
-    return load_file(file) if file.is_file() else {}
+def _read(folder: Path, kind: str) -> dict[str, torch.Tensor]:
+    """Read the tensors of all ranks' files of one kind."""
+    found: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob(f"{kind}*{_FORMAT}")):
+        found |= load_file(file)
+    return found
 
 
 def _on_cpu(value: torch.Tensor) -> torch.Tensor:

@@ -33,8 +33,8 @@ SHARDED = 55_000_000
 CONTEXT = 500 * 2**20
 """Bytes of GPU memory that the CUDA context of one process takes."""
 
-_BUCKET = 500_000_000
-"""DeepSpeed's default for reduce_bucket_size, in elements."""
+_BUCKET, _LIVE = 500_000_000, 1_000_000_000
+"""DeepSpeed's defaults for reduce_bucket_size and stage3_max_live_parameters, in elements."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,8 @@ class Layout:
     offloads_weights: str
     bucket: int
     """Elements of the bucket for the reduction of gradients."""
+    live: int
+    """Elements of the weights that stage 3 keeps gathered."""
 
     @classmethod
     def of(cls, spec: TrainSpec, micro_batch_size: int, workers: int) -> Layout:
@@ -114,6 +116,7 @@ class Layout:
             offloads_optimizer=zero.get("offload_optimizer", {}).get("device", "none"),
             offloads_weights=zero.get("offload_param", {}).get("device", "none"),
             bucket=int(zero.get("reduce_bucket_size", _BUCKET)),
+            live=int(zero.get("stage3_max_live_parameters", _LIVE)),
         )
 
     def share(self, elements: int) -> int:
@@ -142,8 +145,10 @@ def _of_phase(trace: MemoryTrace, layout: Layout, on_gpu: bool, keeps: bool) -> 
     on_device, offloaded = _state(trace, layout)
     working = _working(trace, layout, on_gpu)
     # A checkpoint in the making: rank 0 holds unsharded fp32 copies of the trained parameters and
-    # of both moments while it writes them in the background and the next steps run.
-    copied = 3 * FULL * trace.trainable if keeps else 0
+    # of both moments while it writes them in the background and the next steps run. At stage 3 each
+    # rank holds and writes its share.
+    written = layout.share(trace.trainable) if layout.stage == 3 else trace.trainable
+    copied = 3 * FULL * written if keeps else 0
     process = PROCESS + (SHARDED if layout.stage == 3 else 0)
     if not on_gpu:
         if layout.stage == 0:
@@ -155,7 +160,9 @@ def _of_phase(trace: MemoryTrace, layout: Layout, on_gpu: bool, keeps: bool) -> 
         taken = on_device + offloaded + working
         return Memory(Parts(process=process, checkpoint=copied) + taken)
     checkpoint = Parts(checkpoint=copied)
-    loaded = Parts(process=process, weights=FULL * trace.parameters)
+    # Stage 3 reads the weights' file tensor by tensor.
+    weights = 0 if layout.stage == 3 else FULL * trace.parameters
+    loaded = Parts(process=process, weights=weights)
     return Memory(loaded + offloaded + checkpoint, Parts(process=CONTEXT) + on_device + working)
 
 
@@ -194,19 +201,18 @@ def _working(trace: MemoryTrace, layout: Layout, on_gpu: bool) -> Parts:
     if layout.stage > 0:
         # On the host only the written pages of the bucket take memory; on a GPU all of it does.
         bucket = layout.low * layout.bucket if on_gpu else flat
-    gathered = layout.low * trace.parameters if layout.stage == 3 else 0
+    most = max(layout.live, 2 * trace.largest)
+    gathered = layout.low * min(trace.parameters, most) if layout.stage == 3 else 0
     if on_gpu:
         return _at_once(trace, layout, Parts(weights=gathered, buffers=bucket), flat)
     # On a CPU the sizes of all kinds of tensors add up. `settle` makes glibc keep freed memory, and
     # after the backward pass the heap is too fragmented for one kind to reuse memory of another.
     copies = 0 if layout.stage == 0 or layout.workers == 1 else gradients
-    # The weights as loaded, before stage 3 shards them.
-    whole = FULL * trace.parameters if layout.stage == 3 else 0
     # From stage 2 on DeepSpeed moves each gradient to the bucket at once, and keeps only the
     # reduced shard in fp32.
     kept = gradients if layout.stage < 2 else FULL * layout.share(trace.trainable)
     return Parts(
-        weights=gathered + whole,
+        weights=gathered,
         gradients=kept,
         activations=trace.peak,
         # Gloo reduces and gathers in copies of its own.

@@ -11,9 +11,11 @@ from ftray.errors import Interrupted
 from ftray.models.transformers_output import quiet_transformers
 from ftray.store.root import Root
 from ftray.tasks import get_task
-from ftray.train import checkpoints, loop
+from ftray.train import loop
 from ftray.train.base import Base, load_base
-from ftray.train.checkpoints import CheckpointManager
+from ftray.train.checkpoint import stored
+from ftray.train.checkpoint.manager import CheckpointManager
+from ftray.train.checkpoint.parts import WHOLE, Parts
 from ftray.train.context import TrainContext, build, latest
 from ftray.train.distributed.context import DistContext, alone, join_group
 from ftray.train.distributed.outcomes import told_to_all_ranks
@@ -80,7 +82,7 @@ def _is_trained(job: WorkerArgs, ranks: DistContext, observer: Reporter) -> bool
     with latest(job.checkpoints, ranks, observer.warn) as folder:
         if folder is None:
             return False
-        return checkpoints.read_progress(folder).is_over(job.spec.train, job.until)
+        return stored.read_progress(folder).is_over(job.spec.train, job.until)
 
 
 def _tell_export(job: WorkerArgs, ranks: DistContext, observer: Reporter, name: str) -> None:
@@ -110,10 +112,12 @@ def _train(job: WorkerArgs, ranks: DistContext, observer: Reporter, notices: Not
     observer.setup = setup
     if job.baselines is not None and not setup.task.info.linear_probe and not progress.step:
         _tell_untrained(setup, observer)
-    writes, watchdog = ranks.rank == 0, observer.watchdog
-    saves = job.spec.train.checkpoint
+    watchdog, saves = observer.watchdog, job.spec.train.checkpoint
+    # A run that shards its weights has no rank with memory for the whole state.
+    parts = Parts.of(ranks) if shards_weights(job.spec.train, ranks.world) else WHOLE
+    writes = ranks.rank == 0 or parts.count > 1
     keeper = CheckpointManager(
-        saves, job.checkpoints, writes, watchdog.saving, job.fence, notices.due
+        saves, job.checkpoints, writes, watchdog.saving, job.fence, notices.due, parts
     )
     with watchdog, keeper.finishing():
         loop.run(setup, progress, keeper, observer, job.until)

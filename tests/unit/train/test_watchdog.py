@@ -15,7 +15,8 @@ import torch
 from ftray.errors import RunFailed
 from ftray.spec.sections.training import CheckpointSpec
 from ftray.store.files.location import locate
-from ftray.train.checkpoints import CheckpointManager, latest
+from ftray.train.checkpoint.manager import CheckpointManager
+from ftray.train.checkpoint.stored import latest
 from ftray.train.distributed import watchdog
 from ftray.train.distributed.watchdog import HANGS, MOVES, SAVES, Alarms, Watchdog
 from ftray.train.engine.state import State
