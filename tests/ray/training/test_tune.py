@@ -86,7 +86,7 @@ def test_the_winner_is_trained_again_and_registered_with_the_table(
     assert best == sorted(best, reverse=True)
     assert len(tuned.trials) == 4
     assert {trial.status for trial in tuned.trials} <= {"done", "stopped"}
-    assert {trial.id for trial in tuned.trials} == {"1", "2", "3", "4"}
+    assert {trial.trial for trial in tuned.trials} == {"1", "2", "3", "4"}
     again = {e["id"] for e in events if e["kind"] == "trial"}
     assert {"3", "4"} <= again, "they had not begun"
     # The listener also hears of the trials that ended before; the record has each trial once.
@@ -104,10 +104,10 @@ def test_the_winner_is_trained_again_and_registered_with_the_table(
     info = read_info(tuned.trained.version.folder)
     assert info.baselines is not None
     assert info.baselines.over_majority["accuracy"].value > 0
-    searched = sum(trial.seconds for trial in tuned.trials)
+    searched = sum(row["seconds"] for row in info.trials)
     hours = (searched + 2 * info.baselines.seconds) / 3600
     assert info.baselines.worker_hours == pytest.approx(hours), "the search included"
-    assert [row["id"] for row in info.trials] == [trial.id for trial in tuned.trials]
+    assert [row["id"] for row in info.trials] == [trial.trial for trial in tuned.trials]
     winner = tuned.trials[0].config
     assert info.spec["train"]["learning_rate"] == winner["train.learning_rate"]
     assert info.spec["train"]["unfreeze"] == winner["train.unfreeze"]
@@ -124,9 +124,9 @@ def test_each_trial_is_a_run_in_mlflow_below_the_sweeps_which_has_the_winners_va
     assert tuned.trained.run.spec_tree()["train"]["learning_rate"] == float(rate)
     assert parent.data.params["scale.workers"] == "2", "the refit's"
     assert {"step/loss", "epoch/f1_macro", "test/f1_macro"} <= parent.data.metrics.keys()
-    assert trials.keys() == {f"trial {trial.id}" for trial in tuned.trials}
+    assert trials.keys() == {f"trial {trial.trial}" for trial in tuned.trials}
     for trial in tuned.trials:
-        shown = trials[f"trial {trial.id}"]
+        shown = trials[f"trial {trial.trial}"]
         assert (shown.info.status, shown.data.tags["ended"]) == ("FINISHED", trial.status)
         for key, value in trial.config.items():
             assert shown.data.params[key] == str(value)
@@ -215,7 +215,7 @@ def test_the_worse_of_two_goes_on_from_the_better_ones_checkpoint(tmp_path: Path
     (moved,) = {e["id"] for e in events if e["cloned"]}
     assert moved == worse
     assert histories[worse][0]["loss"] == first[better]["metrics"]["loss"]
-    rates = {trial.id: trial.config["train.learning_rate"] for trial in tuned.trials}
+    rates = {trial.trial: trial.config["train.learning_rate"] for trial in tuned.trials}
     assert rates[worse] / rates[better] == pytest.approx(0.8) or (
         rates[worse] == pytest.approx(min(1.2 * rates[better], 1e-3))
     )
