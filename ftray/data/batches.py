@@ -79,13 +79,3 @@ def balancing_weights(targets: np.ndarray) -> np.ndarray:
     label and C labels occur. The weights have the same sum for every label, and sum to N."""
     _, inverse, counts = np.unique(targets, return_inverse=True, return_counts=True)
     return len(targets) / (len(counts) * counts[inverse])
-
-
-def in_order(lengths: np.ndarray, size: int, rank: int, workers: int) -> list[np.ndarray]:
-    """Return the row indices of this rank's batches in an evaluation pass over all rows, by length.
-
-    Ranks may get different numbers of batches; a rank may get none.
-    """
-    order = np.argsort(lengths, kind="stable")
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
-    return batches[rank::workers]

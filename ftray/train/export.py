@@ -7,7 +7,9 @@ rank loads them from there and evaluates its share of the splits, and rank 0 wri
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,15 +20,15 @@ from ftray.cluster.device import own_device
 from ftray.cluster.node import naming_this_node
 from ftray.data.encoding.encode import EncodedSplit
 from ftray.errors import masked
-from ftray.models.artifact.manifest import ModelInfo
+from ftray.models.artifact.manifest import Golden, ModelInfo
 from ftray.models.artifact.origin import hub_id, license_of
 from ftray.models.artifact.publish import finish, place, staged
 from ftray.models.artifact.worth import Worth
-from ftray.models.inference.loaded import LoadedModel
+from ftray.models.inference.loaded import LoadedModel, Unfinished
 from ftray.models.inference.measure import Measured, measure
 from ftray.models.limits import Loaded, context, load_fitting
 from ftray.models.load import load_model
-from ftray.models.pretrained import Pretrained, find_pretrained
+from ftray.models.pretrained import find_pretrained
 from ftray.models.structure.placing import placed
 from ftray.spec.schema import ModelSpec
 from ftray.tasks import get_task
@@ -36,6 +38,8 @@ from ftray.tasks.schema import Schema
 from ftray.train.checkpoint import stored
 from ftray.train.distributed.context import DistContext
 from ftray.train.engine import lora, state
+from ftray.train.engine.deepspeed_config import shards_weights
+from ftray.train.engine.partition import sharded
 from ftray.train.evaluation.baselines import Baselines, Encoder
 from ftray.train.evaluation.golden import golden_questions
 from ftray.train.evaluation.significance import Spent, answers_of, measure_worth
@@ -68,28 +72,26 @@ def export(
     the test split. stage: called at each stage of the work; its exceptions end the export, which
     then leaves no manifest.
     """
-    stage("exporting: loading the base model")
-    spec, pretrained = order.spec, find_pretrained(order.spec.model)
-    # train.dropout is for the training alone: the model folder has the base model's dropouts.
-    plain = spec.model_copy(update={"train": spec.train.model_copy(update={"dropout": None})})
-    loaded = load_fitting(pretrained, plain, order.data.schema)
-    untrained = _of_base(order, loaded, ranks, stage)
+    spec, shards = order.spec, shards_weights(order.spec.train, ranks.world)
+    untrained = _of_base(order, ranks, stage)
     stage("exporting: writing the model")
-    info = ranks.gather(_written(order, pretrained, loaded) if ranks.rank == 0 else None)[0]
-    del loaded
-    trained = _loaded(order, info)
-    stage("exporting: evaluating on the validation split")
-    measured = {"validation": _measure(trained, order.data.load("validation"), ranks)}
-    fitted = trained.task.tuned(measured["validation"].gathered, info.fitted)
-    if fitted != info.fitted:
-        info = info.model_copy(update={"thresholds": fitted.thresholds})
-        trained = _loaded(order, info)
+    info = ranks.gather(_written(order, shards) if ranks.rank == 0 else None)[0]
+    with _trained(order, info, ranks) as trained:
+        stage("exporting: evaluating on the validation split")
         measured = {"validation": _measure(trained, order.data.load("validation"), ranks)}
-    stage("exporting: evaluating on the test split")
-    measured["test"] = _measure(trained, order.data.load("test"), ranks)
-    stage("exporting: golden answers")
+        fitted = trained.task.tuned(measured["validation"].gathered, info.fitted)
+        if fitted != info.fitted:
+            info = info.model_copy(update={"thresholds": fitted.thresholds})
+            loaded = (trained.model, replace(trained.setup, schema=fitted))
+            trained = load_model(order.target, unfinished=Unfinished(info, loaded))
+            measured = {"validation": _measure(trained, order.data.load("validation"), ranks)}
+        stage("exporting: evaluating on the test split")
+        measured["test"] = _measure(trained, order.data.load("test"), ranks)
+        stage("exporting: golden answers")
+        golden: tuple[Golden, ...] = ()
+        if ranks.rank == 0 or shards:  # passes of a sharded model need all ranks
+            golden = trained.golden(golden_questions(spec, order.data, trained.setup))
     if ranks.rank == 0:
-        golden = trained.golden(golden_questions(spec, order.data, trained.setup))
         metrics = {name: each.metrics for name, each in measured.items()} | untrained.metrics
         worth = _worth(order, untrained, measured["test"])
         found = {"metrics": metrics, "golden": golden, "baselines": worth}
@@ -98,38 +100,59 @@ def export(
         finish(info.model_copy(update=found), order.target, scores)
 
 
-def _loaded(order: Export, info: ModelInfo) -> LoadedModel:
-    trusts = order.spec.model.trust_remote_code
-    return load_model(order.target, trust_remote_code=trusts, unfinished=info)
+def _base(order: Export, as_stored: bool) -> Loaded:
+    # train.dropout is for the training alone: the model folder has the base model's dropouts.
+    train = order.spec.train.model_copy(update={"dropout": None})
+    spec = order.spec.model_copy(update={"train": train})
+    return load_fitting(find_pretrained(spec.model), spec, order.data.schema, as_stored)
 
 
-def _of_base(
-    order: Export, loaded: Loaded, ranks: DistContext, stage: Callable[[str], None]
-) -> _Untrained:
-    """Evaluate on the test split what the trained model is compared with. Call this function before
-    the trained values are loaded into the model."""
-    task = get_task(order.spec.task)
+def _of_base(order: Export, ranks: DistContext, stage: Callable[[str], None]) -> _Untrained:
+    """Evaluate on the test split what the trained model is compared with."""
+    task, device, test = get_task(order.spec.task), ranks.device, order.data.load("test")
     baselines = Baselines.read(order.baselines) if order.baselines else None
-    if baselines is not None:
-        stage("exporting: evaluating the baselines on the test split")
-        encoder = Encoder(loaded.model, task, loaded.setup, ranks)
-        return _Untrained({}, baselines, baselines.answers(encoder, order.data.load("test")))
-    if task.info.linear_probe or not order.spec.train.baselines:
+    if baselines is None and (task.info.linear_probe or not order.spec.train.baselines):
         return _Untrained({})
-    stage("exporting: evaluating the base model on the test split")
-    test, device = order.data.load("test"), ranks.device
-    with placed(loaded.model.eval(), device):
-        found = measure(loaded.model, task, loaded.setup, test, device, _BATCH, ranks)
-    return _Untrained({"base_model": found.metrics})
+    stage("exporting: evaluating on the test split what needs no training")
+    shards = shards_weights(order.spec.train, ranks.world)
+    loaded = _base(order, shards)
+    model, setup = loaded.model.eval(), loaded.setup
+    with sharded(model, order.spec.train, device) if shards else placed(model, device):
+        if baselines is None:
+            found = measure(model, task, setup, test, device, _BATCH, ranks)
+            return _Untrained({"base_model": found.metrics})
+        probed = baselines.answers(Encoder(model, task, setup, ranks), test)
+        return _Untrained({}, baselines, probed)
 
 
-def _written(order: Export, pretrained: Pretrained, loaded: Loaded) -> ModelInfo:
+@contextmanager
+def _trained(order: Export, info: ModelInfo, ranks: DistContext) -> Iterator[LoadedModel]:
+    """Yield the exported model. Every rank loads it from the model folder; where it is too large
+    for that, the ranks load what the folder was written from, in shards."""
+    trusts = order.spec.model.trust_remote_code
+    if not shards_weights(order.spec.train, ranks.world):
+        yield load_model(order.target, trust_remote_code=trusts, unfinished=Unfinished(info))
+        return
+    loaded, _ = _with_values(order, as_stored=True)
+    model = loaded.model.eval()
+    with sharded(model, order.spec.train, ranks.device):
+        whole = Unfinished(info, (model, loaded.setup))
+        yield load_model(order.target, trust_remote_code=trusts, unfinished=whole)
+
+
+def _with_values(order: Export, as_stored: bool) -> tuple[Loaded, lora.Adapter | None]:
+    """Load the trained model, and the adapters that its folder is to contain."""
+    loaded = _base(order, as_stored)
+    with stored.best(order.checkpoints).as_local() as checkpoint:
+        return loaded, _load(order, loaded, state.trained_values(checkpoint))
+
+
+def _written(order: Export, as_stored: bool) -> ModelInfo:
     """Write the trained model into the model folder, without a manifest. Returns the manifest that
     lacks the metrics and the golden answers."""
     spec, task = order.spec, get_task(order.spec.task)
-    with stored.best(order.checkpoints).as_local() as checkpoint:
-        values = state.trained_values(checkpoint)
-    adapter = _load(order, loaded, values)
+    pretrained = find_pretrained(spec.model)
+    loaded, adapter = _with_values(order, as_stored)
     longest, schema = spec.data.max_length, order.data.schema
     info = ModelInfo(
         name=spec.name,

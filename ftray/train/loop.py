@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ftray.data.batches import in_order
 from ftray.data.encoding.encode import EncodedSplit
 from ftray.errors import Interrupted, NotTrainable
 from ftray.models.inference import measure
@@ -91,11 +90,7 @@ def evaluate(setup: TrainContext, split: EncodedSplit, observer: Observer) -> Me
     engine, ranks = setup.engine, setup.engine.ranks
     engine.eval_mode()
     size = 2 * setup.batches.micro_batch_size
-    mine = in_order(split.lengths, size, ranks.rank, ranks.world)
-    # ZeRO 3 gathers weights collectively in every forward pass, so all ranks must run the same
-    # number of passes: ranks with fewer batches run passes on empty ones.
-    most = math.ceil(math.ceil(len(split) / size) / ranks.world)
-    passes = [*mine, *[split.empty] * (most - len(mine))]
+    passes = measure.in_order(split.lengths, size, ranks.rank, ranks.world)
     fed = feed(lambda places: _batch(setup, split, places), passes, ranks.device)
     batches = ((p, batch.to(ranks.device)) for p, batch in zip(passes, fed, strict=True))
 

@@ -5,6 +5,7 @@ ftray.json, which is written last. Plain transformers can load the folder.
 from __future__ import annotations
 
 import csv
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from ftray.errors import StorageFault
 from ftray.models.artifact.card import Scores, card
 from ftray.models.artifact.manifest import CARD, LABEL_SCORES, ModelInfo
+from ftray.models.pretrained import CONFIG
 from ftray.store.files import checksum
 from ftray.store.files.location import Location
 from ftray.store.root import MODEL_MANIFEST
@@ -40,12 +42,20 @@ def staged(model: PreTrainedModel, processor: Any, most_tokens: int) -> Iterator
         try:
             model.save_pretrained(folder, max_shard_size=SHARD)
             processor.save_pretrained(folder)
+            _name_fp32(folder / CONFIG)
         except (OSError, SafetensorError) as error:
             fix = (
                 "free space there, or name another folder by TMPDIR; the same command then goes on"
             )
             raise StorageFault.of(temporary, None, f"cannot be written: {error}", fix) from None
         yield folder
+
+
+def _name_fp32(file: Path) -> None:
+    """Let transformers load all weights in fp32: frozen weights may be stored in fewer bits, and
+    transformers would round the trained ones to the dtype of the first weight."""
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
 
 
 def write_info(folder: Path, info: ModelInfo, scores: Scores | None = None) -> None:

@@ -6,6 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +51,15 @@ class Outcome(NamedTuple):
     probabilities: list[float] | None = None
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A model folder in the making. info: its manifest, which is not written yet; loaded: the model
+    in its place and its task's setup, in place of those in the folder."""
+
+    info: ModelInfo
+    loaded: tuple[Any, TaskSetup] | None = None
+
+
 class LoadedModel(ABC):
     """The model in one folder, in eval mode, on the device of this process."""
 
@@ -61,21 +71,24 @@ class LoadedModel(ABC):
         batch_size: int = 32,
         compute: Compute = PLAIN,
         trust_remote_code: bool = False,
-        unfinished: ModelInfo | None = None,
+        unfinished: Unfinished | None = None,
     ) -> None:
         """trust_remote_code: whether code in the folder may run; nothing in the folder can set it.
-        unfinished: the manifest of a folder into which it is not written yet.
+        unfinished: what stands for the manifest of a folder in the making.
         compute: under the precisions bf16 and fp16, autocast computes the operations that are safe
         in them so, and the rest in fp32. Raises ModelError when `folder` is not a model folder."""
-        self.info: ModelInfo = unfinished or read_info(folder)
+        self.info: ModelInfo = unfinished.info if unfinished else read_info(folder)
         self.batch_size = batch_size
         self.compute = compute
         self.task = get_task(self.info.task)
         self.device = torch.device("cpu") if compute.on_cpu else own_device()
-        with folder.as_local() as local:
-            check_contents(local)
-            check_files(local, self.info)
-            self.model, self.setup = self._load(local, trust_remote_code)
+        if unfinished and unfinished.loaded:
+            self.model, self.setup = unfinished.loaded
+        else:
+            with folder.as_local() as local:
+                check_contents(local)
+                check_files(local, self.info)
+                self.model, self.setup = self._load(local, trust_remote_code)
         self.features = self.task.features(self.setup)
         self.tokenizing = threading.Lock()
         """Lock to hold while using the processor, which several models may share."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -123,19 +123,22 @@ def measure(
     whole result.
     """
     words = model.get_input_embeddings().num_embeddings if task.info.writes else 0
+    most = MOST_LOGITS / words if words else math.inf
+    passes = in_order(split.lengths, size, ranks.rank, ranks.world, most)
     judged: dict[int, Judged] = {}
 
     def note(places: np.ndarray, found: Sequence[Judged]) -> None:
         judged.update(zip(places.tolist(), found, strict=False))
 
-    batches = (
-        (places, task.collate(setup, split.examples(places)).to(device))
-        for places in islice(_passes(split.lengths, size, words), ranks.rank, None, ranks.world)
-    )
+    def batch(places: np.ndarray) -> Batch:
+        # A rank without examples still runs its forward pass, as sharded weights need.
+        used = places if len(places) else [int(split.lengths.argmin())]
+        return task.collate(setup, split.examples(used)).to(device)
+
     with torch.inference_mode():
         gathered = gather(
             lambda batch: task.infer(model, batch.inputs, setup),
-            batches,
+            ((places, batch(places)) for places in passes),
             split,
             task,
             setup,
@@ -151,16 +154,24 @@ def measure(
     return replace(measured, metrics={**metrics, "confused": confused})
 
 
-def _passes(lengths: np.ndarray, rows: int, words: int) -> Iterator[np.ndarray]:
-    """Yield the places of examples that share a pass: examples of similar cost."""
+def in_order(
+    lengths: np.ndarray, size: int, rank: int, workers: int, most: float = math.inf
+) -> list[np.ndarray]:
+    """Return the row indices of this rank's batches in a pass over all rows, by length.
+
+    A batch has at most `size` rows, and at most `most` tokens with padding unless it has one row.
+    All ranks get the same number of batches, as sharded weights need; some may be empty.
+    """
     order = np.argsort(lengths, kind="stable")
-    start = 0
+    batches, start = [], 0
     while start < len(order):
         stop = start + 1
         while (
-            stop < min(len(order), start + rows)
-            and (stop + 1 - start) * lengths[order[stop]] * words <= MOST_LOGITS
+            stop < min(len(order), start + size)
+            and (stop + 1 - start) * lengths[order[stop]] <= most
         ):
             stop += 1
-        yield order[start:stop]
+        batches.append(order[start:stop])
         start = stop
+    batches += [order[:0]] * (-len(batches) % workers)
+    return batches[rank::workers]

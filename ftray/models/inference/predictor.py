@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ftray.models.artifact.manifest import Golden, ModelInfo
+from ftray.models.artifact.manifest import Golden
 from ftray.models.backends.graph import Unfit
 from ftray.models.backends.onnx import OnnxModel
 from ftray.models.backends.traced import TracedModel
-from ftray.models.inference.loaded import LoadedModel, Outcome
+from ftray.models.inference.loaded import LoadedModel, Outcome, Unfinished
 from ftray.models.inference.passes import measure_cost
 from ftray.spec.sections.compute import PLAIN, Compute
 from ftray.store.files.location import Location
@@ -40,7 +40,7 @@ class Predictor(LoadedModel):
         batch_size: int = 32,
         compute: Compute = PLAIN,
         trust_remote_code: bool = False,
-        unfinished: ModelInfo | None = None,
+        unfinished: Unfinished | None = None,
     ) -> None:
         """Load the model. Raises ModelError also where ONNX cannot compute it."""
         super().__init__(folder, batch_size, compute, trust_remote_code, unfinished)

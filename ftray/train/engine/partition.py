@@ -10,14 +10,17 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from ftray.train.engine.deepspeed_config import Config
-from ftray.train.engine.deepspeed_state import import_deepspeed
+from ftray.spec.sections.training import TrainSpec
+from ftray.train.engine.deepspeed_config import Config, deepspeed_config
+from ftray.train.engine.deepspeed_state import destroy, import_deepspeed
 
 _MADV_DONTNEED = 4
 
@@ -29,7 +32,26 @@ def partition(model: nn.Module, config: Config, device: torch.device, dtype: tor
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(device)  # noqa: SLF001 - keeps what is persistent
     deepspeed: Any = import_deepspeed(device)
+    deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
     deepspeed.zero.Init(module=_OneByOne(model, dtype), config_dict_or_path=config)
+
+
+@contextmanager
+def sharded(model: nn.Module, spec: TrainSpec, device: torch.device) -> Iterator[None]:
+    """Shard the parameters of `model` in fp32 while it answers: each forward pass inside the block
+    gathers the weights that it uses, so all ranks must run the same number of passes. The model is
+    of no use after the block. Every rank must use this function."""
+    config = deepspeed_config(spec, 1, 1, dist.get_world_size())
+    zero = config["zero_optimization"]
+    without = {"zero_optimization": {k: v for k, v in zero.items() if k != "offload_optimizer"}}
+    deepspeed, linear = import_deepspeed(device), nn.functional.linear
+    partition(model, {**config, **without}, device, torch.float32)
+    engine, *_ = deepspeed.initialize(model=model, config={**config, **without})
+    try:
+        yield
+    finally:
+        destroy(engine)
+        nn.functional.linear = linear
 
 
 class _OneByOne(nn.Module):

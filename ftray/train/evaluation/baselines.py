@@ -19,10 +19,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from ftray.data.batches import in_order
 from ftray.data.encoding.encode import EncodedDataset, EncodedSplit
 from ftray.errors import ModelError, StorageError
-from ftray.models.structure.placing import placed
+from ftray.models.inference.measure import in_order
 from ftray.store.files.location import Location
 from ftray.tasks import Task
 from ftray.tasks.base import TaskSetup
@@ -39,8 +38,7 @@ _PENALTIES = tuple(10.0**power for power in range(-1, 6))
 
 @dataclass(frozen=True)
 class Encoder:
-    """Computes features with the unchanged base model, which is moved to the device of `ranks` and
-    back."""
+    """Computes features with the unchanged base model, which lies on the device of `ranks`."""
 
     model: Any
     task: Task
@@ -65,14 +63,16 @@ class Encoder:
         )
         shares = in_order(split.lengths[rows], _BATCH, self.ranks.rank, self.ranks.world)
         try:
-            with placed(model, device):
-                for places in shares:
-                    batch = self.task.collate(self.setup, split.examples(rows[places]))
-                    inputs = batch.to(device).inputs
-                    with torch.no_grad():
-                        self.task.forward(model, inputs)
-                    hidden = seen.pop().float()
-                    seen.clear()
+            for places in shares:
+                # A rank without rows still runs its pass, as sharded weights need.
+                used = rows[places] if len(places) else rows[:1]
+                batch = self.task.collate(self.setup, split.examples(used))
+                inputs = batch.to(device).inputs
+                with torch.no_grad():
+                    self.task.forward(model, inputs)
+                hidden = seen.pop().float()
+                seen.clear()
+                if len(places):
                     yield places, _pooled(hidden, inputs.get("attention_mask")).cpu().numpy()
         finally:
             handle.remove()

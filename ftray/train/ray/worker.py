@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ftray.errors import Interrupted
+from ftray.models.structure.placing import placed
 from ftray.models.transformers_output import quiet_transformers
 from ftray.store.root import Root
 from ftray.tasks import get_task
@@ -133,7 +134,8 @@ def _tell_baselines(job: WorkerArgs, base: Base, ranks: DistContext, observer: R
         return
     observer.stage("baselines: what can be had without training")
     encoder = Encoder(base.model, get_task(job.spec.task), base.setup, ranks)
-    fitted = fit_baselines(encoder, job.data, job.spec.seed)
+    with placed(base.model, ranks.device):
+        fitted = fit_baselines(encoder, job.data, job.spec.seed)
     if fitted is not None:
         baselines, event = fitted
         baselines.write(file)

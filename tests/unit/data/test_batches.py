@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
-from ftray.data.batches import BatchPlan, balancing_weights, in_order
+from ftray.data.batches import BatchPlan, balancing_weights
 
 SHAPES = [(1, 1, 1), (1, 8, 4), (5, 8, 3), (8, 8, 8), (100, 8, 3), (257, 16, 16), (1000, 7, 2)]
 WORKERS = (1, 2, 3, 4)
@@ -125,18 +123,6 @@ def test_batches_of_all_lengths_come_throughout_the_epoch() -> None:
     halves = np.mean(means[: len(means) // 2]), np.mean(means[len(means) // 2 :])
     assert abs(halves[0] - halves[1]) < 5, "short rows must not come first"
     assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.25
-
-
-@pytest.mark.parametrize("workers", WORKERS)
-@pytest.mark.parametrize("rows", [1, 3, 8, 100])
-def test_evaluation_sees_every_row_once(rows: int, workers: int) -> None:
-    lengths = np.random.default_rng(0).integers(3, 64, rows)
-    shares = [in_order(lengths, 8, rank, workers) for rank in range(workers)]
-    seen = [row for share in shares for batch in share for row in batch.tolist()]
-    assert sorted(seen) == list(range(rows))
-    counts = [len(share) for share in shares]
-    assert max(counts) - min(counts) <= 1
-    assert max(counts) == math.ceil(math.ceil(rows / 8) / workers)
 
 
 SKEWED = np.array([0] * 900 + [1] * 90 + [3] * 10)
