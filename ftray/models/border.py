@@ -98,7 +98,7 @@ def indexed(name: str, index: Path, fix: str) -> list[str]:
     """Return the names of the files in an index of weights. Raises ModelError about the model
     `name`."""
     with translated(name, f"its {index.name} cannot be read", fix):
-        return sorted({str(file) for file in json.loads(index.read_bytes())["weight_map"].values()})
+        return sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
 
 
 def _read_header(file: Path) -> None:
