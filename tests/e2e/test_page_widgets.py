@@ -260,6 +260,21 @@ def test_numbers_are_shown(score: Any, shown: list[str], tmp_path: Path) -> None
         assert fits(page) and not page.complaints
 
 
+def test_a_text_that_comes_whole_is_text_and_nothing_more(tmp_path: Path) -> None:
+    written = f"{MARKUP}\n  a second line"
+    columns = {"text": "t", "target": "s"}
+    model = FakeTask("text2text-generation", {"generated_text": written}, columns)
+    with serving(model) as url, browsing(url, PHONE, tmp_path) as page:
+        page.wait_for("name", "text2text-generation")
+        page.type("a wonderful film")
+        page.press("Enter", 13, CONTROL)
+        page.wait_for("result", "answered in")
+        assert page.value("document.querySelector('#result .written').textContent") == written
+        assert page.value("document.querySelectorAll('main b, main i').length") == 0
+        assert model.asked == [("a wonderful film", None)]
+        assert fits(page) and not page.complaints
+
+
 def test_a_pair_of_texts_is_asked_from_a_file(tmp_path: Path) -> None:
     columns = {"text": "a", "text_pair": "b", "score": "s"}
     model = FakeTask("text-regression", {"score": 0.5}, columns)

@@ -106,7 +106,8 @@ def _finish(rows: Sequence[_Row], start: int, found: dict[int, Outputs]) -> None
     for chosen in predictor.passes([row.example for row in rows]):
         batch = [rows[place] for place in chosen]
         with _continued(predictor, batch, start) as inputs:
-            outputs = each_of(predictor.task.forward(predictor.model, inputs))
+            answer = predictor.task.infer(predictor.model, inputs, predictor.setup)
+            outputs = each_of(answer)
         found.update((row.place, own) for row, own in zip(batch, outputs, strict=True))
 
 

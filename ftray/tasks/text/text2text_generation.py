@@ -149,11 +149,18 @@ print(tokenizer.batch_decode(written, skip_special_tokens=True))""",
         token = plain_token(setup.processor)
         return {IDS: [token] * size, TARGET: [token] * _target_length(setup)}
 
-    def load_model(self, path: str, schema: Schema, **options: Any) -> PreTrainedModel:
-        return _starting(super().load_model(path, schema, **options))
-
     def empty_model(self, path: str, schema: Schema, **options: Any) -> PreTrainedModel:
-        return _starting(super().empty_model(path, schema, **options))
+        """Make the model from its config. Raises ModelError where it does not say how its decoder
+        starts: every preflight makes it."""
+        model = super().empty_model(path, schema, **options)
+        if _start(model) is None:
+            raise ModelError.of(
+                "model.name_or_path",
+                path,
+                "its config has no decoder_start_token_id, with which the decoder starts a text",
+                "add it to config.json, or name a T5, BART, Marian or Pegasus",
+            )
+        return model
 
     def forward(self, model: Any, inputs: Inputs) -> dict[str, torch.Tensor]:
         """Run the model. Returns the logits (B, N, V) of the target's tokens; without a target,
@@ -281,24 +288,12 @@ def _start(model: Any) -> int | None:
     return next((token for token in told if token is not None), None)
 
 
-def _starting(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the model. Raises ModelError where it does not say how its decoder starts."""
-    if _start(model) is None:
-        raise ModelError.of(
-            "model.name_or_path",
-            model.name_or_path,
-            "its config has no decoder_start_token_id, with which the decoder starts a text",
-            "add it to config.json, or name a T5, BART, Marian or Pegasus",
-        )
-    return model
-
-
 def _pairs(outputs: Outputs, batch: Batch, setup: TaskSetup) -> list[tuple[str, str]]:
     """Return each generated answer and its target; empty where no answers were generated."""
     if WRITTEN not in outputs:
         return []
     targets = [example[TARGET] for example in batch.host]
-    return list(zip(_decoded(setup, outputs[WRITTEN]), _decoded(setup, targets), strict=True))
+    return list(zip(_decoded(setup, outputs[WRITTEN].cpu()), _decoded(setup, targets), strict=True))
 
 
 def _decoded(setup: TaskSetup, rows: Any) -> list[str]:

@@ -4,6 +4,6 @@ import { make } from "../../dom.js";
 import { predicted } from "./predicted.js";
 
 export const written = predicted({
-  render: ({ generated_text }) => [make("p", generated_text, "reply")],
+  render: ({ generated_text }) => [make("p", generated_text, "written")],
   columns: ({ generated_text }) => ({ text: generated_text }),
 });
