@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,15 +14,23 @@ from ftray.cli.console import AsJson, Set, SpecPath, emit, say, verb
 
 if TYPE_CHECKING:
     from ftray.data.encoding.lengths import Lengths
+    from ftray.train.memory.hardware import Gpus
 
 
 @verb
-def validate(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> None:
+def validate(
+    spec: SpecPath,
+    overrides: Set = None,
+    gpus: Annotated[
+        str | None, typer.Option(metavar="NxNAME", help="Estimate for these GPUs: 8xH100.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Check spec, storage, data and base model; writes nothing and starts nothing."""
     from ftray.errors import FtrayError
 
     try:
-        estimate = _examine(spec, overrides or [], as_json)
+        estimate = _examine(spec, overrides or [], gpus, as_json)
     except FtrayError as error:
         if not as_json:
             raise
@@ -34,7 +42,7 @@ def validate(spec: SpecPath, overrides: Set = None, as_json: AsJson = False) -> 
         print("ok")
 
 
-def _examine(path: str, overrides: list[str], as_json: bool) -> dict[str, Any]:
+def _examine(path: str, overrides: list[str], gpus: str | None, as_json: bool) -> dict[str, Any]:
     """Estimate a run: rows of each split, optimizer steps, lengths of rows, memory. Prints each as
     it is found; with `as_json` only the memory, to stderr. Raises FtrayError for every fault that
     would keep a run from starting."""
@@ -42,6 +50,12 @@ def _examine(path: str, overrides: list[str], as_json: bool) -> dict[str, Any]:
     from ftray.spec.load import load
     from ftray.train.check import check_inputs
 
+    wanted = None
+    if gpus is not None:
+        from ftray.train.memory.hardware import Gpus
+
+        wanted = Gpus.of(gpus)
+        overrides = [*overrides, f"scale.workers={wanted.count}", "scale.gpus_per_worker=1"]
     checked = check_inputs(load(path, overrides, say))
     if not as_json:
         _say_each(checked.dataset.report.lines())
@@ -59,21 +73,29 @@ def _examine(path: str, overrides: list[str], as_json: bool) -> dict[str, Any]:
         _say_each(lengths.lines(f"train split{sampled}"))
         _say_each(blocks)
         say(f"{estimate['steps']:,} optimizer steps of {checked.spec.train.batch_size} rows")
-    return {**estimate, "memory": _memory(checked)}
+    tokens = round(estimate["train"] * lengths.mean) * checked.spec.train.epochs
+    return {**estimate, **_needs(checked, wanted, tokens)}
 
 
-def _memory(checked: Any) -> dict[str, Any] | None:
-    """Print and return the memory that a worker needs; None where it cannot be estimated."""
+def _needs(checked: Any, gpus: Gpus | None, tokens: int) -> dict[str, Any]:
+    """Print and return the memory that a worker needs, and with `gpus` the time that reading
+    `tokens` tokens takes; None where these cannot be estimated."""
     from ftray.errors import NoEstimate
     from ftray.train.memory.preflight import forecast
 
     try:
-        found = forecast(checked.spec, checked.dataset.schema)
+        found = forecast(checked.spec, checked.dataset.schema, gpus)
     except NoEstimate as error:
         say(f"memory not estimated: {error}")
-        return None
+        return {"memory": None}
     _say_each(found.lines())
-    return found.to_json()
+    if gpus is None or not tokens or found.trace is None:
+        return {"memory": found.to_json()}
+    from ftray.train.memory.hardware import duration
+
+    time = duration(checked.spec, found.trace, tokens, gpus)
+    say(time.line())
+    return {"memory": found.to_json(), "duration": time.to_json()}
 
 
 def _lengths(checked: Any) -> tuple[Lengths, dict[int, str]]:

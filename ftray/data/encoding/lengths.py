@@ -31,6 +31,8 @@ class Lengths:
     p90: int
     p99: int
     longest: int
+    mean: float = 0.0
+    """Of what is learnt: rows count up to `limit` tokens where they are cut."""
 
     @classmethod
     def of(cls, tokens: Sequence[int] | np.ndarray, examples: int, limit: int) -> Self:
@@ -39,7 +41,9 @@ class Lengths:
         ranks = np.percentile(counts, _RANKS, method="higher") if len(counts) else [0] * 4
         median, p90, p99, longest = map(int, ranks)
         longer = int((counts > limit).sum())
-        return cls(len(counts), longer, examples, limit, median, p90, p99, longest)
+        learnt = counts if examples > len(counts) else np.minimum(counts, limit)
+        mean = round(float(learnt.mean()), 2) if len(counts) else 0.0
+        return cls(len(counts), longer, examples, limit, median, p90, p99, longest, mean)
 
     def lines(self, what: str) -> Iterator[str]:
         """Yield lines for people: how many rows of `what` are too long, and how long rows are. No

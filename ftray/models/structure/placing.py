@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 Inputs = Mapping[str, torch.Tensor]
 Found = TypeVar("Found")
+Network = TypeVar("Network", bound=nn.Module)
 _log = logging.getLogger(__name__)
 _LRU_CACHE = type(lru_cache(lambda: None))
 
@@ -71,7 +72,7 @@ def without_numbers(
     """
     try:
         with forgetting(model), FakeTensorMode(allow_non_fake_inputs=True):
-            return find(_sketch(model), {name: _outline(value) for name, value in inputs.items()})
+            return find(sketch(model), {name: _outline(value) for name, value in inputs.items()})
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         _log.debug("%s runs to be looked at: %s", type(model).__name__, error)
         device = next(model.parameters()).device
@@ -105,7 +106,8 @@ def _caches(model: nn.Module) -> Iterator[Any]:
                     yield found
 
 
-def _sketch(model: nn.Module) -> nn.Module:
+def sketch(model: Network) -> Network:
+    """Return a copy of `model` with new tensors without values, under FakeTensorMode."""
     outlines: dict[int, Any] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         outline = _outline(tensor)

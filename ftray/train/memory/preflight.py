@@ -23,6 +23,7 @@ from ftray.tasks.schema import Schema
 from ftray.train.distributed.context import DistContext
 from ftray.train.engine.deepspeed import wants_autocast
 from ftray.train.memory.estimate import Layout, Memory, worker_memory
+from ftray.train.memory.hardware import Gpus
 from ftray.train.memory.simulate import MemoryTrace, trace_phases
 
 _USABLE = 0.95
@@ -31,16 +32,17 @@ _USABLE = 0.95
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes that one worker may take of its node's memory and, on GPUs, of its device's memory.
-    `device` is None without a GPU, or where its size cannot be known on this machine."""
+    """Bytes that one worker may take of its node's memory and, on GPUs, of its device's memory;
+    None where that cannot be known on this machine, and for `device` without a GPU."""
 
-    host: int
+    host: int | None
     device: int | None = None
     on_gpu: bool = False
 
     def holds(self, memory: Memory) -> bool:
         device = memory.device.total if memory.device else 0
-        return memory.host.total <= self.host and (self.device is None or device <= self.device)
+        fits = self.host is None or memory.host.total <= self.host
+        return fits and (self.device is None or device <= self.device)
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Forecast:
     options: tuple[Suggestion, ...]
     note: str = ""
     """What ftray changes so that the model and its tokenizer fit each other."""
+    trace: MemoryTrace | None = None
+    """Of the phase that trains most."""
 
     @property
     def fits(self) -> bool:
@@ -78,7 +82,7 @@ class Forecast:
         if self.note:
             yield self.note
         where = "GPU" if self.memory.device else "memory"
-        need, there = self.memory.decisive, self.room.device or self.room.host
+        need, there = self.memory.decisive, self.room.device or self.room.host or 0
         parts = ", ".join(f"{name} {file_size(count)}" for name, count in need.shown().items())
         yield (
             f"{file_size(need.total)} of {where} per worker at ZeRO stage {self.stage}{self._why()}"
@@ -110,8 +114,9 @@ class Forecast:
         }
 
 
-def forecast(spec: Spec, schema: Schema) -> Forecast:
-    """Predict the memory of a run's workers, and changes that make them fit if they do not.
+def forecast(spec: Spec, schema: Schema, gpus: Gpus | None = None) -> Forecast:
+    """Predict the memory of a run's workers, and changes that make them fit if they do not. gpus:
+    those to predict for, one a worker, in place of what is here.
 
     Needs torch, and a cluster only where $RAY_ADDRESS names one. Raises FtrayError where the
     model's config cannot be had, its forward pass cannot be traced, or the model has no positions
@@ -119,7 +124,7 @@ def forecast(spec: Spec, schema: Schema) -> Forecast:
     """
     with described(spec.model) as pretrained:
         note = check_described(pretrained, spec, schema)
-    room = find_room(spec)
+    room = find_room(spec) if gpus is None else Budget(None, gpus.memory, on_gpu=True)
     return replace(Planner(schema, room).plan(spec), note=note)
 
 
@@ -162,7 +167,8 @@ class Planner:
         options = () if self._room.holds(memory) else tuple(self._options(spec, size))
         wanted = spec.train.deepspeed
         asked = wanted.stage if isinstance(wanted, DeepSpeedSpec) else layout.stage
-        return Forecast(layout.stage, asked, size, memory, self._room, options)
+        trace = max(self._trace(spec, size), key=lambda found: found.trainable)
+        return Forecast(layout.stage, asked, size, memory, self._room, options, trace=trace)
 
     def memory(self, spec: Spec) -> Memory:
         size, workers = micro_batch_size(spec, spec.scale.most_workers), spec.scale.most_workers

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensorMode,
     UnsupportedOperatorException,
+    unset_fake_temporarily,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -28,12 +29,16 @@ from ftray.models.limits import setup_of
 from ftray.models.pretrained import Pretrained
 from ftray.models.structure.blocks import FreezePlan, plan_freeze
 from ftray.models.structure.groups import count_blocks
-from ftray.models.structure.placing import forgetting
+from ftray.models.structure.placing import forgetting, sketch
 from ftray.spec.schema import Spec
 from ftray.tasks import Task, get_task
 from ftray.tasks.schema import Schema
 from ftray.train.engine.activation_checkpointing import enable_checkpointing
+from ftray.train.engine.lora import inject, plan_adapters
 from ftray.train.engine.phases import plan_phases
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _PROBE_TOKENS = 6
 _LOOKS_AT_VALUES = (
@@ -70,29 +75,35 @@ def trace_phases(
     The trace uses CPU operators, which save at least as much as GPU operators. Raises ModelError,
     and NoEstimate where the model's forward pass cannot be traced.
     """
-    if spec.train.lora is not None:
-        raise NoEstimate.of(
-            "train.lora",
-            f"rank {spec.train.lora.rank}",
-            "memory cannot be foreseen with adapters, which peft makes around real weights",
-            "without train.lora the figure is an upper bound",
-        )
     task, setup = get_task(spec.task), setup_of(pretrained, spec, schema)
     shapes = task.collate(setup, [task.dummy(setup, _PROBE_TOKENS)]).inputs
     longest = task.collate(setup, [task.dummy(setup, spec.data.max_length)]).inputs
+    plan_phase = plan_freeze if spec.train.lora is None else plan_adapters
     with _without_numbers(spec):
-        model = pretrained.empty_model(task, schema)
+        model = _empty(spec, pretrained, schema)
         model.config.use_cache = False
         if spec.info.reads_text:
             model.config.pad_token_id = setup.processor.pad_token_id
         with forgetting(model):
             probe = _like(shapes, 1)
             phases = plan_phases(spec.train, count_blocks(model))
-            plans = [plan_freeze(model, phase.selection, probe) for phase in phases]
+            plans = [plan_phase(model, phase.selection, probe) for phase in phases]
             if spec.train.gradient_checkpointing:
                 enable_checkpointing(model)
             rows = _like(longest, micro_batch_size)
             return [_trace(model, task, plan, rows, autocast) for plan in plans]
+
+
+def _empty(spec: Spec, pretrained: Pretrained, schema: Schema) -> PreTrainedModel:
+    """Make the model without values, with its adapters."""
+    task = get_task(spec.task)
+    if spec.train.lora is None:
+        return pretrained.empty_model(task, schema)
+    # peft moves adapters to the device of their layer, which fake tensors do not take.
+    with unset_fake_temporarily(), torch.device("meta"):
+        model = pretrained.empty_model(task, schema)
+        inject(model, spec)
+    return sketch(model)
 
 
 @contextmanager
