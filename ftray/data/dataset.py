@@ -177,6 +177,8 @@ def _clean_parts(spec: Spec, task: Task) -> dict[str, SourceRows]:
     for name, other in (("validation", "test"), ("train", "validation"), ("train", "test")):
         if name in parts and other in parts:
             parts[name].drop_leaked(parts[other])
+    for part in parts.values():
+        part.forget_keys()
     return parts
 
 

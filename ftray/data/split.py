@@ -15,7 +15,7 @@ _DIGITS = 9
 
 def stratify(targets: np.ndarray, shares: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:
     """Return the row indices of each split in `shares` and, under "train", of the rest, in rising
-    order. targets: (rows,) int64, the place of each row's label among the sorted labels.
+    order. targets: (rows,), the place of each row's label among the sorted labels.
 
     Each split takes its share of the rows of every label, rounded so that the size of the split as
     a whole matches its share. Rounding up begins with the labels that are owed most: the fraction
@@ -42,9 +42,9 @@ def stratify(targets: np.ndarray, shares: Mapping[str, float], seed: int) -> dic
 def _rank_in_label(codes: np.ndarray, draw: np.ndarray) -> np.ndarray:
     """Return the rank of each row among the rows of its label, in the order of `draw`."""
     order = np.lexsort((draw, codes))
-    starts = np.searchsorted(codes[order], codes[order], side="left")
+    counts = np.bincount(codes)
     ranks = np.empty(len(codes), dtype=np.int64)
-    ranks[order] = np.arange(len(codes)) - starts
+    ranks[order] = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts)
     return ranks
 
 
@@ -69,7 +69,7 @@ def _allot(wanted: np.ndarray, owed: np.ndarray, room: np.ndarray, turns: np.nda
 def by_group(groups: np.ndarray, shares: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:
     """Return the row indices of each split as `stratify` does, with all rows of a group in one
     split. Groups are drawn in an order that the seed tells; a split takes groups as long as they
-    bring its size nearer to its share. At least one group stays in train. groups: (rows,) int64,
+    bring its size nearer to its share. At least one group stays in train. groups: (rows,),
     the place of each row's group among the sorted groups."""
     sizes = np.bincount(groups)
     order = np.argsort(np.random.PCG64(seed).random_raw(len(sizes)), kind="stable").tolist()

@@ -12,26 +12,35 @@ small part of the time of encoding, and the nodes of a cluster seldom have a dis
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
 import numpy as np
 
+from ftray.data.cleaning.answers import Answers, own_strata
 from ftray.data.cleaning.clean import Cleaned, Columns, clean, key_digests, row_digests, rows_of
 from ftray.data.cleaning.faults import PLACES_SHOWN, UNKNOWN_LABEL, Dropped, Faults, no_usable_row
 from ftray.data.cleaning.fitted import FittedColumns
 from ftray.data.cleaning.growing import Growing
 from ftray.data.cleaning.report import SourceCount
-from ftray.data.cleaning.twins import CONFLICT, DUPLICATE, LEAKED, Twins, are_among, find_twins
+from ftray.data.cleaning.twins import (
+    CONFLICT,
+    DUPLICATE,
+    LEAKED,
+    Twins,
+    alike,
+    are_among,
+    find_twins,
+)
 from ftray.data.readers.batch import RawBatch
 from ftray.data.readers.rows import Source
 from ftray.data.sources import batches_of
 from ftray.data.split_column import SplitColumn
 from ftray.errors import FtrayError, Problem, shorten
 from ftray.tasks import Task
-from ftray.tasks.base import Answer, BadRow, Row
+from ftray.tasks.base import BadRow, Row
 from ftray.tasks.info import Modality
 from ftray.tasks.labels import label_name
 
@@ -54,9 +63,7 @@ class SourceRows:
         self._task = task
         self._faults, self._beyond_ascii = Faults(), 0
         self._reasons = [BadRow("kept"), BadRow("faulty")]
-        self._answers: list[Answer] = []
-        self._spellings: list[Any] = []
-        self._known_answers: dict[Any, int] = {}
+        self._answers = Answers(source, task)
         self._fitted = FittedColumns(task)
         self._twins = Twins.none()
         self._known: Collection[str] = ()
@@ -85,26 +92,7 @@ class SourceRows:
         yield state
         yield _spread(key_digests(map(self._task.key, rows)), found, batch)
         yield _spread(np.array(row_digests(found.columns), np.uint64), found, batch)
-        yield _spread(np.array(self._answered(batch, found, rows), np.int32), found, batch)
-
-    def _answered(self, batch: RawBatch, found: Cleaned, rows: Sequence[Row]) -> list[int]:
-        """Return the number of the answer of each clean row."""
-        task = self._task
-        raw: list[Any] = [None] * len(rows)
-        keys: list[Any]
-        if task.info.has_labels:
-            column = batch.column(self.source.columns[task.info.answers[0]])
-            raw = [column[index] for index in found.kept]
-            # By type, too: 1, 1.0 and True are equal keys.
-            keys = list(zip(map(type, raw), raw, strict=True))
-        else:
-            keys = [(task.stratum(row), frozenset(task.labels_of(row))) for row in rows]
-        for key, value, row in zip(keys, raw, rows, strict=True):
-            if key not in self._known_answers:
-                self._known_answers[key] = len(self._answers)
-                self._answers.append(Answer(task.stratum(row), task.labels_of(row)))
-                self._spellings.append(value)
-        return [self._known_answers[key] for key in keys]
+        yield _spread(np.array(self._answers.add(batch, found, rows), np.int32), found, batch)
 
     @property
     def modalities(self) -> Mapping[str, Modality]:
@@ -122,38 +110,21 @@ class SourceRows:
 
     def strata(self, rows: np.ndarray) -> np.ndarray:
         """Return what rows that are split together are stratified by: the place of each row's
-        stratum among the sorted strata, int64."""
-        return self._ranked(rows, self._task.strata)[0]
+        stratum among the sorted strata."""
+        return self._answers.ranks(self._numbers[rows], self._task.strata)[0]
 
     def label_counts(self, rows: np.ndarray) -> dict[str, int]:
         """Count rows: label -> rows, sorted by label; "" -> rows for a task without labels."""
-        ranks, names = self._ranked(rows, _own_strata)
+        ranks, names = self._answers.ranks(self._numbers[rows], own_strata)
         return dict(zip(names, np.bincount(ranks, minlength=len(names)).tolist(), strict=True))
-
-    def _ranked(
-        self, rows: np.ndarray, strata: Callable[[Sequence[Answer]], list[str]]
-    ) -> tuple[np.ndarray, list[str]]:
-        """Return the place of each row's stratum among the sorted strata, and these."""
-        there, places, counts = np.unique(
-            self._numbers[rows], return_inverse=True, return_counts=True
-        )
-        answers = zip(there.tolist(), counts.tolist(), strict=True)
-        own = strata([self._answers[number]._replace(rows=count) for number, count in answers])
-        names = sorted(set(own))
-        rank = {name: place for place, name in enumerate(names)}
-        return np.array([rank[name] for name in own], dtype=np.int64)[places], names
 
     def labels(self, rows: np.ndarray) -> set[str]:
         """Return the labels that rows have."""
-        there = np.unique(self._numbers[rows]).tolist()
-        return {label for number in there for label in self._answers[number].labels}
+        return self._answers.labels(self._numbers[rows])
 
     def spelled(self) -> Iterator[tuple[Any, int]]:
         """Yield each label of kept rows, as the source spells it, and how many rows have it."""
-        counts = np.bincount(self._numbers[self.kept], minlength=len(self._answers)).tolist()
-        for spelling, rows in zip(self._spellings, counts, strict=True):
-            if rows:
-                yield spelling, rows
+        return self._answers.spelled(self._numbers[self.kept])
 
     # Leaving rows out
 
@@ -164,8 +135,10 @@ class SourceRows:
     def drop_twins(self) -> None:
         """Keep the first of several duplicates; keep none where their labels differ."""
         kept = self.kept
-        found = find_twins(self._keys[kept], self._ranked(kept, _own_strata)[0])
-        self._twins = Twins(*(kept[rows] for rows in found))
+        rows = kept[alike(self._keys[kept, 0])]
+        strata, _ = self._answers.ranks(self._numbers[rows], own_strata)
+        found = find_twins(self._keys[rows], strata)
+        self._twins = Twins(*(rows[places] for places in found))
         self._drop(self._twins.duplicates, BadRow(DUPLICATE))
         self._drop(self._twins.conflicts, BadRow(CONFLICT, "its twins have other labels"))
 
@@ -175,13 +148,14 @@ class SourceRows:
         found = are_among(self._keys[kept], other._keys[other.kept])
         self._drop(kept[found], BadRow(LEAKED, f"its twin is in {other.name}"))
 
+    def forget_keys(self) -> None:
+        """Give back the memory of the keys: no more duplicates are to be found."""
+        self._keys = np.empty((0, 2), np.uint64)
+
     def drop_unknown(self, labels: Collection[str]) -> None:
         """Drop the rows with a label that is not in `labels`."""
         kept, known = self.kept, {label_name(label) for label in labels}
-        self._strange = [
-            next((label for label in answer.labels if label not in known), None)
-            for answer in self._answers
-        ]
+        self._strange = self._answers.unknown(known)
         is_unknown = np.array([label is not None for label in self._strange], dtype=bool)
         self._known, self._unknown = labels, kept[is_unknown[self._numbers[kept]]]
         self._drop(self._unknown, BadRow(UNKNOWN_LABEL))
@@ -283,10 +257,6 @@ class SourceRows:
 
     def _changed(self) -> FtrayError:
         return self.source.error("its rows changed while it was read", "run again")
-
-
-def _own_strata(answers: Sequence[Answer]) -> list[str]:
-    return [answer.stratum for answer in answers]
 
 
 def _spread(values: np.ndarray, found: Cleaned, batch: RawBatch) -> np.ndarray:

@@ -28,10 +28,22 @@ class Twins(NamedTuple):
         return cls(*(np.empty(0, np.int64) for _ in range(3)))
 
 
+def alike(halves: np.ndarray) -> np.ndarray:
+    """Return the rows that share half of their key with another row, rising: few, so that only
+    their keys are looked at. halves: (rows,) uint64."""
+    order = np.argsort(halves)
+    ranked = halves[order]
+    same = ranked[1:] == ranked[:-1]
+    found = np.zeros(len(halves), dtype=bool)
+    found[1:] |= same
+    found[:-1] |= same
+    return np.sort(order[found])
+
+
 def find_twins(keys: np.ndarray, strata: np.ndarray) -> Twins:
     """Find the duplicates among rows. keys: (rows, 2) uint64, digests of 128 bits; strata: (rows,)
     a number for each label."""
-    rows = _alike(keys)
+    rows = np.lexsort((np.arange(len(keys)), keys[:, 1], keys[:, 0]))
     starts = np.ones(len(rows), dtype=bool)
     starts[1:] = (keys[rows[1:]] != keys[rows[:-1]]).any(1)
     group = np.cumsum(starts) - 1
@@ -41,18 +53,6 @@ def find_twins(keys: np.ndarray, strata: np.ndarray) -> Twins:
     conflicts, later = is_conflict[group], ~starts & ~is_conflict[group]
     order = np.argsort(rows[later])
     return Twins(rows[later][order], first[later][order], np.sort(rows[conflicts]))
-
-
-def _alike(keys: np.ndarray) -> np.ndarray:
-    """Return the rows that share half of their key with another row, sorted by key and row."""
-    order = np.argsort(keys[:, 0])
-    halves = keys[order, 0]
-    same = halves[1:] == halves[:-1]
-    alike = np.zeros(len(keys), dtype=bool)
-    alike[1:] |= same
-    alike[:-1] |= same
-    rows = order[alike]
-    return rows[np.lexsort((rows, keys[rows, 1], keys[rows, 0]))]
 
 
 def are_among(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
