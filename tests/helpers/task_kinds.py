@@ -269,7 +269,29 @@ def _picture() -> str:
     return b64encode(image(2, np.random.default_rng(7))).decode()
 
 
+def entailed(folder: Path, rows: int) -> Path:
+    """Pairs of texts; whether all words of the second are in the first."""
+    draw = random.Random(0)
+    made = []
+    for row in range(rows):
+        first = draw.sample(WORDS, k=4)
+        others = [word for word in WORDS if word not in first]
+        pair = draw.sample(first if row % 2 else others, k=2)
+        label = "entailment" if row % 2 else "neutral"
+        made.append(
+            {"text": f"{' '.join(first)} {row}", "text_pair": " ".join(pair), "label": label}
+        )
+    return _lines(folder, made)
+
+
 KINDS = {
+    "entailment": Kind(
+        "text-classification",
+        entailed,
+        bert,
+        lambda: {"text": "plot film end", "text_pair": "film"},
+        {"max_length": 32, "columns": {"text_pair": "text_pair"}},
+    ),
     "regression": Kind("text-regression", scored, bert, lambda: "a film film", {"max_length": 32}),
     "pairs": Kind(
         "text-regression",

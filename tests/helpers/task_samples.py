@@ -136,13 +136,21 @@ _TEXT_CLASSIFICATION = Sample(
             {"text": " kept as it is ", "label": "good"},
         ),
         *(({"text": "a", "label": raw}, {"text": "a", "label": n}) for raw, n in _LABEL_NAMES),
+        (
+            {"text": "a", "text_pair": "b", "label": 1},
+            {"text": "a", "text_pair": "b", "label": "1"},
+        ),
     ),
     bad=(
         *_bad_texts({"label": "good"}, "text"),
+        *_bad_texts({"text": "a", "label": "good"}, "text_pair"),
         *(({"text": "a", "label": value}, kind) for value, kind in _BAD_LABELS),
     ),
-    questions=(({"text": "Fine film"}, "Fine film"),),
-    blank=BLANK,
+    questions=(
+        ({"text": "Fine film"}, "Fine film"),
+        ({"text": "a", "text_pair": "b"}, {"text": "a", "text_pair": "b"}),
+    ),
+    blank=(*BLANK, {"text": "a", "text_pair": " "}),
     duplicates=(
         {"text": "A Fine film", "label": "good"},
         {"text": "  a fine\n FILM ", "label": "good"},

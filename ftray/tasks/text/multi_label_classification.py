@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ftray.tasks.base import Batch, Example, Examples, Feature, Row, TaskSetup
+from ftray.tasks.base import Batch, Example, Examples, Feature, TaskSetup
 from ftray.tasks.info import Starter, TaskInfo
 from ftray.tasks.multi_label import (
     LABEL_SET,
@@ -16,7 +16,7 @@ from ftray.tasks.multi_label import (
     MultiLabel,
     clean_labels,
 )
-from ftray.tasks.text.texts import Texts, padded
+from ftray.tasks.text.texts import CLEANERS, Texts, padded
 
 
 class MultiLabelClassification(MultiLabel, Texts):
@@ -64,10 +64,8 @@ class MultiLabelClassification(MultiLabel, Texts):
         ),
     )
     columns = {"text": "text", "text_pair": "text", "labels": "texts"}
+    cleaners = {**CLEANERS, "labels": clean_labels}
     auto_class = "AutoModelForSequenceClassification"
-
-    def parse(self, values: Mapping[str, Any]) -> Row:
-        return {**self.asked(values), "labels": clean_labels(values["labels"])}
 
     def features(self, setup: TaskSetup) -> dict[str, Feature]:
         return {**super().features(setup), **LABEL_SET_FEATURE}

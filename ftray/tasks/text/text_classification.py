@@ -1,4 +1,4 @@
-"""Text classification with one label for each row."""
+"""Text classification with one label for each text or pair of texts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ftray.tasks.base import Examples, Feature, TaskSetup
 from ftray.tasks.classification import LABEL, LABEL_FEATURE, METRICS, Classifier, label_indices
 from ftray.tasks.info import Starter, TaskInfo
 from ftray.tasks.labels import label_name
-from ftray.tasks.text.texts import Texts, clean_text
+from ftray.tasks.text.texts import CLEANERS, Texts
 
 
 class TextClassification(Classifier, Texts):
@@ -18,8 +18,8 @@ class TextClassification(Classifier, Texts):
 
     info = TaskInfo(
         name="text-classification",
-        forms=(("text", "label"),),
-        modalities={"text": "text", "label": "category"},
+        forms=(("text", "label"), ("text", "text_pair", "label")),
+        modalities={"text": "text", "text_pair": "text", "label": "category"},
         answers=("label",),
         output="labels",
         metrics=METRICS,
@@ -30,6 +30,7 @@ class TextClassification(Classifier, Texts):
         ranks=True,
         synonyms={
             "text": "text_column text_field input input_column sentence review",
+            "text_pair": "sentence2 hypothesis",
             "label": "label_column labels target targets target_column class y",
         },
         starter=Starter(
@@ -39,6 +40,7 @@ class TextClassification(Classifier, Texts):
   train: reviews.csv           # CSV, JSONL, Parquet, Arrow, a folder per label, or a Hub id
   validation: 0.1              # a share of train (stratified), or a file of its own
   test: 0.1
+  # Two texts that are compared: {text: premise, text_pair: hypothesis, label: label}
   columns: {text: text, label: label}
   max_length: 128              # tokens a row is cut to""",
             train="""\
@@ -52,8 +54,8 @@ class TextClassification(Classifier, Texts):
             serve="  batch: {max_size: 32, wait_ms: 5}",
         ),
     )
-    columns = {"text": "text", "label": "category"}
-    cleaners = {"text": clean_text, "label": label_name}
+    columns = {"text": "text", "text_pair": "text", "label": "category"}
+    cleaners = {**CLEANERS, "label": label_name}
     auto_class = "AutoModelForSequenceClassification"
 
     def features(self, setup: TaskSetup) -> dict[str, Feature]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from ftray.tasks.base import TaskSetup
 from ftray.tasks.features import Examples, Feature
 from ftray.tasks.info import Starter, TaskInfo
 from ftray.tasks.regression import METRICS, NUMBERS, Regressor, clean_numbers
-from ftray.tasks.text.texts import Texts, clean_text
+from ftray.tasks.text.texts import CLEANERS, Texts
 
 
 class TextRegression(Regressor, Texts):
@@ -62,11 +61,7 @@ class TextRegression(Regressor, Texts):
         ),
     )
     columns = {"text": "text", "text_pair": "text", "score": "number"}
-    cleaners = {
-        "text": clean_text,
-        "text_pair": partial(clean_text, column="text_pair"),
-        "score": clean_numbers,
-    }
+    cleaners = {**CLEANERS, "score": clean_numbers}
     auto_class = "AutoModelForSequenceClassification"
 
     def features(self, setup: TaskSetup) -> dict[str, Feature]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +46,13 @@ def clean_text(value: Any, column: str = "text") -> str:
     if is_missing(value):
         raise BadRow(f"empty_{column}")
     raise BadRow(f"{column}_not_a_string", repr(value)[:80])
+
+
+CLEANERS: Mapping[str, Callable[[Any], Any]] = {
+    "text": clean_text,
+    "text_pair": partial(clean_text, column="text_pair"),
+}
+"""Functions that clean the columns of rows with one text, or two."""
 
 
 def padded(

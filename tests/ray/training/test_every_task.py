@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 TWO: dict[str, Any] = {"workers": 2}
 
 
-SLOW = ("pairs", "vit")  # tasks that other kinds of the list show too
+SLOW = ("entailment", "pairs", "vit")  # tasks that other kinds of the list show too
 
 
 @pytest.fixture(
