@@ -66,6 +66,15 @@ class Entity(BaseModel):
     end: int
 
 
+class Fill(BaseModel):
+    """A token for a hidden one, and the text with it."""
+
+    score: float
+    token: int
+    token_str: str
+    sequence: str
+
+
 OUTPUTS: Mapping[Output, Any] = {
     "labels": Label | list[Label],
     "label_set": list[Label],
@@ -74,6 +83,7 @@ OUTPUTS: Mapping[Output, Any] = {
     "numbers": Score,
     "span": SpanAnswer | list[SpanAnswer],
     "entities": list[Entity],
+    "fills": list[Fill] | list[list[Fill]],
 }
 """Kind of an answer -> the shape of one output."""
 

@@ -2,6 +2,7 @@
 
 from ftray.tasks.base import BaseTask as Task
 from ftray.tasks.info import TaskInfo
+from ftray.tasks.text.fill_mask import FillMask
 from ftray.tasks.text.multi_label_classification import MultiLabelClassification
 from ftray.tasks.text.question_answering import QuestionAnswering
 from ftray.tasks.text.text2text_generation import Text2TextGeneration
@@ -19,6 +20,7 @@ _TASKS = (
     QuestionAnswering,
     TextGeneration,
     Text2TextGeneration,
+    FillMask,
     ImageClassification,
 )
 TASKS: dict[str, Task] = {task.info.name: task() for task in _TASKS}

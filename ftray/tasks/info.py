@@ -13,10 +13,11 @@ Mode = Literal["min", "max"]
 Modality = Literal["text", "texts", "chat", "category", "number", "image", "spans"]
 """Kind of the values of a column. texts: a list of texts; number: one number or several; spans:
 parts of another column's text."""
-Output = Literal["labels", "label_set", "text", "written", "numbers", "span", "entities"]
+Output = Literal["labels", "label_set", "text", "written", "numbers", "span", "entities", "fills"]
 """Kind of a model's answers. labels: one of a fixed set, with scores; label_set: any number of a
 fixed set; text: generated token by token; written: a text that is generated as a whole; span: a
-part of a text of the request; entities: any number of parts of it, with a label each."""
+part of a text of the request; entities: any number of parts of it, with a label each; fills: tokens
+for those that a text hides."""
 
 
 class NoOptions(BaseModel):
@@ -53,7 +54,8 @@ class TaskInfo:
     modalities: Mapping[str, Modality]
     """Logical column -> kind of its values."""
     answers: tuple[str, ...]
-    """Logical columns of the answer, which prediction does not need."""
+    """Logical columns of the answer, which prediction does not need; none where a task learns from
+    its inputs alone."""
     output: Output
     """Kind of the model's answers."""
     metrics: Mapping[str, Mode]
@@ -110,6 +112,11 @@ class TaskInfo:
     def writes(self) -> bool:
         """Whether answers are texts of the model's own words, and not parts of what it read."""
         return self.output in ("text", "written")
+
+    @property
+    def finds_tokens(self) -> bool:
+        """Whether the model gives a number for each entry of the vocabulary at each token."""
+        return self.output in ("text", "written", "fills")
 
     @property
     def reads_text(self) -> bool:

@@ -222,6 +222,24 @@ def test_labels_that_are_given_have_a_bar(given: list[str], tmp_path: Path) -> N
         assert model.asked == [("a film", None)] and not page.complaints
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_tokens_for_hidden_ones_are_shown(several: bool, tmp_path: Path) -> None:
+    ranked = [
+        {"score": score, "token": 7, "token_str": word, "sequence": f"a {word} film"}
+        for word, score in ((MARKUP, 0.75), ("dull", 0.25))
+    ]
+    model = FakeTask("fill-mask", [ranked, ranked] if several else ranked, examples=["a [MASK]"])
+    with serving(model) as url, browsing(url, PHONE, tmp_path) as page:
+        page.wait_for("examples", "MASK")
+        page.value("document.querySelector('#examples button').click()")
+        page.value("document.getElementById('ask').click()")
+        assert f"a {MARKUP} film" in page.wait_for("result", "answered in")
+        tracks = page.value("document.querySelectorAll('#result .track').length")
+        assert tracks == (4 if several else 2)
+        assert page.value("document.querySelectorAll('main b').length") == 0, "text alone"
+        assert fits(page) and not page.complaints
+
+
 @pytest.mark.parametrize("texts", [["Ann 🎬", "Oslo", "Rome"], [MARKUP], []])
 def test_entities_are_marked_in_the_text(texts: list[str], tmp_path: Path) -> None:
     found = [

@@ -24,6 +24,9 @@ TWO_STACKS = ("bart", "t5")
 # Keys of task_kinds.KINDS; the stages of those that share a task with another.
 KIND_STAGES = {"pairs": (0, 3), "vit": (0, 3)}
 TASK_KINDS = ("regression", "pairs", "answers", "convolutions", "vit")
+# Kinds whose loss terms differ between examples, or whose tokens are hidden at random: they are
+# resumed, and tried with two workers, at stage 0 alone.
+TOKEN_KINDS = ("tags", "hidden words")
 
 TRAIN = {
     "epochs": 2,
@@ -96,6 +99,9 @@ def runs(world: int, folder: Path) -> list[Run]:
         made.append(run(f"{name}-resumed", stage, model="normed", resume=f"{name}/3"))
     for kind in TASK_KINDS:
         made += kind_runs(kind, world, stages, ends)
+    for kind in TOKEN_KINDS:
+        name, own = f"{world}-{kind}-0", {"kind": kind, "unfreeze": "all"}
+        made += [run(name, **own), run(f"{name}-resumed", **own, resume=f"{name}/3")]
     for stage in (2, 3):
         own = {"deepspeed": str(folder / f"bf16-{stage}.json"), "precision": "bf16"}
         made.append(run(f"{world}-bf16-{stage}", **own))

@@ -112,6 +112,18 @@ def compared(folder: Path, rows: int) -> Path:
     return _lines(folder, made)
 
 
+def written(folder: Path, rows: int) -> Path:
+    """Texts that repeat the same few words in their order."""
+    draw = random.Random(0)
+    return _lines(
+        folder,
+        [
+            {"text": f"{' '.join((WORDS * 3)[start : start + 12])} {row}"}
+            for row, start in enumerate(draw.choices(range(len(WORDS)), k=rows))
+        ],
+    )
+
+
 def flagged(folder: Path, rows: int) -> Path:
     """Texts with a column of 0 and 1 for each of two words; one of four has neither."""
     draw = random.Random(0)
@@ -330,6 +342,9 @@ KINDS = {
         lambda: "the plot . bob lives in rome",
         {"max_length": 32},
         {"target_length": 8, "beams": 2},
+    ),
+    "hidden words": Kind(
+        "fill-mask", written, bert, lambda: "plot film [MASK] end", {"max_length": 16}
     ),
     "convolutions": Kind("image-classification", pictured, convolutions, _picture),
     "vit": Kind("image-classification", pictured, transformer, _picture),

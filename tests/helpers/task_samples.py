@@ -548,6 +548,26 @@ _TEXT_GENERATION = Sample(
 )
 
 
+_FILL_MASK = Sample(
+    base=_BERT,
+    options={"dynamic": False},
+    clean=(({"text": "Fine film"}, {"text": "Fine film"}),),
+    bad=(*_bad_texts({}, "text"),),
+    questions=(({"text": "Fine [MASK]"}, "Fine [MASK]"),),
+    blank=BLANK,
+    duplicates=({"text": "A Fine film"}, {"text": "  a fine\n FILM "}),
+    strangers=({"text": "a film"}, {"text": "film"}),
+    rows=(
+        {"text": "dull"},
+        {"text": "a good movie"},
+        {"text": "good, then: a movie."},
+        {"text": LONG},
+    ),
+    unread=({"text": UNREAD}, "no_tokens"),
+    augmenting=({"dynamic": True}, 0.0),
+)
+
+
 def picture(red: int, side: int = 16, mode: str = "RGB", kind: str = "PNG") -> bytes:
     """Returns an image with a part of one colour."""
     from PIL import Image
@@ -618,5 +638,6 @@ SAMPLES = {
     "question-answering": _QUESTION_ANSWERING,
     "text-generation": _TEXT_GENERATION,
     "text2text-generation": _TEXT2TEXT_GENERATION,
+    "fill-mask": _FILL_MASK,
     "image-classification": _IMAGE_CLASSIFICATION,
 }

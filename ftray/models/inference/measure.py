@@ -17,7 +17,7 @@ from ftray.tasks.metrics import ALONE, Gathered, Group, Totals
 from ftray.tasks.per_label import most_confused
 
 MOST_LOGITS = 2**26
-"""Most logits of one pass of a generating model, which has one logit for each token of a row and
+"""Most logits of one pass of a language model, which has one logit for each token of a row and
 each vocabulary entry: 256 MB in fp32, of which several copies exist."""
 
 
@@ -122,7 +122,7 @@ def measure(
     Every one of `ranks` must call this function, with its own copy of the model, and gets the
     whole result.
     """
-    words = model.get_input_embeddings().num_embeddings if task.info.writes else 0
+    words = model.get_input_embeddings().num_embeddings if task.info.finds_tokens else 0
     most = MOST_LOGITS / words if words else math.inf
     passes = in_order(split.lengths, size, ranks.rank, ranks.world, most)
     judged: dict[int, Judged] = {}

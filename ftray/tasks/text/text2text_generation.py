@@ -33,8 +33,13 @@ from ftray.tasks.base import (
 from ftray.tasks.info import NoOptions, Starter, TaskInfo
 from ftray.tasks.metrics import Gathered, MetricState
 from ftray.tasks.schema import Schema
+from ftray.tasks.text.language_model.token_loss import (
+    all_learnt,
+    no_tokens,
+    token_metrics,
+    token_state,
+)
 from ftray.tasks.text.texts import IDS, TOKEN_FEATURES, Texts, clean_text, padded, plain_token
-from ftray.tasks.text.token_loss import all_learnt, no_tokens, token_metrics, token_state
 
 if TYPE_CHECKING:
     import torch

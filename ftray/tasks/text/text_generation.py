@@ -35,9 +35,14 @@ from ftray.tasks.metrics import Gathered, MetricState
 from ftray.tasks.schema import Schema
 from ftray.tasks.text.blank import frame, has_tokens, is_blank
 from ftray.tasks.text.chat import as_chat, completion_of, filled, is_silent, turns_of
+from ftray.tasks.text.language_model.token_loss import (
+    all_learnt,
+    no_tokens,
+    token_metrics,
+    token_state,
+)
 from ftray.tasks.text.prompts import completion_ids, cut_to, prompt_ids, windows_of
 from ftray.tasks.text.texts import IDS, MASK, padded, plain_token, random_text
-from ftray.tasks.text.token_loss import all_learnt, no_tokens, token_metrics, token_state
 
 if TYPE_CHECKING:
     import torch

@@ -15,6 +15,7 @@ from ftray.data.readers import hub
 from ftray.data.sources import rows_of, source_of
 from ftray.errors import DataError
 from ftray.spec.schema import DataSpec
+from ftray.tasks import task_info
 
 
 def texts(url, role="train", **data):
@@ -214,6 +215,18 @@ def test_hub_rows_have_named_labels_and_the_split_of_their_role(loadable, option
         {"text": f"{split} -1", "label": None},
     ]
     assert rows[0].where == f"{loadable}/{split}:1"
+
+
+def test_hub_lists_of_labels_are_named(tmp_path, monkeypatch):
+    names = {"class_label": {"names": {0: "O", 1: "B-PER"}}}
+    columns = [{"name": "tokens", "list": "string"}, {"name": "tags", "list": names}]
+    head = {"dataset_info": {"features": columns}}
+    (tmp_path / "README.md").write_text(f"---\n{json.dumps(head)}\n---\n")
+    (tmp_path / "train.jsonl").write_text('{"tokens": ["Ann", "sings"], "tags": [1, 0]}\n')
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    source = source_of("x", "train", DataSpec(train="x"), task_info("token-classification"))
+    (row,) = hub.read_hub(replace(source, url=str(tmp_path)))
+    assert row.values == {"tokens": ["Ann", "sings"], "tags": ["B-PER", "O"]}
 
 
 @pytest.mark.parametrize(

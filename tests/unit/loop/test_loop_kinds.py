@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.loop_cases import CASES, ENDS, KIND_STAGES, TASK_KINDS, final
+from tests.helpers.loop_cases import CASES, ENDS, KIND_STAGES, TASK_KINDS, TOKEN_KINDS, final
 from tests.helpers.loop_runs import seen
 
 kinds = pytest.mark.parametrize("kind", TASK_KINDS)
@@ -36,6 +36,17 @@ def test_a_resumed_run_ends_with_the_same_bits(
     whole, resumed = (final(root, f"{world}-{kind}-{stage}{end}") for end in ("", "-resumed"))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("kind", TOKEN_KINDS)
+def test_tokens_weigh_alike_for_two_workers_and_are_hidden_alike_again(
+    root: Path, kind: str
+) -> None:
+    together, alone = seen(root, f"2-{kind}-0"), seen(root, f"1-{kind}-0")
+    assert together.losses == pytest.approx(alone.losses, rel=1e-4)
+    for world in (1, 2):
+        whole, resumed = (final(root, f"{world}-{kind}-0{end}") for end in ("", "-resumed"))
+        assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 @kinds

@@ -22,6 +22,7 @@ FILES = (
     "widgets/inputs/image.js",
     "widgets/inputs/text.js",
     "widgets/outputs/entities.js",
+    "widgets/outputs/fills.js",
     "widgets/outputs/label_set.js",
     "widgets/outputs/labels.js",
     "widgets/outputs/numbers.js",

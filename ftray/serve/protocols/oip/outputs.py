@@ -75,6 +75,7 @@ OUTPUTS: Mapping[Output, Mapping[str, Column]] = {
     },
     # Rows have different numbers of entities, which no tensor holds: a row is JSON.
     "entities": {"entities": Column("BYTES", _one, _as_json)},
+    "fills": {"fills": Column("BYTES", _one, _as_json)},
 }
 """Kind of an answer -> output name -> tensor. Models with labels are asked for all of them."""
 

@@ -3,6 +3,7 @@
 import { image } from "./inputs/image.js";
 import { text } from "./inputs/text.js";
 import { entities } from "./outputs/entities.js";
+import { fills } from "./outputs/fills.js";
 import { labelSet as label_set } from "./outputs/label_set.js";
 import { labels } from "./outputs/labels.js";
 import { numbers } from "./outputs/numbers.js";
@@ -24,4 +25,4 @@ export const INPUTS = { text, image };
 // page.clear() empties the inputs. values: input name -> value.
 // label(card): the label of the only input. enter(card), leave(): called when a model is chosen, and
 // when another one is. columns(output): the cells of an answer in a table of many, column -> value.
-export const OUTPUTS = { labels, label_set, numbers, span, entities, text: generated, written };
+export const OUTPUTS = { labels, label_set, numbers, span, entities, fills, text: generated, written };

@@ -1,4 +1,4 @@
-"""Loss and metrics of tokens that a model learns to write, each given the tokens before it."""
+"""Loss and metrics of tokens that a model learns to write or to find."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def token_state(predicted: torch.Tensor, truth: torch.Tensor) -> MetricState:
 
 
 def token_metrics(found: Gathered) -> Metrics:
-    """Return loss: mean cross-entropy in nats over all tokens of all answers, each given the tokens
-    before it; perplexity: e to the power of the loss; accuracy: the share of these tokens that the
-    model finds likeliest; tokens: the number of these tokens."""
+    """Return loss: mean cross-entropy in nats over all tokens to learn; perplexity: e to the power
+    of the loss; accuracy: the share of these tokens that the model finds likeliest; tokens: the
+    number of these tokens."""
     tokens, right, total = (float(found.sums[name]) for name in _SUMS)
     assert tokens > 0, "metrics of no rows"
     loss = total / tokens
