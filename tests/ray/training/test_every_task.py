@@ -26,7 +26,8 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 TWO: dict[str, Any] = {"workers": 2}
 
 
-SLOW = ("entailment", "pairs", "vit")  # tasks that other kinds of the list show too
+# Kinds whose ways the other kinds of the list go, too.
+SLOW = ("entailment", "pairs", "short", "hidden words", "vit")
 
 
 @pytest.fixture(
