@@ -28,7 +28,7 @@ from ftray.data.batches import BatchPlan
 from ftray.data.encoding.encoded import EncodedSplit
 from ftray.models.structure.blocks import count_blocks
 from ftray.models.structure.cut import cut_off, find_cut
-from ftray.models.structure.placing import _sketch, placed
+from ftray.models.structure.placing import placed, sketch
 from ftray.spec.load import parse
 from ftray.tasks import get_task
 from ftray.tasks.features import Example
@@ -167,7 +167,7 @@ def run(family: str, trunk: bool, adapts: bool) -> None:
     # So batches are made here, without the feeding thread.
     made_here = patch.object(loop, "feed", lambda make, orders, device: map(make, orders))
     with without_numbers_here(), made_here:
-        model = _sketch(model)
+        model = sketch(model)
         if task.info.has_labels and not adapts:
             list(Encoder(model, task, own, ranks).features(split, np.arange(20)))
         devices = {tensor.device.type for tensor in (*model.parameters(), *model.buffers())}
