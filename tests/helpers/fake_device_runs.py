@@ -169,7 +169,8 @@ def run(family: str, trunk: bool, adapts: bool) -> None:
     with without_numbers_here(), made_here:
         model = sketch(model)
         if task.info.has_labels and not adapts:
-            list(Encoder(model, task, own, ranks).features(split, np.arange(20)))
+            with placed(model, gpu):
+                list(Encoder(model, task, own, ranks).features(split, np.arange(20)))
         devices = {tensor.device.type for tensor in (*model.parameters(), *model.buffers())}
         assert devices == {"cpu"}, "baselines leave the model where it lay"
         # Plans twice: as a worker whose model lies on the CPU, and as a worker whose model is on

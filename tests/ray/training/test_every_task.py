@@ -52,7 +52,7 @@ def folder(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(kind: Kind, folder: Path, events: Events) -> Trained:
     events.clear()
     # With sharded weights (stage 3) the export, too, goes another way.
-    sharded = {"deepspeed": {"stage": 3}} if kind is KINDS["answers"] else {}
+    sharded = {"deepspeed": {"stage": 3}} if kind in (KINDS["answers"], KINDS["short"]) else {}
     return train_here(
         kind.tree(folder, rows=120, scale=TWO, train={"epochs": 6, **sharded}), events
     )

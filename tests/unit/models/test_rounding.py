@@ -14,12 +14,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ftray.models.artifact import publish
-from ftray.models.inference.rounding import place_rounded
+from ftray.models.inference.rounding import place_rounded, round_weights
 from ftray.models.load import load_model
 from ftray.spec.sections.compute import Compute
 from tests.helpers.tiny_generator import make_generator
 from tests.helpers.tiny_model import make_model
-from tests.helpers.tiny_networks import tiny_generator
+from tests.helpers.tiny_networks import tiny_batch, tiny_generator, tiny_network
 
 HALVES = pytest.mark.parametrize(
     ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)]
@@ -120,3 +120,29 @@ def test_loading_takes_the_memory_of_what_is_served(
     size, peak = json.loads(done.stdout.splitlines()[-1])
     assert 140e6 < size < 160e6
     assert peak < 1.5 * size, f"{peak / size:.2f} times what is served"
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "llama", "t5"])
+def test_training_above_rounded_weights_computes_the_same_bits(family: str) -> None:
+    inputs = tiny_batch(rows=3)
+
+    def gradients(rounds: bool) -> list[torch.Tensor]:
+        model = tiny_network(family)
+        model.config.pad_token_id = 0
+        trained = [n for n, _ in model.named_parameters() if n.startswith(("class", "score"))]
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trained)
+        if rounds:
+            rounded = round_weights(model, torch.bfloat16, but=trained)
+            assert rounded and not rounded & set(trained)
+            kept = {n: p.dtype for n, p in model.named_parameters()}
+            assert {n for n, dtype in kept.items() if dtype == torch.bfloat16} == rounded
+            assert not any("norm" in name.lower() or "embed" in name for name in rounded)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(**inputs).logits
+        logits.float().square().sum().backward()
+        return [logits, *(p.grad for p in model.parameters() if p.grad is not None)]
+
+    plain, rounded = gradients(rounds=False), gradients(rounds=True)
+    assert len(plain) > 1
+    assert all(torch.equal(one, other) for one, other in zip(plain, rounded, strict=True))

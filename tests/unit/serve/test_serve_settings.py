@@ -83,7 +83,9 @@ def test_a_backend_for_labels_does_not_serve_a_model_that_generates(
     write_info(
         writer, info.model_copy(update={"name": "writer", "task": "text-generation", "labels": ()})
     )
-    with pytest.raises(ServeError, match="backend = onnx: computes labels, and writer generates"):
+    with pytest.raises(
+        ServeError, match="backend = onnx: computes labels, and writer writes texts"
+    ):
         find(parse({"model": [folder, str(writer)], "backend": "onnx"}))
 
 

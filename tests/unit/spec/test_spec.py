@@ -518,7 +518,7 @@ SYNONYMS = {
     "train.max_length": "data.max_length",
     "train.workers": "scale.workers",
     "data.label": "data.columns.label",
-    "data.labels": "data.columns.label",
+    "data.labels": "data.columns.labels",
     "data.question": "data.columns.question",
     "tune.num_samples": "tune.trials",
     "serve.bacth": "serve.batch",
