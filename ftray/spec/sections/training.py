@@ -177,6 +177,11 @@ class TrainSpec(Section):
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="auto: bf16 where the hardware has it."
     )
+    weights: Literal["auto", "fp32"] = Field(
+        "auto",
+        description="auto: matrices that never train are kept in bf16 where bf16 computes with "
+        "them: half the memory, the same bits.",
+    )
     deepspeed: DeepSpeedSpec | Text = Field(
         DeepSpeedSpec(),
         description='{stage: 0-3}, also with an offload, or a DeepSpeed JSON; "auto" is filled in.',

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -85,15 +85,18 @@ class Engine:
         spec: TrainSpec,
         config: Config,
         ranks: DistContext,
+        rounded: Collection[str] = (),
     ) -> None:
-        """groups: the result of `parameter_groups` for the trainable parameters of `module`."""
+        """groups: the result of `parameter_groups` for the trainable parameters of `module`;
+        rounded: names of the model's weights that stay in the dtype that they have."""
         deepspeed = deepspeed_state.import_deepspeed(ranks.device)
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         self._linear = nn.functional.linear
         zero = config.get("zero_optimization", {}).get("stage", 0)
         if zero == 3:
             low = config.get("bf16", {}).get("enabled") is True
-            partition(module, config, ranks.device, torch.bfloat16 if low else torch.float32)
+            dtype = torch.bfloat16 if low else torch.float32
+            partition(module.model, config, ranks.device, dtype, rounded)
         else:
             module.to(ranks.device)
         self.ranks = ranks
@@ -239,6 +242,13 @@ def wants_autocast(spec: TrainSpec, ranks: DistContext) -> bool:
     if uses_bf16(spec) or spec.precision == "fp32":
         return False
     return spec.precision == "bf16" or ranks.all_agree(_has_bf16(ranks.device))
+
+
+def rounds_weights(spec: TrainSpec, autocast: bool) -> bool:
+    """Return whether matrices that never train are kept in the precision of autocast."""
+    # DoRA computes with the norms of the weights, in fp32.
+    reads_weights = spec.lora is not None and spec.lora.options.use_dora
+    return autocast and spec.weights == "auto" and not reads_weights
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from transformers.integrations import HfDeepSpeedConfig
 
 from ftray.spec.sections.training import TrainSpec
 from ftray.train.engine.deepspeed_config import Config, deepspeed_config
@@ -25,15 +26,22 @@ from ftray.train.engine.deepspeed_state import destroy, import_deepspeed
 _MADV_DONTNEED = 4
 
 
-def partition(model: nn.Module, config: Config, device: torch.device, dtype: torch.dtype) -> None:
-    """Shard the parameters of `model` in `dtype`, and move its buffers to `device`. Every rank must
-    call this function; rank 0 gives the values. config: the DeepSpeed configuration, of stage 3."""
+def partition(
+    model: nn.Module,
+    config: Config,
+    device: torch.device,
+    dtype: torch.dtype,
+    rounded: Collection[str] = (),
+) -> None:
+    """Shard the parameters of `model` in `dtype`, those of the names `rounded` in their own, and
+    move its buffers to `device`. Every rank must call this function; rank 0 gives the values.
+    config: the DeepSpeed configuration, of stage 3."""
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(device)  # noqa: SLF001 - keeps what is persistent
     deepspeed: Any = import_deepspeed(device)
     deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
-    deepspeed.zero.Init(module=_OneByOne(model, dtype), config_dict_or_path=config)
+    deepspeed.zero.Init(module=_OneByOne(model, dtype, rounded), config_dict_or_path=config)
 
 
 @contextmanager
@@ -44,12 +52,17 @@ def sharded(model: nn.Module, spec: TrainSpec, device: torch.device) -> Iterator
     config = deepspeed_config(spec, 1, 1, dist.get_world_size())
     zero = config["zero_optimization"]
     without = {"zero_optimization": {k: v for k, v in zero.items() if k != "offload_optimizer"}}
+    lean = {**config, **without}
     deepspeed, linear = import_deepspeed(device), nn.functional.linear
-    partition(model, {**config, **without}, device, torch.float32)
-    engine, *_ = deepspeed.initialize(model=model, config={**config, **without})
+    partition(model, lean, device, torch.float32)
+    engine, *_ = deepspeed.initialize(model=model, config=lean)
+    # As long as this object lives, `generate` runs as many passes as the longest answer of any rank
+    # needs.
+    known = HfDeepSpeedConfig(lean)
     try:
         yield
     finally:
+        del known
         destroy(engine)
         nn.functional.linear = linear
 
@@ -58,16 +71,15 @@ class _OneByOne(nn.Module):
     """Gives the parameters of a model to DeepSpeed, which shards each one before it asks for the
     next."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype, rounded: Collection[str]) -> None:
         super().__init__()
-        self._own = list(model.parameters())
-        self._dtype = dtype
+        self._own = [(p, None if n in rounded else dtype) for n, p in model.named_parameters()]
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         files = _mapped_files()
-        for parameter in self._own:
+        for parameter, dtype in self._own:
             stored = parameter.data
-            parameter.data = stored.to(self._dtype)
+            parameter.data = stored if dtype is None else stored.to(dtype)
             yield parameter
             _forget(stored, files)
 

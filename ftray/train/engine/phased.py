@@ -11,12 +11,13 @@ import torch
 
 from ftray.data.batches import BatchPlan
 from ftray.errors import NotTrainable
+from ftray.models.inference.rounding import round_weights
 from ftray.models.structure.blocks import FreezePlan
 from ftray.models.structure.shared_parameters import own
 from ftray.spec.sections.training import TrainSpec
 from ftray.train.distributed.context import DistContext
 from ftray.train.engine import deepspeed_state, state
-from ftray.train.engine.deepspeed import Engine, TrainedModule
+from ftray.train.engine.deepspeed import Engine, TrainedModule, rounds_weights
 from ftray.train.engine.deepspeed_config import deepspeed_config, require_disk
 from ftray.train.engine.optimizer import parameter_groups
 from ftray.train.engine.phases import Phase, index_at
@@ -40,12 +41,20 @@ class PhasedEngine:
         accumulation = batches.accumulation_steps(ranks.world)
         self._config = deepspeed_config(spec, batches.micro_batch_size, accumulation, ranks.world)
         require_disk(self._config, ranks)
+        self._rounded = self._round()
         self._replay = trainee.replay
         self._task = trainee.task
         self._index = -1
         self._engine: Engine | None = None
         self._left = State()
         self._unfrozen: dict[str, torch.Tensor] = {}
+
+    def _round(self) -> set[str]:
+        """Round the matrices that never train to the precision that computes with them; returns
+        their names."""
+        if not rounds_weights(self._spec, self.whole.autocast):
+            return set()
+        return round_weights(self.model, torch.bfloat16, but=self.whole.trainable)
 
     @property
     def engine(self) -> Engine:
@@ -129,7 +138,7 @@ class PhasedEngine:
         self._unfrozen = {} if first else self._values(trainable - before.parameters.keys())
         left = {n: v for n, v in before.parameters.items() if n not in trainable}
         self._left = State(left, buffers=before.buffers)
-        self._engine = Engine(module, groups, self._spec, self._config, self.ranks)
+        self._engine = Engine(module, groups, self._spec, self._config, self.ranks, self._rounded)
         if before.parameters:
             state.put(self._engine, before)
 

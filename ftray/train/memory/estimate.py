@@ -120,7 +120,8 @@ class Layout:
         )
 
     def share(self, elements: int) -> int:
-        """Return the size of the largest shard when `elements` are sharded over the workers."""
+        """Return the size of the largest shard when `elements`, or bytes, are sharded over the
+        workers."""
         return -(-elements // self.workers)
 
 
@@ -170,17 +171,20 @@ def _state(trace: MemoryTrace, layout: Layout) -> tuple[Parts, Parts]:
     """Return the memory that training holds all the time: (parts on the device, parts that an
     offload moves to host memory)."""
     whole, part = trace.trainable, layout.share(trace.trainable)
+    rounded = (layout.low - 2) * trace.rounded
     if layout.stage == 0:
-        return Parts(weights=layout.low * trace.parameters, optimizer=2 * FULL * whole), Parts()
+        weights = layout.low * trace.parameters - rounded
+        return Parts(weights=weights, optimizer=2 * FULL * whole), Parts()
     parted = layout.stage == 3
     # With fp32 weights stage 3 updates the model's own weights and needs no master copy.
     master = 0 if parted and layout.low == FULL else FULL
-    kept = layout.share(trace.parameters) if parted else trace.parameters
+    weights = layout.low * trace.parameters - rounded
+    kept = layout.share(weights) if parted else weights
     device, host = Parts(), Parts()
     if layout.offloads_weights == "none":
-        device += Parts(weights=layout.low * kept)
+        device += Parts(weights=kept)
     elif layout.offloads_weights == "cpu":
-        host += Parts(weights=layout.low * kept)
+        host += Parts(weights=kept)
     if layout.offloads_optimizer == "none":
         gradients = FULL * part if parted else 0
         device += Parts(optimizer=(master + 2 * FULL) * part, gradients=gradients)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ftray.errors import ModelError, NoEstimate
+from ftray.models.inference.rounding import roundable
 from ftray.models.limits import setup_of
 from ftray.models.pretrained import Pretrained
 from ftray.models.structure.blocks import FreezePlan, plan_freeze
@@ -34,6 +35,7 @@ from ftray.spec.schema import Spec
 from ftray.tasks import Task, get_task
 from ftray.tasks.schema import Schema
 from ftray.train.engine.activation_checkpointing import enable_checkpointing
+from ftray.train.engine.deepspeed import rounds_weights
 from ftray.train.engine.lora import inject, plan_adapters
 from ftray.train.engine.phases import plan_phases
 
@@ -65,6 +67,8 @@ class MemoryTrace:
     activations: int
     peak: int
     peak_with_gradients: int
+    rounded: int = 0
+    """Elements of the weights that are kept in two bytes."""
 
 
 def trace_phases(
@@ -91,7 +95,12 @@ def trace_phases(
             if spec.train.gradient_checkpointing:
                 enable_checkpointing(model)
             rows = _like(longest, micro_batch_size)
-            return [_trace(model, task, plan, rows, autocast) for plan in plans]
+            traces = [_trace(model, task, plan, rows, autocast) for plan in plans]
+            trains = {name for plan in plans for name in plan.trainable}
+            rounds = rounds_weights(spec.train, autocast)
+            kept = roundable(model, trains).values() if rounds else ()
+            rounded = sum(parameter.numel() for parameter in kept)
+            return [replace(trace, rounded=rounded) for trace in traces]
 
 
 def _empty(spec: Spec, pretrained: Pretrained, schema: Schema) -> PreTrainedModel:
