@@ -6,6 +6,7 @@ rank loads them from there and evaluates its share of the splits, and rank 0 wri
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -72,6 +73,7 @@ def export(
     the test split. stage: called at each stage of the work; its exceptions end the export, which
     then leaves no manifest.
     """
+    gc.collect()  # a DeepSpeed engine that has ended holds its tensors in a cycle of references
     spec, shards = order.spec, shards_weights(order.spec.train, ranks.world)
     untrained = _of_base(order, ranks, stage)
     stage("exporting: writing the model")

@@ -11,6 +11,7 @@ import torch
 from ftray.cluster import machine
 from ftray.cluster.device import own_device
 from ftray.spec.schema import Spec
+from ftray.train.engine.deepspeed_config import shards_weights
 
 # Options of glibc's mallopt(3): the size above which malloc uses mmap, and the free memory at the
 # top of the heap above which glibc returns memory to the kernel.
@@ -36,7 +37,8 @@ def settle(spec: Spec) -> None:
     import_deepspeed()
     # Ray passes the worker's share of the cores to OpenMP, but only before torch starts.
     torch.set_num_threads(max(1, int(spec.scale.cpus_per_worker)))
-    if own_device().type == "cpu" and platform.libc_ver()[0] == "glibc":
+    saves_time = not shards_weights(spec.train, spec.scale.most_workers)  # not memory
+    if saves_time and own_device().type == "cpu" and platform.libc_ver()[0] == "glibc":
         # Each step allocates and frees all gradients. If malloc maps them anew, each page costs a
         # page fault, which on a CPU took a third of the time of a step with all layers trained.
         libc = ctypes.CDLL(None)
