@@ -95,7 +95,7 @@ written = model.generate(**inputs, max_new_tokens=128)
 print(tokenizer.batch_decode(written, skip_special_tokens=True))""",
         starter=Starter(
             name="my-summaries",
-            model="name_or_path: google-t5/t5-small   # or a BART, Marian, Pegasus, mT5",
+            model="name_or_path: google-t5/t5-small",
             data="""\
   train: articles.jsonl        # JSONL, CSV, Parquet, Arrow, or a Hub id
   validation: 0.1              # a share of train, or a file of its own
