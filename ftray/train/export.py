@@ -75,6 +75,7 @@ def export(
     """
     gc.collect()  # a DeepSpeed engine that has ended holds its tensors in a cycle of references
     spec, shards = order.spec, shards_weights(order.spec.train, ranks.world)
+    spent = _spent(order)
     untrained = _of_base(order, ranks, stage)
     stage("exporting: writing the model")
     info = ranks.gather(_written(order, shards) if ranks.rank == 0 else None)[0]
@@ -95,7 +96,7 @@ def export(
             golden = trained.golden(golden_questions(spec, order.data, trained.setup))
     if ranks.rank == 0:
         metrics = {name: each.metrics for name, each in measured.items()} | untrained.metrics
-        worth = _worth(order, untrained, measured["test"])
+        worth = _worth(order, untrained, measured["test"], spent)
         found = {"metrics": metrics, "golden": golden, "baselines": worth}
         labels = info.labels if info.kind.has_labels else ()
         scores = {name: _scores(each, labels) for name, each in measured.items()}
@@ -211,7 +212,7 @@ def _scores(measured: Measured, labels: Sequence[str]) -> list[LabelScore]:
     return list(label_scores(measured.truth, measured.predicted, labels))
 
 
-def _worth(order: Export, untrained: _Untrained, measured: Measured) -> Worth | None:
+def _worth(order: Export, untrained: _Untrained, measured: Measured, spent: Spent) -> Worth | None:
     """Compare the trained model with the baselines on the test split; None without baselines."""
     baselines, spec, schema = untrained.baselines, order.spec, order.data.schema
     if baselines is None or untrained.probed is None:
@@ -219,7 +220,7 @@ def _worth(order: Export, untrained: _Untrained, measured: Measured) -> Worth | 
     truth, tuned = _targets(measured, schema)
     predictions = (baselines.constants(len(truth)), untrained.probed, tuned)
     answers = answers_of(schema, truth, predictions)
-    return measure_worth(answers, spec.info, _spent(order), len(truth), spec.seed)
+    return measure_worth(answers, spec.info, spent, len(truth), spec.seed)
 
 
 def _targets(measured: Measured, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
@@ -232,6 +233,7 @@ def _targets(measured: Measured, schema: Schema) -> tuple[np.ndarray, np.ndarray
 
 
 def _spent(order: Export) -> Spent:
+    """Return the time of the training, which has just ended."""
     scale, tune = order.spec.scale, order.spec.tune
     seconds = 0.0 if order.since is None else time.time() - order.since
     busy = seconds * scale.most_workers
