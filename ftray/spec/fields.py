@@ -148,7 +148,7 @@ class Section(BaseModel):
 
 
 class Range(Section):
-    """From `min` to `max`, both included."""
+    """A range of whole numbers from `min` to `max`, both included."""
 
     min: PositiveInt = 1
     max: PositiveInt = 1

@@ -66,8 +66,7 @@ def is_missing(value: Any) -> bool:
 
 
 class Answer(NamedTuple):
-    """What `stratum` and `labels_of` say of the rows with the same answer, and how many there
-    are."""
+    """An answer that some rows share: its stratum, its labels, and the number of these rows."""
 
     stratum: str
     labels: Sequence[str]
@@ -76,7 +75,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskSetup:
-    """What a task needs beside rows and tensors.
+    """The processor, schema and options that a task works with.
 
     processor: transformers' tokenizer or image processor; schema: fitted to the training rows;
     max_length: tokens to which a row is cut; options: the spec's `task_options`.

@@ -1,4 +1,4 @@
-"""What a task learns of the training rows before the training: labels, and scales of numbers."""
+"""The schema that a task fits to the training rows: labels, scales of numbers, thresholds."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ftray.data.batches import BatchPlan, balancing_weights
 from ftray.data.encoding.encoded import EncodedDataset, EncodedSplit
@@ -147,6 +148,6 @@ def _trainee(
         return Trainee(model, plan, task, base.setup)
     trunk = Trunk(cache, task.features(base.setup))
     sample = train.examples(range(min(len(train), SAMPLE)))
-    with placed(model, ranks.device):
+    with placed(model, ranks.device, torch.float32):
         trunk.check(spec, model, task, base.setup, sample)
     return Trainee(model, plan, task, base.setup, trunk, cut_off(model, cache.cut))

@@ -66,7 +66,7 @@ def choose_micro_batch_size(
 
 def _largest(spec: Spec, trainee: Trainee, ranks: DistContext, longest: int, start: int) -> int:
     """Return the largest size that fits on this rank's device; 0 where not even the model fits."""
-    dtype = torch.bfloat16 if uses_bf16(spec.train) else None
+    dtype = torch.bfloat16 if uses_bf16(spec.train) else torch.float32
     try:
         with placed(trainee.model, ranks.device, dtype):
             return largest_that_fits(start, _Probe(spec, trainee, ranks, longest).fits)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ftray.errors import Interrupted
 from ftray.models.structure.placing import placed
 from ftray.models.transformers_output import quiet_transformers
@@ -134,7 +136,7 @@ def _tell_baselines(job: WorkerArgs, base: Base, ranks: DistContext, observer: R
         return
     observer.stage("baselines: what can be had without training")
     encoder = Encoder(base.model, get_task(job.spec.task), base.setup, ranks)
-    with placed(base.model, ranks.device):
+    with placed(base.model, ranks.device, torch.float32):
         fitted = fit_baselines(encoder, job.data, job.spec.seed)
     if fitted is not None:
         baselines, event = fitted
