@@ -17,8 +17,9 @@ ROW = "row"
 class MetricState(NamedTuple):
     """The part that one batch adds to the metrics of a split.
 
-    sums: tensors that add up over batches and ranks, as counts do; each: tensors with one entry an example, which concatenate, as ranks and medians need;
-    parts: arrays of any length, one an example, as sequences of tags need. The host does not wait
+    sums: tensors that add up over batches and ranks, as counts do; each: tensors with one entry an
+    example, which concatenate, as ranks and medians need; parts: arrays of any length, one an
+    example, as sequences of tags need. The host does not wait
     for the device unless there are `parts`."""
 
     sums: Mapping[str, torch.Tensor]

@@ -17,9 +17,9 @@ _NO_TYPE = -1
 class Scheme(NamedTuple):
     """The meaning of each tag, by the index of its label.
 
-    kinds: names of the types of spans; types:
-    (labels + 1,) index into `kinds`, -1 for the tag outside of spans, and in the end for a word
-    without a tag; begins: (labels + 1,) whether a tag always begins a span."""
+    kinds: names of the types of spans; types: (labels + 1,) index into `kinds`, -1 for the tag
+    outside of spans, and in the end for a word without a tag; begins: (labels + 1,) whether a tag
+    always begins a span."""
 
     kinds: tuple[str, ...]
     types: np.ndarray
