@@ -1,4 +1,4 @@
-"""`ftray runs`: lists, shows, compares, deletes and prunes runs."""
+"""`ftray runs`: lists, shows, follows, compares, deletes and prunes runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ftray.store.runs.folder import RunFolder
 
 app = typer.Typer(
-    help="List, show, compare and delete runs, and remove what killed ones left.",
+    help="List, show, watch, compare and delete runs, and remove what killed ones left.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -100,6 +100,33 @@ def show(run: Run, storage: Storage = None, as_json: AsJson = False) -> None:
         if columns:
             print()
             show_table(columns, [[row.get(name) for name in columns] for row in table])
+
+
+@app.command()
+@verb
+def watch(run: Run, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Follow a run from another shell or machine until it ends."""
+    from ftray.cli.display.progress import RunDisplay
+    from ftray.cli.display.run_facts import summary
+    from ftray.store.root import open_root
+    from ftray.store.runs.folder import find_run
+    from ftray.store.runs.follow import follow
+
+    root = open_root(storage)
+    found = find_run(root, run)
+    say(f"run {found.run_id} of {found.name}, started {found.status.started[:19]} UTC")
+    with RunDisplay(found.spec_tree()["train"]["log_every"]) as display:
+        for event in follow(found):
+            display.listen(event)
+    facts = summary(root, found)
+    if as_json:
+        emit(facts)
+    else:
+        status = found.status
+        made = f": {facts['model']}:{facts['version']}" if facts["model"] else ""
+        say(f"{status.shown}{made}" + (f": {status.message}" if status.message else ""))
+    if facts["state"] != "done":
+        raise typer.Exit(1)
 
 
 @app.command()

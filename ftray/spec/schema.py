@@ -26,6 +26,7 @@ from ftray.spec.sections.columns import Columns, TaskName
 from ftray.spec.sections.delimited import DelimitedSpec
 from ftray.spec.sections.exporting import ExportSpec
 from ftray.spec.sections.serving import ServeSpec
+from ftray.spec.sections.tracking import Notify, TrackSpec
 from ftray.spec.sections.training import TrainSpec
 from ftray.spec.sections.tuning import TuneSpec
 from ftray.tasks import DEFAULT_TASK, TASKS, task_info
@@ -189,6 +190,13 @@ class Spec(Section):
     tune: TuneSpec | None = None
     export: ExportSpec = ExportSpec()
     serve: ServeSpec = ServeSpec()
+    track: TrackSpec = TrackSpec()
+    notify: Notify | None = Field(
+        None,
+        description="Where the end of a run is posted as JSON: a URL, or $NAME for an environment "
+        "variable that has it.",
+        examples=["$SLACK_WEBHOOK"],
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -10,6 +10,8 @@ from ftray.spec.schema import Spec
 from ftray.store.files.location import locate
 from ftray.store.registry.registry import Registry
 from ftray.store.root import Root, open_root
+from ftray.store.runs.notify import check_notify
+from ftray.store.tracking.trackers import check_tracking
 from ftray.train.engine.deepspeed_config import check_deepspeed
 
 
@@ -30,6 +32,8 @@ def check_inputs(spec: Spec) -> ValidatedSpec:
     """
     root = open_root(spec.storage)
     root.check_writable()
+    check_tracking(spec, root)
+    check_notify(spec)
     fewest, most = spec.scale.fewest_workers, spec.scale.most_workers
     check_deepspeed(spec.train, fewest if fewest == most else None)
     spec = _within_positions(spec)

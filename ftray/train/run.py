@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ftray import digest, interrupt
 from ftray.cluster.connection import is_this_machine
 from ftray.data.encoding.encode import EncodedDataset, encode_dataset
+from ftray.data.encoding.encoded import QUARANTINE
 from ftray.errors import without_passwords
 from ftray.models.artifact.manifest import ModelInfo, read_info
 from ftray.models.pretrained import find_pretrained
@@ -29,8 +30,9 @@ from ftray.train.inputs import claimed, pinned, with_own_deepspeed
 from ftray.train.orders import BASELINES, Export, TrunkOrder, WorkerArgs
 from ftray.train.promoting import promote_unless_worse
 from ftray.train.ray.local_worker import LocalWorker, local_worker
+from ftray.train.record.lines import Lines
+from ftray.train.record.record import Record, recorded
 from ftray.train.resources import check_scale, worker_resources
-from ftray.train.run_logger import recorded
 
 if TYPE_CHECKING:
     from ftray.train.trunk_cache.cache import TrunkCache
@@ -138,7 +140,7 @@ def _train(
     listener: Listener,
     worker: LocalWorker | None,
 ) -> Trained:
-    started = time.perf_counter()
+    started, say = time.perf_counter(), Lines(say)
     check_scale(checked.spec)
     for line in checked.dataset.report.lines():
         say(line)
@@ -149,15 +151,15 @@ def _train(
     for line in prepared.data.lines():
         say(line)
     run = claimed(asked, checked, "train", say)
-    with recorded(checked.root, checked.spec.name, run) as record:
+    with recorded(checked.root, checked.spec, run, say) as record:
         record.trained(checked.spec)
+        record.attach(prepared.data.location / QUARANTINE)
         exporting = 0.0
         if not _is_exported(prepared, run):
             trunks = None if worker else _filled(prepared, say, listener)
             registry_is_open()
             exporting = fit_run(prepared, run, trunks, both(record, listener))
-        trained = register_run(prepared, run, started, exporting, listener)
-        record.made(trained.version.reference, trained.info.metrics)
+        trained = register_run(prepared, run, started, exporting, record, listener)
         tell_of_better(checked, trained, say)
     return promoted(checked, trained, say)
 
@@ -282,10 +284,11 @@ def register_run(
     run: RunFolder,
     started: float,
     exporting: float,
+    record: Record,
     listener: Listener = lambda event: None,
 ) -> Trained:
-    """Register the exported model of the run. started: reading of the performance counter when the
-    command began; exporting: seconds that the export took."""
+    """Register and record the exported model of the run. started: reading of the performance
+    counter when the command began; exporting: seconds that the export took."""
     spec = prepared.checked.spec
     target = prepared.checked.root.models(spec.name) / run.run_id
     trained = time.perf_counter() - exporting
@@ -293,7 +296,8 @@ def register_run(
     listener(stage("registering the model"))
     info = read_info(target)
     run.set_status()
-    version = register(prepared.checked, info, target)
+    version = register(prepared.checked, info, target, record.tracker.mlflow.run.id)
+    record.made(version.reference, target, info.metrics)
     run.set_status(state="done", model=version.name, version=version.version)
     clear(run, spec.train.checkpoint.keep_after)
     spent = {
@@ -324,8 +328,11 @@ def _is_exported(prepared: PreparedRun, run: RunFolder) -> bool:
     return (root.models(spec.name) / run.run_id / MODEL_MANIFEST).is_file()
 
 
-def register(checked: ValidatedSpec, info: ModelInfo, target: Location) -> ModelVersion:
-    """Register an exported model with its lineage; returns the registry's version of it."""
+def register(
+    checked: ValidatedSpec, info: ModelInfo, target: Location, tracked: str | None = None
+) -> ModelVersion:
+    """Register an exported model with its lineage; returns the registry's version of it. tracked:
+    MLflow's id of the run."""
     spec = checked.spec
     return checked.registry.register(
         spec.name,
@@ -336,5 +343,11 @@ def register(checked: ValidatedSpec, info: ModelInfo, target: Location) -> Model
             "spec_digest": digest.of_json(spec.model_dump(mode="json")),
             "data_digest": info.data_digest,
             "base_model": without_passwords(spec.model.name_or_path),
+            "task": spec.task,
+            "inputs": ", ".join(
+                f"{n}: {m}" for n, m in spec.info.inputs(tuple(spec.columns)).items()
+            ),
+            "output": spec.info.output,
         },
+        tracked,
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ftray.cluster import capacity
+from ftray.data.encoding.encoded import QUARANTINE
 from ftray.errors import NotTrainable
 from ftray.spec.load import override
 from ftray.spec.sections.tuning import TuneSpec
@@ -17,6 +18,9 @@ from ftray.train.distributed.events import Event, Listener, stage
 from ftray.train.inputs import claimed, pinned, with_own_deepspeed
 from ftray.train.progress import BEST
 from ftray.train.ray.local_worker import local_worker
+from ftray.train.record.lines import Lines
+from ftray.train.record.record import recorded
+from ftray.train.record.values import track
 from ftray.train.resources import check_scale, trial_resources
 from ftray.train.run import (
     Trained,
@@ -28,7 +32,6 @@ from ftray.train.run import (
     register_run,
     tell_of_better,
 )
-from ftray.train.run_logger import recorded, track
 from ftray.train.trunk_cache.build import prepare_trunk
 from ftray.tune.depth import Comparison, compare_depths
 from ftray.tune.report import FILE, page
@@ -68,7 +71,7 @@ def tune(
     `say` receives lines for the user. `listener` receives the events of the trials, then those of
     the winner's training. Raises FtrayError; NotTrainable when no trial could train.
     """
-    started = time.perf_counter()
+    started, say = time.perf_counter(), Lines(say)
     section = checked.spec.tune
     assert section is not None, "check_sweep lets no such spec pass"
     concurrent = _check_room(checked, section)
@@ -82,7 +85,8 @@ def tune(
         say(line)
     spec = checked.spec
     run = claimed(asked, checked, "tune", say)
-    with recorded(checked.root, spec.name, run) as record:
+    with recorded(checked.root, spec, run, say) as record:
+        record.attach(prepared.data.location / QUARANTINE)
         watcher = both(TrackedTrials(record.tracker, spec), listener)
         told = both(record, watcher)
         course = Study(spec)
@@ -92,7 +96,7 @@ def tune(
         own = with_own_deepspeed(spec, run)
         sweep = Sweep(own, prepared.data, run.location / "kept", trunks, run.fence)
         say(_plan(course, concurrent))
-        listener(_plan_event(course, concurrent))
+        both(record, listener)(_plan_event(course, concurrent))
         registry_is_open()
         search(sweep, course, concurrent, told, watcher)
         best = winner(course, say)
@@ -115,8 +119,8 @@ def tune(
                 track(record.tracker.run, point)
             folder = sweep.checkpoints(best.trial)
             exporting = export_trial(whole, run, folder, told_rows, listener)
-        trained = register_run(whole, run, started, exporting, listener)
-        record.made(trained.version.reference, trained.info.metrics)
+        trained = register_run(whole, run, started, exporting, record, listener)
+        record.attach(run.location / FILE)
         tell_of_better(checked, trained, say)
     return Tuned(table, promoted(checked, trained, say), found)
 

@@ -7,11 +7,10 @@ from typing import Any
 
 from ftray.errors import SpecError
 from ftray.spec.schema import Spec
-from ftray.store.runs.tracked_run import Status, TrackedRun
-from ftray.store.runs.tracking import Tracker, flatten
+from ftray.store.tracking.base import Status, TrackedRun, Tracker, flatten
 from ftray.train.distributed.events import Event
 from ftray.train.progress import BEST, EPOCH_SECONDS, MEMORY
-from ftray.train.run_logger import parameters, track
+from ftray.train.record.values import parameters, track
 from ftray.tune.space import trial_spec
 
 _ENDED: dict[str, Status] = {

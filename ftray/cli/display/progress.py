@@ -60,8 +60,10 @@ class RunDisplay:
         self._line.interject(line)
 
     def listen(self, event: dict[str, Any]) -> None:
-        """Show one event; each kind of event has its method below."""
-        getattr(self, f"_{event['kind']}")(event)
+        """Show one event; each kind of event that a person is to see has its method below."""
+        show = getattr(self, f"_{event['kind']}", None)
+        if show is not None:
+            show(event)
 
     def _stage(self, event: dict[str, Any]) -> None:
         self.stage(event["name"])

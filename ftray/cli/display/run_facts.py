@@ -11,7 +11,7 @@ from rich.filesize import decimal as file_size
 from ftray.models.artifact.manifest import read_info
 from ftray.store.root import MODEL_MANIFEST, Root
 from ftray.store.runs.folder import RunFolder
-from ftray.store.runs.tracking import flatten
+from ftray.store.tracking.base import flatten
 
 STANDING = {"best", "best_rank"}
 """Keys that compare an epoch with the other epochs and are no measurements of it."""

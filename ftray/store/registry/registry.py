@@ -85,10 +85,12 @@ class Registry:
         run: str,
         metrics: Mapping[str, float],
         tags: Mapping[str, str] | None = None,
+        tracked: str | None = None,
     ) -> ModelVersion:
         """Register `folder` as the next version of `name`, or find the version that it already is.
 
-        `tags` are the version's lineage: spec digest, data digest, base model. Retries for a few
+        `tags` are the version's lineage: spec digest, data digest, base model; `tracked` is the id
+        of the run in MLflow, to which MLflow's page links the version. Retries for a few
         seconds where the registry does not answer.
         """
         source = self._source(folder)
@@ -101,7 +103,11 @@ class Registry:
                 if not self._found(f"name = '{name}' and source_path = '{source}'"):
                     _ensure_name(client, name)
                     client.create_model_version(
-                        name, source, tags=lineage | metric_tags(metrics), await_creation_for=0
+                        name,
+                        source,
+                        run_id=tracked,
+                        tags=lineage | metric_tags(metrics),
+                        await_creation_for=0,
                     )
             return self._found(f"name = '{name}' and source_path = '{source}'")[-1]
 

@@ -15,6 +15,7 @@ from ftray import digest
 from ftray.errors import shorten
 from ftray.spec.load import dump
 from ftray.spec.schema import Spec
+from ftray.spec.sections.tracking import TrackSpec
 from ftray.store.files.document import open_document
 from ftray.store.files.location import Location
 from ftray.store.root import Root
@@ -80,7 +81,8 @@ def take(run: RunFolder, seen: Seen, say: Callable[[str], None]) -> bool:
 
 
 def _pointer(root: Root, asked: Spec, kind: Kind) -> Location:
-    key = digest.of_json({"kind": kind, "spec": dump(asked)})
+    told = asked.model_copy(update={"track": TrackSpec(), "notify": None})  # changes no result
+    key = digest.of_json({"kind": kind, "spec": dump(told)})
     return root.runs(asked.name) / CURRENT / f"{key}.json"
 
 

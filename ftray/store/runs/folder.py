@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from ftray.errors import RegistryError, RunTaken, StorageError, masked
+from ftray.errors import RegistryError, RunTaken, StorageError, masked, without_passwords
 from ftray.spec.load import dump
 from ftray.spec.schema import Spec
 from ftray.store.files.conditional import Version
@@ -29,13 +29,13 @@ from ftray.store.files.document import open_document
 from ftray.store.files.location import Location
 from ftray.store.root import Root
 from ftray.store.runs.inputs import Inputs, read_inputs
-from ftray.store.runs.metrics import MetricsLog
+from ftray.store.runs.metrics import LineLog, MetricsLog
 from ftray.store.runs.owner import BEAT_S
 from ftray.store.runs.status import STATUS, Kind, RunStatus, Seen, State, read_status, taken
 
 log = logging.getLogger(__name__)
 
-SPEC, METRICS, INPUTS = "spec.yaml", "metrics.jsonl", "inputs.json"
+SPEC, METRICS, INPUTS, LOG = "spec.yaml", "metrics.jsonl", "inputs.json", "log.txt"
 CHECKPOINTS = "checkpoints"
 WORKING = ("ray-train", "trials", "kept")
 """Folders that serve a run until its end: the files of Ray Train, of Ray Tune and of trials."""
@@ -50,6 +50,7 @@ class RunFolder:
         self.location = location
         self._lock = threading.RLock()
         self._metrics = MetricsLog(location / METRICS, self.set_status)
+        self._log = LineLog(location / LOG, self.set_status)
         self._document = open_document(location / STATUS)
         self._held: Seen | None = None
         """The status that this process last wrote as the owner."""
@@ -183,9 +184,16 @@ class RunFolder:
         """The records of metrics.jsonl."""
         return self._metrics.read()
 
+    def log(self, line: str, at: datetime | None = None) -> None:
+        """Add a line to log.txt, with its UTC time. Raises RunTaken as `append_metrics` does."""
+        self.check_owned()
+        said = " ".join(without_passwords(line).split())
+        self._log.add(f"{at or datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {said}\n".encode())
+
     def close(self) -> None:
-        """Write the records that `append_metrics` still holds back."""
+        """Write the records and lines that are still held back."""
         self._metrics.close()
+        self._log.close()
 
     def _write(self, status: RunStatus, after: Version) -> bool:
         asked = _clock()

@@ -1,4 +1,5 @@
-"""The file metrics.jsonl: one JSON object a line. Readers may read the file while it grows."""
+"""Files of a run to which lines are added: metrics.jsonl, one JSON object a line, and log.txt.
+Readers may read the files while they grow."""
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ from ftray.store.files.retry import fault
 _REWRITE_EVERY = 5.0  # seconds between two rewrites of a remote file
 
 
-class MetricsLog:
-    """The file metrics.jsonl, for one writer whose threads may share this object. confirm: raises
-    an error where another process writes the file by now."""
+class LineLog:
+    """A file of lines, for one writer whose threads may share this object. confirm: raises an error
+    where another process writes the file by now."""
 
     def __init__(self, location: Location, confirm: Callable[[], object]) -> None:
         self.location = location
@@ -33,13 +34,12 @@ class MetricsLog:
         self._pending: list[bytes] = []
         self._rewritten = 0.0
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Add a line. The values nan and infinity, which JSON lacks, become null.
+    def add(self, line: bytes) -> None:
+        """Add a line, which ends with a line feed.
 
         An object store writes files only whole. There this object rewrites the file at most every 5
         seconds, and in `close`.
         """
-        line = to_json(dict(record), inf_nan_mode="null") + b"\n"
         with self._lock:
             if self.location.is_local:
                 _append(Path(self.location.path), line)
@@ -48,23 +48,13 @@ class MetricsLog:
             if time.monotonic() - self._rewritten >= _REWRITE_EVERY:
                 self._rewrite()
 
-    def read(self) -> list[dict[str, Any]]:
-        """Return the records, also those that `append` holds back. Skips torn lines of killed
-        processes."""
+    def lines(self) -> list[bytes]:
+        """Return the lines, also those that this object holds back."""
         with self._lock:
-            lines = [*self._content().splitlines(), *self._pending]
-        records = []
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict):
-                records.append(record)
-        return records
+            return [*self._content().splitlines(), *self._pending]
 
     def close(self) -> None:
-        """Write the lines that `append` holds back."""
+        """Write the lines that `add` holds back."""
         with self._lock:
             if self._pending:
                 self._rewrite()
@@ -84,6 +74,26 @@ class MetricsLog:
             self._confirm()
         self._pending = []
         self._rewritten = time.monotonic()
+
+
+class MetricsLog(LineLog):
+    """The file metrics.jsonl."""
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a record. The values nan and infinity, which JSON lacks, become null."""
+        self.add(to_json(dict(record), inf_nan_mode="null") + b"\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return the records, also those held back. Skips torn lines of killed processes."""
+        records = []
+        for line in self.lines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                records.append(record)
+        return records
 
 
 def _append(path: Path, line: bytes) -> None:

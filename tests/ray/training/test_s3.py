@@ -109,4 +109,4 @@ def test_a_sweep_on_s3(
         "trial 1": "FINISHED",
         "trial 2": "FINISHED",
     }
-    assert parent.data.metrics["step/loss"] > 0, "of the winner, which was not trained again"
+    assert parent.data.metrics["train/loss"] > 0, "of the winner, which was not trained again"

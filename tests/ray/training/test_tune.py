@@ -123,14 +123,22 @@ def test_each_trial_is_a_run_in_mlflow_below_the_sweeps_which_has_the_winners_va
     assert float(rate) == winner.config["train.learning_rate"]
     assert tuned.trained.run.spec_tree()["train"]["learning_rate"] == float(rate)
     assert parent.data.params["scale.workers"] == "2", "the refit's"
-    assert {"step/loss", "epoch/f1_macro", "test/f1_macro"} <= parent.data.metrics.keys()
+    assert {
+        "train/loss",
+        "validation/f1_macro",
+        "model/test/f1_macro",
+    } <= parent.data.metrics.keys()
     assert trials.keys() == {f"trial {trial.trial}" for trial in tuned.trials}
     for trial in tuned.trials:
         shown = trials[f"trial {trial.trial}"]
         assert (shown.info.status, shown.data.tags["ended"]) == ("FINISHED", trial.status)
         for key, value in trial.config.items():
             assert shown.data.params[key] == str(value)
-        assert {"step/loss", "step/learning_rate", "epoch/f1_macro"} <= shown.data.metrics.keys()
+        assert {
+            "train/loss",
+            "train/learning_rate",
+            "validation/f1_macro",
+        } <= shown.data.metrics.keys()
         assert shown.data.metrics["trial/best"] == trial.metrics["best"]
 
 
@@ -183,7 +191,7 @@ def test_trials_of_two_workers_leak_nothing(tmp_path: Path) -> None:
     assert tuned.trained.info.metrics["test"]["accuracy"] > 0.5
     parent, trials = in_mlflow(tuned)
     told = trials["trial 1"].data.metrics
-    assert told["step/loss"] > 0
+    assert told["train/loss"] > 0
     curve = {key: value for key, value in told.items() if not key.startswith("trial/")}
     assert curve.items() <= parent.data.metrics.items(), "without a refit the trial is the result"
     alive = [g for g in placement_group_table().values() if g["state"] != "REMOVED"]

@@ -20,7 +20,7 @@ from ftray.store.deployments.promotion import promote
 from ftray.store.files.location import Location, locate
 from ftray.store.registry.registry import Registry
 from ftray.store.root import MODEL_MANIFEST, Root
-from ftray.store.runs.tracking import Tracker
+from ftray.store.tracking.mlflow_tracker import MlflowTracker
 
 RUN = "20260101-000000-aaaaa{}"
 
@@ -224,7 +224,7 @@ from ftray.store import database
 from ftray.store.files.location import locate
 from ftray.store.registry.registry import Registry
 from ftray.store.root import MODEL_MANIFEST, Root
-from ftray.store.runs.tracking import Tracker
+from ftray.store.tracking.mlflow_tracker import MlflowTracker
 root, number, others = Root(locate(sys.argv[1])), sys.argv[2], int(sys.argv[3])
 folder = root.models("m") / f"20260101-000000-aaaaa{number}"
 database.import_quietly()
@@ -281,7 +281,7 @@ def test_a_root_may_have_any_name(tmp_path: Path, name: str) -> None:
     (folder / MODEL_MANIFEST).write_json({"name": "m"})
     assert registry.register("m", folder, "run", {}).version == 1
     assert Registry(root).resolve("m").folder == folder
-    tracker = Tracker(root, "run-1", "m")
+    tracker = MlflowTracker(root, "run-1", "m")
     tracker.close()
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

@@ -16,7 +16,7 @@ from ftray.spec.load import parse
 from ftray.store.files.location import locate
 from ftray.store.root import MODEL_MANIFEST, open_root
 from ftray.store.runs.folder import RunFolder, new_run_id
-from ftray.train.run_logger import parameters
+from ftray.train.record.values import parameters
 from tests.helpers.fake_backend import INFO, FakeBackend
 from tests.helpers.object_store import ObjectStore
 

@@ -17,8 +17,9 @@ from ftray.store.deployments.promotion import promote
 from ftray.store.files.location import locate
 from ftray.store.registry.registry import Registry
 from ftray.store.root import Root
-from ftray.store.runs import tracking
-from ftray.store.runs.tracking import Tracker, flatten
+from ftray.store.tracking import mlflow_tracker as tracking
+from ftray.store.tracking.base import flatten
+from ftray.store.tracking.mlflow_tracker import MlflowTracker
 from tests.helpers.mlflow_server import MlflowServer, all_runs, below, free_port
 
 
@@ -67,7 +68,7 @@ def until(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 def test_a_run_in_sqlite(root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    sweep = Tracker(root, "sweep", "reviews")
+    sweep = MlflowTracker(root, "sweep", "reviews")
     sweep.run.tag({"run_dir": "runs/reviews/sweep"})
     trial = sweep.child("trial-1")
     trial.parameters({"odd=name": "x" * 9000, **{f"key{n}": n for n in range(150)}})
@@ -92,7 +93,7 @@ def test_a_run_in_sqlite(root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_resumed_run_goes_on_in_the_mlflow_run_it_had(root: Root) -> None:
     for step, status in ((1, "KILLED"), (2, "FINISHED")):
-        tracker = Tracker(root, "run-1", "reviews")
+        tracker = MlflowTracker(root, "run-1", "reviews")
         tracker.run.parameters({"epochs": 2})
         tracker.run.log(step, {"loss": float(step)})
         tracker.close(status)  # type: ignore[arg-type]
@@ -101,7 +102,7 @@ def test_a_resumed_run_goes_on_in_the_mlflow_run_it_had(root: Root) -> None:
 
 
 def test_one_thread_sends_all_children_and_forgets_those_that_ended(root: Root) -> None:
-    tracker, before = Tracker(root, "sweep", "reviews"), threading.active_count()
+    tracker, before = MlflowTracker(root, "sweep", "reviews"), threading.active_count()
     for number in range(20):
         child = tracker.child(f"trial {number}")
         child.log(1, {"loss": float(number)})
@@ -118,7 +119,7 @@ def test_one_thread_sends_all_children_and_forgets_those_that_ended(root: Root) 
 def test_a_child_that_another_process_ended_is_neither_doubled_nor_ended_again(root: Root) -> None:
     ends = []
     for _ in range(2):
-        tracker = Tracker(root, "sweep", "reviews")
+        tracker = MlflowTracker(root, "sweep", "reviews")
         for name, status in (("trial 1", "FINISHED"), ("trial 2", None)):
             child = tracker.child(name)
             child.log(1, {"loss": 0.5})
@@ -139,7 +140,7 @@ def test_a_child_that_another_process_ended_is_neither_doubled_nor_ended_again(r
 def test_a_child_deleted_by_its_user_holds_nothing_up(
     root: Root, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracker = Tracker(root, "sweep", "reviews")
+    tracker = MlflowTracker(root, "sweep", "reviews")
     child, other = tracker.child("trial 1"), tracker.child("trial 2")
     child.log(1, {"loss": 0.5})
     until(lambda: not child.points)
@@ -194,7 +195,7 @@ def test_a_server_that_never_answers_costs_two_seconds(
 def log_and_close(root: Root, pause: float) -> float:
     """Log 100 points over `pause` seconds; the seconds of it all beyond that."""
     started = time.monotonic()
-    tracker = Tracker(root, "run-1", "reviews")
+    tracker = MlflowTracker(root, "run-1", "reviews")
     for step in range(100):
         tracker.run.log(step, {"loss": 1.0})
         time.sleep(pause / 100)
@@ -222,7 +223,7 @@ def test_a_server_that_dies_and_comes_back(
     doubled. The registry on the same server finds models by paths below the root."""
     monkeypatch.setattr(tracking, "_RETRY_AFTER", 0.2)
     _register_and_find(root, server)
-    tracker = Tracker(root, "run-1", "reviews")
+    tracker = MlflowTracker(root, "run-1", "reviews")
     tracker.run.log(1, {"loss": 1.0})
     until(lambda: not tracker.run.points)
     server.kill()

@@ -12,9 +12,9 @@ from ftray.spec.schema import Spec
 from ftray.store.database import tracking_uri
 from ftray.store.files.location import locate
 from ftray.store.root import Root
-from ftray.store.runs import tracking
 from ftray.store.runs.folder import RunFolder
-from ftray.train.run_logger import recorded
+from ftray.store.tracking import mlflow_tracker as tracking
+from ftray.train.record.record import recorded
 from ftray.tune.tracked import TrackedTrials
 from tests.helpers.mlflow_server import below
 from tests.helpers.played import spec
@@ -59,7 +59,7 @@ def shown(root: Root) -> tuple[Any, dict[str, Any]]:
 
 def test_trials_end_as_they_did_and_the_sweep_has_the_winners_values(root: Root) -> None:
     sweep = spec(SPACE, tune={"workers": 1}, scale={"workers": 2})
-    with recorded(root, sweep.name, sweep_run(root, sweep)) as record:
+    with recorded(root, sweep, sweep_run(root, sweep)) as record:
         trials = TrackedTrials(record.tracker, sweep)
         for number, rate in ((1, 1e-4), (2, 2e-4), (3, 4e-4)):
             trials(ended(number, "running", rate))
@@ -71,13 +71,13 @@ def test_trials_end_as_they_did_and_the_sweep_has_the_winners_values(root: Root)
         trials(ended(3, "failed", 4e-4, error="it diverged"))
         record({"kind": "step", "step": 1, "loss": 0.25})
         record.trained(override(sweep, {"train.learning_rate": 2e-4}))
-        record.made("m:1", {"test": {"accuracy": 0.75}})
+        record.made("m:1", root.models("m") / RUN, {"test": {"accuracy": 0.75}})
     parent, trials_shown = shown(root)
     assert parent.info.status == "FINISHED"
     assert parent.data.params["train.learning_rate"] == "0.0002"
     assert parent.data.tags["tune.space.train.learning_rate.choice"] == "[0.0001, 0.0002, 0.0004]"
     assert parent.data.tags["model"] == "m:1"
-    assert parent.data.metrics == {"step/loss": 0.25, "test/accuracy": 0.75}
+    assert parent.data.metrics == {"train/loss": 0.25, "model/test/accuracy": 0.75}
     assert {
         name: (run.info.status, run.data.tags["ended"]) for name, run in trials_shown.items()
     } == {
@@ -90,14 +90,14 @@ def test_trials_end_as_they_did_and_the_sweep_has_the_winners_values(root: Root)
     wanted = {"train.learning_rate": "0.0002", "train.batch_size": "32", "scale.workers": "1"}
     assert {key: second.params[key] for key in wanted} == wanted
     assert {"train.epochs", "train.unfreeze"} <= second.params.keys()
-    assert second.metrics["step/loss"] == 0.2
+    assert second.metrics["train/loss"] == 0.2
     assert second.metrics["trial/best"] == 0.5
 
 
 def test_a_sweep_that_is_cut_off_and_goes_on_has_each_trial_once(root: Root) -> None:
     sweep = spec(SPACE)
     run = sweep_run(root, sweep)
-    with pytest.raises(KeyboardInterrupt), recorded(root, sweep.name, run) as record:
+    with pytest.raises(KeyboardInterrupt), recorded(root, sweep, run) as record:
         trials = TrackedTrials(record.tracker, sweep)
         for number in (1, 2, 3):
             trials(ended(number, "running"))
@@ -110,7 +110,7 @@ def test_a_sweep_that_is_cut_off_and_goes_on_has_each_trial_once(root: Root) -> 
     assert parent.data.params == {}, "who wins is not known"
     statuses = {name: run.info.status for name, run in trials_shown.items()}
     assert statuses == {"trial 1": "FINISHED", "trial 2": "KILLED", "trial 3": "KILLED"}
-    with recorded(root, sweep.name, run) as record:
+    with recorded(root, sweep, run) as record:
         trials = TrackedTrials(record.tracker, sweep)
         trials(ended(1, "done"))
         for number in (2, 3, 4):
@@ -124,7 +124,7 @@ def test_a_sweep_that_is_cut_off_and_goes_on_has_each_trial_once(root: Root) -> 
 def test_a_trial_whose_values_change_has_those_it_ends_with(root: Root) -> None:
     space = {"train.learning_rate": {"loguniform": [1e-5, 1e-3]}}
     sweep = spec(space, train={"epochs": 4}, tune={"scheduler": "pbt", "refit": False})
-    with recorded(root, sweep.name, sweep_run(root, sweep)) as record:
+    with recorded(root, sweep, sweep_run(root, sweep)) as record:
         trials = TrackedTrials(record.tracker, sweep)
         trials(ended(1, "running", 1e-4))
         trials(ended(1, "waiting", 1e-4))

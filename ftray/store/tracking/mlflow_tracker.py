@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from ftray.errors import FtrayError, Problem
 from ftray.store.database import server, tracking_uri, translated
 from ftray.store.root import Root
-from ftray.store.runs.tracked_run import Mlflow, Status, TrackedRun
+from ftray.store.tracking.base import Status, Tracker
+from ftray.store.tracking.mlflow_client import Mlflow
+from ftray.store.tracking.mlflow_run import MlflowRun
 
 log = logging.getLogger(__name__)
 
@@ -28,28 +28,19 @@ _LONGEST_CLOSE = 60.0  # seconds that a slow server may take in all for `close`
 _KILLED_CLOSE = 4.0  # the longest close of a run that was asked to end: a person waits
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten {"train": {"epochs": 3}} to {"train.epochs": 3}: MLflow takes only flat names."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-class Tracker:
+class MlflowTracker(Tracker):
     """One run in MLflow and its child runs, sent by one thread. A resumed run continues in its
     earlier MLflow run.
 
     While MLflow does not answer, the tracker keeps the values and sends them once it answers.
     """
 
+    run: MlflowRun
+
     def __init__(self, root: Root, run_name: str, experiment: str) -> None:
         self._root, self._experiment = root, experiment
         self._changed = threading.Condition()
-        self.run = TrackedRun(run_name, None, self._changed)
+        self.run = MlflowRun(run_name, None, self._changed)
         self._runs = [self.run]
         self._closing = False
         self._mlflow: Mlflow | None = None
@@ -58,20 +49,19 @@ class Tracker:
         self._thread = threading.Thread(target=self._work, name=f"mlflow {run_name}", daemon=True)
         self._thread.start()
 
-    def child(self, name: str) -> TrackedRun:
-        """Add a run below the tracker's own, such as a trial of a sweep."""
-        run = TrackedRun(name, self.run, self._changed)
+    def child(self, name: str) -> MlflowRun:
+        run = MlflowRun(name, self.run, self._changed)
         with self._changed:
             self._runs.append(run)
             self._changed.notify()
         return run
 
     def close(self, status: Status = "FINISHED") -> None:
-        """Send the remaining values and end the run in MLflow; children without an end get KILLED.
+        """Send the remaining values and end the run in MLflow.
 
         Gives up on a silent server after 2 seconds (after 30 for SQLite or while MLflow is being
-        imported), on a slow server after 60 in all, and for a killed run after 4 in any case. Never
-        raises."""
+        imported), on a slow server after 60 in all, and for a killed run after 4 in any
+        case."""
         self.run.end(status)
         for child in self._runs[1:]:
             child.end("KILLED")
