@@ -82,7 +82,7 @@ def packages(out: Path, rows: int) -> Path:
         }
         if "Homepage" in fields:
             told["Homepage"] = f"More is at {fields['Homepage']} on the web."
-        parts = list(told.items())
+        parts = [(field, sentence) for field, sentence in told.items() if sentence.strip()]
         draw.shuffle(parts)
         context, places = "", {}
         for field, sentence in parts:
@@ -94,7 +94,7 @@ def packages(out: Path, rows: int) -> Path:
         if field in told:
             start = places[field] + told[field].index(fields[field])
             answer = {"text": [fields[field]], "answer_start": [start]}
-        made.append({"question": question, "context": context.strip(), "answers": answer})
+        made.append({"question": question, "context": context.rstrip(), "answers": answer})
         if len(made) == rows:
             break
     return _jsonl(out, made)
