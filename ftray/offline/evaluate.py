@@ -17,6 +17,7 @@ from ftray.data.sources import source_of
 from ftray.errors import DataError
 from ftray.models.artifact.named import NamedModel
 from ftray.models.inference.measure import Measured
+from ftray.models.inference.reference import compared
 from ftray.models.load import load_model
 from ftray.spec.load import parse
 from ftray.spec.schema import DataSpec
@@ -82,7 +83,9 @@ def evaluate(
     examples = loaded.examples(
         {name: rows[name].to_pylist() for name in task.columns if name in rows.column_names}
     )
-    _admit(examples, rows, asked, parse(model.info.spec).data)
+    spec = parse(model.info.spec)
+    _admit(examples, rows, asked, spec.data)
+    examples = compared(examples, spec, loaded.setup, loaded.batch_size)
     measured = loaded.measure(examples)
     count = rows.num_rows - len(examples.rejected)
     labels = model.info.labels if task.info.has_labels else ()

@@ -4,6 +4,7 @@ from ftray.tasks.base import BaseTask as Task
 from ftray.tasks.info import TaskInfo
 from ftray.tasks.text.fill_mask import FillMask
 from ftray.tasks.text.multi_label_classification import MultiLabelClassification
+from ftray.tasks.text.preference_tuning import PreferenceTuning
 from ftray.tasks.text.question_answering import QuestionAnswering
 from ftray.tasks.text.text2text_generation import Text2TextGeneration
 from ftray.tasks.text.text_classification import TextClassification
@@ -20,6 +21,7 @@ _TASKS = (
     QuestionAnswering,
     TextGeneration,
     Text2TextGeneration,
+    PreferenceTuning,
     FillMask,
     ImageClassification,
 )

@@ -120,6 +120,9 @@ class BaseTask(ABC):
     cleaners: Mapping[str, Callable[[Any], Any]] = {}
     """Column -> function from its raw value to the clean one, which may raise BadRow: for a task
     that cleans each column by itself. Whole columns are then cleaned at once."""
+    from_base: tuple[str, ...] = ()
+    """Target features that the base model computes, once for each example, before the training: a
+    loss may compare the model with it."""
     fitted: tuple[str, ...] | None = None
     """Columns that `fit` reads, which stay in memory; None for a `fit` that reads whole rows."""
 
@@ -199,6 +202,10 @@ class BaseTask(ABC):
         """Return a rough size of a question, in characters of text, before it is encoded."""
         return len(question) if isinstance(question, str) else 0
 
+    def longest(self, setup: TaskSetup) -> int:
+        """Return the cost of the largest example that a row can give, in tokens."""
+        return setup.max_length
+
     def terms(self, column: Callable[[str], np.ndarray], lengths: np.ndarray) -> np.ndarray:
         """Count loss terms of each example of a split, (examples,) float64. The loss of a batch is
         the mean over all of its terms. column: returns a feature that is a number; lengths: size of
@@ -260,6 +267,10 @@ class BaseTask(ABC):
 
         return getattr(transformers, self.auto_class)
 
+    def untrainable(self, model: Any, setup: TaskSetup) -> str:
+        """Return why the task cannot train the model; empty where it can."""
+        return ""
+
     def forward(self, model: Any, inputs: Inputs) -> dict[str, torch.Tensor]:
         """Run the model. Returns the tensors in `outputs`, with the examples on the first axis."""
         found = model(**inputs)
@@ -276,6 +287,11 @@ class BaseTask(ABC):
 
         smoothing: label smoothing, the share of the target's weight that is spread evenly over all
         classes (Szegedy et al. 2016)."""
+
+    def base_targets(self, outputs: Outputs, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return the features `from_base`, (B, ...), from the base model's outputs for a batch that
+        lacks them."""
+        return {}
 
     def probe_loss(self, outputs: Outputs) -> torch.Tensor:
         """Return a scalar whose backward pass takes as much memory as the loss of any batch with

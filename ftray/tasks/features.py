@@ -79,6 +79,12 @@ class Examples:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def add(self, row: int, example: Example) -> None:
+        """Add an example of a row, with all features."""
+        for name, value in example.items():
+            self.features.setdefault(name, []).append(value)
+        self.rows.append(row)
+
     def each(self) -> list[Example]:
         """Return the examples one by one."""
         names = list(self.features)

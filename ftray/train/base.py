@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ftray.errors import ModelError
 from ftray.models.generation.decoder import check_decodes
 from ftray.models.limits import load_fitting
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.schema import Spec
+from ftray.tasks import get_task
 from ftray.tasks.base import TaskSetup
 from ftray.tasks.schema import Schema
 
@@ -34,5 +36,8 @@ def load_base(spec: Spec, schema: Schema, as_stored: bool = False) -> Base:
     loaded = load_fitting(find_pretrained(spec.model), spec, schema, as_stored)
     if spec.info.generates:
         check_decodes(loaded.model)  # fail before the training rather than when it is served
+    if problem := get_task(spec.task).untrainable(loaded.model, loaded.setup):
+        fix = "name a model of another family, as Llama, Qwen, Mistral or Gemma"
+        raise ModelError.of("model.name_or_path", spec.model.name_or_path, problem, fix)
     loaded.model.config.use_cache = False  # training needs no KV cache
     return Base(loaded.model, loaded.setup, loaded.note)

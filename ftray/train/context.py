@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ import torch
 
 from ftray.data.batches import BatchPlan, balancing_weights
 from ftray.data.encoding.encoded import EncodedDataset, EncodedSplit
+from ftray.models.inference import measure
+from ftray.models.inference.reference import computed
 from ftray.models.structure.cut import cut_off
 from ftray.models.structure.placing import placed
 from ftray.spec.schema import Spec
@@ -19,17 +21,21 @@ from ftray.store.files.location import Location
 from ftray.tasks import Task, get_task
 from ftray.tasks.base import Augment, TaskSetup
 from ftray.tasks.classification import LABEL
+from ftray.tasks.features import Batch, Example
 from ftray.train.base import Base
 from ftray.train.checkpoint import stored
 from ftray.train.distributed.context import DistContext
+from ftray.train.distributed.feed import feed
 from ftray.train.engine import lora, state
 from ftray.train.engine.activation_checkpointing import enable_checkpointing
 from ftray.train.engine.deepspeed import Engine
 from ftray.train.engine.phased import PhasedEngine
+from ftray.train.engine.state import State
 from ftray.train.memory.batch_size_finder import choose_micro_batch_size
 from ftray.train.plan import Trainee, plan_training
 from ftray.train.progress import Progress
-from ftray.train.trunk_cache.cache import SAMPLE, Trunk, TrunkCache, best_cache
+from ftray.train.reference import ReferenceFile
+from ftray.train.trunk_cache.cache import SAMPLE, STATES, Trunk, TrunkCache, best_cache
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,30 @@ class TrainContext:
     """(rows,) loss weight of each row of `train`; None where all rows have the same weight."""
     trunk: Trunk | None = None
     """Cached hidden states of the frozen blocks; None where the model was not cut above them."""
+
+    def batch(self, split: EncodedSplit, places: np.ndarray) -> Batch:
+        """Make a batch of examples of a split, with what the trunk cache has of them."""
+        # A rank without rows still runs its forward pass, on the shortest row of the split: some
+        # models fail on a row that consists of padding only.
+        examples = split.examples(places if len(places) else [int(split.lengths.argmin())])
+        return self.collated(examples)
+
+    def collated(self, examples: Sequence[Example]) -> Batch:
+        """Make a batch, with what the trunk cache has of the examples."""
+        if self.trunk is None:
+            return self.task.collate(self.task_setup, examples)
+        batch = self.task.collate(self.task_setup, self.trunk.shortened(examples))
+        batch.inputs[STATES] = self.trunk.states(examples)
+        return batch
+
+    def passes(self, split: EncodedSplit) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Yield this rank's batches in a pass over a split, on the device, each with the places of
+        its examples. All ranks get the same number of batches; some may be without places."""
+        ranks, size = self.phased.ranks, 2 * self.batches.micro_batch_size
+        passes = measure.in_order(split.lengths, size, ranks.rank, ranks.world)
+        fed = feed(lambda places: self.batch(split, places), passes, ranks.device)
+        for places, batch in zip(passes, fed, strict=True):
+            yield places, batch.to(ranks.device)
 
     @property
     def engine(self) -> Engine:
@@ -107,12 +137,10 @@ def build(
         spec.seed,
         chances=weights if spec.train.balance == "sampling" else None,
     )
-    phased = PhasedEngine(trainee, spec.train, batches, ranks)
-    phased.enter(progress.epoch_at_hand(spec.train), state.read(resume) if resume else None)
     setup = TrainContext(
         spec=spec,
         task=task,
-        phased=phased,
+        phased=PhasedEngine(trainee, spec.train, batches, ranks),
         train=train,
         validation=data.load("validation"),
         task_setup=base.setup,
@@ -122,7 +150,42 @@ def build(
         row_weights=weights if spec.train.balance == "weights" else None,
         trunk=trainee.trunk,
     )
+    epoch, held = progress.epoch_at_hand(spec.train), state.read(resume) if resume else None
+    if task.from_base:
+        setup = _compared(setup, ReferenceFile.of(data, spec, trainee, ranks), epoch, held)
+    setup.phased.enter(epoch, held)
     return setup, progress
+
+
+def _compared(
+    setup: TrainContext, file: ReferenceFile, epoch: int, held: State | None
+) -> TrainContext:
+    """Return the run with what the base model gives for its examples, which is computed unless it
+    is kept. held: the state to resume from."""
+    splits = {"train": setup.train, "validation": setup.validation}
+    known = file.read(splits)
+    if not setup.phased.ranks.all_agree(known is not None):
+        setup.phased.enter(epoch)
+        engine = setup.engine
+        engine.eval_mode()
+        known = {
+            name: computed(
+                engine.outputs,
+                setup.passes(split),
+                split,
+                setup.task,
+                setup.task_setup,
+                engine.ranks,
+            )
+            for name, split in splits.items()
+        }
+        engine.train_mode()
+        file.write(known)
+        if held is not None:
+            setup.phased.leave()  # the next engine begins with the state that is held
+    assert known is not None
+    train, validation = (split.having(known[name]) for name, split in splits.items())
+    return replace(setup, train=train, validation=validation)
 
 
 def _trainee(

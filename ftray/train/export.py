@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
@@ -27,6 +27,7 @@ from ftray.models.artifact.publish import finish, place, staged
 from ftray.models.artifact.worth import Worth
 from ftray.models.inference.loaded import LoadedModel, Unfinished
 from ftray.models.inference.measure import Measured, measure
+from ftray.models.inference.reference import Columns, given_by
 from ftray.models.limits import Loaded, context, load_fitting
 from ftray.models.load import load_model
 from ftray.models.pretrained import find_pretrained
@@ -50,12 +51,14 @@ _BATCH = 32
 
 
 class _Untrained(NamedTuple):
-    """Results of the base model on the test split. metrics: its own, empty where a linear probe
+    """Results of the base model. metrics: its own on the test split, empty where a linear probe
     stands for it; baselines, probed: the fitted baselines and the probe's predictions."""
 
     metrics: dict[str, Metrics]
     baselines: Baselines | None = None
     probed: np.ndarray | None = None
+    given: Mapping[str, Columns] = {}
+    """Split -> what the base model gives for its examples, for a task that compares with it."""
 
 
 def solo() -> DistContext:
@@ -81,15 +84,17 @@ def export(
     info = ranks.gather(_written(order, shards) if ranks.rank == 0 else None)[0]
     with _trained(order, info, ranks) as trained:
         stage("exporting: evaluating on the validation split")
-        measured = {"validation": _measure(trained, order.data.load("validation"), ranks)}
+        splits = {n: order.data.load(n) for n in ("validation", "test")}
+        splits = {n: split.having(untrained.given.get(n, {})) for n, split in splits.items()}
+        measured = {"validation": _measure(trained, splits["validation"], ranks)}
         fitted = trained.task.tuned(measured["validation"].gathered, info.fitted)
         if fitted != info.fitted:
             info = info.model_copy(update={"thresholds": fitted.thresholds})
             loaded = (trained.model, replace(trained.setup, schema=fitted))
             trained = load_model(order.target, unfinished=Unfinished(info, loaded))
-            measured = {"validation": _measure(trained, order.data.load("validation"), ranks)}
+            measured = {"validation": _measure(trained, splits["validation"], ranks)}
         stage("exporting: evaluating on the test split")
-        measured["test"] = _measure(trained, order.data.load("test"), ranks)
+        measured["test"] = _measure(trained, splits["test"], ranks)
         stage("exporting: golden answers")
         golden: tuple[Golden, ...] = ()
         if ranks.rank == 0 or shards:  # passes of a sharded model need all ranks
@@ -111,19 +116,29 @@ def _base(order: Export, as_stored: bool) -> Loaded:
 
 
 def _of_base(order: Export, ranks: DistContext, stage: Callable[[str], None]) -> _Untrained:
-    """Evaluate on the test split what the trained model is compared with."""
+    """Evaluate on the test split what the trained model is compared with, and compute what the loss
+    compares it with."""
     task, device, test = get_task(order.spec.task), ranks.device, order.data.load("test")
     baselines = Baselines.read(order.baselines) if order.baselines else None
-    if baselines is None and (task.info.linear_probe or not order.spec.train.baselines):
+    unmeasured = baselines is None and (task.info.linear_probe or not order.spec.train.baselines)
+    if unmeasured and not task.from_base:
         return _Untrained({})
     stage("exporting: evaluating on the test split what needs no training")
     shards = shards_weights(order.spec.train, ranks.world)
     loaded = _base(order, shards)
     model, setup = loaded.model.eval(), loaded.setup
     with sharded(model, order.spec.train, device) if shards else placed(model, device):
+        splits = {"validation": order.data.load("validation"), "test": test}
+        given = {
+            name: given_by(model, task, setup, split, device, _BATCH, ranks)
+            for name, split in (splits if task.from_base else {}).items()
+        }
+        if unmeasured:
+            return _Untrained({}, given=given)
         if baselines is None:
+            test = test.having(given.get("test", {}))
             found = measure(model, task, setup, test, device, _BATCH, ranks)
-            return _Untrained({"base_model": found.metrics})
+            return _Untrained({"base_model": found.metrics}, given=given)
         probed = baselines.answers(Encoder(model, task, setup, ranks), test)
         return _Untrained({}, baselines, probed)
 

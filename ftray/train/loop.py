@@ -18,14 +18,13 @@ from ftray.data.encoding.encode import EncodedSplit
 from ftray.errors import Interrupted, NotTrainable
 from ftray.models.inference import measure
 from ftray.tasks.base import Metrics, Outputs
-from ftray.tasks.features import Batch, Example
+from ftray.tasks.features import Batch
 from ftray.train.checkpoint.manager import CheckpointManager
 from ftray.train.context import TrainContext
 from ftray.train.distributed.context import DistContext
 from ftray.train.distributed.feed import feed
 from ftray.train.engine.schedule import learning_rate
 from ftray.train.progress import BEST, Progress
-from ftray.train.trunk_cache.cache import STATES
 
 _SHOWN_ROWS = 8
 
@@ -89,16 +88,14 @@ def evaluate(setup: TrainContext, split: EncodedSplit, observer: Observer) -> Me
     """Compute the metrics over all rows of `split`; every rank returns the same values."""
     engine, ranks = setup.engine, setup.engine.ranks
     engine.eval_mode()
-    size = 2 * setup.batches.micro_batch_size
-    passes = measure.in_order(split.lengths, size, ranks.rank, ranks.world)
-    fed = feed(lambda places: _batch(setup, split, places), passes, ranks.device)
-    batches = ((p, batch.to(ranks.device)) for p, batch in zip(passes, fed, strict=True))
 
     def forward(batch: Batch) -> Outputs:
         observer.alive()
         return engine.outputs(batch)
 
-    metrics = measure.evaluate(forward, batches, split, setup.task, setup.task_setup, ranks)
+    metrics = measure.evaluate(
+        forward, setup.passes(split), split, setup.task, setup.task_setup, ranks
+    )
     engine.train_mode()
     return metrics
 
@@ -266,28 +263,13 @@ def _fail(setup: TrainContext, progress: Progress, what: str, rows: list[int]) -
     )
 
 
-def _batch(setup: TrainContext, split: EncodedSplit, rows: np.ndarray) -> Batch:
-    # A rank without rows still runs its forward pass, on the shortest row of the split: some models
-    # fail on a row that consists of padding only.
-    examples = split.examples(rows if len(rows) else [int(split.lengths.argmin())])
-    return _collated(setup, examples)
-
-
-def _collated(setup: TrainContext, examples: Sequence[Example]) -> Batch:
-    if setup.trunk is None:
-        return setup.task.collate(setup.task_setup, examples)
-    batch = setup.task.collate(setup.task_setup, setup.trunk.shortened(examples))
-    batch.inputs[STATES] = setup.trunk.states(examples)
-    return batch
-
-
 def _training_batch(setup: TrainContext, step: int, chunk: int, rows: np.ndarray) -> Batch:
-    """Make the batch of `rows` as `_batch` does, with augmented examples where the run augments.
-    The generator is seeded, as in `_seed`, by the position of the chunk in the run."""
+    """Make the batch of `rows` of the training split, with augmented examples where the run
+    augments. The generator is seeded, as in `_seed`, by the position of the chunk in the run."""
     if setup.augment is None or not len(rows):
-        return _batch(setup, setup.train, rows)
+        return setup.batch(setup.train, rows)
     draw = np.random.default_rng([setup.spec.seed, step, chunk])
-    return _collated(setup, [setup.augment(each, draw) for each in setup.train.examples(rows)])
+    return setup.collated([setup.augment(each, draw) for each in setup.train.examples(rows)])
 
 
 def _seed(seed: int, step: int, chunk: int) -> None:

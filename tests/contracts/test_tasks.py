@@ -19,9 +19,10 @@ import torch
 
 from ftray.data.cleaning.clean import table
 from ftray.models.inference.measure import InMemory, Measured, measure
+from ftray.models.inference.reference import given_by
 from ftray.tasks import TASKS, Task, get_task, task_info
 from ftray.tasks.base import BadRow, Outputs, TaskSetup, as_json, digest_of, from_json
-from ftray.tasks.features import Batch, Example, Examples, Feature, cost, input_digest
+from ftray.tasks.features import Batch, Example, Examples, Feature, cost, input_digest, mask_of
 from ftray.tasks.metrics import ALONE, Group, Totals
 from ftray.tasks.schema import Schema
 from tests.helpers.task_samples import SAMPLES, Sample, columns_of
@@ -50,9 +51,13 @@ def features(task: Task, setup: TaskSetup) -> dict[str, Feature]:
 
 
 @pytest.fixture
-def made(task: Task, sample: Sample, setup: TaskSetup) -> Examples:
-    """The examples of the sample's rows."""
-    return task.examples(setup, columns_of(sample.rows))
+def made(task: Task, sample: Sample, setup: TaskSetup, model: Any) -> Examples:
+    """The examples of the sample's rows, with what the model gives for them before it trains."""
+    found = task.examples(setup, columns_of(sample.rows))
+    split = InMemory(found, task, setup)
+    given = given_by(model, task, setup, split, torch.device("cpu"), 2) if task.from_base else {}
+    columns = {name: list(values) for name, values in given.items()}
+    return replace(found, features={**found.features, **columns})
 
 
 @pytest.fixture
@@ -370,16 +375,17 @@ def test_examples_are_whole_and_tell_the_rows_without_any(
     assert len(examples) == len(found)
     for example in examples:
         check_declared(example, features)
-        assert not task.info.reads_text or 1 <= cost(example, features) <= setup.max_length
+        assert not task.info.reads_text or 1 <= cost(example, features) <= task.longest(setup)
         json.dumps({n: np.asarray(v).tolist() for n, v in example.items()})
     if task.info.reads_text:
         assert found.lengths[0] < found.lengths[-1] > setup.max_length
 
 
 def test_the_examples_of_a_row_do_not_depend_on_other_rows(
-    task: Task, sample: Sample, setup: TaskSetup, made: Examples
+    task: Task, sample: Sample, setup: TaskSetup
 ) -> None:
     single = [task.examples(setup, columns_of((row,))) for row in sample.rows]
+    made = task.examples(setup, columns_of(sample.rows))
     assert same([example for found in single for example in found.each()], made.each())
     assert [length for found in single for length in found.lengths] == made.lengths
     nothing = task.examples(setup, columns_of((sample.unread[0],)))
@@ -466,7 +472,10 @@ def test_texts_are_padded_and_the_padding_is_masked(
 ) -> None:
     if not task.info.reads_text:
         return
-    ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+    ids, mask = batch.inputs["input_ids"], batch.inputs.get("attention_mask")
+    if mask is None:  # positions keep several sequences of a row apart, and padding from them
+        mask = mask_of(cost(example, features) for example in batch.host)
+        assert not batch.inputs["position_ids"][mask == 0].any()
     assert mask.dtype == torch.int64 and mask.shape == ids.shape
     assert mask.sum(1).tolist() == [cost(example, features) for example in batch.host]
     assert (mask.diff(dim=1) <= 0).all(), "padding is on the right"
@@ -573,9 +582,10 @@ def test_smoothing_costs_the_sure_more(task: Task, batch: Batch, outputs: Output
         assert torch.equal(plain, smoothed)
         return
     assert not torch.allclose(plain, smoothed)
-    uniform = {name: torch.zeros_like(value) for name, value in outputs.items()}
-    same = task.losses(uniform, batch)
-    assert torch.allclose(task.losses(uniform, batch, smoothing=0.3), same, atol=1e-4)
+    # Beside the base model, unsure is one that gives what the base model gives.
+    unsure = {n: value if task.from_base else 0 * value for n, value in outputs.items()}
+    same = task.losses(unsure, batch)
+    assert torch.allclose(task.losses(unsure, batch, smoothing=0.3), same, atol=1e-4)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])

@@ -32,7 +32,7 @@ from ftray.models.structure.placing import placed, sketch
 from ftray.spec.load import parse
 from ftray.tasks import get_task
 from ftray.tasks.features import Example
-from ftray.train import loop
+from ftray.train import context, loop
 from ftray.train.context import TrainContext
 from ftray.train.distributed.context import DistContext
 from ftray.train.engine import deepspeed_state, lora
@@ -143,7 +143,8 @@ def rows_of(task: Any) -> EncodedSplit:
         return rows
     columns = {
         "input_ids": pa.array([rows.example(row)["input_ids"] for row in range(20)]),
-        "prompt_tokens": pa.array([1] * 20),
+        "spans": pa.array([[1, length] for length in rows.lengths.tolist()], pa.list_(pa.int32())),
+        "learnt_tokens": pa.array(rows.lengths - 1),
         "row": pa.array(range(20)),
     }
     return EncodedSplit([pa.table(columns)], task.features(task_setup()))
@@ -165,8 +166,11 @@ def run(family: str, trunk: bool, adapts: bool) -> None:
     split, own = rows_of(task), task_setup(LABELS if task.info.has_labels else ())
     # Pinned memory needs a real GPU, and fake tensors exist only in the thread that created them.
     # So batches are made here, without the feeding thread.
-    made_here = patch.object(loop, "feed", lambda make, orders, device: map(make, orders))
-    with without_numbers_here(), made_here:
+    made_here = [
+        patch.object(module, "feed", lambda make, orders, device: map(make, orders))
+        for module in (loop, context)
+    ]
+    with without_numbers_here(), made_here[0], made_here[1]:
         model = sketch(model)
         if task.info.has_labels and not adapts:
             with placed(model, gpu):

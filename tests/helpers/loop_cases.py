@@ -22,8 +22,8 @@ ENDS = ((1, 0), (2, 0), (2, 3))
 UNSTACKED = {"albert": 2, "bart": 0, "t5": 3}
 TWO_STACKS = ("bart", "t5")
 # Keys of task_kinds.KINDS; the stages of those that share a task with another.
-KIND_STAGES = {"pairs": (0, 3), "vit": (0, 3)}
-TASK_KINDS = ("regression", "pairs", "answers", "convolutions", "vit")
+KIND_STAGES = {"pairs": (0, 3), "vit": (0, 3), "preferences": (0, 3)}
+TASK_KINDS = ("regression", "pairs", "answers", "convolutions", "vit", "preferences")
 # Kinds whose loss terms differ between examples, or whose tokens are hidden at random: they are
 # resumed, and tried with two workers, at stage 0 alone.
 TOKEN_KINDS = ("tags", "hidden words")

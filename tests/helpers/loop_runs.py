@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -251,10 +251,12 @@ def _parts(run: Run, root: Path, world: int) -> tuple[Any, Any, Any]:
     from ftray.train.base import Base
 
     if run.kind:
+        from ftray.store.files.location import locate
         from tests.helpers.task_kinds import KINDS, prepared
 
         train = {**run.train, "trunk_precision": run.trunk or "bf16"}
-        return prepared(KINDS[run.kind], root / run.kind, train, world)
+        spec, data, base = prepared(KINDS[run.kind], root / run.kind, train, world)
+        return spec, replace(data, location=locate(str(root / run.name))), base
     data = Data(run.rows, closed=run.model in ("bart", "t5"))
     return make_spec(run, world), data, Base(make_model(run), task_setup())
 

@@ -183,6 +183,18 @@ def shortened(folder: Path, rows: int) -> Path:
     return _lines(folder, made)
 
 
+def preferred(folder: Path, rows: int) -> Path:
+    """Prompts with two answers, of which the one that names the film was chosen."""
+    draw = random.Random(0)
+    made = []
+    for row in range(rows):
+        words = draw.choices(WORDS, k=draw.randint(1, 6))
+        chosen, rejected = f" a film {draw.choice(WORDS)}", f" no {' '.join(words[:3])}"
+        prompt = f"{' '.join(words)} {row}"
+        made.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+    return _lines(folder, made)
+
+
 def image(label: int, draw: np.random.Generator, kind: str = "PNG") -> bytes:
     """An image whose bright quarter tells its label, 0 to 3."""
     from PIL import Image
@@ -224,6 +236,13 @@ def bert(folder: Path) -> Path:
 
     torch.manual_seed(0)
     return _with_tokenizer(BertModel(BertConfig(vocab_size=30522, **_TINY)), folder)
+
+
+def decoder(folder: Path) -> Path:
+    """A Llama with three blocks and a tokenizer of its own."""
+    from tests.helpers.tiny_generator import make_base
+
+    return make_base(folder)
 
 
 def encoder_decoder(folder: Path) -> Path:
@@ -343,6 +362,9 @@ KINDS = {
         {"max_length": 32},
         {"target_length": 8, "beams": 2},
     ),
+    "preferences": Kind(
+        "preference-tuning", preferred, decoder, lambda: "plot film", {"max_length": 48}
+    ),
     "hidden words": Kind(
         "fill-mask", written, bert, lambda: "plot film [MASK] end", {"max_length": 16}
     ),
@@ -367,6 +389,7 @@ class Splits:
 
     schema: Any
     splits: dict[str, Any]
+    location: Any
 
     def load(self, split: str) -> Any:
         return self.splits[split]
@@ -380,6 +403,7 @@ def prepared(kind: Kind, folder: Path, train: dict[str, Any], world: int) -> tup
     from ftray.data.encoding.encoded import EncodedSplit
     from ftray.data.encoding.shards import arrow_batch
     from ftray.spec.load import parse
+    from ftray.store.files.location import locate
     from ftray.tasks import get_task
     from ftray.train.base import load_base
 
@@ -392,4 +416,4 @@ def prepared(kind: Kind, folder: Path, train: dict[str, Any], world: int) -> tup
         examples = task.examples(base.setup, rows.table().to_pydict())
         table = pa.Table.from_batches([arrow_batch(examples, features, 0)])
         splits[name] = EncodedSplit([table], features)
-    return spec, Splits(dataset.schema, splits), base
+    return spec, Splits(dataset.schema, splits, locate(str(folder))), base

@@ -547,6 +547,61 @@ _TEXT_GENERATION = Sample(
     unread=({"prompt": UNREAD, "completion": "x"}, "no_tokens"),
 )
 
+_WORSE = {**ANSWER, "content": "No idea."}
+
+
+def _preferred(prompt: str, chosen: str, rejected: str) -> Row:
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+_PREFERENCE_TUNING = Sample(
+    base=_TEXT_GENERATION.base,
+    clean=(
+        (_preferred("How?", "Fine.", "No."), _preferred("How?", "Fine.", "No.")),
+        (
+            {"prompt": ASKED, "chosen": [ANSWER], "rejected": "No idea."},
+            _preferred(json.dumps(ASKED), "Fine.", "No idea."),
+        ),
+        (
+            {"messages": ASKED, "chosen": np.array([ANSWER]), "rejected": [_WORSE]},
+            _preferred(json.dumps(ASKED), "Fine.", "No idea."),
+        ),
+    ),
+    bad=(
+        (_preferred("", "x", "y"), "empty_prompt"),
+        ({"prompt": None, "chosen": "x", "rejected": "y"}, "empty_prompt"),
+        ({"chosen": "x", "rejected": "y"}, "empty_prompt"),
+        ({"messages": [], "chosen": "x", "rejected": "y"}, "empty_messages"),
+        ({"prompt": "a", "chosen": None, "rejected": "y"}, "empty_chosen"),
+        (_preferred("a", "x", " \n"), "empty_rejected"),
+        ({"prompt": "a", "chosen": "x", "rejected": 7}, "rejected_not_a_string"),
+        (_preferred("a", "the same", " the  same\n"), "equal_answers"),
+        ({"prompt": "a", "chosen": ASKED, "rejected": "y"}, "no_answer"),
+        (
+            {"chosen": [*ASKED, ANSWER], "rejected": [*ASKED, ASKED[0], _WORSE]},
+            "different_prompts",
+        ),
+        ({"chosen": [*ASKED, ANSWER], "rejected": "y"}, "one_answer_without_prompt"),
+        ({"chosen": [*ASKED, ASKED[0]], "rejected": [*ASKED, _WORSE]}, "no_answer"),
+        ({"chosen": [*ASKED, ANSWER], "rejected": [*ASKED, ANSWER]}, "equal_answers"),
+        ({"chosen": [{"role": "user"}], "rejected": "y"}, "message_without_text"),
+    ),
+    questions=(
+        ({"prompt": "How?"}, "How?"),
+        ({"messages": [*ASKED, ANSWER]}, json.dumps(ASKED)),
+        ({"text": "How?"}, "How?"),
+    ),
+    blank=_TEXT_GENERATION.blank,
+    duplicates=(_preferred("How was", " it", "he"), _preferred(" how\nwas", "It", " HE")),
+    strangers=(_preferred("How", "it", "he"), _preferred("How", "he", "it")),
+    rows=(
+        _preferred("a", "b", "c d"),
+        _preferred("it was", "a good movie", "bad"),
+        _preferred("good, then:", "a movie", "that was it"),
+        _preferred(LONG, "a good movie", LONG),
+    ),
+    unread=(_preferred(UNREAD, "x", "y"), "no_tokens"),
+)
 
 _FILL_MASK = Sample(
     base=_BERT,
@@ -638,6 +693,7 @@ SAMPLES = {
     "question-answering": _QUESTION_ANSWERING,
     "text-generation": _TEXT_GENERATION,
     "text2text-generation": _TEXT2TEXT_GENERATION,
+    "preference-tuning": _PREFERENCE_TUNING,
     "fill-mask": _FILL_MASK,
     "image-classification": _IMAGE_CLASSIFICATION,
 }

@@ -54,7 +54,7 @@ __all__ = ["EncodedDataset", "EncodedSplit", "encode_dataset", "open_encoded"]
 
 log = logging.getLogger(__name__)
 
-ENCODING_VERSION = 4
+ENCODING_VERSION = 5
 """Part of the digest: raise it when the content of shards changes."""
 SHARD_ROWS = 4096
 _FILES_FEWER = 16

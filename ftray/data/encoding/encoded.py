@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -76,6 +77,7 @@ class EncodedSplit:
         self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
         self.rows = np.concatenate([batch[ROW].to_numpy() for batch in batches])
         self.lengths = np.concatenate([_costs(batch, self._features) for batch in batches])
+        self._added: Mapping[str, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -86,10 +88,18 @@ class EncodedSplit:
             raise IndexError(f"example {place} of {len(self)}")
         shard = int(np.searchsorted(self._starts, place, side="right")) - 1
         index = int(place - self._starts[shard])
-        return {name: read(index) for name, read in self._columns[shard].items()}
+        example = {name: read(index) for name, read in self._columns[shard].items()}
+        return {**example, **{name: of[place] for name, of in self._added.items()}}
 
     def examples(self, places: Iterable[int]) -> list[Example]:
         return [self.example(place) for place in places]
+
+    def having(self, columns: Mapping[str, np.ndarray]) -> EncodedSplit:
+        """Return this split with further features. columns: feature -> its values, (examples,
+        ...)."""
+        found = copy.copy(self)
+        found._added = {**self._added, **columns}
+        return found
 
     def column(self, name: str) -> np.ndarray:
         """Return a feature of fixed shape of all examples, (examples, ...)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -122,23 +122,15 @@ def measure(
     Every one of `ranks` must call this function, with its own copy of the model, and gets the
     whole result.
     """
-    words = model.get_input_embeddings().num_embeddings if task.info.finds_tokens else 0
-    most = MOST_LOGITS / words if words else math.inf
-    passes = in_order(split.lengths, size, ranks.rank, ranks.world, most)
     judged: dict[int, Judged] = {}
 
     def note(places: np.ndarray, found: Sequence[Judged]) -> None:
         judged.update(zip(places.tolist(), found, strict=False))
 
-    def batch(places: np.ndarray) -> Batch:
-        # A rank without examples still runs its forward pass, as sharded weights need.
-        used = places if len(places) else [int(split.lengths.argmin())]
-        return task.collate(setup, split.examples(used)).to(device)
-
     with torch.inference_mode():
         gathered = gather(
             lambda batch: task.infer(model, batch.inputs, setup),
-            ((places, batch(places)) for places in passes),
+            batches_in_order(model, task, setup, split, device, size, ranks),
             split,
             task,
             setup,
@@ -152,6 +144,25 @@ def measure(
         return measured
     confused = most_confused(measured.truth, measured.predicted, setup.labels)
     return replace(measured, metrics={**metrics, "confused": confused})
+
+
+def batches_in_order(
+    model: Any,
+    task: Task,
+    setup: TaskSetup,
+    split: Split,
+    device: torch.device,
+    size: int,
+    ranks: Group,
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Yield this rank's batches in a pass over a split, each with the places of its examples.
+    Arguments as in `measure`."""
+    words = model.get_input_embeddings().num_embeddings if task.info.finds_tokens else 0
+    most = MOST_LOGITS / words if words else math.inf
+    for places in in_order(split.lengths, size, ranks.rank, ranks.world, most):
+        # A rank without examples still runs its forward pass, as sharded weights need.
+        used = places if len(places) else [int(split.lengths.argmin())]
+        yield places, task.collate(setup, split.examples(used)).to(device)
 
 
 def in_order(

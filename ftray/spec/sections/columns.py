@@ -33,7 +33,8 @@ class _Columns(Section):
         """Map every logical column of the row form that the given columns pick to its name in the
         source, for `task`, without those in `flags`. Raises a contradiction."""
         given = self.model_dump(exclude_none=True)
-        for form in task.forms:
+        # A form of which all columns are given comes before one that has more.
+        for form in sorted(task.forms, key=lambda form: set(form) != given.keys()):
             if given.keys() <= set(form):
                 names = {logical: given.get(logical, logical) for logical in form}
                 return {n: name for n, name in names.items() if n not in self.flags}

@@ -58,22 +58,24 @@ def _turn(value: Any) -> Turn:
     return {"role": _encodable(told["role"]), "content": _encodable(told["content"])}
 
 
-def completion_of(value: Any) -> str:
+def completion_of(value: Any, column: str = "completion") -> str:
+    """Return an answer that is a text, or a chat of one turn. Raises BadRow."""
     if isinstance(value, (list, np.ndarray)):
         turns = turns_of(value)
         if len(turns) != 1 or turns[0]["role"] != "assistant":
             raise BadRow("no_answer", "one turn of the assistant is wanted")
         value = turns[0]["content"]
-    return filled(value)
+    return filled(value, column)
 
 
-def filled(value: Any) -> str:
+def filled(value: Any, column: str = "completion") -> str:
+    """Return a text that is not blank. Raises BadRow."""
     if is_missing(value):
-        raise BadRow("empty_completion")
+        raise BadRow(f"empty_{column}")
     if not isinstance(value, str):
-        raise BadRow("completion_not_a_string", repr(value)[:80])
+        raise BadRow(f"{column}_not_a_string", repr(value)[:80])
     if is_blank(value):
-        raise BadRow("empty_completion")
+        raise BadRow(f"empty_{column}")
     return _encodable(value)
 
 

@@ -90,8 +90,17 @@ def cut_to(
     prompt: list[int], completion: list[int], max_length: int
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Yield the prompt tokens and the tokens to learn, cut to at most `max_length` tokens."""
-    learnt = completion[: max(1, max_length - 1)]
-    yield prompt[-max(1, max_length - len(learnt)) :], learnt
+    before, (learnt,) = cut_alike(prompt, [completion], max_length)
+    yield before, learnt
+
+
+def cut_alike(
+    prompt: list[int], answers: Sequence[list[int]], max_length: int
+) -> tuple[list[int], list[list[int]]]:
+    """Return the prompt and its answers, cut so that the prompt has at most `max_length` tokens
+    together with any answer: first the beginning of the prompt, then the end of the answers."""
+    cut = [answer[: max(1, max_length - 1)] for answer in answers]
+    return prompt[-max(1, max_length - max(map(len, cut))) :], cut
 
 
 def windows_of(

@@ -68,8 +68,6 @@ def examples_of(rows: Iterable[Sequence[Example]]) -> Examples:
             found.rejected[place] = "no_tokens"
             continue
         for example in made:
-            for name, value in example.items():
-                found.features.setdefault(name, []).append(value)
-            found.rows.append(place)
+            found.add(place, example)
         found.lengths.append(sum(len(example[IDS]) for example in made))
     return found

@@ -83,6 +83,11 @@ class PhasedEngine:
         self._build(before or State())
         return True
 
+    def leave(self) -> None:
+        """Close the engine. The next call of `enter` builds the first engine anew."""
+        self._leave()
+        self._index = -1
+
     def snapshot(self, share: Share) -> State:
         """Return this rank's share of the state of all parameters trained so far. Every rank must
         call this method."""

@@ -74,14 +74,14 @@ class MemoryTrace:
 def trace_phases(
     spec: Spec, pretrained: Pretrained, schema: Schema, micro_batch_size: int, autocast: bool
 ) -> list[MemoryTrace]:
-    """Trace each phase of the spec with `micro_batch_size` rows of data.max_length tokens.
+    """Trace each phase of the spec with `micro_batch_size` of the longest rows.
 
     The trace uses CPU operators, which save at least as much as GPU operators. Raises ModelError,
     and NoEstimate where the model's forward pass cannot be traced.
     """
     task, setup = get_task(spec.task), setup_of(pretrained, spec, schema)
     shapes = task.collate(setup, [task.dummy(setup, _PROBE_TOKENS)]).inputs
-    longest = task.collate(setup, [task.dummy(setup, spec.data.max_length)]).inputs
+    longest = task.collate(setup, [task.dummy(setup, task.longest(setup))]).inputs
     plan_phase = plan_freeze if spec.train.lora is None else plan_adapters
     with _without_numbers(spec):
         model = _empty(spec, pretrained, schema)

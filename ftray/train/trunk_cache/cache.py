@@ -64,17 +64,28 @@ def trunk_key(
 ) -> dict[str, Any]:
     """Return the named values that the hidden states of a cache depend on, as they are in this
     process."""
+    device = next(model.parameters()).device
+    return {
+        "version": VERSION,
+        **computed_with(spec, model, autocast, device),
+        "cut": vars(cut),
+        "precision": precision,
+    }
+
+
+def computed_with(
+    spec: Spec, model: nn.Module, autocast: bool, device: torch.device
+) -> dict[str, Any]:
+    """Return the named values that the numbers of the base model depend on, as they are in this
+    process."""
     config: Any = model.config
     pretrained = find_pretrained(spec.model)
     return {
-        "version": VERSION,
         "model": pretrained.weights_digest(),
         "processor": pretrained.processor_digest(),  # it normalizes images
         "attention": config._attn_implementation,  # noqa: SLF001 - there is no public name
         "autocast": autocast,
-        "device": next(model.parameters()).device.type,
-        "cut": vars(cut),
-        "precision": precision,
+        "device": device.type,
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
     }
 

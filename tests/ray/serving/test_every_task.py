@@ -39,7 +39,9 @@ def ftray(*arguments: str | Path, cwd: Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.fixture(scope="module", params=("regression", "answers", "short", "convolutions"))
+@pytest.fixture(
+    scope="module", params=("regression", "answers", "short", "preferences", "convolutions")
+)
 def kind(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]
 

@@ -14,8 +14,9 @@ from ftray.errors import ModelError
 from ftray.tasks.base import BadRow, Batch, Examples, TaskSetup
 from ftray.tasks.metrics import ALONE, Gathered, Totals
 from ftray.tasks.schema import Schema
+from ftray.tasks.text.language_model.learnt import COUNT, SPANS, learnt_features
 from ftray.tasks.text.prompts import prompt_ids
-from ftray.tasks.text.text_generation import PROMPT, TextGeneration
+from ftray.tasks.text.text_generation import TextGeneration
 from ftray.tasks.text.texts import IDS
 from tests.helpers.tiny_generator import END, make_tokenizer
 
@@ -31,7 +32,7 @@ def tokenizer() -> Any:
 def examples(tokenizer: Any, prompt: str, completion: str, length: int = 100) -> tuple[str, str]:
     """What is asked and what is learnt, as text."""
     (example,) = made_of(tokenizer, {"prompt": [prompt], "completion": [completion]}, length).each()
-    ids, target = example[IDS], example[PROMPT]
+    ids, target = example[IDS], example[SPANS][0]
     return tokenizer.decode(ids[:target]), tokenizer.decode(ids[target:])
 
 
@@ -68,10 +69,10 @@ def test_every_token_of_a_long_text_is_learnt_once_in_windows(tokenizer: Any, le
     assert all(len(example[IDS]) <= length for example in examples)
     for place, text in enumerate(whole):
         mine = [i for i, row in enumerate(found.rows) if row == place]
-        learnt = [token for i in mine for token in examples[i][IDS][examples[i][PROMPT] :]]
+        learnt = [token for i in mine for token in examples[i][IDS][examples[i][SPANS][0] :]]
         assert learnt == text
         for before, after in zip(mine, mine[1:], strict=False):
-            asked = examples[after][IDS][: examples[after][PROMPT]]
+            asked = examples[after][IDS][: examples[after][SPANS][0]]
             assert asked == examples[before][IDS][-1:]
     assert found.rows == sorted(found.rows)
     assert found.lengths == [len(text) + 1 for text in whole], "and the token it begins with"
@@ -98,7 +99,7 @@ def test_a_chat_is_asked_as_it_is_learnt(tokenizer: Any) -> None:
     row = TASK.parse({"messages": [*ASKED, {"role": "assistant", "content": "wonderful"}]})
     rows = {"prompt": [row["prompt"]], "completion": [row["completion"]]}
     (example,) = made_of(tokenizer, rows, 100).each()
-    assert encode(tokenizer, [json.dumps(ASKED)]) == [example[IDS][: example[PROMPT]]]
+    assert encode(tokenizer, [json.dumps(ASKED)]) == [example[IDS][: example[SPANS][0]]]
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "[brackets]", '[{"role": "user"}]', "[]"])
@@ -168,9 +169,9 @@ def by_hand(logits: torch.Tensor, ids: list[int], target: int) -> list[float]:
 
 def batch_of(rows: list[list[int]], prompts: list[int]) -> Batch:
     setup = TaskSetup(make_tokenizer(), max_length=100)
-    return TASK.collate(
-        setup, [{IDS: ids, PROMPT: asked} for ids, asked in zip(rows, prompts, strict=True)]
-    )
+    pairs = zip(rows, prompts, strict=True)
+    made = [{IDS: ids, **learnt_features([(asked, len(ids))])} for ids, asked in pairs]
+    return TASK.collate(setup, made)
 
 
 def metrics(outputs: dict[str, torch.Tensor], batch: Batch) -> dict[str, Any]:
@@ -195,8 +196,8 @@ def test_losses_and_metrics_are_those_of_the_learnt_tokens() -> None:
     assert found["perplexity"] == pytest.approx(math.exp(sum(tokens) / 4), rel=1e-4)
     right = [logits[0, 1].argmax() == 5, logits[0, 2].argmax() == 6, logits[1, 0].argmax() == 8]
     assert found["accuracy"] == (sum(map(int, right)) + int(logits[2, 4].argmax() == 6)) / 4
-    terms = TASK.terms({PROMPT: np.array(prompts)}.__getitem__, np.array([4, 2, 6]))
-    assert terms.tolist() == [2, 1, 1]
+    counts = np.array([example[COUNT] for example in batch.host])
+    assert TASK.terms({COUNT: counts}.__getitem__, np.array([4, 2, 6])).tolist() == [2, 1, 1]
 
 
 def test_smoothing_spreads_over_the_vocabulary() -> None:
