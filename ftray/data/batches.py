@@ -23,36 +23,49 @@ _POOL_BATCHES = 50
 @dataclass(frozen=True)
 class BatchPlan:
     """Groups rows into batches by length. `lengths`: (rows,) tokens of each row; `chances`:
-    (rows,) relative probability of drawing each row, or None to draw every row once in an epoch."""
+    (rows,) relative probability of drawing each row, or None to draw every row once in an epoch;
+    together: consecutive examples that go into one batch, for a loss that compares them: what is
+    called a row here is then one of these examples."""
 
     lengths: np.ndarray
     batch_size: int
     micro_batch_size: int
     seed: int
     chances: np.ndarray | None = None
+    together: int = 1
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.lengths) / self.batch_size)
+        return math.ceil(len(self.lengths) // self.together / self._groups)
+
+    @property
+    def _groups(self) -> int:
+        """Groups of `together` rows in a batch."""
+        return self.batch_size // self.together
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Return the row indices of each global batch of `epoch`, each batch sorted by length.
         Every row occurs once; with `chances`, rows are drawn with replacement, as many as there
         are. One batch may be short."""
         random = np.random.Generator(np.random.PCG64([self.seed, epoch]))
-        order = self._drawn(random)
-        pool = self.batch_size * _POOL_BATCHES
+        order, size = self._drawn(random), self._groups
+        lengths = self.lengths.reshape(-1, self.together).max(1)
+        pool = size * _POOL_BATCHES
         batches: list[np.ndarray] = []
         for start in range(0, len(order), pool):
-            rows = order[start : start + pool]
-            rows = rows[np.argsort(self.lengths[rows], kind="stable")]
-            batches.extend(
-                rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)
-            )
-        return [batches[i] for i in random.permutation(len(batches))]
+            groups = order[start : start + pool]
+            groups = groups[np.argsort(lengths[groups], kind="stable")]
+            batches.extend(groups[i : i + size] for i in range(0, len(groups), size))
+        return [self._rows(batches[i]) for i in random.permutation(len(batches))]
+
+    def _rows(self, groups: np.ndarray) -> np.ndarray:
+        if self.together == 1:
+            return groups
+        rows = (groups[:, None] * self.together + np.arange(self.together)).ravel()
+        return rows[np.argsort(self.lengths[rows], kind="stable")]
 
     def _drawn(self, random: np.random.Generator) -> np.ndarray:
-        rows = len(self.lengths)
+        rows = len(self.lengths) // self.together
         if self.chances is None:
             return random.permutation(rows)
         return random.choice(rows, size=rows, p=self.chances / self.chances.sum())

@@ -21,13 +21,15 @@ MODEL_HEADER, VERSION_HEADER = "x-ftray-model", "x-ftray-version"
 class Answers:
     """One output for each question, in the shape of the Hugging Face pipeline of the task, with the
     name and the version of the model that gave them. labels: the model's labels, if it has any;
-    best: summary of each output, by which versions of a model are compared."""
+    best: summary of each output, by which versions of a model are compared; tokens: what the model
+    read of texts."""
 
     name: str
     version: int | None
     labels: tuple[str, ...]
     outputs: list[Any]
     best: list[str]
+    tokens: int = 0
 
 
 @dataclass(frozen=True)

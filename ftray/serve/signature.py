@@ -84,6 +84,7 @@ OUTPUTS: Mapping[Output, Any] = {
     "span": SpanAnswer | list[SpanAnswer],
     "entities": list[Entity],
     "fills": list[Fill] | list[list[Fill]],
+    "embedding": list[float],
 }
 """Kind of an answer -> the shape of one output."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
@@ -208,7 +209,7 @@ class Spec(Section):
             return tree
         info = task_info(task)
         defaults: dict[str, dict[str, Any]] = {
-            "train": {"metric": info.default_metric},
+            "train": {"metric": next(iter(info.metrics_of(_named_columns(tree))))},
             "data": {"max_length": info.max_length},
         }
         filled = {
@@ -257,10 +258,11 @@ class Spec(Section):
 
     @model_validator(mode="after")
     def _training_fits_the_task(self) -> Self:
-        metric, metrics = self.train.metric, self.info.metrics
+        metric, metrics = self.train.metric, self.info.metrics_of(self.columns)
         if metric not in metrics:
+            of_rows = " with these columns" if metric in self.info.metrics else ""
             raise contradiction(
-                f"no metric of {self.task}",
+                f"no metric of {self.task}{of_rows}",
                 f"Set {' or '.join(metrics)}.",
                 key="train.metric",
                 value=metric,
@@ -306,8 +308,16 @@ class Spec(Section):
         return self
 
 
+def _named_columns(tree: Mapping[str, Any]) -> Collection[str]:
+    """Return the logical columns that a file names, whatever else it holds."""
+    data = tree.get("data")
+    columns = data.get("columns") if isinstance(data, dict) else None
+    return columns if isinstance(columns, dict) else ()
+
+
 def micro_batch_size(spec: Spec, workers: int, largest: int = 32) -> int:
-    """Return the rows of one forward pass: as set, else the batch spread evenly, at most `largest`.
+    """Return the rows of one forward pass: as set, else the batch spread evenly, at most `largest`;
+    a worker's whole share where the loss couples rows, which then needs no second pass.
 
     `auto` picks the same size for every even division of the batch, so that runs with different
     numbers of workers split a batch at the same places where possible.
@@ -315,4 +325,6 @@ def micro_batch_size(spec: Spec, workers: int, largest: int = 32) -> int:
     if spec.train.micro_batch_size != "auto":
         return spec.train.micro_batch_size
     share = math.ceil(spec.train.batch_size / workers)
+    if spec.info.couples_rows:
+        return share
     return math.ceil(share / math.ceil(share / largest))

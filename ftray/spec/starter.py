@@ -24,7 +24,7 @@ data:
 
 train:
   epochs: 3
-  batch_size: 32               # examples per optimizer step, over all workers
+  batch_size: %(batch_size)-16d # examples per optimizer step, over all workers
 %(train)s
   precision: auto              # bf16 where the hardware has it
   deepspeed: {stage: 2}        # ZeRO stage, or the path of a DeepSpeed JSON

@@ -6,6 +6,7 @@ from ftray.tasks.text.fill_mask import FillMask
 from ftray.tasks.text.multi_label_classification import MultiLabelClassification
 from ftray.tasks.text.preference_tuning import PreferenceTuning
 from ftray.tasks.text.question_answering import QuestionAnswering
+from ftray.tasks.text.retrieval.feature_extraction import FeatureExtraction
 from ftray.tasks.text.text2text_generation import Text2TextGeneration
 from ftray.tasks.text.text_classification import TextClassification
 from ftray.tasks.text.text_generation import TextGeneration
@@ -23,6 +24,7 @@ _TASKS = (
     Text2TextGeneration,
     PreferenceTuning,
     FillMask,
+    FeatureExtraction,
     ImageClassification,
 )
 TASKS: dict[str, Task] = {task.info.name: task() for task in _TASKS}

@@ -116,7 +116,10 @@ class BaseTask(ABC):
     auto_class: str
     """transformers' Auto class that loads the model."""
     outputs: tuple[str, ...] = ("logits",)
-    """Names of the tensors that the model's forward pass returns."""
+    """Names of the tensors that `forward` returns."""
+    model_outputs: tuple[str, ...] = ()
+    """Names of the tensors of the transformers model that `forward` makes them of; empty where they
+    are these tensors themselves."""
     cleaners: Mapping[str, Callable[[Any], Any]] = {}
     """Column -> function from its raw value to the clean one, which may raise BadRow: for a task
     that cleans each column by itself. Whole columns are then cleaned at once."""
@@ -280,6 +283,11 @@ class BaseTask(ABC):
         """Run a trained model for its answers. Returns the tensors in `outputs`, and further ones
         that answers and metrics need but the loss does not."""
         return self.forward(model, inputs)
+
+    def extra_files(self, model: Any, setup: TaskSetup) -> dict[str, Any]:
+        """Return further files of a trained model's folder, by which other libraries open it: path
+        below the folder -> its content as JSON."""
+        return {}
 
     @abstractmethod
     def losses(self, outputs: Outputs, batch: Batch, smoothing: float = 0.0) -> torch.Tensor:

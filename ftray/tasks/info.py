@@ -3,7 +3,7 @@ with."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,11 +13,13 @@ Mode = Literal["min", "max"]
 Modality = Literal["text", "texts", "chat", "category", "number", "image", "spans"]
 """Kind of the values of a column. texts: a list of texts; number: one number or several; spans:
 parts of another column's text."""
-Output = Literal["labels", "label_set", "text", "written", "numbers", "span", "entities", "fills"]
+Output = Literal[
+    "labels", "label_set", "text", "written", "numbers", "span", "entities", "fills", "embedding"
+]
 """Kind of a model's answers. labels: one of a fixed set, with scores; label_set: any number of a
 fixed set; text: generated token by token; written: a text that is generated as a whole; span: a
 part of a text of the request; entities: any number of parts of it, with a label each; fills: tokens
-for those that a text hides."""
+for those that a text hides; embedding: a vector."""
 
 
 class NoOptions(BaseModel):
@@ -31,7 +33,7 @@ class Starter:
     """The starter spec that `ftray init` writes for a task, as parts of a YAML file with comments.
 
     name: of the run; model: the line of the section `model`; data, train, space, serve: lines of
-    these sections.
+    these sections; batch_size: of the section `train`.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Starter:
     train: str
     space: str
     serve: str
+    batch_size: int = 32
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class TaskInfo:
     """Metric -> "min" where the lowest value is the best, "max" where the highest is; those that
     tell most come first."""
     default_metric: str
+    """Picks checkpoints and trials unless the spec names another, or `answer_metrics` does."""
     max_length: int
     """Tokens to which a row is cut unless the spec sets `data.max_length`."""
     starter: Starter
@@ -69,6 +73,12 @@ class TaskInfo:
     """The part of transformers that turns a row's values into model inputs."""
     options: type[BaseModel] = NoOptions
     """Schema of the spec's section `task_options`."""
+    answer_metrics: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Column of an answer -> the metrics of rows that have it, the default first; for a task whose
+    forms of rows are measured in different ways."""
+    couples_rows: bool = False
+    """Whether the loss of a row depends on the other rows of its batch. The loss then gets the
+    whole batch at once, with the examples of a row side by side, as many for every row."""
     flags: frozenset[str] = frozenset()
     """Logical columns that may stand for several columns of a source, with 0 or 1 each."""
     requests: Mapping[str, Modality] | None = None
@@ -132,6 +142,12 @@ class TaskInfo:
     def columns(self) -> tuple[str, ...]:
         """All logical columns that rows may have."""
         return tuple(dict.fromkeys(column for form in self.forms for column in form))
+
+    def metrics_of(self, columns: Collection[str]) -> dict[str, Mode]:
+        """Return the metrics of rows with these logical columns, the default one first."""
+        own = next((of for name, of in self.answer_metrics.items() if name in columns), None)
+        names = own or dict.fromkeys((self.default_metric, *self.metrics))
+        return {name: self.metrics[name] for name in names}
 
     def inputs(self, columns: Sequence[str]) -> dict[str, Modality]:
         """Return the inputs of a request to a model whose rows have these logical columns: input

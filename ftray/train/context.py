@@ -12,6 +12,7 @@ import torch
 
 from ftray.data.batches import BatchPlan, balancing_weights
 from ftray.data.encoding.encoded import EncodedDataset, EncodedSplit
+from ftray.errors import SpecError
 from ftray.models.inference import measure
 from ftray.models.inference.reference import computed
 from ftray.models.structure.cut import cut_off
@@ -136,6 +137,7 @@ def build(
         progress.micro_batch_size,
         spec.seed,
         chances=weights if spec.train.balance == "sampling" else None,
+        together=_together(spec, train),
     )
     setup = TrainContext(
         spec=spec,
@@ -186,6 +188,22 @@ def _compared(
     assert known is not None
     train, validation = (split.having(known[name]) for name, split in splits.items())
     return replace(setup, train=train, validation=validation)
+
+
+def _together(spec: Spec, train: EncodedSplit) -> int:
+    """Return how many examples of a row a batch must keep together. Raises SpecError where a batch
+    does not hold two such rows, of which the loss of one depends on the other."""
+    if not spec.info.couples_rows:
+        return 1
+    width, size = int((train.rows == train.rows[0]).sum()), spec.train.batch_size
+    if size < 2 * width:
+        raise SpecError.of(
+            "train.batch_size",
+            size,
+            f"the loss compares the rows of a batch, and each has {width} texts",
+            f"set {2 * width} or more, such as {64 * width}",
+        )
+    return width
 
 
 def _trainee(

@@ -23,7 +23,7 @@ from ftray.data.encoding.encode import EncodedSplit
 from ftray.errors import masked
 from ftray.models.artifact.manifest import Golden, ModelInfo
 from ftray.models.artifact.origin import hub_id, license_of
-from ftray.models.artifact.publish import finish, place, staged
+from ftray.models.artifact.publish import finish, place, staged, write_json
 from ftray.models.artifact.worth import Worth
 from ftray.models.inference.loaded import LoadedModel, Unfinished
 from ftray.models.inference.measure import Measured, measure
@@ -192,6 +192,7 @@ def _written(order: Export, as_stored: bool) -> ModelInfo:
     )
     most = context(loaded.model.config, longest) if task.info.generates else longest
     with staged(loaded.model, loaded.setup.processor, most) as staging:
+        write_json(staging, task.extra_files(loaded.model, loaded.setup))
         if adapter is not None:
             adapter.write(staging / lora.ADAPTER)
         return place(staging, info, order.target)

@@ -9,6 +9,7 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from ftray.tasks.base import Metrics, Outputs
 from ftray.tasks.features import Batch
 from ftray.train.checkpoint.manager import CheckpointManager
 from ftray.train.context import TrainContext
+from ftray.train.coupled import Chunk, backward
 from ftray.train.distributed.context import DistContext
 from ftray.train.distributed.feed import feed
 from ftray.train.engine.schedule import learning_rate
@@ -161,13 +163,8 @@ def _step(
     # Total loss weight of the global batch. Every rank knows the whole batch and divides by its
     # total, as the parts of the batch on the ranks may differ in weight.
     weight = float(_weights(setup, batch).sum())
-    losses: list[tuple[np.ndarray, torch.Tensor]] = []
-    for number, rows in _mine(setup, batch):
-        observer.alive()
-        _seed(setup.spec.seed, progress.step, number)
-        loss = _loss(setup, next(fed).to(ranks.device), rows)
-        losses.append((rows, loss.detach().double()))
-        engine.accumulate(_barred(loss) / weight)
+    run = _coupled if setup.task.info.couples_rows else _passes
+    losses = run(setup, progress, batch, fed, weight, observer)
     norm = engine.gradient_norm()
     total, *told = _told(ranks, [loss for _, loss in losses], wishes, norm)
     mean = total / weight
@@ -183,6 +180,53 @@ def _step(
             _fail(setup, progress, "the gradient is not finite", rows.tolist())
         progress.skipped += 1
     return mean, [answer > 0 for answer in told]
+
+
+Losses = list[tuple[np.ndarray, torch.Tensor]]
+"""The rows of each micro-batch of this rank, and the sum of their losses."""
+
+
+def _passes(
+    setup: TrainContext,
+    progress: Progress,
+    batch: np.ndarray,
+    fed: Iterator[Batch],
+    weight: float,
+    observer: Observer,
+) -> Losses:
+    """Run the forward and the backward pass of each micro-batch of this rank."""
+    losses: Losses = []
+    for number, rows in _mine(setup, batch):
+        observer.alive()
+        _seed(setup.spec.seed, progress.step, number)
+        loss = _loss(setup, next(fed).to(setup.engine.ranks.device), rows)
+        losses.append((rows, loss.detach().double()))
+        setup.engine.accumulate(_barred(loss) / weight)
+    return losses
+
+
+def _coupled(
+    setup: TrainContext,
+    progress: Progress,
+    batch: np.ndarray,
+    fed: Iterator[Batch],
+    weight: float,
+    observer: Observer,
+) -> Losses:
+    """Run the passes of this rank's micro-batches for a loss that is one of the whole batch."""
+    observer.alive()
+    engine, mine = setup.engine, _mine(setup, batch)
+    chunks = [
+        Chunk(
+            rows,
+            next(fed).to(engine.ranks.device),
+            partial(_seed, setup.spec.seed, progress.step, number),
+        )
+        for number, rows in mine
+    ]
+    smoothing = setup.spec.train.label_smoothing
+    found = backward(engine, setup.task, batch, chunks, smoothing, weight)
+    return [(rows, loss) for (_, rows), loss in zip(mine, found, strict=True)]
 
 
 def _barred(loss: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ Runs are in fp32 unless stated otherwise.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ TASK_KINDS = ("regression", "pairs", "answers", "convolutions", "vit", "preferen
 # Kinds whose loss terms differ between examples, or whose tokens are hidden at random: they are
 # resumed, and tried with two workers, at stage 0 alone.
 TOKEN_KINDS = ("tags", "hidden words")
+# Number of workers -> the micro-batch that is a worker's whole share of the batch: where a loss
+# couples rows, smaller ones are computed twice.
+SHARES = {1: 16, 2: 8}
 
 TRAIN = {
     "epochs": 2,
@@ -102,6 +106,7 @@ def runs(world: int, folder: Path) -> list[Run]:
     for kind in TOKEN_KINDS:
         name, own = f"{world}-{kind}-0", {"kind": kind, "unfreeze": "all"}
         made += [run(name, **own), run(f"{name}-resumed", **own, resume=f"{name}/3")]
+    made += coupled_runs(world, ends)
     for stage in (2, 3):
         own = {"deepspeed": str(folder / f"bf16-{stage}.json"), "precision": "bf16"}
         made.append(run(f"{world}-bf16-{stage}", **own))
@@ -180,6 +185,22 @@ def kind_runs(kind: str, world: int, stages: list[int], ends: list[int]) -> list
         name = f"{world}-{kind}-top-{depth}"
         made.append(run(name, unfreeze=depth, **own))
         made.append(run(f"{name}-cached", unfreeze=depth, trunk="fp32", **own))
+    return made
+
+
+def coupled_runs(world: int, stages: list[int]) -> list[Run]:
+    """The runs of a task whose loss couples the rows of a batch: computed once and twice, resumed,
+    and with a trunk cache."""
+    own: dict[str, Any] = {"kind": "embeddings", "learning_rate": 5e-3}
+    name, made = f"{world}-embeddings-0", []
+    for stage in stages:
+        made.append(run(f"{world}-embeddings-{stage}", stage, **own))
+        for many, size in (("once", SHARES[world]), ("twice", 4)):
+            of = run(f"{world}-embeddings-{many}-{stage}", stage, **own, micro_batch_size=size)
+            # A micro-batch has dropout of its own, so that its size matters.
+            made.append(replace(of, train={**of.train, "dropout": 0.0}))
+    made.append(run(f"{name}-resumed", **own, resume=f"{name}/3"))
+    made.append(run(f"{name}-cached", **own, trunk="fp32"))
     return made
 
 

@@ -315,6 +315,17 @@ def entailed(folder: Path, rows: int) -> Path:
     return _lines(folder, made)
 
 
+def belonging(folder: Path, rows: int) -> Path:
+    """Pairs of texts that share a name and a city."""
+    draw = random.Random(0)
+    made = []
+    for row in range(rows):
+        name, city = draw.choice(NAMES), draw.choice(CITIES)
+        words = " ".join(draw.choices(WORDS, k=draw.randint(1, 5)))
+        made.append({"text": f"{name} {row} {words}", "positive": f"{city} of {name} {row}"})
+    return _lines(folder, made)
+
+
 KINDS = {
     "entailment": Kind(
         "text-classification",
@@ -367,6 +378,9 @@ KINDS = {
     ),
     "hidden words": Kind(
         "fill-mask", written, bert, lambda: "plot film [MASK] end", {"max_length": 16}
+    ),
+    "embeddings": Kind(
+        "feature-extraction", belonging, bert, lambda: "alice 3 plot", {"max_length": 16}
     ),
     "convolutions": Kind("image-classification", pictured, convolutions, _picture),
     "vit": Kind("image-classification", pictured, transformer, _picture),

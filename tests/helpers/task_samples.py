@@ -623,6 +623,48 @@ _FILL_MASK = Sample(
 )
 
 
+_FEATURE_EXTRACTION = Sample(
+    base=_BERT,
+    clean=(
+        ({"text": "Fine film", "positive": "good"}, {"text": "Fine film", "positive": "good"}),
+        (
+            {"text": "a", "positive": "b", "negative": "c"},
+            {"text": "a", "positive": "b", "negative": "c"},
+        ),
+        (
+            {"text": "a", "text_pair": "b", "score": "0.5"},
+            {"text": "a", "text_pair": "b", "score": [0.5]},
+        ),
+        *(({"text": "a", "label": raw}, {"text": "a", "label": n}) for raw, n in _LABEL_NAMES),
+    ),
+    bad=(
+        *_bad_texts({"positive": "b"}, "text"),
+        *_bad_texts({"text": "a"}, "positive"),
+        *_bad_texts({"text": "a", "positive": "b"}, "negative"),
+        *_bad_texts({"text": "a", "score": 1}, "text_pair"),
+        *(({"text": "a", "label": value}, kind) for value, kind in _BAD_LABELS),
+        ({"text": "a", "text_pair": "b", "score": None}, "missing_score"),
+        ({"text": "a", "text_pair": "b", "score": [1, 0]}, "score_not_a_number"),
+    ),
+    questions=(({"text": "Fine film"}, "Fine film"),),
+    blank=BLANK,
+    duplicates=(
+        {"text": "A Fine film", "positive": "good"},
+        {"text": "  a fine\n FILM ", "positive": "Good"},
+    ),
+    strangers=({"text": "a film", "positive": "good"}, {"text": "a film", "positive": "bad"}),
+    rows=(
+        {"text": "dull", "positive": "a boring film"},
+        {"text": "a good movie", "positive": "well made"},
+        {"text": "who is it?", "positive": "the man from the bank"},
+        {"text": "good, then: a movie.", "positive": "the film is fine"},
+        {"text": LONG, "positive": "few words"},
+    ),
+    unread=({"text": UNREAD, "positive": "good"}, "no_tokens"),
+    augmenting=({}, 0.5),
+)
+
+
 def picture(red: int, side: int = 16, mode: str = "RGB", kind: str = "PNG") -> bytes:
     """Returns an image with a part of one colour."""
     from PIL import Image
@@ -695,5 +737,6 @@ SAMPLES = {
     "text2text-generation": _TEXT2TEXT_GENERATION,
     "preference-tuning": _PREFERENCE_TUNING,
     "fill-mask": _FILL_MASK,
+    "feature-extraction": _FEATURE_EXTRACTION,
     "image-classification": _IMAGE_CLASSIFICATION,
 }

@@ -58,6 +58,14 @@ def _name_fp32(file: Path) -> None:
     file.write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
 
 
+def write_json(folder: Path, files: Mapping[str, Any]) -> None:
+    """Write JSON files into a local folder. files: path below the folder -> content."""
+    for name, content in files.items():
+        file = folder / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 def write_info(folder: Path, info: ModelInfo, scores: Scores | None = None) -> None:
     """Write model card and manifest into a local folder."""
     (folder / CARD).write_text(card(info, scores or {}), encoding="utf-8")

@@ -42,6 +42,7 @@ class OnnxModel:
             problem, fix = f"needs a package more: {error}", "get it by pip install 'ftray[onnx]'"
             raise _refused(problem, fix) from None
         self._names, self._outputs = tuple(examples[0]), tuple(outputs)
+        self.config: Any = getattr(model, "config", None)
         with tempfile.TemporaryDirectory() as folder:
             file, rounded = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
             _export(model, examples[0], outputs, file)

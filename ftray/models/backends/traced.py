@@ -34,6 +34,7 @@ class TracedModel:
         must have its cache disabled. Raises Unfit when torch cannot trace the model, or the graph
         gives other logits for some example."""
         self._names, self._outputs = tuple(examples[0]), tuple(outputs)
+        self.config: Any = getattr(model, "config", None)
         values = tuple(examples[0].values())
         try:
             with recording(), torch.inference_mode():

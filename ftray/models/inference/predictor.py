@@ -46,7 +46,7 @@ class Predictor(LoadedModel):
         super().__init__(folder, batch_size, compute, trust_remote_code, unfinished)
         if compute.backend == "onnx":
             int8 = compute.precision == "int8"
-            self.model = OnnxModel(self.model, self._shapes(), self.task.outputs, int8)
+            self.model = OnnxModel(self.model, self._shapes(), self._tensors, int8)
 
     def is_long(self, question: Question) -> bool:
         """Return whether a question is so long that encoding it takes a while."""
@@ -59,7 +59,7 @@ class Predictor(LoadedModel):
             return  # a graph is one forward pass, and a text takes many
         try:
             with self.inference():
-                self.model = TracedModel(self.model, self._shapes(), self.task.outputs)
+                self.model = TracedModel(self.model, self._shapes(), self._tensors)
         except Unfit as error:
             _log.info("%s is computed without a graph: %s", self.info.name, error)
 
@@ -70,6 +70,11 @@ class Predictor(LoadedModel):
         costs = cost(short, self.features), cost(long, self.features)
         if costs[0] < costs[1]:
             self.pass_cost = measure_cost(lambda row: self.outputs_of([row]), (short, long), costs)
+
+    @property
+    def _tensors(self) -> tuple[str, ...]:
+        """The names of the tensors that the task reads of the model's output."""
+        return self.task.model_outputs or self.task.outputs
 
     def _shapes(self) -> list[dict[str, torch.Tensor]]:
         """Return inputs of several shapes, from the shortest row to the longest, with and without

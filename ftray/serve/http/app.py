@@ -24,6 +24,7 @@ from ftray.serve.ops.metrics import CONTENT_TYPE, Metrics
 from ftray.serve.protocols.errors import (
     CHAT,
     COMPLETIONS,
+    EMBEDDINGS,
     UNANSWERED,
     UNHEALTHY,
     Fault,
@@ -46,6 +47,7 @@ PATHS = (
     V1 + STREAM,
     COMPLETIONS,
     CHAT,
+    EMBEDDINGS,
     MODEL,
     MODELS,
     HEALTH,

@@ -17,6 +17,7 @@ from ftray.serve.interface import (
 from ftray.serve.models.live import Live
 from ftray.serve.runners.engine import Engine
 from ftray.tasks.base import Question
+from ftray.tasks.features import cost
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,8 @@ class LiveModel(Live[Predictor]):
         answered = await self.engine.run(self, questions)
         outputs = predictor.respond(questions, answered, top_k)
         best = [predictor.task.summary(output) for output in outputs]
-        answers = Answers(self.name, self.version, self.info.labels, outputs, best)
+        tokens = sum(cost(each, predictor.features) for parts in answered for each, _ in parts)
+        answers = Answers(self.name, self.version, self.info.labels, outputs, best, tokens)
         if kind.has_labels:
             self.metrics.count_labels(self.name, self.version, best)
         return answers

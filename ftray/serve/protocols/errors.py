@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 V2 = "/v2"
 """Path prefix of the Open Inference Protocol."""
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
 """Paths of OpenAI's protocol. All paths but these and those below `V2` are ftray's own protocol."""
 
 UNHEALTHY = "the model does not answer just now; the log of the service says why"
@@ -162,12 +163,16 @@ _CHAT = replace(
     prompt="messages",
     example='{"model": "NAME", "messages": [{"role": "user", "content": "a text"}]}',
 )
+_EMBEDDINGS = replace(
+    _COMPLETIONS, prompt="input", example='{"model": "NAME", "input": ["a text", ...]}'
+)
+_OPENAI = {COMPLETIONS: _COMPLETIONS, CHAT: _CHAT, EMBEDDINGS: _EMBEDDINGS}
 
 
 def _dialect(path: str) -> _Dialect:
     if path.startswith(V2):
         return _INFERENCE
-    return {COMPLETIONS: _COMPLETIONS, CHAT: _CHAT}.get(path, _OWN)
+    return _OPENAI.get(path, _OWN)
 
 
 def _sendable(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,18 @@ class DistContext:
             dist.all_reduce(values)
         found: list[float] = torch.cat([values, own]).tolist()
         return found
+
+    def assembled(
+        self, parts: Sequence[torch.Tensor], places: Sequence[torch.Tensor], count: int
+    ) -> torch.Tensor:
+        """Return (count, ...) rows of which each rank has some. parts: tensors with this rank's
+        rows; places: of each part, where its rows belong. Every rank must call this method."""
+        whole = parts[0].new_zeros((count, *parts[0].shape[1:]))
+        for part, at in zip(parts, places, strict=True):
+            whole[at] = part
+        if self.world > 1:
+            dist.all_reduce(whole)  # adds zeros: exact
+        return whole
 
     def gather(self, value: Any) -> list[Any]:
         """Gather `value` from every rank into a list ordered by rank. Every rank must call this

@@ -49,6 +49,30 @@ def test_tokens_weigh_alike_for_two_workers_and_are_hidden_alike_again(
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.parametrize(("world", "stage"), ENDS)
+@pytest.mark.parametrize("many", ("", "once-", "twice-"))
+def test_a_loss_that_couples_rows_is_that_of_the_whole_batch(
+    root: Path, world: int, stage: int, many: str
+) -> None:
+    ours = seen(root, f"{world}-embeddings-{many}{stage}")
+    alone = seen(root, f"1-embeddings-{many and 'once-'}0")
+    assert not ours.error and ours.moved
+    assert ours.losses == pytest.approx(alone.losses, rel=1e-4)
+    assert ours.metrics[-1]["loss"] == pytest.approx(alone.metrics[-1]["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("world", (1, 2))
+def test_a_trunk_cache_serves_each_text_of_a_row(root: Path, world: int) -> None:
+    plain, cached = (seen(root, f"{world}-embeddings-0{end}") for end in ("", "-cached"))
+    assert cached.losses == pytest.approx(plain.losses, rel=2e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("world", (1, 2))
+def test_a_resumed_run_with_coupled_rows_ends_with_the_same_bits(root: Path, world: int) -> None:
+    whole, resumed = (final(root, f"{world}-embeddings-0{end}") for end in ("", "-resumed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
 @kinds
 @pytest.mark.parametrize("world", (1, 2))
 @pytest.mark.parametrize("depth", (0, 1))

@@ -21,6 +21,7 @@ FILES = (
     "widgets/registry.js",
     "widgets/inputs/image.js",
     "widgets/inputs/text.js",
+    "widgets/outputs/embedding.js",
     "widgets/outputs/entities.js",
     "widgets/outputs/fills.js",
     "widgets/outputs/label_set.js",

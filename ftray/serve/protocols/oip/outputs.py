@@ -12,12 +12,16 @@ from ftray.tasks.info import Output
 
 
 class Column(NamedTuple):
-    """One output tensor. width: numbers of one row, None for a tensor of shape [n]; values: of each
-    row."""
+    """One output tensor. width: numbers of one row, None for a tensor of shape [n], `_ANY` where
+    the answers tell; values: of each row."""
 
     datatype: str
     width: Callable[[ModelInfo], int | None]
     values: Callable[[Any, ModelInfo], Any]
+
+
+_ANY = -1
+"""Width of a tensor that the answers tell."""
 
 
 def _one(info: ModelInfo) -> None:
@@ -76,6 +80,7 @@ OUTPUTS: Mapping[Output, Mapping[str, Column]] = {
     # Rows have different numbers of entities, which no tensor holds: a row is JSON.
     "entities": {"entities": Column("BYTES", _one, _as_json)},
     "fills": {"fills": Column("BYTES", _one, _as_json)},
+    "embedding": {"embedding": Column("FP32", lambda info: _ANY, lambda answer, info: answer)},
 }
 """Kind of an answer -> output name -> tensor. Models with labels are asked for all of them."""
 
@@ -99,7 +104,8 @@ def _tensor(name: str, answers: Sequence[Any], info: ModelInfo) -> dict[str, Any
     column = OUTPUTS[info.kind.output][name]
     rows = [column.values(answer, info) for answer in answers]
     data = rows if column.width(info) is None else list(chain.from_iterable(rows))
-    shape = [len(answers), *_rest(column, info)]
+    rest = [len(rows[0])] if column.width(info) == _ANY else _rest(column, info)
+    shape = [len(answers), *rest]
     return {"name": name, "datatype": column.datatype, "shape": shape, "data": data}
 
 

@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from ftray.models.generation.sampling_params import Message, Prompt, Sampling
-from ftray.serve.schemas import MAX_TEXT, Input, as_int
+from ftray.serve.schemas import MAX_ROWS, MAX_TEXT, Input, as_int
 
 MAX_ANSWERS = 128
 """Most answers to one request: `n` to each of its prompts."""
@@ -206,6 +206,23 @@ class CompletionRequest(GenerationRequest):
     @property
     def most_tokens(self) -> int:
         return self.max_tokens
+
+
+class EmbeddingRequest(_Body):
+    """Token ids as input are not read: they are those of another model's tokenizer."""
+
+    model: Input
+    input: Annotated[
+        list[Annotated[Input, StringConstraints(min_length=1)]],
+        Field(min_length=1, max_length=MAX_ROWS),
+        BeforeValidator(_as_several),
+        _or_several(_TEXT_SCHEMA, _TEXT_SCHEMA, minItems=1, maxItems=MAX_ROWS),
+    ]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: _Count | None = Field(
+        None, description="The first numbers of each vector, scaled to length 1; null: all."
+    )
+    user: Input | None = Field(None, description="Ignored.")
 
 
 class TextPart(_Body):

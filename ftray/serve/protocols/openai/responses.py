@@ -20,6 +20,27 @@ class Usage(BaseModel):
     total_tokens: int
 
 
+class EmbeddingUsage(BaseModel):
+    """Tokens."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embedding(BaseModel):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+    """A text: the base64 of the numbers as little-endian float32."""
+
+
+class Embeddings(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
 class _Choice(BaseModel):
     index: int
     logprobs: None

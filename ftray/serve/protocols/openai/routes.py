@@ -1,4 +1,4 @@
-"""The routes of OpenAI's protocol: models that generate continue texts and answer chats
+"""The routes of OpenAI's protocol: models continue texts, answer chats, and embed texts
 (https://platform.openai.com/docs/api-reference)."""
 
 from __future__ import annotations
@@ -13,21 +13,37 @@ from starlette.types import Receive, Scope, Send
 
 from ftray.errors import shorten
 from ftray.serve.interface import Backend, Backends, named
-from ftray.serve.protocols.errors import CHAT, COMPLETIONS, OpenAIFault, Refused, documented
+from ftray.serve.protocols.errors import (
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    OpenAIFault,
+    Refused,
+    documented,
+)
+from ftray.serve.protocols.openai.embeddings import embeddings
 from ftray.serve.protocols.openai.fanout import Choices
 from ftray.serve.protocols.openai.render import events, whole
-from ftray.serve.protocols.openai.requests import ChatRequest, CompletionRequest, GenerationRequest
+from ftray.serve.protocols.openai.requests import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    GenerationRequest,
+)
 from ftray.serve.protocols.openai.responses import (
     CHAT_FORM,
     TEXT_FORM,
     ChatCompletion,
     Completion,
+    Embeddings,
     Form,
 )
 from ftray.serve.protocols.predict import MODELS, PREDICT
+from ftray.tasks.info import Output
 
 Result = TypeVar("Result")
 
+_WRITER: tuple[Output, str] = ("text", "generate")
 _GONE = 499
 """Status where the client has gone away: only the metrics show it."""
 _SSE = "text/event-stream"
@@ -42,7 +58,7 @@ _ANSWERS: dict[int | str, Any] = {
         {
             400: "A field is missing, unknown, wrong or not supported.",
             401: "The service wants an API key.",
-            404: "No such model, or none that generates.",
+            404: "No such model, or none for this path.",
             413: "The body is too long.",
             415: "The body is not announced as JSON.",
             503: "Too much is to do; Retry-After says for how long.",
@@ -59,25 +75,34 @@ def openai_routes(backends: Backends) -> APIRouter:
     @routes.post(COMPLETIONS, response_model=Completion)
     async def complete(http: Request, request: CompletionRequest) -> Response:
         """Goes on with a text, or with each of several."""
-        return await _answer(http, request, _generator(backends, request.model), TEXT_FORM)
+        return await _answer(http, request, _found(backends, request.model, *_WRITER), TEXT_FORM)
 
     @routes.post(CHAT, response_model=ChatCompletion)
     async def chat(http: Request, request: ChatRequest) -> Response:
         """Says what the assistant says next."""
-        return await _answer(http, request, _generator(backends, request.model), CHAT_FORM)
+        return await _answer(http, request, _found(backends, request.model, *_WRITER), CHAT_FORM)
+
+    @routes.post(EMBEDDINGS, response_model=Embeddings)
+    async def embed(request: EmbeddingRequest) -> Response:
+        """Gives the vector of each text."""
+        backend = _found(backends, request.model, "embedding", "embed")
+        answers = await backend.answer(request.input, None)
+        body = embeddings(request, backend.address, answers)
+        return JSONResponse(body.model_dump(), headers=named(answers))
 
     return routes
 
 
-def _generator(backends: Backends, name: str) -> Backend:
+def _found(backends: Backends, name: str, output: Output, verb: str) -> Backend:
+    """Find the model of that name, which must give such answers. verb: what it then does."""
     backend = backends.find(name)
     if backend is None:
-        there = [each.address for each in backends.entries if each.info.kind.generates]
-        message = f"no model {shorten(name)}; those that generate: {', '.join(there) or 'none'}"
+        there = [each.address for each in backends.entries if each.info.kind.output == output]
+        message = f"no model {shorten(name)}; those that {verb}: {', '.join(there) or 'none'}"
         raise Refused(404, message, "model", "model_not_found")
-    if not backend.info.kind.generates:
+    if backend.info.kind.output != output:
         path = f"{MODELS}/{backend.address}{PREDICT}"
-        message = f"{backend.address} does {backend.info.task} and does not generate; ask {path}"
+        message = f"{backend.address} does {backend.info.task} and does not {verb}; ask {path}"
         raise Refused(404, message, "model", "model_not_supported")
     return backend
 

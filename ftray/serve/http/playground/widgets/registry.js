@@ -2,6 +2,7 @@
 
 import { image } from "./inputs/image.js";
 import { text } from "./inputs/text.js";
+import { embedding } from "./outputs/embedding.js";
 import { entities } from "./outputs/entities.js";
 import { fills } from "./outputs/fills.js";
 import { labelSet as label_set } from "./outputs/label_set.js";
@@ -25,4 +26,4 @@ export const INPUTS = { text, image };
 // page.clear() empties the inputs. values: input name -> value.
 // label(card): the label of the only input. enter(card), leave(): called when a model is chosen, and
 // when another one is. columns(output): the cells of an answer in a table of many, column -> value.
-export const OUTPUTS = { labels, label_set, numbers, span, entities, fills, text: generated, written };
+export const OUTPUTS = { labels, label_set, numbers, span, entities, fills, embedding, text: generated, written };

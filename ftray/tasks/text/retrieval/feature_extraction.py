@@ -1,0 +1,383 @@
+"""Embeddings of texts: vectors whose cosine tells how near two texts are.
+
+A row is two texts or more; each of them is an example of its own, so that texts share forward
+passes and cached states whatever their place. The loss compares the rows of a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from ftray.errors import DataError, ModelError
+from ftray.tasks.base import (
+    Answered,
+    BadRow,
+    Inputs,
+    Metrics,
+    Outputs,
+    Question,
+    Row,
+    TaskSetup,
+    chosen,
+)
+from ftray.tasks.features import Batch, Examples, Feature
+from ftray.tasks.info import Starter, TaskInfo
+from ftray.tasks.labels import label_name
+from ftray.tasks.metrics import Gathered, MetricState
+from ftray.tasks.regression import clean_numbers, mean_scores
+from ftray.tasks.schema import Schema
+from ftray.tasks.text.retrieval.contrast import cosine_losses, label_losses, ranking_losses
+from ftray.tasks.text.retrieval.nearest import BLOCK, first_places, retrieval
+from ftray.tasks.text.retrieval.pooling import KEPT, USAGE, files, pooled, read_pooling
+from ftray.tasks.text.texts import IDS, MASK, Texts, clean_text
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+EMBEDDING = "embedding"
+PART, TEXT, GROUP, SCORE = "part", "text_key", "group_key", "score"
+"""Targets: place of a text in its row; a number that equal texts share, of which negatives are
+none; one that rows with the same query, or texts with the same label, share; the cosine that two
+texts are to have. Rows with a label lack `PART` and `TEXT`, those with a score `TEXT` and
+`GROUP`."""
+_TARGETS = {
+    PART: Feature("int8", (), "target"),
+    TEXT: Feature("int64", (), "target"),
+    GROUP: Feature("int64", (), "target"),
+    SCORE: Feature("float32", (), "target"),
+}
+_TEXTS = ("text", "positive", "negative", "text_pair")
+_LOSS_ROWS = 64
+"""Rows that the loss of an evaluation compares."""
+_RETRIEVAL = ("mrr", "recall_at_1", "recall_at_10", "loss")
+
+
+class Options(BaseModel):
+    """Options of the spec's section `task_options`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    full_score: float = Field(
+        1.0, gt=0, description="Score of two texts that mean the same: their cosine is to be 1."
+    )
+
+
+def clean_score(value: Any) -> list[float]:
+    """Return the score of a source row in a list. Raises BadRow."""
+    found = clean_numbers(value)
+    if len(found) > 1:
+        raise BadRow("score_not_a_number", repr(value)[:80])
+    return found
+
+
+class FeatureExtraction(Texts):
+    """The task feature-extraction. E is the examples of a batch, D the numbers of an embedding."""
+
+    info = TaskInfo(
+        name="feature-extraction",
+        forms=(
+            ("text", "positive"),
+            ("text", "positive", "negative"),
+            ("text", "text_pair", "score"),
+            ("text", "label"),
+        ),
+        modalities={
+            **dict.fromkeys(_TEXTS, "text"),
+            "score": "number",
+            "label": "category",
+        },
+        answers=("positive", "negative", "text_pair", "score", "label"),
+        output="embedding",
+        metrics={
+            "mrr": "max",
+            "recall_at_1": "max",
+            "recall_at_10": "max",
+            "spearman": "max",
+            "pearson": "max",
+            "loss": "min",
+        },
+        default_metric="mrr",
+        answer_metrics={
+            "score": ("spearman", "pearson", "loss"),
+            "positive": _RETRIEVAL,
+            "label": _RETRIEVAL,
+        },
+        max_length=128,
+        options=Options,
+        outcome=(EMBEDDING,),
+        usage=USAGE,
+        couples_rows=True,
+        synonyms={
+            "text": "anchor query question sentence sentence1 premise",
+            "positive": "pos passage answer document hypothesis entailment",
+            "negative": "neg hard_negative contradiction",
+            "text_pair": "sentence2",
+            "score": "similarity value rating",
+            "label": "class category",
+        },
+        lacks={
+            "train.balance": (None, "is for labels that are predicted", "Leave it out."),
+            "train.label_smoothing": (0.0, "is for labels that are predicted", "Set 0."),
+        },
+        starter=Starter(
+            name="my-embeddings",
+            model="name_or_path: sentence-transformers/all-MiniLM-L6-v2",
+            data="""\
+  train: pairs.jsonl           # CSV, JSONL, Parquet, Arrow, or a Hub id
+  validation: 0.1              # a share of train, or a file of its own
+  test: 0.1
+  # What a row has: a text and one that belongs to it; a negative besides, which looks alike and
+  # does not; or {text: text, text_pair: other, score: score}; or {text: text, label: label}.
+  columns: {text: text, positive: positive}
+  max_length: 128              # tokens; a longer text is cut there""",
+            train="""\
+  # A pair is two examples; the other pairs of a batch are its negatives.
+  learning_rate: 5.0e-5
+  unfreeze: all                # or the number of top blocks to train
+  metric: mrr                  # or recall_at_1; of rows with a score, spearman""",
+            space="""\
+    train.learning_rate: {loguniform: [1.0e-5, 5.0e-4]}
+    train.unfreeze: {choice: [1, 2, 4, all]}""",
+            serve="  batch: {max_size: 32, wait_ms: 5}",
+            batch_size=128,
+        ),
+    )
+    columns = dict(info.modalities)
+    cleaners = {
+        **{name: partial(clean_text, column=name) for name in _TEXTS},
+        "score": clean_score,
+        "label": label_name,
+    }
+    auto_class = "AutoModel"
+    outputs = (EMBEDDING,)
+    model_outputs = ("last_hidden_state",)
+    fitted = ()
+
+    # Data
+
+    def ask(self, values: Mapping[str, Any]) -> Question:
+        return clean_text(values["text"])
+
+    def key(self, row: Row) -> str:
+        return chosen(row, [name for name in _TEXTS if name in row])
+
+    def features(self, setup: TaskSetup) -> dict[str, Feature]:
+        return {**super().features(setup), **_TARGETS}
+
+    def examples(self, setup: TaskSetup, rows: Mapping[str, Sequence[Any]]) -> Examples:
+        """Make an example of each text of a row. A row is rejected where a text gives no tokens."""
+        read = [self.read(setup, {"text": rows[name]}) for name in _TEXTS if name in rows]
+        whole = sorted(set.intersection(*(set(found.rows) for found in read)))
+        ids, lengths = (
+            [dict(zip(found.rows, values(found), strict=True)) for found in read]
+            for values in (lambda found: found.features[IDS], lambda found: found.lengths)
+        )
+        targets = {name: np.array(values) for name, values in _targets(setup, rows, ids, whole)}
+        return Examples(
+            {
+                IDS: [of[row] for row in whole for of in ids],
+                **{name: list(values.reshape(-1)) for name, values in targets.items()},
+            },
+            [row for row in whole for _ in ids],
+            [max(of[row] for of in lengths) for row in whole],
+            dict.fromkeys(sorted({*range(len(rows["text"]))}.difference(whole)), "no_tokens"),
+        )
+
+    # Model
+
+    def load_model(self, path: str, schema: Schema, **options: Any) -> PreTrainedModel:
+        loaded = super().load_model(path, schema, **options)
+        # With output_loading_info, transformers returns a pair.
+        _prepare(loaded[0] if isinstance(loaded, tuple) else loaded, path)
+        return loaded
+
+    def empty_model(self, path: str, schema: Schema, **options: Any) -> PreTrainedModel:
+        model = super().empty_model(path, schema, **options)
+        _prepare(model, path)
+        return model
+
+    def forward(self, model: Any, inputs: Inputs) -> dict[str, torch.Tensor]:
+        """Run the model. Returns the embedding of each text, (E, D) float32, of length 1."""
+        states = model(**inputs).last_hidden_state
+        return {EMBEDDING: pooled(states, inputs[MASK], getattr(model.config, KEPT))}
+
+    def extra_files(self, model: Any, setup: TaskSetup) -> dict[str, Any]:
+        config = model.config
+        return files(getattr(config, KEPT), config.hidden_size, setup.max_length)
+
+    # Loss and metrics
+
+    def losses(self, outputs: Outputs, batch: Batch, smoothing: float = 0.0) -> torch.Tensor:
+        """Return the loss of the row of each example, (E,): its multiple negatives ranking loss;
+        with labels, the supervised contrastive loss; with scores, the squared error of the cosine.
+        The examples of a row stand side by side. `smoothing` has no effect."""
+        embeddings, targets = outputs[EMBEDDING].float(), batch.targets
+        if PART not in targets:
+            return label_losses(embeddings, targets[GROUP])
+        width = int(targets[PART].max()) + 1
+        rows = embeddings.unflatten(0, (-1, width))
+        if SCORE in targets:
+            found = cosine_losses(rows, targets[SCORE][::width])
+        else:
+            texts = targets[TEXT].unflatten(0, (-1, width))
+            found = ranking_losses(rows, texts, targets[GROUP][::width])
+        return found.repeat_interleave(width)
+
+    def empty_state(self, schema: Schema) -> MetricState:
+        return MetricState({}, {}, {name: [] for name in (EMBEDDING, *_TARGETS)})
+
+    def metric_state(self, outputs: Outputs, batch: Batch, setup: TaskSetup) -> MetricState:
+        """Return the embedding of each example, (D,), and its targets, (1,) each; (0,) for those
+        that rows of this form lack."""
+        found = {EMBEDDING: list(outputs[EMBEDDING].detach().float().cpu().numpy())}
+        for name in _TARGETS:
+            values = batch.targets.get(name)
+            none = np.empty((len(batch.host), 0))
+            found[name] = list(none if values is None else values[:, None].cpu().numpy())
+        return MetricState({}, {}, found)
+
+    def metrics(self, found: Gathered, schema: Schema) -> Metrics:
+        """Return loss: in groups of `_LOSS_ROWS` rows in the order of the split; of rows with a
+        score, spearman and pearson of the cosine and the score; of others, mrr, recall_at_1 and
+        recall_at_10 of the nearest texts among those of the split: the right one is the positive,
+        among all positives and negatives; or any text with the same label, among all others."""
+        embeddings = np.stack(found.parts[EMBEDDING])
+        told = {name: np.concatenate(found.parts[name]) for name in _TARGETS}
+        told = {name: values for name, values in told.items() if len(values)}
+        width = int(told[PART].max()) + 1 if PART in told else 1
+        loss = self._loss(embeddings, told, width * _LOSS_ROWS)
+        if SCORE in told:
+            cosines = (embeddings[::2] * embeddings[1::2]).sum(-1)
+            scores = mean_scores(cosines[:, None], told[SCORE][::2, None])
+            return {"loss": loss, **{name: scores[name] for name in ("spearman", "pearson")}}
+        ranked = _by_label if PART not in told else partial(_by_positive, width=width)
+        size = width * BLOCK
+        places = [
+            ranked(embeddings[start : start + size], _part(told, start, size))
+            for start in range(0, len(embeddings), size)
+        ]
+        return {"loss": loss, **retrieval(np.concatenate(places))}
+
+    def _loss(self, embeddings: np.ndarray, told: Mapping[str, np.ndarray], size: int) -> float:
+        import torch
+
+        total = 0.0
+        for start in range(0, len(embeddings), size):
+            outputs = {EMBEDDING: torch.from_numpy(embeddings[start : start + size])}
+            targets = {n: torch.from_numpy(v) for n, v in _part(told, start, size).items()}
+            total += float(self.losses(outputs, Batch({}, targets)).double().sum())
+        return total / len(embeddings)
+
+    # Answers
+
+    def numbers(self, outputs: Outputs, setup: TaskSetup) -> np.ndarray:
+        """Return the embedding times the root of D: numbers of the order of 1, (D,)."""
+        found: np.ndarray = outputs[EMBEDDING].float().numpy()
+        return found * math.sqrt(len(found))
+
+    def answers(
+        self,
+        setup: TaskSetup,
+        questions: Sequence[Question],
+        answered: Sequence[Answered],
+        top_k: int | None = None,
+    ) -> list[Any]:
+        """Return the embedding of each text: a list of D numbers."""
+        return [outputs[EMBEDDING].tolist() for ((_, outputs),) in answered]
+
+    def summary(self, answer: Any) -> str:
+        """Return the place of the largest number."""
+        return str(int(np.argmax(np.abs(answer))))
+
+    def outcome(self, answer: Any) -> dict[str, Any]:
+        return {EMBEDDING: answer}
+
+
+def _targets(
+    setup: TaskSetup,
+    rows: Mapping[str, Sequence[Any]],
+    ids: Sequence[Mapping[int, Sequence[int]]],
+    whole: Sequence[int],
+) -> Any:
+    """Yield the targets of the rows `whole`: name, and a value for each text of each row."""
+    width = len(ids)
+    if "label" in rows:
+        yield GROUP, [_number(rows["label"][row].encode()) for row in whole]
+        return
+    yield PART, np.tile(np.arange(width, dtype=np.int64), len(whole))
+    if "score" in rows:
+        yield SCORE, np.repeat([_scaled(setup, rows["score"][row]) for row in whole], width)
+        return
+    texts = [[_number(np.array(of[row], np.int64).tobytes()) for of in ids] for row in whole]
+    yield TEXT, np.array(texts, np.int64)
+    yield GROUP, np.repeat([row[0] for row in texts], width)
+
+
+def _scaled(setup: TaskSetup, score: Sequence[float]) -> np.float32:
+    """Return the cosine that a score stands for. Raises DataError beyond -1 to 1."""
+    assert isinstance(setup.options, Options)
+    full = setup.options.full_score
+    if abs(score[0]) > full:
+        raise DataError.of(
+            "data.columns.score",
+            score[0],
+            f"scores are cosines, from {-full:g} to {full:g}",
+            "set task_options.full_score to the score of two texts that mean the same",
+        )
+    return np.float32(score[0] / full)
+
+
+def _number(content: bytes) -> int:
+    return int.from_bytes(blake2b(content, digest_size=8).digest(), "big", signed=True)
+
+
+def _part(told: Mapping[str, np.ndarray], start: int, size: int) -> dict[str, np.ndarray]:
+    return {name: values[start : start + size] for name, values in told.items()}
+
+
+def _by_label(embeddings: np.ndarray, told: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return at which place each text finds another one with its label."""
+    labels, everyone = told[GROUP], np.arange(len(embeddings))
+
+    def judged(part: slice) -> tuple[np.ndarray, np.ndarray]:
+        itself = everyone[part, None] == everyone
+        return (labels[part, None] == labels) & ~itself, itself
+
+    return first_places(embeddings, embeddings, judged)
+
+
+def _by_positive(embeddings: np.ndarray, told: Mapping[str, np.ndarray], width: int) -> np.ndarray:
+    """Return at which place each query finds a positive of its own among all of them and the
+    negatives. A text that is equal to the query does not count."""
+    texts, queries = told[TEXT].reshape(-1, width), told[GROUP][::width]
+    rows, named = len(texts), texts[:, 1:].T.ravel()
+    vectors = embeddings.reshape(rows, width, -1)
+    candidates = vectors[:, 1:].swapaxes(0, 1).reshape(-1, embeddings.shape[-1])
+
+    def judged(part: slice) -> tuple[np.ndarray, np.ndarray]:
+        right = named == texts[part, 1, None]
+        right[:, :rows] |= queries[part, None] == queries
+        return right, (named == texts[part, 0, None]) & ~right
+
+    return first_places(vectors[:, 0], candidates, judged)
+
+
+def _prepare(model: Any, path: str) -> None:
+    """Note the pooling of a model in its config, and leave out its pooler, which reads one token
+    and is of no use here. Raises ModelError for a model with a decoder."""
+    config = model.config
+    if getattr(config, "is_encoder_decoder", False):
+        problem = "is an encoder-decoder, which has no states of a text alone"
+        raise ModelError.of("model.name_or_path", path, problem, "name an encoder, or a decoder")
+    if getattr(config, KEPT, None) is None:
+        setattr(config, KEPT, read_pooling(Path(path)))
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None

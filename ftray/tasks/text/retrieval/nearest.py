@@ -1,0 +1,45 @@
+"""Metrics of retrieval by embeddings: at which place the first right text stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+BLOCK = 10_000
+"""Most rows whose texts are ranked against each other: a larger split is measured in parts."""
+_AT_ONCE = 512
+
+
+def first_places(
+    queries: np.ndarray,
+    candidates: np.ndarray,
+    told: Callable[[slice], tuple[np.ndarray, np.ndarray]],
+) -> np.ndarray:
+    """Return the place, 1 or more, of the first right candidate of each query; 0 for a query
+    without any. Of candidates that are as near, a wrong one comes first.
+
+    queries: (Q, D); candidates: (C, D); told: returns which candidates are right for some of the
+    queries, and which do not count, (some, C) bool each.
+    """
+    places = np.zeros(len(queries), np.int64)
+    for start in range(0, len(queries), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        scores, (right, ignored) = queries[part] @ candidates.T, told(part)
+        best = np.where(right, scores, -np.inf).max(1, initial=-np.inf)
+        before = ((scores >= best[:, None]) & ~right & ~ignored).sum(1)
+        places[part] = np.where(right.any(1), before + 1, 0)
+    return places
+
+
+def retrieval(places: np.ndarray) -> dict[str, float]:
+    """Return mrr: mean of 1 / place; recall_at_1 and recall_at_10: share of places up to 1 and
+    10. Queries without a right candidate do not count."""
+    found = places[places > 0]
+    if not len(found):
+        return {"mrr": 0.0, "recall_at_1": 0.0, "recall_at_10": 0.0}
+    return {
+        "mrr": float((1 / found).mean()),
+        "recall_at_1": float((found <= 1).mean()),
+        "recall_at_10": float((found <= 10).mean()),
+    }
