@@ -59,6 +59,7 @@ def _examine(path: str, overrides: list[str], gpus: str | None, as_json: bool) -
     checked = check_inputs(load(path, overrides, say))
     if not as_json:
         _say_each(checked.dataset.report.lines())
+        _say_each(checked.dataset.schema.lines())
     # The data come first: importing torch and the model's code for these steps takes time.
     from ftray.train.memory.dry_run import dry_run
 
@@ -108,7 +109,7 @@ def _lengths(checked: Any) -> tuple[Lengths, dict[int, str]]:
     from ftray.tasks import get_task
 
     spec, dataset = checked.spec, checked.dataset
-    with quiet_transformers(), described(spec.model) as pretrained:
+    with quiet_transformers(), described(spec.model, dataset.schema) as pretrained:
         setup = setup_of(pretrained, spec, dataset.schema)
         lengths, rejected = estimate_lengths(dataset.splits["train"], get_task(spec.task), setup)
         without_rejected(dataset, {"train": rejected}, spec)

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel
 
 from ftray import digest
 from ftray.data.cleaning.faults import Dropped, refuse_faults
@@ -86,16 +87,16 @@ def read_dataset(spec: Spec) -> Dataset:
     """
     task = get_task(spec.task)
     parts = _clean_parts(spec, task)
-    schema = _schema(parts["train"], task)
+    schema = _schema(parts["train"], task, spec.options)
     for name in HELD_OUT:
         if name in parts and schema.labels:
             parts[name].drop_unknown(schema.labels)
     _admit(spec, parts)
     splits = _split(spec, parts)
-    if schema.scale is not None:
-        # Numbers are standardized by rows that are trained on, not by those that are held out.
-        scale = task.fit(parts["train"].to_fit(splits["train"].numbers)).scale
-        schema = schema.model_copy(update={"scale": scale})
+    if schema.scale is not None or schema.columns:
+        # What is fitted to numbers is fitted to rows that are trained on, not to held-out ones.
+        found = task.fit(parts["train"].to_fit(splits["train"].numbers), spec.options)
+        schema = schema.model_copy(update={"scale": found.scale, "columns": found.columns})
     counts = {name: rows.label_counts() for name, rows in splits.items()}
     notes = (*_findings(parts, task), *_unevaluated(schema.labels, splits))
     report = CleaningReport({name: part.count() for name, part in parts.items()}, counts, notes)
@@ -190,10 +191,10 @@ def _admit(spec: Spec, parts: dict[str, SourceRows]) -> None:
         part.require_rows()
 
 
-def _schema(train: SourceRows, task: Task) -> Schema:
+def _schema(train: SourceRows, task: Task, options: BaseModel) -> Schema:
     train.require_rows()
     kept = train.kept
-    schema = task.fit(train.to_fit(kept))
+    schema = task.fit(train.to_fit(kept), options)
     if problem := task.unlearnable(schema):
         columns = {**train.source.columns, **train.source.flags}
         answer = next(name for name in task.info.answers if name in columns)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 from ftray.data.readers.batch import RawBatch
 from ftray.data.readers.contents import with_contents
@@ -22,6 +23,8 @@ from ftray.store.files.location import Location, locate
 from ftray.store.files.pattern import expand
 from ftray.tasks import DEFAULT_TASK, Task
 from ftray.tasks.info import TaskInfo
+
+T = TypeVar("T")
 
 
 def source_of(url: str, role: str, spec: DataSpec, task: TaskInfo = DEFAULT_TASK) -> Source:
@@ -38,7 +41,7 @@ def source_of(url: str, role: str, spec: DataSpec, task: TaskInfo = DEFAULT_TASK
     )
 
 
-def asked_columns(columns: Mapping[str, str], task: Task) -> dict[str, str]:
+def asked_columns(columns: Mapping[str, T], task: Task) -> dict[str, T]:
     """Return the entries of `columns` that prediction needs."""
     return {logical: name for logical, name in columns.items() if logical not in task.info.answers}
 

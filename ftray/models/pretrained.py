@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from ftray import digest
 from ftray.errors import ModelError
 from ftray.models.border import KEY, check_weights, read_config, translated
+from ftray.models.new_base import filled, is_new, made_for, models_cache, shape_of
 from ftray.near import did_you_mean, looks_local, nearest_path
 from ftray.spec.schema import ModelSpec
 from ftray.store.files.location import Location, locate
 from ftray.tasks import Task, TaskInfo
-from ftray.tasks.schema import Schema
+from ftray.tasks.schema import NO_SCHEMA, Schema
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,7 +48,7 @@ class Pretrained:
     @property
     def is_of_hub(self) -> bool:
         """Whether the spec names the model by its Hub id."""
-        return _location(self.spec) is None
+        return not is_new(self.spec.name_or_path) and _location(self.spec) is None
 
     @property
     def commit(self) -> str | None:
@@ -165,21 +166,27 @@ def _draw(model: PreTrainedModel, names: Collection[str]) -> None:
             model._init_weights(module)  # noqa: SLF001
 
 
-def find_pretrained(spec: ModelSpec) -> Pretrained:
-    """Return the model's files on this machine; fetch them first where they are elsewhere.
+def find_pretrained(spec: ModelSpec, schema: Schema = NO_SCHEMA) -> Pretrained:
+    """Return the model's files on this machine; fetch them first where they are elsewhere, or make
+    them for the columns in `schema`.
 
     Raises ModelError when there is no such model, or its folder is not a model folder.
     """
+    if is_new(spec.name_or_path):
+        return Pretrained(spec, made_for(spec.name_or_path, schema))
     return Pretrained(spec, _fetch(spec))
 
 
 @contextmanager
-def described(spec: ModelSpec) -> Iterator[Pretrained]:
+def described(spec: ModelSpec, schema: Schema = NO_SCHEMA) -> Iterator[Pretrained]:
     """Yield the model for reading its config and tokenizer: the weights of a remote model are not
     fetched.
 
     Raises ModelError when there is no such model, or its folder is not a model folder.
     """
+    if is_new(spec.name_or_path):
+        yield find_pretrained(spec, schema)
+        return
     location = _location(spec)
     if location is None:
         yield Pretrained(spec, _download(spec, _SMALL_FILES), is_whole=False)
@@ -197,7 +204,10 @@ def described(spec: ModelSpec) -> Iterator[Pretrained]:
 
 def most_tokens(spec: ModelSpec) -> int | None:
     """Return the number of positions in the model's config; None where the config does not say, or
-    for a Hub id. Raises ModelError when the folder is not a model folder."""
+    for a Hub id and for a new model. Raises ModelError when the folder is not a model folder."""
+    if is_new(spec.name_or_path):
+        shape_of(spec.name_or_path)
+        return None
     location = _location(spec)
     if location is None:
         return None
@@ -317,15 +327,7 @@ def _fetch(spec: ModelSpec) -> Path:
     if location.is_local:
         return Path(location.path)
     # Copy the folder once for each machine and keep the copy, as the Hub's cache does.
-    target = Path.home() / ".cache" / "ftray" / "models" / digest.of_json(location.url)
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
-            part = Path(temporary) / "model"
-            location.patient().download(part)
-            if not target.exists():
-                part.rename(target)
-    return target
+    return filled(models_cache() / digest.of_json(location.url), location.patient().download)
 
 
 def _download(spec: ModelSpec, patterns: Sequence[str]) -> Path:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 BLOCK_ROWS = 512
 """Rows that an actor takes at a time. The actor sorts these rows by length and cuts them into
 batches."""
+_OBJECT = "object"
+"""Column with questions that are objects, as JSON."""
 _REFUSED = "refused"
 """Column of a block without answers, with the error."""
 
@@ -109,6 +111,7 @@ def read_rows(
         "test",
         files=task.info.files,
         every_column=True,
+        flags=asked_columns(spec.data.columns.flags, task),
         csv=csv,
     )
     rows = _answerable(asked, task, spec.data.on_bad_row == "skip")
@@ -210,9 +213,13 @@ def _scored(
     # that no actor works on long rows at the end while the others are idle.
     task = get_task(model.info.task)
     order = sorted(rows, key=lambda index: -task.size(questions[index]))
-    table = pa.table(
-        {"row": pa.array(order, pa.int64()), "question": pa.array([questions[i] for i in order])}
-    )
+    asked = [questions[i] for i in order]
+    if any(isinstance(question, Mapping) for question in asked):
+        # The values of a field may be of several types, which no column of Arrow holds.
+        column = {_OBJECT: pa.array([json.dumps(question) for question in asked])}
+    else:
+        column = {"question": pa.array(asked)}
+    table = pa.table({"row": pa.array(order, pa.int64()), **column})
     blocks = [table.slice(start, BLOCK_ROWS) for start in range(0, len(order), BLOCK_ROWS)]
     return ray.data.from_arrow(blocks).map_batches(
         _Scorer,
@@ -273,7 +280,10 @@ class _Scorer:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         try:
-            questions = block["question"].to_pylist()
+            if _OBJECT in block.column_names:
+                questions = [json.loads(question) for question in block[_OBJECT].to_pylist()]
+            else:
+                questions = block["question"].to_pylist()
             found, cut = self._model.outcomes(questions), self._model.cut(questions)
         except FtrayError as error:
             return pa.table({_REFUSED: [json.dumps(error.to_json())]})

@@ -18,11 +18,13 @@ from pydantic import (
     WithJsonSchema,
     create_model,
 )
+from typing_extensions import TypedDict
 
 from ftray.models.artifact.manifest import ModelInfo
+from ftray.serve.fields import FIELD_TYPES
 from ftray.serve.schemas import MAX_FILES, MAX_ROWS, MAX_TEXT, Input, as_int
 from ftray.tasks.base import BadRow, Question
-from ftray.tasks.info import Modality, Output
+from ftray.tasks.info import FIELDS, Modality, Output
 from ftray.tasks.vision.pixels import opened
 
 Signature = tuple[tuple[str, Modality], ...]
@@ -121,6 +123,7 @@ _KINDS: Mapping[Modality, Any] = {
         BeforeValidator(_decoded),
         WithJsonSchema({"type": "string", "contentEncoding": "base64", "maxLength": MAX_FILES}),
     ],
+    **FIELD_TYPES,
 }
 """Kind of an input -> its type in JSON."""
 
@@ -135,11 +138,28 @@ def is_file(kind: Modality) -> bool:
     return kind == "image"
 
 
+def is_record(of: Signature) -> bool:
+    """Return whether the inputs are the fields of a record, each of which may be left out."""
+    return all(kind in FIELDS for _, kind in of)
+
+
+def is_object(of: Signature) -> bool:
+    """Return whether one input is an object with a value for each input of the model."""
+    return len(of) > 1 or is_record(of)
+
+
 @lru_cache
 def input_type(of: Signature) -> Any:
-    """Return the type of one input: its value, or an object where a model has several."""
-    if len(of) == 1:
+    """Return the type of one input: its value, or an object where a model has several or reads
+    records."""
+    if not is_object(of):
         return _KINDS[of[0][1]]
+    if is_record(of):
+        # Names of columns may be any text, which no model of pydantic has as fields.
+        types = {name: _KINDS[kind] for name, kind in of}
+        record = cast(Any, TypedDict)("Record", types, total=False)
+        record.__pydantic_config__ = ConfigDict(extra="forbid")
+        return record
     fields: dict[str, Any] = {name: (_KINDS[kind], ...) for name, kind in of}
     return create_model("Inputs", __config__=ConfigDict(extra="forbid"), **fields)
 

@@ -2,6 +2,8 @@
 
 from ftray.tasks.base import BaseTask as Task
 from ftray.tasks.info import TaskInfo
+from ftray.tasks.tabular.tabular_classification import TabularClassification
+from ftray.tasks.tabular.tabular_regression import TabularRegression
 from ftray.tasks.text.fill_mask import FillMask
 from ftray.tasks.text.multi_label_classification import MultiLabelClassification
 from ftray.tasks.text.preference_tuning import PreferenceTuning
@@ -26,6 +28,8 @@ _TASKS = (
     FillMask,
     FeatureExtraction,
     ImageClassification,
+    TabularClassification,
+    TabularRegression,
 )
 TASKS: dict[str, Task] = {task.info.name: task() for task in _TASKS}
 DEFAULT_TASK = TextClassification.info

@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from ftray.tasks.features import Batch, Example, Examples, Feature, stacked
-from ftray.tasks.info import Modality, NoOptions, TaskInfo
+from ftray.tasks.info import NO_OPTIONS, Modality, TaskInfo
 from ftray.tasks.metrics import Gathered, MetricState
 from ftray.tasks.schema import Schema
 
@@ -84,7 +84,7 @@ class TaskSetup:
     processor: Any
     schema: Schema = Schema()
     max_length: int = 0
-    options: BaseModel = NoOptions()
+    options: BaseModel = NO_OPTIONS
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -171,9 +171,10 @@ class BaseTask(ABC):
         the columns of the answer are read."""
         return ()
 
-    def fit(self, rows: Iterable[Row]) -> Schema:
+    def fit(self, rows: Iterable[Row], options: BaseModel = NO_OPTIONS) -> Schema:
         """Return what the task learns of the training rows before the training. The rows come one
-        by one, in any order, with the columns `fitted` at least."""
+        by one, in any order, with the columns `fitted` at least. options: the spec's
+        `task_options`."""
         return Schema()
 
     def unlearnable(self, schema: Schema) -> str:
@@ -374,11 +375,13 @@ def as_json(question: Question) -> Any:
 
 
 def from_json(value: Any, inputs: Mapping[str, Modality]) -> Question:
-    """Return the question that `as_json` made `value` of. inputs: as in `TaskInfo.inputs`."""
+    """Return the question that `as_json` made `value` of, with these inputs only. inputs: as in
+    `TaskInfo.inputs`."""
     from base64 import b64decode
 
     if isinstance(value, Mapping):
-        return {name: from_json(part, {name: inputs[name]}) for name, part in value.items()}
+        known = {name: part for name, part in value.items() if name in inputs}
+        return {name: from_json(part, {name: inputs[name]}) for name, part in known.items()}
     (modality,) = inputs.values() if len(inputs) == 1 else ("text",)
     return b64decode(value) if modality == "image" else value
 

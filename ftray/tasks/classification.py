@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from ftray.tasks.base import (
     Answered,
@@ -19,6 +20,7 @@ from ftray.tasks.base import (
     TaskSetup,
 )
 from ftray.tasks.features import Feature
+from ftray.tasks.info import NO_OPTIONS
 from ftray.tasks.labels import label_name
 from ftray.tasks.metrics import Gathered, MetricState
 from ftray.tasks.schema import Schema
@@ -51,7 +53,7 @@ def label_entries(labels: Sequence[str]) -> dict[str, Any]:
 class Classifier(BaseTask):
     """Labels are strings; their sorted order gives their indices. C is the number of labels."""
 
-    fitted = ("label",)
+    fitted: tuple[str, ...] | None = ("label",)
 
     def stratum(self, row: Row) -> str:
         label: str = row["label"]
@@ -60,7 +62,7 @@ class Classifier(BaseTask):
     def labels_of(self, row: Row) -> Sequence[str]:
         return (row["label"],)
 
-    def fit(self, rows: Iterable[Row]) -> Schema:
+    def fit(self, rows: Iterable[Row], options: BaseModel = NO_OPTIONS) -> Schema:
         return Schema(labels=tuple(sorted({row["label"] for row in rows})))
 
     def unlearnable(self, schema: Schema) -> str:

@@ -10,9 +10,25 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 Mode = Literal["min", "max"]
-Modality = Literal["text", "texts", "chat", "category", "number", "image", "spans"]
+Modality = Literal[
+    "text",
+    "texts",
+    "chat",
+    "category",
+    "number",
+    "image",
+    "spans",
+    "record",
+    "date",
+    "note",
+]
 """Kind of the values of a column. texts: a list of texts; number: one number or several; spans:
-parts of another column's text."""
+parts of another column's text; record: the other columns of a table, by name. The fields of a
+record are numbers, categories, dates and notes (texts), and any of them may be missing."""
+FIELDS: frozenset[Modality] = frozenset(("number", "category", "date", "note"))
+"""Kinds of the fields of a record."""
+EVERY_OTHER = "*"
+"""Name in a source that stands for all columns that no other logical column names."""
 Output = Literal[
     "labels", "label_set", "text", "written", "numbers", "span", "entities", "fills", "embedding"
 ]
@@ -26,6 +42,9 @@ class NoOptions(BaseModel):
     """The options of a task that has none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+NO_OPTIONS = NoOptions()
 
 
 @dataclass(frozen=True)
@@ -102,6 +121,8 @@ class TaskInfo:
     """Python code that runs the model, for the model card, where no pipeline does."""
     ranks: bool = False
     """Whether a request may ask for the `top_k` likeliest answers."""
+    repeats: bool = False
+    """Whether equal rows are different cases, as in tables: none is then left out."""
 
     @property
     def headline(self) -> tuple[str, ...]:
@@ -139,6 +160,15 @@ class TaskInfo:
         return frozenset(name for name, kind in self.modalities.items() if kind == "image")
 
     @property
+    def several(self) -> frozenset[str]:
+        """Logical columns that may stand for several columns of a source."""
+        return self.flags | {name for name, kind in self.modalities.items() if kind == "record"}
+
+    def name_of(self, logical: str) -> str:
+        """Return the name of a logical column in a source that `data.columns` does not name."""
+        return EVERY_OTHER if self.modalities[logical] == "record" else logical
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """All logical columns that rows may have."""
         return tuple(dict.fromkeys(column for form in self.forms for column in form))
@@ -149,9 +179,12 @@ class TaskInfo:
         names = own or dict.fromkeys((self.default_metric, *self.metrics))
         return {name: self.metrics[name] for name in names}
 
-    def inputs(self, columns: Sequence[str]) -> dict[str, Modality]:
+    def inputs(
+        self, columns: Sequence[str], fields: Mapping[str, Modality] | None = None
+    ) -> dict[str, Modality]:
         """Return the inputs of a request to a model whose rows have these logical columns: input
-        name -> kind of its value."""
+        name -> kind of its value. fields: of a record, which stand for it."""
         if self.requests is not None:
             return dict(self.requests)
-        return {name: self.modalities[name] for name in columns if name not in self.answers}
+        found = {name: self.modalities[name] for name in columns if name not in self.answers}
+        return dict(fields) if fields and "record" in found.values() else found

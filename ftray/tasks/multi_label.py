@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from ftray.tasks.base import (
     Answer,
@@ -27,6 +28,7 @@ from ftray.tasks.base import (
 )
 from ftray.tasks.classification import label_entries, label_indices
 from ftray.tasks.features import Feature
+from ftray.tasks.info import NO_OPTIONS
 from ftray.tasks.label_sets import scores, thresholds
 from ftray.tasks.labels import label_name
 from ftray.tasks.metrics import Gathered, MetricState
@@ -97,7 +99,7 @@ class MultiLabel(BaseTask):
         rarest = partial(min, key=lambda label: (count[label], label), default="")
         return [rarest(answer.labels) for answer in answers]
 
-    def fit(self, rows: Iterable[Row]) -> Schema:
+    def fit(self, rows: Iterable[Row], options: BaseModel = NO_OPTIONS) -> Schema:
         return Schema(
             labels=tuple(sorted({label for row in rows for label in self.labels_of(row)}))
         )

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from ftray.errors import DataError
 from ftray.tasks.base import (
@@ -25,6 +26,7 @@ from ftray.tasks.base import (
     is_missing,
 )
 from ftray.tasks.features import Feature
+from ftray.tasks.info import NO_OPTIONS
 from ftray.tasks.metrics import Gathered, MetricState
 from ftray.tasks.schema import Scale, Schema
 
@@ -70,9 +72,9 @@ class Regressor(BaseTask):
     """Numbers are standardized by the mean and deviation of the training rows; answers and metrics
     have the unit of the data. C is how many numbers a row has."""
 
-    fitted = ("score",)
+    fitted: tuple[str, ...] | None = ("score",)
 
-    def fit(self, rows: Iterable[Row]) -> Schema:
+    def fit(self, rows: Iterable[Row], options: BaseModel = NO_OPTIONS) -> Schema:
         """Return the scale of the numbers. Raises DataError where rows have different counts."""
         values, counts = array("d"), set()
         for row in rows:

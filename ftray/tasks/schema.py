@@ -7,6 +7,9 @@ from typing import Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from ftray.tasks.info import Modality
+from ftray.tasks.tabular.columns import Column, lines_of
+
 
 class Scale(BaseModel):
     """Mean and standard deviation of each number of an answer, by which training rows are
@@ -43,14 +46,28 @@ class Schema(BaseModel):
 
     labels: sorted; the position of a label is its index. scale: of the numbers to predict.
     thresholds: least score of each label that is given, chosen after the training; empty: a half.
+    columns: of a table, without the answer.
     """
 
     model_config = ConfigDict(frozen=True)
     labels: tuple[str, ...] = ()
     scale: Scale | None = None
     thresholds: tuple[float, ...] = ()
+    columns: tuple[Column, ...] = ()
+
+    @property
+    def fields(self) -> dict[str, Modality]:
+        """The columns of a table that a model reads: name -> kind of its values."""
+        return {of.name: of.modality for of in self.columns if of.is_read}
+
+    def lines(self) -> list[str]:
+        """Return lines for people about the columns of a table."""
+        return list(lines_of(self.columns)) if self.columns else []
 
     @property
     def width(self) -> int:
         """Numbers that the model's head gives for a row: one a label, or one a number."""
         return len(self.scale.mean) if self.scale else len(self.labels)
+
+
+NO_SCHEMA = Schema()

@@ -33,7 +33,7 @@ def load_base(spec: Spec, schema: Schema, as_stored: bool = False) -> Base:
     """Load the model for training, in fp32 or `as_stored`. The spec's seed determines the initial
     weights of the head; train.dropout replaces every dropout probability in the model's config.
     Raises ModelError."""
-    loaded = load_fitting(find_pretrained(spec.model), spec, schema, as_stored)
+    loaded = load_fitting(find_pretrained(spec.model, schema), spec, schema, as_stored)
     if spec.info.generates:
         check_decodes(loaded.model)  # fail before the training rather than when it is served
     if problem := get_task(spec.task).untrainable(loaded.model, loaded.setup):

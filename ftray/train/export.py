@@ -112,7 +112,8 @@ def _base(order: Export, as_stored: bool) -> Loaded:
     # train.dropout is for the training alone: the model folder has the base model's dropouts.
     train = order.spec.train.model_copy(update={"dropout": None})
     spec = order.spec.model_copy(update={"train": train})
-    return load_fitting(find_pretrained(spec.model), spec, order.data.schema, as_stored)
+    pretrained = find_pretrained(spec.model, order.data.schema)
+    return load_fitting(pretrained, spec, order.data.schema, as_stored)
 
 
 def _of_base(order: Export, ranks: DistContext, stage: Callable[[str], None]) -> _Untrained:
@@ -169,7 +170,7 @@ def _written(order: Export, as_stored: bool) -> ModelInfo:
     """Write the trained model into the model folder, without a manifest. Returns the manifest that
     lacks the metrics and the golden answers."""
     spec, task = order.spec, get_task(order.spec.task)
-    pretrained = find_pretrained(spec.model)
+    pretrained = find_pretrained(spec.model, order.data.schema)
     loaded, adapter = _with_values(order, as_stored)
     longest, schema = spec.data.max_length, order.data.schema
     info = ModelInfo(
@@ -178,6 +179,7 @@ def _written(order: Export, as_stored: bool) -> ModelInfo:
         task=spec.task,
         labels=schema.labels,
         scale=schema.scale,
+        columns=schema.columns,
         max_length=longest,
         base=ModelSpec(**masked(spec.model.model_dump())),
         base_id=hub_id(pretrained),

@@ -25,7 +25,7 @@ def pinned(checked: ValidatedSpec, kind: Kind) -> ValidatedSpec:
     known = before.base_commit if before is not None else ""
     model = checked.spec.model
     asked = model.model_copy(update={"revision": known}) if known else model
-    commit = find_pretrained(asked).commit
+    commit = find_pretrained(asked, checked.dataset.schema).commit
     if commit is None:
         return checked
     spec = checked.spec.model_copy(update={"model": model.model_copy(update={"revision": commit})})
@@ -34,7 +34,8 @@ def pinned(checked: ValidatedSpec, kind: Kind) -> ValidatedSpec:
 
 def inputs_of(checked: ValidatedSpec) -> Inputs:
     """Return the current inputs of the run. Raises ModelError and SpecError."""
-    pretrained, dataset = find_pretrained(checked.spec.model), checked.dataset
+    dataset = checked.dataset
+    pretrained = find_pretrained(checked.spec.model, dataset.schema)
     commit = pretrained.commit
     file = checked.spec.train.deepspeed
     return Inputs(

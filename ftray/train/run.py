@@ -107,7 +107,7 @@ def prepare(checked: ValidatedSpec, worker: LocalWorker | None = None) -> Prepar
     """Encode the data, or take the encoding from the cache; `worker` encodes where one is given.
     Raises FtrayError."""
     started = time.perf_counter()
-    pretrained = find_pretrained(checked.spec.model)
+    pretrained = find_pretrained(checked.spec.model, checked.dataset.schema)
     data = encode_dataset(
         checked.dataset,
         str(pretrained.folder),

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -727,6 +728,73 @@ _IMAGE_CLASSIFICATION = Sample(
     augmenting=({"flip": True, "shift": 0.4}, 0.0),
 )
 
+_CELLS = {"age": 41, "job": "nurse", "note": "a long story"}
+
+
+def _cells(**cells: Any) -> str:
+    return json.dumps(cells)
+
+
+def _table_rows(answer: str, *values: Any) -> tuple[Row, ...]:
+    """Clean rows of a table: a number, and a category and a text that may be missing."""
+    cells: list[dict[str, Any]] = [
+        {"age": 20 + place, "job": (None, "nurse", "cook")[place % 3], "note": None}
+        for place in range(len(values))
+    ]
+    cells[-1]["note"] = LONG.strip()
+    return tuple(
+        {"record": _cells(**of), answer: value} for of, value in zip(cells, values, strict=True)
+    )
+
+
+def _table(answer: str, raw: Any, clean: Any, bad: list[tuple[Any, str]], *rows: Any) -> Sample:
+    made = _table_rows(answer, *rows)
+
+    def cleaned(cells: Any, expected: str) -> tuple[dict[str, Any], Row]:
+        return {"record": cells, answer: raw}, {"record": expected, answer: clean}
+
+    return Sample(
+        base=_BERT,
+        clean=(
+            cleaned(_CELLS, _cells(**_CELLS)),
+            cleaned(_cells(**_CELLS), _cells(**_CELLS)),
+            cleaned({"a": " x  y ", "b": NAN, "c": "N/A"}, _cells(a="x y", b=None, c=None)),
+            cleaned({"a": True, "b": np.float64(0.5)}, _cells(a="true", b=0.5)),
+            cleaned({"a": date(2024, 2, 29), "b": None}, _cells(a="2024-02-29", b=None)),
+        ),
+        bad=(
+            *(({"record": _CELLS, answer: value}, kind) for value, kind in bad),
+            ({"record": {}, answer: raw}, "empty_row"),
+            ({"record": {"a": float("inf")}, answer: raw}, "unreadable_cell"),
+            ({"record": {"a": [1, 2]}, answer: raw}, "unreadable_cell"),
+            ({"record": "no JSON", answer: raw}, "record_not_an_object"),
+            ({"record": 7, answer: raw}, "record_not_an_object"),
+        ),
+        questions=(({"record": _CELLS}, _CELLS),),
+        blank=({},),
+        duplicates=(
+            {"record": _cells(a="X", b=1), answer: clean},
+            {"record": _cells(b=1, a="x"), answer: clean},
+        ),
+        strangers=({"record": _cells(a=1), answer: clean}, {"record": _cells(a=2), answer: clean}),
+        rows=made,
+        unread=({"record": _cells(strange=1), answer: rows[0]}, "no_tokens"),
+        unlearnable=tuple({**row, answer: rows[0]} for row in made[:2]),
+        augmenting=({}, 0.5),
+    )
+
+
+_TABULAR_CLASSIFICATION = _table(
+    "label", 1.0, "1", list(_BAD_LABELS), "bad", "good", "mixed", "good", "bad"
+)
+_TABULAR_REGRESSION = _table(
+    "score",
+    "2.5",
+    [2.5],
+    [(None, "missing_score"), ("good", "score_not_a_number"), (True, "score_not_a_number")],
+    *([1.0], [2.5], [4.0], [1.5], [5.0]),
+)
+
 SAMPLES = {
     "text-classification": _TEXT_CLASSIFICATION,
     "multi-label-classification": _MULTI_LABEL,
@@ -739,4 +807,6 @@ SAMPLES = {
     "fill-mask": _FILL_MASK,
     "feature-extraction": _FEATURE_EXTRACTION,
     "image-classification": _IMAGE_CLASSIFICATION,
+    "tabular-classification": _TABULAR_CLASSIFICATION,
+    "tabular-regression": _TABULAR_REGRESSION,
 }

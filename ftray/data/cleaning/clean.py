@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -29,7 +30,7 @@ Columns = dict[str, list[Any]]
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _STORED: Mapping[Modality, pa.DataType] = {
     # large_string has 64-bit offsets: the texts of a split may exceed 2 GB.
-    **dict.fromkeys(("text", "texts", "chat", "category", "spans"), pa.large_string()),
+    **dict.fromkeys(("text", "texts", "chat", "category", "spans", "record"), pa.large_string()),
     "number": pa.list_(pa.float64()),
     "image": pa.large_binary(),
 }
@@ -106,17 +107,21 @@ class Decoded(NamedTuple):
 
 def decoded(batch: RawBatch, source: Source) -> Decoded:
     """Return the logical columns of a batch."""
-    values = {logical: batch.column(name) for logical, name in source.columns.items()}
-    for logical, names in source.flags.items():
-        flags = zip(*(batch.column(name) for name in names), strict=True)
-        values[logical] = [dict(zip(names, of, strict=True)) for of in flags]
+    values: dict[str, Sequence[Any]] = {
+        logical: batch.column(name) for logical, name in source.named.items()
+    }
+    for logical, names in (*source.flags.items(), *source.others(batch.names)):
+        columns = [batch.column(name) for name in names]
+        each = zip(*columns, strict=True) if columns else repeat((), len(batch))
+        values[logical] = [dict(zip(names, of, strict=True)) for of in each]
     faults, beyond_ascii = dict(batch.faults), set()
     for column in values.values():
         for index, value in enumerate(column):
-            if isinstance(value, str) and not value.isascii():
-                if found := _SURROGATE.search(value):
-                    faults.setdefault(index, BadRow(BAD_ENCODING, _undecoded(found)))
-                beyond_ascii.add(index)
+            for text in value.values() if isinstance(value, Mapping) else (value,):
+                if isinstance(text, str) and not text.isascii():
+                    if found := _SURROGATE.search(text):
+                        faults.setdefault(index, BadRow(BAD_ENCODING, _undecoded(found)))
+                    beyond_ascii.add(index)
     return Decoded(values, faults, len(beyond_ascii.difference(faults)))
 
 

@@ -133,7 +133,10 @@ class SourceRows:
         self._reasons.append(reason)
 
     def drop_twins(self) -> None:
-        """Keep the first of several duplicates; keep none where their labels differ."""
+        """Keep the first of several duplicates; keep none where their labels differ. Equal rows
+        that are different cases all stay."""
+        if self._task.info.repeats:
+            return
         kept = self.kept
         rows = kept[alike(self._keys[kept, 0])]
         strata, _ = self._answers.ranks(self._numbers[rows], own_strata)
@@ -143,7 +146,10 @@ class SourceRows:
         self._drop(self._twins.conflicts, BadRow(CONFLICT, "its twins have other labels"))
 
     def drop_leaked(self, other: SourceRows) -> None:
-        """Drop the rows that have a duplicate in `other`, whatever their labels."""
+        """Drop the rows that have a duplicate in `other`, whatever their labels; none where equal
+        rows are different cases."""
+        if self._task.info.repeats:
+            return
         kept = self.kept
         found = are_among(self._keys[kept], other._keys[other.kept])
         self._drop(kept[found], BadRow(LEAKED, f"its twin is in {other.name}"))

@@ -46,7 +46,7 @@ def write_shard(
     written."""
     name = f"{block.split}-{block.number:05}.arrow"
     task = get_task(spec.task)
-    processor = _processor(model_path, spec.task, spec.model)
+    processor = _processor(model_path, spec.task, spec.model, schema)
     setup = TaskSetup(processor, schema, spec.data.max_length, spec.options)
     examples = task.examples(setup, {n: block.rows[n].to_pylist() for n in block.rows.column_names})
     features = task.features(setup)
@@ -94,12 +94,12 @@ def _column(values: list[Any], feature: Feature) -> pa.Array:
 
 
 @lru_cache(maxsize=1)
-def _processor(path: str, task: str, model: ModelSpec) -> Any:
+def _processor(path: str, task: str, model: ModelSpec, schema: Schema) -> Any:
     info = task_info(task)
     if Path(path).is_dir():
         return load_processor(Path(path), info, model.trust_remote_code)
     # This node lacks the driver's folder: fetch the model here.
-    return find_pretrained(model).processor(info)
+    return find_pretrained(model, schema).processor(info)
 
 
 def unwritable(folder: Location, error: OSError) -> FtrayError:

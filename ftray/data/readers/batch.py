@@ -61,6 +61,14 @@ class RawBatch:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    @property
+    def names(self) -> list[str]:
+        """The columns that rows of the batch have, by their names in the source."""
+        if isinstance(self.rows, Columns):
+            return list(self.rows.columns)
+        read = (row for index, row in enumerate(self.rows) if index not in self.faults)
+        return list(dict.fromkeys(name for row in read for name in row))
+
     def where(self, index: int) -> str:
         number = self.numbers[index]
         return f"{self.file}:{number}" if self.file else number

@@ -22,7 +22,7 @@ def table_batches(
 ) -> Iterator[RawBatch]:
     """Yield Arrow batches as raw rows; `where` names the file or data set of the batches. Decodes
     columns of bytes that the task needs."""
-    count, needed = 0, set(source.columns.values()).difference(source.file_columns)
+    count, needed = 0, set(source.named.values()).difference(source.file_columns)
     for whole in batches:
         for batch in _slices(whole, most_rows(source, whole.nbytes, whole.num_rows)):
             columns = {

@@ -39,7 +39,7 @@ def read_delimited(file: Location, source: Source) -> Iterator[RawBatch]:
     if not any(line.strip() for line in sample):
         raise source.error(f"{name} is empty", "name a file with rows")
     default = "\t" if ".tsv" in file.name.lower() else ","
-    dialect, evidence, first = find_dialect(spec, default, sample, set(source.columns.values()))
+    dialect, evidence, first = find_dialect(spec, default, sample, set(source.named.values()))
     header = list(spec.header) if spec.header else [column.strip() for column in first]
     for note in _found(spec, default, dialect):
         source.note(f"{name}: {note}")

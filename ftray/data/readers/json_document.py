@@ -22,7 +22,7 @@ def rows_in(document: Any, name: str, source: Source) -> list[Any]:
     """
     if isinstance(document, list):
         return document
-    needed = set(source.columns.values())
+    needed = set(source.named.values())
     if (rows := _by_column(document, needed)) is not None:
         source.note(f"{name} holds a list of values a column")
         return rows

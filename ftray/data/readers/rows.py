@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ from ftray.errors import DataError, FtrayError
 from ftray.spec.sections.delimited import DelimitedSpec
 from ftray.store.files.location import Location
 from ftray.tasks.base import BadRow
+from ftray.tasks.info import EVERY_OTHER
 
 
 class RawRow(NamedTuple):
@@ -42,12 +45,17 @@ class Source:
     beside: tuple[str, ...] = ()
     """Columns to read beside those of the task."""
     flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Logical column of the task -> names of the columns with 0 or 1 that it stands for."""
+    """Logical column of the task -> names of the several columns that it stands for."""
     every_column: bool = False
     """Whether rows keep the columns that `columns` does not name."""
     csv: DelimitedSpec = DelimitedSpec()
     notes: list[str] = field(default_factory=list, compare=False)
     """Notes for the user that readers add."""
+
+    @property
+    def named(self) -> dict[str, str]:
+        """`columns` without one that stands for all others."""
+        return {of: name for of, name in self.columns.items() if name != EVERY_OTHER}
 
     @property
     def file_columns(self) -> list[str]:
@@ -69,7 +77,7 @@ class Source:
         """
         names = []
         flags = ((logical, name) for logical, some in self.flags.items() for name in some)
-        for logical, name in (*self.columns.items(), *flags):
+        for logical, name in (*self.named.items(), *flags):
             if present.count(name) > 1:
                 several = f"{where} has {present.count(name)} of them"
                 raise self._column_error(logical, name, several)
@@ -85,9 +93,24 @@ class Source:
                 raise self.error(
                     f"no column {name!r} in {where}, which has: {there}", "name another"
                 )
+        if len(self.named) < len(self.columns):
+            self._require_distinct(present, where)
+            return list(present)
         if self.every_column:
             return list(present)
         return list(dict.fromkeys([*names, *self.beside]))
+
+    def others(self, present: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+        """Yield the logical column that stands for all columns but those that have another use,
+        where there is one, and the names of these among `present`."""
+        used = {*self.columns.values(), *self.beside, *chain.from_iterable(self.flags.values())}
+        for logical in self.columns.keys() - self.named.keys():
+            yield logical, [other for other in present if other not in used]
+
+    def _require_distinct(self, present: Sequence[str], where: str) -> None:
+        for name, count in Counter(present).items():
+            if count > 1:
+                raise self.error(f"{count} columns of {where} are called {name!r}", "rename one")
 
     def _column_error(self, logical: str, name: str, problem: str, hint: str = "") -> FtrayError:
         return DataError.of(

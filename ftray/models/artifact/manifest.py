@@ -23,6 +23,7 @@ from ftray.store.root import MODEL_MANIFEST
 from ftray.tasks import TASKS, task_info
 from ftray.tasks.info import Modality, TaskInfo
 from ftray.tasks.schema import Scale, Schema
+from ftray.tasks.tabular.columns import Column
 
 FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -64,6 +65,7 @@ class ModelInfo(_Format):
     labels: tuple[str, ...]
     scale: Scale | None = None
     thresholds: tuple[float, ...] = ()
+    columns: tuple[Column, ...] = ()
     max_length: int
     base: ModelSpec
     base_id: str | None = None
@@ -92,14 +94,19 @@ class ModelInfo(_Format):
     @property
     def fitted(self) -> Schema:
         """The part of the model that is fitted and not trained."""
-        return Schema(labels=self.labels, scale=self.scale, thresholds=self.thresholds)
+        return Schema(
+            labels=self.labels,
+            scale=self.scale,
+            thresholds=self.thresholds,
+            columns=self.columns,
+        )
 
     @property
     def inputs(self) -> dict[str, Modality]:
         """Inputs of a request: name -> kind of its value."""
         columns = {n: c for n, c in self.spec.get("data", {}).get("columns", {}).items() if c}
         form = next(form for form in self.kind.forms if columns.keys() <= set(form))
-        return self.kind.inputs(form)
+        return self.kind.inputs(form, self.fitted.fields)
 
     @property
     def learnt_chats(self) -> bool:

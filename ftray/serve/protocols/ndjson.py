@@ -21,7 +21,7 @@ from ftray.serve.interface import Backend, BadPrompt, Overloaded, Unavailable, n
 from ftray.serve.ops.log import logger
 from ftray.serve.protocols.errors import UNANSWERED, Fault, documented
 from ftray.serve.schemas import MAX_STREAM_ROWS
-from ftray.serve.signature import Signature, input_type, question_of, signature
+from ftray.serve.signature import Signature, input_type, is_object, question_of, signature
 from ftray.spec.messages import first_fault
 from ftray.tasks.base import Question
 
@@ -142,7 +142,7 @@ def _question(line: bytes, of: Signature) -> Question | _Fault:
     try:
         value = from_json(line, allow_inf_nan=False)
         names = {name for name, _ in of}
-        if isinstance(value, dict) and not (len(names) > 1 and value.keys() & names):
+        if isinstance(value, dict) and not (is_object(of) and value.keys() & names):
             value = _Line.model_validate(value).inputs
         return question_of(TypeAdapter(input_type(of)).validate_python(value))
     except ValidationError as error:

@@ -25,7 +25,7 @@ class _Columns(Section):
 
     @property
     def flags(self) -> dict[str, tuple[str, ...]]:
-        """Logical column -> names of the columns with 0 or 1 that it stands for."""
+        """Logical column -> names of the several columns that it stands for."""
         given = self.model_dump(exclude_none=True)
         return {logical: names for logical, names in given.items() if isinstance(names, tuple)}
 
@@ -36,7 +36,7 @@ class _Columns(Section):
         # A form of which all columns are given comes before one that has more.
         for form in sorted(task.forms, key=lambda form: set(form) != given.keys()):
             if given.keys() <= set(form):
-                names = {logical: given.get(logical, logical) for logical in form}
+                names = {logical: given.get(logical, task.name_of(logical)) for logical in form}
                 return {n: name for n, name in names.items() if n not in self.flags}
         forms = ", or ".join(" and ".join(form) for form in task.forms)
         wrong = next((key for key in given if key not in task.columns), next(iter(given)))
@@ -48,7 +48,7 @@ class _Columns(Section):
         )
 
 
-_FLAGS = {name for task in TASKS.values() for name in task.info.flags}
+_SEVERAL = {name for task in TASKS.values() for name in task.info.several}
 
 if TYPE_CHECKING:
 
@@ -60,7 +60,7 @@ else:
         __base__=_Columns,
         __doc__=_Columns.__doc__,
         **{
-            name: (Text | tuple[Text, ...] | None if name in _FLAGS else Text | None, None)
+            name: (Text | tuple[Text, ...] | None if name in _SEVERAL else Text | None, None)
             for task in TASKS.values()
             for name in task.info.columns
         },

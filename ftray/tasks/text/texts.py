@@ -153,11 +153,16 @@ class Texts(BaseTask):
         columns = [name for name in ("text", "text_pair") if name in rows]
         each = zip(*(rows[name] for name in columns), strict=True)
         questions = [self.question(dict(zip(columns, of, strict=True))) for of in each]
+        return self.read_each(setup, questions)
+
+    def read_each(self, setup: TaskSetup, questions: Sequence[Question]) -> Examples:
+        """Make one example for each text, or pair of texts, that gives tokens, without targets."""
+        are_pairs = bool(questions) and isinstance(questions[0], Mapping)
         ids, around = self._whole(setup, questions), frame(setup.processor)
         lengths = [len(row) for row in ids]
         kept = [place for place, row in enumerate(ids) if has_tokens(row, around)]
         # A row that is short enough is cut nowhere; a pair needs its token types, too.
-        again = [p for p in kept if lengths[p] > setup.max_length or len(columns) > 1]
+        again = [p for p in kept if lengths[p] > setup.max_length or are_pairs]
         examples: dict[int, Example] = {place: {IDS: ids[place]} for place in kept}
         examples.update(zip(again, self._cut(setup, [questions[p] for p in again]), strict=True))
         found = [examples[place] for place in kept]

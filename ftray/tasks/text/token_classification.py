@@ -28,7 +28,7 @@ from ftray.tasks.base import (
 )
 from ftray.tasks.classification import label_entries, label_indices
 from ftray.tasks.features import Batch, Example, Examples, Feature
-from ftray.tasks.info import Modality, Starter, TaskInfo
+from ftray.tasks.info import NO_OPTIONS, Modality, Starter, TaskInfo
 from ftray.tasks.metrics import ROW, Gathered, MetricState
 from ftray.tasks.schema import Schema
 from ftray.tasks.text.blank import is_blank
@@ -151,7 +151,7 @@ class TokenClassification(BaseTask):
         tags: list[str] = json.loads(row["spans"])["tags"]
         return tags
 
-    def fit(self, rows: Iterable[Row]) -> Schema:
+    def fit(self, rows: Iterable[Row], options: BaseModel = NO_OPTIONS) -> Schema:
         """Return the tags. Each type of span has B- and I-, whichever the rows have."""
         found = {tag for row in rows for tag in self.labels_of(row)}
         kinds = {kind_of(tag) for tag in found if has_prefix(tag)}

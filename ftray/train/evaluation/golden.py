@@ -23,7 +23,7 @@ def golden_questions(spec: Spec, data: EncodedDataset, setup: TaskSetup) -> list
     questions, or none."""
     if spec.export.golden == "off":
         return []
-    inputs = spec.info.inputs(tuple(spec.columns))
+    inputs = spec.info.inputs((*spec.columns, *spec.data.columns.flags), setup.schema.fields)
     if spec.export.golden == "rows":
         return [from_json(sample, inputs) for sample in data.samples]
     sizes = np.linspace(1, min(_LARGEST, spec.data.max_length), SAMPLES, dtype=int)

@@ -38,7 +38,7 @@ def dry_run(spec: Spec, schema: Schema) -> list[str]:
     something that the spec names: blocks, parameters, layers to adapt, dropouts. Each value of a
     search space is tried too.
     """
-    with quiet_transformers(), described(spec.model) as pretrained:
+    with quiet_transformers(), described(spec.model, schema) as pretrained:
         setup = setup_of(pretrained, spec, schema)
         if pretrained.is_whole:
             pretrained.check_weights()

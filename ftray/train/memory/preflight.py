@@ -122,7 +122,7 @@ def forecast(spec: Spec, schema: Schema, gpus: Gpus | None = None) -> Forecast:
     model's config cannot be had, its forward pass cannot be traced, or the model has no positions
     for data.max_length tokens.
     """
-    with described(spec.model) as pretrained:
+    with described(spec.model, schema) as pretrained:
         note = check_described(pretrained, spec, schema)
     room = find_room(spec) if gpus is None else Budget(None, gpus.memory, on_gpu=True)
     return replace(Planner(schema, room).plan(spec), note=note)
@@ -180,7 +180,7 @@ class Planner:
         autocast = wants_autocast(spec.train, DistContext(0, 1, device))
         key = (str(spec.train.unfreeze), spec.train.gradient_checkpointing, size, autocast)
         if key not in self._traces:
-            with described(spec.model) as pretrained:
+            with described(spec.model, self._schema) as pretrained:
                 self._traces[key] = trace_phases(spec, pretrained, self._schema, size, autocast)
         return self._traces[key]
 

@@ -24,6 +24,7 @@ from ftray.store.files.location import Location
 from ftray.tasks import Task
 from ftray.tasks.base import TaskSetup
 from ftray.tasks.features import Example, Feature, cost, input_digest
+from ftray.tasks.schema import Schema
 
 VERSION = 2
 """Part of the key: raise this version when the content of cached hidden states changes."""
@@ -60,7 +61,7 @@ class TrunkCache:
 
 
 def trunk_key(
-    spec: Spec, model: nn.Module, cut: Cut, precision: Precision, autocast: bool
+    spec: Spec, schema: Schema, model: nn.Module, cut: Cut, precision: Precision, autocast: bool
 ) -> dict[str, Any]:
     """Return the named values that the hidden states of a cache depend on, as they are in this
     process."""
@@ -79,7 +80,7 @@ def computed_with(
     """Return the named values that the numbers of the base model depend on, as they are in this
     process."""
     config: Any = model.config
-    pretrained = find_pretrained(spec.model)
+    pretrained = find_pretrained(spec.model, schema)
     return {
         "model": pretrained.weights_digest(),
         "processor": pretrained.processor_digest(),  # it normalizes images
@@ -167,14 +168,14 @@ class Trunk:
                     str(self.cache.folder),
                     None,
                     f"holds states that the model does not give here (off by {float(gap):.3g}): "
-                    + self._lies(spec, model),
+                    + self._lies(spec, setup.schema, model),
                     "delete the folder: it is made anew",
                 )
 
-    def _lies(self, spec: Spec, model: nn.Module) -> str:
+    def _lies(self, spec: Spec, schema: Schema, model: nn.Module) -> str:
         """Describe the parts of the cache's key that differ in this process."""
         cache = self.cache
-        here = trunk_key(spec, model, cache.cut, cache.precision, cache.autocast)
+        here = trunk_key(spec, schema, model, cache.cut, cache.precision, cache.autocast)
         lies = [
             f"{name} is {value} and was {cache.key.get(name)} where it was filled"
             for name, value in here.items()

@@ -125,7 +125,7 @@ class TrunkModel:
         model cannot be cut there."""
         cut = find_cut(self.model, blocks, self._probe)
         precision = self.spec.train.trunk_precision
-        key = trunk_key(self.spec, self.model, cut, precision, self.autocast)
+        key = trunk_key(self.spec, self.setup.schema, self.model, cut, precision, self.autocast)
         folder = root.trunk_cache(digest.of_json(key))
         (states,) = capture(self.model, [cut], self._probe)
         shape = tuple(cut.kept(states[0]).shape)[1 if self.ragged else 0 :]

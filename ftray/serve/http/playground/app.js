@@ -65,11 +65,15 @@ function placeInputs() {
 
 const firstInput = () => [...inputs.values()][0]?.widget;
 
+// Whether an input is an object with fields, each of which may be null.
+const isRecord = () => [...inputs.values()].every(({ kind }) => INPUTS[kind].isField);
+
 // Returns what is sent for values by input name: the value itself where a model has one input.
-const inputOf = (values) => (inputs.size === 1 ? Object.values(values)[0] : values);
+const inputOf = (values) => (inputs.size === 1 && !isRecord() ? Object.values(values)[0] : values);
 
 // Returns values by input name of an example, or null where it is none for these inputs.
 function valuesOf(example) {
+  if (isRecord()) return typeof example === "object" ? example : null;
   const values = inputs.size === 1 ? { [[...inputs.keys()][0]]: example } : example;
   return [...inputs.keys()].every((name) => typeof values?.[name] === "string") ? values : null;
 }
@@ -103,6 +107,7 @@ function tell() {
   const example = card.examples.map(valuesOf).find(Boolean) ?? {}, texts = {}, files = {};
   for (const [name, { kind, widget }] of inputs) {
     if (INPUTS[kind].isFile) files[name] = widget.sample();
+    else if (INPUTS[kind].isField) texts[name] = widget.sample() ?? example[name] ?? null;
     else texts[name] = widget.sample() || example[name] || "some text";
   }
   const [path, body] = output.program(card, inputOf(texts));

@@ -19,6 +19,7 @@ FILES = (
     "snippets.js",
     "style.css",
     "widgets/registry.js",
+    "widgets/inputs/field.js",
     "widgets/inputs/image.js",
     "widgets/inputs/text.js",
     "widgets/outputs/embedding.js",

@@ -155,7 +155,10 @@ def _metadata(backend: Backend) -> dict[str, Any]:
         "name": backend.name,
         "versions": [version_number(backend)],
         "platform": PLATFORM,
-        "inputs": [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in info.inputs],
+        "inputs": [
+            {"name": name, "datatype": "FP64" if kind == "number" else "BYTES", "shape": [-1]}
+            for name, kind in info.inputs.items()
+        ],
         "outputs": described(info),
         "parameters": {"labels": list(info.labels)},
     }

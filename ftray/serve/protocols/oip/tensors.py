@@ -1,4 +1,5 @@
-"""The bodies of requests by the Open Inference Protocol, version 2: a BYTES tensor for each input.
+"""The bodies of requests by the Open Inference Protocol, version 2: a tensor for each input, of
+BYTES, or of numbers where an input is a number.
 
 Values come in the JSON, files in base64, or behind the JSON as Triton's binary tensors.
 """
@@ -14,20 +15,32 @@ from typing import Any
 from fastapi import HTTPException
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from ftray.serve.fields import FIELD_TYPES
 from ftray.serve.schemas import MAX_ROWS, MAX_TEXT
-from ftray.serve.signature import Signature, image_of, input_type, is_file
+from ftray.serve.signature import (
+    Signature,
+    image_of,
+    input_type,
+    is_file,
+    is_object,
+    is_record,
+)
 from ftray.tasks.base import Question
-from ftray.tasks.info import Modality
+from ftray.tasks.info import FIELDS, Modality
 
 HEADER_LENGTH = "inference-header-content-length"
 _SIZE = "binary_data_size"
 _BLOB = struct.Struct("<I")  # the length before each element of a BYTES tensor
 
 
+_NUMBERS = {"FP64": "<d", "FP32": "<f", "INT64": "<q", "INT32": "<i"}
+"""Datatype of numbers -> struct's code of an element."""
+
+
 class Tensor(BaseModel):
     name: str
     shape: list[int] = Field(json_schema_extra={"minItems": 1, "maxItems": 2})
-    datatype: str = Field(json_schema_extra={"const": "BYTES"})
+    datatype: str = Field(json_schema_extra={"enum": ["BYTES", *_NUMBERS]})
     parameters: dict[str, Any] = {}
     data: Any = None
 
@@ -73,21 +86,26 @@ def read_request(
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise _wrong(f"{where or 'the body'}: {first['msg']}"[:300]) from None
-    names = [name for name, _ in of]
-    if sorted(tensor.name for tensor in request.inputs) != sorted(names):
-        given = ", ".join(tensor.name for tensor in request.inputs)[:80]
-        wanted = (
-            f"one tensor with the name {names[0]}"
-            if len(names) == 1
-            else (f"one tensor each with the names {', '.join(names)}")
-        )
-        raise _wrong(f"inputs: {wanted} is wanted, and here are: {given}")
+    _check_names([tensor.name for tensor in request.inputs], of)
     columns = _columns(request.inputs, body[end:], of)
     _check_outputs(request.outputs, outputs)
-    if len(of) == 1:
-        return request, columns[names[0]]
+    if not is_object(of):
+        return request, columns[of[0][0]]
+    names = [name for name, _ in of if name in columns]
     rows = zip(*(columns[name] for name in names), strict=True)
     return request, [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _check_names(given: Sequence[str], of: Signature) -> None:
+    """Raise HTTPException unless there is a tensor for each input; for the fields of a record, one
+    at most."""
+    names = [name for name, _ in of]
+    each = len(set(given)) == len(given)
+    if each and (set(given) <= set(names) if is_record(of) else set(given) == set(names)):
+        return
+    several = f"one tensor each with {'some of ' * is_record(of)}the names {', '.join(names)}"
+    wanted = f"one tensor with the name {names[0]}" if len(names) == 1 else several
+    raise _wrong(f"inputs: {wanted} is wanted, and here are: {', '.join(given)[:80]}")
 
 
 def _columns(tensors: Sequence[Tensor], blob: bytes, of: Signature) -> dict[str, list[Any]]:
@@ -96,19 +114,22 @@ def _columns(tensors: Sequence[Tensor], blob: bytes, of: Signature) -> dict[str,
     columns: dict[str, list[Any]] = {}
     for place, tensor in enumerate(tensors):
         where = f"inputs.{place}"
-        if tensor.datatype != "BYTES":
-            raise _wrong(f"{where}.datatype: BYTES is wanted, not {tensor.datatype[:40]}")
+        kind = kinds[tensor.name]
+        allowed = _NUMBERS if kind == "number" else ()
+        if tensor.datatype not in ("BYTES", *allowed):
+            wanted = ", ".join([*allowed, "BYTES"])
+            raise _wrong(f"{where}.datatype: {wanted} is wanted, not {tensor.datatype[:40]}")
         size = tensor.parameters.get(_SIZE)
         if size is None:
             values: list[Any] = list(_flat(tensor.data, where))
         else:
             rest = len(tensors) - place > 1
             part = blob[at : at + size] if rest and isinstance(size, int) else blob[at:]
-            values = _unpacked(part, size, where)
+            values = _unpacked(part, size, where, tensor.datatype)
             at += len(part)
         _check_shape(tensor, values, where)
         columns[tensor.name] = [
-            _value(value, kinds[tensor.name], size is not None, f"{where}.data.{row}")
+            _value(value, kind, size is not None, f"{where}.data.{row}")
             for row, value in enumerate(values)
         ]
     if len(set(map(len, columns.values()))) > 1:
@@ -126,7 +147,9 @@ def _value(value: Any, kind: Modality, binary: bool, where: str) -> Any:
                 if binary
                 else TypeAdapter(input_type((("", kind),))).validate_python(value)
             )
-        text = value.decode() if binary else value
+        text = value.decode() if isinstance(value, bytes) else value
+        if kind in FIELDS:
+            return TypeAdapter(FIELD_TYPES[kind]).validate_python(text)
     except UnicodeDecodeError:
         raise _wrong(f"{where}: is not UTF-8") from None
     except (ValidationError, ValueError) as error:
@@ -161,10 +184,15 @@ def _flat(data: Any, where: str) -> Iterator[Any]:
         yield row[0] if isinstance(row, list) and len(row) == 1 else row
 
 
-def _unpacked(blob: bytes, size: Any, where: str) -> list[bytes]:
-    """Return the elements of a binary BYTES tensor, each with its length before it."""
+def _unpacked(blob: bytes, size: Any, where: str, datatype: str) -> list[Any]:
+    """Return the elements of a binary tensor; those of BYTES have their length before them."""
     if size != len(blob):
         raise _wrong(f"{where}.parameters.{_SIZE}: {size!s:.40} bytes, and {len(blob)} came")
+    if datatype in _NUMBERS:
+        code = struct.Struct(_NUMBERS[datatype])
+        if len(blob) % code.size:
+            raise _wrong(f"{where}: {len(blob)} bytes are no whole number of {datatype}")
+        return [number for (number,) in code.iter_unpack(blob)]
     values: list[bytes] = []
     at = 0
     while at < len(blob):

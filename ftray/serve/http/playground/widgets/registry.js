@@ -1,5 +1,6 @@
 // The widgets by kind. A new kind needs a file and a line here, and its path in routes.py.
 
+import { category, date, note, number } from "./inputs/field.js";
 import { image } from "./inputs/image.js";
 import { text } from "./inputs/text.js";
 import { embedding } from "./outputs/embedding.js";
@@ -12,12 +13,12 @@ import { span } from "./outputs/span.js";
 import { text as generated } from "./outputs/text.js";
 import { written } from "./outputs/written.js";
 
-// Kind of an input -> {create, thumbnail, isFile}.
+// Kind of an input -> {create, thumbnail, isFile, isField}. isField: of a record.
 // create(id): a new widget {node, label, read, write, sample, focus}. read: a promise of the value as
 // it is sent; write(value): shows such a value; sample: for programs, the text, or the name of the
 // file.
 // thumbnail(value, name): an element that shows a value in small; name: says which it is.
-export const INPUTS = { text, image };
+export const INPUTS = { text, image, number, category, date, note };
 
 // Kind of an answer -> {button, program, answer}, and where they differ: {label, enter, leave,
 // columns}.
