@@ -74,7 +74,9 @@ def _name(spec: Spec, trainee: Trainee, ranks: DistContext) -> str:
     cache = trainee.trunk.cache if trainee.trunk else None
     key: dict[str, Any] = {
         "version": VERSION,
-        **computed_with(spec, trainee.model, trainee.plan.autocast, ranks.device),
+        **computed_with(
+            spec, trainee.setup.schema, trainee.model, trainee.plan.autocast, ranks.device
+        ),
         "bf16": uses_bf16(spec.train),
         "trunk": cache and {"cut": vars(cache.cut), "precision": cache.precision},
     }

@@ -69,7 +69,7 @@ def compared(examples: Examples, spec: Spec, setup: TaskSetup, size: int) -> Exa
     task = get_task(spec.task)
     if not task.from_base:
         return examples
-    loaded = load_fitting(find_pretrained(spec.model), spec, setup.schema)
+    loaded = load_fitting(find_pretrained(spec.model, setup.schema), spec, setup.schema)
     split, device = InMemory(examples, task, setup), own_device()
     model = loaded.model.eval()
     with placed(model, device):

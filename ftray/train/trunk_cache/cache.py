@@ -68,14 +68,14 @@ def trunk_key(
     device = next(model.parameters()).device
     return {
         "version": VERSION,
-        **computed_with(spec, model, autocast, device),
+        **computed_with(spec, schema, model, autocast, device),
         "cut": vars(cut),
         "precision": precision,
     }
 
 
 def computed_with(
-    spec: Spec, model: nn.Module, autocast: bool, device: torch.device
+    spec: Spec, schema: Schema, model: nn.Module, autocast: bool, device: torch.device
 ) -> dict[str, Any]:
     """Return the named values that the numbers of the base model depend on, as they are in this
     process."""
