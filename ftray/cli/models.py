@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -44,7 +47,17 @@ Share = Annotated[
 Shadow = Annotated[
     bool, typer.Option("--shadow", help="Try it out on copies: the current version answers all.")
 ]
-Out = Annotated[str, typer.Option(help="A new or empty folder, or a URL.")]
+To = Annotated[
+    str,
+    typer.Option(
+        "--to",
+        "--out",
+        metavar="TARGET",
+        help="A new or empty folder, a URL of one, or hub://OWNER/NAME.",
+    ),
+]
+Onnx = Annotated[bool, typer.Option("--onnx", help="Add model.onnx, for ONNX Runtime.")]
+Public = Annotated[bool, typer.Option("--public", help="Make a new repository of the Hub public.")]
 
 
 def _registry(storage: str | None) -> Registry:
@@ -179,20 +192,49 @@ def _fraction(share: str | None) -> float:
 
 @app.command()
 @verb
-def export(model: ModelName, out: Out, storage: Storage = None, as_json: AsJson = False) -> None:
+def export(
+    model: ModelName,
+    to: To,
+    onnx: Onnx = False,
+    public: Public = False,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
     """Copy the model's folder: it opens with plain transformers wherever it lies."""
+    from ftray.models.artifact.hub import push, repository
     from ftray.models.artifact.named import find_named
     from ftray.store.files.location import locate
     from ftray.store.root import MODEL_MANIFEST
 
-    found = find_named(model, storage)
-    target = locate(out)
-    _check_target(target, found.folder)
-    with found.folder.as_local() as folder:
-        target.upload(folder, last=MODEL_MANIFEST)
-    say(f"{model} is now also in {target}")
+    found, repo = find_named(model, storage), repository(to)
+    target = None if repo else locate(to)
+    if target is not None:
+        _check_target(target, found.folder)
+    with found.folder.as_local() as folder, _with_onnx(Path(folder), onnx) as whole:
+        if target is not None:
+            target.upload(whole, last=MODEL_MANIFEST)
+        where = target.url if target else push(whole, str(repo), public, f"{model} by ftray")
+    say(f"{model} is now also in {where}")
     if as_json:
-        emit({"model": found.name, "version": found.version, "out": target.url})
+        emit({"model": found.name, "version": found.version, "out": where})
+
+
+@contextmanager
+def _with_onnx(folder: Path, wanted: bool) -> Iterator[Path]:
+    """Yield the model folder, or where `wanted` a copy of it with ONNX's graph. Raises
+    ModelError."""
+    if not wanted:
+        yield folder
+        return
+    import shutil
+    import tempfile
+
+    from ftray.models.artifact.onnx_file import ONNX, write_onnx
+
+    with tempfile.TemporaryDirectory(prefix="ftray-export-") as temporary:
+        whole = shutil.copytree(folder, Path(temporary) / "model")
+        write_onnx(whole, whole / ONNX)
+        yield whole
 
 
 @app.command()
@@ -242,9 +284,9 @@ def _check_target(target: Location, source: Location) -> None:
 
     fix = "name a new or an empty folder"
     if target.is_file() or target.children():
-        raise StorageError.of("--out", target.url, "is not empty", fix)
+        raise StorageError.of("--to", target.url, "is not empty", fix)
     if f"{target.path}/".startswith(f"{source.path}/"):
-        raise StorageError.of("--out", target.url, "lies in the model folder itself", fix)
+        raise StorageError.of("--to", target.url, "lies in the model folder itself", fix)
 
 
 def _described(info: ModelInfo) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import torch
 from ftray import __version__
 from ftray.cluster.device import own_device
 from ftray.cluster.node import naming_this_node
+from ftray.data.cleaning.report import CleaningReport
 from ftray.data.encoding.encode import EncodedSplit
 from ftray.errors import masked
 from ftray.models.artifact.manifest import Golden, ModelInfo
@@ -173,6 +174,7 @@ def _written(order: Export, as_stored: bool) -> ModelInfo:
     pretrained = find_pretrained(spec.model, order.data.schema)
     loaded, adapter = _with_values(order, as_stored)
     longest, schema = spec.data.max_length, order.data.schema
+    report = CleaningReport.of_json(order.data.report)
     info = ModelInfo(
         name=spec.name,
         run=order.run,
@@ -187,6 +189,8 @@ def _written(order: Export, as_stored: bool) -> ModelInfo:
         data_digest=order.data.digest,
         spec=masked(spec.model_dump(mode="json")),
         rows={split: told.rows for split, told in order.data.lengths.items()},
+        rows_by_label=report.rows_by_label,
+        cleaning=tuple(report.source_lines()),
         metrics={},
         golden=(),
         trials=order.trials,

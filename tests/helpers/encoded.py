@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from ftray.data.cleaning.report import CleaningReport, SourceCount
 from ftray.data.encoding.encoded import ROW, EncodedDataset, EncodedSplit, Shard
 from ftray.data.encoding.lengths import Lengths
 from ftray.models.limits import setup_of
@@ -32,7 +33,7 @@ def write_encoded(folder: Path, spec: Spec, splits: Mapping[str, Sequence[str]])
     task = get_task(spec.task)
     setup = setup_of(find_pretrained(spec.model), spec, Schema(labels=LABELS))
     folder.mkdir(exist_ok=True)
-    shards, lengths, rejected, kept = {}, {}, {}, {}
+    shards, lengths, rejected, kept, counts = {}, {}, {}, {}, {}
     for split, texts in splits.items():
         turns = [LABELS[(1, 0, 2)[row % 3]] for row in range(len(texts))]
         examples = task.examples(setup, {"text": list(texts), "label": turns})
@@ -42,15 +43,17 @@ def write_encoded(folder: Path, spec: Spec, splits: Mapping[str, Sequence[str]])
             writer.write_table(table)
         shards[split] = (Shard(file.name, len(examples), file.stat().st_size),)
         rejected[split] = examples.rejected
+        counts[split] = {label: turns.count(label) for label in LABELS}
         kept[split] = tuple(texts[row] for row in examples.rows)
         lengths[split] = Lengths.of(examples.lengths, len(examples), spec.data.max_length)
+    read = SourceCount(sum(len(texts) for texts in splits.values()), {})
     return EncodedDataset(
         locate(str(folder)),
         "0" * 16,
         setup.schema,
         task.features(setup),
         shards,
-        {},
+        CleaningReport({"train": read}, counts).to_json(),
         lengths,
         rejected,
         kept.get("test", ()),

@@ -47,6 +47,17 @@ class CleaningReport:
     notes: tuple[str, ...] = ()
     """Further notes for the user."""
 
+    @classmethod
+    def of_json(cls, tree: Mapping[str, Any]) -> CleaningReport:
+        """Read the report that `to_json` wrote."""
+        sources = {name: SourceCount(**count) for name, count in tree["sources"].items()}
+        return cls(sources, tree["splits"], tuple(tree["notes"]))
+
+    @property
+    def rows_by_label(self) -> Mapping[str, Mapping[str, int]]:
+        """Split -> label -> rows; empty where rows have no labels."""
+        return {} if any("" in labels for labels in self.splits.values()) else self.splits
+
     def rows(self, split: str) -> int:
         return sum(self.splits[split].values())
 
@@ -56,12 +67,16 @@ class CleaningReport:
         tree["rows"] = {split: self.rows(split) for split in self.splits}
         return tree
 
-    def lines(self) -> Iterator[str]:
-        """Yield the report for people: one line for each source and each split, and the notes."""
+    def source_lines(self) -> Iterator[str]:
+        """Yield a line for each source: how many rows were read, and which were left out."""
         for name, count in self.sources.items():
             dropped = ", ".join(in_words(kind, rows) for kind, rows in count.dropped.items())
             read = f"{count.read:,} {'row' if count.read == 1 else 'rows'} read"
             yield f"{name}: {read}, {dropped or 'none'} left out"
+
+    def lines(self) -> Iterator[str]:
+        """Yield the report for people: one line for each source and each split, and the notes."""
+        yield from self.source_lines()
         for split, labels in self.splits.items():
             if "" in labels:
                 yield f"{split} split: {self.rows(split):,} rows"

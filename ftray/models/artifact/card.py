@@ -26,17 +26,22 @@ _GOLDEN = {
 
 def card(info: ModelInfo, scores: Scores) -> str:
     """Return the whole file: a YAML head for the Hub, and a text."""
-    parts = [
-        f"---\n{_head(info)}\n---\n# {info.name}",
-        _origin(info),
-        "\n".join(_splits(info)),
-        "\n".join(_per_label(scores.get("test", ()))),
-        info.baselines.card() if info.baselines else "",
-        f"Run `{info.run}`, data digest `{info.data_digest}`. The whole spec is in `ftray.json`.",
-        _golden(info),
-        f"```python\n{_example(info)}\n```",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    sections = {
+        f"# {info.name}": [_origin(info)],
+        "## Use": [f"```python\n{_example(info)}\n```", _with_ftray(info)],
+        "## Intended use and limits": ["\n".join(_limits(info))],
+        "## Evaluation": [
+            "\n".join(_splits(info)),
+            "\n".join(_per_label(scores.get("test", ()))),
+            info.baselines.card() if info.baselines else "",
+        ],
+        "## Data": ["\n".join(_data(info)), "\n".join(_label_counts(info)), _golden(info)],
+        "## Training": ["\n".join(_training(info))],
+    }
+    written = [f"---\n{_head(info)}\n---"]
+    for heading, parts in sections.items():
+        written += [part for part in (heading, *parts) if part]
+    return "\n\n".join(written) + "\n"
 
 
 def _head(info: ModelInfo) -> str:
@@ -47,6 +52,7 @@ def _head(info: ModelInfo) -> str:
         pipeline_tag=info.kind.pipeline or info.task,
         base_model=info.base_id,
         license=info.license,
+        language=info.spec.get("export", {}).get("language"),
         model_name=info.name,
         eval_results=list(_results(info)),
     )
@@ -74,14 +80,76 @@ def _results(info: ModelInfo) -> Iterator[Any]:
 
 
 def _origin(info: ModelInfo) -> str:
-    train = info.spec["train"]
-    lora = train.get("lora")
-    adapted = f", LoRA of rank {lora['rank']}" if lora else ""
     return (
-        f"{info.task}, fine-tuned by ftray {info.ftray_version} from {_base(info)}\n"
-        f"(unfreeze: {train['unfreeze']}{adapted}, {train['epochs']} epochs, batch size\n"
-        f"{train['batch_size']}, learning rate {train['learning_rate']:g}).{_labels(info.labels)}"
+        f"A model for {info.task}, fine-tuned from {_base(info)} by ftray {info.ftray_version}."
+        f"{_labels(info.labels)}"
     )
+
+
+def _with_ftray(info: ModelInfo) -> str:
+    return (
+        "With ftray, `ftray serve PATH` answers over HTTP, and `ftray predict PATH --data FILE\n"
+        "--out FILE` answers the rows of a file."
+    )
+
+
+def _limits(info: ModelInfo) -> Iterator[str]:
+    """Yield what is known of where the model can be trusted."""
+    reads = " and ".join(dict.fromkeys(info.inputs.values()))
+    yield f"- The model reads {reads} like that of the rows it was trained on. The figures below"
+    yield "  are of such rows: measure the model before you use it on others."
+    if info.kind.processor == "tokenizer":
+        yield f"- It was trained on up to {info.max_length:,} tokens a row; what is longer is cut."
+    if info.labels:
+        yield "- It knows the labels above and no others: it gives one to any input."
+    yield "- Faults and prejudices of the base model and of the data may be in its answers."
+
+
+def _data(info: ModelInfo) -> Iterator[str]:
+    language = info.spec.get("export", {}).get("language")
+    yield f"- Digest of the cleaned rows: `{info.data_digest}`"
+    if language:
+        yield f"- Language: {language}"
+    yield from (f"- {line}" for line in info.cleaning)
+    by = info.spec.get("data", {}).get("split", {}).get("by", "random")
+    yield (
+        f"- Held-out shares were drawn by `data.split: {by}`"
+        if _drawn(info)
+        else ("- Held-out rows have sources of their own")
+    )
+
+
+def _drawn(info: ModelInfo) -> bool:
+    """Return whether a held-out split is a share of the training rows' source."""
+    data = info.spec.get("data", {})
+    return any(isinstance(data.get(split), float) for split in ("validation", "test"))
+
+
+def _label_counts(info: ModelInfo) -> Iterator[str]:
+    """Yield a table of the rows of each label in each split."""
+    splits = info.rows_by_label
+    if not splits or len(info.labels) > _LABELS_IN_TABLE:
+        return
+    yield from _table(
+        ["rows with the label", *splits],
+        ([label, *(f"{n.get(label, 0):,}" for n in splits.values())] for label in info.labels),
+    )
+
+
+def _training(info: ModelInfo) -> Iterator[str]:
+    train, scale = info.spec["train"], info.spec.get("scale", {})
+    lora = train.get("lora")
+    adapted = f", by LoRA of rank {lora['rank']}" if lora else ""
+    yield f"- Trained: `unfreeze: {train['unfreeze']}`{adapted}"
+    yield (
+        f"- {train['epochs']} epochs, batch size {train['batch_size']}, learning rate "
+        f"{train['learning_rate']:g}, seed {info.spec.get('seed')}"
+    )
+    if scale.get("workers"):
+        yield f"- Workers: {scale['workers']}"
+    if info.trials:
+        yield f"- Chosen among {len(info.trials)} trials of a sweep"
+    yield f"- Run `{info.run}`; the whole spec is in `ftray.json`"
 
 
 def _base(info: ModelInfo) -> str:

@@ -8,6 +8,7 @@ answers as it did after training.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,10 @@ class ModelInfo(_Format):
     spec: dict[str, Any]
     rows: dict[str, int] = {}
     """Split -> rows; empty in the folder of an older ftray."""
+    rows_by_label: Mapping[str, Mapping[str, int]] = {}
+    """Split -> label -> rows, where rows have one label each."""
+    cleaning: tuple[str, ...] = ()
+    """A line for each source of the data: the rows read, and those left out."""
     metrics: dict[str, dict[str, Any]]
     golden: tuple[Golden, ...]
     trials: tuple[dict[str, Any], ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,11 +29,16 @@ class OnnxModel:
     named outputs alone. It uses as many threads as torch did when it was made."""
 
     def __init__(
-        self, model: nn.Module, examples: Sequence[Inputs], outputs: Sequence[str], int8: bool
+        self,
+        model: nn.Module,
+        examples: Sequence[Inputs],
+        outputs: Sequence[str],
+        int8: bool,
+        keep: Path | None = None,
     ) -> None:
         """examples: inputs of several shapes; some rows of the first are padded. int8: store matrix
         weights as eight-bit integers, with a scale for each column, and quantize activations
-        dynamically.
+        dynamically. keep: a file to write ONNX's graph to.
 
         Raises ModelError when the packages are missing, or ONNX cannot represent the model.
         """
@@ -54,6 +60,8 @@ class OnnxModel:
             if int8:
                 quantize_dynamic(file, rounded, weight_type=QuantType.QInt8, per_channel=True)
                 self._session = _session(rounded)
+            if keep is not None:
+                shutil.copyfile(rounded if int8 else file, keep)
 
     def __call__(self, **inputs: torch.Tensor) -> Any:
         """Return the outputs, float32."""

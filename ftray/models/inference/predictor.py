@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,11 @@ class Predictor(LoadedModel):
         if compute.backend == "onnx":
             int8 = compute.precision == "int8"
             self.model = OnnxModel(self.model, self._shapes(), self._tensors, int8)
+
+    def write_onnx(self, file: Path) -> None:
+        """Write ONNX's graph of the model. Raises ModelError where ONNX has none for it."""
+        with self.inference():
+            OnnxModel(self.model, self._shapes(), self._tensors, int8=False, keep=file)
 
     def is_long(self, question: Question) -> bool:
         """Return whether a question is so long that encoding it takes a while."""

@@ -92,6 +92,22 @@ def test_rows_of_each_split_and_figures_of_each_label(made: Path) -> None:
         assert f"| {label} | 2 | " in text
 
 
+def test_rows_of_each_label_and_what_was_left_out(made: Path) -> None:
+    text = (made / "README.md").read_text()
+    assert "- train: 30 rows read, none left out" in text
+    assert "| rows with the label | train | validation | test |" in text
+    for label in LABELS:
+        assert f"| {label} | 6 | 2 | 2 |" in text
+    assert "It was trained on up to 32 tokens a row" in text
+
+
+def test_the_language_of_the_data_is_in_the_head(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", "owner/base")
+    made = exported(tmp_path, base, **{"export.language": "de"})
+    assert ModelCard.load(made / "README.md").data.language == "de"
+    assert "- Language: de" in (made / "README.md").read_text()
+
+
 @pytest.mark.parametrize("count", [20, 21])
 def test_the_figures_of_many_labels_are_elsewhere(made: Path, count: int) -> None:
     info = read_info(locate(str(made)))

@@ -7,11 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from ftray.errors import ModelError
+from ftray.models.artifact.onnx_file import ONNX, write_onnx
 from ftray.models.backends.onnx import OnnxModel
 from ftray.models.inference.loaded import TOLERANCES
 from ftray.models.inference.predictor import Predictor
@@ -19,6 +21,7 @@ from ftray.models.load import load_model
 from ftray.spec.sections.compute import Compute
 from ftray.store.files.location import Location
 from tests.helpers.odd_networks import Odd, Rigid
+from tests.helpers.tiny_generator import make_generator
 from tests.helpers.tiny_model import GOLDEN, logits_of, make_model, tamper
 from tests.helpers.tiny_networks import tiny_batch, tiny_network
 
@@ -44,6 +47,31 @@ def test_the_answers_are_those_of_torch(made: Location, exact: Predictor, batch_
         logits_of(found, TEXTS), logits_of(exact, TEXTS), rtol=1e-5, atol=1e-5
     )
     assert found.answers(TEXTS[:2], 2)[0][0].keys() == {"label", "score"}
+
+
+def test_the_file_of_an_export_runs_without_ftray(
+    made: Location, exact: Predictor, tmp_path: Path
+) -> None:
+    from onnxruntime import InferenceSession
+    from transformers import AutoTokenizer
+
+    write_onnx(Path(made.path), tmp_path / ONNX)
+    read = AutoTokenizer.from_pretrained(made.path)(
+        TEXTS[:3], padding=True, truncation=True, max_length=exact.info.max_length
+    )
+    session = InferenceSession(str(tmp_path / ONNX), providers=["CPUExecutionProvider"])
+    names = {each.name for each in session.get_inputs()}
+    (found,) = session.run(["logits"], {n: np.array(v) for n, v in read.items() if n in names})
+    torch.testing.assert_close(
+        torch.from_numpy(found), logits_of(exact, TEXTS[:3]), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_a_model_that_writes_has_no_file(tmp_path: Path) -> None:
+    folder = make_generator(tmp_path / "writer")
+    with pytest.raises(ModelError, match="--onnx.*many forward passes"):
+        write_onnx(Path(folder.path), tmp_path / ONNX)
+    assert not (tmp_path / ONNX).exists()
 
 
 def test_int8_answers_nearly_the_same_and_holds_the_golden_answers(
