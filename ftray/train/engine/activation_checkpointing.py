@@ -19,4 +19,6 @@ def enable_checkpointing(model: Any) -> None:
         )
     # Only generation needs a KV cache; with one, transformers would warn in every forward pass.
     model.config.use_cache = False
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # transformers 5.23 gave the method a new name, and warns of the old one.
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
