@@ -22,7 +22,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> li
     chats = {place: turns for place, text in enumerate(prompts) if (turns := as_chat(text))}
     plain = [place for place in range(len(prompts)) if place not in chats]
     rendered = [chat_text(tokenizer, turns) for turns in chats.values()]
-    found = dict(zip(chats, _plain_ids(tokenizer, rendered), strict=True))
+    found = dict(zip(chats, plain_ids(tokenizer, rendered), strict=True))
     texts = [prompts[place] for place in plain]
     found.update(zip(plain, _open_ids(tokenizer, texts), strict=True))
     return [found[place] for place in range(len(prompts))]
@@ -44,7 +44,7 @@ def _open_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]]) -> str:
     """Render a chat with the model's template, up to the start of the answer. Raises ModelError."""
-    return _rendered(tokenizer, turns, asks=True)
+    return rendered(tokenizer, turns, asks=True)
 
 
 def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -60,9 +60,11 @@ def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     )
 
 
-def _rendered(
+def rendered(
     tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], asks: bool
 ) -> str:
+    """Render a chat with the model's template. asks: up to the start of an answer. Raises
+    ModelError."""
     from jinja2 import TemplateError
 
     if not tokenizer.chat_template:
@@ -124,7 +126,7 @@ def completion_ids(
     end = end_id(tokenizer)
     pairs = zip(prompts, completions, strict=True)
     written = [_as_written(tokenizer, prompt, completion) for prompt, completion in pairs]
-    ids = _plain_ids(tokenizer, written)
+    ids = plain_ids(tokenizer, written)
     return [row if end in row[-_BEHIND:] else [*row, end] for row in ids]
 
 
@@ -132,7 +134,7 @@ def _as_written(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str
     """Return the completion; for a chat, with the text that the chat template puts after it."""
     if turns := as_chat(prompt):
         asked = chat_text(tokenizer, turns)
-        whole = _rendered(tokenizer, [*turns, {"role": "assistant", "content": completion}], False)
+        whole = rendered(tokenizer, [*turns, {"role": "assistant", "content": completion}], False)
         told = whole[len(asked) :] if whole.startswith(asked) else ""
         # Otherwise the template also puts the role before the answer, and the model would learn to
         # write the role.
@@ -141,7 +143,8 @@ def _as_written(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str
     return completion
 
 
-def _plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Return the token ids of texts, without special tokens around them."""
     if not texts:
         return []
     ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)[

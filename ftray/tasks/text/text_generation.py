@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from ftray.tasks.base import (
     BadRow,
@@ -21,7 +22,7 @@ from ftray.tasks.base import (
     Row,
     TaskSetup,
 )
-from ftray.tasks.info import Starter, TaskInfo
+from ftray.tasks.info import NoOptions, Starter, TaskInfo
 from ftray.tasks.metrics import Gathered, MetricState
 from ftray.tasks.schema import Schema
 from ftray.tasks.text.blank import frame, has_tokens
@@ -30,16 +31,27 @@ from ftray.tasks.text.language_model.causal import CausalLanguageModel
 from ftray.tasks.text.language_model.learnt import (
     COUNT,
     SPANS,
+    Span,
     learnt_features,
     learnt_logits,
     learnt_tokens,
+    without_first,
 )
 from ftray.tasks.text.language_model.token_loss import no_tokens, token_metrics, token_state
+from ftray.tasks.text.language_model.turns import answered_prompts
 from ftray.tasks.text.prompts import completion_ids, cut_to, prompt_ids, windows_of
 from ftray.tasks.text.texts import IDS, padded, plain_token
 
 if TYPE_CHECKING:
     import torch
+
+
+class Options(NoOptions):
+    """Options of the task text-generation."""
+
+    learn: Literal["last", "all"] = Field(
+        "last", description="Turns of a chat that are learnt: the last one, or all answers."
+    )
 
 
 class TextGeneration(CausalLanguageModel):
@@ -56,6 +68,7 @@ class TextGeneration(CausalLanguageModel):
         metrics={"accuracy": "max", "loss": "min"},
         default_metric="loss",
         max_length=1024,
+        options=Options,
         synonyms={
             "prompt": "instruction question",
             "completion": "response answer output_column",
@@ -108,11 +121,11 @@ class TextGeneration(CausalLanguageModel):
         any other row that is too long, the beginning of the prompt is cut first, then the end of
         the completion. Raises ModelError as `encode` does."""
         tokenizer = setup.processor
-        asked = prompt_ids(tokenizer, rows["prompt"])
+        asked = _asked(setup, rows["prompt"])
         answers = completion_ids(tokenizer, rows["prompt"], rows["completion"])
         around = frame(tokenizer)
         examples = Examples({}, [], [], {})
-        for place, (prompt, completion) in enumerate(zip(asked, answers, strict=True)):
+        for place, ((prompt, spans), completion) in enumerate(zip(asked, answers, strict=True)):
             is_asked = not rows["prompt"][place] or has_tokens(prompt, around)
             if not is_asked or not has_tokens(completion, around):
                 examples.rejected[place] = "no_tokens"
@@ -120,7 +133,9 @@ class TextGeneration(CausalLanguageModel):
             cut = cut_to if rows["prompt"][place] else windows_of
             for before, learnt in cut(prompt, completion, setup.max_length):
                 ids = [*before, *learnt]
-                examples.add(place, {IDS: ids, **learnt_features([(len(before), len(ids))])})
+                earlier = without_first(len(prompt) - len(before), spans)
+                told = learnt_features([*earlier, (len(before), len(ids))])
+                examples.add(place, {IDS: ids, **told})
             examples.lengths.append(len(prompt) + len(completion))
         return examples
 
@@ -159,3 +174,11 @@ class TextGeneration(CausalLanguageModel):
 
     def metrics(self, found: Gathered, schema: Schema) -> Metrics:
         return token_metrics(found)
+
+
+def _asked(setup: TaskSetup, prompts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
+    """Return the token ids of each prompt, and the spans of the answers in it that are learnt."""
+    assert isinstance(setup.options, Options)
+    if setup.options.learn == "all":
+        return answered_prompts(setup.processor, prompts)
+    return [(ids, []) for ids in prompt_ids(setup.processor, prompts)]

@@ -16,9 +16,9 @@ from ftray.tasks.metrics import ALONE, Gathered, Totals
 from ftray.tasks.schema import Schema
 from ftray.tasks.text.language_model.learnt import COUNT, SPANS, learnt_features
 from ftray.tasks.text.prompts import prompt_ids
-from ftray.tasks.text.text_generation import TextGeneration
+from ftray.tasks.text.text_generation import Options, TextGeneration
 from ftray.tasks.text.texts import IDS
-from tests.helpers.tiny_generator import END, make_tokenizer
+from tests.helpers.tiny_generator import CHAT, END, make_tokenizer
 
 TASK = TextGeneration()
 ASKED = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "film?"}]
@@ -37,7 +37,7 @@ def examples(tokenizer: Any, prompt: str, completion: str, length: int = 100) ->
 
 
 def made_of(tokenizer: Any, rows: dict[str, list[str]], length: int) -> Examples:
-    return TASK.examples(TaskSetup(tokenizer, max_length=length), rows)
+    return TASK.examples(TaskSetup(tokenizer, max_length=length, options=Options()), rows)
 
 
 def encode(tokenizer: Any, prompts: list[str], length: int = 100) -> list[list[int]]:
@@ -93,6 +93,97 @@ def test_of_a_chat_the_last_turn_is_learnt(tokenizer: Any) -> None:
         asked, learnt = examples(tokenizer, row["prompt"], row["completion"])
         assert asked == f"<|system|>Be kind.{END}<|user|>film?{END}<|assistant|>"
         assert learnt == f"wonderful{END}"
+
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Llama 2's: answers are trimmed, and a space stands before them.
+INSTRUCTED = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m.content.strip() + ' <|end|>' }}{% endif %}{% endfor %}"
+)
+# As those of models that think: of an earlier answer the beginning is left out.
+FORGETTING = (
+    "{% for m in messages %}<|{{ m.role }}|>{% if loop.last or m.role != 'assistant' %}"
+    "{{ m.content }}{% else %}{{ m.content.split('</think>')[-1] }}{% endif %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+TURNS = [
+    {"role": "user", "content": "film?"},
+    {"role": "assistant", "content": "The plot.</think>A good plot. "},
+    {"role": "user", "content": "actor?"},
+    {"role": "assistant", "content": "dull"},
+    {"role": "user", "content": "end?"},
+    {"role": "assistant", "content": "wonderful"},
+]
+
+
+def learnt_of(tokenizer: Any, turns: list[dict[str, str]], length: int = 200) -> list[str]:
+    """The texts that are learnt of a chat, all of whose answers are."""
+    row = TASK.parse({"messages": turns})
+    setup = TaskSetup(tokenizer, max_length=length, options=Options(learn="all"))
+    columns = {"prompt": [row["prompt"]], "completion": [row["completion"]]}
+    (example,) = TASK.examples(setup, columns).each()
+    spans = np.reshape(example[SPANS], (-1, 2))
+    assert example[COUNT] == sum(end - start for start, end in spans)
+    return [tokenizer.decode(example[IDS][start:end]) for start, end in spans]
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        pytest.param(
+            CHAT,
+            [f"The plot.</think>A good plot. {END}", f"dull{END}", f"wonderful{END}"],
+            id="own",
+        ),
+        pytest.param(
+            CHATML,
+            [
+                "The plot.</think>A good plot. <|im_end|>\n",
+                "dull<|im_end|>\n",
+                f"wonderful<|im_end|>\n{END}",
+            ],
+            id="ChatML",
+        ),
+        pytest.param(
+            INSTRUCTED,
+            [f"The plot.</think>A good plot. {END}", f"dull {END}", f" wonderful {END}"],
+            id="Llama 2",
+        ),
+        pytest.param(
+            FORGETTING, [f"A good plot. {END}", f"dull{END}", f"wonderful{END}"], id="thinking"
+        ),
+    ],
+)
+def test_all_answers_of_a_chat_are_learnt_where_asked(template: str, expected: list[str]) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    assert learnt_of(tokenizer, TURNS) == expected
+    row = TASK.parse({"messages": TURNS})
+    assert examples(tokenizer, row["prompt"], row["completion"], 200)[1] == expected[-1]
+
+
+def test_what_is_learnt_of_a_long_chat_is_cut_with_it(tokenizer: Any) -> None:
+    whole = learnt_of(tokenizer, TURNS)
+    cut = learnt_of(tokenizer, TURNS, 24)
+    assert cut[-1] == whole[-1] and len(cut) > 1
+    assert whole[-len(cut)].endswith(cut[0]) and cut[1:] == whole[len(whole) - len(cut) + 1 :]
+
+
+def test_earlier_answers_are_learnt_as_they_are_written(tokenizer: Any) -> None:
+    """The tokens of an earlier answer are those that are learnt when it is the last one."""
+    setup = TaskSetup(tokenizer, max_length=200, options=Options(learn="all"))
+    found = []
+    for turns in (TURNS, TURNS[:4]):
+        row = TASK.parse({"messages": turns})
+        columns = {"prompt": [row["prompt"]], "completion": [row["completion"]]}
+        (example,) = TASK.examples(setup, columns).each()
+        start, end = np.reshape(example[SPANS], (-1, 2))[1]
+        found.append((example[IDS][:start], example[IDS][start:end]))
+    assert found[0] == found[1]
 
 
 def test_a_chat_is_asked_as_it_is_learnt(tokenizer: Any) -> None:

@@ -28,6 +28,12 @@ def learnt_features(spans: Sequence[Span]) -> Example:
     }
 
 
+def without_first(count: int, spans: Sequence[Span]) -> list[Span]:
+    """Return the spans of a sequence whose first `count` tokens are left out."""
+    moved = [(max(1, start - count), end - count) for start, end in spans]
+    return [(start, end) for start, end in moved if start < end]
+
+
 def learnt_tokens(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
     """Return, for the N tokens to learn: the row of their example, the number of their span in it,
     the place of the token before, and their id, (N,) int64 each. They are found here, on the host,
