@@ -16,16 +16,17 @@ _START_S = 240  # the first start creates the tables, which takes minutes on a b
 
 
 class MlflowServer:
-    """An MLflow server whose database and log lie in `folder`."""
+    """An MLflow server whose log lies in `folder`, and its database unless another one is named."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str = "") -> None:
         self.folder, self.port = folder, free_port()
+        self._database = database or f"sqlite:///{folder}/server.db"
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--workers=1", f"--port={self.port}"]
-        command += [f"--backend-store-uri=sqlite:///{self.folder}/server.db"]
+        command += [f"--backend-store-uri={self._database}"]
         command += [f"--default-artifact-root={self.folder}/artifacts"]
         with (self.folder / "server.log").open("ab") as output:
             self._process = subprocess.Popen(
