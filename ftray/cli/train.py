@@ -48,8 +48,10 @@ def train(
         display.stage("starting Ray")
         worker = connected()
         from ftray.train.run import train as run
+        from ftray.train.stages import after_stages
 
-        trained = run(checked, display.say, display.listen, worker)
+        whole = after_stages(checked, display.say, display.listen)
+        trained = run(whole, display.say, display.listen, worker)
         display.stage("stopping Ray")
     show_trained(trained.to_json(), as_json)
 
@@ -61,7 +63,8 @@ def _ahead(spec: Spec) -> LocalWorker | None:
     from ftray.cluster.connection import is_this_machine
     from ftray.train.ray.local_worker import LocalWorker
 
-    worker = LocalWorker.of(spec)
+    # The stages before the run take the place of the worker.
+    worker = LocalWorker.of(spec) if not spec.stages else None
     if worker is None and is_this_machine():
         import_module("transformers.modeling_utils")
     return worker

@@ -31,9 +31,11 @@ def tune(
         checked = check_inputs(loaded)
         display.stage("starting Ray")
         connected()
+        from ftray.train.stages import after_stages
         from ftray.tune.sweep import tune as run
 
-        tuned = run(checked, display.say, display.listen)
+        whole = after_stages(checked, display.say, display.listen)
+        tuned = run(whole, display.say, display.listen)
         display.stage("stopping Ray")
     show_trials(say, display.width, loaded.train.metric, tuned.trials)
     show_depths(say, display.width, loaded.train.metric, tuned.depths)

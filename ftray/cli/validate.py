@@ -57,7 +57,11 @@ def _examine(path: str, overrides: list[str], gpus: str | None, as_json: bool) -
         wanted = Gpus.of(gpus)
         overrides = [*overrides, f"scale.workers={wanted.count}", "scale.gpus_per_worker=1"]
     checked = check_inputs(load(path, overrides, say))
+    stages = [check_inputs(stage) for stage in checked.spec.staged]
     if not as_json:
+        for stage in stages:
+            say(f"stage {stage.spec.name}:")
+            _say_each(stage.dataset.report.lines())
         _say_each(checked.dataset.report.lines())
         _say_each(checked.dataset.schema.lines())
     # The data come first: importing torch and the model's code for these steps takes time.

@@ -10,7 +10,7 @@ from ftray.data.cleaning.growing import Growing
 from ftray.data.readers.batch import RawBatch
 from ftray.data.split import moment
 from ftray.errors import DataError
-from ftray.spec.schema import SplitSpec
+from ftray.spec.sections.data import SplitSpec
 from ftray.tasks.base import is_missing
 
 

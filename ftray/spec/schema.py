@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ftray.spec.fields import (
     Auto,
@@ -18,25 +17,20 @@ from ftray.spec.fields import (
     Range,
     Section,
     Seed,
-    Share,
     Text,
     contradiction,
-    number_in_text,
 )
-from ftray.spec.sections.columns import Columns, TaskName
-from ftray.spec.sections.delimited import DelimitedSpec
+from ftray.spec.sections.columns import Columns as Columns
+from ftray.spec.sections.columns import TaskName
+from ftray.spec.sections.data import DataSpec as DataSpec
 from ftray.spec.sections.exporting import ExportSpec
 from ftray.spec.sections.serving import ServeSpec
+from ftray.spec.sections.staging import StageSpec, with_task_defaults
 from ftray.spec.sections.tracking import Notify, TrackSpec
 from ftray.spec.sections.training import TrainSpec
 from ftray.spec.sections.tuning import TuneSpec
 from ftray.tasks import DEFAULT_TASK, TASKS, task_info
 from ftray.tasks.info import TaskInfo
-
-
-def _defaults(name: str) -> str:
-    """List the default of each task, in words."""
-    return ", ".join(f"{getattr(t.info, name)} for {n}" for n, t in TASKS.items())
 
 
 def _options() -> str:
@@ -53,76 +47,6 @@ class ModelSpec(Section):
     )
     revision: Text | None = Field(None, description="Branch, tag or commit of a Hub id.")
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
-
-
-HeldOut = Annotated[Share | Text, BeforeValidator(number_in_text)]
-
-
-class SplitSpec(Section):
-    """How rows are drawn for shares of data.train."""
-
-    by: Literal["random", "group", "time"] = Field(
-        "random",
-        description="random: stratified where rows have labels; group: rows with the same value in "
-        "`column` stay together; time: the latest rows by `column` are held out, the very latest "
-        "for the test.",
-    )
-    column: Text | None = Field(None, description="Column of the source with groups or times.")
-
-    @model_validator(mode="after")
-    def _group_and_time_need_a_column(self) -> Self:
-        if (self.by == "random") == (self.column is None):
-            return self
-        needs = "needs the column that tells them" if self.column is None else "reads no column"
-        fix = "Name it in data.split.column." if self.column is None else "Leave the column out."
-        raise contradiction(needs, fix, key="data.split.by", value=self.by)
-
-
-class DataSpec(Section):
-    train: Text = Field(
-        description="CSV, JSONL, Parquet or Arrow (globs, URLs, package://), a folder with one "
-        "sub-folder a label, or a Hub id OWNER/NAME.",
-        examples=["reviews.csv"],
-    )
-    validation: HeldOut = Field(
-        0.1, description="A share of `train` (drawn as `split` says) or a source of its own."
-    )
-    test: HeldOut = Field(
-        0.1, description="A share of `train` (drawn as `split` says) or a source of its own."
-    )
-    split: SplitSpec = SplitSpec()
-    columns: Columns = Field(
-        Columns(),
-        description="Names of the columns: "
-        + "; ".join(
-            f"{', or '.join(' and '.join(form) for form in task.info.forms)} for {name}"
-            for name, task in TASKS.items()
-        )
-        + ".",
-    )
-    encoding: Text = Field("utf-8", description="Character encoding of text files.")
-    csv: DelimitedSpec = Field(
-        DelimitedSpec(), description="How CSV and TSV files are written: found out, but for this."
-    )
-    max_length: PositiveInt = Field(
-        DEFAULT_TASK.max_length,
-        description="Tokens a row is cut to; a text without a prompt is learnt whole, in windows "
-        f"of that many. Unless given {_defaults('max_length')}, or where the task generates as "
-        "many as the model has positions for.",
-    )
-    on_bad_row: Literal["fail", "skip"] = Field(
-        "fail", description="skip: bad rows are counted and written to a quarantine file."
-    )
-
-    @model_validator(mode="after")
-    def _shares_leave_rows_to_train_on(self) -> Self:
-        shares = [s for s in (self.validation, self.test) if isinstance(s, float)]
-        if sum(shares) >= 1:
-            raise contradiction(
-                f"validation and test together take {sum(shares):g} of the rows",
-                "Lower data.validation or data.test: some rows must be left to train on.",
-            )
-        return self
 
 
 class WorkerRange(Range):
@@ -187,6 +111,11 @@ class Spec(Section):
     model: ModelSpec
     data: DataSpec
     train: TrainSpec = TrainSpec()
+    stages: tuple[StageSpec, ...] = Field(
+        (),
+        description="Trainings before this one, each from the model of the one before, such as one "
+        "on the texts of the domain.",
+    )
     scale: ScaleSpec = ScaleSpec()
     tune: TuneSpec | None = None
     export: ExportSpec = ExportSpec()
@@ -202,23 +131,7 @@ class Spec(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_task(cls, tree: Any) -> Any:
-        """Fill the defaults that differ between tasks where the file leaves them out: the metric
-        that picks the best checkpoint, and the longest row in tokens."""
-        task = tree.get("task", DEFAULT_TASK.name) if isinstance(tree, dict) else None
-        if not isinstance(task, str) or task not in TASKS:
-            return tree
-        info = task_info(task)
-        defaults: dict[str, dict[str, Any]] = {
-            "train": {"metric": next(iter(info.metrics_of(_named_columns(tree))))},
-            "data": {"max_length": info.max_length},
-        }
-        filled = {
-            section: {**values, **tree.get(section, {})}
-            for section, values in defaults.items()
-            if isinstance(tree.get(section, {}), dict)
-            and (section in tree or not cls.model_fields[section].is_required())
-        }
-        return {**tree, **filled}
+        return with_task_defaults(tree, cls)
 
     @property
     def info(self) -> TaskInfo:
@@ -275,6 +188,36 @@ class Spec(Section):
                 raise contradiction(problem, fix, key=key, value=value)
         return self
 
+    def stage(self, stage: StageSpec) -> Spec:
+        """Return the spec of a stage, from this spec's base model. Raises pydantic's
+        ValidationError."""
+        shared = {"seed", "storage", "model", "scale", "track", "notify"}
+        tree = self.model_dump(mode="json", include=shared)
+        own = stage.model_dump(mode="json", exclude_unset=True)
+        return Spec.model_validate({**tree, **own, "name": f"{self.name}-{stage.name}"})
+
+    @property
+    def staged(self) -> list[Spec]:
+        """The specs of the stages, all from this spec's base model."""
+        return [self.stage(stage) for stage in self.stages]
+
+    @model_validator(mode="after")
+    def _stages_are_whole(self) -> Self:
+        for number, stage in enumerate(self.stages):
+            try:
+                self.stage(stage)
+            except ValidationError as error:
+                fault = error.errors()[0]
+                context = fault.get("ctx", {})
+                where = context.get("key") or ".".join(map(str, fault["loc"]))
+                raise contradiction(
+                    fault["msg"],
+                    context.get("fix", "A stage has the keys name, task, data, train."),
+                    key=f"stages.{number}.{where}",
+                    value=context.get("value", fault["input"]),
+                ) from None
+        return self
+
     @model_validator(mode="after")
     def _cost_has_a_price(self) -> Self:
         wanted = self.tune.budget.cost if self.tune else None
@@ -306,13 +249,6 @@ class Spec(Section):
                 value=micro,
             )
         return self
-
-
-def _named_columns(tree: Mapping[str, Any]) -> Collection[str]:
-    """Return the logical columns that a file names, whatever else it holds."""
-    data = tree.get("data")
-    columns = data.get("columns") if isinstance(data, dict) else None
-    return columns if isinstance(columns, dict) else ()
 
 
 def micro_batch_size(spec: Spec, workers: int, largest: int = 32) -> int:

@@ -69,6 +69,15 @@ def unfinished(root: Root, asked: Spec, kind: Kind = "train") -> RunFolder | Non
     return run if run is not None and run.status.goes_on else None
 
 
+def finished(root: Root, asked: Spec, inputs: Inputs, kind: Kind = "train") -> RunFolder | None:
+    """Return the run that the spec `asked` has ended with these inputs, if its model is on
+    record."""
+    run = _pointed(root, asked.name, open_document(_pointer(root, asked, kind)).read().content)
+    if run is None or run.status.state != "done" or run.status.version is None:
+        return None
+    return None if _changed(run, inputs) else run
+
+
 def take(run: RunFolder, seen: Seen, say: Callable[[str], None]) -> bool:
     """Take over a run that no process drives. Return False where another process has written the
     status since `seen`. Raises RunTaken when a process drives the run."""

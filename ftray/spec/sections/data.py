@@ -1,0 +1,87 @@
+"""The section `data`: where the rows come from, how they are split and how they are read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from ftray.spec.fields import PositiveInt, Section, Share, Text, contradiction, number_in_text
+from ftray.spec.sections.columns import Columns
+from ftray.spec.sections.delimited import DelimitedSpec
+from ftray.tasks import DEFAULT_TASK, TASKS
+
+
+def _defaults(name: str) -> str:
+    """List the default of each task, in words."""
+    return ", ".join(f"{getattr(t.info, name)} for {n}" for n, t in TASKS.items())
+
+
+HeldOut = Annotated[Share | Text, BeforeValidator(number_in_text)]
+
+
+class SplitSpec(Section):
+    """How rows are drawn for shares of data.train."""
+
+    by: Literal["random", "group", "time"] = Field(
+        "random",
+        description="random: stratified where rows have labels; group: rows with the same value in "
+        "`column` stay together; time: the latest rows by `column` are held out, the very latest "
+        "for the test.",
+    )
+    column: Text | None = Field(None, description="Column of the source with groups or times.")
+
+    @model_validator(mode="after")
+    def _group_and_time_need_a_column(self) -> Self:
+        if (self.by == "random") == (self.column is None):
+            return self
+        needs = "needs the column that tells them" if self.column is None else "reads no column"
+        fix = "Name it in data.split.column." if self.column is None else "Leave the column out."
+        raise contradiction(needs, fix, key="data.split.by", value=self.by)
+
+
+class DataSpec(Section):
+    train: Text = Field(
+        description="CSV, JSONL, Parquet or Arrow (globs, URLs, package://), a folder with one "
+        "sub-folder a label, or a Hub id OWNER/NAME.",
+        examples=["reviews.csv"],
+    )
+    validation: HeldOut = Field(
+        0.1, description="A share of `train` (drawn as `split` says) or a source of its own."
+    )
+    test: HeldOut = Field(
+        0.1, description="A share of `train` (drawn as `split` says) or a source of its own."
+    )
+    split: SplitSpec = SplitSpec()
+    columns: Columns = Field(
+        Columns(),
+        description="Names of the columns: "
+        + "; ".join(
+            f"{', or '.join(' and '.join(form) for form in task.info.forms)} for {name}"
+            for name, task in TASKS.items()
+        )
+        + ".",
+    )
+    encoding: Text = Field("utf-8", description="Character encoding of text files.")
+    csv: DelimitedSpec = Field(
+        DelimitedSpec(), description="How CSV and TSV files are written: found out, but for this."
+    )
+    max_length: PositiveInt = Field(
+        DEFAULT_TASK.max_length,
+        description="Tokens a row is cut to; a text without a prompt is learnt whole, in windows "
+        f"of that many. Unless given {_defaults('max_length')}, or where the task generates as "
+        "many as the model has positions for.",
+    )
+    on_bad_row: Literal["fail", "skip"] = Field(
+        "fail", description="skip: bad rows are counted and written to a quarantine file."
+    )
+
+    @model_validator(mode="after")
+    def _shares_leave_rows_to_train_on(self) -> Self:
+        shares = [s for s in (self.validation, self.test) if isinstance(s, float)]
+        if sum(shares) >= 1:
+            raise contradiction(
+                f"validation and test together take {sum(shares):g} of the rows",
+                "Lower data.validation or data.test: some rows must be left to train on.",
+            )
+        return self
