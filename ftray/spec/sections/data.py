@@ -12,9 +12,10 @@ from ftray.spec.sections.delimited import DelimitedSpec
 from ftray.tasks import DEFAULT_TASK, TASKS
 
 
-def _defaults(name: str) -> str:
-    """List the default of each task, in words."""
-    return ", ".join(f"{getattr(t.info, name)} for {n}" for n, t in TASKS.items())
+def _default_lengths() -> str:
+    """Say the least and the greatest default of the tasks."""
+    lengths = [task.info.max_length for task in TASKS.values()]
+    return f"{min(lengths)} to {max(lengths)}, by task"
 
 
 HeldOut = Annotated[Share | Text, BeforeValidator(number_in_text)]
@@ -69,7 +70,7 @@ class DataSpec(Section):
     max_length: PositiveInt = Field(
         DEFAULT_TASK.max_length,
         description="Tokens a row is cut to; a text without a prompt is learnt whole, in windows "
-        f"of that many. Unless given {_defaults('max_length')}, or where the task generates as "
+        f"of that many. Unless given {_default_lengths()}, or where the task generates as "
         "many as the model has positions for.",
     )
     on_bad_row: Literal["fail", "skip"] = Field(
