@@ -22,7 +22,7 @@ from typing_extensions import TypedDict
 
 from ftray.models.artifact.manifest import ModelInfo
 from ftray.serve.fields import FIELD_TYPES
-from ftray.serve.schemas import MAX_FILES, MAX_ROWS, MAX_TEXT, Input, as_int
+from ftray.serve.schemas import MAX_FILES, MAX_ROWS, MAX_TEXT, MAX_TEXTS, Input, as_int
 from ftray.tasks.base import BadRow, Question
 from ftray.tasks.info import FIELDS, Modality, Output
 from ftray.tasks.vision.pixels import opened
@@ -77,6 +77,14 @@ class Fill(BaseModel):
     sequence: str
 
 
+class Ranked(BaseModel):
+    """A passage of the request; index: its place there."""
+
+    index: int
+    score: float
+    text: str
+
+
 OUTPUTS: Mapping[Output, Any] = {
     "labels": Label | list[Label],
     "label_set": list[Label],
@@ -87,6 +95,7 @@ OUTPUTS: Mapping[Output, Any] = {
     "entities": list[Entity],
     "fills": list[Fill] | list[list[Fill]],
     "embedding": list[float],
+    "ranking": list[Ranked],
 }
 """Kind of an answer -> the shape of one output."""
 
@@ -118,6 +127,10 @@ def _decoded(value: Any) -> bytes:
 _TEXT_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT}
 _KINDS: Mapping[Modality, Any] = {
     "text": Annotated[Input, WithJsonSchema(_TEXT_SCHEMA)],
+    "texts": Annotated[
+        list[Annotated[Input, WithJsonSchema(_TEXT_SCHEMA)]],
+        Field(min_length=1, max_length=MAX_TEXTS),
+    ],
     "image": Annotated[
         bytes,
         BeforeValidator(_decoded),

@@ -9,6 +9,7 @@ from ftray.tasks.text.multi_label_classification import MultiLabelClassification
 from ftray.tasks.text.preference_tuning import PreferenceTuning
 from ftray.tasks.text.question_answering import QuestionAnswering
 from ftray.tasks.text.retrieval.feature_extraction import FeatureExtraction
+from ftray.tasks.text.retrieval.text_ranking import TextRanking
 from ftray.tasks.text.text2text_generation import Text2TextGeneration
 from ftray.tasks.text.text_classification import TextClassification
 from ftray.tasks.text.text_generation import TextGeneration
@@ -27,6 +28,7 @@ _TASKS = (
     PreferenceTuning,
     FillMask,
     FeatureExtraction,
+    TextRanking,
     ImageClassification,
     TabularClassification,
     TabularRegression,

@@ -30,12 +30,21 @@ FIELDS: frozenset[Modality] = frozenset(("number", "category", "date", "note"))
 EVERY_OTHER = "*"
 """Name in a source that stands for all columns that no other logical column names."""
 Output = Literal[
-    "labels", "label_set", "text", "written", "numbers", "span", "entities", "fills", "embedding"
+    "labels",
+    "label_set",
+    "text",
+    "written",
+    "numbers",
+    "span",
+    "entities",
+    "fills",
+    "embedding",
+    "ranking",
 ]
 """Kind of a model's answers. labels: one of a fixed set, with scores; label_set: any number of a
 fixed set; text: generated token by token; written: a text that is generated as a whole; span: a
 part of a text of the request; entities: any number of parts of it, with a label each; fills: tokens
-for those that a text hides; embedding: a vector."""
+for those that a text hides; embedding: a vector; ranking: the texts of a request, ordered."""
 
 
 class NoOptions(BaseModel):

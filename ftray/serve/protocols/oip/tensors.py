@@ -138,8 +138,8 @@ def _columns(tensors: Sequence[Tensor], blob: bytes, of: Signature) -> dict[str,
 
 
 def _value(value: Any, kind: Modality, binary: bool, where: str) -> Any:
-    """Return one value of an input: a text, or the bytes of a file, which JSON has in base64.
-    Raises HTTPException 400."""
+    """Return one value of an input: a text; several texts, which a tensor has as JSON; or the bytes
+    of a file, which JSON has in base64. Raises HTTPException 400."""
     try:
         if is_file(kind):
             return (
@@ -150,6 +150,8 @@ def _value(value: Any, kind: Modality, binary: bool, where: str) -> Any:
         text = value.decode() if isinstance(value, bytes) else value
         if kind in FIELDS:
             return TypeAdapter(FIELD_TYPES[kind]).validate_python(text)
+        if kind == "texts":
+            return TypeAdapter(input_type((("", kind),))).validate_json(text)
     except UnicodeDecodeError:
         raise _wrong(f"{where}: is not UTF-8") from None
     except (ValidationError, ValueError) as error:

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ftray.errors import DataError, ModelError
+from ftray.errors import ModelError
 from ftray.tasks.base import (
     Answered,
-    BadRow,
     Inputs,
     Metrics,
     Outputs,
@@ -32,11 +31,12 @@ from ftray.tasks.features import Batch, Examples, Feature
 from ftray.tasks.info import Starter, TaskInfo
 from ftray.tasks.labels import label_name
 from ftray.tasks.metrics import Gathered, MetricState
-from ftray.tasks.regression import clean_numbers, mean_scores
+from ftray.tasks.regression import mean_scores
 from ftray.tasks.schema import Schema
 from ftray.tasks.text.retrieval.contrast import cosine_losses, label_losses, ranking_losses
 from ftray.tasks.text.retrieval.nearest import BLOCK, first_places, retrieval
 from ftray.tasks.text.retrieval.pooling import KEPT, USAGE, files, pooled, read_pooling
+from ftray.tasks.text.retrieval.scores import clean_score, scaled
 from ftray.tasks.text.texts import IDS, MASK, Texts, clean_text
 
 if TYPE_CHECKING:
@@ -68,14 +68,6 @@ class Options(BaseModel):
     full_score: float = Field(
         1.0, gt=0, description="Score of two texts that mean the same: their cosine is to be 1."
     )
-
-
-def clean_score(value: Any) -> list[float]:
-    """Return the score of a source row in a list. Raises BadRow."""
-    found = clean_numbers(value)
-    if len(found) > 1:
-        raise BadRow("score_not_a_number", repr(value)[:80])
-    return found
 
 
 class FeatureExtraction(Texts):
@@ -174,7 +166,7 @@ class FeatureExtraction(Texts):
 
     def examples(self, setup: TaskSetup, rows: Mapping[str, Sequence[Any]]) -> Examples:
         """Make an example of each text of a row. A row is rejected where a text gives no tokens."""
-        read = [self.read(setup, {"text": rows[name]}) for name in _TEXTS if name in rows]
+        read = [self.read_each(setup, rows[name]) for name in _TEXTS if name in rows]
         whole = sorted(set.intersection(*(set(found.rows) for found in read)))
         ids, lengths = (
             [dict(zip(found.rows, values(found), strict=True)) for found in read]
@@ -314,25 +306,13 @@ def _targets(
         return
     yield PART, np.tile(np.arange(width, dtype=np.int64), len(whole))
     if "score" in rows:
-        yield SCORE, np.repeat([_scaled(setup, rows["score"][row]) for row in whole], width)
+        assert isinstance(setup.options, Options)
+        told = [rows["score"][row][0] for row in whole]
+        yield SCORE, np.repeat(scaled(told, setup.options.full_score, -1.0), width)
         return
     texts = [[_number(np.array(of[row], np.int64).tobytes()) for of in ids] for row in whole]
     yield TEXT, np.array(texts, np.int64)
     yield GROUP, np.repeat([row[0] for row in texts], width)
-
-
-def _scaled(setup: TaskSetup, score: Sequence[float]) -> np.float32:
-    """Return the cosine that a score stands for. Raises DataError beyond -1 to 1."""
-    assert isinstance(setup.options, Options)
-    full = setup.options.full_score
-    if abs(score[0]) > full:
-        raise DataError.of(
-            "data.columns.score",
-            score[0],
-            f"scores are cosines, from {-full:g} to {full:g}",
-            "set task_options.full_score to the score of two texts that mean the same",
-        )
-    return np.float32(score[0] / full)
 
 
 def _number(content: bytes) -> int:

@@ -23,6 +23,7 @@ function base64(file) {
 
 export const image = {
   isFile: true,
+  holds: (value) => typeof value === "string",
 
   create(id) {
     const node = make("div"), label = make("label"), zone = make("div", undefined, "drop");

@@ -4,6 +4,8 @@ import { make } from "../../dom.js";
 
 export const text = {
   isFile: false,
+  holds: (value) => typeof value === "string",
+  some: "some text",
 
   create(id) {
     const node = make("div"), label = make("label"), area = make("textarea");
