@@ -17,8 +17,10 @@ from ftray.spec.load import override, parse
 from ftray.store.files.location import Location, locate
 from ftray.store.removal import clear
 from ftray.store.root import Root
+from ftray.store.runs import metrics
 from ftray.store.runs.folder import RUN_ID, RunFolder, find_run, list_runs, new_run_id
 from ftray.store.runs.prune import prune
+from tests.helpers.object_store import ObjectStore
 
 SPEC = parse({"name": "reviews", "model": {"name_or_path": "m"}, "data": {"train": "a.csv"}})
 FIRST, SECOND = "20260101-000000-aaaaaa", "20260102-000000-bbbbbb"
@@ -115,6 +117,31 @@ def test_remote_metrics_are_written_now_and_then_and_at_the_end(tmp_path: Path) 
     reader.close()
     assert len(run.metrics()) == 1001
     assert [found.run_id for found in list_runs(root)] == [FIRST]
+
+
+def test_a_long_remote_run_is_written_in_segments_each_about_once(
+    object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run of days, each line must not upload all lines before it again."""
+    monkeypatch.setattr(metrics, "_REWRITE_EVERY", 0.0)
+    monkeypatch.setattr(metrics, "_SEGMENT", 500)
+    root = Root(object_store.at("root"))
+    run = RunFolder.create(root, SPEC, FIRST)
+    reader, seen = RunFolder(root.runs("reviews") / FIRST), []
+    for step in range(60):
+        run.append_metrics({"step": step, "padding": "x" * 20})
+        if step % 7 == 0:
+            seen.append(len(reader.metrics()))
+    assert seen == [step + 1 for step in range(0, 60, 7)], "a reader follows over all segments"
+    files = {f.base_name: f.size for f in run.location.everything(deep=False)}
+    segments = {name: size for name, size in files.items() if name.startswith("metrics")}
+    assert len(segments) > 3
+    assert max(segments.values()) < 600
+    again = RunFolder(root.runs("reviews") / FIRST)  # a driver that continues the run
+    again.append_metrics({"step": 60})
+    again.close()
+    for one in (reader, again, RunFolder(root.runs("reviews") / FIRST)):
+        assert [record["step"] for record in one.metrics()] == list(range(61))
 
 
 def test_an_owner_that_is_dead_or_silent_has_been_interrupted(root: Root) -> None:
