@@ -95,7 +95,8 @@ def _with_ftray(info: ModelInfo) -> str:
 
 def _limits(info: ModelInfo) -> Iterator[str]:
     """Yield what is known of where the model can be trusted."""
-    reads = " and ".join(dict.fromkeys(info.inputs.values()))
+    kinds = list(dict.fromkeys(info.inputs.values()))
+    reads = " and ".join(part for part in (", ".join(kinds[:-1]), kinds[-1]) if part)
     yield f"- The model reads {reads} like that of the rows it was trained on. The figures below"
     yield "  are of such rows: measure the model before you use it on others."
     if info.kind.processor == "tokenizer":
