@@ -37,7 +37,8 @@ def nearest_path(path: str) -> str | None:
                 folder = found.expanduser()
                 names = [child.name for child in folder.iterdir()] if folder.is_dir() else []
                 close = nearest(part, (name for name in names if not name.startswith(".")))
-                if close is None:
+                # An ending in common does not make two names of files alike.
+                if close is None or nearest(Path(part).stem, [Path(close).stem]) is None:
                     return None
                 part = close
             found /= part

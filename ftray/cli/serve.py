@@ -94,6 +94,7 @@ def _answer(
     here = "RAY_ADDRESS" not in os.environ
     if here:
         _check_this_machine(place, spec)
+        _warn_of_precision(spec)
     stdout = sys.stdout
     ingress = fast_ingress() if here else nullcontext()
     with ExitStack() as starts, ingress:
@@ -138,6 +139,21 @@ def _check_this_machine(place: Place, spec: ServeSpec) -> None:
     check_port(place.host or HOST, place.port or PORT)
     if spec.api_keys is not None:
         read_keys(locate(spec.api_keys))
+
+
+def _warn_of_precision(spec: ServeSpec) -> None:
+    """Say that a replica will be slow, where this machine's processor has no bf16."""
+    if spec.precision != "bf16" or spec.gpus_per_replica:
+        return
+    import torch
+
+    from ftray.cluster.device import has_bf16
+
+    if not has_bf16(torch.device("cpu")):
+        say(
+            "serve.precision: bf16 is slow here: the processor has none, and answers about a fifth "
+            "of the requests that it answers in fp32"
+        )
 
 
 def _print_url(served: Sequence[ServedModel], url: str, as_json: bool) -> None:

@@ -68,6 +68,17 @@ def visible_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Return whether the hardware of a device computes in bf16. GPUs on other machines count as if
+    it did: all have since 2020."""
+    import torch
+
+    if device.type == "cuda":
+        return not visible_gpus() or torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def limit_memory(device: torch.device) -> None:
     """Keep this process within its share of a GPU that Ray gave to several processes."""
     import torch

@@ -258,10 +258,11 @@ def _findings(parts: dict[str, SourceRows], task: Task) -> Iterator[str]:
 
 
 def _unevaluated(labels: Sequence[str], splits: Mapping[str, SplitRows]) -> Iterator[str]:
-    """Yield notes about labels that have no row in a held-out split."""
+    """Yield notes about labels that have rows, and none of them in a held-out split."""
+    present = {name: split.labels() for name, split in splits.items()} if labels else {}
+    labels = [label for label in labels if any(label in found for found in present.values())]
     for name in HELD_OUT if labels else ():
-        present = splits[name].labels()
-        absent = [label for label in labels if label not in present]
+        absent = [label for label in labels if label not in present[name]]
         if absent:
             shown = ", ".join(absent[:_NAMES_SHOWN]) + (", ..." if absent[_NAMES_SHOWN:] else "")
             yield f"{len(absent)} of {len(labels)} labels have no row in {name}: {shown}"

@@ -19,7 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ftray.errors import ModelError
 from ftray.models.pretrained import Pretrained
 from ftray.spec.schema import Spec
-from ftray.tasks import get_task
+from ftray.tasks import Task, get_task
 from ftray.tasks.base import TaskSetup
 from ftray.tasks.schema import Schema
 
@@ -54,7 +54,7 @@ def load_fitting(
         return Loaded(model, setup, "")
     note = make_room(model, setup.processor)
     model.config.pad_token_id = setup.processor.pad_token_id
-    _check_positions(model, setup, pretrained)
+    _check_positions(model, setup, pretrained, task)
     return Loaded(model, setup, note)
 
 
@@ -64,15 +64,19 @@ def check_described(pretrained: Pretrained, spec: Spec, schema: Schema) -> str:
     if not spec.info.reads_text:
         return ""
     setup = setup_of(pretrained, spec, schema)
+    task = get_task(spec.task)
     with torch.device("meta"):
-        model = pretrained.empty_model(get_task(spec.task), schema)
-    _check_positions(model, setup, pretrained)
+        model = pretrained.empty_model(task, schema)
+    _check_positions(model, setup, pretrained, task)
     return lacking_rows(model, setup.processor)
 
 
-def _check_positions(model: nn.Module, setup: TaskSetup, pretrained: Pretrained) -> None:
+def _check_positions(
+    model: nn.Module, setup: TaskSetup, pretrained: Pretrained, task: Task
+) -> None:
     name, pad_id = pretrained.spec.name_or_path, setup.processor.pad_token_id
     check_positions(model, pad_id, name, setup.max_length)
+    task.check_lengths(model, setup)
 
 
 def usable_positions(model: nn.Module, pad_id: int) -> int | None:

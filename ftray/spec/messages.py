@@ -12,8 +12,9 @@ from pydantic_core import ErrorDetails
 
 from ftray.errors import Problem, shorten
 from ftray.spec.paths import Model, field_at, kinds, sections_in
-from ftray.spec.synonyms import advice, keys_of
+from ftray.spec.synonyms import advice, keys_of, unused_columns
 from ftray.spec.yaml_text import flow
+from ftray.tasks import DEFAULT_TASK
 
 _WORD = re.compile(r"[^\s',]+(?=')|(?<![\w'])\d+(?![\w'])")
 """A choice in pydantic's list of choices: 'linear', 'cosine' or 3."""
@@ -30,7 +31,9 @@ def problems(
     # A fault inside a section makes the message about the whole section redundant.
     leaves = [k for k in by_key if not any(o != k and o.startswith(f"{k}.") for o in by_key)]
     return [
-        _describe(f"{prefix}{key}".removesuffix(".") or root, key, by_key[key], model, prefix)
+        _unknown(f"{prefix}{key}", key, by_key[key][0]["input"], model, prefix, tree)
+        if any(detail["type"] == "extra_forbidden" for detail in by_key[key])
+        else _describe(f"{prefix}{key}".removesuffix(".") or root, key, by_key[key], model)
         for key in leaves
     ]
 
@@ -63,9 +66,15 @@ def _key(detail: ErrorDetails, tree: Any) -> str:
     return ".".join(parts)
 
 
-def _describe(
-    whole: str, key: str, details: list[ErrorDetails], model: Model, prefix: str
-) -> Problem:
+def _unknown(whole: str, key: str, value: Any, model: Model, prefix: str, tree: Any) -> Problem:
+    """Describe an unknown key, and name the one that was likely meant."""
+    task = tree.get("task", DEFAULT_TASK.name) if isinstance(tree, Mapping) else None
+    said = advice(key, model, unused_columns(task))
+    fix = said.replace("Did you mean ", f"Did you mean {prefix}")
+    return problem(whole, value, "unknown key", fix)
+
+
+def _describe(whole: str, key: str, details: list[ErrorDetails], model: Model) -> Problem:
     """Describe the faults of one key. whole: `key` in the form shown to the user."""
     contradictions = [d["ctx"] for d in details if d["type"] == "contradiction"]
     for context in contradictions[:1]:
@@ -74,8 +83,6 @@ def _describe(
             context["key"] or whole, context["value"], context["problem"], context["fix"]
         )
     types = {detail["type"] for detail in details}
-    if "extra_forbidden" in types:
-        return problem(whole, details[0]["input"], "unknown key", _advice(key, model, prefix))
     if types == {"missing"}:
         fix = f"Add {whole} to the spec. {_expectation(key, model)}"
         return problem(whole, None, "missing", fix)
@@ -87,11 +94,6 @@ def _describe(
     if types == {"string_type"} and isinstance(value, (int, float)):
         fix = f"Write it in quotes where a number is meant as text. {fix}"
     return problem(whole, shown, f"must be {needed}", fix)
-
-
-def _advice(key: str, model: Model, prefix: str) -> str:
-    said = advice(key, model)
-    return said.replace("Did you mean ", f"Did you mean {prefix}")
 
 
 _PHRASES: dict[str, Callable[[Mapping[str, Any]], str]] = {

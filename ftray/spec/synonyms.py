@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
+
 from ftray.near import did_you_mean, nearest
 from ftray.spec.paths import Model, paths, section_of
 from ftray.tasks import TASKS
@@ -87,13 +90,15 @@ SYNONYMS: dict[str, str] = {
 """A name that other tools or people use for a key -> the key."""
 
 
-def known_key(key: str, model: Model) -> str | None:
+def known_key(key: str, model: Model, without: Collection[str] = ()) -> str | None:
     """Return the dotted key below `model` that the unknown `key` was likely meant to be; None where
-    no key is similar."""
+    no key is similar. without: keys that are of no use in this spec."""
     where, section = section_of(model, key)
     within = [f"{where}.{name}" if where else name for name in section.model_fields]
-    every = [*within, *paths(model)]
-    last = key.rpartition(".")[2].replace("-", "_").casefold()
+    within = [path for path in within if path not in without]
+    every = [*within, *(path for path in paths(model) if path not in without)]
+    above, _, name = key.rpartition(".")
+    last = name.replace("-", "_").casefold()
     meant = SYNONYMS.get(last, "")
     return (
         next((path for path in within if _last(path).startswith(f"{last}_")), None)
@@ -101,14 +106,24 @@ def known_key(key: str, model: Model) -> str | None:
         or (meant if meant in every else None)
         or next((path for path in every if _last(path) == last), None)
         or _nearest(last, within)
-        or nearest(key, every)
+        or _misspelt_synonym(last, within)
+        or (nearest(key, every) if above != where else None)  # the section may be misspelt, too
         or _nearest(last, every)
     )
 
 
-def advice(key: str, model: Model) -> str:
-    """Name the key likely meant by an unknown key, else some keys of its section."""
-    return did_you_mean(known_key(key, model), keys_of(section_of(model, key)[1]))
+def advice(key: str, model: Model, without: Collection[str] = ()) -> str:
+    """Name the key likely meant by an unknown key, else some keys of its section. without: keys to
+    name only where no other is similar."""
+    meant = known_key(key, model, without) or known_key(key, model)
+    return did_you_mean(meant, keys_of(section_of(model, key)[1]))
+
+
+def unused_columns(task: Any) -> set[str]:
+    """Return the keys of columns that the rows of a task do not have. task: as the spec names it;
+    none where the spec names no task."""
+    columns = TASKS[task].info.columns if isinstance(task, str) and task in TASKS else _COLUMNS
+    return {f"data.columns.{column}" for column in _COLUMNS.difference(columns)}
 
 
 def keys_of(section: Model) -> str:
@@ -123,6 +138,11 @@ def _nearest(word: str, keys: list[str]) -> str | None:
     """Return the first dotted key whose last word `word` is or misspells; None without one."""
     close = nearest(word, map(_last, keys))
     return next((key for key in keys if _last(key) == close), None)
+
+
+def _misspelt_synonym(word: str, keys: list[str]) -> str | None:
+    """Return the one of `keys` whose synonym `word` misspells; None without one."""
+    return SYNONYMS.get(nearest(word, (w for w, key in SYNONYMS.items() if key in keys)) or "")
 
 
 def _last(key: str) -> str:

@@ -275,6 +275,11 @@ class BaseTask(ABC):
         """Return why the task cannot train the model; empty where it can."""
         return ""
 
+    def check_lengths(self, model: Any, setup: TaskSetup) -> None:
+        """Raise ModelError where the model has too few positions for what the task writes. What it
+        reads is checked for every task. The model may be on the meta device."""
+        return
+
     def forward(self, model: Any, inputs: Inputs) -> dict[str, torch.Tensor]:
         """Run the model. Returns the tensors in `outputs`, with the examples on the first axis."""
         found = model(**inputs)

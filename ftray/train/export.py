@@ -125,7 +125,7 @@ def _of_base(order: Export, ranks: DistContext, stage: Callable[[str], None]) ->
     unmeasured = baselines is None and (task.info.linear_probe or not order.spec.train.baselines)
     if unmeasured and not task.from_base:
         return _Untrained({})
-    stage("exporting: evaluating on the test split what needs no training")
+    stage("exporting: evaluating the baselines on the test split")
     shards = shards_weights(order.spec.train, ranks.world)
     loaded = _base(order, shards)
     model, setup = loaded.model.eval(), loaded.setup

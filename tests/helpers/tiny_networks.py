@@ -87,7 +87,7 @@ _BART = {
     "decoder_attention_heads": 2,
     "encoder_ffn_dim": 24,
     "decoder_ffn_dim": 24,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 128,
     "decoder_start_token_id": 2,
 }
 # Families with an encoder and a decoder, of BLOCKS blocks each.

@@ -17,6 +17,7 @@ from ftray.spec.schema import ModelSpec
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data" / "reviews").mkdir(parents=True)
     (tmp_path / "data" / "films.csv").write_text("")
+    (tmp_path / "data" / "o.json").write_text("")
     (tmp_path / "models" / "tiny").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
 
@@ -36,6 +37,7 @@ def test_a_word_is_named_only_if_it_is_close(word: str, meant: str | None) -> No
         ("data/film.csv", "data/films.csv"),
         ("./data/film.csv", "data/films.csv"),
         ("data/novels.csv", None),
+        ("data/nope.jsonl", None),
         ("nothing/reviews", None),
         ("x" * 5000, None),
         ("a\0b", None),

@@ -97,7 +97,7 @@ class Faults:
             found = replace(found, problem=f"{found.problem}. {_unknown(unknown, known)}")
         if undecoded := self.counts[BAD_ENCODING]:
             advice = "Set data.encoding to the file's own, for example latin-1 or cp1252."
-            found = replace(found, fix=f"{advice} Or: {found.fix}")
+            found = replace(found, fix=f"{advice} Else {found.fix[:1].lower()}{found.fix[1:]}")
             if beyond_ascii * _MOSTLY < undecoded:
                 mostly = (
                     f"Hardly a row beyond ASCII reads as {source.encoding}: "

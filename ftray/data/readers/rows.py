@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ftray.errors import DataError, FtrayError
+from ftray.errors import DataError, FtrayError, Problem
 from ftray.spec.sections.delimited import DelimitedSpec
 from ftray.store.files.location import Location
 from ftray.tasks.base import BadRow
@@ -75,7 +75,8 @@ class Source:
 
         Raises DataError when a needed column is missing or occurs twice.
         """
-        names = []
+        names: list[str] = []
+        faults: list[Problem] = []
         flags = ((logical, name) for logical, some in self.flags.items() for name in some)
         for logical, name in (*self.named.items(), *flags):
             if present.count(name) > 1:
@@ -86,7 +87,9 @@ class Source:
             else:
                 there = ", ".join(present) or "none"
                 lacking = f"no such column in {where}, which has: {there}"
-                raise self._column_error(logical, name, lacking, _hint(name, present))
+                faults += self._column_error(logical, name, lacking, _hint(name, present)).problems
+        if faults:
+            raise DataError(*faults)
         for name in self.beside:
             if name not in present:
                 there = ", ".join(present)

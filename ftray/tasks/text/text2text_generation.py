@@ -167,6 +167,19 @@ print(tokenizer.batch_decode(written, skip_special_tokens=True))""",
             )
         return model
 
+    def check_lengths(self, model: Any, setup: TaskSetup) -> None:
+        config, length = model.config, _target_length(setup)
+        # T5 looks up no positions, and its config names none.
+        names = ("max_decoder_position_embeddings", "max_position_embeddings")
+        most = next((n for name in names if (n := getattr(config, name, None))), None)
+        if most is not None and most < length:
+            raise ModelError.of(
+                "task_options.target_length",
+                length,
+                f"the decoder of {config.name_or_path} writes at most {most} tokens",
+                f"set task_options.target_length to {most} or less",
+            )
+
     def forward(self, model: Any, inputs: Inputs) -> dict[str, torch.Tensor]:
         """Run the model. Returns the logits (B, N, V) of the target's tokens; without a target,
         those of the first token, (B, 1, V)."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ftray.cluster.device import visible_gpus
+from ftray.cluster.device import has_bf16
 from ftray.models.structure.blocks import FreezePlan
 from ftray.models.structure.cut import Replay
 from ftray.spec.sections.training import DeepSpeedSpec, TrainSpec
@@ -241,7 +241,7 @@ def wants_autocast(spec: TrainSpec, ranks: DistContext) -> bool:
     weights in bf16."""
     if uses_bf16(spec) or spec.precision == "fp32":
         return False
-    return spec.precision == "bf16" or ranks.all_agree(_has_bf16(ranks.device))
+    return spec.precision == "bf16" or ranks.all_agree(has_bf16(ranks.device))
 
 
 def rounds_weights(spec: TrainSpec, autocast: bool) -> bool:
@@ -249,14 +249,6 @@ def rounds_weights(spec: TrainSpec, autocast: bool) -> bool:
     # DoRA computes with the norms of the weights, in fp32.
     reads_weights = spec.lora is not None and spec.lora.options.use_dora
     return autocast and spec.weights == "auto" and not reads_weights
-
-
-def _has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        # If the GPUs are on other machines, assume bf16 support, which all GPUs have since 2020.
-        return not visible_gpus() or torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _ages(model: nn.Module, groups: list[dict[str, Any]]) -> dict[str, int]:

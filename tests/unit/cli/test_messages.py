@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from ftray import doctor
+from ftray.cli.serve import _warn_of_precision
 from ftray.cli.train import show_trained
 from ftray.data.cleaning.report import CleaningReport, SourceCount
+from ftray.spec.sections.serving import ServeSpec
 
 
 def test_rows_that_are_left_out_are_told_in_words() -> None:
@@ -46,6 +49,28 @@ def test_the_end_of_a_sweep_names_its_report(
         "next ftray serve m:3",
     ]
     assert said.out == "m:3\n"
+
+
+@pytest.mark.parametrize(
+    ("capable", "settings", "said"),
+    [
+        (False, {"precision": "bf16"}, "serve.precision: bf16 is slow here"),
+        (True, {"precision": "bf16"}, ""),
+        (False, {"precision": "fp32"}, ""),
+        (False, {"precision": "bf16", "gpus_per_replica": 1}, ""),
+    ],
+)
+def test_bf16_on_a_processor_without_it_is_told_to_be_slow(
+    capable: bool,
+    settings: dict[str, Any],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": capable})
+    _warn_of_precision(ServeSpec(**settings))
+    told = capsys.readouterr().err
+    assert told.startswith(said) and bool(told) == bool(said)
 
 
 @pytest.mark.parametrize(

@@ -39,10 +39,12 @@ def jsonl(tmp_path: Path) -> Callable[..., str]:
 def read() -> Callable[..., Dataset]:
     """Reads a data set from the keys of a spec's data section."""
 
-    def run(train: str, seed: int = 42, **data: Any) -> Dataset:
+    def run(train: str, seed: int = 42, task: str = "text-classification", **data: Any) -> Dataset:
         model = {"name_or_path": "unused"}
         data = {"train": train, **data}
-        return read_dataset(parse({"name": "t", "seed": seed, "model": model, "data": data}))
+        return read_dataset(
+            parse({"name": "t", "task": task, "seed": seed, "model": model, "data": data})
+        )
 
     return run
 

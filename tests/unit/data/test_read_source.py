@@ -27,3 +27,12 @@ def test_evaluation_needs_the_label_column(jsonl):
         read_source(jsonl([{"text": "one"}]), COLUMNS, TASK)
     assert caught.value.problems[0].key == "data.columns.label"
     assert "--data" in str(caught.value)
+
+
+def test_all_columns_that_are_missing_are_named_at_once(read, jsonl):
+    with pytest.raises(DataError) as caught:
+        read(jsonl([{"review": "Fine.", "stars": "good"}]))
+    assert [problem.key for problem in caught.value.problems] == [
+        "data.columns.text",
+        "data.columns.label",
+    ]

@@ -98,6 +98,15 @@ def test_a_rare_label_is_reported(read, jsonl, rows):
     )
 
 
+def test_a_tag_that_no_row_has_is_missed_nowhere(read, jsonl):
+    """I-PER is a label beside B-PER, though all names have one word."""
+    names = ("Ann", "Bob", "Eva", "Ida", "Joe", "Kim", "Lea", "Max", "Pia", "Tom")
+    rows = [{"tokens": [name, "sings"], "tags": ["B-PER", "O"]} for name in names]
+    dataset = read(jsonl(rows), task="token-classification", validation=0.2, test=0.2)
+    assert dataset.schema.labels == ("B-PER", "I-PER", "O")
+    assert not [note for note in dataset.report.notes if "have no row" in note]
+
+
 def test_the_digest_depends_on_rows_and_split_alone(read, jsonl, rows, tmp_path):
     whole = read(jsonl(rows))
     parts = tmp_path / "parts"

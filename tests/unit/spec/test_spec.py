@@ -502,6 +502,7 @@ def test_choices_are_read_as_their_keys_read_them() -> None:
     assert kinds["train.epochs"] == kinds["seed"] == {int}
 
 
+MULTI_LABEL = "multi-label-classification"
 SYNONYMS = {
     "train.lr": "train.learning_rate",
     "lr": "train.learning_rate",
@@ -518,7 +519,8 @@ SYNONYMS = {
     "train.max_length": "data.max_length",
     "train.workers": "scale.workers",
     "data.label": "data.columns.label",
-    "data.labels": "data.columns.labels",
+    "data.labels": "data.columns.label",
+    "train.lrr": "train.learning_rate",
     "data.question": "data.columns.question",
     "tune.num_samples": "tune.trials",
     "serve.bacth": "serve.batch",
@@ -530,6 +532,11 @@ SYNONYMS = {
 def test_the_key_that_was_meant_is_named(key: str) -> None:
     fixes = {found.key: found.fix for found in problems({key: 1})}
     assert fixes[key] == f"Did you mean {SYNONYMS[key]}?"
+
+
+def test_columns_of_the_task_are_meant_first() -> None:
+    told = {found.key: found.fix for found in problems({"data.labels": 1, "task": MULTI_LABEL})}
+    assert told["data.labels"] == "Did you mean data.columns.labels?"
 
 
 def test_every_synonym_stands_for_a_key() -> None:

@@ -13,6 +13,8 @@ import torch
 
 from ftray.errors import FtrayError, ModelError, SpecError
 from ftray.models.inference.measure import InMemory, measure
+from ftray.models.limits import check_described
+from ftray.models.pretrained import described
 from ftray.spec.load import parse
 from ftray.tasks import get_task
 from ftray.tasks.base import TaskSetup
@@ -174,6 +176,19 @@ def test_a_decoder_must_know_how_to_start(base: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="decoder_start_token_id"):
         TASK.empty_model(str(tmp_path), Schema())
+
+
+def test_a_target_that_the_decoder_has_no_positions_for_is_refused(tmp_path: Path) -> None:
+    model = make_model("bart")
+    most = model.config.max_position_embeddings
+    model.save_pretrained(tmp_path)
+    make_setup().processor.save_pretrained(tmp_path)
+    spec = make_spec(tmp_path, {"target_length": most + 1})
+    with described(spec.model) as pretrained, pytest.raises(ModelError) as caught:
+        check_described(pretrained, spec, Schema())
+    assert caught.value.problems[0].key == "task_options.target_length"
+    assert f"at most {most} tokens" in str(caught.value)
+    TASK.check_lengths(make_model("t5"), make_setup(target_length=5000))
 
 
 def test_a_model_without_a_decoder_is_refused(tmp_path: Path) -> None:
