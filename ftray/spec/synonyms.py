@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from ftray.near import did_you_mean, nearest
@@ -90,13 +89,13 @@ SYNONYMS: dict[str, str] = {
 """A name that other tools or people use for a key -> the key."""
 
 
-def known_key(key: str, model: Model, without: Collection[str] = ()) -> str | None:
+def known_key(key: str, model: Model, without: tuple[str, ...] = ()) -> str | None:
     """Return the dotted key below `model` that the unknown `key` was likely meant to be; None where
-    no key is similar. without: keys that are of no use in this spec."""
+    no key is similar. without: ends of keys that are of no use in this spec."""
     where, section = section_of(model, key)
     within = [f"{where}.{name}" if where else name for name in section.model_fields]
-    within = [path for path in within if path not in without]
-    every = [*within, *(path for path in paths(model) if path not in without)]
+    within = [path for path in within if not path.endswith(without)]
+    every = [*within, *(path for path in paths(model) if not path.endswith(without))]
     above, _, name = key.rpartition(".")
     last = name.replace("-", "_").casefold()
     meant = SYNONYMS.get(last, "")
@@ -112,18 +111,18 @@ def known_key(key: str, model: Model, without: Collection[str] = ()) -> str | No
     )
 
 
-def advice(key: str, model: Model, without: Collection[str] = ()) -> str:
-    """Name the key likely meant by an unknown key, else some keys of its section. without: keys to
-    name only where no other is similar."""
+def advice(key: str, model: Model, without: tuple[str, ...] = ()) -> str:
+    """Name the key likely meant by an unknown key, else some keys of its section. without: ends of
+    keys to name only where no other is similar."""
     meant = known_key(key, model, without) or known_key(key, model)
     return did_you_mean(meant, keys_of(section_of(model, key)[1]))
 
 
-def unused_columns(task: Any) -> set[str]:
+def unused_columns(task: Any) -> tuple[str, ...]:
     """Return the keys of columns that the rows of a task do not have. task: as the spec names it;
     none where the spec names no task."""
     columns = TASKS[task].info.columns if isinstance(task, str) and task in TASKS else _COLUMNS
-    return {f"data.columns.{column}" for column in _COLUMNS.difference(columns)}
+    return tuple(f"data.columns.{column}" for column in _COLUMNS.difference(columns))
 
 
 def keys_of(section: Model) -> str:
