@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from ftray.store import database
+from ftray.store.root import Root
 from tests.helpers.mlflow_server import MlflowServer
 from tests.helpers.object_store import ObjectStore
 
@@ -15,6 +21,34 @@ from tests.helpers.object_store import ObjectStore
 # gains nothing from more threads, and the threads of tests that run side by side would wait for
 # each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give each new storage root of this process a copy of a registry without entries.
+
+    MLflow's migrations take a second for each root. Processes that tests start make their own.
+    """
+    template, check = tmp_path_factory.mktemp("registry") / "registry.db", database._check_database
+
+    def made(root: Root) -> None:
+        check(root)
+        target = Path(root.registry_database.path)
+        if target.exists() or not target.parent.is_dir():
+            return
+        if not template.exists():
+            client = database.import_quietly()(*2 * (f"sqlite:///{template}",))
+            client.search_experiments(max_results=1)
+            client.search_registered_models(max_results=1)
+        part = template.with_name(f"{uuid4()}.db")
+        shutil.copy(template, part)
+        with suppress(FileExistsError):
+            os.link(part, target)  # whole or not at all, where another thread makes one
+        part.unlink()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "_check_database", made)
+        yield
 
 
 @pytest.fixture(scope="session")
