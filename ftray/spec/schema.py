@@ -42,7 +42,8 @@ def _options() -> str:
 
 class ModelSpec(Section):
     name_or_path: Text = Field(
-        description="A Hub id, a folder, a URL of a folder, or package://MODULE/PATH.",
+        description="A Hub id, a folder, a URL of a folder, or package://MODULE/PATH; "
+        "new://table?layers=3&width=96 makes a model for the columns of a table.",
         examples=["distilbert/distilbert-base-uncased"],
     )
     revision: Text | None = Field(None, description="Branch, tag or commit of a Hub id.")
@@ -166,7 +167,7 @@ class Spec(Section):
 
     @model_validator(mode="after")
     def _columns_fit_the_task(self) -> Self:
-        assert self.columns
+        assert self.columns or self.data.columns.flags
         return self
 
     @model_validator(mode="after")

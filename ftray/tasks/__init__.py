@@ -3,6 +3,7 @@
 from ftray.tasks.base import BaseTask as Task
 from ftray.tasks.info import TaskInfo
 from ftray.tasks.tabular.tabular_classification import TabularClassification
+from ftray.tasks.tabular.tabular_fill_mask import TabularFillMask
 from ftray.tasks.tabular.tabular_regression import TabularRegression
 from ftray.tasks.text.fill_mask import FillMask
 from ftray.tasks.text.multi_label_classification import MultiLabelClassification
@@ -32,6 +33,7 @@ _TASKS = (
     ImageClassification,
     TabularClassification,
     TabularRegression,
+    TabularFillMask,
 )
 TASKS: dict[str, Task] = {task.info.name: task() for task in _TASKS}
 DEFAULT_TASK = TextClassification.info

@@ -73,6 +73,21 @@ class Classifier(BaseTask):
     def head(self, schema: Schema) -> dict[str, Any]:
         return {**label_entries(schema.labels), "problem_type": "single_label_classification"}
 
+    def picked(self, logits: torch.Tensor, schema: Schema) -> torch.Tensor:
+        """Return the index of the label that answers each row, (B,): the likeliest, or the one
+        whose probability is farthest above its threshold. logits: (B, C)."""
+        if not schema.thresholds:
+            return logits.argmax(-1)
+        return self._margins(logits.float().softmax(-1), schema).argmax(-1)
+
+    def _margins(self, shares: torch.Tensor, schema: Schema) -> torch.Tensor:
+        """Return by how much the probabilities (B, C) are above the thresholds."""
+        import torch
+
+        if not schema.thresholds:
+            return shares
+        return shares - torch.tensor(schema.thresholds, device=shares.device)
+
     def losses(self, outputs: Outputs, batch: Batch, smoothing: float = 0.0) -> torch.Tensor:
         """Return the cross-entropy of each row, from logits (B, C) and label indices (B,)."""
         import torch
@@ -96,7 +111,7 @@ class Classifier(BaseTask):
         import torch
 
         logits, truth = outputs["logits"].detach(), batch.targets[LABEL]
-        predicted = logits.argmax(-1)
+        predicted = self.picked(logits, setup.schema)
         right = predicted == truth
         ones = torch.ones_like(right)
         zeros = torch.zeros(logits.shape[-1], dtype=torch.float64, device=logits.device)
@@ -125,11 +140,11 @@ class Classifier(BaseTask):
         }
 
     def judge(self, outputs: Outputs, batch: Batch, setup: TaskSetup) -> list[Judged]:
-        """Return the index of each row's likeliest label, and its probability; the error of a wrong
-        label is its probability."""
-        import torch
-
-        scores, found = torch.softmax(outputs["logits"].float(), -1).max(-1)
+        """Return the index of each row's label, and its probability; the error of a wrong label is
+        its probability."""
+        found = self.picked(outputs["logits"], setup.schema)
+        shares = outputs["logits"].float().softmax(-1)
+        scores = shares.gather(-1, found[:, None])[:, 0]
         each = zip(found.tolist(), batch.targets[LABEL].tolist(), scores.tolist(), strict=True)
         return [
             Judged(index, truth, score, score if index != truth else 0.0)
@@ -150,7 +165,7 @@ class Classifier(BaseTask):
         top_k: int | None = None,
     ) -> list[Any]:
         """Return {"label", "score"} for each row; with `top_k`, a list of the k likeliest labels
-        for each row, best first."""
+        for each row, best first. score: the label's probability."""
         import torch
 
         if not answered:
@@ -158,7 +173,9 @@ class Classifier(BaseTask):
         labels = setup.labels
         logits = torch.stack([outputs["logits"] for ((_, outputs),) in answered])
         shares = torch.softmax(logits.float(), -1)
-        scores, indices = shares.topk(min(top_k or 1, len(labels)), dim=-1)
+        margins = self._margins(shares, setup.schema)
+        indices = margins.topk(min(top_k or 1, len(labels)), dim=-1).indices
+        scores = shares.gather(-1, indices)
         ranked = [
             [{"label": labels[i], "score": s} for s, i in zip(row_scores, row_indices, strict=True)]
             for row_scores, row_indices in zip(scores.tolist(), indices.tolist(), strict=True)

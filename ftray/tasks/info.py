@@ -119,6 +119,8 @@ class TaskInfo:
     linear_probe: bool = False
     """Whether a linear probe on the base model is the baseline of training; else the baseline is
     the base model itself."""
+    boosting: bool = False
+    """Whether gradient boosting on the columns of a table is the baseline of training."""
     outcome: tuple[str, ...] = ("prediction", "score")
     """Columns that `ftray predict` adds to a row."""
     pipeline: str = ""
@@ -137,6 +139,11 @@ class TaskInfo:
     def headline(self) -> tuple[str, ...]:
         """The metrics, beside the loss, that are shown while a model trains: the first two."""
         return tuple(name for name in self.metrics if name != "loss")[:2]
+
+    @property
+    def has_baselines(self) -> bool:
+        """Whether training is compared with other models, and not with the base model."""
+        return self.linear_probe or self.boosting
 
     @property
     def has_labels(self) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ftray.tasks.ranking import average_precision, ranked
+
 _FEW = 5
 """Rows that a label must have for a threshold of its own."""
 
@@ -25,22 +27,6 @@ def scores(scored: np.ndarray, truth: np.ndarray, least: np.ndarray) -> dict[str
     }
 
 
-def _ranked(scored: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the distinct scores, the highest first; and for each the number of rows with at least
-    that score, and of those that are true."""
-    order = np.argsort(-scored, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(scored[order])), len(order) - 1)
-    return scored[order][ends], ends + 1, np.cumsum(truth[order])[ends]
-
-
-def average_precision(scored: np.ndarray, truth: np.ndarray) -> float:
-    """Return the sum of the precisions at each threshold, each weighted by the recall that it adds.
-    scored: (rows,); truth: (rows,) bool, at least one true."""
-    _, rows, right = _ranked(scored, truth)
-    gained = np.diff(right, prepend=0) / right[-1]
-    return float((gained * right / rows).sum())
-
-
 def thresholds(scored: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Return the threshold of each label with the highest F1 on these rows, (C,) float64. A label
     with fewer than `_FEW` rows has the threshold that is best for all labels together.
@@ -60,7 +46,7 @@ def _best(scored: np.ndarray, truth: np.ndarray) -> float:
     """Return the threshold with the highest F1: halfway to the next lower score."""
     if not truth.any():
         return 0.5
-    values, rows, right = _ranked(scored.astype(np.float64), truth)
+    values, rows, right = ranked(scored.astype(np.float64), truth)
     place = int(np.argmax(2 * right / (rows + right[-1])))
     below = values[place + 1] if place + 1 < len(values) else 0.0
     return float((values[place] + below) / 2)

@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from ftray.tasks.decision import Decision
 from ftray.tasks.info import Modality
 from ftray.tasks.tabular.columns import Column, lines_of
 
@@ -46,7 +47,7 @@ class Schema(BaseModel):
 
     labels: sorted; the position of a label is its index. scale: of the numbers to predict.
     thresholds: least score of each label that is given, chosen after the training; empty: a half.
-    columns: of a table, without the answer.
+    columns: of a table, without the answer. decision: which of two labels is the positive one.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -54,11 +55,17 @@ class Schema(BaseModel):
     scale: Scale | None = None
     thresholds: tuple[float, ...] = ()
     columns: tuple[Column, ...] = ()
+    decision: Decision | None = None
 
     @property
     def fields(self) -> dict[str, Modality]:
         """The columns of a table that a model reads: name -> kind of its values."""
         return {of.name: of.modality for of in self.columns if of.is_read}
+
+    @property
+    def value_columns(self) -> list[Column]:
+        """The columns of a table with a number or a category in each cell."""
+        return [of for of in self.columns if of.is_read and of.kind != "text"]
 
     def lines(self) -> list[str]:
         """Return lines for people about the columns of a table."""

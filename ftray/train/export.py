@@ -122,7 +122,7 @@ def _of_base(order: Export, ranks: DistContext, stage: Callable[[str], None]) ->
     compares it with."""
     task, device, test = get_task(order.spec.task), ranks.device, order.data.load("test")
     baselines = Baselines.read(order.baselines) if order.baselines else None
-    unmeasured = baselines is None and (task.info.linear_probe or not order.spec.train.baselines)
+    unmeasured = baselines is None and (task.info.has_baselines or not order.spec.train.baselines)
     if unmeasured and not task.from_base:
         return _Untrained({})
     stage("exporting: evaluating the baselines on the test split")
@@ -182,6 +182,7 @@ def _written(order: Export, as_stored: bool) -> ModelInfo:
         labels=schema.labels,
         scale=schema.scale,
         columns=schema.columns,
+        decision=schema.decision,
         max_length=longest,
         base=ModelSpec(**masked(spec.model.model_dump())),
         base_id=hub_id(pretrained),

@@ -148,3 +148,18 @@ def lite0(out: Path, side: int) -> Path:
         include_top=False,
     ).save_pretrained(out)
     return out
+
+
+def credit() -> Any:
+    """German credit as a data frame, with `target` good or bad: from Debian's r-cran-caret,
+    read by PyPI's rdata."""
+    import rdata
+
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["apt-get", "download", "-qq", "r-cran-caret"], cwd=folder, check=True)
+        (package,) = Path(folder).glob("*.deb")
+        subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
+        (file,) = Path(folder).rglob("GermanCredit.RData")
+        rows = rdata.read_rda(file)["GermanCredit"]
+    rows["target"] = rows.pop("Class").astype(str).str.lower()
+    return rows

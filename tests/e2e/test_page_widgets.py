@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from ftray.tasks.tabular.columns import Column
 from tests.helpers.browser import CONTROL, DESKTOP, PHONE, Page, browsing, needs_chromium
 from tests.helpers.fake_backend import FakeBackend
 from tests.helpers.fake_service import FakeTask, serving
@@ -343,6 +344,32 @@ def test_a_pair_of_texts_is_asked_from_a_file(tmp_path: Path) -> None:
         shown = page.wait_for("rows", "All 1 rows")
         assert 'a "fine" film' in shown and "0.500" in shown and "Text pair" in shown
         assert model.asked == [({"text": 'a "fine" film', "text_pair": "not"}, None)]
+
+
+@SIZES
+def test_a_row_of_a_table_has_a_field_for_each_column(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    kinds: dict[str, Any] = {"age": "number", "job": "category", "id": "ignore", "on": "date"}
+    scores = [{"label": "no", "score": 0.9}, {"label": "yes", "score": 0.1}]
+    golden = {"age": 41.5, "job": MARKUP, "on": None}
+    model = FakeTask("tabular-classification", scores, {"label": "bad"}, [golden])
+    columns = tuple(Column(name=name, kind=kind) for name, kind in kinds.items())
+    model.info = model.info.model_copy(update={"labels": ("no", "yes"), "columns": columns})
+    with serving(model) as url, browsing(url, size, tmp_path) as page:
+        page.wait_for("inputs", "Age")
+        assert "Id" not in page.text_of("inputs") and MARKUP in page.text_of("examples")
+        focus(page, "input-age")
+        page.type("33")
+        page.value("document.getElementById('ask').click()")
+        page.wait_for("result", "90.0 %")
+        page.value("document.querySelector('#examples button').click()")
+        page.value("document.getElementById('ask').click()")
+        page.wait_for("result", "90.0 %")
+        page.wait_until("document.getElementById('ask').disabled === false")
+        assert model.asked[-1][0] == golden
+        assert model.asked[0][0] == {"age": 33, "job": None, "on": None}
+        assert fits(page) and not page.complaints
 
 
 def test_labels_are_text_and_nothing_more(tmp_path: Path) -> None:

@@ -43,11 +43,13 @@ class Kind:
     data: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     rate: float = 5e-3
+    new_base: str = ""
+    """The base model where it is made for the data, in place of a folder."""
 
     def tree(self, folder: Path, rows: int = 60, **sections: dict[str, Any]) -> dict[str, Any]:
         """A spec as plain values, whose source and base model lie below `folder`."""
         base, source = folder / "base", folder / "rows"
-        if not base.exists():
+        if not source.exists():
             self.base(base)
             source.mkdir()
             self.rows(source, rows)
@@ -55,7 +57,7 @@ class Kind:
             "name": "tiny",
             "task": self.task,
             "storage": str(folder / "storage"),
-            "model": {"name_or_path": str(base)},
+            "model": {"name_or_path": self.new_base or str(base)},
             "data": {
                 "train": str(self.source(source)),
                 "validation": 0.2,
@@ -170,6 +172,20 @@ def asked(folder: Path, rows: int) -> Path:
         answer = {"text": [city], "answer_start": [context.index(f"in {city}") + 3]}
         made.append({"question": f"where does {name} live", "context": context, "answers": answer})
     return _lines(folder, made)
+
+
+def loans(folder: Path, rows: int) -> Path:
+    """A table whose answer depends on a number and a category; some cells are missing."""
+    draw = random.Random(0)
+    lines = ["age,job,since,note,bad"]
+    for row in range(rows):
+        age, job = draw.randint(18, 80), draw.choice(("cook", "nurse", "pilot"))
+        bad = "yes" if (age > 50) != (job == "cook") else "no"
+        shown = "" if row % 9 == 0 else str(age)
+        since = f"20{draw.randint(10, 24)}-0{draw.randint(1, 9)}-11"
+        lines.append(f"{shown},{job},{since},{draw.choice(WORDS)} is noted in {row},{bad}")
+    (folder / "rows.csv").write_text("\n".join(lines) + "\n")
+    return folder / "rows.csv"
 
 
 def shortened(folder: Path, rows: int) -> Path:
@@ -401,6 +417,15 @@ KINDS = {
         bert,
         lambda: {"query": "bob of rome", "passages": ["ann in oslo", "a person in rome"]},
         {"max_length": 32, "columns": {"positive": "positive"}},
+    ),
+    "table": Kind(
+        "tabular-classification",
+        loans,
+        lambda folder: folder,
+        lambda: {"age": 33, "job": "smith", "since": "2020-01-31", "note": "unread"},
+        {"columns": {"label": "bad"}},
+        {"costs": {"false_negative": 5}},
+        new_base="new://table?layers=3&width=32&heads=2",
     ),
     "convolutions": Kind("image-classification", pictured, convolutions, _picture),
     "vit": Kind("image-classification", pictured, transformer, _picture),

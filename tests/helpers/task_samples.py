@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -861,6 +861,18 @@ _TABULAR_REGRESSION = _table(
     *([1.0], [2.5], [4.0], [1.5], [5.0]),
 )
 
+_TABULAR_FILL_MASK = replace(
+    _FILL_MASK,
+    clean=(({"record": _CELLS}, {"record": _cells(**_CELLS)}),),
+    bad=(({"record": {}}, "empty_row"),),
+    questions=(({"record": _CELLS}, _CELLS),),
+    blank=({},),
+    duplicates=({"record": _cells(a="X", b=1)}, {"record": _cells(b=1, a="x")}),
+    strangers=({"record": _cells(a=1)}, {"record": _cells(a=2)}),
+    rows=tuple({"record": row["record"]} for row in _table_rows("label", *range(4))),
+    unread=({"record": _cells(strange=1)}, "no_tokens"),
+)
+
 SAMPLES = {
     "text-classification": _TEXT_CLASSIFICATION,
     "multi-label-classification": _MULTI_LABEL,
@@ -876,4 +888,5 @@ SAMPLES = {
     "image-classification": _IMAGE_CLASSIFICATION,
     "tabular-classification": _TABULAR_CLASSIFICATION,
     "tabular-regression": _TABULAR_REGRESSION,
+    "tabular-fill-mask": _TABULAR_FILL_MASK,
 }

@@ -14,6 +14,7 @@ _BASELINES = {
     "majority": "majority label",
     "mean": "mean",
     "probe": "linear probe",
+    "boosting": "gradient boosting",
     "base": "base model",
 }
 _RATE_STEPS = 20  # samples/s is the mean over this many steps

@@ -22,6 +22,7 @@ from ftray.store.files import checksum
 from ftray.store.files.location import Location
 from ftray.store.root import MODEL_MANIFEST
 from ftray.tasks import TASKS, task_info
+from ftray.tasks.decision import Decision
 from ftray.tasks.info import Modality, TaskInfo
 from ftray.tasks.schema import Scale, Schema
 from ftray.tasks.tabular.columns import Column
@@ -67,6 +68,7 @@ class ModelInfo(_Format):
     scale: Scale | None = None
     thresholds: tuple[float, ...] = ()
     columns: tuple[Column, ...] = ()
+    decision: Decision | None = None
     max_length: int
     base: ModelSpec
     base_id: str | None = None
@@ -104,6 +106,7 @@ class ModelInfo(_Format):
             scale=self.scale,
             thresholds=self.thresholds,
             columns=self.columns,
+            decision=self.decision,
         )
 
     @property

@@ -49,7 +49,8 @@ class Worth(_Frozen):
     """The fine-tuned model beside two baselines on the test split.
 
     majority: always answers the same: the commonest label of the training split, or its mean.
-    probe: logistic or ridge regression on the hidden states of the untrained base model.
+    probe: logistic or ridge regression on the hidden states of the untrained base model, or on
+    tables gradient boosting on the columns.
     over_majority, over_probe: the gain of the fine-tuned model over each, by a bootstrap paired
     over the rows; above zero where the model is better.
     """
@@ -57,6 +58,8 @@ class Worth(_Frozen):
     rows: int
     constant: str = "majority label"
     """What `majority` always answers."""
+    compared: str = "linear probe"
+    """The model of `probe`."""
     in_points: tuple[str, ...] = ("accuracy", "f1_macro")
     """Metrics whose gains are shown in hundredths; others have the unit of the data."""
     majority: Scores
@@ -74,6 +77,15 @@ class Worth(_Frozen):
     """Cost for each hundredth of the headline gained over the probe; None without a gain."""
 
     @property
+    def _short(self) -> str:
+        return self.compared.rpartition(" ")[2]
+
+    @property
+    def _other(self) -> str:
+        """The model of `probe` in a sentence."""
+        return f"the {self.compared}" if self._short == "probe" else self.compared
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         return tuple(self.tuned)
 
@@ -81,12 +93,12 @@ class Worth(_Frozen):
         """Say in one sentence whether fine-tuning was worth it."""
         if all(gain.is_zero for gain in self.over_probe.values()):
             return (
-                "the gain over the linear probe is not distinguishable from zero: on these "
+                f"the gain over {self._other} is not distinguishable from zero: on these "
                 f"{self.rows:,} rows, fine-tuning has not been shown to be worth its cost; "
                 f"{self._settled_by()}"
             )
         told = [self._judged(name, gain) for name, gain in self.over_probe.items()]
-        return f"against the linear probe, fine-tuning {' and '.join(told)}"
+        return f"against {self._other}, fine-tuning {' and '.join(told)}"
 
     def _judged(self, metric: str, gain: Estimate) -> str:
         name = _name(metric)
@@ -113,7 +125,7 @@ class Worth(_Frozen):
     @property
     def _rows(self) -> list[tuple[str, Scores]]:
         """The three models, by their names for people."""
-        names = (self.constant, "linear probe", "fine-tuned")
+        names = (self.constant, self.compared, "fine-tuned")
         return list(zip(names, (self.majority, self.probe, self.tuned), strict=True))
 
     def lines(self) -> Iterator[str]:
@@ -124,7 +136,7 @@ class Worth(_Frozen):
             yield _columns(name, [score.plain() for score in scores.values()])
         what = "points" if len(self.in_points) == len(self.metrics) else "better"
         constant = "majority" if self.constant == "majority label" else "mean"
-        for name, gains in ((constant, self.over_majority), ("probe", self.over_probe)):
+        for name, gains in ((constant, self.over_majority), (self._short, self.over_probe)):
             shown = [self._gain(metric, gain) for metric, gain in gains.items()]
             yield _columns(f"{what} {'over' if what == 'points' else 'than'} {name}", shown)
         yield from wrap(f"  {self.spent()}", _WIDTH, subsequent_indent="    ")
@@ -134,7 +146,7 @@ class Worth(_Frozen):
         """Return a table and a sentence for the model card, in Markdown."""
         gains = [
             (f"points over the {self.constant}", self.over_majority),
-            ("points over the linear probe", self.over_probe),
+            (f"points over {self._other}", self.over_probe),
         ]
         rows = [
             _row("on the test split, 95 % intervals", [_name(metric) for metric in self.metrics]),
@@ -158,7 +170,8 @@ class Worth(_Frozen):
             parts.append(f"a cost of {self.cost:.3g}")
         if self.cost_per_point is not None:
             headline = _name(self.metrics[0])
-            parts.append(f"{self.cost_per_point:.3g} for each point of {headline} over the probe")
+            price = f"{self.cost_per_point:.3g} for each point of {headline}"
+            parts.append(f"{price} over the {self._short}")
         return ", ".join(parts)
 
 

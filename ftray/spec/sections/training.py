@@ -201,8 +201,9 @@ class TrainSpec(Section):
     checkpoint: CheckpointSpec = CheckpointSpec()
     baselines: bool = Field(
         True,
-        description="Measure what the commonest label and a linear probe on the base model reach, "
-        "or, where the task generates, the base model itself, to see what training adds.",
+        description="Measure what the commonest label and a linear probe on the base model (of a "
+        "table: gradient boosting) reach, or, where the task generates, the base model itself, to "
+        "see what training adds.",
     )
     promote: Alias | None = Field(
         None,

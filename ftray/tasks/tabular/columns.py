@@ -90,23 +90,15 @@ class Column(BaseModel):
         return found
 
 
-def read_columns(columns: Sequence[Column]) -> list[Column]:
-    """Return the columns that a model reads."""
-    return [column for column in columns if column.is_read]
-
-
 def lines_of(columns: Sequence[Column]) -> Iterator[str]:
     """Yield a table of the columns for people: kind, missing values, and what is known of the
     values."""
-    names, kinds = (max(len(str(of)) for of in each) for each in _names_and_kinds(columns))
-    yield f"{'column':{names}}  {'kind':{kinds}}  missing  distinct  values"
+    head = [("column", "kind"), *((of.name, of.kind) for of in columns)]
+    name, kind = (max(map(len, each)) for each in zip(*head, strict=True))
+    yield f"{'column':{name}}  {'kind':{kind}}  missing  distinct  values"
     for of in columns:
-        head = f"{of.name:{names}}  {of.kind:{kinds}}  {of.missing:7,}  {of.distinct:8,}"
-        yield f"{head}  {_told(of)}"
-
-
-def _names_and_kinds(columns: Sequence[Column]) -> tuple[list[str], list[str]]:
-    return ["column", *(of.name for of in columns)], ["kind", *(of.kind for of in columns)]
+        counts = f"{of.missing:7,}  {of.distinct:8,}"
+        yield f"{of.name:{name}}  {of.kind:{kind}}  {counts}  {_told(of)}"
 
 
 def _told(column: Column) -> str:

@@ -32,6 +32,8 @@ of the rows."""
 _SURE, _DENSE = 50, 4
 """Rows from which a column with another value in each row is taken for a name of the rows, or for
 their number, where whole numbers are that dense at least."""
+_LEAST, _FEWEST = 50, 4
+"""Rows of a bin, unless there would be fewer bins than that: finer bins are learnt by heart."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _READERS = {"number": number_of, "date": moment_of}
 
@@ -133,9 +135,9 @@ def _kind_of(name: str, values: Sequence[Cell], rows: int, distinct: int) -> tup
 
 
 def _edges(numbers: np.ndarray, bins: int) -> tuple[float, ...]:
-    """Return the inner edges of at most `bins` bins with about as many numbers each: between the
-    different numbers, where there are no more of them."""
-    different = np.unique(numbers)
+    """Return the inner edges of at most `bins` bins with about as many numbers each, at least
+    `_LEAST`: between the different numbers, where there are no more of them."""
+    different, bins = np.unique(numbers), min(bins, max(_FEWEST, len(numbers) // _LEAST))
     if len(different) <= bins:
         return tuple(((different[1:] + different[:-1]) / 2).tolist())
     inner = np.quantile(numbers, np.linspace(0, 1, bins + 1)[1:-1])

@@ -3,7 +3,7 @@ words for a model of language."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +15,10 @@ COLUMNS = "columns"
 """Key of a table's tokenizer, in tokenizer_config.json: the columns that it was made for."""
 SEPARATOR = "\n"
 """Character between the tokens of a table's own model."""
+VALUES = "values"
+"""Feature on the host: the cells of a row as numbers, which trees read."""
+ABSENT = float("-inf")
+"""Value of a missing cell."""
 _NOTHING = "nothing is known"
 """Words for a row in which all cells are missing."""
 Record = Mapping[str, Cell | None]
@@ -72,6 +76,24 @@ class RowWriter:
         if column.kind == "date" and (moment := moment_of(cell)) is not None:
             yield plain(column.part_token("month", moment.month))
             yield plain(column.part_token("weekday", moment.weekday()))
+
+
+def values_of(record: Record, columns: Sequence[Column]) -> list[float]:
+    """Return the cells of a row as numbers: a number itself, a date in days, a category by its
+    place in the vocabulary."""
+    return [_value(column, record.get(column.name)) for column in columns]
+
+
+def _value(column: Column, cell: Cell | None) -> float:
+    if cell is None:
+        return ABSENT
+    if column.kind == "category":
+        name = category_of(cell)
+        place = bisect_left(column.values, name)
+        known = place < len(column.values) and column.values[place] == name
+        return float(place if known else len(column.values))
+    number = number_in(column, cell)
+    return ABSENT if number is None else number
 
 
 def plain(token: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -11,12 +12,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from ftray.tasks.base import BadRow, Example, Examples, Question, Row, Spend, TaskSetup, free
+from ftray.tasks.features import Feature
 from ftray.tasks.info import Modality
 from ftray.tasks.schema import Schema
 from ftray.tasks.tabular.cells import Unreadable, cell_of
 from ftray.tasks.tabular.columns import Column, Kind
 from ftray.tasks.tabular.inference import RECORD, Sample, fit_columns
-from ftray.tasks.tabular.pieces import Record, RowWriter
+from ftray.tasks.tabular.pieces import VALUES, Record, RowWriter, values_of
 from ftray.tasks.text.texts import Texts, random_text
 
 _DATES = np.datetime64("2000-01-01"), np.datetime64("2030-01-01")
@@ -85,13 +87,17 @@ class Records(Texts):
         return json.dumps(json.loads(row[RECORD]), sort_keys=True).casefold()
 
     def size(self, question: Question) -> int:
+        if isinstance(question, str):  # the text of a row
+            return len(question)
         return sum(len(name) + len(str(cell)) for name, cell in question.items())
 
     def fit(self, rows: Iterable[Row], options: BaseModel = _DEFAULTS) -> Schema:
         """Return the schema with the columns of the table. Raises DataError."""
         assert isinstance(options, TableOptions)
         sample = Sample()
-        schema = super().fit(sample.passing(rows), options)
+        passing = sample.passing(rows)
+        schema = super().fit(passing, options)
+        deque(passing, 0)  # a task without answers reads no rows itself
         columns = fit_columns(sample.records(), options.columns, options.bins)
         return schema.model_copy(update={"columns": columns})
 
@@ -99,6 +105,11 @@ class Records(Texts):
         """Return the text that the tokenizer reads of each row."""
         writer = writer_of(setup)
         return [writer.text(question) for question in questions]
+
+    def features(self, setup: TaskSetup) -> dict[str, Feature]:
+        wide = len(setup.schema.value_columns)
+        values = {VALUES: Feature("float32", (wide,), "host")} if wide else {}
+        return {**super().features(setup), **values}
 
     def encode(
         self, setup: TaskSetup, questions: Sequence[Question], spend: Spend = free
@@ -109,7 +120,15 @@ class Records(Texts):
         return super().lengths(setup, self.texts(setup, questions))
 
     def read(self, setup: TaskSetup, rows: Mapping[str, Sequence[Any]]) -> Examples:
-        return self.read_each(setup, self.texts(setup, map(json.loads, rows[RECORD])))
+        records = [json.loads(record) for record in rows[RECORD]]
+        found, columns = (
+            self.read_each(setup, self.texts(setup, records)),
+            setup.schema.value_columns,
+        )
+        if columns:
+            values = [values_of(records[place], columns) for place in found.rows]
+            found.features[VALUES] = [np.array(of, np.float32) for of in values]
+        return found
 
     def made_up(
         self, setup: TaskSetup, inputs: Mapping[str, Modality], size: int, draw: np.random.Generator

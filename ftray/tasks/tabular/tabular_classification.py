@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
-from ftray.tasks.base import TaskSetup
+from pydantic import BaseModel, BeforeValidator, Field
+
+from ftray.tasks.base import Batch, Metrics, Outputs, Row, TaskSetup
 from ftray.tasks.classification import LABEL, LABEL_FEATURE, METRICS, Classifier, label_indices
+from ftray.tasks.decision import (
+    RANKING,
+    Costs,
+    decision,
+    mean_cost,
+    ranking_metrics,
+    thresholds_of,
+)
 from ftray.tasks.features import Examples, Feature
 from ftray.tasks.info import Starter, TaskInfo
 from ftray.tasks.labels import label_name
-from ftray.tasks.tabular.card import USAGE
+from ftray.tasks.metrics import Gathered, MetricState
+from ftray.tasks.schema import Schema
+from ftray.tasks.tabular.card import CLASSIFIES
 from ftray.tasks.tabular.records import Records, TableOptions, clean_record
+
+
+class Options(TableOptions):
+    """Options of the spec's section `task_options`."""
+
+    positive: Annotated[str, BeforeValidator(label_name)] | None = Field(
+        None, description="Of two labels the one that is looked for."
+    )
+    false_positive_rate: float = Field(
+        0.1, gt=0, lt=1, description="False-positive rate of the metric recall_at_fpr."
+    )
+    costs: Costs | None = Field(
+        None, description="Costs of the two mistakes, by which the threshold is chosen."
+    )
+
+
+_DEFAULTS = Options()
 
 
 class TabularClassification(Records, Classifier):
@@ -24,13 +54,14 @@ class TabularClassification(Records, Classifier):
         modalities={"record": "record", "label": "category"},
         answers=("label",),
         output="labels",
-        metrics=METRICS,
-        default_metric="f1_macro",
+        metrics={**RANKING, **METRICS},
+        default_metric="roc_auc",
         max_length=256,
-        options=TableOptions,
+        options=Options,
         ranks=True,
         repeats=True,
-        usage=USAGE,
+        boosting=True,
+        usage=CLASSIFIES,
         synonyms={
             "record": "features feature_columns inputs",
             "label": "label_column labels target targets target_column class y",
@@ -58,6 +89,22 @@ class TabularClassification(Records, Classifier):
     cleaners = {"record": clean_record, "label": label_name}
     auto_class = "AutoModelForSequenceClassification"
 
+    def fit(self, rows: Iterable[Row], options: BaseModel = _DEFAULTS) -> Schema:
+        assert isinstance(options, Options)
+        counts = Counter[str]()
+        schema = super().fit(_counted(rows, counts), options)
+        told = (options.positive, options.false_positive_rate, options.costs)
+        found = decision(counts, *told)
+        return schema.model_copy(update={"decision": found})
+
+    def tuned(self, found: Gathered, schema: Schema) -> Schema:
+        """Return the schema with the thresholds that cost least on the rows of `found`."""
+        of = schema.decision
+        if of is None or of.costs is None:
+            return schema
+        best = thresholds_of(found.each["scores"], found.each["truth"], schema.labels, of)
+        return schema.model_copy(update={"thresholds": best})
+
     def features(self, setup: TaskSetup) -> dict[str, Feature]:
         return {**super().features(setup), **LABEL_FEATURE}
 
@@ -66,3 +113,40 @@ class TabularClassification(Records, Classifier):
         found = self.read(setup, rows)
         indices = label_indices(setup.labels, (rows["label"][place] for place in found.rows))
         return replace(found, features={**found.features, LABEL: indices})
+
+    def empty_state(self, schema: Schema) -> MetricState:
+        import torch
+
+        counts = super().empty_state(schema)
+        none = torch.zeros(0, dtype=torch.int64)
+        scores = torch.zeros(0, len(schema.labels))
+        return counts._replace(each={"scores": scores, "truth": none, "predicted": none})
+
+    def metric_state(self, outputs: Outputs, batch: Batch, setup: TaskSetup) -> MetricState:
+        """Return the counts of a classifier, and of each row the probabilities (B, C), the label
+        and the answer (B,)."""
+        logits = outputs["logits"].detach().float()
+        each = {
+            "scores": logits.softmax(-1),
+            "truth": batch.targets[LABEL],
+            "predicted": self.picked(logits, setup.schema),
+        }
+        return super().metric_state(outputs, batch, setup)._replace(each=each)
+
+    def metrics(self, found: Gathered, schema: Schema) -> Metrics:
+        """Return the metrics of a classifier, and those of the positive label's scores: roc_auc,
+        average_precision, recall_at_fpr; with costs, cost: the mean of a row."""
+        scores, truth, of = found.each["scores"], found.each["truth"], schema.decision
+        assert of is not None
+        ranking = ranking_metrics(scores, truth, schema.labels, of)
+        cost = {}
+        if of.costs is not None:
+            cost = {"cost": mean_cost(truth, found.each["predicted"], schema.labels, of)}
+        return {**ranking, **super().metrics(found, schema), **cost}
+
+
+def _counted(rows: Iterable[Row], counts: Counter[str]) -> Iterator[Row]:
+    """Yield the rows, and count their labels."""
+    for row in rows:
+        counts[row["label"]] += 1
+        yield row

@@ -10,7 +10,7 @@ from ftray.tasks.base import TaskSetup
 from ftray.tasks.features import Examples, Feature
 from ftray.tasks.info import Starter, TaskInfo
 from ftray.tasks.regression import METRICS, NUMBERS, Regressor, clean_numbers
-from ftray.tasks.tabular.card import USAGE
+from ftray.tasks.tabular.card import PREDICTS
 from ftray.tasks.tabular.records import Records, TableOptions, clean_record
 
 
@@ -29,7 +29,8 @@ class TabularRegression(Records, Regressor):
         options=TableOptions,
         outcome=("prediction",),
         repeats=True,
-        usage=USAGE,
+        boosting=True,
+        usage=PREDICTS,
         synonyms={
             "record": "features feature_columns inputs",
             "score": "label target value target_column y",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,8 @@ class Baselines:
     """Two baseline models. The constant baseline predicts `constant` for every row: the index of
     the commonest label, or the mean numbers (C,). The linear probe computes (features - mean) /
     scale @ weight.T + bias, with weight (C, D), bias (C,), mean and scale (D,); where `picks`, it
-    predicts the label with the highest result, else the results, which are standardized numbers."""
+    predicts the label with the highest result, else the results, which are standardized numbers.
+    kept: predictions for the test split of a model that is not kept itself."""
 
     constant: np.ndarray
     picks: np.ndarray
@@ -91,6 +92,7 @@ class Baselines:
     bias: np.ndarray
     mean: np.ndarray
     scale: np.ndarray
+    kept: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return the probe's predictions for (B, D) features: (B,) label indices, or (B, C)
@@ -105,6 +107,9 @@ class Baselines:
     def answers(self, encoder: Encoder, split: EncodedSplit) -> np.ndarray:
         """Return the probe's predictions for all rows of a split, in order. Every rank of the
         encoder must call this method."""
+        if len(self.kept):
+            assert len(self.kept) == len(split), "predictions are for the test split"
+            return self.kept
         answers = self.constants(len(split)).astype(np.int64 if self.picks else np.float64)
         batches = encoder.features(split, np.arange(len(split)))
         for part in encoder.ranks.gather([(at, self.predict(each)) for at, each in batches]):
@@ -156,19 +161,25 @@ def fit_baselines(
         baselines = _fit_numbers(features, targets, chosen)
     else:
         baselines = _fit_labels(features, targets, chosen, len(data.labels))
-    predictions = (baselines.constants(len(truth)), baselines.predict(seen))
-    answers = answers_of(data.schema, truth, predictions)
-    constant, probe = answers.scores().tolist()
-    seconds = time.perf_counter() - started
-    event = {
+    event = compared(baselines, data, truth, baselines.predict(seen), "probe")
+    return baselines, {**event, "seconds": time.perf_counter() - started}
+
+
+def compared(
+    baselines: Baselines, data: EncodedDataset, truth: np.ndarray, told: np.ndarray, name: str
+) -> dict[str, Any]:
+    """Return the event with the metrics of the constant baseline, and of the model `name`, which
+    predicts `told`. truth: as `answers_of` takes it."""
+    answers = answers_of(data.schema, truth, (baselines.constants(len(truth)), told))
+    constant, other = answers.scores().tolist()
+    return {
         "kind": "baseline",
         "mean" if data.schema.scale else "majority": dict(
             zip(answers.metrics, constant, strict=True)
         ),
-        "probe": dict(zip(answers.metrics, probe, strict=True)),
+        name: dict(zip(answers.metrics, other, strict=True)),
         "rows": len(truth),
     }
-    return baselines, {**event, "seconds": seconds}
 
 
 def _sample(split: EncodedSplit, name: str, seed: int) -> np.ndarray:

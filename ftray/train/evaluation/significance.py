@@ -130,8 +130,8 @@ class Spent:
 
 def measure_worth(answers: Answers, info: TaskInfo, spent: Spent, rows: int, seed: int) -> Worth:
     """Estimate the scores of the fine-tuned model and of both baselines on `rows` rows, and the
-    gains over the baselines. answers: of the constant baseline, the linear probe and the fine-tuned
-    model."""
+    gains over the baselines. answers: of the constant baseline, the linear probe or the boosting,
+    and the fine-tuned model."""
     found, drawn = answers.scores(), answers.resampled(seed)
     names, signs = answers.metrics, _signs(answers, info)
     of_each = [_scores(names, found[model], drawn[:, model]) for model in range(3)]
@@ -144,6 +144,7 @@ def measure_worth(answers: Answers, info: TaskInfo, spent: Spent, rows: int, see
     return Worth(
         rows=rows,
         constant="majority label" if info.has_labels else "training mean",
+        compared="gradient boosting" if info.boosting else "linear probe",
         in_points=tuple(name for name, sign in zip(names, signs, strict=True) if sign > 0),
         majority=of_each[0],
         probe=of_each[1],

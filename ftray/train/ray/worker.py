@@ -26,6 +26,7 @@ from ftray.train.distributed.preemption import Notices, no_notice, own_notice
 from ftray.train.distributed.process import settle
 from ftray.train.engine.deepspeed_config import shards_weights
 from ftray.train.evaluation.baselines import Encoder, fit_baselines
+from ftray.train.evaluation.boosting import fit_boosting
 from ftray.train.export import export
 from ftray.train.orders import WorkerArgs
 from ftray.train.ray.reporter import Reporter
@@ -113,7 +114,7 @@ def _train(job: WorkerArgs, ranks: DistContext, observer: Reporter, notices: Not
     with latest(job.checkpoints, ranks, observer.warn) as folder:
         setup, progress = build(job.spec, job.data, base, ranks, folder, job.trunks)
     observer.setup = setup
-    if job.baselines is not None and not setup.task.info.linear_probe and not progress.step:
+    if job.baselines is not None and not setup.task.info.has_baselines and not progress.step:
         _tell_untrained(setup, observer)
     watchdog, saves = observer.watchdog, job.spec.train.checkpoint
     # A run that shards its weights has no rank with memory for the whole state.
@@ -131,13 +132,16 @@ def _train(job: WorkerArgs, ranks: DistContext, observer: Reporter, notices: Not
 def _tell_baselines(job: WorkerArgs, base: Base, ranks: DistContext, observer: Reporter) -> None:
     """Fit the baselines and report their metrics, unless an earlier attempt of this run already
     wrote them. Every rank must call this function."""
-    file = job.baselines if job.spec.info.linear_probe else None
+    file = job.baselines if job.spec.info.has_baselines else None
     if file is None or ranks.gather(ranks.rank == 0 and file.is_file())[0]:
         return
     observer.stage("baselines: what can be had without training")
-    encoder = Encoder(base.model, get_task(job.spec.task), base.setup, ranks)
-    with placed(base.model, ranks.device, torch.float32):
-        fitted = fit_baselines(encoder, job.data, job.spec.seed)
+    if job.spec.info.boosting:
+        fitted = fit_boosting(job.data, job.spec.seed) if ranks.rank == 0 else None
+    else:
+        encoder = Encoder(base.model, get_task(job.spec.task), base.setup, ranks)
+        with placed(base.model, ranks.device, torch.float32):
+            fitted = fit_baselines(encoder, job.data, job.spec.seed)
     if fitted is not None:
         baselines, event = fitted
         baselines.write(file)

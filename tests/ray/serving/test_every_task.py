@@ -40,7 +40,8 @@ def ftray(*arguments: str | Path, cwd: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(
-    scope="module", params=("regression", "answers", "short", "preferences", "convolutions")
+    scope="module",
+    params=("regression", "answers", "short", "preferences", "table", "convolutions"),
 )
 def kind(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]

@@ -30,6 +30,7 @@ TWO: dict[str, Any] = {"workers": 2}
 # Kinds whose ways the other kinds of the list go, too.
 SLOW = (
     "entailment",
+    "table",
     "pairs",
     "short",
     "preferences",
@@ -122,7 +123,8 @@ def test_a_model_answers_a_request_and_its_golden_answers(trained: Trained, kind
 def test_the_baselines_are_told(trained: Trained, events: Events) -> None:
     (told,) = (event for event in events if event["kind"] == "baseline")
     assert told["rows"] > 0
-    if trained.info.kind.linear_probe:
+    if trained.info.kind.has_baselines:
         assert trained.info.baselines is not None
         assert list(trained.info.baselines.lines())
-        assert "linear probe" in trained.info.baselines.card()
+        name = "gradient boosting" if trained.info.kind.boosting else "linear probe"
+        assert name in trained.info.baselines.card()

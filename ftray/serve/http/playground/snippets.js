@@ -5,6 +5,7 @@ const KEY = "FTRAY_KEY"; // the environment variable with the API key
 const quoted = (text) => "'" + text.replaceAll("'", "'\\''") + "'";
 
 function literal(value) {
+  if (value === null) return "None";
   if (Array.isArray(value)) return "[" + value.map(literal).join(", ") + "]";
   if (typeof value !== "object") return JSON.stringify(value);
   const entries = Object.entries(value).map(([name, part]) => JSON.stringify(name) + ": " + literal(part));
