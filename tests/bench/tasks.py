@@ -179,10 +179,10 @@ def plain_images(folder: Path, base: Path, seed: int) -> Figures:
 
 
 def questions(folder: Path, seed: int) -> Iterator[tuple[str, Figures]]:
-    source = task_data.packages(folder / "packages.jsonl", 3_000)
+    source = task_data.packages(folder / "packages.jsonl", 1_000)
     lines = source.read_text().splitlines(keepends=True)
-    (folder / "train.jsonl").write_text("".join(lines[:2_500]))
-    (folder / "test.jsonl").write_text("".join(lines[2_500:]))
+    (folder / "train.jsonl").write_text("".join(lines[:700]))
+    (folder / "test.jsonl").write_text("".join(lines[700:]))
     tree = {
         "name": "packages",
         "task": "question-answering",
