@@ -31,7 +31,7 @@ from ftray.data.cleaning.source_rows import SourceRows
 from ftray.data.cleaning.spellings import spelling_notes
 from ftray.data.readers.rows import Source
 from ftray.data.sources import source_of
-from ftray.data.split import by_group, by_time, stratify
+from ftray.data.split import by_group, by_part, by_time, stratify
 from ftray.data.split_column import SplitColumn
 from ftray.data.split_rows import Block, SplitRows, blocks
 from ftray.errors import DataError, FtrayError
@@ -93,10 +93,11 @@ def read_dataset(spec: Spec) -> Dataset:
             parts[name].drop_unknown(schema.labels)
     _admit(spec, parts)
     splits = _split(spec, parts)
-    if schema.scale is not None or schema.columns:
-        # What is fitted to numbers is fitted to rows that are trained on, not to held-out ones.
+    if schema.scale is not None or schema.columns or schema.items:
+        # What is fitted to values is fitted to rows that are trained on, not to held-out ones.
         found = task.fit(parts["train"].to_fit(splits["train"].numbers), spec.options)
-        schema = schema.model_copy(update={"scale": found.scale, "columns": found.columns})
+        fitted = {name: getattr(found, name) for name in ("scale", "columns", "items")}
+        schema = schema.model_copy(update=fitted)
     counts = {name: rows.label_counts() for name, rows in splits.items()}
     notes = (*_findings(parts, task), *_unevaluated(schema.labels, splits))
     report = CleaningReport({name: part.count() for name, part in parts.items()}, counts, notes)
@@ -131,6 +132,8 @@ def read_source(
         files=task.info.files,
         flags=flags or {},
         csv=csv or DelimitedSpec(),
+        sequences=task.info.sequences,
+        shares={},
     )
     part = SourceRows("data", asked, task)
     part.drop_twins()
@@ -165,10 +168,10 @@ def _clean_parts(spec: Spec, task: Task) -> dict[str, SourceRows]:
     for name in ("train", *HELD_OUT):
         url = getattr(spec.data, name)
         if isinstance(url, str):
-            source, column = source_of(url, name, spec.data, spec.info), None
-            if name == "train" and spec.data.split.column:
-                source = replace(source, beside=(spec.data.split.column,))
-                column = SplitColumn(spec.data.split)
+            source, column = source_of(url, name, spec.data, spec.info, spec.seed), None
+            if name == "train" and spec.data.split.by != "random":
+                beside = () if spec.data.split.column is None else (spec.data.split.column,)
+                source, column = replace(source, beside=beside), SplitColumn(spec.data.split)
             parts[name] = SourceRows(name, source, task, column)
     _admit(spec, parts)
     for part in parts.values():
@@ -228,6 +231,8 @@ def _empty(key: str, value: Any, rows: int, spec: Spec) -> FtrayError:
         "random": "each label keeps a row to train on",
         "group": f"rows with the same {spec.data.split.column} stay together",
         "time": f"rows with the same {spec.data.split.column} stay together",
+        "last": "sequences of one or two items are all train's, and of three that have both held "
+        "out, nothing is",
     }[spec.data.split.by]
     problem = f"that share of {rows:,} usable rows leaves the split empty ({kept})"
     return DataError.of(key, value, problem, f"raise {key}, or give it a source of its own")
@@ -242,6 +247,8 @@ def _chosen(
     values = train.column.of(pool)
     if spec.data.split.by == "group":
         return by_group(values, shares, spec.seed)
+    if spec.data.split.by == "last":
+        return by_part(values, shares)
     return by_time(values, shares)
 
 

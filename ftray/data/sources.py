@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +17,7 @@ from ftray.data.readers.file_rows import file_batches
 from ftray.data.readers.files import READERS, read_file, suffix
 from ftray.data.readers.hub import is_hub_id, read_hub
 from ftray.data.readers.rows import RawRow, Source, shown
+from ftray.data.sequences import sequence_batches
 from ftray.errors import StorageError
 from ftray.near import did_you_mean, nearest_path
 from ftray.spec.schema import DataSpec
@@ -27,7 +29,9 @@ from ftray.tasks.info import TaskInfo
 T = TypeVar("T")
 
 
-def source_of(url: str, role: str, spec: DataSpec, task: TaskInfo = DEFAULT_TASK) -> Source:
+def source_of(
+    url: str, role: str, spec: DataSpec, task: TaskInfo = DEFAULT_TASK, seed: int = 0
+) -> Source:
     """Return the source that data.ROLE names."""
     return Source(
         f"data.{role}",
@@ -38,6 +42,9 @@ def source_of(url: str, role: str, spec: DataSpec, task: TaskInfo = DEFAULT_TASK
         files=task.files,
         flags=spec.columns.flags,
         csv=spec.csv,
+        sequences=task.sequences,
+        shares=spec.last_out if role == "train" else {},
+        seed=seed,
     )
 
 
@@ -53,7 +60,11 @@ def rows_of(source: Source) -> Iterator[RawRow]:
 
 
 def batches_of(source: Source) -> Iterator[RawBatch]:
-    """Yield the raw rows of a source in batches, in a fixed order. Raises DataError."""
+    """Yield the raw rows of a source in batches, in a fixed order; where they are events, a row for
+    each user. Raises DataError."""
+    if source.sequences is not None:
+        yield from sequence_batches(batches_of(replace(source, sequences=None)), source)
+        return
     if is_hub_id(source.url):
         yield from read_hub(source)
         return

@@ -104,6 +104,12 @@ def by_time(times: np.ndarray, shares: Mapping[str, float]) -> dict[str, np.ndar
     return {name: splits[name] for name in ("train", *shares)}
 
 
+def by_part(parts: np.ndarray, shares: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Return the row indices of each split. parts: (rows,), 0 for train, else the place of a share,
+    counted from 1."""
+    return {name: np.flatnonzero(parts == place) for place, name in enumerate(("train", *shares))}
+
+
 def moment(value: Any) -> float:
     """Return a time as a number: of a number itself, of a date or an ISO 8601 text its seconds.
     Raises ValueError for anything else."""

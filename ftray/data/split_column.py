@@ -8,6 +8,7 @@ import numpy as np
 
 from ftray.data.cleaning.growing import Growing
 from ftray.data.readers.batch import RawBatch
+from ftray.data.sequences import PART
 from ftray.data.split import moment
 from ftray.errors import DataError
 from ftray.spec.sections.data import SplitSpec
@@ -19,8 +20,7 @@ class SplitColumn:
     no value, infinity where the value is no time."""
 
     def __init__(self, policy: SplitSpec) -> None:
-        assert policy.column is not None, "the spec asks for a column"
-        self._name, self._by = policy.column, policy.by
+        self._name, self._by = policy.column or PART, policy.by
         self._numbers = Growing("f8")
         self._groups: dict[str, int] = {}
         self._problem = ""
@@ -43,8 +43,8 @@ class SplitColumn:
             return np.inf
 
     def of(self, rows: np.ndarray) -> np.ndarray:
-        """Return the times of rows, or the place of each row's group among the sorted groups that
-        the rows have. Raises DataError where a row has none."""
+        """Return the times of rows, the parts of their sequences, or the place of each row's group
+        among the sorted groups that the rows have. Raises DataError where a row has none."""
         numbers = self._numbers.array()[rows]
         if missing := int(np.isnan(numbers).sum()):
             problem = f"{missing:,} of {len(rows):,} rows have no value in it"
@@ -52,7 +52,7 @@ class SplitColumn:
         if np.isinf(numbers).any():
             fix = "name a column of numbers, dates, or texts such as 2026-01-31T12:00"
             raise self._error(self._problem, fix)
-        if self._by == "time":
+        if self._by != "group":
             return numbers
         names = list(self._groups)
         there, places = np.unique(numbers.astype(np.int64), return_inverse=True)

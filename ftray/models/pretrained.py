@@ -203,11 +203,11 @@ def described(spec: ModelSpec, schema: Schema = NO_SCHEMA) -> Iterator[Pretraine
 
 
 def most_tokens(spec: ModelSpec) -> int | None:
-    """Return the number of positions in the model's config; None where the config does not say, or
-    for a Hub id and for a new model. Raises ModelError when the folder is not a model folder."""
+    """Return the number of positions in the model's config; None where the config does not say, for
+    a Hub id, and for a new model that has as many as it needs. Raises ModelError when the folder is
+    not a model folder."""
     if is_new(spec.name_or_path):
-        shape_of(spec.name_or_path)
-        return None
+        return shape_of(spec.name_or_path).most_tokens
     location = _location(spec)
     if location is None:
         return None

@@ -113,6 +113,7 @@ def read_rows(
         every_column=True,
         flags=asked_columns(spec.data.columns.flags, task),
         csv=csv,
+        sequences=task.info.sequences,
     )
     rows = _answerable(asked, task, spec.data.on_bad_row == "skip")
     for name in added:

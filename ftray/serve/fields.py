@@ -1,5 +1,5 @@
-"""The types of the fields of a record in a request, by the kind of their values. A field may be
-left out or null: its value is then missing."""
+"""The types of the fields of a record in a request, by the kind of their values, and of lists of
+items. A field may be left out or null: its value is then missing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from ftray.serve.schemas import MAX_TEXT
+from ftray.serve.schemas import MAX_ITEMS, MAX_TEXT
+from ftray.tasks.base import BadRow
 from ftray.tasks.info import Modality
+from ftray.tasks.recommendation.items import items_of
 from ftray.tasks.tabular.cells import Cell, Unreadable, cell_of, moment_of, number_of
 
 
@@ -50,3 +52,26 @@ FIELD_TYPES: Mapping[Modality, Any] = {
     "note": _field(_cell, type=_SCALAR, maxLength=MAX_TEXT),
 }
 """Kind of a field -> its type in JSON."""
+
+
+def _items(value: Any) -> list[str]:
+    """Return the names in a list of items, or in such a list as JSON."""
+    try:
+        found = items_of(value)
+    except BadRow as fault:
+        raise ValueError(
+            f"a list of names is wanted, and here: {fault.kind} {fault.detail}"
+        ) from None
+    if not 1 <= len(found) <= MAX_ITEMS:
+        raise ValueError(f"1 to {MAX_ITEMS:,} items are wanted, not {len(found):,}")
+    return found
+
+
+ITEM_LIST = _field(
+    _items,
+    type="array",
+    items={"type": ["string", "number"]},
+    minItems=1,
+    maxItems=MAX_ITEMS,
+)
+"""Type of a list of items."""

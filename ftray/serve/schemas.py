@@ -11,6 +11,8 @@ MAX_TEXT = 100_000
 """Characters of one text."""
 MAX_TEXTS = 1024
 """Texts of one input that is a list of them."""
+MAX_ITEMS = 10_000
+"""Items of one list."""
 MAX_READ = 1_000_000
 """Most characters of one request that the tokenizer reads. Of a text that is far longer than the
 model reads, the tokenizer reads only a part."""

@@ -21,7 +21,7 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from ftray.models.artifact.manifest import ModelInfo
-from ftray.serve.fields import FIELD_TYPES
+from ftray.serve.fields import FIELD_TYPES, ITEM_LIST
 from ftray.serve.schemas import MAX_FILES, MAX_ROWS, MAX_TEXT, MAX_TEXTS, Input, as_int
 from ftray.tasks.base import BadRow, Question
 from ftray.tasks.info import FIELDS, Modality, Output
@@ -68,6 +68,13 @@ class Entity(BaseModel):
     end: int
 
 
+class Item(BaseModel):
+    """An item that comes next."""
+
+    item: str
+    score: float
+
+
 class Fill(BaseModel):
     """A token for a hidden one, and the text with it."""
 
@@ -96,6 +103,7 @@ OUTPUTS: Mapping[Output, Any] = {
     "fills": list[Fill] | list[list[Fill]],
     "embedding": list[float],
     "ranking": list[Ranked],
+    "items": list[Item],
 }
 """Kind of an answer -> the shape of one output."""
 
@@ -136,6 +144,7 @@ _KINDS: Mapping[Modality, Any] = {
         BeforeValidator(_decoded),
         WithJsonSchema({"type": "string", "contentEncoding": "base64", "maxLength": MAX_FILES}),
     ],
+    "items": ITEM_LIST,
     **FIELD_TYPES,
 }
 """Kind of an input -> its type in JSON."""
@@ -158,13 +167,13 @@ def is_record(of: Signature) -> bool:
 
 def is_object(of: Signature) -> bool:
     """Return whether one input is an object with a value for each input of the model."""
-    return len(of) > 1 or is_record(of)
+    return len(of) > 1 or is_record(of) or any(kind == "items" for _, kind in of)
 
 
 @lru_cache
 def input_type(of: Signature) -> Any:
-    """Return the type of one input: its value, or an object where a model has several or reads
-    records."""
+    """Return the type of one input: its value, or an object where a model has several, or reads
+    records or lists."""
     if not is_object(of):
         return _KINDS[of[0][1]]
     if is_record(of):

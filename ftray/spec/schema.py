@@ -171,6 +171,19 @@ class Spec(Section):
         return self
 
     @model_validator(mode="after")
+    def _sequences_are_split_by_their_last(self) -> Self:
+        of, policy = self.info.sequences, self.data.split
+        if policy.by == "last" and (of is None or of.next in self.columns):
+            problem = f"{self.task} reads no sequences" if of is None else "rows name what is next"
+            fix = "Set random, or group or time with a column."
+            raise contradiction(problem, fix, key="data.split.by", value="last")
+        if policy.column and of is not None and of.user in self.columns:
+            fix = "Set last, or random: by user."
+            problem = "rows of one user are read as one"
+            raise contradiction(problem, fix, key="data.split.by", value=policy.by)
+        return self
+
+    @model_validator(mode="after")
     def _training_fits_the_task(self) -> Self:
         metric, metrics = self.train.metric, self.info.metrics_of(self.columns)
         if metric not in metrics:

@@ -2,6 +2,7 @@
 
 from ftray.tasks.base import BaseTask as Task
 from ftray.tasks.info import TaskInfo
+from ftray.tasks.recommendation.next_item_prediction import NextItemPrediction
 from ftray.tasks.tabular.tabular_classification import TabularClassification
 from ftray.tasks.tabular.tabular_fill_mask import TabularFillMask
 from ftray.tasks.tabular.tabular_regression import TabularRegression
@@ -34,6 +35,7 @@ _TASKS = (
     TabularClassification,
     TabularRegression,
     TabularFillMask,
+    NextItemPrediction,
 )
 TASKS: dict[str, Task] = {task.info.name: task() for task in _TASKS}
 DEFAULT_TASK = TextClassification.info

@@ -3,7 +3,7 @@ with."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,10 +21,12 @@ Modality = Literal[
     "record",
     "date",
     "note",
+    "items",
 ]
 """Kind of the values of a column. texts: a list of texts; number: one number or several; spans:
 parts of another column's text; record: the other columns of a table, by name. The fields of a
-record are numbers, categories, dates and notes (texts), and any of them may be missing."""
+record are numbers, categories, dates and notes (texts), and any of them may be missing. items: a
+list of names in the order of time."""
 FIELDS: frozenset[Modality] = frozenset(("number", "category", "date", "note"))
 """Kinds of the fields of a record."""
 EVERY_OTHER = "*"
@@ -40,11 +42,13 @@ Output = Literal[
     "fills",
     "embedding",
     "ranking",
+    "items",
 ]
 """Kind of a model's answers. labels: one of a fixed set, with scores; label_set: any number of a
 fixed set; text: generated token by token; written: a text that is generated as a whole; span: a
 part of a text of the request; entities: any number of parts of it, with a label each; fills: tokens
-for those that a text hides; embedding: a vector; ranking: the texts of a request, ordered."""
+for those that a text hides; embedding: a vector; ranking: the texts of a request, ordered; items:
+names of a vocabulary, the likeliest first."""
 
 
 class NoOptions(BaseModel):
@@ -54,6 +58,25 @@ class NoOptions(BaseModel):
 
 
 NO_OPTIONS = NoOptions()
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """How a task's rows are sequences in the order of time, of which each source row is one, or one
+    event.
+
+    items, next: logical columns of the sequence, and of what follows it where that alone is
+    learnt. user, item, time: of an event; the events of a user become one row. read: makes a list
+    of names of a raw sequence; name: a name of a raw item. Both may raise BadRow.
+    """
+
+    items: str
+    next: str
+    user: str
+    item: str
+    time: str
+    read: Callable[[Any], list[str]]
+    name: Callable[[Any], str]
 
 
 @dataclass(frozen=True)
@@ -132,6 +155,8 @@ class TaskInfo:
     """Python code that runs the model, for the model card, where no pipeline does."""
     ranks: bool = False
     """Whether a request may ask for the `top_k` likeliest answers."""
+    sequences: Sequences | None = None
+    """The columns of rows that are sequences of items."""
     repeats: bool = False
     """Whether equal rows are different cases, as in tables: none is then left out."""
 
@@ -163,7 +188,7 @@ class TaskInfo:
     @property
     def finds_tokens(self) -> bool:
         """Whether the model gives a number for each entry of the vocabulary at each token."""
-        return self.output in ("text", "written", "fills")
+        return self.output in ("text", "written", "fills", "items")
 
     @property
     def reads_text(self) -> bool:

@@ -9,6 +9,7 @@ each run of white space becomes one plain space. Texts that only look like numbe
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from decimal import Decimal
@@ -19,6 +20,7 @@ import numpy as np
 
 from ftray.tasks.base import BadRow, is_missing
 
+_SEPARATORS = "|;,"
 _DIGITS = 40
 _FLOAT32_DIGITS = 9
 """Decimal digits that tell any float32 from any other."""
@@ -63,6 +65,19 @@ def label_name(value: Any) -> str:
     if not name:
         raise BadRow("missing_label")
     return name
+
+
+def listed(text: str, fault: str) -> Any:
+    """Return the list in a text: JSON, or what stands between |, else between ; or commas. Raises
+    BadRow of the kind `fault` where it is no JSON."""
+    text = text.strip()
+    if text.startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise BadRow(fault, str(error)) from None
+    separator = next((mark for mark in _SEPARATORS if mark in text), ",")
+    return [part for part in text.split(separator) if part.strip()]
 
 
 @lru_cache(maxsize=1 << 16)

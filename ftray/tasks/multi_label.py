@@ -30,7 +30,7 @@ from ftray.tasks.classification import label_entries, label_indices
 from ftray.tasks.features import Feature
 from ftray.tasks.info import NO_OPTIONS
 from ftray.tasks.label_sets import scores, thresholds
-from ftray.tasks.labels import label_name
+from ftray.tasks.labels import label_name, listed
 from ftray.tasks.metrics import Gathered, MetricState
 from ftray.tasks.schema import Schema
 
@@ -46,7 +46,6 @@ METRICS: Mapping[str, Any] = {
     **dict.fromkeys(("average_precision", "f1_micro", "f1_macro", "exact_match"), "max"),
     "loss": "min",
 }
-_SEPARATORS = "|;,"
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
 
@@ -56,24 +55,13 @@ def clean_labels(value: Any) -> str:
     if isinstance(value, Mapping):
         told: Any = [name for name, flag in value.items() if _is_set(name, flag)]
     elif isinstance(value, str):
-        told = _split(value.strip())
+        told = listed(value, "labels_not_json")
     else:
         told = value
     if not isinstance(told, (list, tuple, np.ndarray)):
         kind = "missing_labels" if is_missing(told) else "labels_not_a_list"
         raise BadRow(kind, "" if is_missing(told) else repr(told)[:80])
     return json.dumps(sorted({label_name(label) for label in told}), ensure_ascii=False)
-
-
-def _split(text: str) -> Any:
-    """Return the labels of a text: JSON, or what stands between |, else between ; or commas."""
-    if text.startswith("["):
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise BadRow("labels_not_json", str(error)) from None
-    separator = next((mark for mark in _SEPARATORS if mark in text), ",")
-    return [part for part in text.split(separator) if part.strip()]
 
 
 def _is_set(name: str, flag: Any) -> bool:

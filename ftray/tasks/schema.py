@@ -48,6 +48,7 @@ class Schema(BaseModel):
     labels: sorted; the position of a label is its index. scale: of the numbers to predict.
     thresholds: least score of each label that is given, chosen after the training; empty: a half.
     columns: of a table, without the answer. decision: which of two labels is the positive one.
+    items: those of sequences, the commonest first.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -56,6 +57,7 @@ class Schema(BaseModel):
     thresholds: tuple[float, ...] = ()
     columns: tuple[Column, ...] = ()
     decision: Decision | None = None
+    items: tuple[str, ...] = ()
 
     @property
     def fields(self) -> dict[str, Modality]:
@@ -68,7 +70,9 @@ class Schema(BaseModel):
         return [of for of in self.columns if of.is_read and of.kind != "text"]
 
     def lines(self) -> list[str]:
-        """Return lines for people about the columns of a table."""
+        """Return lines for people about the columns of a table, or the items of sequences."""
+        if self.items:
+            return [f"{len(self.items):,} items, the commonest: {', '.join(self.items[:4])}"[:100]]
         return list(lines_of(self.columns)) if self.columns else []
 
     @property

@@ -1,13 +1,15 @@
 """Regression, image classification and question answering on real data, each beside a plain
 reference in the same run.
 
-    python -m tests.bench.tasks regression|images|questions|cache [--seeds 3] [--out FILE]
+    python -m tests.bench.tasks regression|images|questions|cache|histories [--seeds 3] [--out FILE]
 
 regression  movie-review scores: ftray against TF-IDF with ridge regression: Spearman and mean
             absolute error on 1,000 held-out rows
 images      4,000 images of Fashion-MNIST with EfficientNet-lite0: ftray against frozen features
             with logistic regression, and against a plain PyTorch loop with ftray's settings
 questions   questions about Debian's packages: ftray against a plain PyTorch loop
+histories   made-up histories of items with a known structure: ftray against popularity, item to
+            item, and counts of which item follows which: the last item of each user
 cache       images: samples per second with the trunk cache and without, by unfrozen blocks
 """
 
@@ -27,6 +29,7 @@ import numpy as np
 import torch
 
 from jobs import demo_data
+from tests.bench import histories as made_histories
 from tests.bench import task_data
 from tests.bench.measure import Sample, table
 
@@ -344,11 +347,41 @@ def vit(folder: Path) -> Path:
     return folder
 
 
+def histories(folder: Path, seed: int) -> Iterator[tuple[str, Figures]]:
+    shown = ("ndcg_at_10", "recall_at_10", "mrr")
+    for order in (1, 2):
+        users = made_histories.walks(3_000, order, seed)
+        for name, fit in made_histories.BASELINES.items():
+            found = made_histories.measured(fit([of[:-2] for of in users]), users)
+            yield f"order {order}, {name}", {metric: found[metric] for metric in shown}
+        file = folder / "events.csv"
+        made_histories.write(users, file, seed)
+        tree = {
+            "name": f"histories-{order}",
+            "task": "next-item-prediction",
+            "seed": seed,
+            "model": {"name_or_path": "new://items"},
+            "data": {
+                "train": str(file),
+                "columns": {"user": "user", "item": "item", "time": "time"},
+                "split": {"by": "last"},
+                "validation": 0.3,
+                "test": 1.0,
+            },
+            "train": {"epochs": 30, "batch_size": 64, "learning_rate": 3e-3, "unfreeze": "all",
+                      "baselines": False},
+        }  # fmt: skip
+        result, events = ftray(folder, tree)
+        told = {metric: result["metrics"]["test"][metric] for metric in shown}
+        yield f"order {order}, ftray", {**told, "samples/s": speed(events)}
+
+
 WHAT: dict[str, Callable[[Path, int], Iterator[tuple[str, Figures]]]] = {
     "regression": regression,
     "images": images,
     "questions": questions,
     "cache": cache,
+    "histories": histories,
 }
 
 

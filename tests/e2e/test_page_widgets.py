@@ -279,6 +279,21 @@ def test_passages_are_ranked(tmp_path: Path) -> None:
         assert fits(page) and not page.complaints
 
 
+def test_next_items_are_shown(tmp_path: Path) -> None:
+    found = [{"item": MARKUP, "score": 0.75}, {"item": "lamp", "score": 0.25}]
+    example = {"items": ["desk", MARKUP]}
+    model = FakeTask("next-item-prediction", found, {"items": "basket"}, [example])
+    with serving(model) as url, browsing(url, PHONE, tmp_path) as page:
+        page.wait_for("inputs", "Items")
+        page.value("document.querySelector('#examples button').click()")
+        page.value("document.getElementById('ask').click()")
+        assert "75.0 %" in page.wait_for("result", "answered in")
+        assert page.value("document.querySelectorAll('#result .track').length") == 2
+        assert page.value("document.querySelectorAll('main b').length") == 0, "text alone"
+        assert model.asked == [(example, None)]
+        assert fits(page) and not page.complaints
+
+
 @pytest.mark.parametrize("texts", [["Ann 🎬", "Oslo", "Rome"], [MARKUP], []])
 def test_entities_are_marked_in_the_text(texts: list[str], tmp_path: Path) -> None:
     found = [

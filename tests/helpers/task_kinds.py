@@ -355,6 +355,27 @@ def judged(folder: Path, rows: int) -> Path:
     return _lines(folder, made)
 
 
+def listed(folder: Path, rows: int) -> Path:
+    """Lists of words in their order, from any of them on; sometimes a name stands between."""
+    draw = random.Random(0)
+    made = []
+    for _ in range(rows):
+        start, count = draw.randrange(len(WORDS)), draw.randint(3, 12)
+        items = list((WORDS * 3)[start : start + count])
+        items.insert(draw.randrange(count), draw.choice(NAMES))
+        made.append({"items": items})
+    return _lines(folder, made)
+
+
+def item_decoder(folder: Path) -> Path:
+    """A model of items with three blocks."""
+    from ftray.tasks.recommendation.new_base import ItemShape, write_base
+    from ftray.tasks.schema import Schema
+
+    write_base(ItemShape(layers=3, width=32), Schema(items=(*WORDS, *NAMES)), folder)
+    return folder
+
+
 KINDS = {
     "entailment": Kind(
         "text-classification",
@@ -426,6 +447,13 @@ KINDS = {
         {"columns": {"label": "bad"}},
         {"costs": {"false_negative": 5}},
         new_base="new://table?layers=3&width=32&heads=2",
+    ),
+    "histories": Kind(
+        "next-item-prediction",
+        listed,
+        item_decoder,
+        lambda: {"items": ["plot", "actor", "nobody knows this"]},
+        {"max_length": 16, "split": {"by": "last"}, "validation": 0.5, "test": 0.5},
     ),
     "convolutions": Kind("image-classification", pictured, convolutions, _picture),
     "vit": Kind("image-classification", pictured, transformer, _picture),

@@ -108,6 +108,9 @@ def test_each_task_has_a_spec_and_rows_that_it_reads(name: str) -> None:
             cells = {name: row[name] for name in row.keys() - {*task.info.answers}}
             row = {"record": cells, **{name: row[name] for name in task.info.answers}}
         form = max((f for f in task.info.forms if set(f) <= row.keys()), key=len)
+        if (of := task.info.sequences) and of.user in form:
+            shown.add(form)  # events are grouped before they are parsed
+            continue
         assert task.parse({column: row[column] for column in form})
         shown.add(form)
     assert shown == set(task.info.forms)

@@ -30,7 +30,9 @@ Columns = dict[str, list[Any]]
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _STORED: Mapping[Modality, pa.DataType] = {
     # large_string has 64-bit offsets: the texts of a split may exceed 2 GB.
-    **dict.fromkeys(("text", "texts", "chat", "category", "spans", "record"), pa.large_string()),
+    **dict.fromkeys(
+        ("text", "texts", "chat", "category", "spans", "record", "items"), pa.large_string()
+    ),
     "number": pa.list_(pa.float64()),
     "image": pa.large_binary(),
 }

@@ -14,7 +14,7 @@ from ftray.errors import DataError, FtrayError, Problem
 from ftray.spec.sections.delimited import DelimitedSpec
 from ftray.store.files.location import Location
 from ftray.tasks.base import BadRow
-from ftray.tasks.info import EVERY_OTHER
+from ftray.tasks.info import EVERY_OTHER, Sequences
 
 
 class RawRow(NamedTuple):
@@ -49,13 +49,26 @@ class Source:
     every_column: bool = False
     """Whether rows keep the columns that `columns` does not name."""
     csv: DelimitedSpec = DelimitedSpec()
+    sequences: Sequences | None = None
+    """How rows are sequences, or events of them."""
+    shares: Mapping[str, float] | None = None
+    """Of sequences that are to be learnt: held-out split -> share of those whose last items it
+    gets; None for sequences that are asked."""
+    seed: int = 0
+    """Of the draw of these shares."""
     notes: list[str] = field(default_factory=list, compare=False)
     """Notes for the user that readers add."""
 
     @property
     def named(self) -> dict[str, str]:
-        """`columns` without one that stands for all others."""
-        return {of: name for of, name in self.columns.items() if name != EVERY_OTHER}
+        """`columns` without one that stands for all others; of sequences, the columns that they
+        have when they are made."""
+        if (of := self.sequences) is None:
+            return {of: name for of, name in self.columns.items() if name != EVERY_OTHER}
+        found = {of.items: self.columns.get(of.item, self.columns.get(of.items, of.items))}
+        if of.next in self.columns or self.shares is not None:
+            found[of.next] = self.columns.get(of.next, of.next)
+        return found
 
     @property
     def file_columns(self) -> list[str]:

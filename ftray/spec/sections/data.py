@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ftray.spec.fields import PositiveInt, Section, Share, Text, contradiction, number_in_text
+from ftray.spec.fields import Fraction, PositiveInt, Section, Text, contradiction, number_in_text
 from ftray.spec.sections.columns import Columns
 from ftray.spec.sections.delimited import DelimitedSpec
 from ftray.tasks import DEFAULT_TASK, TASKS
@@ -18,23 +18,24 @@ def _default_lengths() -> str:
     return f"{min(lengths)} to {max(lengths)}, by task"
 
 
-HeldOut = Annotated[Share | Text, BeforeValidator(number_in_text)]
+HeldOut = Annotated[Fraction | Text, BeforeValidator(number_in_text)]
 
 
 class SplitSpec(Section):
     """How rows are drawn for shares of data.train."""
 
-    by: Literal["random", "group", "time"] = Field(
+    by: Literal["random", "group", "time", "last"] = Field(
         "random",
         description="random: stratified where rows have labels; group: rows with the same value in "
         "`column` stay together; time: the latest rows by `column` are held out, the very latest "
-        "for the test.",
+        "for the test; last: of sequences of items, the last item is held out for the test, and "
+        "the one before it for the validation; shares are those of the sequences.",
     )
     column: Text | None = Field(None, description="Column of the source with groups or times.")
 
     @model_validator(mode="after")
     def _group_and_time_need_a_column(self) -> Self:
-        if (self.by == "random") == (self.column is None):
+        if (self.by in ("random", "last")) == (self.column is None):
             return self
         needs = "needs the column that tells them" if self.column is None else "reads no column"
         fix = "Name it in data.split.column." if self.column is None else "Leave the column out."
@@ -80,9 +81,16 @@ class DataSpec(Section):
     @model_validator(mode="after")
     def _shares_leave_rows_to_train_on(self) -> Self:
         shares = [s for s in (self.validation, self.test) if isinstance(s, float)]
-        if sum(shares) >= 1:
+        if self.split.by != "last" and sum(shares) >= 1:
             raise contradiction(
                 f"validation and test together take {sum(shares):g} of the rows",
                 "Lower data.validation or data.test: some rows must be left to train on.",
             )
         return self
+
+    @property
+    def last_out(self) -> dict[str, float]:
+        """Held-out split -> share of the sequences whose last items are held out for it."""
+        each = {"validation": self.validation, "test": self.test}
+        shares = {name: share for name, share in each.items() if isinstance(share, float)}
+        return shares if self.split.by == "last" else {}

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ftray.tasks.new_shape import Shape, line_tokenizer
+from ftray.tasks.schema import Schema
 from ftray.tasks.tabular.columns import Column
-from ftray.tasks.tabular.pieces import COLUMNS, SEPARATOR, plain
+from ftray.tasks.tabular.pieces import COLUMNS, plain
 
 if TYPE_CHECKING:
     import torch
@@ -35,29 +36,17 @@ _SPREAD = 0.02
 """Standard deviation of new weights (Devlin et al. 2019)."""
 
 
-class Shape(BaseModel):
-    """The shape of the encoder. layers: blocks; width: of the hidden states; heads: of attention;
-    dropout: in all layers; seed: of the weights."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    layers: int = Field(3, ge=1, le=48)
-    width: int = Field(96, ge=8, le=4096)
-    heads: int = Field(4, ge=1, le=64)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    seed: int = Field(0, ge=0)
-
-    @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
-        return self
+def read_by(schema: Schema) -> list[Any]:
+    """Return the columns of a table as JSON; none where all of them are texts."""
+    columns = schema.columns if any(column.tokens for column in schema.columns) else ()
+    return [column.model_dump(mode="json") for column in columns]
 
 
-def write_base(shape: Shape, columns: Sequence[Column], folder: Path) -> None:
-    """Write the model folder for a table with these columns."""
-    import torch
+def write_base(shape: Shape, schema: Schema, folder: Path) -> None:
+    """Write the model folder for a table with the columns of `schema`."""
     from transformers import BertConfig, BertModel
 
+    columns = schema.columns
     vocabulary = [*_SPECIAL.values(), *dict.fromkeys(plain(t) for of in columns for t in of.tokens)]
     config = BertConfig(
         vocab_size=len(vocabulary),
@@ -71,9 +60,7 @@ def write_base(shape: Shape, columns: Sequence[Column], folder: Path) -> None:
         type_vocab_size=1,
         pad_token_id=0,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(shape.seed)
-        model = BertModel(config)
+    model = shape.drawn(lambda: BertModel(config))
     places = {token: place for place, token in enumerate(vocabulary)}
     _smooth(model.get_input_embeddings().weight.data, columns, places, shape.seed)
     model.save_pretrained(folder)
@@ -99,20 +86,12 @@ def _smooth(
 
 
 def _tokenizer(vocabulary: dict[str, int], columns: Sequence[Column]) -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import processors
 
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_SPECIAL["unk_token"]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(SEPARATOR, "removed")
     first, last = _SPECIAL["cls_token"], _SPECIAL["sep_token"]
-    tokenizer.post_processor = processors.TemplateProcessing(
+    frame = processors.TemplateProcessing(
         single=f"{first} $A {last}",
         special_tokens=[(first, vocabulary[first]), (last, vocabulary[last])],
     )
     told = [column.model_dump(mode="json") for column in columns]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_input_names=["input_ids", "attention_mask"],
-        **_SPECIAL,
-        **{COLUMNS: told},
-    )
+    return line_tokenizer(vocabulary, _SPECIAL, frame, **{COLUMNS: told})

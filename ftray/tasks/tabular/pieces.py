@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ftray.errors import ModelError
+from ftray.tasks.new_shape import SEPARATOR
 from ftray.tasks.tabular.cells import Cell, category_of, days_of, moment_of, number_of
 from ftray.tasks.tabular.columns import Column
 
 COLUMNS = "columns"
 """Key of a table's tokenizer, in tokenizer_config.json: the columns that it was made for."""
-SEPARATOR = "\n"
-"""Character between the tokens of a table's own model."""
 VALUES = "values"
 """Feature on the host: the cells of a row as numbers, which trees read."""
 ABSENT = float("-inf")

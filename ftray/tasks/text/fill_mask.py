@@ -30,7 +30,14 @@ from ftray.tasks.info import Starter, TaskInfo
 from ftray.tasks.metrics import Gathered, MetricState
 from ftray.tasks.schema import Schema
 from ftray.tasks.text.language_model.masking import fixed_draw, hidden, mask_of, maskable
-from ftray.tasks.text.language_model.token_loss import no_tokens, token_metrics, token_state
+from ftray.tasks.text.language_model.token_loss import (
+    NO_TOKEN,
+    PADDING,
+    no_tokens,
+    summed_losses,
+    token_metrics,
+    token_state,
+)
 from ftray.tasks.text.texts import IDS, Texts, padded, plain_example
 from ftray.tasks.text.windows import OFFSETS, examples_of, windows
 
@@ -41,10 +48,6 @@ HIDDEN, TRUTH = "hidden", "truth"
 """Features: places of the hidden tokens; all tokens as they were."""
 COUNT = "count"
 """Feature on the host: the number of hidden tokens."""
-_NONE = -1
-"""Padding of `HIDDEN`."""
-_PADDING = -1e4
-"""Logit of padding."""
 _BEST = 5
 """Answers for each hidden token, as the Hugging Face pipeline gives."""
 
@@ -152,7 +155,7 @@ class FillMask(Texts):
         return hide if options.dynamic else None
 
     def collate(self, setup: TaskSetup, examples: Sequence[Example]) -> Batch:
-        return padded(examples, self.features(setup), setup.processor, {HIDDEN: _NONE})
+        return padded(examples, self.features(setup), setup.processor, {HIDDEN: NO_TOKEN})
 
     def dummy(self, setup: TaskSetup, size: int) -> Example:
         return plain_example(setup.processor, size)
@@ -166,21 +169,12 @@ class FillMask(Texts):
             return {"logits": logits}
         places = inputs[HIDDEN]
         at = places.clamp(min=0)[..., None].expand(-1, -1, logits.shape[-1])
-        found = logits.gather(1, at).masked_fill((places == _NONE)[..., None], _PADDING)
+        found = logits.gather(1, at).masked_fill((places == NO_TOKEN)[..., None], PADDING)
         return {"logits": found}
 
     def losses(self, outputs: Outputs, batch: Batch, smoothing: float = 0.0) -> torch.Tensor:
         """Return the sum of the losses of the hidden tokens of each row, from logits (B, M, V)."""
-        import torch
-
-        each = torch.nn.functional.cross_entropy(
-            outputs["logits"].float().transpose(1, 2),
-            _truth(batch),
-            reduction="none",
-            ignore_index=_NONE,
-            label_smoothing=smoothing,
-        )
-        return each.sum(1)
+        return summed_losses(outputs["logits"], _truth(batch), smoothing)
 
     def empty_state(self, schema: Schema) -> MetricState:
         return no_tokens()
@@ -189,7 +183,7 @@ class FillMask(Texts):
         """Return the number of hidden tokens, the number of them that the model finds likeliest,
         and the sum of their losses."""
         truth = _truth(batch)
-        real = truth != _NONE
+        real = truth != NO_TOKEN
         return token_state(outputs["logits"].detach()[real].float(), truth[real])
 
     def metrics(self, found: Gathered, schema: Schema) -> Metrics:
@@ -251,17 +245,17 @@ def _hidden(setup: TaskSetup, window: Example, asked: bool) -> Example:
 
 
 def _truth(batch: Batch) -> torch.Tensor:
-    """Return the tokens that are hidden, (B, M), `_NONE` in the padding."""
+    """Return the tokens that are hidden, (B, M), `NO_TOKEN` in the padding."""
     places = batch.inputs[HIDDEN]
     found = batch.targets[TRUTH].gather(1, places.clamp(min=0))
-    return found.masked_fill(places == _NONE, _NONE)
+    return found.masked_fill(places == NO_TOKEN, NO_TOKEN)
 
 
 def _shares(outputs: Outputs) -> torch.Tensor:
     import torch
 
     logits = outputs["logits"].float()
-    return torch.softmax(logits[logits[:, 0] > _PADDING], -1)
+    return torch.softmax(logits[logits[:, 0] > PADDING], -1)
 
 
 def _filled(setup: TaskSetup, parts: Answered, most: int) -> Iterator[list[dict[str, Any]]]:

@@ -37,6 +37,7 @@ SLOW = (
     "hidden words",
     "embeddings",
     "rankings",
+    "histories",
     "vit",
 )
 

@@ -65,7 +65,7 @@ function placeInputs() {
 
 const firstInput = () => [...inputs.values()][0]?.widget;
 
-// Whether an input is an object with fields, each of which may be null.
+// Whether an input is an object with fields, even where it has one.
 const isRecord = () => [...inputs.values()].every(({ kind }) => INPUTS[kind].isField);
 
 // Returns what is sent for values by input name: the value itself where a model has one input.

@@ -26,6 +26,7 @@ FILES = (
     "widgets/outputs/embedding.js",
     "widgets/outputs/entities.js",
     "widgets/outputs/fills.js",
+    "widgets/outputs/items.js",
     "widgets/outputs/label_set.js",
     "widgets/outputs/labels.js",
     "widgets/outputs/numbers.js",

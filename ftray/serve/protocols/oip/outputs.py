@@ -81,6 +81,7 @@ OUTPUTS: Mapping[Output, Mapping[str, Column]] = {
     "entities": {"entities": Column("BYTES", _one, _as_json)},
     "fills": {"fills": Column("BYTES", _one, _as_json)},
     "ranking": {"ranking": Column("BYTES", _one, _as_json)},
+    "items": {"items": Column("BYTES", _one, _as_json)},
     "embedding": {"embedding": Column("FP32", lambda info: _ANY, lambda answer, info: answer)},
 }
 """Kind of an answer -> output name -> tensor. Models with labels are asked for all of them."""

@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import HTTPException
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from ftray.serve.fields import FIELD_TYPES
+from ftray.serve.fields import FIELD_TYPES, ITEM_LIST
 from ftray.serve.schemas import MAX_ROWS, MAX_TEXT
 from ftray.serve.signature import (
     Signature,
@@ -138,8 +138,8 @@ def _columns(tensors: Sequence[Tensor], blob: bytes, of: Signature) -> dict[str,
 
 
 def _value(value: Any, kind: Modality, binary: bool, where: str) -> Any:
-    """Return one value of an input: a text; several texts, which a tensor has as JSON; or the bytes
-    of a file, which JSON has in base64. Raises HTTPException 400."""
+    """Return one value of an input: a text; several texts or items, which a tensor has as JSON; or
+    the bytes of a file, which JSON has in base64. Raises HTTPException 400."""
     try:
         if is_file(kind):
             return (
@@ -152,6 +152,8 @@ def _value(value: Any, kind: Modality, binary: bool, where: str) -> Any:
             return TypeAdapter(FIELD_TYPES[kind]).validate_python(text)
         if kind == "texts":
             return TypeAdapter(input_type((("", kind),))).validate_json(text)
+        if kind == "items":
+            return TypeAdapter(ITEM_LIST).validate_python(text)
     except UnicodeDecodeError:
         raise _wrong(f"{where}: is not UTF-8") from None
     except (ValidationError, ValueError) as error:

@@ -11,6 +11,10 @@ from ftray.tasks.metrics import Gathered, MetricState
 if TYPE_CHECKING:
     import torch
 
+NO_TOKEN = -1
+"""Id in the padding of tokens to learn."""
+PADDING = -1e4
+"""Logit of padding."""
 _SUMS = ("tokens", "right", "loss")
 
 
@@ -22,6 +26,23 @@ def all_learnt(predicted: torch.Tensor) -> torch.Tensor:
     predicted = predicted.flatten(0, -2).float()
     truth = torch.zeros(len(predicted), dtype=torch.long, device=predicted.device)
     return torch.nn.functional.cross_entropy(predicted, truth, reduction="sum")
+
+
+def summed_losses(
+    logits: torch.Tensor, truth: torch.Tensor, smoothing: float = 0.0
+) -> torch.Tensor:
+    """Return the sum of the losses of the tokens of each row, (B,) float32. logits: (B, M, V);
+    truth: ids (B, M), `NO_TOKEN` where there is none to learn."""
+    import torch
+
+    each = torch.nn.functional.cross_entropy(
+        logits.float().transpose(1, 2),
+        truth,
+        reduction="none",
+        ignore_index=NO_TOKEN,
+        label_smoothing=smoothing,
+    )
+    return each.sum(1)
 
 
 def no_tokens() -> MetricState:

@@ -8,6 +8,7 @@ import { embedding } from "./outputs/embedding.js";
 import { entities } from "./outputs/entities.js";
 import { fills } from "./outputs/fills.js";
 import { labelSet as label_set } from "./outputs/label_set.js";
+import { items as nextItems } from "./outputs/items.js";
 import { labels } from "./outputs/labels.js";
 import { numbers } from "./outputs/numbers.js";
 import { ranking } from "./outputs/ranking.js";
@@ -15,13 +16,14 @@ import { span } from "./outputs/span.js";
 import { text as generated } from "./outputs/text.js";
 import { written } from "./outputs/written.js";
 
-// Kind of an input -> {create, thumbnail, isFile, isField, holds, some}. isField: of a record.
+// Kind of an input -> {create, thumbnail, isFile, isField, holds, some}. isField: of an object.
 // create(id): a new widget {node, label, read, write, sample, focus}. read: a promise of the value as
 // it is sent; write(value): shows such a value; sample: for programs, the text, or the name of the
 // file.
 // holds(value): whether a value is one of this kind; some: a value for programs, but of a file.
 // thumbnail(value, name): an element that shows a value in small; name: says which it is.
-export const INPUTS = { text, texts, image, number, category, date, note };
+const items = { ...texts, isField: true };
+export const INPUTS = { text, texts, image, number, category, date, note, items };
 
 // Kind of an answer -> {button, program, answer}, and where they differ: {label, enter, leave,
 // columns}.
@@ -30,4 +32,4 @@ export const INPUTS = { text, texts, image, number, category, date, note };
 // page.clear() empties the inputs. values: input name -> value.
 // label(card): the label of the only input. enter(card), leave(): called when a model is chosen, and
 // when another one is. columns(output): the cells of an answer in a table of many, column -> value.
-export const OUTPUTS = { labels, label_set, numbers, span, entities, fills, embedding, ranking, text: generated, written };
+export const OUTPUTS = { labels, label_set, numbers, span, entities, fills, embedding, ranking, items: nextItems, text: generated, written };
