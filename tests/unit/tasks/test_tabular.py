@@ -155,7 +155,7 @@ def test_a_shape_that_no_model_has_is_told(url: str, told: str) -> None:
 
 
 def test_a_new_model_needs_columns_that_it_can_read() -> None:
-    with pytest.raises(ModelError, match="reads no table"):
+    with pytest.raises(ModelError, match="is for the rows of a table, and the data has none"):
         find_pretrained(ModelSpec(name_or_path=NEW))
     texts = [{"note": f"a note of {place} words"} for place in range(60)]
     with pytest.raises(ModelError, match="Name a pretrained model"):
