@@ -60,10 +60,19 @@ def forget_peak_memory() -> None:
 def peak_memory() -> int | None:
     """Return the most bytes of memory that this process held; None where the system does not
     tell."""
+    return _of_this_process("VmHWM")
+
+
+def held_memory() -> int | None:
+    """Return the bytes of memory that this process holds; None where the system does not tell."""
+    return _of_this_process("VmRSS")
+
+
+def _of_this_process(name: str) -> int | None:
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.is_file() else []
-    peaks = [int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")]
-    return peaks[0] if peaks else None
+    found = [int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:")]
+    return found[0] if found else None
 
 
 def lacks_for_nvme() -> list[str]:

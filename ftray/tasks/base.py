@@ -336,6 +336,11 @@ class BaseTask(ABC):
         """Return the prediction for each example beside its answer."""
         return []
 
+    def shares(self, outputs: Outputs, setup: TaskSetup) -> torch.Tensor | None:
+        """Return the probability that the model gives to each label for each example, (B, C); None
+        where an answer is not one of the schema's labels."""
+        return None
+
     # Inference
 
     def numbers(self, outputs: Outputs, setup: TaskSetup) -> np.ndarray:

@@ -151,11 +151,14 @@ class Classifier(BaseTask):
             for index, truth, score in each
         ]
 
-    def numbers(self, outputs: Outputs, setup: TaskSetup) -> np.ndarray:
-        """Return the probability of each label, (C,)."""
+    def shares(self, outputs: Outputs, setup: TaskSetup) -> torch.Tensor:
         import torch
 
-        return torch.softmax(outputs["logits"].float(), -1).numpy()
+        return torch.softmax(outputs["logits"].float(), -1)
+
+    def numbers(self, outputs: Outputs, setup: TaskSetup) -> np.ndarray:
+        """Return the probability of each label, (C,)."""
+        return self.shares(outputs, setup).numpy()
 
     def answers(
         self,

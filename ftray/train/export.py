@@ -29,10 +29,12 @@ from ftray.models.artifact.worth import Worth
 from ftray.models.inference.loaded import LoadedModel, Unfinished
 from ftray.models.inference.measure import Measured, measure
 from ftray.models.inference.reference import Columns, given_by
+from ftray.models.inference.significance import Spent, answers_of, measure_worth
 from ftray.models.limits import Loaded, context, load_fitting
 from ftray.models.load import load_model
 from ftray.models.pretrained import find_pretrained
 from ftray.models.structure.placing import placed
+from ftray.reports.test_rows import TestRows
 from ftray.spec.schema import ModelSpec
 from ftray.tasks import get_task
 from ftray.tasks.base import Metrics
@@ -45,7 +47,6 @@ from ftray.train.engine.deepspeed_config import shards_weights
 from ftray.train.engine.partition import sharded
 from ftray.train.evaluation.baselines import Baselines, Encoder
 from ftray.train.evaluation.golden import golden_questions
-from ftray.train.evaluation.significance import Spent, answers_of, measure_worth
 from ftray.train.orders import Export
 
 _BATCH = 32
@@ -95,7 +96,7 @@ def export(
             trained = load_model(order.target, unfinished=Unfinished(info, loaded))
             measured = {"validation": _measure(trained, splits["validation"], ranks)}
         stage("exporting: evaluating on the test split")
-        measured["test"] = _measure(trained, splits["test"], ranks)
+        measured["test"] = _measure(trained, splits["test"], ranks, detailed=True)
         stage("exporting: golden answers")
         golden: tuple[Golden, ...] = ()
         if ranks.rank == 0 or shards:  # passes of a sharded model need all ranks
@@ -106,6 +107,7 @@ def export(
         found = {"metrics": metrics, "golden": golden, "baselines": worth}
         labels = info.labels if info.kind.has_labels else ()
         scores = {name: _scores(each, labels) for name, each in measured.items()}
+        _keep_rows(order, splits["test"], measured["test"], labels)
         finish(info.model_copy(update=found), order.target, scores)
 
 
@@ -223,9 +225,21 @@ def _load(order: Export, loaded: Loaded, values: dict[str, torch.Tensor]) -> lor
     return adapter
 
 
-def _measure(model: LoadedModel, split: EncodedSplit, ranks: DistContext) -> Measured:
+def _measure(
+    model: LoadedModel, split: EncodedSplit, ranks: DistContext, detailed: bool = False
+) -> Measured:
+    where = (split, model.device, _BATCH, ranks)
     with model.inference():
-        return measure(model.model, model.task, model.setup, split, model.device, _BATCH, ranks)
+        return measure(model.model, model.task, model.setup, *where, detailed=detailed)
+
+
+def _keep_rows(
+    order: Export, test: EncodedSplit, measured: Measured, labels: Sequence[str]
+) -> None:
+    """Write the outcome of each row of the test split for the run's report."""
+    if order.rows is not None and measured.details is not None:
+        terms = get_task(order.spec.task).terms(test.column, test.lengths)
+        TestRows.of(measured, test.rows, test.lengths, terms, labels).write(order.rows)
 
 
 def _scores(measured: Measured, labels: Sequence[str]) -> list[LabelScore]:

@@ -24,7 +24,7 @@ from ftray.train.checkpoint.manager import CheckpointManager
 from ftray.train.context import TrainContext
 from ftray.train.coupled import Chunk, backward
 from ftray.train.distributed.context import DistContext
-from ftray.train.distributed.feed import feed
+from ftray.train.distributed.feed import Timed, feed
 from ftray.train.engine.schedule import learning_rate
 from ftray.train.progress import BEST, Progress
 
@@ -39,7 +39,8 @@ class Observer(Protocol):
         phase of the schedule begins."""
 
     def step(self, event: dict[str, Any]) -> None:
-        """Called after each step with {step, steps, epoch, loss, learning_rate, rows, seconds}."""
+        """Called after each step with {step, steps, epoch, loss, learning_rate, rows, seconds,
+        waited}; waited: the part of the seconds in which this rank had no batch."""
 
     def epoch(self, metrics: dict[str, Any]) -> None:
         """Called after each evaluation with its metrics. An implementation may be a barrier."""
@@ -108,7 +109,7 @@ def _train_epoch(
     """Run the remaining optimizer steps of the current epoch."""
     done = progress.step - progress.epoch * setup.batches.steps_per_epoch
     left = setup.batches.batches(progress.epoch)[done:]
-    fed = _fed(setup, left, progress.step)
+    fed = Timed(_fed(setup, left, progress.step))
     for batch in left:
         started = time.perf_counter()
         rate = learning_rate(setup.spec.train, progress.step, setup.steps)
@@ -124,6 +125,7 @@ def _train_epoch(
                 "learning_rate": rate,
                 "rows": len(batch),
                 "seconds": time.perf_counter() - started,
+                "waited": fed.taken(),
             }
         )
         if stops or saves:

@@ -39,6 +39,8 @@ class Export:
     """The table of the sweep that this model won; empty without a sweep."""
     baselines: Location | None = None
     """The file of the fitted baselines, which the export evaluates beside the model."""
+    rows: Location | None = None
+    """The file for the outcome of each row of the test split; None where none is wanted."""
     since: float | None = None
     """Unix time at which the training would have begun without pauses; None without training."""
 

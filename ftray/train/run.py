@@ -16,12 +16,17 @@ from ftray.errors import without_passwords
 from ftray.models.artifact.manifest import ModelInfo, read_info
 from ftray.models.pretrained import find_pretrained
 from ftray.models.transformers_output import quiet_transformers
+from ftray.reports.samples import Data
+from ftray.reports.test_rows import FILE as TEST_ROWS
+from ftray.reports.write import FILE as REPORT
+from ftray.reports.write import write_report
 from ftray.spec.schema import Spec
 from ftray.store.files.location import Location
 from ftray.store.registry.registry import ModelVersion
 from ftray.store.removal import clear
 from ftray.store.root import MODEL_MANIFEST
 from ftray.store.runs.folder import CHECKPOINTS, RunFolder
+from ftray.store.runs.metrics import ENCODING
 from ftray.train.check import ValidatedSpec
 from ftray.train.distributed.events import Event, Listener, Sender, listening, stage
 from ftray.train.distributed.watchdog import Alarms
@@ -58,10 +63,17 @@ class Trained:
             "model": self.version.name,
             "version": self.version.version,
             "model_dir": self.version.folder.url,
+            "report": self.report,
             "metrics": self._metrics(),
             "promoted": self.promoted,
             "seconds": self.seconds,
         }
+
+    @property
+    def report(self) -> str | None:
+        """The URL of the run's report; None where it could not be written."""
+        file = self.run.location / REPORT
+        return file.url if file.is_file() else None
 
     def _metrics(self) -> dict[str, Any]:
         """Return the metrics of each split, and under "baselines" those of the baselines."""
@@ -96,6 +108,11 @@ class PreparedRun:
             self.checked.root,
             each,
         )
+
+    @property
+    def for_report(self) -> Data:
+        """What the report of the run shows rows of."""
+        return Data(self.checked.dataset, self.data, self.checked.spec.info.files)
 
     def with_spec(self, spec: Spec) -> PreparedRun:
         """Return a copy with the same data for `spec`, which may differ in training settings
@@ -140,11 +157,11 @@ def _train(
     listener: Listener,
     worker: LocalWorker | None,
 ) -> Trained:
-    started, say = time.perf_counter(), Lines(say)
+    started, began, say = time.perf_counter(), time.time(), Lines(say)
     check_scale(checked.spec)
     for line in checked.dataset.report.lines():
         say(line)
-    listener(stage("encoding the rows"))
+    listener(stage(ENCODING))
     registry_is_open = checked.registry.open_ahead()
     asked, checked = checked, pinned(checked, "train")
     prepared = prepare(checked, worker)
@@ -152,14 +169,16 @@ def _train(
         say(line)
     run = claimed(asked, checked, "train", say)
     with recorded(checked.root, checked.spec, run, say) as record:
+        record({**stage(ENCODING), "at": began})
         record.trained(checked.spec)
         record.attach(prepared.data.location / QUARANTINE)
         exporting = 0.0
         if not _is_exported(prepared, run):
-            trunks = None if worker else _filled(prepared, say, listener)
+            trunks = None if worker else _filled(prepared, say, both(record, listener))
             registry_is_open()
             exporting = fit_run(prepared, run, trunks, both(record, listener))
         trained = register_run(prepared, run, started, exporting, record, listener)
+        report(prepared, run, record)
         tell_of_better(checked, trained, say)
     return promoted(checked, trained, say)
 
@@ -227,8 +246,8 @@ def _export_order(
     prepared: PreparedRun, run: RunFolder, folder: Location, trials: tuple[dict[str, Any], ...]
 ) -> Export:
     spec = prepared.checked.spec
-    target = prepared.checked.root.models(spec.name) / run.run_id
-    return Export(spec, prepared.data, folder, target, run.run_id, trials)
+    target, rows = prepared.checked.root.models(spec.name) / run.run_id, run.location / TEST_ROWS
+    return Export(spec, prepared.data, folder, target, run.run_id, trials, rows=rows)
 
 
 @contextmanager
@@ -293,7 +312,7 @@ def register_run(
     target = prepared.checked.root.models(spec.name) / run.run_id
     trained = time.perf_counter() - exporting
     run.check_owned()
-    listener(stage("registering the model"))
+    both(record, listener)(stage("registering the model"))
     info = read_info(target)
     run.set_status()
     version = register(prepared.checked, info, target, record.tracker.mlflow.run.id)
@@ -306,6 +325,12 @@ def register_run(
         "total": round(time.perf_counter() - started, 3),
     }
     return Trained(run, version, info, spent)
+
+
+def report(prepared: PreparedRun, run: RunFolder, record: Record) -> None:
+    """Write the report of the run, and give it to the tracking services."""
+    if file := write_report(prepared.checked.root, run, prepared.for_report):
+        record.attach(file)
 
 
 def tell_of_better(checked: ValidatedSpec, trained: Trained, say: Callable[[str], None]) -> None:

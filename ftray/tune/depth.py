@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from ftray.models.artifact.sample_size import more_that_settle
+from ftray.models.artifact.sample_size import more_that_settle, wilson
 from ftray.train.progress import BEST, EPOCH_SECONDS, MEMORY
 from ftray.tune.study import Study
 from ftray.tune.trial_state import TrialState
@@ -215,7 +215,7 @@ def _interval(
     values: Sequence[float], rows: int, course: Study
 ) -> tuple[float | None, float | None]:
     """Return the 95 % interval of the mean: for several seeds by Student's t, for one seed by
-    Wilson (1927) as a share of the rows."""
+    Wilson as a share of the rows."""
     mean = statistics.fmean(values)
     if len(values) > 1:
         quantile = _T.get(len(values) - 1, _NORMAL)
@@ -223,10 +223,7 @@ def _interval(
         return mean - half, mean + half
     if not _is_share(course):
         return None, None
-    square = _NORMAL**2 / rows
-    centre, scale = mean + square / 2, 1 + square
-    half = math.sqrt(square * (mean * (1 - mean) + square / 4))
-    return (centre - half) / scale, (centre + half) / scale
+    return wilson(mean, rows)
 
 
 def _is_share(course: Study) -> bool:

@@ -11,8 +11,10 @@ from typing import Any
 from ftray.cluster import capacity
 from ftray.data.encoding.encoded import QUARANTINE
 from ftray.errors import NotTrainable
+from ftray.reports.write import write_report
 from ftray.spec.load import override
 from ftray.spec.sections.tuning import TuneSpec
+from ftray.store.runs.metrics import ENCODING
 from ftray.train.check import ValidatedSpec
 from ftray.train.distributed.events import Event, Listener, stage
 from ftray.train.inputs import claimed, pinned, with_own_deepspeed
@@ -30,17 +32,18 @@ from ftray.train.run import (
     prepare,
     promoted,
     register_run,
+    report,
     tell_of_better,
 )
 from ftray.train.trunk_cache.build import prepare_trunk
 from ftray.tune.depth import Comparison, compare_depths
-from ftray.tune.report import FILE, page
 from ftray.tune.search import recall, search
 from ftray.tune.space import depth_variants, trial_spec
 from ftray.tune.study import Study
 from ftray.tune.tracked import TrackedTrials, points_of
 from ftray.tune.trial import Sweep
 from ftray.tune.trial_state import TrialState
+from ftray.tune.wording import told as told_sweep
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,6 @@ class Tuned:
     def to_json(self) -> dict[str, Any]:
         return {
             **self.trained.to_json(),
-            "report": (self.trained.run.location / FILE).url,
             "trials": [trial.to_json() for trial in self.trials],
             "depths": [depth.to_json() for depth in self.depths.depths],
         }
@@ -71,13 +73,13 @@ def tune(
     `say` receives lines for the user. `listener` receives the events of the trials, then those of
     the winner's training. Raises FtrayError; NotTrainable when no trial could train.
     """
-    started, say = time.perf_counter(), Lines(say)
+    started, began, say = time.perf_counter(), time.time(), Lines(say)
     section = checked.spec.tune
     assert section is not None, "check_sweep lets no such spec pass"
     concurrent = _check_room(checked, section)
     for line in checked.dataset.report.lines():
         say(line)
-    listener(stage("encoding the rows"))
+    listener(stage(ENCODING))
     registry_is_open = checked.registry.open_ahead()
     asked, checked = checked, pinned(checked, "tune")
     prepared = prepare(checked)
@@ -89,15 +91,19 @@ def tune(
         record.attach(prepared.data.location / QUARANTINE)
         watcher = both(TrackedTrials(record.tracker, spec), listener)
         told = both(record, watcher)
+        record({**stage(ENCODING), "at": began})
         course = Study(spec)
         recall(course, run.metrics())
         passes = (section.count + section.refit) * course.most_epochs
-        trunks = prepare_trunk(prepared.for_trunk(depth_variants(spec), passes), say, listener)
+        trunks = prepare_trunk(
+            prepared.for_trunk(depth_variants(spec), passes), say, both(record, listener)
+        )
         own = with_own_deepspeed(spec, run)
         sweep = Sweep(own, prepared.data, run.location / "kept", trunks, run.fence)
         say(_plan(course, concurrent))
         both(record, listener)(_plan_event(course, concurrent))
         registry_is_open()
+        record(stage("searching: the trials"))
         search(sweep, course, concurrent, told, watcher)
         best = winner(course, say)
         won = override(spec, best.config) if section.refit else trial_spec(spec, best.config)
@@ -107,7 +113,8 @@ def tune(
         record.tracker.run.tag({"winner": f"trial {best.trial}"})
         table = course.table()
         found = compare_depths(course, len(prepared.data.load("validation")))
-        (run.location / FILE).write_text(page(spec.name, spec.train.metric, table, found))
+        record(told_sweep(course, found, concurrent))
+        write_report(checked.root, run)  # before the refit, which may take as long as the search
         told_rows = tuple(trial.to_json() for trial in table)
         if section.refit:
             say(f"trial {best.trial} is trained again at full scale: the refit")
@@ -118,9 +125,9 @@ def tune(
             for point in points_of(run.metrics(), best.trial):
                 track(record.tracker.run, point)
             folder = sweep.checkpoints(best.trial)
-            exporting = export_trial(whole, run, folder, told_rows, listener)
+            exporting = export_trial(whole, run, folder, told_rows, both(record, listener))
         trained = register_run(whole, run, started, exporting, record, listener)
-        record.attach(run.location / FILE)
+        report(prepared, run, record)
         tell_of_better(checked, trained, say)
     return Tuned(table, promoted(checked, trained, say), found)
 

@@ -754,9 +754,10 @@ def test_two_ranks_measure_what_one_does(
     group, split = Ranks(2), InMemory(made, task, setup)
 
     def measured(ranks: Group = ALONE) -> Measured:
-        return measure(model, task, setup, split, torch.device("cpu"), 2, ranks)
+        return measure(model, task, setup, split, torch.device("cpu"), 2, ranks, detailed=True)
 
     expected = measured()
+    check_details(task, setup, expected, len(made))
     with ThreadPoolExecutor(2) as pool:
         for found in pool.map(measured, (Rank(group, 0), Rank(group, 1))):
             metrics = dict(found.metrics)
@@ -764,6 +765,26 @@ def test_two_ranks_measure_what_one_does(
             check_alike(metrics, {k: v for k, v in expected.metrics.items() if k != "confused"})
             assert len(found.judged) == len(expected.judged)
             assert [j.truth for j in found.judged] == [j.truth for j in expected.judged]
+            assert (found.details is None) == (expected.details is None)
+            if found.details is None or expected.details is None:
+                continue
+            np.testing.assert_allclose(found.details.losses, expected.details.losses, atol=1e-4)
+
+
+def check_details(task: Task, setup: TaskSetup, measured: Measured, examples: int) -> None:
+    """Every example has a loss, unless losses couple rows, and the probabilities of the labels
+    belong to its prediction."""
+    assert (measured.details is None) == task.info.couples_rows
+    if measured.details is None:
+        return
+    losses, shares = measured.details
+    assert losses.shape == (examples,) and np.isfinite(losses).all()
+    assert (shares is None) == (not task.info.has_labels)
+    if shares is not None:
+        assert shares.shape == (examples, len(setup.labels))
+        np.testing.assert_allclose(shares.sum(1), 1, atol=1e-2)
+        sure = [judged.score for judged in measured.judged]
+        np.testing.assert_allclose(shares[range(examples), measured.predicted], sure, atol=1e-2)
 
 
 def alone_together(

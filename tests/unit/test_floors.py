@@ -18,15 +18,15 @@ FLOORS = {
     "errors": 0, "digest": 0, "cluster": 0, "near": 0, "interrupt": 0,
     "tasks": 1,
     "spec": 2,
-    "store": 3, "models": 3, "data": 3,
+    "store": 3, "models": 3, "data": 3, "reports": 3,
     "train": 4, "serve": 4, "offline": 4,
     "tune": 5,
     "submit": 5, "doctor": 5,
     "cli": 6,
     "job": 7,
 }  # fmt: skip
-# Floor 3 is one floor with an order of its own: where things lie, models, the rows for them.
-ORDER = {"store": 0, "models": 1, "data": 2}
+# Floor 3 is one floor with an order of its own: where things lie, models, rows, reports.
+ORDER = {"store": 0, "models": 1, "data": 2, "reports": 3}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

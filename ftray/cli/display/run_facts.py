@@ -11,10 +11,11 @@ from rich.filesize import decimal as file_size
 from ftray.models.artifact.manifest import read_info
 from ftray.store.root import MODEL_MANIFEST, Root
 from ftray.store.runs.folder import RunFolder
+from ftray.store.runs.metrics import EVALUATION
 from ftray.store.tracking.base import flatten
 
-STANDING = {"best", "best_rank"}
-"""Keys that compare an epoch with the other epochs and are no measurements of it."""
+STANDING = {"best", "best_rank", "at", EVALUATION}
+"""Keys of an epoch that are no metrics of its model."""
 
 
 def summary(root: Root, run: RunFolder) -> dict[str, Any]:

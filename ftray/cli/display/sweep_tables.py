@@ -20,7 +20,7 @@ def show_trials(
     say: Callable[[str], None], width: int, metric: str, trials: Sequence[TrialState]
 ) -> None:
     """Print the sweep's trials, best first."""
-    from ftray.tune.report import trial_rows
+    from ftray.tune.wording import trial_rows
 
     cells = trial_rows(metric, trials)
     for line in draw(list(cells[0]), [list(row.values()) for row in cells], width):
@@ -31,7 +31,7 @@ def show_depths(
     say: Callable[[str], None], width: int, metric: str, comparison: Comparison
 ) -> None:
     """Print the gain and cost of each depth of a sweep, and which depth to take."""
-    from ftray.tune.report import advice, depth_cells
+    from ftray.tune.wording import advice, depth_cells
 
     if not comparison.depths:
         return

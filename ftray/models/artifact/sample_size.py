@@ -1,4 +1,5 @@
-"""Estimates the number of rows that would settle a difference which the present rows leave open."""
+"""Estimates how far a share of rows may be off, and the number of rows that would settle a
+difference which the present rows leave open."""
 
 from __future__ import annotations
 
@@ -7,6 +8,20 @@ import math
 _POWER = 1 + 0.8416 / 1.9600  # quantiles of the normal distribution: 80 % power, two-sided 95 %
 MOST = 1_000_000
 """Most rows that ftray advises users to collect."""
+
+
+_NORMAL = 1.96
+"""Two-sided 95 % quantile of the normal distribution."""
+
+
+def wilson(share: float, rows: float) -> tuple[float, float]:
+    """Return the 95 % interval of a share of `rows` rows (Wilson 1927); 0 to 1 of no rows."""
+    if not rows:
+        return 0.0, 1.0
+    square = _NORMAL**2 / rows
+    centre, scale = share + square / 2, 1 + square
+    half = math.sqrt(square * (share * (1 - share) + square / 4))
+    return (centre - half) / scale, (centre + half) / scale
 
 
 def more_that_settle(difference: float, half_width: float, count: int) -> int | None:

@@ -101,7 +101,7 @@ class Worth(_Frozen):
         return f"against {self._other}, fine-tuning {' and '.join(told)}"
 
     def _judged(self, metric: str, gain: Estimate) -> str:
-        name = _name(metric)
+        name = name_of(metric)
         if gain.is_zero:
             return f"shows no change of {name} that can be told from zero"
         if metric in self.in_points:
@@ -131,7 +131,7 @@ class Worth(_Frozen):
     def lines(self) -> Iterator[str]:
         """Yield the report's lines for people, on a terminal of 80 columns."""
         yield f"on {self.rows:,} test rows, with 95 % intervals:"
-        yield _columns("", [_name(metric) for metric in self.metrics])
+        yield _columns("", [name_of(metric) for metric in self.metrics])
         for name, scores in self._rows:
             yield _columns(name, [score.plain() for score in scores.values()])
         what = "points" if len(self.in_points) == len(self.metrics) else "better"
@@ -149,7 +149,7 @@ class Worth(_Frozen):
             (f"points over {self._other}", self.over_probe),
         ]
         rows = [
-            _row("on the test split, 95 % intervals", [_name(metric) for metric in self.metrics]),
+            _row("on the test split, 95 % intervals", [name_of(metric) for metric in self.metrics]),
             "|---" * (len(self.metrics) + 1) + "|",
             *(
                 _row(name, [score.plain() for score in scores.values()])
@@ -169,7 +169,7 @@ class Worth(_Frozen):
         if self.cost is not None:
             parts.append(f"a cost of {self.cost:.3g}")
         if self.cost_per_point is not None:
-            headline = _name(self.metrics[0])
+            headline = name_of(self.metrics[0])
             price = f"{self.cost_per_point:.3g} for each point of {headline}"
             parts.append(f"{price} over the {self._short}")
         return ", ".join(parts)
@@ -184,5 +184,6 @@ def _row(name: str, cells: Sequence[str]) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def _name(metric: str) -> str:
+def name_of(metric: str) -> str:
+    """Return the name of a metric for people."""
     return _NAMES.get(metric, metric.replace("_", " "))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from ftray.tasks.per_label import most_confused
 MOST_LOGITS = 2**26
 """Most logits of one pass of a language model, which has one logit for each token of a row and
 each vocabulary entry: 256 MB in fp32, of which several copies exist."""
+MOST_SHARES = 2**24
+"""Most probabilities of labels that are kept of a split: 32 MB."""
 
 
 class Split(Protocol):
@@ -47,6 +49,15 @@ class InMemory:
         return [self._examples[place] for place in places]
 
 
+class Details(NamedTuple):
+    """What a model gave for each example of a split. losses: (examples,) float32, as
+    `BaseTask.losses`; shares: (examples, C) float16, as `BaseTask.shares`, None where there are
+    none or more than `MOST_SHARES`."""
+
+    losses: np.ndarray
+    shares: np.ndarray | None
+
+
 @dataclass(frozen=True)
 class Measured:
     """The metrics of a model on a split; the prediction for each example beside its answer, none
@@ -55,6 +66,7 @@ class Measured:
     metrics: Metrics
     judged: tuple[Judged, ...]
     gathered: Gathered
+    details: Details | None = None
 
     @property
     def predicted(self) -> np.ndarray:
@@ -87,13 +99,13 @@ def gather(
     task: Task,
     setup: TaskSetup,
     ranks: Group = ALONE,
-    judge: Callable[[np.ndarray, Sequence[Judged]], None] | None = None,
+    each: Callable[[np.ndarray, Outputs, Batch], None] | None = None,
 ) -> Gathered:
     """Return the metric states of all examples of `split`. Every one of `ranks` must call this
     function, each with its own part of the batches.
 
     batches: (places in the split, batch on the model's device); a batch without places takes part
-    in the forward pass alone. judge: receives the places and the judged examples of each batch.
+    in the forward pass alone. each: receives the places, the outputs and the batch of each pass.
     """
     totals = Totals()
     with torch.no_grad():
@@ -102,8 +114,8 @@ def gather(
             if not len(places):
                 continue
             totals.add(places, task.metric_state(outputs, batch, setup))
-            if judge is not None:
-                judge(places, task.judge(outputs, batch, setup))
+            if each is not None:
+                each(places, outputs, batch)
     return totals.gathered(task.empty_state(setup.schema), split.rows, ranks)
 
 
@@ -115,17 +127,16 @@ def measure(
     device: torch.device,
     size: int,
     ranks: Group = ALONE,
+    detailed: bool = False,
 ) -> Measured:
     """Measure a model in eval mode, and judge each example. Adds the commonest mistakes
-    (`confused`) to the metrics where rows have labels. size: most examples of one pass.
+    (`confused`) to the metrics where rows have labels. size: most examples of one pass; detailed:
+    whether to keep the details of each example, which exist where the loss does not couple rows.
 
     Every one of `ranks` must call this function, with its own copy of the model, and gets the
     whole result.
     """
-    judged: dict[int, Judged] = {}
-
-    def note(places: np.ndarray, found: Sequence[Judged]) -> None:
-        judged.update(zip(places.tolist(), found, strict=False))
+    notes = _Notes(task, setup, len(split.lengths), detailed)
 
     with torch.inference_mode():
         gathered = gather(
@@ -135,15 +146,51 @@ def measure(
             task,
             setup,
             ranks,
-            note,
+            notes,
         )
-    found = {place: each for part in ranks.gather(judged) for place, each in part.items()}
-    metrics = task.metrics(gathered, setup.schema)
-    measured = Measured(metrics, tuple(found[place] for place in sorted(found)), gathered)
+    judged, details = notes.gathered(ranks)
+    measured = Measured(task.metrics(gathered, setup.schema), judged, gathered, details)
     if not task.info.has_labels:
         return measured
     confused = most_confused(measured.truth, measured.predicted, setup.labels)
-    return replace(measured, metrics={**metrics, "confused": confused})
+    return replace(measured, metrics={**measured.metrics, "confused": confused})
+
+
+class _Notes:
+    """What a rank notes of each example that it measures, by the example's place in the split."""
+
+    def __init__(self, task: Task, setup: TaskSetup, examples: int, detailed: bool) -> None:
+        self._task, self._setup = task, setup
+        self._detailed = detailed and not task.info.couples_rows
+        self._few = examples * setup.schema.width <= MOST_SHARES
+        self._judged: dict[int, Judged] = {}
+        self._losses: dict[int, float] = {}
+        self._shares: dict[int, np.ndarray] = {}
+
+    def __call__(self, places: np.ndarray, outputs: Outputs, batch: Batch) -> None:
+        at, task = places.tolist(), self._task
+        self._judged.update(zip(at, task.judge(outputs, batch, self._setup), strict=False))
+        if not self._detailed:
+            return
+        self._losses.update(zip(at, task.losses(outputs, batch).tolist(), strict=True))
+        if self._few and (found := task.shares(outputs, self._setup)) is not None:
+            self._shares.update(zip(at, found.half().cpu().numpy(), strict=True))
+
+    def gathered(self, ranks: Group) -> tuple[tuple[Judged, ...], Details | None]:
+        """Return the notes of all ranks, in the order of the split."""
+        judged, losses, shares = (
+            _ordered(ranks.gather(part)) for part in (self._judged, self._losses, self._shares)
+        )
+        if not self._detailed:
+            return tuple(judged), None
+        return tuple(judged), Details(
+            np.array(losses, np.float32), np.stack(shares) if shares else None
+        )
+
+
+def _ordered(parts: Iterable[dict[int, Any]]) -> list[Any]:
+    found = {place: value for part in parts for place, value in part.items()}
+    return [found[place] for place in sorted(found)]
 
 
 def batches_in_order(

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ftray.errors import ModelError
-from ftray.models.structure.groups import count_blocks, find_blocks, has_blocks, no_blocks
+from ftray.models.structure.groups import (
+    Part,
+    count_blocks,
+    find_blocks,
+    has_blocks,
+    no_blocks,
+    parts_of,
+)
 from ftray.models.structure.probe import (
     Probe,
     Quiet,
@@ -45,6 +52,7 @@ class FreezePlan:
     blocks: int
     trainable_parameters: int
     total_parameters: int
+    parts: tuple[Part, ...] = ()
 
     def apply(self, model: nn.Module) -> None:
         """Set requires_grad on every parameter of `model`."""
@@ -155,6 +163,7 @@ def _plan(model: nn.Module, trainable: list[str], quiet: Quiet, blocks: int) -> 
         blocks=blocks,
         trainable_parameters=sum(sizes[name] for name in trainable),
         total_parameters=sum(sizes.values()),
+        parts=parts_of(model, set(trainable)),
     )
 
 

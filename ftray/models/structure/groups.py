@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ftray.errors import ModelError
 
@@ -117,6 +117,32 @@ def count_blocks(model: nn.Module) -> int:
         return len(find_blocks(model))
     except ModelError:
         return max((len(stack) for _, stack in _stacks(model)), default=0)
+
+
+class Part(NamedTuple):
+    """A block, or a module outside of the blocks. parameters: numbers in its weights; trained:
+    those of them that train."""
+
+    name: str
+    parameters: int
+    trained: int
+
+
+def parts_of(model: nn.Module, trainable: Collection[str]) -> tuple[Part, ...]:
+    """Return the parts of a model in the order in which its class names them. Parameters outside of
+    the blocks belong to the module that is two names deep. trainable: names of parameters."""
+    blocks = find_blocks(model) if has_blocks(model) else None
+    sizes: dict[str, list[int]] = {}
+    for name, parameter in model.named_parameters():
+        block = None if blocks is None else blocks.of(name)
+        if blocks is None or block is None:
+            part = ".".join(name.split(".")[:-1][:2])
+        else:
+            part = blocks.names[block][0]
+        held = sizes.setdefault(part, [0, 0])
+        held[0] += parameter.numel()
+        held[1] += parameter.numel() if name in trainable else 0
+    return tuple(Part(name, *held) for name, held in sizes.items())
 
 
 def block_lines(model: nn.Module, trainable: Collection[str]) -> Iterator[str]:

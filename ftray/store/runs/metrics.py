@@ -18,6 +18,10 @@ from ftray.store.files.document import Document, open_document
 from ftray.store.files.location import Location
 from ftray.store.files.retry import fault
 
+EVALUATION = "evaluation_seconds"
+"""Key of a recorded epoch: seconds from its last step to the end of its evaluation."""
+ENCODING = "encoding the rows"
+"""The first stage that a run records: every attempt to go on with a run begins with it."""
 _REWRITE_EVERY = 5.0  # seconds between two rewrites of a remote file
 _SEGMENT = 2**20  # bytes of a remote file, beyond which the next lines go to a file of their own
 

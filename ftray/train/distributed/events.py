@@ -1,8 +1,8 @@
 """Events that workers send to the driver during training: the start or resumption, steps, epochs.
 
-An event is a dictionary with a "kind". The driver shows but does not record the kinds "stage" (the
-current stage of work), "note" (a line for the user) and "stopping" (a worker has learned that it
-should save and stop).
+An event is a dictionary with a "kind", such as "stage" (the current stage of work). The driver
+shows but does not record the kinds "note" (a line for the user) and "stopping" (a worker has
+learned that it should save and stop).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
 
-PASSING = frozenset({"stage", "note", "stopping"})
+PASSING = frozenset({"note", "stopping"})
 """Kinds of events that the driver does not record."""
 
 _SEND_EVERY_S = 0.3

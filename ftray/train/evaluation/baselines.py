@@ -22,13 +22,13 @@ from safetensors.torch import load, save
 from ftray.data.encoding.encode import EncodedDataset, EncodedSplit
 from ftray.errors import ModelError, StorageError
 from ftray.models.inference.measure import in_order
+from ftray.models.inference.significance import answers_of
 from ftray.store.files.location import Location
 from ftray.tasks import Task
 from ftray.tasks.base import TaskSetup
 from ftray.tasks.classification import LABEL
 from ftray.tasks.regression import NUMBERS
 from ftray.train.distributed.context import DistContext
-from ftray.train.evaluation.significance import answers_of
 
 _ROWS = {"train": 1_000, "validation": 500}
 _BATCH = 32

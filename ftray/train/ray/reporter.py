@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
 import ray
+import torch
 
+from ftray.cluster.machine import held_memory
+from ftray.store.runs.metrics import EVALUATION
 from ftray.train.context import TrainContext
 from ftray.train.distributed.context import DistContext
 from ftray.train.distributed.events import stage
 from ftray.train.distributed.watchdog import Watchdog
 from ftray.train.orders import WorkerArgs
 from ftray.train.progress import Progress
+
+_LOOK_EVERY_S = 1.0
 
 
 class Reporter:
@@ -29,6 +36,8 @@ class Reporter:
         self.setup: TrainContext | None = None
         self._sender = job.sender if ranks.rank == 0 else None
         self._started = False
+        self._looked = -math.inf
+        self._stepped = time.monotonic()
         self._alarms = job.sender
         self.watchdog = Watchdog(60 * job.spec.scale.hang_minutes, self._alarm)
 
@@ -62,6 +71,7 @@ class Reporter:
             "step": progress.step,
             "trainable_parameters": phased.plan.trainable_parameters,
             "total_parameters": phased.plan.total_parameters,
+            "parts": [list(part) for part in phased.plan.parts],
         }
         if not self._started:
             nodes = self.ranks.gather(ray.get_runtime_context().get_node_id())
@@ -77,11 +87,25 @@ class Reporter:
         self._send(event, now=True)
 
     def step(self, event: dict[str, Any]) -> None:
+        now = self._stepped = time.monotonic()
+        if self._sender is not None and now - self._looked >= _LOOK_EVERY_S:
+            self._looked = now
+            event = event | self._held()
         self._send({"kind": "step", **event})
 
+    def _held(self) -> dict[str, int]:
+        """Return the bytes of memory that this rank holds: its process, and on its GPU."""
+        assert self.setup is not None, "the loop runs what was set up"
+        device, held = self.setup.engine.ranks.device, held_memory()
+        found = {} if held is None else {"memory": held}
+        if device.type == "cuda":
+            found["gpu_memory"] = torch.cuda.memory_reserved(device)
+        return found
+
     def epoch(self, metrics: dict[str, Any]) -> None:
+        seconds = time.monotonic() - self._stepped
         self._report(metrics)
-        self._send({"kind": "epoch", **metrics}, now=True)
+        self._send({"kind": "epoch", **metrics, EVALUATION: seconds}, now=True)
 
     def stopping(self) -> bool:
         return self._sender is not None and self._sender.stopping()

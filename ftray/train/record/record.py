@@ -30,8 +30,8 @@ _LARGEST_FILE = 2**23
 
 
 class Record:
-    """A listener that writes the events of a run to metrics.jsonl and to the tracking services, and
-    a line for the greater ones to log.txt."""
+    """A listener that writes the events of a run to metrics.jsonl, with the Unix time under "at",
+    and to the tracking services, and a line for the greater ones to log.txt."""
 
     def __init__(self, run: RunFolder, spec: Spec, tracker: Trackers, lines: Lines) -> None:
         self._run, self._spec, self.tracker, self._lines = run, spec, tracker, lines
@@ -42,7 +42,7 @@ class Record:
         if line := in_words(event):
             self._lines.keep(line)
         if event["kind"] not in PASSING:
-            self._run.append_metrics(event)
+            self._run.append_metrics({"at": round(time.time(), 3), **event})
             track(self.tracker.run, event)
 
     def began(self) -> None:

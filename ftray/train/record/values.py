@@ -43,7 +43,9 @@ def track(run: TrackedRun, event: Event) -> None:
     if numbers and "step" in event:
         run.log(event["step"], numbers)
     if event["kind"] == "start":
-        words = (name for name in event if name not in (*_NOT_METRICS, "trainable_parameters"))
+        words = (
+            name for name in event if name not in (*_NOT_METRICS, "trainable_parameters", "parts")
+        )
         run.tag({name: event[name] for name in words})
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from ftray.models.artifact.worth import Worth
+from ftray.models.inference.significance import Spent, answers_of, measure_worth
 from ftray.store.files.location import locate
 from ftray.tasks import task_info
 from ftray.tasks.classification import LABEL
 from ftray.tasks.schema import Schema
 from ftray.train.evaluation.baselines import Baselines
 from ftray.train.evaluation.boosting import fit_boosting
-from ftray.train.evaluation.significance import Spent, answers_of, measure_worth
 from tests.helpers.task_kinds import KINDS, prepared
 
 

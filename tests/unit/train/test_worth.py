@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from ftray.models.artifact.worth import Worth
-from ftray.tasks import get_task, task_info
-from ftray.tasks.features import Batch
-from ftray.tasks.metrics import Gathered
-from ftray.tasks.schema import Schema
-from ftray.train.evaluation.significance import (
+from ftray.models.inference.significance import (
     LabelAnswers,
     Spent,
     answers_of,
     measure_worth,
 )
+from ftray.tasks import get_task, task_info
+from ftray.tasks.features import Batch
+from ftray.tasks.metrics import Gathered
+from ftray.tasks.schema import Schema
 from tests.helpers.loop_runs import task_setup
 
 Z = 1.959964

@@ -1,16 +1,15 @@
-"""What depth buys: the table by depth, what the trials show, and the page that says it."""
+"""What depth buys: the table by depth, what the trials show, and what is recorded of it."""
 
 from __future__ import annotations
 
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
 from ftray.tune.depth import Comparison, compare_depths
-from ftray.tune.report import advice, page
 from ftray.tune.study import Study
 from ftray.tune.trial_state import Outcome, TrainUntil
+from ftray.tune.wording import advice, told
 from tests.helpers.played import spec
 
 ROWS = 400
@@ -176,49 +175,21 @@ def test_one_depth_is_nothing_to_choose_from(found: list[Any]) -> None:
     assert compare_depths(course(found), ROWS).depths == ()
 
 
-class Reader(HTMLParser):
-    """The text of a page, and whether every tag is closed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.text: list[str] = []
-        self.open: list[str] = []
-        self.links: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag != "meta":
-            self.open.append(tag)
-        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None: ...
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-
-def test_the_page_shows_both_tables_and_needs_nothing_beside_it() -> None:
+def test_what_is_recorded_has_the_order_of_the_trials_and_the_advice() -> None:
     made = course(FOUND)
-    reader = Reader()
-    reader.feed(page("<b>odd</b>", "accuracy", made.table(), compare_depths(made, ROWS)))
-    assert not reader.open and not reader.links
-    text = " ".join(reader.text)
-    assert "<b>odd</b>" in text
-    assert "the top 1 block" in text and "0.8400" in text
-    assert advice("accuracy", compare_depths(made, ROWS)) in text
-
-
-def test_a_page_without_depths_and_with_failed_trials_is_whole() -> None:
-    made = course(FOUND[1:3])
-    late = TrainUntil("9", {"train.unfreeze": 1}, 1)
-    made.begin(late)
-    made.end(late, Outcome((), {}, 1.0, False, "it <diverged>"))
-    reader = Reader()
-    reader.feed(page("m", "accuracy", made.table(), compare_depths(made, ROWS)))
-    assert not reader.open
-    assert "it <diverged>" in " ".join(reader.text)
+    found = compare_depths(made, ROWS)
+    event = told(made, found, 2)
+    assert event["ranking"] == [trial.trial for trial in made.table()]
+    assert [depth["name"] for depth in event["depths"]] == [
+        "the head alone",
+        "the top 1 block",
+        "the top 2 blocks",
+        "all blocks",
+    ]
+    assert event["advice"] == advice("macro-F1", found)
+    alone = course(FOUND[1:3])
+    nothing = told(alone, compare_depths(alone, ROWS), 2)
+    assert (nothing["depths"], nothing["advice"]) == ([], "")
 
 
 def test_advice_names_what_more_time_would_buy() -> None:
