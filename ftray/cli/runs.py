@@ -133,9 +133,12 @@ def watch(run: Run, storage: Storage = None, as_json: AsJson = False) -> None:
 @verb
 def compare(runs: Runs, storage: Storage = None, as_json: AsJson = False) -> None:
     """Runs side by side: where what they trained differs, and their metrics."""
-    from ftray.cli.display.run_facts import differing, side_by_side, summary
+    from ftray.cli.display.run_facts import summary
     from ftray.cli.display.table import duration, show
     from ftray.errors import RegistryError
+    from ftray.reports.compare.difference import differing, side_by_side
+    from ftray.reports.record import RunRecord
+    from ftray.reports.write import write_comparison
     from ftray.store.root import open_root
     from ftray.store.runs.folder import find_run
 
@@ -144,10 +147,13 @@ def compare(runs: Runs, storage: Storage = None, as_json: AsJson = False) -> Non
     root = open_root(storage)
     found = [find_run(root, reference) for reference in runs]
     facts = [summary(root, run) for run in found]
-    specs = differing(found)
+    records = [RunRecord.read(root, run) for run in found]
+    specs = differing(records)
     measured = side_by_side([each["metrics"] for each in facts])
+    file = write_comparison(records, found[-1].location)
     if as_json:
-        emit({"runs": facts, "spec": specs, "metrics": measured})
+        report = None if file is None else file.url
+        emit({"runs": facts, "spec": specs, "metrics": measured, "report": report})
         return
     shown = {key: [each[key] for each in facts] for key in ("name", "state")}
     shown["took"] = [duration(each["seconds"]) for each in facts]
@@ -155,6 +161,32 @@ def compare(runs: Runs, storage: Storage = None, as_json: AsJson = False) -> Non
         ["", *(run.run_id for run in found)],
         [[key, *values] for table in (shown, specs, measured) for key, values in table.items()],
     )
+    if file is not None:
+        say(f"report  {file}")
+
+
+@app.command("open")
+@verb
+def open_(run: Run, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Write the report of a run anew and show it in a browser, or print where it is."""
+    from ftray.cli.display.browser import local_copy, show_page
+    from ftray.errors import RegistryError
+    from ftray.reports.write import FILE, write_report
+    from ftray.store.root import open_root
+    from ftray.store.runs.folder import find_run
+
+    root = open_root(storage)
+    found = find_run(root, run)
+    file = write_report(root, found) or found.location / FILE
+    if not file.is_file():
+        fix = "the line above says why"
+        raise RegistryError.of("run", found.run_id, "its report cannot be written", fix)
+    if as_json:
+        emit({"report": file.url})
+        return
+    page = local_copy(file)
+    print(page)
+    show_page(page)
 
 
 @app.command()

@@ -12,7 +12,6 @@ from ftray.models.artifact.manifest import read_info
 from ftray.store.root import MODEL_MANIFEST, Root
 from ftray.store.runs.folder import RunFolder
 from ftray.store.runs.metrics import EVALUATION
-from ftray.store.tracking.base import flatten
 
 STANDING = {"best", "best_rank", "at", EVALUATION}
 """Keys of an epoch that are no metrics of its model."""
@@ -76,39 +75,6 @@ def numbers(values: dict[str, Any], but: Iterable[str] = ()) -> dict[str, float]
 
 def headline(run: dict[str, Any], split: str) -> float | None:
     return run["metrics"].get(split, {}).get(run["metric"])
-
-
-def differing(runs: list[RunFolder]) -> dict[str, list[Any]]:
-    """Return the values of what the runs trained that differ between the runs."""
-    trees = [run.spec_tree() for run in runs]
-    # Two sections are no part of the training: serve, and tune beside runs that did not search.
-    but = {"serve"} if all(tree.get("tune") for tree in trees) else {"serve", "tune"}
-    trained = [
-        {key: value for key, value in tree.items() if key not in but} | _open(run, tree)
-        for run, tree in zip(runs, trees, strict=True)
-    ]
-    return {
-        key: values
-        for key, values in side_by_side(trained).items()
-        if any(value != values[0] for value in values)
-    }
-
-
-def _open(run: RunFolder, tree: dict[str, Any]) -> dict[str, str]:
-    """Return the keys that a sweep searches over, until the sweep trains its winner."""
-    status = run.status
-    if status.kind != "tune" or status.model:
-        return {}
-    if any(record.get("kind") == "step" for record in run.metrics()):
-        return {}
-    return dict.fromkeys((tree.get("tune") or {}).get("space", {}), "searched")
-
-
-def side_by_side(trees: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Map each dotted path of any tree to its value in every tree: None where it is absent."""
-    flat = [flatten(tree) for tree in trees]
-    keys = dict.fromkeys(key for tree in flat for key in tree)
-    return {key: [tree.get(key) for tree in flat] for key in keys}
 
 
 def _is_number(value: Any) -> bool:

@@ -133,7 +133,7 @@ def measure_worth(answers: Answers, info: TaskInfo, spent: Spent, rows: int, see
     gains over the baselines. answers: of the constant baseline, the linear probe or the boosting,
     and the fine-tuned model."""
     found, drawn = answers.scores(), answers.resampled(seed)
-    names, signs = answers.metrics, _signs(answers, info)
+    names, signs = answers.metrics, signs_of(answers, info)
     of_each = [_scores(names, found[model], drawn[:, model]) for model in range(3)]
     gains = [
         _scores(names, signs * (found[2] - found[i]), signs * (drawn[:, 2] - drawn[:, i]))
@@ -158,7 +158,7 @@ def measure_worth(answers: Answers, info: TaskInfo, spent: Spent, rows: int, see
     )
 
 
-def _signs(answers: Answers, info: TaskInfo) -> np.ndarray:
+def signs_of(answers: Answers, info: TaskInfo) -> np.ndarray:
     """Return 1 for a metric whose highest value is the best, -1 for one whose lowest is."""
     return np.array([1 if info.metrics[name] == "max" else -1 for name in answers.metrics])
 

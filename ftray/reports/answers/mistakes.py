@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,13 +36,17 @@ def surprises(run: RunRecord) -> list[RowCard]:
     return [] if run.rows is None else list(cards(run, right_rows(run.rows)))
 
 
-def cards(run: RunRecord, places: Iterable[Any]) -> Iterable[RowCard]:
-    """Yield the rows at these indices of the test rows, as far as their inputs were kept."""
+def cards(
+    run: RunRecord, places: Iterable[Any], kept: Sequence[RunRecord] = ()
+) -> Iterable[RowCard]:
+    """Yield the rows at these indices of the test rows, as far as the run kept their inputs, or
+    one of the runs `kept`, which have the same rows."""
     rows, hidden = run.rows, set(run.task.answers)
     assert rows is not None
+    inputs = [each.samples.rows for each in (run, *kept)]
     for place in map(int, places):
         number = int(rows.rows[place])
-        values = run.samples.rows.get(number, {})
+        values = next((of[number] for of in inputs if number in of), {})
         # Where answers are not judged, the card shows the row's own.
         shown = [(n, v) for n, v in values.items() if not rows.are_judged or n not in hidden]
         yield RowCard(

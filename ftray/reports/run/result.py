@@ -85,7 +85,7 @@ class Result:
     @cached_property
     def metrics(self) -> Table:
         """The metrics of each split and baseline, with 95 % intervals where there are any."""
-        lines = list(self._measured())
+        lines = list(self.measured())
         names = [m for m in self.run.task.metrics if any(m in line for _, line in lines)]
         more = {name for _, line in lines for name, value in line.items() if is_number(value)}
         names += sorted(more - {*names, "step", "epoch"})
@@ -94,7 +94,8 @@ class Result:
         columns = ["", *map(name_of, names)]
         return table_of("Metrics", columns, rows if names else [], chosen=chosen)
 
-    def _measured(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def measured(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield a title and metrics of each split and baseline."""
         if test := self._metrics_of("test"):
             yield "test split", test | self._intervals
         if worth := self._worth:
