@@ -96,12 +96,15 @@ def _metrics(run: RunRecord) -> Chart | None:
 
 
 def _rates(run: RunRecord) -> Chart:
+    from matplotlib.ticker import MaxNLocator
+
     step, rate = _column(run.steps, "learning_rate")
     at, thin = _averaged(step, rate, _POINTS)
 
     def draw(axes: Axes) -> None:
         axes.plot(at, thin, color=SERIES[2])
         axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
         _mark_phases(run, axes)
         axes.set_xlabel("step")
