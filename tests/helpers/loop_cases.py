@@ -196,6 +196,8 @@ def coupled_runs(world: int, stages: list[int]) -> list[Run]:
     for stage in stages:
         made.append(run(f"{world}-embeddings-{stage}", stage, **own))
         for many, size in (("once", SHARES[world]), ("twice", 4)):
+            if stage and many == "twice":
+                continue  # the run above is computed twice, too
             of = run(f"{world}-embeddings-{many}-{stage}", stage, **own, micro_batch_size=size)
             # A micro-batch has dropout of its own, so that its size matters.
             made.append(replace(of, train={**of.train, "dropout": 0.0}))

@@ -49,11 +49,13 @@ def test_tokens_weigh_alike_for_two_workers_and_are_hidden_alike_again(
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-@pytest.mark.parametrize(("world", "stage"), ENDS)
 @pytest.mark.parametrize("many", ("", "once-", "twice-"))
+@pytest.mark.parametrize(("world", "stage"), ENDS)
 def test_a_loss_that_couples_rows_is_that_of_the_whole_batch(
     root: Path, world: int, stage: int, many: str
 ) -> None:
+    if stage and many == "twice-":
+        pytest.skip("with dropout it is computed twice, too")
     ours = seen(root, f"{world}-embeddings-{many}{stage}")
     alone = seen(root, f"1-embeddings-{many and 'once-'}0")
     assert not ours.error and ours.moved

@@ -13,6 +13,7 @@ import torch
 
 from ftray.errors import DataError, ModelError, SpecError
 from ftray.models.artifact.publish import staged, write_json
+from ftray.models.backends.traced import TracedModel
 from ftray.models.inference.measure import InMemory, measure
 from ftray.spec.load import parse
 from ftray.tasks import get_task
@@ -186,6 +187,19 @@ def test_a_folder_tells_its_pooling(how: str, setup: TaskSetup, model: Any, tmp_
         (one,), (two,) = TASK.encode(setup, ["A text.", "Another."])
         found = TASK.forward(model, TASK.collate(setup, [one, two]).inputs)["embedding"]
     assert torch.allclose(printed[0], found @ found.T, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["mean", "cls", "last"])
+def test_a_graph_gives_the_same_vectors(how: str, setup: TaskSetup, model: Any) -> None:
+    setattr(model.config, KEPT, how)
+    shapes = [[TASK.dummy(setup, size) for size in sizes] for sizes in ((4, 4), (9,), (9, 2, 5))]
+    inputs = [TASK.collate(setup, examples).inputs for examples in shapes]
+    traced = TracedModel(model, inputs, TASK.model_outputs)
+    (example,) = TASK.encode(setup, ["a good movie"])[0]
+    asked = TASK.collate(setup, [example]).inputs
+    with torch.no_grad():
+        expected, found = (TASK.forward(each, asked)["embedding"] for each in (model, traced))
+    assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_padding_does_not_change_a_vector() -> None:

@@ -7,9 +7,8 @@ passes and cached states whatever their place. The loss compares the rows of a b
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +33,10 @@ from ftray.tasks.metrics import Gathered, MetricState
 from ftray.tasks.regression import mean_scores
 from ftray.tasks.schema import Schema
 from ftray.tasks.text.retrieval.contrast import cosine_losses, label_losses, ranking_losses
-from ftray.tasks.text.retrieval.nearest import BLOCK, first_places, retrieval
+from ftray.tasks.text.retrieval.nearest import BLOCK, by_label, by_positive, retrieval
 from ftray.tasks.text.retrieval.pooling import KEPT, USAGE, files, pooled, read_pooling
-from ftray.tasks.text.retrieval.scores import clean_score, scaled
+from ftray.tasks.text.retrieval.scores import clean_score
+from ftray.tasks.text.retrieval.targets import GROUP, PART, SCORE, TARGETS, TEXT, targets_of
 from ftray.tasks.text.texts import IDS, MASK, Texts, clean_text
 
 if TYPE_CHECKING:
@@ -44,17 +44,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 EMBEDDING = "embedding"
-PART, TEXT, GROUP, SCORE = "part", "text_key", "group_key", "score"
-"""Targets: place of a text in its row; a number that equal texts share, of which negatives are
-none; one that rows with the same query, or texts with the same label, share; the cosine that two
-texts are to have. Rows with a label lack `PART` and `TEXT`, those with a score `TEXT` and
-`GROUP`."""
-_TARGETS = {
-    PART: Feature("int8", (), "target"),
-    TEXT: Feature("int64", (), "target"),
-    GROUP: Feature("int64", (), "target"),
-    SCORE: Feature("float32", (), "target"),
-}
 _TEXTS = ("text", "positive", "negative", "text_pair")
 _LOSS_ROWS = 64
 """Rows that the loss of an evaluation compares."""
@@ -162,7 +151,7 @@ class FeatureExtraction(Texts):
         return chosen(row, [name for name in _TEXTS if name in row])
 
     def features(self, setup: TaskSetup) -> dict[str, Feature]:
-        return {**super().features(setup), **_TARGETS}
+        return {**super().features(setup), **TARGETS}
 
     def examples(self, setup: TaskSetup, rows: Mapping[str, Sequence[Any]]) -> Examples:
         """Make an example of each text of a row. A row is rejected where a text gives no tokens."""
@@ -172,7 +161,9 @@ class FeatureExtraction(Texts):
             [dict(zip(found.rows, values(found), strict=True)) for found in read]
             for values in (lambda found: found.features[IDS], lambda found: found.lengths)
         )
-        targets = {name: np.array(values) for name, values in _targets(setup, rows, ids, whole)}
+        assert isinstance(setup.options, Options)
+        told = targets_of(rows, ids, whole, setup.options.full_score)
+        targets = {name: np.array(values) for name, values in told}
         return Examples(
             {
                 IDS: [of[row] for row in whole for of in ids],
@@ -224,13 +215,13 @@ class FeatureExtraction(Texts):
         return found.repeat_interleave(width)
 
     def empty_state(self, schema: Schema) -> MetricState:
-        return MetricState({}, {}, {name: [] for name in (EMBEDDING, *_TARGETS)})
+        return MetricState({}, {}, {name: [] for name in (EMBEDDING, *TARGETS)})
 
     def metric_state(self, outputs: Outputs, batch: Batch, setup: TaskSetup) -> MetricState:
         """Return the embedding of each example, (D,), and its targets, (1,) each; (0,) for those
         that rows of this form lack."""
         found = {EMBEDDING: list(outputs[EMBEDDING].detach().float().cpu().numpy())}
-        for name in _TARGETS:
+        for name in TARGETS:
             values = batch.targets.get(name)
             none = np.empty((len(batch.host), 0))
             found[name] = list(none if values is None else values[:, None].cpu().numpy())
@@ -242,7 +233,7 @@ class FeatureExtraction(Texts):
         recall_at_10 of the nearest texts among those of the split: the right one is the positive,
         among all positives and negatives; or any text with the same label, among all others."""
         embeddings = np.stack(found.parts[EMBEDDING])
-        told = {name: np.concatenate(found.parts[name]) for name in _TARGETS}
+        told = {name: np.concatenate(found.parts[name]) for name in TARGETS}
         told = {name: values for name, values in told.items() if len(values)}
         width = int(told[PART].max()) + 1 if PART in told else 1
         loss = self._loss(embeddings, told, width * _LOSS_ROWS)
@@ -250,11 +241,11 @@ class FeatureExtraction(Texts):
             cosines = (embeddings[::2] * embeddings[1::2]).sum(-1)
             scores = mean_scores(cosines[:, None], told[SCORE][::2, None])
             return {"loss": loss, **{name: scores[name] for name in ("spearman", "pearson")}}
-        ranked = _by_label if PART not in told else partial(_by_positive, width=width)
-        size = width * BLOCK
         places = [
-            ranked(embeddings[start : start + size], _part(told, start, size))
-            for start in range(0, len(embeddings), size)
+            by_positive(vectors.reshape(-1, width, vectors.shape[-1]), part[TEXT], part[GROUP])
+            if PART in told
+            else by_label(vectors, part[GROUP])
+            for vectors, part in _blocks(embeddings, told, width * BLOCK)
         ]
         return {"loss": loss, **retrieval(np.concatenate(places))}
 
@@ -262,9 +253,9 @@ class FeatureExtraction(Texts):
         import torch
 
         total = 0.0
-        for start in range(0, len(embeddings), size):
-            outputs = {EMBEDDING: torch.from_numpy(embeddings[start : start + size])}
-            targets = {n: torch.from_numpy(v) for n, v in _part(told, start, size).items()}
+        for vectors, part in _blocks(embeddings, told, size):
+            targets = {name: torch.from_numpy(values) for name, values in part.items()}
+            outputs = {EMBEDDING: torch.from_numpy(vectors)}
             total += float(self.losses(outputs, Batch({}, targets)).double().sum())
         return total / len(embeddings)
 
@@ -293,61 +284,13 @@ class FeatureExtraction(Texts):
         return {EMBEDDING: answer}
 
 
-def _targets(
-    setup: TaskSetup,
-    rows: Mapping[str, Sequence[Any]],
-    ids: Sequence[Mapping[int, Sequence[int]]],
-    whole: Sequence[int],
-) -> Any:
-    """Yield the targets of the rows `whole`: name, and a value for each text of each row."""
-    width = len(ids)
-    if "label" in rows:
-        yield GROUP, [_number(rows["label"][row].encode()) for row in whole]
-        return
-    yield PART, np.tile(np.arange(width, dtype=np.int64), len(whole))
-    if "score" in rows:
-        assert isinstance(setup.options, Options)
-        told = [rows["score"][row][0] for row in whole]
-        yield SCORE, np.repeat(scaled(told, setup.options.full_score, -1.0), width)
-        return
-    texts = [[_number(np.array(of[row], np.int64).tobytes()) for of in ids] for row in whole]
-    yield TEXT, np.array(texts, np.int64)
-    yield GROUP, np.repeat([row[0] for row in texts], width)
-
-
-def _number(content: bytes) -> int:
-    return int.from_bytes(blake2b(content, digest_size=8).digest(), "big", signed=True)
-
-
-def _part(told: Mapping[str, np.ndarray], start: int, size: int) -> dict[str, np.ndarray]:
-    return {name: values[start : start + size] for name, values in told.items()}
-
-
-def _by_label(embeddings: np.ndarray, told: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return at which place each text finds another one with its label."""
-    labels, everyone = told[GROUP], np.arange(len(embeddings))
-
-    def judged(part: slice) -> tuple[np.ndarray, np.ndarray]:
-        itself = everyone[part, None] == everyone
-        return (labels[part, None] == labels) & ~itself, itself
-
-    return first_places(embeddings, embeddings, judged)
-
-
-def _by_positive(embeddings: np.ndarray, told: Mapping[str, np.ndarray], width: int) -> np.ndarray:
-    """Return at which place each query finds a positive of its own among all of them and the
-    negatives. A text that is equal to the query does not count."""
-    texts, queries = told[TEXT].reshape(-1, width), told[GROUP][::width]
-    rows, named = len(texts), texts[:, 1:].T.ravel()
-    vectors = embeddings.reshape(rows, width, -1)
-    candidates = vectors[:, 1:].swapaxes(0, 1).reshape(-1, embeddings.shape[-1])
-
-    def judged(part: slice) -> tuple[np.ndarray, np.ndarray]:
-        right = named == texts[part, 1, None]
-        right[:, :rows] |= queries[part, None] == queries
-        return right, (named == texts[part, 0, None]) & ~right
-
-    return first_places(vectors[:, 0], candidates, judged)
+def _blocks(
+    embeddings: np.ndarray, told: Mapping[str, np.ndarray], size: int
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Yield the embeddings and the targets of `size` consecutive examples at a time."""
+    for start in range(0, len(embeddings), size):
+        part = slice(start, start + size)
+        yield embeddings[part], {name: values[part] for name, values in told.items()}
 
 
 def _prepare(model: Any, path: str) -> None:

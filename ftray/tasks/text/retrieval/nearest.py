@@ -32,6 +32,38 @@ def first_places(
     return places
 
 
+def by_label(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return at which place each text finds another one with its label, (E,). embeddings: (E, D);
+    labels: (E,)."""
+    everyone = np.arange(len(embeddings))
+
+    def told(part: slice) -> tuple[np.ndarray, np.ndarray]:
+        itself = everyone[part, None] == everyone
+        return (labels[part, None] == labels) & ~itself, itself
+
+    return first_places(embeddings, embeddings, told)
+
+
+def by_positive(embeddings: np.ndarray, texts: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Return at which place each query finds a positive of its own among the positives and the
+    negatives of all rows, (R,). A text that is equal to the query does not count.
+
+    embeddings: (R, W, D), of a query, its positive and its negatives; texts, queries: (R * W,),
+    equal for equal texts, and for rows of equal queries.
+    """
+    rows, width, size = embeddings.shape
+    texts, queries = texts.reshape(rows, width), queries[::width]
+    named = texts[:, 1:].T.ravel()
+
+    def told(part: slice) -> tuple[np.ndarray, np.ndarray]:
+        right = named == texts[part, 1, None]
+        right[:, :rows] |= queries[part, None] == queries
+        return right, (named == texts[part, 0, None]) & ~right
+
+    candidates = embeddings[:, 1:].swapaxes(0, 1).reshape(-1, size)
+    return first_places(embeddings[:, 0], candidates, told)
+
+
 def retrieval(places: np.ndarray) -> dict[str, float]:
     """Return mrr: mean of 1 / place; recall_at_1 and recall_at_10: share of places up to 1 and
     10. Queries without a right candidate do not count."""

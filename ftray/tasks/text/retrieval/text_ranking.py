@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,15 +21,16 @@ from ftray.tasks.base import (
     TaskSetup,
     chosen,
     free,
-    is_missing,
 )
 from ftray.tasks.features import Batch, Example, Examples, Feature
 from ftray.tasks.info import Modality, Starter, TaskInfo
 from ftray.tasks.metrics import Gathered, MetricState
 from ftray.tasks.regression import clean_numbers
 from ftray.tasks.schema import Schema
+from ftray.tasks.text.retrieval.passages import passages_of
 from ftray.tasks.text.retrieval.rankings import ranked
-from ftray.tasks.text.retrieval.scores import clean_score, scaled
+from ftray.tasks.text.retrieval.scores import scaled
+from ftray.tasks.text.retrieval.targets import fingerprint
 from ftray.tasks.text.texts import Texts, clean_text, random_text
 
 if TYPE_CHECKING:
@@ -118,12 +118,12 @@ class TextRanking(Texts):
     # Data
 
     def ask(self, values: Mapping[str, Any]) -> Question:
-        passages, _ = _passages(values)
+        passages, _ = passages_of(values)
         return {"query": clean_text(values["query"], "query"), "passages": passages}
 
     def parse(self, values: Mapping[str, Any]) -> Row:
         query = clean_text(values["query"], "query")
-        passages, scores = _passages(values)
+        passages, scores = passages_of(values)
         if scores is None:
             scores = clean_numbers(values["scores"])
         if len(scores) != len(passages):
@@ -282,39 +282,6 @@ class TextRanking(Texts):
         return {"prediction": answer[0]["text"], "scores": [each["score"] for each in in_order]}
 
 
-def _passages(values: Mapping[str, Any]) -> tuple[list[str], list[float] | None]:
-    """Return the passages of a source row and their scores; None where these are not told, or in a
-    column of their own. Raises BadRow."""
-    if "passages" in values:
-        return _several(values["passages"], "passages"), None
-    if "passage" in values:
-        score = clean_score(values["score"]) if "score" in values else None
-        return [clean_text(values["passage"], "passage")], score
-    positive, negative = (_several(values[name], name) for name in ("positive", "negative"))
-    return positive + negative, [1.0] * len(positive) + [0.0] * len(negative)
-
-
-def _several(value: Any, column: str) -> list[str]:
-    """Return the texts of a cell: a text, a list of texts, or the latter as JSON. Raises BadRow."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            told = json.loads(value)
-        except ValueError:
-            told = value  # a text that begins so
-        value = told if isinstance(told, list) else value
-    parts = value if isinstance(value, (list, tuple, np.ndarray)) else [value]
-    if not len(parts) or (len(parts) == 1 and is_missing(parts[0])):
-        raise BadRow(f"empty_{column}")
-    texts = [clean_text(part, column) for part in parts]
-    if any(not _encodes(text) for text in texts):
-        raise BadRow("bad_encoding", "half a character")
-    return texts
-
-
-def _encodes(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
 def _pairs(questions: Sequence[Question]) -> list[dict[str, str]]:
     """Return the texts that the model reads together, for each passage of each question."""
     return [
@@ -325,8 +292,7 @@ def _pairs(questions: Sequence[Question]) -> list[dict[str, str]]:
 
 
 def _key(query: str) -> int:
-    digest = blake2b(" ".join(query.split()).casefold().encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
+    return fingerprint(" ".join(query.split()).casefold().encode())
 
 
 def _shares(outputs: Outputs) -> torch.Tensor:
