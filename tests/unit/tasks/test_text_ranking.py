@@ -85,6 +85,12 @@ def test_passages_come_sorted_and_say_their_places(tmp_path: Path) -> None:
     assert outcome["scores"] == pytest.approx(torch.sigmoid(logits[:, 0]).tolist())
 
 
+def test_a_dummy_has_the_inputs_of_a_request() -> None:
+    setup = SAMPLE.setup(TASK)
+    ((example,),) = TASK.encode(setup, [{"query": "who", "passages": ["Ann"]}])
+    assert TASK.dummy(setup, 4).keys() == example.keys()
+
+
 @pytest.mark.parametrize(
     ("passages", "told"),
     [([], "at least 1"), ("Ann", "list"), ([7], "string"), (["a"] * 1025, "at most 1024")],

@@ -31,7 +31,7 @@ from ftray.tasks.text.retrieval.passages import passages_of
 from ftray.tasks.text.retrieval.rankings import ranked
 from ftray.tasks.text.retrieval.scores import scaled
 from ftray.tasks.text.retrieval.targets import fingerprint
-from ftray.tasks.text.texts import Texts, clean_text, random_text
+from ftray.tasks.text.texts import Texts, clean_text, plain_example, random_text
 
 if TYPE_CHECKING:
     import torch
@@ -190,6 +190,9 @@ class TextRanking(Texts):
             list(longest.values()),
             dict.fromkeys(sorted({*range(len(each))}.difference(longest)), "no_tokens"),
         )
+
+    def dummy(self, setup: TaskSetup, size: int) -> Example:
+        return plain_example(setup.processor, size)
 
     def made_up(
         self, setup: TaskSetup, inputs: Mapping[str, Modality], size: int, draw: np.random.Generator
