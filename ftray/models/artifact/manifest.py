@@ -26,6 +26,7 @@ from ftray.tasks.decision import Decision
 from ftray.tasks.info import Modality, TaskInfo
 from ftray.tasks.schema import Scale, Schema
 from ftray.tasks.tabular.columns import Column
+from ftray.tasks.text.chat import as_chat
 
 FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -118,8 +119,11 @@ class ModelInfo(_Format):
 
     @property
     def learnt_chats(self) -> bool:
-        """Whether the training rows were chats."""
-        return bool(self.spec.get("data", {}).get("columns", {}).get("messages"))
+        """Whether the training rows were chats: their columns or the golden questions tell."""
+        if self.spec.get("data", {}).get("columns", {}).get("messages"):
+            return True
+        asked = [golden.input for golden in self.golden[:1]] if self.kind.generates else []
+        return any(isinstance(text, str) and as_chat(text) for text in asked)
 
 
 def read_info(folder: Location) -> ModelInfo:

@@ -185,6 +185,14 @@ def test_the_example_of_a_model_that_learnt_chats(tmp_path: Path) -> None:
     assert "assistant" in run_example(folder)
 
 
+def test_a_chat_among_the_golden_questions_tells_of_chats(tmp_path: Path) -> None:
+    info = read_info(make_generator(tmp_path / "model"))
+    asked = json.dumps([{"role": "user", "content": "film?"}])
+    golden = (info.golden[0].model_copy(update={"input": asked}),)
+    assert not info.learnt_chats
+    assert info.model_copy(update={"golden": golden}).learnt_chats
+
+
 def golden(folder: Path) -> ModelInfo:
     load_model(locate(str(folder))).check_golden()
     return read_info(locate(str(folder)))
