@@ -352,7 +352,7 @@ def histories(folder: Path, seed: int) -> Iterator[tuple[str, Figures]]:
     for order in (1, 2):
         users = made_histories.walks(3_000, order, seed)
         for name, fit in made_histories.BASELINES.items():
-            found = made_histories.measured(fit([of[:-2] for of in users]), users)
+            found = made_histories.measured(fit([of[:-1] for of in users]), users)
             yield f"order {order}, {name}", {metric: found[metric] for metric in shown}
         file = folder / "events.csv"
         made_histories.write(users, file, seed)
