@@ -79,6 +79,16 @@ class Sequences:
     name: Callable[[Any], str]
 
 
+Lacks = Mapping[str, tuple[Any, str, str]]
+"""Dotted spec key -> the one value that a task admits, the reason, and the fix."""
+NO_BALANCE: dict[str, tuple[Any, str, str]] = {
+    "train.balance": (None, "is for one label a row", "Leave it out.")
+}
+NO_SMOOTHING: dict[str, tuple[Any, str, str]] = {
+    "train.label_smoothing": (0.0, "is for labels", "Set 0.")
+}
+
+
 @dataclass(frozen=True)
 class Starter:
     """The starter spec that `ftray init` writes for a task, as parts of a YAML file with comments.
@@ -136,9 +146,8 @@ class TaskInfo:
     """Inputs of a request; None: the columns of the form without the answer."""
     synonyms: Mapping[str, str] = field(default_factory=dict)
     """Logical column -> names that other tools use for it."""
-    lacks: Mapping[str, tuple[Any, str, str]] = field(default_factory=dict)
-    """Dotted spec key that the task does not support -> the one value that the task admits, the
-    reason, and the fix."""
+    lacks: Lacks = field(default_factory=dict)
+    """The keys of the spec that the task does not support."""
     linear_probe: bool = False
     """Whether a linear probe on the base model is the baseline of training; else the baseline is
     the base model itself."""

@@ -28,7 +28,7 @@ from ftray.tasks.base import (
     free,
 )
 from ftray.tasks.features import Batch, Example, Examples, Feature
-from ftray.tasks.info import Modality, Starter, TaskInfo
+from ftray.tasks.info import NO_BALANCE, Modality, Starter, TaskInfo
 from ftray.tasks.metrics import ROW, Gathered, MetricState
 from ftray.tasks.schema import Schema
 from ftray.tasks.text.answering.contexts import CONTEXT, context_windows, target_of
@@ -87,7 +87,7 @@ class QuestionAnswering(BaseTask):
         call='question="Who came?", context="Ann came."',
         synonyms={"question": "query", "context": "passage document", "answers": "labels"},
         lacks={
-            "train.balance": (None, "is for labels", "Leave it out."),
+            **NO_BALANCE,
             "train.token_dropout": (0.0, "moves the places of answers", "Set 0."),
         },
         starter=Starter(

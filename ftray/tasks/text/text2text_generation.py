@@ -30,7 +30,7 @@ from ftray.tasks.base import (
     TaskSetup,
     chosen,
 )
-from ftray.tasks.info import NoOptions, Starter, TaskInfo
+from ftray.tasks.info import NO_BALANCE, NoOptions, Starter, TaskInfo
 from ftray.tasks.metrics import Gathered, MetricState
 from ftray.tasks.schema import Schema
 from ftray.tasks.text.language_model.token_loss import (
@@ -81,7 +81,7 @@ class Text2TextGeneration(Texts):
             "target": "summary translation highlights output tgt",
         },
         lacks={
-            "train.balance": (None, "is for labels", "Leave it out."),
+            **NO_BALANCE,
             "serve.backend": ("torch", "computes one forward pass", "Set torch."),
         },
         usage="""\
