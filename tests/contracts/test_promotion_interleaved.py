@@ -151,7 +151,7 @@ class _told:
 
 
 @pytest.mark.parametrize(
-    "seeds", [range(3), pytest.param(range(3, 20), marks=pytest.mark.slow)], ids=["few", "many"]
+    "seeds", [range(2), pytest.param(range(2, 20), marks=pytest.mark.slow)], ids=["few", "many"]
 )
 def test_random_interleavings_end_in_agreement(
     registry: Registry, seeds: range, monkeypatch: pytest.MonkeyPatch

@@ -4,6 +4,7 @@ ftray.json, which is written last. Plain transformers can load the folder.
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import tempfile
@@ -36,6 +37,7 @@ def staged(model: PreTrainedModel, processor: Any, most_tokens: int) -> Iterator
     """Save the model in a temporary folder, without a manifest, so that no lookup finds it yet.
     most_tokens: length to which transformers is to cut a text."""
     if hasattr(processor, "model_max_length"):
+        processor = copy.copy(processor)  # others may use it
         processor.model_max_length = most_tokens
     with tempfile.TemporaryDirectory(prefix="ftray-model-") as temporary:
         folder = Path(temporary) / "model"

@@ -214,7 +214,7 @@ def test_the_document_describes_what_is_answered(client: httpx.Client) -> None:
     assert own == {
         *("/v1/predict", "/v1/predict/stream", "/v1/model", "/v1/models", "/healthz", "/metrics"),
         *("/v1/models/{name}", "/v1/models/{name}/predict", "/v1/models/{name}/predict/stream"),
-        *("/v1/completions", "/v1/chat/completions"),
+        *("/v1/completions", "/v1/chat/completions", "/v1/embeddings"),
     }
     assert "/v2/models/{name}/infer" in document["paths"]
     answers = document["paths"]["/v1/predict"]["post"]["responses"]

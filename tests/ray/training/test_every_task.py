@@ -31,6 +31,7 @@ TWO: dict[str, Any] = {"workers": 2}
 SLOW = (
     "entailment",
     "table",
+    "label sets",
     "pairs",
     "short",
     "preferences",

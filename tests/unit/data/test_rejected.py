@@ -147,8 +147,9 @@ def lossy_tokenizer() -> PreTrainedTokenizerFast:
 )
 def test_prompts_and_completions_of_no_tokens(prompt: str, completion: str, is_empty: bool) -> None:
     rows = {"prompt": ["7", prompt], "completion": ["8", completion]}
-    setup = TaskSetup(lossy_tokenizer(), max_length=16)
-    found = get_task("text-generation").examples(setup, rows)
+    task = get_task("text-generation")
+    setup = TaskSetup(lossy_tokenizer(), max_length=16, options=task.info.options())
+    found = task.examples(setup, rows)
     assert found.rejected == ({1: "no_tokens"} if is_empty else {})
     assert found.rows == ([0] if is_empty else [0, 1])
     assert len(found.each()) == len(found.lengths) == len(found)

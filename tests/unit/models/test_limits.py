@@ -31,6 +31,7 @@ OTHER = {
     "longformer": {"attention_window": 4},
     "opt": {"ffn_dim": 24, "word_embed_proj_dim": 16},
     "distilbert": {"max_position_embeddings": 64},
+    "bart": {"max_position_embeddings": 64},
 }
 
 

@@ -132,7 +132,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
     "name ends in a dash": ({"name": "m-"}, "name", "m-", "lower-case", "Did you mean m?"),
     "empty text": ({"storage": " "}, "storage", "", "text that is not empty", "Storage root"),
     "share above one": (
-        {"data.test": 1.5}, "data.test", "1.5", "below 1, or text", "share of `train`",
+        {"data.test": 1.5}, "data.test", "1.5", "at most 1, or text", "share of `train`",
     ),
     "share of nothing": ({"data.test": 0}, "data.test", "0", "above 0", "share of `train`"),
     "smoothing everything away": (
