@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-parts test-loop test-training test-serving test-slow
+.PHONY: install demo test test-parts test-models test-loop test-training test-serving test-slow
 .PHONY: lint types constraints clean
 
 install: $(INSTALLED)
@@ -27,10 +27,14 @@ export RAY_worker_niceness := 0
 
 # Side by side: the tests with Ray wait for processes to start most of their time.
 test: lint
-	$(MAKE) --jobs=4 --output-sync=target test-training test-serving test-loop test-parts types
+	$(MAKE) --jobs=5 --output-sync=target \
+		test-training test-serving test-loop test-parts test-models types
 
 test-parts: install
-	$(BIN)/python -m pytest tests/unit --ignore=tests/unit/loop
+	$(BIN)/python -m pytest tests/unit $(foreach part,loop serve models,--ignore=tests/unit/$(part))
+
+test-models: install
+	$(BIN)/python -m pytest tests/unit/serve tests/unit/models
 
 test-loop: install
 	$(BIN)/python -m pytest tests/unit/loop tests/contracts

@@ -158,7 +158,9 @@ class CheckpointManager:
         _move(part, target)
         files = self._parts.gathered(target, self._number, files, self._ended)
         for name in set(target.files()) - files.keys():
-            (target / name).delete()
+            # Another rank may have begun to write the checkpoint of this step again.
+            if not self._parts.leaves(name):
+                (target / name).delete()
         (target / MANIFEST).write_text(json.dumps({**described, "files": files}, indent=2))
         self._delete_old()
 

@@ -43,6 +43,10 @@ class Parts:
         """Tell rank 0 the files of this part of the checkpoint `number`."""
         (folder / self._name(self.part, number)).write_json(files)
 
+    def leaves(self, name: str) -> bool:
+        """Return whether a file of this name is a list that a rank of this process group left."""
+        return name.startswith("part-") and f"-{self.attempt}-" in name
+
     def gathered(
         self, folder: Location, number: int, files: Files, ended: threading.Event
     ) -> Files:

@@ -247,6 +247,31 @@ def test_each_rank_writes_its_part_and_all_is_read_back(folder: Location) -> Non
         assert read.ages == {"w0": step, "w1": step}
 
 
+def test_a_rank_may_write_the_same_step_again_before_rank_0_has_ended(
+    folder: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the rank left for the second time is not swept away with the first."""
+    first, second = (part_of(folder, part) for part in (0, 1))
+    gathered = Parts.gathered
+
+    def late(parts: Parts, target: Location, number: int, *rest: Any) -> Any:
+        found = gathered(parts, target, number, *rest)
+        if number == 1:
+            second.save(own(1, 4), Progress(step=4), 0.0)
+            second.wait()
+        return found
+
+    monkeypatch.setattr(Parts, "gathered", late)
+    second.save(own(1, 4), Progress(step=4), 0.0)
+    second.wait()
+    for _ in range(2):
+        first.save(own(0, 4), Progress(step=4), 0.0)
+        first.wait()
+    assert steps(folder) == [4]
+    assert not next(stored.listed(folder)).damage()
+    assert not list(path_of(folder, 4).glob("part-*"))
+
+
 def test_a_part_that_another_attempt_left_does_not_count(folder: Location) -> None:
     killed = part_of(folder, 1, "before")
     killed.save(own(1, 9), Progress(step=5), 0.0)
