@@ -1,4 +1,4 @@
-"""What the folder of a run holds, for its report."""
+"""Reads the folder of a run for its report."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class RunRecord:
 
     @property
     def samples_per_second(self) -> float:
-        """Of all steps together; 0 before the first."""
+        """Samples per second of all steps together; 0 before the first."""
         seconds = sum(step.get("seconds", 0.0) for step in self.steps)
         return sum(step.get("rows", 0) for step in self.steps) / seconds if seconds else 0.0
 
@@ -120,7 +120,7 @@ class RunRecord:
 
     @property
     def baseline(self) -> Event:
-        """What was measured on the validation split before the training."""
+        """Metrics on the validation split before the training."""
         return next(iter(self.of_kind("baseline")), {})
 
     @cached_property

@@ -48,7 +48,7 @@ def read_samples(folder: Location) -> Samples:
 
 
 class Data(NamedTuple):
-    """What a run trained on. images: the columns whose values are images."""
+    """The data of a run, clean and encoded. images: the columns whose values are images."""
 
     dataset: Dataset
     encoded: EncodedDataset

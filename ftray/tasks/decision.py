@@ -24,7 +24,7 @@ class Costs(BaseModel):
 
 
 class Decision(BaseModel):
-    """How one of two labels is decided.
+    """The rule that decides for one of two labels.
 
     positive: the label that is looked for, None of more than two; rate: false-positive rate at
     which recall is measured; costs: None where the likelier label is the answer.

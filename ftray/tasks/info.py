@@ -62,8 +62,8 @@ NO_OPTIONS = NoOptions()
 
 @dataclass(frozen=True)
 class Sequences:
-    """How a task's rows are sequences in the order of time, of which each source row is one, or one
-    event.
+    """Columns of a task whose rows are sequences in the order of time. A source row is a sequence
+    or one event of it.
 
     items, next: logical columns of the sequence, and of what follows it where that alone is
     learnt. user, item, time: of an event; the events of a user become one row. read: makes a list

@@ -1,4 +1,4 @@
-"""What the base models that are made for the data have in common: a shape that their URL names, and
+"""The common part of base models that are made for the data: a shape that their URL names, and
 a tokenizer with a token a line."""
 
 from __future__ import annotations

@@ -44,20 +44,23 @@ class ReferenceFile:
         name = ranks.gather(_name(spec, trainee, ranks) if ranks.rank == 0 else "")[0]
         return cls(data.location / name, get_task(spec.task).from_base, ranks.rank == 0)
 
-    def read(self, splits: Mapping[str, EncodedSplit]) -> dict[str, Columns] | None:
+    def read(self, splits: Mapping[str, EncodedSplit]) -> Mapping[str, Columns] | None:
         """Return the features of the examples of each split; None where the file is missing or
         damaged."""
         try:
             found = load(bytes(self.file.buffer()))
         except (FileNotFoundError, SafetensorError):
             return None
-        kept = {s: {name: found.get(f"{s}/{name}") for name in self.names} for s in splits}
+        try:
+            kept = {s: {name: found[f"{s}/{name}"] for name in self.names} for s in splits}
+        except KeyError:
+            return None
         whole = all(
-            values is not None and len(values) == len(splits[split])
+            len(values) == len(splits[split])
             for split, columns in kept.items()
             for values in columns.values()
         )
-        return kept if whole else None  # type: ignore[return-value]
+        return kept if whole else None
 
     def write(self, found: Mapping[str, Columns]) -> None:
         """Write the features of each split, on one rank. Raises StorageError."""

@@ -111,7 +111,7 @@ class PreparedRun:
 
     @property
     def for_report(self) -> Data:
-        """What the report of the run shows rows of."""
+        """The data whose rows the report of the run shows."""
         return Data(self.checked.dataset, self.data, self.checked.spec.info.files)
 
     def with_spec(self, spec: Spec) -> PreparedRun:

@@ -14,6 +14,7 @@ from ftray.errors import NotTrainable
 from ftray.reports.write import write_report
 from ftray.spec.load import override
 from ftray.spec.sections.tuning import TuneSpec
+from ftray.store.runs.folder import RunFolder
 from ftray.store.runs.metrics import ENCODING
 from ftray.train.check import ValidatedSpec
 from ftray.train.distributed.events import Event, Listener, stage
@@ -25,6 +26,7 @@ from ftray.train.record.record import recorded
 from ftray.train.record.values import track
 from ftray.train.resources import check_scale, trial_resources
 from ftray.train.run import (
+    PreparedRun,
     Trained,
     both,
     export_trial,
@@ -36,6 +38,7 @@ from ftray.train.run import (
     tell_of_better,
 )
 from ftray.train.trunk_cache.build import prepare_trunk
+from ftray.train.trunk_cache.cache import TrunkCache
 from ftray.tune.depth import Comparison, compare_depths
 from ftray.tune.search import recall, search
 from ftray.tune.space import depth_variants, trial_spec
@@ -77,14 +80,10 @@ def tune(
     section = checked.spec.tune
     assert section is not None, "check_sweep lets no such spec pass"
     concurrent = _check_room(checked, section)
-    for line in checked.dataset.report.lines():
-        say(line)
     listener(stage(ENCODING))
     registry_is_open = checked.registry.open_ahead()
     asked, checked = checked, pinned(checked, "tune")
-    prepared = prepare(checked)
-    for line in prepared.data.lines():
-        say(line)
+    prepared = _prepared(checked, say)
     spec = checked.spec
     run = claimed(asked, checked, "tune", say)
     with recorded(checked.root, spec, run, say) as record:
@@ -118,9 +117,7 @@ def tune(
         told_rows = tuple(trial.to_json() for trial in table)
         if section.refit:
             say(f"trial {best.trial} is trained again at full scale: the refit")
-            with local_worker(won) as worker:
-                whole = replace(whole, worker=worker)
-                exporting = fit_run(whole, run, trunks, told, told_rows)
+            exporting = _refitted(whole, run, trunks, told, told_rows)
         else:
             for point in points_of(run.metrics(), best.trial):
                 track(record.tracker.run, point)
@@ -130,6 +127,29 @@ def tune(
         report(prepared, run, record)
         tell_of_better(checked, trained, say)
     return Tuned(table, promoted(checked, trained, say), found)
+
+
+def _prepared(checked: ValidatedSpec, say: Callable[[str], None]) -> PreparedRun:
+    """Encode the data; `say` receives what was found in them."""
+    for line in checked.dataset.report.lines():
+        say(line)
+    prepared = prepare(checked)
+    for line in prepared.data.lines():
+        say(line)
+    return prepared
+
+
+def _refitted(
+    whole: PreparedRun,
+    run: RunFolder,
+    trunks: tuple[TrunkCache, ...],
+    listener: Listener,
+    trials: tuple[dict[str, Any], ...],
+) -> float:
+    """Train the winner's spec at full scale, and export it. Returns the seconds that the export
+    took."""
+    with local_worker(whole.checked.spec) as worker:
+        return fit_run(replace(whole, worker=worker), run, trunks, listener, trials)
 
 
 def _plan(course: Study, concurrent: int) -> str:

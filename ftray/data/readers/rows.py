@@ -50,12 +50,12 @@ class Source:
     """Whether rows keep the columns that `columns` does not name."""
     csv: DelimitedSpec = DelimitedSpec()
     sequences: Sequences | None = None
-    """How rows are sequences, or events of them."""
+    """The columns of sequences, or of their events."""
     shares: Mapping[str, float] | None = None
-    """Of sequences that are to be learnt: held-out split -> share of those whose last items it
-    gets; None for sequences that are asked."""
+    """Held-out split -> share of the learnt sequences whose last items the split gets; None for
+    sequences that are asked."""
     seed: int = 0
-    """Of the draw of these shares."""
+    """Seed of the draw of these shares."""
     notes: list[str] = field(default_factory=list, compare=False)
     """Notes for the user that readers add."""
 

@@ -50,7 +50,7 @@ class InMemory:
 
 
 class Details(NamedTuple):
-    """What a model gave for each example of a split. losses: (examples,) float32, as
+    """A model's results for each example of a split. losses: (examples,) float32, as
     `BaseTask.losses`; shares: (examples, C) float16, as `BaseTask.shares`, None where there are
     none or more than `MOST_SHARES`."""
 
@@ -157,7 +157,7 @@ def measure(
 
 
 class _Notes:
-    """What a rank notes of each example that it measures, by the example's place in the split."""
+    """Collects a rank's results for each example, by the example's place in the split."""
 
     def __init__(self, task: Task, setup: TaskSetup, examples: int, detailed: bool) -> None:
         self._task, self._setup = task, setup

@@ -1,5 +1,5 @@
-"""What the base model gives for examples before any training, for tasks whose loss compares the
-trained model with it: see `BaseTask.from_base`."""
+"""Results of the base model before any training, for tasks whose loss compares the trained model
+with it: see `BaseTask.from_base`."""
 
 from __future__ import annotations
 

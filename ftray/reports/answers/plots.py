@@ -1,4 +1,4 @@
-"""What the test rows of a run show: confusions, scores of labels, calibration, residuals, and how
+"""Views of the test rows of a run: confusions, scores of labels, calibration, residuals, and how
 errors depend on the length of a row."""
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ScoredLabel:
 
 @dataclass(frozen=True)
 class LabelView:
-    """What the rows of a task with labels show. matrix: rows by true label and predicted label,
+    """Figures of the test rows of a task with labels. matrix: rows by true and predicted label,
     empty with many labels; pairs: the commonest confusions."""
 
     labels: tuple[str, ...]

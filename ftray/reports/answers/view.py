@@ -1,4 +1,4 @@
-"""What a model answered to the test rows: right and wrong, how sure, and for which rows."""
+"""Shows the answers to the test rows: right and wrong ones, how sure, and for which rows."""
 
 from __future__ import annotations
 

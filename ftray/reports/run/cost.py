@@ -1,4 +1,4 @@
-"""What a run cost, where its time went, and how to repeat it."""
+"""Shows the cost of a run, where its time went, and how to repeat it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Origin:
-    """What repeats the run: the command, the versions of code and data, and the spec."""
+    """Everything that repeats the run: the command, the versions of code and data, and the spec."""
 
     run: RunRecord
 

@@ -1,4 +1,4 @@
-"""What a run trained on: its sources, what cleaning left out of them, and the splits."""
+"""Shows the data of a run: its sources, the rows that cleaning left out, and the splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run reached: the metrics of its model beside those of the baselines, with intervals."""
+"""Shows the metrics of a run's model beside those of the baselines, with intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a training went: its curves, its phases, and the epoch that was kept."""
+"""Shows a training: its curves, its phases, and the epoch that was kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page of a sweep shows, from the record of its run."""
+"""Shows a sweep, from the record of its run."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class SweepView(RunView):
 
     @property
     def budget(self) -> list[Bar]:
-        """What was used of each limit of tune.budget."""
+        """The used part of each limit of tune.budget."""
         price = self.run.spec["scale"].get("price_per_worker_hour") or 0.0
         used = {"minutes": self._elapsed / 60, "worker_hours": self._hours}
         used["cost"] = used["worker_hours"] * price

@@ -22,7 +22,7 @@ HeldOut = Annotated[Fraction | Text, BeforeValidator(number_in_text)]
 
 
 class SplitSpec(Section):
-    """How rows are drawn for shares of data.train."""
+    """The way in which rows are drawn for shares of data.train."""
 
     by: Literal["random", "group", "time", "last"] = Field(
         "random",

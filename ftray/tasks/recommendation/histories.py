@@ -1,4 +1,4 @@
-"""What is learnt of a history: which items follow its own."""
+"""Histories as examples: a model learns the items that follow in them."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Parts:
 
     @property
     def suffix(self) -> str:
-        """What distinguishes the files of this part from those of the others."""
+        """The ending of file names that tells this part's files from the others'."""
         return f"-{self.part:05d}" if self.part else ""
 
     def leave(self, folder: Location, number: int, files: Files) -> None:

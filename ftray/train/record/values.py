@@ -1,5 +1,4 @@
-"""What tracking services and log.txt get of a run: its events, its spec and its origin, in their
-words."""
+"""Words a run's events, spec and origin for tracking services and log.txt."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 TEMPERATURE = 0.05
-"""What cosines are divided by before the softmax (Gao et al. 2021)."""
+"""Temperature: divides cosines before the softmax (Gao et al. 2021)."""
 _NEVER = -1e4
 
 

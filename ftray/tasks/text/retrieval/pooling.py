@@ -1,5 +1,5 @@
-"""How a model makes one vector of the states of a text's tokens: read with the base model, kept in
-the model's config, and written as sentence-transformers reads it."""
+"""Pooling: makes one vector of the states of a text's tokens. The way is read with the base model,
+kept in the model's config, and written as sentence-transformers reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the texts of a row are to learn from each other: the targets of its examples."""
+"""Targets of the examples of a row: the texts that belong together, and those that do not."""
 
 from __future__ import annotations
 
