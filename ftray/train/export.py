@@ -78,9 +78,9 @@ def export(
     the test split. stage: called at each stage of the work; its exceptions end the export, which
     then leaves no manifest.
     """
+    spent = _spent(order)
     gc.collect()  # a DeepSpeed engine that has ended holds its tensors in a cycle of references
     spec, shards = order.spec, shards_weights(order.spec.train, ranks.world)
-    spent = _spent(order)
     untrained = _of_base(order, ranks, stage)
     stage("exporting: writing the model")
     info = ranks.gather(_written(order, shards) if ranks.rank == 0 else None)[0]

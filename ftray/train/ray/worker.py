@@ -74,11 +74,11 @@ def _run(
             if job.export is not None:
                 with quiet_transformers():
                     export(job.export, ranks, partial(_tell_export, job, ranks, observer))
+            return time.perf_counter() - started
         except Interrupted as error:
             return error
         finally:
             observer.close()
-    return time.perf_counter() - started
 
 
 def _is_trained(job: WorkerArgs, ranks: DistContext, observer: Reporter) -> bool:
