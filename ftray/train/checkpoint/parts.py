@@ -44,8 +44,9 @@ class Parts:
         (folder / self._name(self.part, number)).write_json(files)
 
     def leaves(self, name: str) -> bool:
-        """Return whether a file of this name is a list that a rank of this process group left."""
-        return name.startswith("part-") and f"-{self.attempt}-" in name
+        """Return whether a file of this name is a list that a rank of this process group left, or is
+        just writing under a temporary name."""
+        return name.lstrip(".").startswith("part-") and f"-{self.attempt}-" in name
 
     def gathered(
         self, folder: Location, number: int, files: Files, ended: threading.Event

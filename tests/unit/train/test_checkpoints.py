@@ -252,11 +252,13 @@ def test_a_rank_may_write_the_same_step_again_before_rank_0_has_ended(
 ) -> None:
     """What the rank left for the second time is not swept away with the first."""
     first, second = (part_of(folder, part) for part in (0, 1))
+    being_written = path_of(folder, 4) / ".part-00001-a-2.json.12345678.part"
     gathered = Parts.gathered
 
     def late(parts: Parts, target: Location, number: int, *rest: Any) -> Any:
         found = gathered(parts, target, number, *rest)
         if number == 1:
+            being_written.write_text("{")
             second.save(own(1, 4), Progress(step=4), 0.0)
             second.wait()
         return found
@@ -267,6 +269,7 @@ def test_a_rank_may_write_the_same_step_again_before_rank_0_has_ended(
     for _ in range(2):
         first.save(own(0, 4), Progress(step=4), 0.0)
         first.wait()
+    assert being_written.exists()
     assert steps(folder) == [4]
     assert not next(stored.listed(folder)).damage()
     assert not list(path_of(folder, 4).glob("part-*"))
