@@ -12,6 +12,7 @@ from ftray.cli.console import AsJson, ModelName, Overwrite, Storage, TrustCode, 
 if TYPE_CHECKING:
     from ftray.errors import SpecError
     from ftray.models.artifact.named import NamedModel
+    from ftray.offline.groups import Group
     from ftray.tasks.per_label import LabelScore
 
 _MOST_LABELS, _MOST_PAIRS = 20, 10
@@ -48,6 +49,10 @@ def evaluate(
     text: TextColumn = None,
     label: LabelColumn = None,
     encoding: Encoding = None,
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Also measure the rows of each value by themselves."),
+    ] = None,
     out: Annotated[
         str | None,
         typer.Option(help="Write the wrong rows there: a .jsonl, .csv or .parquet file or URL."),
@@ -71,7 +76,7 @@ def evaluate(
     logging.disable_progress_bar()
     if target is not None and served.info.kind.generates:
         raise without_labels(served, "--out")
-    found = run(served, data, columns_of(served, column or (), text, label), encoding)
+    found = run(served, data, columns_of(served, column or (), text, label), encoding, by)
     if target is not None:
         rows = [wrong.row for wrong in found.wrong]
         answers = {"prediction": [w.prediction for w in found.wrong]}
@@ -87,6 +92,8 @@ def evaluate(
             print(f"{name:10} {value:.4f}")
     if found.labels:
         _show_labels(found.labels, found.metrics["confused"])
+    if by:
+        _show_groups(by, found.groups)
     if target is not None:
         order = "the surest" if found.labels else "the largest error"
         say(f"{len(found.wrong):,} wrong rows, {order} first: {target.url}")
@@ -126,6 +133,18 @@ def without_labels(served: NamedModel, option: str) -> SpecError:
     what = "writes texts" if served.info.kind.generates else f"is for {served.info.task}"
     problem = f"{served.reference} {what}: it has no labels"
     return SpecError.of(option, None, problem, "leave it out")
+
+
+def _show_groups(column: str, groups: Sequence[Group]) -> None:
+    """Print a table of the metrics of each value of a column."""
+    from ftray.cli.display.table import show
+
+    names = [*dict.fromkeys(name for group in groups for name in group.metrics)]
+    cells = [
+        [group.value, group.rows, *(group.metrics.get(name) for name in names)] for group in groups
+    ]
+    print()
+    show([column, "rows", *names], cells)
 
 
 def _show_labels(labels: Sequence[LabelScore], confused: Sequence[Mapping[str, Any]]) -> None:

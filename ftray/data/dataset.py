@@ -21,7 +21,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 from pydantic import BaseModel
 
 from ftray import digest
@@ -116,9 +115,8 @@ def read_source(
     key: str = "--data",
     csv: DelimitedSpec | None = None,
     flags: Mapping[str, tuple[str, ...]] | None = None,
-) -> tuple[pa.Table, CleaningReport]:
-    """Return the clean rows of one source that is not split, with the task's columns and `where`
-    (FILE:LINE), and the report.
+) -> tuple[SplitRows, CleaningReport]:
+    """Return the clean rows of one source that is not split, and the report.
 
     With `labels`, a row with any other label is faulty. `key` is the setting that errors name.
     Raises DataError as `read_dataset` does.
@@ -144,7 +142,7 @@ def read_source(
     part.require_rows()
     rows = SplitRows(part, part.kept)
     report = CleaningReport({part.name: part.count()}, {part.name: rows.label_counts()})
-    return rows.table(where=True), report
+    return rows, report
 
 
 def content_digest(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +46,11 @@ class SplitRows:
     def places(self, indices: Sequence[int]) -> list[str]:
         """Return the place of rows, FILE:LINE."""
         return self.source.places(self._numbers(indices))
+
+    def beside(self, column: str) -> list[Any]:
+        """Return the raw value of each row in a column of the source that the task does not read.
+        Raises DataError."""
+        return self.source.beside(self.numbers, column)
 
     def tables(self, indices: Sequence[int] | np.ndarray | None = None) -> Iterator[pa.Table]:
         """Read rows again: yield a batch at a time, with the task's columns."""

@@ -14,11 +14,13 @@ from ftray.data.cleaning.faults import Faults
 from ftray.data.dataset import read_dataset, read_source
 from ftray.data.readers.rows import Source
 from ftray.data.sources import source_of
+from ftray.data.split_rows import SplitRows
 from ftray.errors import DataError
 from ftray.models.artifact.named import NamedModel
 from ftray.models.inference.measure import Measured
 from ftray.models.inference.reference import compared
 from ftray.models.load import load_model
+from ftray.offline.groups import Group, by_value, values_of
 from ftray.spec.load import parse
 from ftray.spec.schema import DataSpec
 from ftray.tasks import get_task
@@ -52,12 +54,14 @@ class Evaluation:
     labels: tuple[LabelScore, ...]
     """Scores of each label; empty for a model without labels."""
     wrong: tuple[Wrong, ...]
+    groups: tuple[Group, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields but the wrong rows."""
         named = {name: getattr(self, name) for name in ("model", "version", "data", "rows")}
         labels = [label._asdict() for label in self.labels]
-        return {**named, "metrics": self.metrics, "labels": labels}
+        found = {**named, "metrics": self.metrics, "labels": labels}
+        return found | ({"groups": [of._asdict() for of in self.groups]} if self.groups else {})
 
 
 def evaluate(
@@ -65,15 +69,17 @@ def evaluate(
     source: str | None,
     columns: Columns,
     encoding: str | None,
+    by: str | None = None,
 ) -> Evaluation:
     """Evaluate a model on the rows of `source`; None: on the test split of the model's own spec.
-    `columns` and `encoding` are as in the model's spec unless
-    given.
+    `columns` and `encoding` are as in the model's spec unless given. by: a column of the source;
+    the rows of each of its values are also measured by themselves.
 
     Raises DataError when the rows cannot be read or a label is none of the model's, ModelError
     when the model cannot be loaded or no longer gives its golden answers.
     """
-    asked, rows = _own_rows(model) if source is None else _rows_of(model, source, columns, encoding)
+    asked, read = _own_rows(model) if source is None else _rows_of(model, source, columns, encoding)
+    rows, values = read.table(where=True), values_of(read, by, asked) if by else []
     task = get_task(model.info.task)
     answers = rows.select([name for name in task.info.answers if name in rows.column_names])
     told = (label for row in answers.to_pylist() for label in task.labels_of(row))
@@ -93,8 +99,9 @@ def evaluate(
     if labels:
         found = tuple(label_scores(measured.truth, measured.predicted, labels))
     wrong = tuple(_wrong(rows, examples, measured, labels))
+    groups = by_value(values, examples, lambda some: loaded.measure(some).metrics) if by else ()
     about = (model.name, model.version, source or OWN_SPLIT, count)
-    return Evaluation(*about, measured.metrics, found, wrong)
+    return Evaluation(*about, measured.metrics, found, wrong, groups)
 
 
 def _wrong(
@@ -134,21 +141,20 @@ def _require_known(labels: Iterable[str], model: NamedModel, source: str | None)
         )
 
 
-def _own_rows(model: NamedModel) -> tuple[Source, pa.Table]:
+def _own_rows(model: NamedModel) -> tuple[Source, SplitRows]:
     """Read the test split of the model's own spec. Return its source and its rows."""
     spec = parse(model.info.spec)
     dataset = read_dataset(spec)
     url = spec.data.test if isinstance(spec.data.test, str) else spec.data.train
-    table = dataset.splits[OWN_SPLIT].table(where=True)
-    return source_of(url, OWN_SPLIT, spec.data, spec.info), table
+    return source_of(url, OWN_SPLIT, spec.data, spec.info), dataset.splits[OWN_SPLIT]
 
 
 def _rows_of(
     model: NamedModel, source: str, columns: Columns, encoding: str | None
-) -> tuple[Source, pa.Table]:
+) -> tuple[Source, SplitRows]:
     spec = parse(model.info.spec)
     named = {logical: columns.get(logical, own) for logical, own in spec.columns.items()}
-    table, _ = read_source(
+    rows, _ = read_source(
         source,
         named,
         get_task(model.info.task),
@@ -157,4 +163,4 @@ def _rows_of(
         csv=spec.data.csv,
         flags=spec.data.columns.flags,
     )
-    return Source("--data", source, named), table
+    return rows.source.source, rows

@@ -28,7 +28,7 @@ from ftray.tasks.base import (
     free,
 )
 from ftray.tasks.features import Batch, Example, Examples, Feature
-from ftray.tasks.info import NO_BALANCE, Modality, Starter, TaskInfo
+from ftray.tasks.info import ONE_LABEL_ONLY, Modality, Starter, TaskInfo
 from ftray.tasks.metrics import ROW, Gathered, MetricState
 from ftray.tasks.schema import Schema
 from ftray.tasks.text.answering.contexts import CONTEXT, context_windows, target_of
@@ -66,6 +66,28 @@ class Options(BaseModel):
     )
 
 
+_USAGE = """\
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+folder = "PATH OF THIS FOLDER"
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForQuestionAnswering.from_pretrained(folder)
+question, context = "Who came?", "Ann came."
+# What is too long for the model is cut; ftray reads a long context in windows instead.
+inputs = tokenizer(question, context, truncation="only_second", return_offsets_mapping=True)
+of_context = torch.tensor([part == 1 for part in inputs.sequence_ids()])
+places = inputs.pop("offset_mapping")
+with torch.no_grad():
+    found = model(**inputs.convert_to_tensors("pt", prepend_batch_axis=True))
+first = found.start_logits[0].masked_fill(~of_context, -1e9).argmax()
+last = first + found.end_logits[0].masked_fill(~of_context, -1e9)[first:].argmax()
+# The first token stands for "no answer in this context".
+none = found.start_logits[0, 0] + found.end_logits[0, 0]
+is_there = found.start_logits[0, first] + found.end_logits[0, last] > none
+print(context[places[first][0] : places[last][1]] if is_there else "no answer")"""
+
+
 class QuestionAnswering(BaseTask):
     """The task question-answering. T is the tokens of a window."""
 
@@ -84,10 +106,10 @@ class QuestionAnswering(BaseTask):
         options=Options,
         outcome=("prediction", "score", "start", "end"),
         ranks=True,
-        call='question="Who came?", context="Ann came."',
+        usage=_USAGE,
         synonyms={"question": "query", "context": "passage document", "answers": "labels"},
         lacks={
-            **NO_BALANCE,
+            **ONE_LABEL_ONLY,
             "train.token_dropout": (0.0, "moves the places of answers", "Set 0."),
         },
         starter=Starter(

@@ -30,7 +30,7 @@ from ftray.tasks.base import (
     TaskSetup,
     chosen,
 )
-from ftray.tasks.info import NO_BALANCE, NoOptions, Starter, TaskInfo
+from ftray.tasks.info import ONE_LABEL_ONLY, NoOptions, Starter, TaskInfo
 from ftray.tasks.metrics import Gathered, MetricState
 from ftray.tasks.schema import Schema
 from ftray.tasks.text.language_model.token_loss import (
@@ -81,7 +81,7 @@ class Text2TextGeneration(Texts):
             "target": "summary translation highlights output tgt",
         },
         lacks={
-            **NO_BALANCE,
+            **ONE_LABEL_ONLY,
             "serve.backend": ("torch", "computes one forward pass", "Set torch."),
         },
         usage="""\
@@ -91,7 +91,7 @@ folder = "PATH OF THIS FOLDER"
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForSeq2SeqLM.from_pretrained(folder)
 inputs = tokenizer("A text.", return_tensors="pt", truncation=True)
-written = model.generate(**inputs, max_new_tokens=128)
+written = model.generate(inputs.input_ids, max_new_tokens=128)
 print(tokenizer.batch_decode(written, skip_special_tokens=True))""",
         starter=Starter(
             name="my-summaries",

@@ -44,7 +44,7 @@ class Parts:
         (folder / self._name(self.part, number)).write_json(files)
 
     def leaves(self, name: str) -> bool:
-        """Return whether a file of this name is a list that a rank of this process group left, or is
+        """Return whether a file of this name is a list that a rank of this group left, or is
         just writing under a temporary name."""
         return name.lstrip(".").startswith("part-") and f"-{self.attempt}-" in name
 

@@ -128,5 +128,5 @@ def test_labels_of_a_model_of_an_older_version_are_still_found(tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task, labels = get_task("text-classification"), ("True", "1.0")
     columns = {"text": "text", "label": "label"}
-    table, _ = read_source(str(tmp_path / "a.jsonl"), columns, task, labels=labels)
-    assert table["label"].to_pylist() == ["true", "1"]
+    kept, _ = read_source(str(tmp_path / "a.jsonl"), columns, task, labels=labels)
+    assert kept.table()["label"].to_pylist() == ["true", "1"]

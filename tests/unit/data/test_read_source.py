@@ -16,8 +16,8 @@ def test_evaluation_drops_twins_and_refuses_labels_the_model_lacks(jsonl, rows):
     path = jsonl([*rows, rows[0], {"text": "new", "label": "c"}])
     with pytest.raises(DataError, match=r"Unknown: 'c' \(1 row\); known: a, b"):
         read_source(path, COLUMNS, TASK, labels=("a", "b"))
-    table, report = read_source(path, COLUMNS, TASK, on_bad_row="skip", labels=("a", "b"))
-    assert table.select(["text", "label"]).to_pylist() == rows
+    kept, report = read_source(path, COLUMNS, TASK, on_bad_row="skip", labels=("a", "b"))
+    assert kept.table().to_pylist() == rows
     assert report.sources["data"].dropped == {"duplicate": 1, "unknown_label": 1}
     assert report.splits["data"] == {"a": 15, "b": 15}
 
