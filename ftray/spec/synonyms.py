@@ -50,6 +50,8 @@ _WORDS: dict[str, str] = {
     "train.deepspeed.offload": "cpu_offload offload_optimizer offload_param",
     "train.label_smoothing": "smoothing label_smoothing_factor",
     "train.layer_decay": "llrd layerwise_decay lr_decay layer_lr_decay",
+    "train.average": "swa soup model_soup greedy_soup ema weight_averaging averaging",
+    "train.calibrate": "calibration temperature_scaling temperature calibrated",
     "train.balance": "class_weights class_weight balanced sampling weighted",
     "train.metric": "metric_for_best_model monitor objective best_metric",
     "train.early_stopping": "early_stop earlystopping",

@@ -81,8 +81,9 @@ class Sequences:
 
 Lacks = Mapping[str, tuple[Any, str, str]]
 """Dotted spec key -> the one value that a task admits, the reason, and the fix."""
-NO_BALANCE: dict[str, tuple[Any, str, str]] = {
-    "train.balance": (None, "is for one label a row", "Leave it out.")
+ONE_LABEL_ONLY: dict[str, tuple[Any, str, str]] = {
+    "train.balance": (None, "is for one label a row", "Leave it out."),
+    "train.calibrate": (False, "is for one label a row", "Leave it out."),
 }
 NO_SMOOTHING: dict[str, tuple[Any, str, str]] = {
     "train.label_smoothing": (0.0, "is for labels", "Set 0.")

@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from ftray import __version__
 from ftray.cluster.device import own_device
@@ -40,12 +39,13 @@ from ftray.tasks import get_task
 from ftray.tasks.base import Metrics
 from ftray.tasks.per_label import LabelScore, label_scores
 from ftray.tasks.schema import Schema
-from ftray.train.checkpoint import stored
 from ftray.train.distributed.context import DistContext
 from ftray.train.engine import lora, state
 from ftray.train.engine.deepspeed_config import shards_weights
 from ftray.train.engine.partition import sharded
+from ftray.train.evaluation.average import Values
 from ftray.train.evaluation.baselines import Baselines, Encoder
+from ftray.train.evaluation.finishing import Finished, Finisher, best_values
 from ftray.train.evaluation.golden import golden_questions
 from ftray.train.orders import Export
 
@@ -82,8 +82,9 @@ def export(
     gc.collect()  # a DeepSpeed engine that has ended holds its tensors in a cycle of references
     spec, shards = order.spec, shards_weights(order.spec.train, ranks.world)
     untrained = _of_base(order, ranks, stage)
+    values = _finished(order, ranks, untrained, stage)
     stage("exporting: writing the model")
-    info = ranks.gather(_written(order, shards) if ranks.rank == 0 else None)[0]
+    info = ranks.gather(_written(order, shards, values) if ranks.rank == 0 else None)[0]
     with _trained(order, info, ranks) as trained:
         stage("exporting: evaluating on the validation split")
         splits = {n: order.data.load(n) for n in ("validation", "test")}
@@ -162,19 +163,31 @@ def _trained(order: Export, info: ModelInfo, ranks: DistContext) -> Iterator[Loa
         yield load_model(order.target, trust_remote_code=trusts, unfinished=whole)
 
 
-def _with_values(order: Export, as_stored: bool) -> tuple[Loaded, lora.Adapter | None]:
+def _with_values(
+    order: Export, as_stored: bool, finished: Finished | None = None
+) -> tuple[Loaded, lora.Adapter | None]:
     """Load the trained model, and the adapters that its folder is to contain."""
     loaded = _base(order, as_stored)
-    with stored.best(order.checkpoints).as_local() as checkpoint:
-        return loaded, _load(order, loaded, state.trained_values(checkpoint))
+    return loaded, _load(order, loaded, (finished or best_values(order)).values)
 
 
-def _written(order: Export, as_stored: bool) -> ModelInfo:
+def _finished(
+    order: Export, ranks: DistContext, untrained: _Untrained, stage: Callable[[str], None]
+) -> Finished | None:
+    """Return the trained values to write; None for those of the best epoch as they are."""
+    if order.spec.train.average is None and not order.spec.train.calibrate:
+        return None
+    split = order.data.load("validation").having(untrained.given.get("validation", {}))
+    loaded = _base(order, as_stored=False)
+    return Finisher(order, loaded, split, _BATCH, ranks, stage).finished()
+
+
+def _written(order: Export, as_stored: bool, finished: Finished | None) -> ModelInfo:
     """Write the trained model into the model folder, without a manifest. Returns the manifest that
     lacks the metrics and the golden answers."""
     spec, task = order.spec, get_task(order.spec.task)
     pretrained = find_pretrained(spec.model, order.data.schema)
-    loaded, adapter = _with_values(order, as_stored)
+    loaded, adapter = _with_values(order, as_stored, finished)
     longest, schema = spec.data.max_length, order.data.schema
     report = CleaningReport.of_json(order.data.report)
     info = ModelInfo(
@@ -197,6 +210,8 @@ def _written(order: Export, as_stored: bool) -> ModelInfo:
         metrics={},
         golden=(),
         trials=order.trials,
+        averaged=finished.averaged if finished else (),
+        temperature=finished.temperature if finished else None,
         ftray_version=__version__,
     )
     most = context(loaded.model.config, longest) if task.info.generates else longest
@@ -207,7 +222,7 @@ def _written(order: Export, as_stored: bool) -> ModelInfo:
         return place(staging, info, order.target)
 
 
-def _load(order: Export, loaded: Loaded, values: dict[str, torch.Tensor]) -> lora.Adapter | None:
+def _load(order: Export, loaded: Loaded, values: Values) -> lora.Adapter | None:
     """Load the trained values into the base model, and merge LoRA adapters into its weights.
     Returns a copy of the adapters if the model folder is to contain them too."""
     spec, model = order.spec, loaded.model

@@ -78,7 +78,7 @@ def run(
         _train_epoch(setup, progress, keeper, observer)
         metrics = evaluate(setup, setup.validation, observer)
         progress.finish_epoch(setup.spec.train, metrics)
-        _save(setup, progress, keeper, progress.rank())
+        _save(setup, progress, keeper, progress.rank(), progress.score(setup.spec.train))
         numbers = {k: v for k, v in progress.history[-1].items() if isinstance(v, (int, float))}
         observer.epoch({**numbers, BEST: progress.best})
     keeper.wait()
@@ -141,10 +141,14 @@ def _train_epoch(
 
 
 def _save(
-    setup: TrainContext, progress: Progress, keeper: CheckpointManager, rank: float = -1.0
+    setup: TrainContext,
+    progress: Progress,
+    keeper: CheckpointManager,
+    rank: float = -1.0,
+    score: float | None = None,
 ) -> None:
     if keeper.keeps:
-        keeper.save(setup.phased.snapshot(keeper.share), progress, rank)
+        keeper.save(setup.phased.snapshot(keeper.share), progress, rank, score)
 
 
 def _step(

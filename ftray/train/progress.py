@@ -99,6 +99,13 @@ class Progress:
         -1. The checkpoint with the highest score is then the best one, also among equal metrics."""
         return float(self.epoch) if self.best_epoch == self.epoch else -1.0
 
+    def score(self, spec: TrainSpec) -> float | None:
+        """Return train.metric of the last epoch, higher is better; None where it is no number."""
+        value = float(self.history[-1][spec.metric])
+        if not math.isfinite(value):
+            return None
+        return -value if spec.metric_mode == "min" else value
+
     def epoch_at_hand(self, spec: TrainSpec) -> int:
         """Return the index of the current or next epoch; for a finished run, of its last epoch."""
         return min(self.epoch, spec.epochs - 1)

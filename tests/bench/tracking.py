@@ -4,7 +4,6 @@ started again: nothing is missing in MLflow, and no run stays RUNNING.
     python -m tests.bench.tracking [--trials 6] [--down 8] [--keep FOLDER]
 
 Needs PostgreSQL (initdb, pg_ctl, the user `postgres` where this user is root) and psycopg2-binary.
-Also compares the time that a sweep's driver spends on tracking with the time of the sweep.
 """
 
 from __future__ import annotations

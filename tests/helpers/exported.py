@@ -14,11 +14,15 @@ from ftray.train.orders import Export
 from ftray.train.progress import Progress
 
 
-def export_state(folder: Path, spec: Spec, data: EncodedDataset, state: State) -> Path:
-    """Writes a checkpoint of `state`, and returns the model folder that is exported from it."""
+def export_state(folder: Path, spec: Spec, data: EncodedDataset, *states: State) -> Path:
+    """Writes a checkpoint of each state, as after an epoch, the best one first. Returns the model
+    folder that is exported from them."""
     checkpoints, target = locate(str(folder / "checkpoints")), folder / "made"
-    keeper = CheckpointManager(spec.train.checkpoint, checkpoints, writes=True)
-    keeper.save(state, Progress(), 0.0)
+    keeper = CheckpointManager(
+        spec.train.checkpoint, checkpoints, writes=True, best_epochs=len(states)
+    )
+    for number, state in enumerate(states, 1):
+        keeper.save(state, Progress(epoch=number, step=number), -number, score=-number)
     keeper.wait()
     export(Export(spec, data, checkpoints, locate(str(target)), "run"), solo())
     return target

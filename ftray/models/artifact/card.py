@@ -148,6 +148,11 @@ def _training(info: ModelInfo) -> Iterator[str]:
     )
     if scale.get("workers"):
         yield f"- Workers: {scale['workers']}"
+    if info.averaged:
+        epochs = ", ".join(map(str, info.averaged))
+        yield f"- Weights: the average of those after epochs {epochs}"
+    if info.temperature:
+        yield f"- Probabilities: calibrated, by logits over {info.temperature:.3g} in the head"
     if info.trials:
         yield f"- Chosen among {len(info.trials)} trials of a sweep"
     yield f"- Run `{info.run}`; the whole spec is in `ftray.json`"

@@ -87,6 +87,10 @@ class ModelInfo(_Format):
     metrics: dict[str, dict[str, Any]]
     golden: tuple[Golden, ...]
     trials: tuple[dict[str, Any], ...] = ()
+    averaged: tuple[int, ...] = ()
+    """Epochs whose weights were averaged; empty: the weights are those of the best epoch."""
+    temperature: float | None = None
+    """What the logits are divided by, within the weights of the head; None: not calibrated."""
     baselines: Worth | None = None
     """None where none were fitted before the training."""
     ftray_version: str

@@ -11,7 +11,8 @@ from ftray.models.artifact.sample_size import wilson
 _BINS = 10
 _LEAST = 1e-7
 """Probabilities are kept in half precision, where lower ones are zero."""
-_FEWEST = 50
+FEWEST = 50
+"""Rows from which on a temperature tells something."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class Calibration:
 def calibration(shares: np.ndarray, truth: np.ndarray) -> Calibration | None:
     """Measure N answers; None of fewer than 50. shares: (N, C) probabilities; truth: (N,) label
     indices."""
-    if len(truth) < _FEWEST:
+    if len(truth) < FEWEST:
         return None
-    logits = np.log(np.maximum(shares.astype(np.float64), _LEAST))
+    logits = _logits(shares)
     halves = np.arange(len(truth)) % 2 == 0
     scaled = np.empty_like(logits)
     for half in (halves, ~halves):
@@ -56,6 +57,17 @@ def calibration(shares: np.ndarray, truth: np.ndarray) -> Calibration | None:
     return Calibration(
         bins, _ece(bins), _temperature(logits, truth), after, _ece(after), len(truth)
     )
+
+
+def best_temperature(shares: np.ndarray, truth: np.ndarray) -> float:
+    """Return the temperature that gives the lowest cross-entropy of N answers. Arguments as in
+    `calibration`."""
+    return _temperature(_logits(shares), truth)
+
+
+def _logits(shares: np.ndarray) -> np.ndarray:
+    found: np.ndarray = np.log(np.maximum(shares.astype(np.float64), _LEAST))
+    return found
 
 
 def _temperature(logits: np.ndarray, truth: np.ndarray) -> float:

@@ -199,6 +199,17 @@ class TrainSpec(Section):
         10, description="Steps between two lines on progress, where there is no terminal."
     )
     checkpoint: CheckpointSpec = CheckpointSpec()
+    average: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        description="Best epochs whose weights are candidates for an average: each joins it where "
+        "it makes `metric` better on the validation rows. null: the best epoch alone.",
+        examples=[3],
+    )
+    calibrate: bool = Field(
+        False,
+        description="Divide the logits by the temperature that suits the validation rows best, so "
+        "that a probability is the share of right answers.",
+    )
     baselines: bool = Field(
         True,
         description="Measure what the commonest label and a linear probe on the base model (of a "

@@ -27,7 +27,7 @@ from ftray.tasks.base import (
     free,
 )
 from ftray.tasks.features import Batch, Example, Examples, Feature
-from ftray.tasks.info import NO_BALANCE, Modality, Starter, TaskInfo
+from ftray.tasks.info import ONE_LABEL_ONLY, Modality, Starter, TaskInfo
 from ftray.tasks.metrics import Gathered, MetricState
 from ftray.tasks.recommendation.histories import COUNT, TRUTH, cut, following_of, known, learnt
 from ftray.tasks.recommendation.items import ITEMS, NEXT, SEQUENCES, items_of, vocabulary
@@ -112,7 +112,7 @@ class NextItemPrediction(BaseTask):
             "time": "timestamp date ts event_time",
         },
         lacks={
-            **NO_BALANCE,
+            **ONE_LABEL_ONLY,
             "train.token_dropout": (0.0, "drops items to be learnt", "Set 0."),
         },
         starter=Starter(

@@ -12,7 +12,7 @@ from typing import Any
 
 from ftray.tasks.base import Row, TaskSetup
 from ftray.tasks.features import Examples
-from ftray.tasks.info import NO_BALANCE, Starter, TaskInfo
+from ftray.tasks.info import ONE_LABEL_ONLY, Starter, TaskInfo
 from ftray.tasks.tabular.inference import RECORD
 from ftray.tasks.tabular.records import Records, TableOptions, clean_record
 from ftray.tasks.text import fill_mask
@@ -43,7 +43,7 @@ class TabularFillMask(Records, FillMask):
         call=r'"age #3\n[MASK]"',
         synonyms={RECORD: "features feature_columns inputs"},
         lacks={
-            **NO_BALANCE,
+            **ONE_LABEL_ONLY,
             "train.token_dropout": (0.0, "the task hides cells itself", "Set 0."),
         },
         starter=Starter(

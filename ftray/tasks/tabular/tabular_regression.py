@@ -8,7 +8,7 @@ from typing import Any
 
 from ftray.tasks.base import TaskSetup
 from ftray.tasks.features import Examples, Feature
-from ftray.tasks.info import NO_BALANCE, NO_SMOOTHING, Starter, TaskInfo
+from ftray.tasks.info import NO_SMOOTHING, ONE_LABEL_ONLY, Starter, TaskInfo
 from ftray.tasks.regression import METRICS, NUMBERS, Regressor, clean_numbers
 from ftray.tasks.tabular.card import PREDICTS
 from ftray.tasks.tabular.records import Records, TableOptions, clean_record
@@ -35,7 +35,7 @@ class TabularRegression(Records, Regressor):
             "record": "features feature_columns inputs",
             "score": "label target value target_column y",
         },
-        lacks=NO_BALANCE | NO_SMOOTHING,
+        lacks=ONE_LABEL_ONLY | NO_SMOOTHING,
         starter=Starter(
             name="my-prices",
             model="name_or_path: new://table",

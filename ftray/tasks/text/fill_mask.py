@@ -26,7 +26,7 @@ from ftray.tasks.base import (
     free,
 )
 from ftray.tasks.features import Batch, Example, Examples, Feature
-from ftray.tasks.info import NO_BALANCE, Starter, TaskInfo
+from ftray.tasks.info import ONE_LABEL_ONLY, Starter, TaskInfo
 from ftray.tasks.metrics import Gathered, MetricState
 from ftray.tasks.schema import Schema
 from ftray.tasks.text.language_model.masking import fixed_draw, hidden, mask_of, maskable
@@ -78,7 +78,7 @@ class FillMask(Texts):
         call='"A text with a [MASK]."',
         synonyms={"text": "text_column content sentence document"},
         lacks={
-            **NO_BALANCE,
+            **ONE_LABEL_ONLY,
             "train.token_dropout": (0.0, "the task hides tokens itself", "Set 0."),
         },
         starter=Starter(

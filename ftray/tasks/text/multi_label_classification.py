@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ftray.tasks.base import Batch, Example, Examples, Feature, TaskSetup
-from ftray.tasks.info import NO_BALANCE, Starter, TaskInfo
+from ftray.tasks.info import ONE_LABEL_ONLY, Starter, TaskInfo
 from ftray.tasks.multi_label import (
     LABEL_SET,
     LABEL_SET_FEATURE,
@@ -41,7 +41,7 @@ class MultiLabelClassification(MultiLabel, Texts):
             "text_pair": "sentence2",
             "labels": "label tags topics categories targets",
         },
-        lacks=NO_BALANCE,
+        lacks=ONE_LABEL_ONLY,
         starter=Starter(
             name="my-labeller",
             model="name_or_path: distilbert/distilbert-base-uncased",

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from ftray.tasks.base import BadRow, Example, Examples, Feature, Metrics, Outputs, Row, TaskSetup
 from ftray.tasks.features import Batch
-from ftray.tasks.info import NO_BALANCE, NoOptions, Starter, TaskInfo
+from ftray.tasks.info import ONE_LABEL_ONLY, NoOptions, Starter, TaskInfo
 from ftray.tasks.metrics import Gathered, MetricState
 from ftray.tasks.schema import Schema
 from ftray.tasks.text.blank import frame, has_tokens
@@ -86,7 +86,7 @@ class PreferenceTuning(CausalLanguageModel):
             "rejected": "dispreferred worse response_rejected",
         },
         lacks={
-            **NO_BALANCE,
+            **ONE_LABEL_ONLY,
             "train.token_dropout": (0.0, "drops tokens to be compared", "Set 0."),
             "serve.backend": ("torch", "computes labels", "Set torch."),
         },

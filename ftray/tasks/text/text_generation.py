@@ -22,7 +22,7 @@ from ftray.tasks.base import (
     Row,
     TaskSetup,
 )
-from ftray.tasks.info import NO_BALANCE, NoOptions, Starter, TaskInfo
+from ftray.tasks.info import ONE_LABEL_ONLY, NoOptions, Starter, TaskInfo
 from ftray.tasks.metrics import Gathered, MetricState
 from ftray.tasks.schema import Schema
 from ftray.tasks.text.blank import frame, has_tokens
@@ -75,7 +75,7 @@ class TextGeneration(CausalLanguageModel):
             "messages": "chat conversation conversations turns",
         },
         lacks={
-            **NO_BALANCE,
+            **ONE_LABEL_ONLY,
             "train.token_dropout": (0.0, "drops tokens to be learnt", "Set 0."),
             "serve.backend": ("torch", "computes labels", "Set torch."),
         },

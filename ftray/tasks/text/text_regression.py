@@ -8,7 +8,7 @@ from typing import Any
 
 from ftray.tasks.base import TaskSetup
 from ftray.tasks.features import Examples, Feature
-from ftray.tasks.info import NO_BALANCE, NO_SMOOTHING, Starter, TaskInfo
+from ftray.tasks.info import NO_SMOOTHING, ONE_LABEL_ONLY, Starter, TaskInfo
 from ftray.tasks.regression import METRICS, NUMBERS, Regressor, clean_numbers
 from ftray.tasks.text.texts import CLEANERS, Texts
 
@@ -34,7 +34,7 @@ class TextRegression(Regressor, Texts):
             "text_pair": "sentence2 premise",
             "score": "label target value rating y",
         },
-        lacks=NO_BALANCE | NO_SMOOTHING,
+        lacks=ONE_LABEL_ONLY | NO_SMOOTHING,
         starter=Starter(
             name="my-scorer",
             model="name_or_path: distilbert/distilbert-base-uncased",

@@ -28,7 +28,7 @@ from ftray.tasks.base import (
 )
 from ftray.tasks.classification import label_entries, label_indices
 from ftray.tasks.features import Batch, Example, Examples, Feature
-from ftray.tasks.info import NO_BALANCE, NO_OPTIONS, Modality, Starter, TaskInfo
+from ftray.tasks.info import NO_OPTIONS, ONE_LABEL_ONLY, Modality, Starter, TaskInfo
 from ftray.tasks.metrics import ROW, Gathered, MetricState
 from ftray.tasks.schema import Schema
 from ftray.tasks.text.blank import is_blank
@@ -102,7 +102,7 @@ class TokenClassification(BaseTask):
             "spans": "entities annotations",
         },
         lacks={
-            **NO_BALANCE,
+            **ONE_LABEL_ONLY,
             "train.token_dropout": (0.0, "drops words to be tagged", "Set 0."),
         },
         starter=Starter(

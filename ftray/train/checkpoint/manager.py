@@ -19,7 +19,7 @@ from ftray.store.files.location import Location
 from ftray.store.files.retry import reason
 from ftray.store.runs.folder import Fence
 from ftray.train.checkpoint.parts import WHOLE, Parts
-from ftray.train.checkpoint.stored import MANIFEST, PREFIX, PROGRESS, listed, unwritten
+from ftray.train.checkpoint.stored import MANIFEST, PREFIX, PROGRESS, kept, listed, unwritten
 from ftray.train.engine import state
 from ftray.train.engine.state import NONE, Share, State
 from ftray.train.progress import Progress
@@ -47,10 +47,12 @@ class CheckpointManager:
         fence: Fence | None = None,
         wanted: Callable[[], bool] = lambda: False,
         parts: Parts = WHOLE,
+        best_epochs: int = 1,
     ) -> None:
         """writes: whether this rank writes; parts: which part. fence: checked before each change
         of the folder, raises if another process took the run; wanted: returns whether a checkpoint
-        is due outside of the schedule. Raises RunTaken and StorageError."""
+        is due outside of the schedule; best_epochs: how many of the best epochs' checkpoints are
+        kept. Raises RunTaken and StorageError."""
         self.keeps = folder is not None
         self._spec = spec
         self._saving = saving
@@ -59,7 +61,7 @@ class CheckpointManager:
         self._thread: threading.Thread | None = None
         self._failure: list[Exception] = []
         self._fence = fence
-        self._wanted = wanted
+        self._wanted, self._best_epochs = wanted, best_epochs
         self._parts, self._number, self._ended = parts, 0, threading.Event()
         if self._folder is not None and not parts.part:
             self._check()
@@ -87,16 +89,20 @@ class CheckpointManager:
         writing = self._thread is not None and self._thread.is_alive()
         return writing and time.monotonic() - self._saved > _SLOW_S
 
-    def save(self, values: State, progress: Progress, rank: float) -> None:
-        """Start to write a checkpoint with the score `rank`, after an earlier write has ended. The
-        caller must not change `values` any more. Raises the error of an earlier write."""
+    def save(
+        self, values: State, progress: Progress, rank: float, score: float | None = None
+    ) -> None:
+        """Start to write a checkpoint, after an earlier write has ended. rank, score: as
+        `Checkpoint`. The caller must not change `values` any more. Raises the error of an earlier
+        write."""
         self._saved = time.monotonic()
         if self._folder is None:
             return
         self.wait()
         self._number += 1
         content = json.dumps(progress.to_json())
-        described = {"step": progress.step, "epoch": progress.epoch, "rank": rank}
+        at = {"step": progress.step, "epoch": progress.epoch}
+        described = {**at, "rank": rank, "score": score}
         self._thread = threading.Thread(
             target=self._write, args=(values, content, described), name="ftray-checkpoint"
         )
@@ -171,10 +177,9 @@ class CheckpointManager:
     def _delete_old(self) -> None:
         assert self._folder is not None
         found = list(listed(self._folder))
-        newest = sorted(found, key=lambda c: c.step)[-self._spec.keep :]
-        best_one = max(found, key=lambda c: (c.rank, c.step))
+        stay = kept(found, self._spec.keep, self._best_epochs)
         for checkpoint in found:
-            if checkpoint not in newest and checkpoint is not best_one:
+            if checkpoint.step not in stay:
                 checkpoint.folder.delete(first=MANIFEST)
 
 

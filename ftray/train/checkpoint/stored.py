@@ -8,7 +8,8 @@ incomplete has no manifest; files damaged later do not match their manifest. Rea
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +34,8 @@ class Checkpoint:
     rank: float
     files: dict[str, str] = field(hash=False)
     """File name -> checksum."""
+    score: float | None = None
+    """The value of train.metric at the end of the epoch, higher is better; None elsewhere."""
 
     def damage(self) -> str:
         """Return a description of the first damaged file; empty if all files match the manifest."""
@@ -61,6 +64,30 @@ def best(folder: Location) -> Location:
         fix = "restore it, or delete the folder: the run goes on from the checkpoint before it"
         raise StorageError.of(checkpoint.folder.url, None, damage, fix)
     return checkpoint.folder
+
+
+def best_epochs(folder: Location, count: int) -> list[Checkpoint]:
+    """Return the checkpoints after the `count` best epochs, the best one first. Leaves out damaged
+    ones. Raises StorageError if the best one is damaged."""
+    chosen = best(folder)
+    scored = (c for c in listed(folder) if c.score is not None)
+    found = sorted(scored, key=_by_score, reverse=True)
+    others = [c for c in found if c.folder.url != chosen.url and not c.damage()]
+    return [*(c for c in found if c.folder.url == chosen.url), *others[: count - 1]]
+
+
+def _by_score(checkpoint: Checkpoint) -> tuple[float, int]:
+    score = checkpoint.score
+    return (-math.inf if score is None else score, -checkpoint.step)
+
+
+def kept(found: Sequence[Checkpoint], newest: int, best_count: int) -> set[int]:
+    """Return the steps of the checkpoints that stay: the newest ones, the best one, and those after
+    the best `best_count` epochs."""
+    by_step = sorted(found, key=lambda c: c.step)
+    scored = sorted((c for c in found if c.score is not None), key=_by_score)
+    first = max(found, key=lambda c: (c.rank, c.step))
+    return {c.step for c in (*by_step[-newest:], first, *scored[-best_count:])}
 
 
 def copy(source: Location, target: Location) -> None:

@@ -78,8 +78,14 @@ def require_disk(config: Config, ranks: DistContext) -> None:
 
 
 def check_deepspeed(spec: TrainSpec, workers: int | None = None) -> None:
-    """Raise SpecError if train.deepspeed names a JSON that cannot be used, as far as the driver can
-    tell before workers start. workers: their number; None if it is not fixed yet."""
+    """Raise SpecError if train.deepspeed names a JSON that cannot be used, or contradicts
+    what the export is to do, as far as the driver can tell before workers start. workers: their
+    number; None if it is not fixed yet."""
+    for key in ("average", "calibrate"):
+        if getattr(spec, key) and shards_weights(spec, workers or 2):
+            problem = "needs whole weights, and ZeRO stage 3 shards them"
+            fix = "leave it out, or use stage 2"
+            raise SpecError.of(f"train.{key}", getattr(spec, key), problem, fix)
     if isinstance(spec.deepspeed, DeepSpeedSpec):
         return
     ours, size = _clipping(spec), spec.micro_batch_size

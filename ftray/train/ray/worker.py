@@ -116,12 +116,19 @@ def _train(job: WorkerArgs, ranks: DistContext, observer: Reporter, notices: Not
     observer.setup = setup
     if job.baselines is not None and not setup.task.info.has_baselines and not progress.step:
         _tell_untrained(setup, observer)
-    watchdog, saves = observer.watchdog, job.spec.train.checkpoint
+    watchdog, train = observer.watchdog, job.spec.train
     # A run that shards its weights has no rank with memory for the whole state.
-    parts = Parts.of(ranks) if shards_weights(job.spec.train, ranks.world) else WHOLE
+    parts = Parts.of(ranks) if shards_weights(train, ranks.world) else WHOLE
     writes = ranks.rank == 0 or parts.count > 1
     keeper = CheckpointManager(
-        saves, job.checkpoints, writes, watchdog.saving, job.fence, notices.due, parts
+        train.checkpoint,
+        job.checkpoints,
+        writes,
+        watchdog.saving,
+        job.fence,
+        notices.due,
+        parts,
+        best_epochs=train.average or 1,
     )
     with watchdog, keeper.finishing():
         loop.run(setup, progress, keeper, observer, job.until)

@@ -27,7 +27,7 @@ from ftray.tasks.base import (
     chosen,
 )
 from ftray.tasks.features import Batch, Examples, Feature
-from ftray.tasks.info import NO_BALANCE, NO_SMOOTHING, Starter, TaskInfo
+from ftray.tasks.info import NO_SMOOTHING, ONE_LABEL_ONLY, Starter, TaskInfo
 from ftray.tasks.labels import label_name
 from ftray.tasks.metrics import Gathered, MetricState
 from ftray.tasks.regression import mean_scores
@@ -104,7 +104,7 @@ class FeatureExtraction(Texts):
             "score": "similarity value rating",
             "label": "class category",
         },
-        lacks=NO_BALANCE | NO_SMOOTHING,
+        lacks=ONE_LABEL_ONLY | NO_SMOOTHING,
         starter=Starter(
             name="my-embeddings",
             model="name_or_path: sentence-transformers/all-MiniLM-L6-v2",

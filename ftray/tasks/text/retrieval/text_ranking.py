@@ -23,7 +23,7 @@ from ftray.tasks.base import (
     free,
 )
 from ftray.tasks.features import Batch, Example, Examples, Feature
-from ftray.tasks.info import NO_BALANCE, Modality, Starter, TaskInfo
+from ftray.tasks.info import ONE_LABEL_ONLY, Modality, Starter, TaskInfo
 from ftray.tasks.metrics import Gathered, MetricState
 from ftray.tasks.regression import clean_numbers
 from ftray.tasks.schema import Schema
@@ -89,7 +89,7 @@ class TextRanking(Texts):
             "positive": "pos",
             "negative": "neg negatives",
         },
-        lacks=NO_BALANCE,
+        lacks=ONE_LABEL_ONLY,
         starter=Starter(
             name="my-reranker",
             model="name_or_path: cross-encoder/ms-marco-MiniLM-L6-v2",
