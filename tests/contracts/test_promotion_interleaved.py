@@ -151,7 +151,7 @@ class _told:
 
 
 @pytest.mark.parametrize(
-    "seeds", [range(2), pytest.param(range(2, 20), marks=pytest.mark.slow)], ids=["few", "many"]
+    "seeds", [range(1), pytest.param(range(1, 20), marks=pytest.mark.slow)], ids=["one", "many"]
 )
 def test_random_interleavings_end_in_agreement(
     registry: Registry, seeds: range, monkeypatch: pytest.MonkeyPatch
@@ -179,7 +179,7 @@ from ftray.store.root import open_root
 registry, chance = Registry(open_root(sys.argv[1])), random.Random(int(sys.argv[2]))
 print("ready", flush=True)
 sys.stdin.readline()
-for _ in range(6):
+for _ in range(4):
     version = chance.choice((1, 2, 2, 4))
     try:
         chance.choice((

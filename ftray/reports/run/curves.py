@@ -128,7 +128,8 @@ def _speed(run: RunRecord) -> Chart:
 
 def _memory(run: RunRecord) -> Chart | None:
     keys = [("memory", "process", SERIES[4]), ("gpu_memory", "GPU", SERIES[5])]
-    there = [(key, name, colour) for key, name, colour in keys if any(key in s for s in run.steps)]
+    counts = {key: sum(key in step for step in run.steps) for key, _, _ in keys}
+    there = [key for key in keys if counts[key[0]] > 1]  # one point makes no line
     if not there:
         return None
 

@@ -29,6 +29,7 @@ TWO: dict[str, Any] = {"workers": 2}
 
 # Kinds whose ways the other kinds of the list go, too.
 SLOW = (
+    "regression",
     "entailment",
     "table",
     "label sets",
@@ -40,6 +41,7 @@ SLOW = (
     "rankings",
     "histories",
     "vit",
+    "tags",
 )
 
 
