@@ -14,7 +14,7 @@ from ftray.errors import Problem, shorten
 from ftray.spec.paths import Model, field_at, kinds, sections_in
 from ftray.spec.synonyms import advice, keys_of, unused_columns
 from ftray.spec.yaml_text import flow
-from ftray.tasks import DEFAULT_TASK
+from ftray.tasks import DEFAULT_TASK, TASKS
 
 _WORD = re.compile(r"[^\s',]+(?=')|(?<![\w'])\d+(?![\w'])")
 """A choice in pydantic's list of choices: 'linear', 'cosine' or 3."""
@@ -33,7 +33,7 @@ def problems(
     return [
         _unknown(f"{prefix}{key}", key, by_key[key][0]["input"], model, prefix, tree)
         if any(detail["type"] == "extra_forbidden" for detail in by_key[key])
-        else _describe(f"{prefix}{key}".removesuffix(".") or root, key, by_key[key], model)
+        else _describe(f"{prefix}{key}".removesuffix(".") or root, key, by_key[key], model, tree)
         for key in leaves
     ]
 
@@ -74,7 +74,9 @@ def _unknown(whole: str, key: str, value: Any, model: Model, prefix: str, tree: 
     return problem(whole, value, "unknown key", fix)
 
 
-def _describe(whole: str, key: str, details: list[ErrorDetails], model: Model) -> Problem:
+def _describe(
+    whole: str, key: str, details: list[ErrorDetails], model: Model, tree: Any
+) -> Problem:
     """Describe the faults of one key. whole: `key` in the form shown to the user."""
     contradictions = [d["ctx"] for d in details if d["type"] == "contradiction"]
     for context in contradictions[:1]:
@@ -85,7 +87,7 @@ def _describe(whole: str, key: str, details: list[ErrorDetails], model: Model) -
     types = {detail["type"] for detail in details}
     if types == {"missing"}:
         fix = f"Add {whole} to the spec. {_expectation(key, model)}"
-        return problem(whole, None, "missing", fix)
+        return problem(whole, None, "missing", f"{fix}{_starting(whole, tree)}")
     value = next((d["input"] for d in details if d["type"] != "missing"), None)
     *others, last = _needed(details)
     needed = f"{', '.join(others)}, or {last}" if others else last
@@ -94,6 +96,14 @@ def _describe(whole: str, key: str, details: list[ErrorDetails], model: Model) -
     if types == {"string_type"} and isinstance(value, (int, float)):
         fix = f"Write it in quotes where a number is meant as text. {fix}"
     return problem(whole, shown, f"must be {needed}", fix)
+
+
+def _starting(key: str, tree: Any) -> str:
+    """Return the base model that a spec of the task may begin with, where `key` lacks one."""
+    task = TASKS.get(tree.get("task", DEFAULT_TASK.name)) if isinstance(tree, Mapping) else None
+    if task is None or key not in ("model", "model.name_or_path"):
+        return ""
+    return f" For example model: {{{task.info.starter.model}}}."
 
 
 _PHRASES: dict[str, Callable[[Mapping[str, Any]], str]] = {

@@ -158,6 +158,8 @@ class TaskInfo:
     """Columns that `ftray predict` adds to a row."""
     pipeline: str = ""
     """Hugging Face pipeline that runs the model, where its name differs from the task's."""
+    tag: str = ""
+    """The task's name on the Hub, where it is that of neither the task nor the pipeline."""
     call: str = ""
     """Arguments of a call of this pipeline, in Python, for the model card; empty for a model that
     generates."""
@@ -179,6 +181,11 @@ class TaskInfo:
     def has_baselines(self) -> bool:
         """Whether training is compared with other models, and not with the base model."""
         return self.linear_probe or self.boosting
+
+    @property
+    def hub_task(self) -> str:
+        """The task's name on the Hub."""
+        return self.tag or self.pipeline or self.name
 
     @property
     def has_labels(self) -> bool:

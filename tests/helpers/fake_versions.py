@@ -14,7 +14,7 @@ from ftray.errors import ModelError
 from ftray.models.generation.sampling_params import Prompt, Sampling
 from ftray.serve.interface import Answers, BadPrompt, Generation, Piece
 from ftray.serve.models.alias import Alias
-from ftray.serve.models.loaded_classifier import LiveModel
+from ftray.serve.models.loaded_predictor import LiveModel
 from ftray.serve.models.reporter import Reporter
 from ftray.serve.models.versions import VersionRouter
 from ftray.serve.models.watcher import Watcher

@@ -55,6 +55,23 @@ def test_a_config_says_which_attention_it_uses() -> None:
     assert BertModel(tiny).config._attn_implementation in ("eager", "sdpa")
 
 
+def test_a_model_draws_the_weights_of_a_module_anew() -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    tiny = BertConfig(
+        vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4
+    )
+    model = BertForSequenceClassification(tiny)
+    weight = model.classifier.weight
+    weight.data.zero_()
+    weight._is_hf_initialized = True
+    model._init_weights(model.classifier)
+    assert not weight.any(), "such a parameter is left as it is"
+    weight._is_hf_initialized = False
+    model._init_weights(model.classifier)
+    assert weight.all()
+
+
 def test_ray_says_how_far_a_cluster_may_grow() -> None:
     from ray._private.state import state
 

@@ -49,7 +49,7 @@ def _head(info: ModelInfo) -> str:
 
     data = ModelCardData(
         library_name="transformers",
-        pipeline_tag=info.kind.pipeline or info.task,
+        pipeline_tag=info.kind.hub_task,
         base_model=info.base_id,
         license=info.license,
         language=info.spec.get("export", {}).get("language"),
@@ -68,7 +68,7 @@ def _results(info: ModelInfo) -> Iterator[Any]:
             continue
         kind, options = _HUB_METRICS.get(name, (name, None))
         yield EvalResult(
-            task_type=info.kind.pipeline or info.task,
+            task_type=info.kind.hub_task,
             dataset_type=info.name,
             dataset_name=f"the data of {info.name}",
             dataset_split="test",

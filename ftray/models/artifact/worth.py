@@ -113,6 +113,8 @@ class Worth(_Frozen):
     def _settled_by(self) -> str:
         """Say how many test rows would tell a gain of the measured size from none."""
         gains = self.over_probe.values()
+        if not any(gain.value for gain in gains):
+            return "the two do equally well on them"
         needed = [more_that_settle(g.value, (g.high - g.low) / 2, self.rows) for g in gains]
         fewest = min((rows for rows in needed if rows is not None), default=None)
         if fewest is None:

@@ -11,8 +11,8 @@ from ftray.models.inference.predictor import Predictor
 from ftray.models.load import load_model
 from ftray.models.sharing.weight_sharing import Pool
 from ftray.serve.models.live import Live
-from ftray.serve.models.loaded_classifier import LiveModel
 from ftray.serve.models.loaded_generator import LiveGenerator
+from ftray.serve.models.loaded_predictor import LiveModel
 from ftray.serve.ops.metrics import Metrics
 from ftray.serve.runners.engine import Engine
 from ftray.serve.runners.generation_limits import capacity

@@ -103,6 +103,7 @@ class NextItemPrediction(BaseTask):
         ranks=True,
         repeats=True,
         sequences=SEQUENCES,
+        tag="other",
         usage=_USAGE,
         synonyms={
             ITEMS: "history sequence session basket",

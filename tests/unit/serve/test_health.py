@@ -17,7 +17,7 @@ from ftray.models.generation.sampling_params import Sampling
 from ftray.serve.interface import TooLate, Unavailable
 from ftray.serve.models.health import Health, Unhealthy
 from ftray.serve.models.live import Live
-from ftray.serve.models.loaded_classifier import LiveModel
+from ftray.serve.models.loaded_predictor import LiveModel
 from ftray.serve.models.loader import Loader
 from ftray.serve.ops.metrics import Metrics
 from ftray.serve.runners.engine import Engine

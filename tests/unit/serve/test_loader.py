@@ -12,8 +12,8 @@ import pytest
 from ftray.errors import ModelError
 from ftray.models.backends.traced import TracedModel
 from ftray.models.sharing.weight_sharing import Pool
-from ftray.serve.models.loaded_classifier import LiveModel
 from ftray.serve.models.loaded_generator import LiveGenerator
+from ftray.serve.models.loaded_predictor import LiveModel
 from ftray.serve.models.loader import Loader
 from ftray.serve.ops.metrics import Metrics
 from ftray.serve.runners import generation_limits

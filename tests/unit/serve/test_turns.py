@@ -12,7 +12,7 @@ import torch
 
 from ftray.models.inference.predictor import Predictor
 from ftray.serve.interface import BadPrompt
-from ftray.serve.models.loaded_classifier import LiveModel
+from ftray.serve.models.loaded_predictor import LiveModel
 from ftray.serve.ops.metrics import Metrics
 from ftray.serve.runners.batcher import Batcher, Limits
 from ftray.serve.runners.engine import Engine

@@ -701,3 +701,11 @@ def test_a_spec_without_data_is_told_so(task: str) -> None:
     with pytest.raises(SpecError) as told:
         parse({"name": "a", "task": task, "model": {"name_or_path": "x"}})
     assert [problem.key for problem in told.value.problems] == ["data"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_spec_without_a_model_is_told_of_one_for_its_task(task: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse({"name": "m", "task": task, "data": {"train": "a.csv"}})
+    fixes = [problem.fix for problem in caught.value.problems if problem.key == "model"]
+    assert fixes and TASKS[task].info.starter.model in fixes[0]

@@ -12,8 +12,8 @@ from ftray.models.generation.sampling_params import Sampling
 from ftray.models.inference.predictor import Predictor
 from ftray.models.load import load_model
 from ftray.serve.interface import BadPrompt
-from ftray.serve.models.loaded_classifier import LiveModel
 from ftray.serve.models.loaded_generator import LiveGenerator
+from ftray.serve.models.loaded_predictor import LiveModel
 from ftray.serve.ops.metrics import Metrics
 from ftray.serve.runners.engine import Engine
 from ftray.serve.runners.generation_limits import Capacity

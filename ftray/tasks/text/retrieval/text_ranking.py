@@ -79,6 +79,7 @@ class TextRanking(Texts):
         outcome=("prediction", "scores"),
         ranks=True,
         pipeline="text-classification",
+        tag="text-ranking",
         call='{"text": "A query.", "text_pair": "A passage."}, function_to_apply="sigmoid"',
         synonyms={
             "query": "question anchor search",
