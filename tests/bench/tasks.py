@@ -376,12 +376,47 @@ def histories(folder: Path, seed: int) -> Iterator[tuple[str, Figures]]:
         yield f"order {order}, ftray", {**told, "samples/s": speed(events)}
 
 
+ADAPTED_LABELS = 100
+
+
+def adapted(folder: Path, seed: int) -> Iterator[tuple[str, Figures]]:
+    """Few labels, with a stage on the domain's texts before them and without."""
+    files = demo_data.movies(folder)
+    rows = files[0].read_text().splitlines(keepends=True)
+    np.random.default_rng(seed).shuffle(rows)  # type: ignore[arg-type]
+    parts = {"train": rows[:ADAPTED_LABELS], "validation": rows[-500:], "texts": rows[:-500]}
+    for name, part in parts.items():
+        (folder / f"{name}.jsonl").write_text("".join(part))
+    tree = {
+        "name": "reviews",
+        "seed": seed,
+        "model": {"name_or_path": MINILM},
+        "data": {
+            **{part: str(folder / f"{part}.jsonl") for part in ("train", "validation")},
+            "test": str(files[1]),
+            "max_length": 64,
+        },
+        "train": {"epochs": 10, "batch_size": 16, "learning_rate": 1e-4, "unfreeze": "all",
+                  "deepspeed": {"stage": 0}, "baselines": False},
+    }  # fmt: skip
+    texts = {
+        "name": "domain",
+        "task": "fill-mask",
+        "data": {"train": str(folder / "texts.jsonl"), "max_length": 64},
+        "train": {"epochs": 2, "learning_rate": 1e-4, "deepspeed": {"stage": 0}},
+    }
+    for name, stages in (("fine-tuned", []), ("the domain's texts first", [texts])):
+        result, _ = ftray(folder, {**tree, "name": f"reviews-{len(stages)}", "stages": stages})
+        yield name, {key: result["metrics"]["test"][key] for key in ("accuracy", "f1_macro")}
+
+
 WHAT: dict[str, Callable[[Path, int], Iterator[tuple[str, Figures]]]] = {
     "regression": regression,
     "images": images,
     "questions": questions,
     "cache": cache,
     "histories": histories,
+    "adapted": adapted,
 }
 
 

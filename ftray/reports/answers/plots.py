@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -33,11 +33,27 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class ScoredLabel:
-    """The scores of a label with the 95 % intervals of precision and recall."""
+    """The scores of a label with the 95 % intervals of precision, recall and F1."""
 
     score: LabelScore
     precision: tuple[float, float]
     recall: tuple[float, float]
+    f1: tuple[float, float]
+
+    @classmethod
+    def of(cls, score: LabelScore) -> Self:
+        precision = wilson(score.precision, score.predicted)
+        recall = wilson(score.recall, score.rows)
+        return cls(score, precision, recall, _f1_interval(score))
+
+
+def _f1_interval(score: LabelScore) -> tuple[float, float]:
+    """Return the interval of a label's F1. F1 rises with F* (Hand et al. 2021), the share of right
+    rows among those that have the label or got it, of which Wilson's interval is known."""
+    right = round(score.recall * score.rows)
+    rows = score.rows + score.predicted - right
+    low, high = (2 * share / (1 + share) for share in wilson(right / max(rows, 1), rows))
+    return low, high
 
 
 @dataclass(frozen=True)
@@ -64,10 +80,7 @@ def indices(rows: TestRows, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarr
 
 def label_view(rows: TestRows, labels: Sequence[str]) -> LabelView:
     truth, predicted = indices(rows, labels)
-    scored = tuple(
-        ScoredLabel(s, wilson(s.precision, s.predicted), wilson(s.recall, s.rows))
-        for s in label_scores(truth, predicted, labels)
-    )
+    scored = tuple(ScoredLabel.of(score) for score in label_scores(truth, predicted, labels))
     matrix: list[tuple[int, ...]] = []
     if len(labels) <= MOST_IN_MATRIX:
         cells = np.bincount(truth * len(labels) + predicted, minlength=len(labels) ** 2)

@@ -44,7 +44,7 @@ class AnswersView:
                 each.score.rows,
                 interval(each.score.precision, *each.precision),
                 interval(each.score.recall, *each.recall),
-                each.score.f1,
+                interval(each.score.f1, *each.f1),
             ]
             for each in self.labels.scores
         ]

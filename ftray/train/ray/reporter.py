@@ -37,6 +37,7 @@ class Reporter:
         self._sender = job.sender if ranks.rank == 0 else None
         self._started = False
         self._looked = -math.inf
+        self._used = (time.monotonic(), time.process_time())
         self._stepped = time.monotonic()
         self._alarms = job.sender
         self.watchdog = Watchdog(60 * job.spec.scale.hang_minutes, self._alarm)
@@ -90,8 +91,13 @@ class Reporter:
         now = self._stepped = time.monotonic()
         if self._sender is not None and now - self._looked >= _LOOK_EVERY_S:
             self._looked = now
-            event = event | self._held()
+            event = event | self._held() | {"cores": self._cores()}
         self._send({"kind": "step", **event})
+
+    def _cores(self) -> float:
+        """Return how many cores this process kept busy on average since the last look."""
+        (then, used), self._used = self._used, (time.monotonic(), time.process_time())
+        return round((self._used[1] - used) / (self._used[0] - then), 2)
 
     def _held(self) -> dict[str, int]:
         """Return the bytes of memory that this rank holds: its process, and on its GPU."""

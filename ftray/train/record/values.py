@@ -17,6 +17,15 @@ _BEGINNINGS = ("start", "phase")
 """Events about what is trained from then on: its size is a metric, all else a tag."""
 
 
+_SYSTEM = {
+    "memory": ("system/memory_megabytes", 1e-6),
+    "gpu_memory": ("system/gpu_memory_megabytes", 1e-6),
+    "cores": ("system/cores_used", 1),
+}
+"""Measurements of rank 0's process -> their names in tracking services, and the factor of the unit.
+MLflow shows names that begin with `system/` on a page of their own."""
+
+
 def in_words(event: Event) -> str:
     """Return the line of log.txt for an event; empty for those of each step."""
     kind = event["kind"]
@@ -55,8 +64,9 @@ def _named(event: Event) -> dict[str, float]:
     found = numbers_of(event)
     if kind == "step":
         rows, seconds = found.pop("rows", 0), found.pop("seconds", 0)
+        system = {name: found.pop(key) * of for key, (name, of) in _SYSTEM.items() if key in found}
         speed = {"train/samples_per_second": rows / seconds} if seconds else {}
-        return {f"train/{name}": value for name, value in found.items()} | speed
+        return {f"train/{name}": value for name, value in found.items()} | speed | system
     if kind == "epoch":
         loss = found.pop("train_loss", None)
         own = {} if loss is None else {"train/loss_of_epoch": loss}

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from ftray.reports.answers.calibration import calibration
+from ftray.reports.answers.plots import ScoredLabel
 from ftray.reports.record import RunRecord
 from ftray.reports.run.timing import spent_by_part
 from ftray.reports.test_rows import TestRows, read_test_rows
 from ftray.reports.write import FILE, report, write_report
+from ftray.tasks.per_label import LabelScore, label_scores
 from tests.helpers.recorded_runs import (
     BEGAN,
     HOSTILE,
@@ -153,6 +155,22 @@ def test_a_temperature_mends_a_classifier_that_is_too_sure() -> None:
     assert found.temperature == pytest.approx(3, rel=0.1)
     assert found.ece > 0.15 and found.scaled_ece < 0.05
     assert calibration(sharp[:49], drawn[:49]) is None
+
+
+def test_the_interval_of_a_labels_f1_has_the_value_in_it_and_narrows_with_rows() -> None:
+    widths = []
+    for rows in (5, 50, 500):
+        truth = np.repeat([0, 1], rows)
+        predicted = np.where(np.arange(2 * rows) % 10 < 2, 1 - truth, truth)
+        (first, _) = map(ScoredLabel.of, label_scores(truth, predicted, ("a", "b")))
+        assert first.f1[0] < first.score.f1 < first.f1[1]
+        widths.append(first.f1[1] - first.f1[0])
+    assert widths == sorted(widths, reverse=True) and widths[-1] < 0.08
+    perfect = ScoredLabel.of(LabelScore("a", 5, 5, 1.0, 1.0, 1.0))
+    assert perfect.f1[0] < 0.8 and perfect.f1[1] == pytest.approx(1), (
+        "five rows do not prove perfection"
+    )
+    assert ScoredLabel.of(LabelScore("a", 0, 0, 0.0, 0.0, 0.0)).f1 == (0.0, 1.0)
 
 
 def test_a_repeated_step_counts_once(tmp_path: Path) -> None:
