@@ -78,7 +78,8 @@ def _examine(path: str, overrides: list[str], gpus: str | None, as_json: bool) -
         _say_each(lengths.lines(f"train split{sampled}"))
         _say_each(blocks)
         say(f"{estimate['steps']:,} optimizer steps of {checked.spec.train.batch_size} rows")
-    tokens = round(estimate["train"] * lengths.mean) * checked.spec.train.epochs
+    reads = checked.spec.train.reads(estimate["train"])
+    tokens = round(estimate["train"] * lengths.mean * reads)
     return {**estimate, **_needs(checked, wanted, tokens)}
 
 
@@ -124,7 +125,8 @@ def _estimate(checked: Any, lengths: Lengths) -> dict[str, Any]:
     """Return rows of each split, optimizer steps of the run, and lengths of the training rows."""
     rows = {split: table.num_rows for split, table in checked.dataset.splits.items()}
     examples = math.ceil(rows["train"] * lengths.examples / lengths.rows)
-    steps = math.ceil(examples / checked.spec.train.batch_size) * checked.spec.train.epochs
+    train = checked.spec.train
+    steps = train.epochs * (train.epoch_steps or math.ceil(examples / train.batch_size))
     return {**rows, "steps": steps, "lengths": asdict(lengths)}
 
 

@@ -1,4 +1,4 @@
-"""Plans length-bucketed batches, whose order is a pure function of (seed, epoch).
+"""Plans length-bucketed batches, whose order is a pure function of (seed, pass over the rows).
 
 A global batch is cut into micro-batches (`chunks`) at positions that do not depend on the number W
 of workers; micro-batch j goes to rank j mod W. So the same rows share a forward pass for any number
@@ -25,7 +25,8 @@ class BatchPlan:
     """Groups rows into batches by length. `lengths`: (rows,) tokens of each row; `chances`:
     (rows,) relative probability of drawing each row, or None to draw every row once in an epoch;
     together: consecutive examples that go into one batch, for a loss that compares them: what is
-    called a row here is then one of these examples."""
+    called a row here is then one of these examples; steps: those of an epoch, None for a pass over
+    all rows."""
 
     lengths: np.ndarray
     batch_size: int
@@ -33,9 +34,14 @@ class BatchPlan:
     seed: int
     chances: np.ndarray | None = None
     together: int = 1
+    steps: int | None = None
 
     @property
     def steps_per_epoch(self) -> int:
+        return self.steps or self._steps_per_pass
+
+    @property
+    def _steps_per_pass(self) -> int:
         return math.ceil(len(self.lengths) // self.together / self._groups)
 
     @property
@@ -44,10 +50,19 @@ class BatchPlan:
         return self.batch_size // self.together
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        """Return the row indices of each global batch of `epoch`, each batch sorted by length.
-        Every row occurs once; with `chances`, rows are drawn with replacement, as many as there
-        are. One batch may be short."""
-        random = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        """Return the row indices of each global batch of `epoch`, each batch sorted by length. An
+        epoch of a given number of steps begins in the pass where the one before it ended."""
+        if self.steps is None:
+            return self._pass(epoch)
+        first, size = epoch * self.steps, self._steps_per_pass
+        passes = range(first // size, (first + self.steps - 1) // size + 1)
+        batches = [batch for number in passes for batch in self._pass(number)]
+        return batches[first % size : first % size + self.steps]
+
+    def _pass(self, number: int) -> list[np.ndarray]:
+        """Return the batches of a pass over all rows. Every row occurs once; with `chances`, rows
+        are drawn with replacement, as many as there are. One batch may be short."""
+        random = np.random.Generator(np.random.PCG64([self.seed, number]))
         order, size = self._drawn(random), self._groups
         lengths = self.lengths.reshape(-1, self.together).max(1)
         pool = size * _POOL_BATCHES

@@ -138,6 +138,7 @@ def build(
         spec.seed,
         chances=weights if spec.train.balance == "sampling" else None,
         together=_together(spec, train),
+        steps=spec.train.epoch_steps,
     )
     setup = TrainContext(
         spec=spec,

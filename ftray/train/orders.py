@@ -71,7 +71,7 @@ class TrunkOrder:
 
     spec: Spec
     variants: tuple[Spec, ...]
-    passes: int
+    passes: float
     data: EncodedDataset
     root: Root
     each: Resources

@@ -92,18 +92,18 @@ class PreparedRun:
     worker: LocalWorker | None = None
     """The process that trains and exports; None where Ray Train starts the workers."""
 
-    def for_trunk(self, variants: Sequence[Spec] = (), passes: int = 0) -> TrunkOrder:
+    def for_trunk(self, variants: Sequence[Spec] = (), epochs: int | None = None) -> TrunkOrder:
         """Return the order for a trunk cache that serves all of `variants`.
 
-        `variants` differ in train.unfreeze (default: the spec itself); `passes` is how often the
-        runs together read each row (default: train.epochs).
+        `variants` differ in train.unfreeze (default: the spec itself); `epochs` is the number that
+        the runs train together (default: train.epochs).
         """
         spec = self.checked.spec
         each = worker_resources(spec)
         return TrunkOrder(
             spec,
             tuple(variants) or (spec,),
-            passes or spec.train.epochs,
+            spec.train.reads(self.data.rows["train"], epochs),
             self.data,
             self.checked.root,
             each,

@@ -93,9 +93,9 @@ def tune(
         record({**stage(ENCODING), "at": began})
         course = Study(spec)
         recall(course, run.metrics())
-        passes = (section.count + section.refit) * course.most_epochs
+        epochs = (section.count + section.refit) * course.most_epochs
         trunks = prepare_trunk(
-            prepared.for_trunk(depth_variants(spec), passes), say, both(record, listener)
+            prepared.for_trunk(depth_variants(spec), epochs), say, both(record, listener)
         )
         own = with_own_deepspeed(spec, run)
         sweep = Sweep(own, prepared.data, run.location / "kept", trunks, run.fence)

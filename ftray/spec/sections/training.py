@@ -191,6 +191,12 @@ class TrainSpec(Section):
         description="The validation metric that picks the best checkpoint and trial. Where the "
         "task generates loss, unless accuracy (of tokens) is set.",
     )
+    epoch_steps: PositiveInt | None = Field(
+        None,
+        description="Optimizer steps of an epoch, after which there is an evaluation; null: a pass "
+        "over all training rows.",
+        examples=[1000],
+    )
     early_stopping: EarlyStopping | None = None
     skip_nonfinite: CountFromZero = Field(
         0, description="Updates with a loss or gradient that is not finite to skip before the end."
@@ -261,6 +267,12 @@ class TrainSpec(Section):
         if isinstance(value, tuple) and isinstance(value[0], PhaseSpec):
             return tuple(phase for phase in value if isinstance(phase, PhaseSpec))
         return None
+
+    def reads(self, rows: int, epochs: int | None = None) -> float:
+        """Return how often a training of `epochs`, those of the spec if left out, reads each of its
+        rows on average."""
+        of = self.epochs if epochs is None else epochs
+        return of * (self.epoch_steps * self.batch_size / rows if self.epoch_steps else 1)
 
     @property
     def metric_mode(self) -> Mode:

@@ -36,10 +36,8 @@ def best_values(order: Export) -> Finished:
 
 
 class Finisher:
-    """Tries trained values on the validation split.
-
-    Every one of `ranks` must call the methods that follow one another in the same order.
-    """
+    """Tries trained values on the validation split. Every rank has to make one and call its method
+    `finished`."""
 
     def __init__(
         self,

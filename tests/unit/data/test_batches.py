@@ -163,3 +163,15 @@ def test_sampling_depends_on_seed_and_epoch_alone() -> None:
     assert [rows.tolist() for rows in sampled().batches(1)] != first
     assert [rows.tolist() for rows in sampled(seed=2).batches(2)] != first
     assert {len(rows) for rows in first} == {16, len(SKEWED) % 16}
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 20])
+def test_epochs_of_a_number_of_steps_go_through_the_passes_one_after_another(steps: int) -> None:
+    lengths = np.random.default_rng(1).integers(1, 50, 100)
+    passes = BatchPlan(lengths, 16, 4, 3)
+    expected = [batch.tolist() for number in range(10) for batch in passes.batches(number)]
+    own = BatchPlan(lengths, 16, 4, 3, steps=steps)
+    assert own.steps_per_epoch == steps
+    for epoch in (0, 1, 2, 1):
+        found = [batch.tolist() for batch in own.batches(epoch)]
+        assert found == expected[epoch * steps : (epoch + 1) * steps], "whichever comes first"
