@@ -126,7 +126,7 @@ def _estimate(checked: Any, lengths: Lengths) -> dict[str, Any]:
     rows = {split: table.num_rows for split, table in checked.dataset.splits.items()}
     examples = math.ceil(rows["train"] * lengths.examples / lengths.rows)
     train = checked.spec.train
-    steps = train.epochs * (train.epoch_steps or math.ceil(examples / train.batch_size))
+    steps = train.epochs * (train.steps_per_epoch or math.ceil(examples / train.batch_size))
     return {**rows, "steps": steps, "lengths": asdict(lengths)}
 
 

@@ -26,7 +26,7 @@ _WORDS: dict[str, str] = {
     "cutoff_len context_length max_tokens_per_row model_max_length block_size",
     "data.on_bad_row": "bad_rows on_error errors",
     "train.epochs": "epoch num_epochs n_epochs num_train_epochs max_epochs nepochs",
-    "train.epoch_steps": "eval_steps eval_every eval_interval max_steps steps steps_per_epoch "
+    "train.steps_per_epoch": "eval_steps eval_every eval_interval max_steps steps "
     "val_check_interval evaluation_steps total_steps",
     "train.batch_size": "bs batch batchsize train_batch_size global_batch_size total_batch_size",
     "train.micro_batch_size": "micro_bs micro_batch per_device_train_batch_size "

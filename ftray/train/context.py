@@ -138,7 +138,7 @@ def build(
         spec.seed,
         chances=weights if spec.train.balance == "sampling" else None,
         together=_together(spec, train),
-        steps=spec.train.epoch_steps,
+        steps=spec.train.steps_per_epoch,
     )
     setup = TrainContext(
         spec=spec,

@@ -191,7 +191,7 @@ class TrainSpec(Section):
         description="The validation metric that picks the best checkpoint and trial. Where the "
         "task generates loss, unless accuracy (of tokens) is set.",
     )
-    epoch_steps: PositiveInt | None = Field(
+    steps_per_epoch: PositiveInt | None = Field(
         None,
         description="Optimizer steps of an epoch, after which there is an evaluation; null: a pass "
         "over all training rows.",
@@ -272,7 +272,7 @@ class TrainSpec(Section):
         """Return how often a training of `epochs`, those of the spec if left out, reads each of its
         rows on average."""
         of = self.epochs if epochs is None else epochs
-        return of * (self.epoch_steps * self.batch_size / rows if self.epoch_steps else 1)
+        return of * (self.steps_per_epoch * self.batch_size / rows if self.steps_per_epoch else 1)
 
     @property
     def metric_mode(self) -> Mode:
