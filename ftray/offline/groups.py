@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from ftray.data.readers.rows import Source
 from ftray.data.split_rows import SplitRows
-from ftray.errors import DataError
-from ftray.tasks.base import Metrics, is_missing
+from ftray.errors import DataError, shorten
+from ftray.tasks.base import BadRow, Metrics
 from ftray.tasks.features import Examples
-from ftray.tasks.labels import label_name
+from ftray.tasks.labels import MISSING, label_name
 
 MOST_GROUPS = 100
 _NONE = "(none)"
@@ -32,14 +32,21 @@ def values_of(rows: SplitRows, column: str, asked: Source) -> list[str]:
     if asked.sequences is not None:
         problem = "the rows of this task are sequences of items, which have no further columns"
         raise DataError.of("--by", column, problem, "leave it out")
-    raw = rows.beside(column)
-    if all(map(is_missing, raw)):
+    found = [_shown(value) for value in rows.beside(column)]
+    if set(found) == {_NONE}:
         raise DataError.of("--by", column, f"no row of {asked.url} has a value", "name another")
-    found = [_NONE if is_missing(value) else label_name(value) for value in raw]
     if (count := len(set(found))) > MOST_GROUPS:
         fix = f"name a column with at most {MOST_GROUPS}, or write ranges into one"
         raise DataError.of("--by", column, f"{count:,} different values", fix)
     return found
+
+
+def _shown(value: Any) -> str:
+    """Return a value as text, equal for values that people write alike, such as 1 and 1.0."""
+    try:
+        return label_name(value)
+    except BadRow as fault:
+        return _NONE if fault.kind == MISSING else shorten(value, 60)
 
 
 def by_value(

@@ -100,10 +100,10 @@ def _describe(
 
 def _starting(key: str, tree: Any) -> str:
     """Return the base model that a spec of the task may begin with, where `key` lacks one."""
-    task = TASKS.get(tree.get("task", DEFAULT_TASK.name)) if isinstance(tree, Mapping) else None
-    if task is None or key not in ("model", "model.name_or_path"):
+    named = tree.get("task", DEFAULT_TASK.name) if isinstance(tree, Mapping) else None
+    if key not in ("model", "model.name_or_path") or str(named) not in TASKS:
         return ""
-    return f" For example model: {{{task.info.starter.model}}}."
+    return f" For example model: {{{TASKS[str(named)].info.starter.model}}}."
 
 
 _PHRASES: dict[str, Callable[[Mapping[str, Any]], str]] = {

@@ -20,6 +20,8 @@ import numpy as np
 
 from ftray.tasks.base import BadRow, is_missing
 
+MISSING = "missing_label"
+"""Kind of the fault of a row without a label."""
 _SEPARATORS = "|;,"
 _DIGITS = 40
 _FLOAT32_DIGITS = 9
@@ -53,7 +55,7 @@ def label_name(value: Any) -> str:
     """Return the name of the label that a source holds as `value`. Raises BadRow where the label is
     missing or is no text, number or boolean."""
     if is_missing(value):
-        raise BadRow("missing_label")
+        raise BadRow(MISSING)
     if isinstance(value, (bool, np.bool_)):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -63,7 +65,7 @@ def label_name(value: Any) -> str:
     else:
         raise BadRow("label_not_a_name", f"{type(value).__name__}: {value!r}"[:80])
     if not name:
-        raise BadRow("missing_label")
+        raise BadRow(MISSING)
     return name
 
 
@@ -96,7 +98,7 @@ def _number_name(number: int | float | Decimal) -> str:
     exact = number if isinstance(number, Decimal) else Decimal(repr(float(number)))
     if not exact.is_finite():
         if exact.is_nan():
-            raise BadRow("missing_label")
+            raise BadRow(MISSING)
         return str(float(exact))
     if len(exact.as_tuple().digits) > _FLOAT32_DIGITS:
         exact = _as_float32(exact)

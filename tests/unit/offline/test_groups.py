@@ -49,6 +49,20 @@ def test_each_value_has_the_metrics_of_its_rows_alone(model: NamedModel, tmp_pat
     assert "groups" not in alone.to_json()
 
 
+def test_values_of_any_kind_are_groups(model: NamedModel, tmp_path: Path) -> None:
+    kinds = [["a", 1], {"x": 2}, True, "  ", None, 1, "1", 1.5]
+    rows = [{**row, "region": kind} for row, kind in zip(ROWS, kinds, strict=True)]
+    found = evaluate(model, write(tmp_path, rows), {}, None, by="region")
+    assert {group.value: group.rows for group in found.groups} == {
+        "(none)": 2,
+        "1": 2,
+        "1.5": 1,
+        "['a', 1]": 1,
+        "true": 1,
+        "{'x': 2}": 1,
+    }
+
+
 def test_a_column_that_tells_no_groups_is_refused(model: NamedModel, tmp_path: Path) -> None:
     path = write(tmp_path, [{**row, "id": n} for n, row in enumerate(ROWS * 20)])
     with pytest.raises(DataError, match=r"--by = regoin: no row of .* has a value"):
