@@ -81,7 +81,9 @@ def _run(applications: dict[str, dict[str, Any]]) -> None:
     from ftray.serve.app import build
 
     targets = [
-        serve.RunTarget(build(arguments), name=f"app{route}", route_prefix=f"/{route}")
+        serve.RunTarget(
+            build({**arguments, "auth": False}), name=f"app{route}", route_prefix=f"/{route}"
+        )
         for route, arguments in applications.items()
     ]
     serve.run_many(targets)

@@ -209,11 +209,19 @@ def trained(here: Stage, more: Mapping[str, Any] | None = None) -> str:
 
 
 def for_another(model: str, serve: Mapping[str, Any]) -> str:
-    """Copies the model with only these serve settings: another ftray may not know the others."""
+    """Copies the model with these serve settings, no golden answers and the shortest spec:
+    another ftray may not know the other keys."""
     folder = f"{model}-against"
     shutil.copytree(model, folder)
     manifest = json.loads((Path(folder) / "ftray.json").read_text())
-    manifest["spec"]["serve"] = serve
+    name, base, data = (manifest["spec"][key] for key in ("name", "model", "data"))
+    manifest["golden"] = []
+    manifest["spec"] = {
+        "name": name,
+        "model": {"name_or_path": base["name_or_path"]},
+        "data": {key: data[key] for key in ("train", "max_length")},
+        "serve": serve,
+    }
     (Path(folder) / "ftray.json").write_text(json.dumps(manifest))
     return folder
 
