@@ -152,7 +152,9 @@ def main() -> None:
     asking = contenders(options)
     results: list[Result] = []
     with stage(600, 1, held_out=TEXTS) as here:
-        model = trained(here, {"serve.precision": options.precision})
+        # Services ask their model for its golden answers again and again: all of them, or none.
+        golden = "off" if options.against else "rows"
+        model = trained(here, {"serve.precision": options.precision, "export.golden": golden})
         peers = here.folder / "peers"
         run_python("-m", "pip", "install", "--quiet", "--target", str(peers), LITSERVE)
         texts = _texts(here, TEXTS)
