@@ -26,8 +26,9 @@ from ftray.tasks.text.tokens import GLANCE
 _GOLDEN_NUMBERS = 50
 """Most numbers that a golden answer holds."""
 
-_MEASURED_TOKENS = 64
-"""Tokens of the longer row with which `measure_passes` measures the cost of a forward pass."""
+_MEASURED_TOKENS = (3, 64)
+"""Tokens of the rows with which `measure_passes` measures the cost of a forward pass. For a single
+token a processor multiplies vectors, which takes less than the cost of a pass tells."""
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Predictor(LoadedModel):
 
     def measure_passes(self) -> None:
         """Measure the fixed cost of a forward pass, by which rows are then split into passes."""
-        sizes = (1, min(_MEASURED_TOKENS, self.info.max_length))
+        sizes = (min(size, self.info.max_length) for size in _MEASURED_TOKENS)
         short, long = (self.task.dummy(self.setup, size) for size in sizes)
         costs = cost(short, self.features), cost(long, self.features)
         if costs[0] < costs[1]:
