@@ -27,7 +27,7 @@ export RAY_worker_niceness := 0
 
 # Side by side: the tests with Ray wait for processes to start most of their time.
 test: lint
-	$(MAKE) --jobs=5 --output-sync=target \
+	$(MAKE) --jobs=3 --output-sync=target \
 		test-training test-serving test-loop test-parts test-models types
 
 test-parts: install
