@@ -77,7 +77,7 @@ class RunRecord:
 
     @property
     def seconds(self) -> float:
-        """From the start of the run to the last sign of life."""
+        """Return the seconds from the start of the run to its owner's last heartbeat."""
         started, updated = map(datetime.fromisoformat, (self.status.started, self.status.updated))
         return (updated - started).total_seconds()
 

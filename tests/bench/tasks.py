@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import subprocess
 import sys
 import tempfile
@@ -383,7 +384,7 @@ def adapted(folder: Path, seed: int) -> Iterator[tuple[str, Figures]]:
     """Few labels, with a stage on the domain's texts before them and without."""
     files = demo_data.movies(folder)
     rows = files[0].read_text().splitlines(keepends=True)
-    np.random.default_rng(seed).shuffle(rows)  # type: ignore[arg-type]
+    random.Random(seed).shuffle(rows)
     parts = {"train": rows[:ADAPTED_LABELS], "validation": rows[-500:], "texts": rows[:-500]}
     for name, part in parts.items():
         (folder / f"{name}.jsonl").write_text("".join(part))

@@ -70,10 +70,10 @@ def best_epochs(folder: Location, count: int) -> list[Checkpoint]:
     """Return the checkpoints after the `count` best epochs, the best one first. Leaves out damaged
     ones. Raises StorageError if the best one is damaged."""
     chosen = best(folder)
-    scored = (c for c in listed(folder) if c.score is not None)
-    found = sorted(scored, key=_by_score, reverse=True)
-    others = [c for c in found if c.folder.url != chosen.url and not c.damage()]
-    return [*(c for c in found if c.folder.url == chosen.url), *others[: count - 1]]
+    found = list(listed(folder))
+    first = next(c for c in found if c.folder.url == chosen.url)
+    others = [c for c in found if c is not first and c.score is not None and not c.damage()]
+    return [first, *sorted(others, key=_by_score, reverse=True)[: count - 1]]
 
 
 def _by_score(checkpoint: Checkpoint) -> tuple[float, int]:

@@ -1,5 +1,5 @@
-"""What an export makes of the trained values before it writes them, by the validation split: the
-average of the best epochs, and calibrated logits."""
+"""Prepares trained values for export: averages the best epochs and calibrates the logits, both by
+the validation split."""
 
 from __future__ import annotations
 

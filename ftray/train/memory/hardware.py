@@ -62,7 +62,8 @@ class Gpus:
 
 @dataclass(frozen=True)
 class Duration:
-    """What training takes. tokens_per_s: of all GPUs together; cost: None without a price."""
+    """Predicts how long a training takes. tokens_per_s: of all GPUs together; cost: None where the
+    GPUs have no price."""
 
     gpus: Gpus
     tokens: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,16 @@ def test_the_checkpoints_of_the_best_epochs_are_kept(tmp_path: Path) -> None:
     weights = Path(folder.path) / "step-00000005" / "trainable.safetensors"
     weights.write_bytes(b"broken")
     assert [found.step for found in stored.best_epochs(folder, 3)] == [2, 4]
+
+
+def test_the_best_epoch_comes_first_also_where_an_older_ftray_kept_it(tmp_path: Path) -> None:
+    folder = locate(str(tmp_path / "older"))
+    kept(folder, [0.5, 0.4, 0.3], 3)
+    manifest = Path(folder.path) / "step-00000001" / stored.MANIFEST
+    told = json.loads(manifest.read_text())
+    del told["score"]
+    manifest.write_text(json.dumps(told))
+    assert [found.step for found in stored.best_epochs(folder, 2)] == [1, 2]
 
 
 def exported(folder: Path, heads: list[torch.Tensor], rows: int = 18, **keys: Any) -> Path:
