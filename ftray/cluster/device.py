@@ -83,7 +83,7 @@ def limit_memory(device: torch.device) -> None:
     """Keep this process within its share of a GPU that Ray gave to several processes."""
     import torch
 
-    if device.type == "cuda" and 0 < (share := _share()) < 1:
+    if device.type == "cuda" and 0 < (share := gpu_share()) < 1:
         torch.cuda.set_per_process_memory_fraction(share, device)
 
 
@@ -94,16 +94,23 @@ def free_memory(device: torch.device) -> int:
     if device.type != "cuda":
         return machine.free_memory()
     free, total = torch.cuda.mem_get_info(device)
-    own = total * min(1.0, _share()) - torch.cuda.memory_reserved(device)
+    own = total * gpu_share() - torch.cuda.memory_reserved(device)
     return max(0, min(free, int(own)))
 
 
-def _share() -> float:
-    """Return the share of a GPU that Ray gave this process; 1 without Ray."""
+def gpu_name(device: torch.device) -> str:
+    """Return the name that the driver gives a GPU."""
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def gpu_share() -> float:
+    """Return the share of a GPU that Ray gave this process, at most 1; 1 without Ray."""
     ray = _connected_ray()
     if ray is None:
         return 1.0
-    return float(ray.get_runtime_context().get_assigned_resources().get("GPU", 1.0))
+    return min(1.0, float(ray.get_runtime_context().get_assigned_resources().get("GPU", 1.0)))
 
 
 def _connected_ray() -> Any:

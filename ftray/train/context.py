@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from ftray.train.engine.deepspeed import Engine
 from ftray.train.engine.phased import PhasedEngine
 from ftray.train.engine.state import State
 from ftray.train.memory.batch_size_finder import choose_micro_batch_size
+from ftray.train.memory.hardware import peak_of
 from ftray.train.plan import Trainee, plan_training
 from ftray.train.progress import Progress
 from ftray.train.reference import ReferenceFile
@@ -58,6 +60,9 @@ class TrainContext:
     """(rows,) loss weight of each row of `train`; None where all rows have the same weight."""
     trunk: Trunk | None = None
     """Cached hidden states of the frozen blocks; None where the model was not cut above them."""
+    peak: float | None = None
+    """FLOP/s of the devices of all ranks; None where it is not known, or tokens do not tell the
+    FLOP of a step."""
 
     def batch(self, split: EncodedSplit, places: np.ndarray) -> Batch:
         """Make a batch of examples of a split, with what the trunk cache has of them."""
@@ -86,6 +91,14 @@ class TrainContext:
     @property
     def engine(self) -> Engine:
         return self.phased.engine
+
+    def utilization(self, batch: np.ndarray, seconds: float) -> dict[str, float]:
+        """Return {"mfu": ...}, the share of the devices' peak FLOP/s that a step on a global batch
+        reached in `seconds`; empty where the peak is not known."""
+        if self.peak is None:
+            return {}
+        flop = self.phased.flop_per_token * int(self.train.lengths[batch].sum())
+        return {"mfu": round(flop / (seconds * self.peak), 4)}
 
     @property
     def steps(self) -> int:
@@ -152,6 +165,7 @@ def build(
         augment=augment,
         row_weights=weights if spec.train.balance == "weights" else None,
         trunk=trainee.trunk,
+        peak=_peak(spec, base.model, ranks),
     )
     epoch, held = progress.epoch_at_hand(spec.train), state.read(resume) if resume else None
     if task.from_base:
@@ -189,6 +203,14 @@ def _compared(
     assert known is not None
     train, validation = (split.having(known[name]) for name, split in splits.items())
     return replace(setup, train=train, validation=validation)
+
+
+def _peak(spec: Spec, model: Any, ranks: DistContext) -> float | None:
+    # A token passes either the encoder or the decoder. An image has no tokens.
+    if not spec.info.reads_text or model.config.is_encoder_decoder:
+        return None
+    each = peak_of(ranks.device)
+    return each and each * ranks.world
 
 
 def _together(spec: Spec, train: EncodedSplit) -> int:

@@ -53,7 +53,8 @@ def backward(
     found = [_outputs(engine, chunk, with_graph=once) for chunk in chunks]
 
     def whole(parts: Iterator[torch.Tensor]) -> torch.Tensor:
-        return engine.ranks.assembled(list(parts), places, len(order))
+        with engine.timer("reduce"):
+            return engine.ranks.assembled(list(parts), places, len(order))
 
     targets = {
         name: whole(chunk.batch.targets[name][: len(chunk.rows)] for chunk in chunks)
@@ -74,13 +75,14 @@ def backward(
     for chunk, outputs, at in zip(chunks, found, places, strict=True):
         if not once:
             outputs = _outputs(engine, chunk, with_graph=True)
-        engine.accumulate(_towards(task, outputs, dict(zip(leaves, slopes, strict=True)), at))
+        with engine.timer("backward"):
+            engine.accumulate(_towards(task, outputs, dict(zip(leaves, slopes, strict=True)), at))
     return [losses.detach()[at].double().sum() for at in places]
 
 
 def _outputs(engine: Engine, chunk: Chunk, with_graph: bool) -> Outputs:
     chunk.seed()
-    with torch.set_grad_enabled(with_graph):
+    with torch.set_grad_enabled(with_graph), engine.timer("forward"):
         return engine.outputs(chunk.batch)
 
 

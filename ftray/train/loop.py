@@ -24,7 +24,7 @@ from ftray.train.checkpoint.manager import CheckpointManager
 from ftray.train.context import TrainContext
 from ftray.train.coupled import Chunk, backward
 from ftray.train.distributed.context import DistContext
-from ftray.train.distributed.feed import Timed, feed
+from ftray.train.distributed.feed import feed
 from ftray.train.engine.schedule import learning_rate
 from ftray.train.progress import BEST, Progress
 
@@ -40,7 +40,8 @@ class Observer(Protocol):
 
     def step(self, event: dict[str, Any]) -> None:
         """Called after each step with {step, steps, epoch, loss, learning_rate, rows, seconds,
-        waited}; waited: the part of the seconds in which this rank had no batch."""
+        phases, mfu}; phases: seconds of each phase of the step on this rank; mfu: the share of the
+        devices' peak FLOP/s, where it is known."""
 
     def epoch(self, metrics: dict[str, Any]) -> None:
         """Called after each evaluation with its metrics. An implementation may be a barrier."""
@@ -109,13 +110,14 @@ def _train_epoch(
     """Run the remaining optimizer steps of the current epoch."""
     done = progress.step - progress.epoch * setup.batches.steps_per_epoch
     left = setup.batches.batches(progress.epoch)[done:]
-    fed = Timed(_fed(setup, left, progress.step))
+    fed = _fed(setup, left, progress.step)
     for batch in left:
         started = time.perf_counter()
         rate = learning_rate(setup.spec.train, progress.step, setup.steps)
         wishes = (observer.stopping(), keeper.due(progress.step + 1))
         loss, (stops, saves) = _step(setup, progress, batch, fed, rate, wishes, observer)
         progress.finish_step(loss, len(batch))
+        seconds = time.perf_counter() - started
         observer.step(
             {
                 "step": progress.step,
@@ -124,8 +126,9 @@ def _train_epoch(
                 "loss": loss,
                 "learning_rate": rate,
                 "rows": len(batch),
-                "seconds": time.perf_counter() - started,
-                "waited": fed.taken(),
+                "seconds": seconds,
+                "phases": setup.engine.timer.taken(),
+                **setup.utilization(batch, seconds),
             }
         )
         if stops or saves:
@@ -165,20 +168,24 @@ def _step(
     `fed` yields the inputs of this rank's micro-batches next. Returns the mean loss over all loss
     terms of the global batch (all ranks), and for each of `wishes` whether any rank has it set.
     """
-    engine, ranks = setup.engine, setup.engine.ranks
+    engine, ranks, timer = setup.engine, setup.engine.ranks, setup.engine.timer
     # Total loss weight of the global batch. Every rank knows the whole batch and divides by its
     # total, as the parts of the batch on the ranks may differ in weight.
     weight = float(_weights(setup, batch).sum())
     run = _coupled if setup.task.info.couples_rows else _passes
     losses = run(setup, progress, batch, fed, weight, observer)
-    norm = engine.gradient_norm()
-    total, *told = _told(ranks, [loss for _, loss in losses], wishes, norm)
+    with timer("update"):
+        norm = engine.gradient_norm()
+    with timer("waiting"):
+        total, *told = _told(ranks, [loss for _, loss in losses], wishes, norm)
     mean = total / weight
     may_skip = progress.skipped < setup.spec.train.skip_nonfinite
     if not math.isfinite(mean) and not may_skip:
         broken = [row for rows, loss in losses if not loss.isfinite() for row in rows.tolist()]
         _fail(setup, progress, f"the loss is {mean}", broken)
-    if engine.update(rate, None if norm is None else told.pop()):
+    with timer("update"):
+        applied = engine.update(rate, None if norm is None else told.pop())
+    if applied:
         setup.phased.check_moved()
     else:
         if not may_skip:
@@ -202,12 +209,16 @@ def _passes(
 ) -> Losses:
     """Run the forward and the backward pass of each micro-batch of this rank."""
     losses: Losses = []
+    timer = setup.engine.timer
     for number, rows in _mine(setup, batch):
         observer.alive()
         _seed(setup.spec.seed, progress.step, number)
-        loss = _loss(setup, next(fed).to(setup.engine.ranks.device), rows)
+        inputs = _taken(setup, fed)
+        with timer("forward"):
+            loss = _loss(setup, inputs, rows)
         losses.append((rows, loss.detach().double()))
-        setup.engine.accumulate(_barred(loss) / weight)
+        with timer("backward"):
+            setup.engine.accumulate(_barred(loss) / weight)
     return losses
 
 
@@ -225,7 +236,7 @@ def _coupled(
     chunks = [
         Chunk(
             rows,
-            next(fed).to(engine.ranks.device),
+            _taken(setup, fed),
             partial(_seed, setup.spec.seed, progress.step, number),
         )
         for number, rows in mine
@@ -233,6 +244,12 @@ def _coupled(
     smoothing = setup.spec.train.label_smoothing
     found = backward(engine, setup.task, batch, chunks, smoothing, weight)
     return [(rows, loss) for (_, rows), loss in zip(mine, found, strict=True)]
+
+
+def _taken(setup: TrainContext, fed: Iterator[Batch]) -> Batch:
+    """Return the next batch, on the device."""
+    with setup.engine.timer("data"):
+        return next(fed).to(setup.engine.ranks.device)
 
 
 def _barred(loss: torch.Tensor) -> torch.Tensor:

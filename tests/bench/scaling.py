@@ -6,9 +6,7 @@
 Both use the same global batches and ftray's own loop, without Ray (which takes no part in a step).
 Efficiency is the speed of two workers over twice the speed of one, run by run. `2 apart` are two
 independent processes that train with half the batch each: the most that the machine gives to two
-processes. The parts of a step are timed inside the processes, as means over ranks. `backward`
-includes the all-reduce of the gradients; `waiting` is the time in `DistContext.totals`, in which
-a step sums its losses over the ranks.
+processes. The parts of a step are the phases of its events, as means over ranks.
 """
 
 from __future__ import annotations
@@ -19,9 +17,7 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +33,14 @@ from ftray.train.base import load_base
 from ftray.train.check import check_inputs
 from ftray.train.checkpoint.manager import CheckpointManager
 from ftray.train.context import build
-from ftray.train.distributed.context import DistContext, alone, join_group
+from ftray.train.distributed.context import alone, join_group
 from ftray.train.distributed.process import settle
-from ftray.train.engine.deepspeed import Engine
 from ftray.train.progress import Progress
 from ftray.train.run import prepare
 
 Parts = dict[str, float]
 WORKERS = ("1", "2", "2 apart")
-PARTS = ("forward", "backward", "waiting", "gradients", "optimizer", "rest")
+PARTS = ("data", "forward", "backward", "reduce", "update", "waiting", "rest")
 
 
 def main() -> None:
@@ -108,27 +103,20 @@ def work(rank: int, world: int, folder: str, text: str, results: Any) -> None:
     ranks = join_group() if world > 1 else alone()
     base = load_base(spec, data.schema)
     setup, progress = build(spec, data, base, ranks, None)
-    clock = Clock()
-    loop.run(setup, progress, CheckpointManager(spec.train.checkpoint, None, writes=False), clock)
-    results.put(clock.means())
+    phases = Phases()
+    keeper = CheckpointManager(spec.train.checkpoint, None, writes=False)
+    loop.run(setup, progress, keeper, phases)
+    results.put(phases.means())
     if world > 1:
         dist.barrier()
 
 
-class Clock:
-    """Times the parts of the second epoch's steps."""
+class Phases:
+    """Collects the seconds of each phase in the second epoch's steps."""
 
     def __init__(self) -> None:
         self._spent: Parts = defaultdict(float)
         self._steps = 0
-        self._timing = False
-        self._inside = 0.0
-        self._wrap(Engine, "losses", "forward")
-        self._wrap(Engine, "outputs", "forward")
-        self._wrap(Engine, "accumulate", "backward")
-        self._wrap(DistContext, "totals", "waiting")
-        self._wrap(Engine, "gradient_norm", "gradients")
-        self._wrap(Engine, "update", "optimizer")
 
     def means(self) -> Parts:
         known = {part: 1000 * self._spent[part] / self._steps for part in PARTS}
@@ -138,14 +126,10 @@ class Clock:
     def step(self, event: dict[str, Any]) -> None:
         if event["epoch"] == 2:
             self._steps += 1
-            self._spent["rest"] += event["seconds"]
-        # Times from the last step of the first epoch to the last step of the second, without
-        # evaluations.
-        self._timing = event["steps"] <= 2 * event["step"] < 2 * event["steps"]
+            for part, seconds in {**event["phases"], "rest": event["seconds"]}.items():
+                self._spent[part] += seconds
 
-    def epoch(self, metrics: dict[str, Any]) -> None:
-        if not self._steps:
-            self._spent = defaultdict(float)  # drops times from the evaluation
+    def epoch(self, metrics: dict[str, Any]) -> None: ...
 
     def phase(self, progress: Progress) -> None: ...
 
@@ -155,19 +139,6 @@ class Clock:
 
     def stopping(self) -> bool:
         return False
-
-    def _wrap(self, owner: type, name: str, part: str) -> None:
-        original: Callable[..., Any] = getattr(owner, name)
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            started = time.perf_counter()
-            try:
-                return original(*args, **kwargs)
-            finally:
-                if self._timing:
-                    self._spent[part] += time.perf_counter() - started
-
-        setattr(owner, name, timed)
 
 
 def report(runs: list[dict[str, Any]], batch: int) -> str:

@@ -72,6 +72,8 @@ class Seen:
     error: str = ""
     warnings: list[str] = field(default_factory=list)
     skipped: int = 0
+    timed: list[dict[str, float]] = field(default_factory=list)
+    """Of each step: the seconds of its phases, and of the whole step under `step`."""
     touched: bool = False
     """Whether a parameter changed after the last reported step."""
 
@@ -318,6 +320,7 @@ class Watcher:
     def step(self, event: dict[str, Any]) -> None:
         self.found.losses.append(event["loss"])
         self.found.rates.append(event["learning_rate"])
+        self.found.timed.append({**event["phases"], "step": event["seconds"]})
         self.latest.update(_values(self.model))
 
     def epoch(self, metrics: dict[str, Any]) -> None:

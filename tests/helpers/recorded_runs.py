@@ -83,7 +83,8 @@ def events(epochs: int = 2, steps: int = 30) -> Iterator[dict[str, Any]]:
             yield {
                 "kind": "step", "step": step, "steps": epochs * steps, "epoch": epoch + 1,
                 "loss": 1 / step if step % 7 else None, "learning_rate": 1e-4 / step, "rows": 32,
-                "seconds": 0.1, "waited": 0.02, "memory": 2**30, "at": at,
+                "seconds": 0.1, "phases": {"data": 0.02, "forward": 0.03, "backward": 0.04},
+                "mfu": 0.41, "memory": 2**30, "at": at,
             }  # fmt: skip
         at += 1
         yield {

@@ -50,6 +50,15 @@ class Cost:
         return sum(part.seconds for part in self._parts)
 
     @property
+    def utilization(self) -> str:
+        """Say which share of the devices' peak the steps reached, where it is known."""
+        known = [(step["seconds"], step["mfu"]) for step in self.run.steps if "mfu" in step]
+        if not known:
+            return ""
+        share = sum(of * mfu for of, mfu in known) / sum(of for of, _ in known)
+        return f"Steps reach {share:.0%} of the GPUs' peak in bf16 (MFU)."
+
+    @property
     def spent(self) -> list[Bar]:
         most = max((part.seconds for part in self._parts), default=1.0)
         return [Bar(name, duration(seconds), seconds / most) for name, seconds in self._parts]

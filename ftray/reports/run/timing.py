@@ -9,6 +9,15 @@ from ftray.reports.record import Event
 from ftray.store.runs.metrics import ENCODING, EVALUATION
 
 _TRAINING = "training"
+_PHASES = {
+    "data": "making batches, or waiting for them",
+    "forward": "forward passes",
+    "backward": "backward passes",
+    "reduce": "adding up gradients over the workers",
+    "update": "updates of the weights",
+    "waiting": "waiting for the loss of the batch",
+}
+"""Phases of a step, as events name them -> for people."""
 _LEAST_S = 0.05
 
 
@@ -42,12 +51,16 @@ def spent_by_part(events: Sequence[Event], end: float) -> list[Spent]:
 
 def _of_training(events: Sequence[Event], seconds: float) -> list[Spent]:
     steps = [event for event in events if event.get("kind") == "step"]
-    waited = sum(step.get("waited", 0.0) for step in steps)
-    stepped = sum(step["seconds"] for step in steps) - waited
+    spent = dict.fromkeys(_PHASES, 0.0)
+    for step in steps:
+        # Older runs have the seconds without a batch alone.
+        for phase, of in step.get("phases", {"data": step.get("waited", 0.0)}).items():
+            spent[phase] += of
+    stepped = sum(step["seconds"] for step in steps)
     evaluated = sum(e.get(EVALUATION, 0.0) for e in events if e.get("kind") == "epoch")
     return [
-        Spent("training: optimizer steps", stepped),
-        Spent("training: making batches, or waiting for them", waited),
+        *(Spent(f"training: {_PHASES[phase]}", of) for phase, of in spent.items()),
+        Spent("training: the rest of the steps", stepped - sum(spent.values())),
         Spent("training: evaluation after each epoch", evaluated),
-        Spent("training: checkpoints and the rest", seconds - stepped - waited - evaluated),
+        Spent("training: checkpoints and the rest", seconds - stepped - evaluated),
     ]

@@ -6,7 +6,6 @@ wait for the copy to the GPU.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,25 +27,6 @@ def feed(make: Callable[[T], Batch], orders: Iterable[T], device: torch.device) 
     if device.type == "cpu":
         return map(make, orders)
     return ahead(lambda order: make(order).pinned(), orders, _AHEAD)
-
-
-class Timed(Iterator[T]):
-    """Yields what `items` yields, and counts the seconds that the caller waits for it."""
-
-    def __init__(self, items: Iterator[T]) -> None:
-        self._items = items
-        self._waited = 0.0
-
-    def __next__(self) -> T:
-        started = time.perf_counter()
-        item = next(self._items)
-        self._waited += time.perf_counter() - started
-        return item
-
-    def taken(self) -> float:
-        """Return the seconds since the previous call."""
-        waited, self._waited = self._waited, 0.0
-        return waited
 
 
 def ahead(make: Callable[[T], Batch], orders: Iterable[T], count: int) -> Iterator[Batch]:

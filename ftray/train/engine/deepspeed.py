@@ -24,6 +24,7 @@ from ftray.train.engine.deepspeed_config import Config, uses_bf16
 from ftray.train.engine.gradients import add_up
 from ftray.train.engine.optimizer import AGE, SCALE, adamw
 from ftray.train.engine.partition import partition
+from ftray.train.engine.step_timer import StepTimer
 
 
 class TrainedModule(nn.Module):
@@ -85,10 +86,12 @@ class Engine:
         spec: TrainSpec,
         config: Config,
         ranks: DistContext,
+        timer: StepTimer,
         rounded: Collection[str] = (),
     ) -> None:
         """groups: the result of `parameter_groups` for the trainable parameters of `module`;
-        rounded: names of the model's weights that stay in the dtype that they have."""
+        timer: times what the engine adds up over the ranks; rounded: names of the model's weights
+        that stay in the dtype that they have."""
         deepspeed = deepspeed_state.import_deepspeed(ranks.device)
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         self._linear = nn.functional.linear
@@ -100,6 +103,7 @@ class Engine:
         else:
             module.to(ranks.device)
         self.ranks = ranks
+        self.timer = timer
         self.updates = 0
         self._clip = spec.clip
         self._ages = _ages(module.model, groups)
@@ -117,6 +121,8 @@ class Engine:
         self._adds_up = self._plain and by_us
         if self._adds_up:
             deepspeed_state.turn_off_allreduce(self._deepspeed)
+        else:
+            deepspeed_state.time_allreduce(self._deepspeed, lambda: timer("reduce"))
         self._deepspeed.train()
         self.buffers = MovingBuffers(module.model, ranks, module.plan.frozen_modules)
         self._recomputes = spec.gradient_checkpointing
@@ -166,7 +172,8 @@ class Engine:
         if not self._deepspeed.is_gradient_accumulation_boundary():
             self._deepspeed.step()
         elif self._adds_up and self.ranks.world > 1:
-            add_up(self._trained)
+            with self.timer("reduce"):
+                add_up(self._trained)
 
     def gradient_norm(self) -> torch.Tensor | None:
         """Return the norm of the global batch's gradient: a tensor on the device, the same on every

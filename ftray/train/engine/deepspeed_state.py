@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -76,6 +77,17 @@ def turn_off_allreduce(engine: Any) -> None:
     """Stop a stage 0 engine from reducing gradients after the backward pass."""
     assert engine.enable_backward_allreduce is True
     engine.enable_backward_allreduce = False
+
+
+def time_allreduce(engine: Any, timed: Callable[[], AbstractContextManager[None]]) -> None:
+    """Run what the engine reduces at the end of a backward pass in a context of `timed`."""
+    reduce = engine.allreduce_gradients
+
+    def allreduce_gradients(*args: Any, **options: Any) -> None:
+        with timed():
+            reduce(*args, **options)
+
+    engine.allreduce_gradients = allreduce_gradients
 
 
 def overflowed(engine: Any) -> bool:
@@ -155,6 +167,7 @@ def set_whole(
 def destroy(engine: Any) -> None:
     """Release an engine's hooks and buffers, so that this process can build another engine."""
     engine.destroy()
+    vars(engine).pop("allreduce_gradients", None)  # it refers to the engine
     # The engine's destructor calls `destroy` again. A second call would delete the links from the
     # parameters to the state of the next engine.
     engine.optimizer = None

@@ -19,9 +19,11 @@ from ftray.train.distributed.context import DistContext
 from ftray.train.engine import deepspeed_state, state
 from ftray.train.engine.deepspeed import Engine, TrainedModule, rounds_weights
 from ftray.train.engine.deepspeed_config import deepspeed_config, require_disk
+from ftray.train.engine.flops import flop_per_token
 from ftray.train.engine.optimizer import parameter_groups
 from ftray.train.engine.phases import Phase, index_at
 from ftray.train.engine.state import ALL, Share, State
+from ftray.train.engine.step_timer import StepTimer
 from ftray.train.plan import Trainee
 
 
@@ -36,6 +38,8 @@ class PhasedEngine:
         self.model = trainee.model
         self.ranks = ranks
         self.whole = trainee.plan
+        self.flop_per_token = 0
+        """FLOP of a step of the current phase for a token."""
         self._spec = spec
         own(self.model, self.whole.trainable)
         accumulation = batches.accumulation_steps(ranks.world)
@@ -44,6 +48,7 @@ class PhasedEngine:
         self._rounded = self._round()
         self._replay = trainee.replay
         self._task = trainee.task
+        self._timer = StepTimer.on(ranks.device)
         self._index = -1
         self._engine: Engine | None = None
         self._left = State()
@@ -132,6 +137,7 @@ class PhasedEngine:
         state.load_values(self.model, before.values)
         trainable = set(self.plan.trainable)
         module = TrainedModule(self.model, self._task, self.plan, self.whole.autocast, self._replay)
+        self.flop_per_token = flop_per_token(self.model, self.plan)
         groups = parameter_groups(
             ((n, p) for n, p in self.model.named_parameters() if n in trainable),
             self._spec,
@@ -143,7 +149,9 @@ class PhasedEngine:
         self._unfrozen = {} if first else self._values(trainable - before.parameters.keys())
         left = {n: v for n, v in before.parameters.items() if n not in trainable}
         self._left = State(left, buffers=before.buffers)
-        self._engine = Engine(module, groups, self._spec, self._config, self.ranks, self._rounded)
+        self._engine = Engine(
+            module, groups, self._spec, self._config, self.ranks, self._timer, self._rounded
+        )
         if before.parameters:
             state.put(self._engine, before)
 

@@ -1,16 +1,21 @@
-"""GPUs that people rent, by name: for an estimate of a run on a cluster that is not here."""
+"""GPUs that people rent, by name: for an estimate of a run on a cluster that is not here, and for
+the share of its peak that a GPU reaches."""
 
 from __future__ import annotations
 
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ftray.cluster.device import gpu_name, gpu_share
 from ftray.errors import SpecError
 from ftray.near import did_you_mean, nearest
 from ftray.spec.schema import Spec
 from ftray.train.memory.simulate import MemoryTrace
+
+if TYPE_CHECKING:
+    import torch
 
 _GB = 10**9
 _KNOWN = {
@@ -23,10 +28,14 @@ _KNOWN = {
     "A100-40": (42, 312),
     "A100": (85, 312),
     "H100": (85, 989),
+    "H100-NVL": (100, 835),
+    "H100-PCIe": (85, 756),
     "H200": (150, 989),
     "B200": (192, 2250),
     "MI300X": (206, 1307),
 }
+_OTHERS = {"MIG", "LAPTOP", "MAX", "D"}
+"""Words of names of GPUs that compute less than the GPU of the name before."""
 _FORM = re.compile(r"(?:(\d+)\s*x\s*)?([A-Za-z][\w-]*)")
 USED = 0.4
 """Share of the peak that fine-tuning reaches, about: published figures for one H100 are 33 to 43 %
@@ -90,20 +99,29 @@ class Duration:
         }
 
 
-def duration(spec: Spec, trace: MemoryTrace, tokens: int, gpus: Gpus) -> Duration:
-    """Estimate how long a run trains that reads `tokens` tokens, without a trunk cache.
+def peak_of(device: torch.device) -> float | None:
+    """Return the peak of a device in bf16, FLOP/s: of the share of a GPU that this process has.
+    None where it is not known, as for a CPU."""
+    if device.type != "cuda":
+        return None
+    tera = peak_by_name(gpu_name(device))
+    return tera and 1e12 * tera * gpu_share()
 
-    A token costs two FLOP for each weight in the forward pass, two for each weight that passes
-    gradients on, and two for each weight that trains (Kaplan et al. 2020): 6 N in full fine-tuning,
-    4 N with adapters in all N weights.
-    """
-    above = trace.trainable
-    if spec.train.lora is not None:
-        wanted = spec.train.unfreeze
-        share = wanted / trace.blocks if isinstance(wanted, int) and trace.blocks else 1.0
-        above = int(min(1.0, share) * trace.parameters)
-    flop = 2 * (trace.parameters + above + trace.trainable)
-    speed = USED * gpus.peak * gpus.count / flop
+
+def peak_by_name(name: str) -> int | None:
+    """Return the TFLOP/s in bf16 of a GPU by the name that its driver gives it, such as NVIDIA H100
+    80GB HBM3; None for others, slices of a GPU and GPUs of laptops."""
+    words = set(re.split(r"[\s-]+", name.upper().replace("RTX ", "RTX")))
+    parts = {known: set(known.upper().split("-")) for known in _KNOWN}
+    found = [known for known in _KNOWN if parts[known] <= words]
+    if not found or words & _OTHERS:
+        return None
+    return _KNOWN[max(found, key=lambda known: len(parts[known]))][1]
+
+
+def duration(spec: Spec, trace: MemoryTrace, tokens: int, gpus: Gpus) -> Duration:
+    """Estimate how long a run trains that reads `tokens` tokens, without a trunk cache."""
+    speed = USED * gpus.peak * gpus.count / trace.flop_per_token
     hours = tokens / speed / 3600
     price = spec.scale.price_per_worker_hour
     return Duration(

@@ -36,6 +36,7 @@ from ftray.tasks import Task, get_task
 from ftray.tasks.schema import Schema
 from ftray.train.engine.activation_checkpointing import enable_checkpointing
 from ftray.train.engine.deepspeed import rounds_weights
+from ftray.train.engine.flops import flop_per_token
 from ftray.train.engine.lora import inject, plan_adapters
 from ftray.train.engine.phases import plan_phases
 
@@ -69,6 +70,7 @@ class MemoryTrace:
     peak_with_gradients: int
     rounded: int = 0
     """Elements of the weights that are kept in two bytes."""
+    flop_per_token: int = 0
 
 
 def trace_phases(
@@ -171,6 +173,7 @@ def _trace(
         activations=saved,
         peak=released.peak,
         peak_with_gradients=kept.peak,
+        flop_per_token=flop_per_token(model, plan),
     )
 
 

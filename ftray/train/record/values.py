@@ -66,7 +66,9 @@ def _named(event: Event) -> dict[str, float]:
         rows, seconds = found.pop("rows", 0), found.pop("seconds", 0)
         system = {name: found.pop(key) * of for key, (name, of) in _SYSTEM.items() if key in found}
         speed = {"train/samples_per_second": rows / seconds} if seconds else {}
-        return {f"train/{name}": value for name, value in found.items()} | speed | system
+        # A point of each phase in each step would slow a tracking service down.
+        phases = {f"train/seconds/{n}": v for n, v in event.get("phases", {}).items() if system}
+        return {f"train/{n}": value for n, value in found.items()} | speed | phases | system
     if kind == "epoch":
         loss = found.pop("train_loss", None)
         own = {} if loss is None else {"train/loss_of_epoch": loss}

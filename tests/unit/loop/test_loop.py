@@ -51,6 +51,22 @@ def test_two_workers_learn_as_one_does(of: Callable[..., Seen], stage: int) -> N
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "world"),
+    [
+        *((f"{world}-stage-{stage}", world) for world, stage in CASES),
+        *((f"{world}-embeddings-0", world) for world in WORLDS),
+    ],
+)
+def test_each_phase_of_a_step_is_timed(of: Callable[..., Seen], name: str, world: int) -> None:
+    reduces = {"reduce"} if world > 1 or "embeddings" in name else set()
+    for spent in of(name).timed:
+        whole = spent.pop("step")
+        assert spent.keys() == {"data", "forward", "backward", "update", "waiting"} | reduces
+        assert min(spent[phase] for phase in ("forward", "backward", "update")) > 0
+        assert sum(spent.values()) < whole + 1e-5, "no moment counts twice"
+
+
 @pytest.mark.parametrize(("world", "stage"), CASES[2:])
 def test_every_stage_learns_as_stage_0_does(
     of: Callable[..., Seen], world: int, stage: int

@@ -61,6 +61,7 @@ def test_a_report_has_all_sections_and_shows_hostile_texts_as_they_are(tmp_path:
     assert "0.7500" in page.text, "a test metric"
     assert "3 rows that another split has" in page.text
     assert "taken for" in page.text and HOSTILE.split()[0] in page.text
+    assert "Steps reach 41% of the GPUs' peak" in page.text
     assert "Epoch 2 of 3 was kept: its validation macro-F1, 0.7000, is the highest" in page.text
 
 
@@ -136,10 +137,23 @@ def test_the_time_is_split_over_stages_and_pauses_do_not_count(tmp_path: Path) -
     found = {part.name: part.seconds for part in spent_by_part([*once, *later], BEGAN + 1010)}
     assert found["encoding the rows"] == pytest.approx(4)
     assert found["loading the base model"] == pytest.approx(6)
-    assert found["training: optimizer steps"] == pytest.approx(2 * 10 * 0.08)
     assert found["training: making batches, or waiting for them"] == pytest.approx(0.4)
+    assert found["training: forward passes"] == pytest.approx(0.6)
+    assert found["training: backward passes"] == pytest.approx(0.8)
+    assert found["training: the rest of the steps"] == pytest.approx(0.2)
+    assert "training: adding up gradients over the workers" not in found, "one worker"
     assert found["training: evaluation after each epoch"] == pytest.approx(1.6)
     assert sum(found.values()) < 25, "not the thousand seconds between"
+
+
+def test_of_an_older_run_the_time_without_a_batch_is_known() -> None:
+    older = list(events(1, steps=10))
+    for event in older:
+        if event.pop("phases", None):
+            event["waited"] = 0.02
+    found = {part.name: part.seconds for part in spent_by_part(older, BEGAN + 10)}
+    assert found["training: making batches, or waiting for them"] == pytest.approx(0.2)
+    assert found["training: the rest of the steps"] == pytest.approx(0.8)
 
 
 def test_a_temperature_mends_a_classifier_that_is_too_sure() -> None:

@@ -59,7 +59,8 @@ def play(root: Root, spec: Spec) -> RunFolder:
         record({"kind": "start", "step": 0, "epoch": 0, "precision": "bf16", "workers": 2})
         held = {"memory": 2_000_000_000, "cores": 1.9}
         step = {"kind": "step", "step": 1, "epoch": 1, "loss": 0.5, "rows": 32, "seconds": 0.5}
-        record({**step, **held})
+        record({**step, **held, "phases": {"forward": 0.2, "update": 0.1}, "mfu": 0.4})
+        record({**step, "step": 2, "phases": {"forward": 0.3}})
         record({"kind": "epoch", "step": 1, "epoch": 1, "accuracy": 0.7, "train_loss": 0.4})
         record.made("m:3", folder, {"test": {"accuracy": 0.75}})
         run.set_status(state="done")
@@ -80,6 +81,9 @@ def test_mlflow_shows_where_a_run_comes_from_and_what_it_made(root: Root) -> Non
     assert shown.data.metrics == {
         "train/loss": 0.5,
         "train/samples_per_second": 64.0,
+        "train/mfu": 0.4,
+        "train/seconds/forward": 0.2,
+        "train/seconds/update": 0.1,
         "system/memory_megabytes": 2000.0,
         "system/cores_used": 1.9,
         "validation/accuracy": 0.7,
