@@ -43,6 +43,7 @@ Inputs = Mapping[str, "torch.Tensor"]
 Outputs = Mapping[str, "torch.Tensor"]
 """Output name -> tensor, (B, ...) of a batch or (...) of one example."""
 Augment = Callable[[Example, np.random.Generator], Example]
+Collate = Callable[[Sequence[Example]], Batch]
 Spend = Callable[[int], None]
 """Callback with the number of characters that are about to be tokenized; may raise."""
 
@@ -231,6 +232,11 @@ class BaseTask(ABC):
     def collate(self, setup: TaskSetup, examples: Sequence[Example]) -> Batch:
         """Make one batch."""
         return stacked(examples, self.features(setup), {})
+
+    def packing(self, model: Any, setup: TaskSetup) -> Collate | None:
+        """Return the function that makes batches for the training, which may have several examples
+        in a row; None where `collate` makes them. model: as `load_model` gives it."""
+        return None
 
     @abstractmethod
     def dummy(self, setup: TaskSetup, size: int) -> Example:

@@ -41,14 +41,23 @@ class Feature:
         return cls(told["dtype"], shape, told["role"], told["counts"])
 
 
+class Layout(NamedTuple):
+    """Where the examples of a batch lie, several in a row. rows, starts: of each example the row,
+    and its first place there."""
+
+    rows: Sequence[int]
+    starts: Sequence[int]
+
+
 class Batch(NamedTuple):
     """Examples as tensors. inputs: keyword arguments of the model; targets: the answers; host: the
-    examples themselves, for their features that stay on the host. The first axis of every tensor is
-    the number of examples."""
+    examples themselves, for their features that stay on the host. The first axis of every input is
+    the number of examples, or that of the rows of `layout`."""
 
     inputs: dict[str, torch.Tensor]
     targets: dict[str, torch.Tensor]
     host: Sequence[Example] = ()
+    layout: Layout | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on `device`. The host does not wait for the copy from pinned memory."""
@@ -59,7 +68,7 @@ class Batch(NamedTuple):
 
     def _map(self, move: Any) -> Batch:
         inputs, targets = ({n: move(t) for n, t in part.items()} for part in self[:2])
-        return Batch(inputs, targets, self.host)
+        return self._replace(inputs=inputs, targets=targets)
 
 
 @dataclass(frozen=True)
@@ -93,20 +102,39 @@ class Examples:
 
 
 def stacked(
-    examples: Sequence[Example], features: Mapping[str, Feature], pads: Mapping[str, int]
+    examples: Sequence[Example],
+    features: Mapping[str, Feature],
+    pads: Mapping[str, int],
+    layout: Layout | None = None,
 ) -> Batch:
     """Make a batch of the features that all examples have. Pads features of differing lengths on
-    the right to the longest of the batch, with the values in `pads` (0 for the others)."""
+    the right to the longest of the batch, with the values in `pads` (0 for the others). layout: of
+    these features, where several examples lie in a row."""
     parts: dict[Role, dict[str, torch.Tensor]] = {"input": {}, "target": {}}
     for name, feature in features.items():
         if feature.role == "host" or name not in examples[0]:
             continue
         values = [example[name] for example in examples]
-        parts[feature.role][name] = _tensor(values, feature, pads.get(name, 0))
-    return Batch(parts["input"], parts["target"], examples)
+        parts[feature.role][name] = _tensor(values, feature, pads.get(name, 0), layout)
+    return Batch(parts["input"], parts["target"], examples, layout)
 
 
-def _tensor(values: Sequence[Any], feature: Feature, pad: int) -> torch.Tensor:
+def in_rows(
+    values: Sequence[Any], dtype: Any, pad: int = 0, layout: Layout | None = None
+) -> np.ndarray:
+    """Return arrays that differ in the length of the first axis in the rows of one array,
+    (rows, T, ...), padded on the right. Without a layout each has a row of its own."""
+    rows, starts = layout or (range(len(values)), [0] * len(values))
+    ends = [start + len(value) for start, value in zip(starts, values, strict=True)]
+    found = np.full((max(rows) + 1, max(ends), *np.shape(values[0])[1:]), pad, dtype)
+    for row, start, end, value in zip(rows, starts, ends, values, strict=True):
+        found[row, start:end] = value
+    return found
+
+
+def _tensor(
+    values: Sequence[Any], feature: Feature, pad: int, layout: Layout | None
+) -> torch.Tensor:
     import torch
 
     # torch takes indices as int64, whatever the width in which the cache stores them.
@@ -114,10 +142,7 @@ def _tensor(values: Sequence[Any], feature: Feature, pad: int) -> torch.Tensor:
     if feature.shape is not None:
         rows = np.stack([np.asarray(v, whole).reshape(feature.shape) for v in values])
         return torch.from_numpy(rows)
-    padded = np.full((len(values), max(map(len, values))), pad, dtype=whole)
-    for target, row in zip(padded, values, strict=True):
-        target[: len(row)] = row
-    return torch.from_numpy(padded)
+    return torch.from_numpy(in_rows(values, whole, pad, layout))
 
 
 def cost(example: Example, features: Mapping[str, Feature]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ftray.models.structure.placing import placed
 from ftray.spec.schema import Spec
 from ftray.store.files.location import Location
 from ftray.tasks import Task, get_task
-from ftray.tasks.base import Augment, TaskSetup
+from ftray.tasks.base import Augment, Collate, TaskSetup
 from ftray.tasks.classification import LABEL
 from ftray.tasks.features import Batch, Example
 from ftray.train.base import Base
@@ -63,6 +64,8 @@ class TrainContext:
     peak: float | None = None
     """FLOP/s of the devices of all ranks; None where it is not known, or tokens do not tell the
     FLOP of a step."""
+    pack: Collate | None = None
+    """Makes batches with several examples in a row; None where the task's `collate` makes them."""
 
     def batch(self, split: EncodedSplit, places: np.ndarray) -> Batch:
         """Make a batch of examples of a split, with what the trunk cache has of them."""
@@ -73,10 +76,11 @@ class TrainContext:
 
     def collated(self, examples: Sequence[Example]) -> Batch:
         """Make a batch, with what the trunk cache has of the examples."""
+        collate = self.pack or partial(self.task.collate, self.task_setup)
         if self.trunk is None:
-            return self.task.collate(self.task_setup, examples)
-        batch = self.task.collate(self.task_setup, self.trunk.shortened(examples))
-        batch.inputs[STATES] = self.trunk.states(examples)
+            return collate(examples)
+        batch = collate(self.trunk.shortened(examples))
+        batch.inputs[STATES] = self.trunk.states(examples, batch.layout)
         return batch
 
     def passes(self, split: EncodedSplit) -> Iterator[tuple[np.ndarray, Batch]]:
@@ -166,6 +170,7 @@ def build(
         row_weights=weights if spec.train.balance == "weights" else None,
         trunk=trainee.trunk,
         peak=_peak(spec, base.model, ranks),
+        pack=task.packing(base.model, base.setup),
     )
     epoch, held = progress.epoch_at_hand(spec.train), state.read(resume) if resume else None
     if task.from_base:

@@ -106,6 +106,7 @@ def runs(world: int, folder: Path) -> list[Run]:
     for kind in TOKEN_KINDS:
         name, own = f"{world}-{kind}-0", {"kind": kind, "unfreeze": "all"}
         made += [run(name, **own), run(f"{name}-resumed", **own, resume=f"{name}/3")]
+    made += packed_runs(world)
     made += coupled_runs(world, ends)
     for stage in (2, 3):
         own = {"deepspeed": str(folder / f"bf16-{stage}.json"), "precision": "bf16"}
@@ -185,6 +186,18 @@ def kind_runs(kind: str, world: int, stages: list[int], ends: list[int]) -> list
         name = f"{world}-{kind}-top-{depth}"
         made.append(run(name, unfreeze=depth, **own))
         made.append(run(f"{name}-cached", unfreeze=depth, trunk="fp32", **own))
+    return made
+
+
+def packed_runs(world: int) -> list[Run]:
+    """The runs whose examples share rows, and those of the same rows whose examples do not: at
+    stage 0, and with a trunk cache. Short examples lie beside long ones in a batch of this size."""
+    own = {"unfreeze": 2, "micro_batch_size": 8}
+    made = [run(f"{world}-{kind}-0", kind=kind, **own) for kind in ("completions", "packed")]
+    made.append(run(f"{world}-packed-0-cached", kind="packed", **own, trunk="fp32"))
+    made.append(
+        run(f"{world}-packed-0-resumed", kind="packed", **own, resume=f"{world}-packed-0/3")
+    )
     return made
 
 

@@ -211,6 +211,16 @@ def preferred(folder: Path, rows: int) -> Path:
     return _lines(folder, made)
 
 
+def continued(folder: Path, rows: int) -> Path:
+    """Prompts of very different lengths, whose completion is the word that comes first in them."""
+    draw = random.Random(0)
+    made = []
+    for row in range(rows):
+        words = draw.choices(WORDS, k=draw.choice((1, 2, 3, 12)))
+        made.append({"prompt": f"{' '.join(words)} {row}", "completion": f" {words[0]}"})
+    return _lines(folder, made)
+
+
 def image(label: int, draw: np.random.Generator, kind: str = "PNG") -> bytes:
     """An image whose bright quarter tells its label, 0 to 3."""
     from PIL import Image
@@ -425,6 +435,17 @@ KINDS = {
     ),
     "preferences": Kind(
         "preference-tuning", preferred, decoder, lambda: "plot film", {"max_length": 48}
+    ),
+    "completions": Kind(
+        "text-generation", continued, decoder, lambda: "plot film", {"max_length": 48}
+    ),
+    "packed": Kind(
+        "text-generation",
+        continued,
+        decoder,
+        lambda: "plot film",
+        {"max_length": 48},
+        {"packing": True},
     ),
     "hidden words": Kind(
         "fill-mask", written, bert, lambda: "plot film [MASK] end", {"max_length": 16}

@@ -41,6 +41,7 @@ from ftray.tasks.text.language_model.packed import (
     mixing,
     packed,
     positions_of,
+    reads_one_row,
 )
 from ftray.tasks.text.prompts import completion_ids, cut_alike, prompt_ids
 from ftray.tasks.text.texts import IDS, plain_token
@@ -171,6 +172,8 @@ class PreferenceTuning(CausalLanguageModel):
         return {IDS: ids, POSITIONS: positions_of((size - half, half)), **learnt_features([])}
 
     def untrainable(self, model: Any, setup: TaskSetup) -> str:
+        if reads_one_row(model):
+            return "its flash attention keeps sequences of a row apart in a batch of one row only"
         return mixing(model, setup.processor)
 
     def base_targets(self, outputs: Outputs, batch: Batch) -> dict[str, torch.Tensor]:
@@ -243,7 +246,7 @@ def _likelihoods(outputs: Outputs, batch: Batch) -> torch.Tensor:
         learnt_logits(logits, batch), targets["ids"], reduction="none"
     )
     answers = len(_ANSWERS)
-    of = targets["rows"] * answers + targets["spans"]
+    of = targets["examples"] * answers + targets["spans"]
     return each.new_zeros(answers * len(logits)).index_add(0, of, -each).view(-1, answers)
 
 

@@ -15,6 +15,7 @@ from pydantic import Field
 from ftray.tasks.base import (
     BadRow,
     Batch,
+    Collate,
     Example,
     Examples,
     Metrics,
@@ -37,6 +38,7 @@ from ftray.tasks.text.language_model.learnt import (
     learnt_tokens,
     without_first,
 )
+from ftray.tasks.text.language_model.packed import in_few_rows, mixing, reads_one_row
 from ftray.tasks.text.language_model.token_loss import no_tokens, token_metrics, token_state
 from ftray.tasks.text.language_model.turns import answered_prompts
 from ftray.tasks.text.prompts import completion_ids, cut_to, prompt_ids, windows_of
@@ -51,6 +53,9 @@ class Options(NoOptions):
 
     learn: Literal["last", "all"] = Field(
         "last", description="Turns of a chat that are learnt: the last one, or all answers."
+    )
+    packing: bool = Field(
+        False, description="Whether several short examples share a row of a batch in training."
     )
 
 
@@ -150,12 +155,33 @@ class TextGeneration(CausalLanguageModel):
             return batch
         return Batch(batch.inputs, learnt_tokens(examples), examples)
 
+    def packing(self, model: Any, setup: TaskSetup) -> Collate | None:
+        assert isinstance(setup.options, Options)
+        if not setup.options.packing:
+            return None
+        ids, in_one_row = self.features(setup)[IDS], reads_one_row(model)
+
+        def pack(examples: Sequence[Example]) -> Batch:
+            batch = in_few_rows(examples, ids, setup.processor, in_one_row)
+            return batch._replace(targets=learnt_tokens(examples, batch.layout))
+
+        return pack
+
+    def untrainable(self, model: Any, setup: TaskSetup) -> str:
+        """Return why the model cannot have several examples in a row, where it is to. Flash
+        attention computes on a GPU alone, and is not tried here."""
+        assert isinstance(setup.options, Options)
+        if not setup.options.packing or reads_one_row(model):
+            return ""
+        problem = mixing(model, setup.processor)
+        return problem and f"{problem}, so task_options.packing has to be false"
+
     def dummy(self, setup: TaskSetup, size: int) -> Example:
         return {IDS: [plain_token(setup.processor)] * size, **learnt_features([(1, size)])}
 
     def losses(self, outputs: Outputs, batch: Batch, smoothing: float = 0.0) -> torch.Tensor:
-        """Return the sum of the losses of the tokens to learn in each row, from logits
-        (B, T, V)."""
+        """Return the sum of the losses of the tokens to learn in each example, from logits
+        (rows, T, V)."""
         import torch
 
         each = torch.nn.functional.cross_entropy(
@@ -164,7 +190,8 @@ class TextGeneration(CausalLanguageModel):
             reduction="none",
             label_smoothing=smoothing,
         )
-        return each.new_zeros(len(outputs["logits"])).index_add(0, batch.targets["rows"], each)
+        sums = each.new_zeros(len(batch.targets[COUNT]))
+        return sums.index_add(0, batch.targets["examples"], each)
 
     def empty_state(self, schema: Schema) -> MetricState:
         return no_tokens()

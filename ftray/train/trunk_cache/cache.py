@@ -23,7 +23,7 @@ from ftray.store.cache.trunk_states import TrunkStateStore
 from ftray.store.files.location import Location
 from ftray.tasks import Task
 from ftray.tasks.base import TaskSetup
-from ftray.tasks.features import Example, Feature, cost, input_digest
+from ftray.tasks.features import Example, Feature, Layout, cost, in_rows, input_digest
 from ftray.tasks.schema import Schema
 
 VERSION = 2
@@ -114,14 +114,11 @@ class Trunk:
         is_cut = feature.role == "input" and feature.shape is None
         return self.cache.cut.kept(value) if is_cut else value
 
-    def states(self, examples: Sequence[Example]) -> torch.Tensor:
+    def states(self, examples: Sequence[Example], layout: Layout | None = None) -> torch.Tensor:
         """Return the cached hidden states of examples, (B, T, ...) zero-padded to the longest where
-        they differ in length, else (B, ...)."""
+        they differ in length, else (B, ...). layout: of their batch, where examples share rows."""
         found = [self._of(example) for example in examples]
-        longest = max(map(len, found))
-        states = np.zeros((len(found), longest, *found[0].shape[1:]), found[0].dtype)
-        for target, values in zip(states, found, strict=True):
-            target[: len(values)] = values
+        states = in_rows(found, found[0].dtype, layout=layout)
         return torch.from_numpy(states).view(DTYPES[self.cache.precision])
 
     def _of(self, example: Example) -> np.ndarray:

@@ -36,6 +36,8 @@ SLOW = (
     "pairs",
     "short",
     "preferences",
+    "completions",
+    "packed",
     "hidden words",
     "embeddings",
     "rankings",

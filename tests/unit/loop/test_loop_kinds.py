@@ -49,6 +49,18 @@ def test_tokens_weigh_alike_for_two_workers_and_are_hidden_alike_again(
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.parametrize("world", (1, 2))
+def test_examples_that_share_rows_train_as_those_that_do_not(root: Path, world: int) -> None:
+    plain, packed = (seen(root, f"{of}-0") for of in ("1-completions", f"{world}-packed"))
+    assert not packed.error
+    assert packed.losses == pytest.approx(plain.losses, rel=1e-4)
+    assert packed.metrics[-1]["loss"] == pytest.approx(plain.metrics[-1]["loss"], rel=1e-4)
+    cached = seen(root, f"{world}-packed-0-cached")
+    assert cached.losses == pytest.approx(plain.losses, rel=1e-4)
+    whole, resumed = (final(root, f"{world}-packed-0{end}") for end in ("", "-resumed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
 @pytest.mark.parametrize("many", ("", "once-", "twice-"))
 @pytest.mark.parametrize(("world", "stage"), ENDS)
 def test_a_loss_that_couples_rows_is_that_of_the_whole_batch(

@@ -186,6 +186,7 @@ def test_metrics_are_those_of_the_rewards() -> None:
     setup = TaskSetup(None, options=Options(beta=2))
     logits = torch.zeros(2, 4, 5)
     targets = {
+        "examples": torch.tensor([0, 0, 1, 1]),
         "rows": torch.tensor([0, 0, 1, 1]),
         "spans": torch.tensor([0, 1, 0, 1]),
         "before": torch.tensor([0, 2, 0, 2]),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ftray.tasks.features import Batch, Example, Feature
+from ftray.tasks.features import Batch, Example, Feature, Layout
 from ftray.tasks.text.texts import IDS
 
 if TYPE_CHECKING:
@@ -34,22 +34,27 @@ def without_first(count: int, spans: Sequence[Span]) -> list[Span]:
     return [(start, end) for start, end in moved if start < end]
 
 
-def learnt_tokens(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-    """Return, for the N tokens to learn: the row of their example, the number of their span in it,
-    the place of the token before, and their id, (N,) int64 each. They are found here, on the host,
-    since finding them on a device would make the host wait."""
+def learnt_tokens(
+    examples: Sequence[Example], layout: Layout | None = None
+) -> dict[str, torch.Tensor]:
+    """Return, for the N tokens to learn: the number of their example, that of their span in it, the
+    row and the place of the token before, and their id, (N,) int64 each; and of each example, how
+    many there are, (B,) int64. They are found here, on the host, since finding them on a device
+    would make the host wait."""
     import torch
 
     found: list[np.ndarray] = []
-    for row, example in enumerate(examples):
+    laid = zip(*layout, strict=True) if layout else ((row, 0) for row in range(len(examples)))
+    for number, (example, (row, first)) in enumerate(zip(examples, laid, strict=True)):
         ids = np.asarray(example[IDS], np.int64)
-        for number, (start, end) in enumerate(np.asarray(example[SPANS]).reshape(-1, 2).tolist()):
+        for span, (start, end) in enumerate(np.asarray(example[SPANS]).reshape(-1, 2).tolist()):
             places = np.arange(start, end)
-            about = [np.full(len(places), value) for value in (row, number)]
-            found.append(np.stack([*about, places - 1, ids[places]]))
-    all_of = np.concatenate(found, 1) if found else np.empty((4, 0), np.int64)
-    names = ("rows", "spans", "before", "ids")
-    return dict(zip(names, torch.from_numpy(all_of), strict=True))
+            about = [np.full(len(places), value) for value in (number, span, row)]
+            found.append(np.stack([*about, first + places - 1, ids[places]]))
+    all_of = np.concatenate(found, 1) if found else np.empty((5, 0), np.int64)
+    names = ("examples", "spans", "rows", "before", "ids")
+    counts = torch.tensor([int(example[COUNT]) for example in examples])
+    return {**dict(zip(names, torch.from_numpy(all_of), strict=True)), COUNT: counts}
 
 
 def learnt_logits(logits: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """Sequences that lie one behind the other in a row of a batch, and do not see each other.
 
 Positions begin again with each sequence. Where a model of transformers gets such positions and no
-attention mask, its masks keep the sequences apart, whatever the implementation of its attention.
+attention mask, its masks keep the sequences apart. Flash attention has no masks, and reads
+positions only where the batch has one row.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftray.tasks.features import Batch, Example, Feature, stacked
+from ftray.tasks.features import Batch, Example, Feature, Layout, stacked
 from ftray.tasks.text.texts import IDS, padded, plain_token
 
 POSITIONS = "position_ids"
@@ -30,6 +31,39 @@ def packed(examples: Sequence[Example], features: Mapping[str, Feature], tokeniz
     if POSITIONS not in examples[0]:
         return padded(examples, features, tokenizer)
     return stacked(examples, features, {IDS: tokenizer.pad_token_id})
+
+
+def in_few_rows(
+    examples: Sequence[Example], ids: Feature, tokenizer: Any, in_one_row: bool = False
+) -> Batch:
+    """Make a batch of the token ids of examples, each a sequence of its own, in few rows as long as
+    the longest of them: first-fit decreasing (Johnson 1973). in_one_row: whether all lie in one
+    row."""
+    lengths = [len(example[IDS]) for example in examples]
+    layout = first_fit(lengths, sum(lengths) if in_one_row else max(lengths))
+    placed = [{**example, POSITIONS: range(len(example[IDS]))} for example in examples]
+    batch = stacked(placed, {IDS: ids, **POSITIONS_FEATURE}, {IDS: tokenizer.pad_token_id}, layout)
+    return batch._replace(host=examples)
+
+
+def first_fit(lengths: Sequence[int], most: int) -> Layout:
+    """Lay sequences, the longest first, each into the first row that has room for it. most: tokens
+    of a row, as many as the longest sequence has at least."""
+    ends: list[int] = []
+    rows, starts = [0] * len(lengths), [0] * len(lengths)
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        row = next((r for r, end in enumerate(ends) if end + lengths[place] <= most), len(ends))
+        ends += [0] * (row == len(ends))
+        rows[place], starts[place] = row, ends[row]
+        ends[row] += lengths[place]
+    return Layout(rows, starts)
+
+
+def reads_one_row(model: Any) -> bool:
+    """Return whether the model keeps sequences apart only in a batch of one row."""
+    from transformers.utils.generic import is_flash_attention_requested
+
+    return bool(is_flash_attention_requested(model.config))
 
 
 def mixing(model: Any, tokenizer: Any) -> str:
