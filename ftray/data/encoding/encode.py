@@ -2,10 +2,10 @@
 
 A split is cut into shards of `SHARD_ROWS` rows. The driver reads the sources in batches and hands
 out one block of rows for each shard. Where there are many rows, Ray tasks encode the blocks, a few
-more than there are CPUs at a time, and each task writes its shard itself. On a local root, all
-files are written to a folder beside the final one, and the folder is then renamed. On an object
-store, the manifest is written last. In both cases, two runs that encode the same rows at the same
-time end with the same folder.
+more than there are CPUs at a time, and each task writes its shard itself. The same rows give the
+same files, each file is written whole or not at all, and the manifest is written last. So two runs
+that encode the same rows at the same time end with the same folder, and a run after one that was
+killed goes on from the shards that are there.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -98,14 +96,13 @@ def encode_dataset(
     try:
         encoded = _open(folder)
         if encoded is None:
-            with _work_folder(root, name) as work:
-                written = _write_shards(dataset, work, model_path, spec, here or map)
-                rejected = written.rejected["test"]
-                samples = _samples(dataset.splits["test"], rejected, get_task(spec.task))
-                dataset = without_rejected(dataset, written.rejected, spec)
-                _write_cleaning(work, dataset)
-                told = {**identity, "digest": name, "samples": samples}
-                _write_manifest(work, told, dataset.schema, written)
+            written = _write_shards(dataset, folder, model_path, spec, here or map)
+            rejected = written.rejected["test"]
+            samples = _samples(dataset.splits["test"], rejected, get_task(spec.task))
+            dataset = without_rejected(dataset, written.rejected, spec)
+            _write_cleaning(folder, dataset)
+            told = {**identity, "digest": name, "samples": samples}
+            _write_manifest(folder, told, dataset.schema, written)
             encoded = open_encoded(folder)
         else:
             dataset = without_rejected(dataset, encoded.rejected, spec)
@@ -115,33 +112,6 @@ def encode_dataset(
     except OSError as error:
         raise unwritable(folder, error) from None
     return replace(encoded, report=dataset.report.to_json())
-
-
-@contextmanager
-def _work_folder(root: Root, name: str) -> Iterator[Location]:
-    """Yield a location to write the folder `name` of the cache to; move it into place on exit."""
-    folder = root.data_cache(name)
-    if not folder.is_local:
-        # Write in place: an object store writes each file atomically, and the same rows give the
-        # same files.
-        yield folder
-        return
-    work = root.data_cache(f".{name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        yield work
-        _publish(Path(work.path), Path(folder.path))
-    finally:
-        work.delete()
-
-
-def _publish(work: Path, folder: Path) -> None:
-    """Rename `work` to `folder`. Where `folder` exists, move the files into it one by one: this
-    repairs a torn folder, and does not change a folder that another process finished first."""
-    try:
-        work.rename(folder)
-    except OSError:
-        for file in sorted(work.iterdir(), key=lambda file: file.name == CACHE_MANIFEST):
-            file.replace(folder / file.name)
 
 
 def _open(folder: Location) -> EncodedDataset | None:
@@ -175,11 +145,11 @@ class _Written:
 
 
 def _write_shards(
-    dataset: Dataset, work: Location, model_path: str, spec: Spec, here: Here
+    dataset: Dataset, folder: Location, model_path: str, spec: Spec, here: Here
 ) -> _Written:
-    """Encode and write all splits."""
+    """Encode and write all splits, but for the shards that are there."""
     write = partial(
-        write_shard, spec=spec, schema=dataset.schema, model_path=model_path, folder=work
+        write_shard, spec=spec, schema=dataset.schema, model_path=model_path, folder=folder
     )
     fewer = _FILES_FEWER if spec.info.files else 1
     blocks = dataset.blocks(max(1, SHARD_ROWS // fewer))
@@ -190,7 +160,7 @@ def _write_shards(
         # Starting a process for each small split takes longer than encoding all splits in one.
         found = list(map_everywhere(write, blocks, at_once=1 if count <= SHARD_ROWS else None))
     found.sort(key=lambda of: of.shard.file)
-    _check_written(work, found, {name: rows.num_rows for name, rows in dataset.splits.items()})
+    _check_written(folder, found, {name: rows.num_rows for name, rows in dataset.splits.items()})
     written = _Written({}, {}, {}, found[0].features)
     for split in dataset.splits:
         own = [of for of in found if of.split == split]
@@ -211,7 +181,7 @@ def _samples(rows: SplitRows, rejected: Mapping[int, str], task: Task) -> list[A
 
 
 def _check_written(
-    work: Location, written: Sequence[WrittenShard], rows: Mapping[str, int]
+    folder: Location, written: Sequence[WrittenShard], rows: Mapping[str, int]
 ) -> None:
     """Check that the driver can see all shards, and that they have their full size. Raises
     StorageError. rows: split -> its rows."""
@@ -219,11 +189,11 @@ def _check_written(
         assert count == sum(of.encoded for of in written if of.split == split), "rows are lost"
     assert all(of.features == written[0].features for of in written)
     try:
-        check_shards(work, [of.shard for of in written if of.shard.rows])
+        check_shards(folder, [of.shard for of in written if of.shard.rows])
     except StorageError:
         raise StorageError.of(
             "storage",
-            str(work),
+            str(folder),
             "files that other nodes of the cluster wrote are not to be seen from here",
             "name a root that all nodes share: a network folder, s3://, gs://",
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from functools import lru_cache
@@ -24,6 +25,9 @@ from ftray.tasks.base import TaskSetup
 from ftray.tasks.features import Examples, Feature
 from ftray.tasks.schema import Schema
 
+_TOLD, _LENGTHS = b"ftray.told", b"ftray.lengths"
+"""Metadata of a shard's file: JSON, and the lengths of its rows, int32."""
+
 
 class WrittenShard(NamedTuple):
     """A shard that was written. encoded: rows that it was made of; rejected: index in the split of
@@ -42,32 +46,79 @@ class WrittenShard(NamedTuple):
 def write_shard(
     block: Block, *, spec: Spec, schema: Schema, model_path: str, folder: Location
 ) -> WrittenShard:
-    """Encode the rows of a block and write them to `folder`; a shard without examples is not
-    written."""
-    name = f"{block.split}-{block.number:05}.arrow"
+    """Encode the rows of a block and write them to `folder`, unless a run that was cut off did so.
+    A shard without examples is not written."""
+    file = folder / f"{block.split}-{block.number:05}.arrow"
+    content = _kept(file, block)
+    if content is None:
+        content = _encoded(block, spec, schema, model_path)
+        try:
+            if _batch(content).num_rows:
+                file.write_bytes(content)
+        except OSError as error:
+            raise unwritable(folder, error) from None
+    batch = _batch(content)
+    told = _told(batch)
+    return WrittenShard(
+        block.split,
+        Shard(file.name, batch.num_rows, len(content), checksum.of_content(content)),
+        told["encoded"],
+        {block.first + place: kind for place, kind in told["rejected"]},
+        np.frombuffer(batch.schema.metadata[_LENGTHS], np.int32),
+        told["features"],
+    )
+
+
+def _kept(file: Location, block: Block) -> pa.Buffer | None:
+    """Return the content of the shard of a block; None where it is missing, damaged, or that of an
+    older ftray."""
+    try:
+        content = file.buffer()
+        batch = _batch(content)
+        told = _told(batch)
+    except StorageFault:
+        raise
+    except (OSError, ValueError, pa.ArrowException):
+        return None
+    is_whole = told.get("checksum") == _checksum(batch)
+    return content if is_whole and told["encoded"] == block.rows.num_rows else None
+
+
+def _encoded(block: Block, spec: Spec, schema: Schema, model_path: str) -> pa.Buffer:
+    """Return the content of the shard of a block, with what a `WrittenShard` tells in its
+    metadata."""
     task = get_task(spec.task)
     processor = _processor(model_path, spec.task, spec.model, schema)
     setup = TaskSetup(processor, schema, spec.data.max_length, spec.options)
     examples = task.examples(setup, {n: block.rows[n].to_pylist() for n in block.rows.column_names})
     features = task.features(setup)
     batch = arrow_batch(examples, features, block.first)
+    told = {
+        "checksum": _checksum(batch),
+        "encoded": block.rows.num_rows,
+        "rejected": list(examples.rejected.items()),
+        "features": {name: of.to_json() for name, of in features.items()},
+    }
+    lengths = np.array(examples.lengths, np.int32).tobytes()
+    batch = batch.replace_schema_metadata({_TOLD: json.dumps(told), _LENGTHS: lengths})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    content = sink.getvalue()
-    try:
-        if batch.num_rows:
-            (folder / name).write_bytes(content)
-    except OSError as error:
-        raise unwritable(folder, error) from None
-    return WrittenShard(
-        block.split,
-        Shard(name, batch.num_rows, len(content), checksum.of_content(content)),
-        block.rows.num_rows,
-        {block.first + place: kind for place, kind in examples.rejected.items()},
-        np.array(examples.lengths, np.int32),
-        {name: of.to_json() for name, of in features.items()},
-    )
+    return sink.getvalue()
+
+
+def _batch(content: pa.Buffer) -> pa.RecordBatch:
+    return pa.ipc.open_file(content).get_batch(0)
+
+
+def _told(batch: pa.RecordBatch) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((batch.schema.metadata or {}).get(_TOLD, b"{}"))
+    return found
+
+
+def _checksum(batch: pa.RecordBatch) -> str:
+    """Return a checksum of the columns."""
+    return checksum.of_content(batch.replace_schema_metadata(None).serialize())
 
 
 def arrow_batch(examples: Examples, features: Mapping[str, Feature], first: int) -> pa.RecordBatch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -218,6 +219,47 @@ def test_the_handle_is_small_and_opens_in_a_worker(spec, tmp_path):
     assert len(pickle.dumps(encoded)) < 3000
     remote = ray.remote(lambda handle: contents(handle))
     assert ray.get(remote.remote(encoded)) == contents(encoded)
+
+
+KILLED = f"""
+import os, signal, sys
+from itertools import islice
+import ray
+from ftray.data.dataset import read_dataset
+from ftray.data.encoding import encode
+from ftray.spec.load import load
+from ftray.store.root import open_root
+
+everywhere = encode.map_everywhere
+
+def some(*args, **options):
+    done = islice(everywhere(*args, **options), 3)
+    print(*(of.shard.file for of in done), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+encode.SHARD_ROWS, encode._ROWS_HERE, encode.map_everywhere = 7, 0, some
+ray.init(sys.argv[1], log_to_driver=False)
+spec = load(sys.argv[2])
+encode.encode_dataset(read_dataset(spec), "{TOKENIZER}", "digest", spec, open_root(sys.argv[3]))
+"""
+
+
+def test_a_run_goes_on_from_the_shards_of_one_whose_driver_was_killed(spec, tmp_path):
+    (tmp_path / "spec.yaml").write_text(json.dumps(spec.model_dump(mode="json")))
+    root, address = tmp_path / "root", ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-c", KILLED, address, tmp_path / "spec.yaml", root]
+    killed = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    assert killed.returncode == -9
+    done = killed.stdout.split()
+    (folder,) = (root / "cache" / "data").iterdir()
+    assert len(done) == 3 and not (folder / "manifest.json").exists()
+    before = {name: (folder / name).stat().st_mtime_ns for name in done}
+    encoded, fresh = run(spec, root_at(tmp_path)), run(spec, root_at(tmp_path / "fresh"))
+    assert encoded.location.path == str(folder)
+    after = stamps(encoded)
+    assert {name: after[name] for name in done} == before, "they were not written again"
+    for file in fresh.location.files():
+        assert (folder / file).read_bytes() == (fresh.location / file).read_bytes(), file
 
 
 @pytest.fixture

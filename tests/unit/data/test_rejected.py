@@ -13,9 +13,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ftray.data.dataset import read_dataset
 from ftray.data.encoding import encode
-from ftray.data.encoding.encode import encode_dataset
+from ftray.data.encoding.encode import encode_dataset, open_encoded
 from ftray.data.encoding.encoded import EncodedDataset, EncodedSplit
-from ftray.errors import DataError
+from ftray.errors import DataError, StorageError
 from ftray.models.artifact.named import NamedModel, find_named
 from ftray.offline.evaluate import evaluate
 from ftray.spec.load import parse
@@ -64,7 +64,7 @@ def read(split: EncodedSplit) -> list[str]:
     return tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 
-def test_they_are_refused_with_their_places_and_nothing_is_kept(tmp_path: Path) -> None:
+def test_they_are_refused_with_their_places_and_no_data_set_is_there(tmp_path: Path) -> None:
     spec = make_spec(tmp_path, {"train": 2, "test": 1})
     with pytest.raises(DataError) as caught:
         encoded(spec, tmp_path)
@@ -74,7 +74,9 @@ def test_they_are_refused_with_their_places_and_nothing_is_kept(tmp_path: Path) 
     assert train.problem.startswith(said)
     assert "data.on_bad_row: skip" in train.fix
     assert f"1 row that gives the model no token ({spec.data.test}:2)" in test.problem
-    assert locate(str(tmp_path / "root" / "cache" / "data")).children() == []
+    (folder,) = locate(str(tmp_path / "root" / "cache" / "data")).children()
+    with pytest.raises(StorageError, match="no encoded data set"):
+        open_encoded(folder)
 
 
 def test_they_are_left_out_counted_and_kept_aside(tmp_path: Path) -> None:
