@@ -25,6 +25,7 @@ from ftray.tasks.base import BadRow, Outputs, TaskSetup, as_json, digest_of, fro
 from ftray.tasks.features import Batch, Example, Examples, Feature, cost, input_digest, mask_of
 from ftray.tasks.metrics import ALONE, Group, Totals
 from ftray.tasks.schema import Schema
+from tests.helpers.task_kinds import KINDS
 from tests.helpers.task_samples import SAMPLES, Sample, columns_of
 
 LONGEST = 4096
@@ -38,6 +39,10 @@ def task(request: pytest.FixtureRequest) -> Task:
 @pytest.fixture
 def sample(task: Task) -> Sample:
     return SAMPLES[task.info.name]
+
+
+def test_every_task_is_trained_and_served_by_a_test() -> None:
+    assert {kind.task for kind in KINDS.values()} == TASKS.keys()
 
 
 @pytest.fixture

@@ -254,7 +254,8 @@ def _parts(run: Run, root: Path, world: int) -> tuple[Any, Any, Any]:
 
     if run.kind:
         from ftray.store.files.location import locate
-        from tests.helpers.task_kinds import KINDS, prepared
+        from tests.helpers.task_kinds import KINDS
+        from tests.helpers.task_kinds.kind import prepared
 
         train = {**run.train, "trunk_precision": run.trunk or "bf16"}
         spec, data, base = prepared(KINDS[run.kind], root / run.kind, train, world)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from base64 import b64decode
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import pytest
 import torch
 import yaml
 
+from ftray.tasks import task_info
 from tests.helpers.processes import kill_with_children
 from tests.helpers.served import served
 from tests.helpers.small_runs import losses, weights
-from tests.helpers.task_kinds import KINDS, Kind
+from tests.helpers.task_kinds import KINDS
+from tests.helpers.task_kinds.kind import Kind, close_to
 
 pytestmark = pytest.mark.slow
 
@@ -39,10 +42,7 @@ def ftray(*arguments: str | Path, cwd: Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.fixture(
-    scope="module",
-    params=("regression", "answers", "short", "preferences", "table", "convolutions"),
-)
+@pytest.fixture(scope="module", params=KINDS)
 def kind(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]
 
@@ -120,43 +120,95 @@ def test_evaluate_and_predict(
     source, out = yaml.safe_load(spec.read_text())["data"]["train"], folder / "out.jsonl"
     ftray("predict", "tiny", storage, f"--data={source}", f"--out={out}", cwd=folder)
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert len(rows) == 60 and all("prediction" in row for row in rows)
+    columns = {*task_info(kind.task).outcome}
+    assert len(rows) == 60 and all(columns <= row.keys() for row in rows)
 
 
-def test_serve_answers_by_every_protocol(kind: Kind, folder: Path, trained: dict[str, Any]) -> None:
-    ask = kind.ask()
+@pytest.fixture(scope="module")
+def url(folder: Path, trained: dict[str, Any]) -> Iterator[str]:
     with served("tiny", f"--storage={folder / 'storage'}") as (url, _):
-        (alone,) = httpx.post(f"{url}/v1/predict", json={"inputs": ask}).json()["outputs"]
-        lines = httpx.post(
-            f"{url}/v1/predict/stream",
-            content=json.dumps({"inputs": ask}) + "\n",
-            headers={"content-type": "application/x-ndjson"},
-        )
-        assert json.loads(lines.text)["output"] == alone
-        card = httpx.get(f"{url}/v1/model").json()
-        assert card["examples"]
-        values = ask if isinstance(ask, dict) else {next(iter(card["inputs"])): ask}
-        assert card["inputs"].keys() == values.keys()
-        tensors = [
-            {"name": name, "shape": [1], "datatype": "BYTES", "data": [value]}
-            for name, value in values.items()
-        ]
-        inferred = httpx.post(f"{url}/v2/models/tiny/infer", json={"inputs": tensors}).json()
-        found = {tensor["name"]: tensor["data"][0] for tensor in inferred["outputs"]}
-        for name in alone.keys() & found.keys():
-            value = alone[name]
-            close = value if isinstance(value, str) else pytest.approx(value, rel=1e-5)
-            assert found[name] == close
-        described = httpx.get(f"{url}/v2/models/tiny").json()
-        assert {each["name"] for each in described["outputs"]} == found.keys()
-        if "image" in card["inputs"].values():
-            files = {"image": ("one.png", b64decode(ask), "image/png")}
-            told = httpx.post(f"{url}/v1/predict", files=files).json()["outputs"]
-            assert told == [alone]
-        assert "<html" in httpx.get(url).text
-        document = httpx.get(f"{url}/openapi.json").json()
-        body = document["paths"]["/v1/predict"]["post"]["requestBody"]["content"]
-        assert "application/json" in body
+        yield url
+
+
+def answer(url: str, ask: Any) -> Any:
+    (output,) = httpx.post(f"{url}/v1/predict", json={"inputs": ask}).json()["outputs"]
+    return output
+
+
+def test_a_stream_of_lines_is_answered(kind: Kind, url: str) -> None:
+    ask, alone = kind.ask(), answer(url, kind.ask())
+    lines = f"{json.dumps({'inputs': ask})}\n{json.dumps(ask)}\n"
+    headers = {"content-type": "application/x-ndjson"}
+    stream = httpx.post(f"{url}/v1/predict/stream", content=lines, headers=headers)
+    for line in stream.text.splitlines():
+        assert json.loads(line)["output"] == close_to(alone, 1e-5)
+
+
+def test_the_open_inference_protocol_gives_the_same_answer(kind: Kind, url: str) -> None:
+    card, ask, alone = httpx.get(f"{url}/v1/model").json(), kind.ask(), answer(url, kind.ask())
+    assert card["examples"]
+    values = ask if isinstance(ask, dict) else {next(iter(card["inputs"])): ask}
+    assert card["inputs"].keys() == values.keys()
+    tensors = [
+        {"name": name, "shape": [1], "datatype": "BYTES", "data": [_element(value)]}
+        for name, value in values.items()
+    ]
+    inferred = httpx.post(f"{url}/v2/models/tiny/infer", json={"inputs": tensors}).json()
+    found = {
+        t["name"]: t["data"] if t["shape"] != [1] else t["data"][0] for t in inferred["outputs"]
+    }
+    described = httpx.get(f"{url}/v2/models/tiny").json()
+    assert {each["name"] for each in described["outputs"]} == found.keys()
+    if isinstance(alone, dict):
+        shared = alone.keys() & found.keys()
+        assert shared
+        assert {n: found[n] for n in shared} == close_to({n: alone[n] for n in shared}, 1e-5)
+    elif "labels" in found:
+        assert json.loads(found["labels"]) == [each["label"] for each in alone]
+    else:
+        (value,) = found.values()
+        assert (json.loads(value) if isinstance(value, str) else value) == close_to(alone, 1e-5)
+
+
+def _element(value: Any) -> Any:
+    """A value as an element of a tensor, which holds lists as JSON."""
+    return json.dumps(value) if isinstance(value, list) else value
+
+
+def test_the_page_and_the_document_are_of_the_task(kind: Kind, url: str) -> None:
+    ask = kind.ask()
+    if "image" in httpx.get(f"{url}/v1/model").json()["inputs"].values():
+        files = {"image": ("one.png", b64decode(ask), "image/png")}
+        told = httpx.post(f"{url}/v1/predict", files=files).json()["outputs"]
+        assert told == [close_to(answer(url, ask), 1e-5)]
+    assert "<html" in httpx.get(url).text
+    document = httpx.get(f"{url}/openapi.json").json()
+    body = document["paths"]["/v1/predict"]["post"]["requestBody"]["content"]
+    assert "application/json" in body
+
+
+def test_the_protocol_of_openai_is_that_of_the_task(kind: Kind, url: str) -> None:
+    ask, output = kind.ask(), task_info(kind.task).output
+    turns = [{"role": "user", "content": str(ask)}]
+    writes, embeds = output == "text", output == "embedding"
+    asked = {
+        "completions": ({"prompt": str(ask), "temperature": 0}, writes),
+        "chat/completions": ({"messages": turns, "temperature": 0}, writes),
+        "embeddings": ({"input": str(ask)}, embeds),
+    }
+    for path, (body, answers) in asked.items():
+        reply = httpx.post(f"{url}/v1/{path}", json={"model": "tiny", **body})
+        if not answers:
+            assert reply.status_code == 404 and reply.json()["error"]["message"]
+        elif embeds:
+            vector = reply.json()["data"][0]["embedding"]
+            assert vector == close_to(answer(url, ask), 1e-5)
+        else:
+            assert reply.json()["choices"][0]["finish_reason"] in ("stop", "length")
+    if writes:
+        body = {"model": "tiny", "prompt": ask, "temperature": 0}
+        told = httpx.post(f"{url}/v1/completions", json=body).json()["choices"][0]["text"]
+        assert answer(url, ask)["generated_text"].startswith(told)
 
 
 def test_a_version_is_promoted(folder: Path, trained: dict[str, Any]) -> None:

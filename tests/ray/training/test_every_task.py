@@ -21,35 +21,20 @@ from ftray.store.files.location import locate
 from ftray.tasks.base import from_json
 from ftray.train.run import Trained
 from tests.helpers.small_runs import Events, train_here
-from tests.helpers.task_kinds import KINDS, Kind, close_to
+from tests.helpers.task_kinds import KINDS
+from tests.helpers.task_kinds.kind import Kind, close_to
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 TWO: dict[str, Any] = {"workers": 2}
 
 
-# Kinds whose ways the other kinds of the list go, too.
-SLOW = (
-    "regression",
-    "entailment",
-    "table",
-    "label sets",
-    "pairs",
-    "short",
-    "preferences",
-    "completions",
-    "packed",
-    "hidden words",
-    "embeddings",
-    "rankings",
-    "histories",
-    "vit",
-    "tags",
-)
+QUICK = ("answers", "convolutions")
+"""Kinds whose ways the others go, too."""
 
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in KINDS],
+    params=[k if k in QUICK else pytest.param(k, marks=pytest.mark.slow) for k in KINDS],
 )
 def kind(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]

@@ -17,7 +17,8 @@ from ftray.tasks.classification import LABEL
 from ftray.tasks.schema import Schema
 from ftray.train.evaluation.baselines import Baselines
 from ftray.train.evaluation.boosting import fit_boosting
-from tests.helpers.task_kinds import KINDS, prepared
+from tests.helpers.task_kinds import KINDS
+from tests.helpers.task_kinds.kind import prepared
 
 
 @pytest.fixture(scope="module")
