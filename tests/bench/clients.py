@@ -4,7 +4,8 @@
 
 schemathesis sends requests that the OpenAPI document allows and requests that it forbids.
 tritonclient speaks the Open Inference Protocol, in JSON and in binary tensors. OpenAI's client
-lists the models, completes texts and chats with a model, whole and streamed. Each client is
+lists the models, completes texts and chats with a model, whole and streamed, and asks for the
+vectors of texts. Each client is
 installed into a folder of its own, which is deleted afterwards.
 """
 
@@ -21,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.helpers.served import served
 from tests.helpers.tiny_generator import make_generator
-from tests.helpers.tiny_model import make_model
+from tests.helpers.tiny_model import make_embedder, make_model
 
 # A 413 refuses a request too, but schemathesis does not accept it by default.
 _CHECKS = """
@@ -69,7 +70,7 @@ import asyncio
 import sys
 import openai
 client = openai.OpenAI(base_url=f"http://{sys.argv[1]}/v1", api_key="none")
-assert [model.id for model in client.models.list()] == ["one", "two", "writer"]
+assert [m.id for m in client.models.list()] == ["one", "two", "writer", "vectors"]
 assert client.models.retrieve("two").owned_by == "ftray"
 told = dict(model="writer", max_tokens=20, temperature=0)
 whole = client.completions.create(prompt=["the film has", "a"], stop=["<>"], **told)
@@ -102,12 +103,23 @@ for wrong, error in (
         assert refused.body["message"] and refused.code != 200, refused
     else:
         raise AssertionError(wrong)
+texts = ["a fine film", "dull", "a good movie"]
+found = client.embeddings.create(model="vectors", input=texts)
+plain = client.embeddings.create(model="vectors", input=texts, encoding_format="float")
+assert found.usage.prompt_tokens > 3 and [each.index for each in found.data] == [0, 1, 2]
+for one, other in zip(found.data, plain.data):
+    assert max(abs(a - b) for a, b in zip(one.embedding, other.embedding)) < 1e-6
+film, dull, movie = (each.embedding for each in plain.data)
+near = [sum(a * b for a, b in zip(film, other)) for other in (film, movie, dull)]
+assert abs(near[0] - 1) < 1e-5 and near == sorted(near, reverse=True), near
+short = client.embeddings.create(model="vectors", input="dull", dimensions=64)
+assert len(short.data[0].embedding) == 64
 async def many():
     peer = openai.AsyncOpenAI(base_url=client.base_url, api_key="none")
     asked = [peer.completions.create(prompt="the film has", **told) for _ in range(32)]
     return {answer.choices[0].text for answer in await asyncio.gather(*asked)}
 assert asyncio.run(many()) == {whole.choices[0].text}
-print("openai: models, completions, chat.completions: whole, streamed, async, refused")
+print("openai: models, completions, chat.completions: whole, streamed, async, refused; embeddings")
 """
 
 
@@ -118,6 +130,7 @@ def main() -> None:
         here = Path(name)
         folders = [str(make_model(here / model, model)) for model in ("one", "two")]
         folders.append(str(make_generator(here / "writer", "writer")))
+        folders.append(str(make_embedder(here / "vectors", "vectors")))
         with served(folders[0], *folders[1:]) as (url, _):
             address = url.removeprefix("http://")
             _with(here / "triton", "tritonclient[http]==2.73.0", "-c", _TRITON, address)

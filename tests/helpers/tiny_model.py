@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ftray.models.artifact.publish import finish, place, staged, write_info
 from ftray.models.inference.predictor import Predictor
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.load import parse
+from ftray.spec.schema import Spec
 from ftray.store.files import checksum
 from ftray.store.files.location import Location, locate
 from ftray.store.root import MODEL_MANIFEST
@@ -37,12 +39,7 @@ def make_model(
 
     trained: number of upper blocks whose weights differ from the base model.
     """
-    tree = {
-        "name": name,
-        "model": {"name_or_path": BASE},
-        "data": {"train": "reviews.jsonl", "max_length": 64},
-    }
-    spec = parse(tree)
+    spec = _spec(name, "text-classification")
     base = find_pretrained(spec.model)
     model = base.model(get_task(spec.task), Schema(labels=tuple(labels)), seed=seed)
     with torch.no_grad():
@@ -51,8 +48,31 @@ def make_model(
         for block in model.bert.encoder.layer[len(model.bert.encoder.layer) - trained :]:
             for weight in block.parameters():
                 weight.add_(0.02 * torch.randn_like(weight))
+    return _written(target, spec, model, labels, {"accuracy": 0.5, "f1_macro": 0.4})
+
+
+def make_embedder(target: Path, name: str) -> Location:
+    """Writes `target` as `ftray train` does: MiniLM, which gives the vector of a text."""
+    spec = _spec(name, "feature-extraction")
+    model = find_pretrained(spec.model).model(get_task(spec.task), Schema(), seed=0)
+    return _written(target, spec, model, (), {"mrr": 0.5})
+
+
+def _spec(name: str, task: str) -> Spec:
+    tree = {
+        "name": name,
+        "task": task,
+        "model": {"name_or_path": BASE},
+        "data": {"train": "reviews.jsonl", "max_length": 64},
+    }
+    return parse(tree)
+
+
+def _written(
+    target: Path, spec: Spec, model: Any, labels: Sequence[str], metrics: dict[str, float]
+) -> Location:
     info = ModelInfo(
-        name=name,
+        name=spec.name,
         run="20250101-000000-tiny",
         task=spec.task,
         labels=tuple(labels),
@@ -60,12 +80,13 @@ def make_model(
         base=spec.model,
         data_digest="0" * 16,
         spec=spec.model_dump(mode="json"),
-        metrics={"test": {"accuracy": 0.5, "f1_macro": 0.4}},
+        metrics={"test": metrics},
         golden=(),
         ftray_version=__version__,
     )
     location = locate(str(target))
-    with staged(model, base.processor(spec.info), spec.data.max_length) as folder:
+    processor = find_pretrained(spec.model).processor(spec.info)
+    with staged(model, processor, spec.data.max_length) as folder:
         write_info(folder, info)
         golden = Predictor(locate(str(folder))).golden(GOLDEN)
         info = info.model_copy(update={"golden": golden})
