@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from numbers import Real
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
 from ftray.tasks.base import BadRow, is_missing
 from ftray.tasks.text.blank import is_blank
 
-Turn = dict[str, str]
-"""A chat turn: role and content."""
+ASSISTANT = "assistant"
+"""Role of the turns that a model writes."""
+
+
+class Turn(TypedDict):
+    """A chat turn. weight: 0 where the turn is an answer that is not to be learnt."""
+
+    role: str
+    content: str
+    weight: NotRequired[Literal[0]]
 
 
 def as_chat(text: str) -> list[Turn] | None:
@@ -53,18 +62,40 @@ def _turn(value: Any) -> Turn:
     for key in ("role", "content"):
         if not isinstance(told.get(key), str):
             raise BadRow("message_without_text", f"{key}: {told.get(key)!r}"[:80])
-    if more := sorted(told.keys() - {"role", "content", "name"}):
+    if more := sorted(told.keys() - {"role", "content", "name", "weight"}):
         raise BadRow("message_not_plain", f"{more[0]} cannot be learnt from")
-    return {"role": _encodable(told["role"]), "content": _encodable(told["content"])}
+    turn: Turn = {"role": _encodable(told["role"]), "content": _encodable(told["content"])}
+    if not _is_learnt(told.get("weight", 1), turn["role"]):
+        turn["weight"] = 0
+    return turn
+
+
+def _is_learnt(weight: Any, role: str) -> bool:
+    """Return whether a turn of this weight, 0 or 1 as in OpenAI's format, is learnt. Raises
+    BadRow."""
+    if isinstance(weight, bool) or not isinstance(weight, Real) or weight not in (0, 1):
+        raise BadRow("bad_weight", f"0 or 1 is wanted, not {weight!r}"[:80])
+    if not weight and role != ASSISTANT:
+        raise BadRow("bad_weight", f"0, of a turn of {role}: only answers are learnt"[:80])
+    return bool(weight)
+
+
+def answer_of(turn: Turn) -> str:
+    """Return the content of a chat's last turn, which is learnt. Raises BadRow."""
+    if turn["role"] != ASSISTANT:
+        raise BadRow("no_answer", f"the last turn is of {turn['role']}")
+    if "weight" in turn:
+        raise BadRow("no_answer", "the last turn has weight 0: leave it out of the chat")
+    return filled(turn["content"])
 
 
 def completion_of(value: Any, column: str = "completion") -> str:
     """Return an answer that is a text, or a chat of one turn. Raises BadRow."""
     if isinstance(value, (list, np.ndarray)):
         turns = turns_of(value)
-        if len(turns) != 1 or turns[0]["role"] != "assistant":
+        if len(turns) != 1:
             raise BadRow("no_answer", "one turn of the assistant is wanted")
-        value = turns[0]["content"]
+        return answer_of(turns[0])
     return filled(value, column)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ftray.errors import ModelError
-from ftray.tasks.text.chat import as_chat
+from ftray.tasks.text.chat import ASSISTANT, Turn, as_chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,7 +42,7 @@ def _open_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[
     return [row or [end_id(tokenizer) if start is None else start] for row in ids]
 
 
-def chat_text(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]]) -> str:
+def chat_text(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> str:
     """Render a chat with the model's template, up to the start of the answer. Raises ModelError."""
     return rendered(tokenizer, turns, asks=True)
 
@@ -60,9 +60,7 @@ def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     )
 
 
-def rendered(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], asks: bool
-) -> str:
+def rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], asks: bool) -> str:
     """Render a chat with the model's template. asks: up to the start of an answer. Raises
     ModelError."""
     from jinja2 import TemplateError
@@ -75,7 +73,7 @@ def rendered(
             "name a chat model, or use prompts and completions",
         )
     try:
-        chat = [dict(turn) for turn in turns]
+        chat = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
         text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=asks)
     except TemplateError as error:
         raise ModelError.of(
@@ -134,7 +132,8 @@ def _as_written(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str
     """Return the completion; for a chat, with the text that the chat template puts after it."""
     if turns := as_chat(prompt):
         asked = chat_text(tokenizer, turns)
-        whole = rendered(tokenizer, [*turns, {"role": "assistant", "content": completion}], False)
+        answer: Turn = {"role": ASSISTANT, "content": completion}
+        whole = rendered(tokenizer, [*turns, answer], False)
         told = whole[len(asked) :] if whole.startswith(asked) else ""
         # Otherwise the template also puts the role before the answer, and the model would learn to
         # write the role.

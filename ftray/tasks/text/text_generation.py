@@ -27,7 +27,7 @@ from ftray.tasks.info import ONE_LABEL_ONLY, NoOptions, Starter, TaskInfo
 from ftray.tasks.metrics import Gathered, MetricState
 from ftray.tasks.schema import Schema
 from ftray.tasks.text.blank import frame, has_tokens
-from ftray.tasks.text.chat import completion_of, filled, is_silent, turns_of
+from ftray.tasks.text.chat import answer_of, completion_of, filled, is_silent, turns_of
 from ftray.tasks.text.language_model.causal import CausalLanguageModel
 from ftray.tasks.text.language_model.learnt import (
     COUNT,
@@ -52,7 +52,9 @@ class Options(NoOptions):
     """Options of the task text-generation."""
 
     learn: Literal["last", "all"] = Field(
-        "last", description="Turns of a chat that are learnt: the last one, or all answers."
+        "last",
+        description="Turns of a chat that are learnt: the last one, or all answers but those with "
+        "the weight 0.",
     )
     packing: bool = Field(
         False, description="Whether several short examples share a row of a batch in training."
@@ -112,11 +114,10 @@ class TextGeneration(CausalLanguageModel):
     def parse(self, values: Mapping[str, Any]) -> Row:
         if "messages" in values:
             *asked, last = turns_of(values["messages"])
-            if last["role"] != "assistant":
-                raise BadRow("no_answer", f"the last turn is of {last['role']}")
+            answer = answer_of(last)
             if is_silent(asked):
                 raise BadRow("empty_prompt")
-            return {"prompt": json.dumps(asked), "completion": filled(last["content"])}
+            return {"prompt": json.dumps(asked), "completion": answer}
         if "text" in values:
             return {"prompt": "", "completion": filled(values["text"])}
         return {"prompt": self.ask(values), "completion": completion_of(values["completion"])}

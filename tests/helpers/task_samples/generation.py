@@ -83,6 +83,13 @@ TEXT_GENERATION = Sample(
         ({"messages": [{"role": "user", "content": None}, ANSWER]}, "message_without_text"),
         ({"messages": [*ASKED, {**ANSWER, "tool_calls": [{}]}]}, "message_not_plain"),
         ({"messages": [*ASKED, {**ANSWER, "content": "  "}]}, "empty_completion"),
+        ({"messages": [*ASKED, {**ANSWER, "weight": 0}]}, "no_answer"),
+        ({"prompt": "x", "completion": [{**ANSWER, "weight": 0.0}]}, "no_answer"),
+        *(
+            ({"messages": [*ASKED, {**ANSWER, "weight": weight}]}, "bad_weight")
+            for weight in (0.5, 2, -1, "0", True, [1], float("inf"))
+        ),
+        ({"messages": [{**ASKED[0], "weight": 0}, ANSWER]}, "bad_weight"),
         ({"text": None}, "empty_completion"),
         ({"text": "\n"}, "empty_completion"),
     ),

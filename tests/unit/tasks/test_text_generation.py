@@ -120,7 +120,7 @@ TURNS = [
 ]
 
 
-def learnt_of(tokenizer: Any, turns: list[dict[str, str]], length: int = 200) -> list[str]:
+def learnt_of(tokenizer: Any, turns: list[dict[str, Any]], length: int = 200) -> list[str]:
     """The texts that are learnt of a chat, all of whose answers are."""
     row = TASK.parse({"messages": turns})
     setup = TaskSetup(tokenizer, max_length=length, options=Options(learn="all"))
@@ -164,6 +164,18 @@ def test_all_answers_of_a_chat_are_learnt_where_asked(template: str, expected: l
     assert learnt_of(tokenizer, TURNS) == expected
     row = TASK.parse({"messages": TURNS})
     assert examples(tokenizer, row["prompt"], row["completion"], 200)[1] == expected[-1]
+
+
+@pytest.mark.parametrize("none", [0, 0.0, np.int64(0)])
+def test_an_answer_of_weight_0_is_read_and_not_learnt(tokenizer: Any, none: Any) -> None:
+    weighted = [{**turn, "weight": 1} if turn["role"] == "assistant" else turn for turn in TURNS]
+    assert learnt_of(tokenizer, weighted) == learnt_of(tokenizer, TURNS)
+    place = TURNS.index({"role": "assistant", "content": "dull"})
+    weighted[place]["weight"] = none
+    first, _, last = learnt_of(tokenizer, TURNS)
+    assert learnt_of(tokenizer, weighted) == [first, last]
+    read = (TASK.parse({"messages": turns})["prompt"] for turns in (TURNS, weighted))
+    assert len({tuple(ids) for ids in encode(tokenizer, list(read), 200)}) == 1
 
 
 def test_what_is_learnt_of_a_long_chat_is_cut_with_it(tokenizer: Any) -> None:

@@ -28,7 +28,7 @@ from ftray.tasks.base import (
 from ftray.tasks.features import Feature
 from ftray.tasks.info import Modality
 from ftray.tasks.text.blank import frame, has_tokens, is_blank
-from ftray.tasks.text.chat import as_chat, is_silent, turns_of
+from ftray.tasks.text.chat import ASSISTANT, as_chat, is_silent, turns_of
 from ftray.tasks.text.language_model.learnt import LEARNT_FEATURES
 from ftray.tasks.text.language_model.token_loss import all_learnt
 from ftray.tasks.text.prompts import prompt_ids
@@ -46,7 +46,7 @@ class CausalLanguageModel(BaseTask):
     def ask(self, values: Mapping[str, Any]) -> Question:
         if "messages" in values:
             turns = turns_of(values["messages"])
-            asked = turns[:-1] if turns[-1]["role"] == "assistant" else turns
+            asked = turns[:-1] if turns[-1]["role"] == ASSISTANT else turns
             if is_silent(asked):
                 raise BadRow("empty_prompt")
             return json.dumps(asked)

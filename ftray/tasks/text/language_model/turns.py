@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from os.path import commonprefix
 from typing import TYPE_CHECKING
 
-from ftray.tasks.text.chat import Turn, as_chat
+from ftray.tasks.text.chat import ASSISTANT, Turn, as_chat
 from ftray.tasks.text.language_model.learnt import Span
 from ftray.tasks.text.prompts import chat_text, plain_ids, prompt_ids, rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_ASSISTANT = "assistant"
 _MARK = "\ue0f1MARK\ue0f1"
 """Stands for the content of one turn: a text that no template changes."""
 
@@ -21,13 +20,13 @@ _MARK = "\ue0f1MARK\ue0f1"
 def answered_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]
 ) -> list[tuple[list[int], list[Span]]]:
-    """Return the token ids of each prompt, and the spans of the assistant's answers in it, each
-    with what the chat template puts after an answer. A token is either of an answer or not, as in
-    a prompt to which the model writes the answer. Raises ModelError."""
+    """Return the token ids of each prompt, and the spans of the answers to learn in it, each with
+    what the chat template puts after an answer. A token is either of an answer or not, as in a
+    prompt to which the model writes the answer. Raises ModelError."""
     chats = [as_chat(prompt) or [] for prompt in prompts]
     found: list[tuple[list[int], list[Span]]] = []
     for prompt, turns in zip(prompts, chats, strict=True):
-        if not any(turn["role"] == _ASSISTANT for turn in turns):
+        if not any(turn["role"] == ASSISTANT for turn in turns):
             found.append((prompt_ids(tokenizer, [prompt])[0], []))
             continue
         ids: list[int] = []
@@ -45,14 +44,15 @@ def answered_prompts(
 def _pieces(
     tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]
 ) -> Iterator[tuple[str, bool]]:
-    """Yield the rendered prompt in pieces, and whether each is an answer. An answer that the
-    template changes by more than white space around it, or leaves out, is part of other pieces."""
+    """Yield the rendered prompt in pieces, and whether each is an answer to learn. An answer that
+    the template changes by more than white space around it, or leaves out, is part of other
+    pieces."""
     text = chat_text(tokenizer, turns)
-    answer = {"role": _ASSISTANT, "content": _MARK}
+    answer: Turn = {"role": ASSISTANT, "content": _MARK}
     ending = rendered(tokenizer, [*turns, answer], asks=False).partition(_MARK)[2]
     done = 0
     for number, turn in enumerate(turns):
-        if turn["role"] != _ASSISTANT:
+        if turn["role"] != ASSISTANT or "weight" in turn:
             continue
         marked = chat_text(tokenizer, [*turns[:number], answer, *turns[number + 1 :]])
         before, mark, after = marked.partition(_MARK)
