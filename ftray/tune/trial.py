@@ -159,7 +159,7 @@ class _Teller:
 
 def _train_here(spec: Spec, segment: TrainUntil, sweep: Sweep, teller: _Teller) -> Progress:
     settle(spec)
-    pristine = _pristine(spec, sweep.data.schema)
+    pristine = base_of(spec, sweep.data.schema)
     base = replace(pristine, model=twin(pristine.model))
     folder = sweep.checkpoints(segment.trial)
     with latest(folder, alone(), teller.warn) as found:
@@ -196,16 +196,16 @@ def _train_in_group(spec: Spec, segment: TrainUntil, sweep: Sweep, teller: _Tell
         return stored.read_progress(local)
 
 
-_loaded: dict[Any, Base] = {}
-"""The base model that this process loaded last, by what decides it."""
+_loaded: list[tuple[Any, Base]] = []
+"""What decides the base model that this process loaded last, and this model."""
 
 
-def _pristine(spec: Spec, schema: Schema) -> Base:
+def base_of(spec: Spec, schema: Schema) -> Base:
     """Load the base model; this process reads it from disk once for all trials that begin with the
     same one."""
     rest = (spec.train.dropout, spec.data.max_length, spec.options)
     key = (spec.model, spec.task, spec.seed, schema, *rest)
-    if key not in _loaded:
+    if not _loaded or _loaded[0][0] != key:
         _loaded.clear()
-        _loaded[key] = load_base(spec, schema)
-    return _loaded[key]
+        _loaded.append((key, load_base(spec, schema)))
+    return _loaded[0][1]
