@@ -11,8 +11,8 @@ from ftray.cli.console import AsJson, ModelName, Overwrite, Storage, TrustCode, 
 
 if TYPE_CHECKING:
     from ftray.errors import SpecError
+    from ftray.models.artifact.groups import GroupMetrics
     from ftray.models.artifact.named import NamedModel
-    from ftray.offline.groups import Group
     from ftray.tasks.per_label import LabelScore
 
 _MOST_LABELS, _MOST_PAIRS = 20, 10
@@ -135,7 +135,7 @@ def without_labels(served: NamedModel, option: str) -> SpecError:
     return SpecError.of(option, None, problem, "leave it out")
 
 
-def _show_groups(column: str, groups: Sequence[Group]) -> None:
+def _show_groups(column: str, groups: Sequence[GroupMetrics]) -> None:
     """Print a table of the metrics of each value of a column."""
     from ftray.cli.display.table import show
 

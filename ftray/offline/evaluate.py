@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from ftray.data.cleaning import spellings
 from ftray.data.cleaning.faults import Faults
 from ftray.data.dataset import read_dataset, read_source
+from ftray.data.groups import groups_of
 from ftray.data.readers.rows import Source
 from ftray.data.sources import source_of
 from ftray.data.split_rows import SplitRows
 from ftray.errors import DataError
+from ftray.models.artifact.groups import GroupMetrics, Groups, by_group
 from ftray.models.artifact.named import NamedModel
+from ftray.models.inference.loaded import LoadedModel
 from ftray.models.inference.measure import Measured
 from ftray.models.inference.reference import compared
 from ftray.models.load import load_model
-from ftray.offline.groups import Group, by_value, values_of
 from ftray.spec.load import parse
 from ftray.spec.schema import DataSpec
 from ftray.tasks import get_task
-from ftray.tasks.base import Judged
+from ftray.tasks.base import Judged, Metrics
 from ftray.tasks.features import Examples
 from ftray.tasks.labels import label_name
 from ftray.tasks.per_label import LabelScore, label_scores
@@ -54,14 +57,14 @@ class Evaluation:
     labels: tuple[LabelScore, ...]
     """Scores of each label; empty for a model without labels."""
     wrong: tuple[Wrong, ...]
-    groups: tuple[Group, ...] = ()
+    groups: tuple[GroupMetrics, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields but the wrong rows."""
         named = {name: getattr(self, name) for name in ("model", "version", "data", "rows")}
         labels = [label._asdict() for label in self.labels]
         found = {**named, "metrics": self.metrics, "labels": labels}
-        return found | ({"groups": [of._asdict() for of in self.groups]} if self.groups else {})
+        return found | ({"groups": [of.model_dump() for of in self.groups]} if self.groups else {})
 
 
 def evaluate(
@@ -79,7 +82,7 @@ def evaluate(
     when the model cannot be loaded or no longer gives its golden answers.
     """
     asked, read = _own_rows(model) if source is None else _rows_of(model, source, columns, encoding)
-    rows, values = read.table(where=True), values_of(read, by, asked) if by else []
+    rows, groups = read.table(where=True), groups_of(read, by, "--by") if by else None
     task = get_task(model.info.task)
     answers = rows.select([name for name in task.info.answers if name in rows.column_names])
     told = (label for row in answers.to_pylist() for label in task.labels_of(row))
@@ -99,9 +102,25 @@ def evaluate(
     if labels:
         found = tuple(label_scores(measured.truth, measured.predicted, labels))
     wrong = tuple(_wrong(rows, examples, measured, labels))
-    groups = by_value(values, examples, lambda some: loaded.measure(some).metrics) if by else ()
     about = (model.name, model.version, source or OWN_SPLIT, count)
-    return Evaluation(*about, measured.metrics, found, wrong, groups)
+    return Evaluation(*about, measured.metrics, found, wrong, _by_group(groups, examples, loaded))
+
+
+def _by_group(
+    groups: Groups | None, examples: Examples, model: LoadedModel
+) -> tuple[GroupMetrics, ...]:
+    if groups is None:
+        return ()
+
+    def measure(places: np.ndarray) -> Metrics:
+        return model.measure(_taken(examples, places.tolist())).metrics
+
+    return by_group(groups, np.array(examples.rows), measure)
+
+
+def _taken(examples: Examples, places: Sequence[int]) -> Examples:
+    features = {name: [of[place] for place in places] for name, of in examples.features.items()}
+    return replace(examples, features=features, rows=[examples.rows[place] for place in places])
 
 
 def _wrong(

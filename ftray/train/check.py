@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ftray.data.dataset import Dataset, read_dataset
+from ftray.data.groups import groups_of
+from ftray.models.artifact.groups import Groups
 from ftray.models.pretrained import check_pretrained, most_tokens
 from ftray.spec.schema import Spec
 from ftray.store.files.location import locate
@@ -23,6 +25,8 @@ class ValidatedSpec:
     root: Root
     registry: Registry
     dataset: Dataset
+    groups: Groups | None = None
+    """The groups of the test rows, by data.group."""
 
 
 def check_inputs(spec: Spec) -> ValidatedSpec:
@@ -39,10 +43,12 @@ def check_inputs(spec: Spec) -> ValidatedSpec:
     spec = _within_positions(spec)
     check_pretrained(spec.model, spec.data.max_length)
     dataset = read_dataset(spec)
+    column = spec.data.group
+    groups = groups_of(dataset.splits["test"], column, "data.group") if column else None
     registry = Registry(root)
     registry.check()
     root = root.patient()  # the storage works: from now on wait for the end of an outage
-    return ValidatedSpec(_with_absolute_paths(spec), root, Registry(root), dataset)
+    return ValidatedSpec(_with_absolute_paths(spec), root, Registry(root), dataset, groups)
 
 
 def _within_positions(spec: Spec) -> Spec:

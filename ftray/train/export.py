@@ -26,7 +26,7 @@ from ftray.models.artifact.origin import hub_id, license_of
 from ftray.models.artifact.publish import finish, place, staged, write_json
 from ftray.models.artifact.worth import Worth
 from ftray.models.inference.loaded import LoadedModel, Unfinished
-from ftray.models.inference.measure import Measured, measure
+from ftray.models.inference.measure import Measured, Split, measure
 from ftray.models.inference.reference import Columns, given_by
 from ftray.models.inference.significance import Spent, answers_of, measure_worth
 from ftray.models.limits import Loaded, context, load_fitting
@@ -47,6 +47,7 @@ from ftray.train.evaluation.average import Values
 from ftray.train.evaluation.baselines import Baselines, Encoder
 from ftray.train.evaluation.finishing import Finished, Finisher, best_values
 from ftray.train.evaluation.golden import golden_questions
+from ftray.train.evaluation.groups import measured_groups
 from ftray.train.orders import Export
 
 _BATCH = 32
@@ -98,6 +99,9 @@ def export(
             measured = {"validation": _measure(trained, splits["validation"], ranks)}
         stage("exporting: evaluating on the test split")
         measured["test"] = _measure(trained, splits["test"], ranks, detailed=True)
+        groups = measured_groups(
+            order, splits["test"], lambda part: _measure(trained, part, ranks).metrics
+        )
         stage("exporting: golden answers")
         golden: tuple[Golden, ...] = ()
         if ranks.rank == 0 or shards:  # passes of a sharded model need all ranks
@@ -105,7 +109,7 @@ def export(
     if ranks.rank == 0:
         metrics = {name: each.metrics for name, each in measured.items()} | untrained.metrics
         worth = _worth(order, untrained, measured["test"], spent)
-        found = {"metrics": metrics, "golden": golden, "baselines": worth}
+        found = {"metrics": metrics, "golden": golden, "baselines": worth, "groups": groups}
         labels = info.labels if info.kind.has_labels else ()
         scores = {name: _scores(each, labels) for name, each in measured.items()}
         _keep_rows(order, splits["test"], measured["test"], labels)
@@ -241,7 +245,7 @@ def _load(order: Export, loaded: Loaded, values: Values) -> lora.Adapter | None:
 
 
 def _measure(
-    model: LoadedModel, split: EncodedSplit, ranks: DistContext, detailed: bool = False
+    model: LoadedModel, split: Split, ranks: DistContext, detailed: bool = False
 ) -> Measured:
     where = (split, model.device, _BATCH, ranks)
     with model.inference():

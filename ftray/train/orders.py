@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftray.cluster.connection import Resources
 from ftray.data.encoding.encoded import EncodedDataset
+from ftray.models.artifact.groups import Groups
 from ftray.spec.schema import Spec
 from ftray.store.files.location import Location
 from ftray.store.root import Root
@@ -41,6 +42,8 @@ class Export:
     """The file of the fitted baselines, which the export evaluates beside the model."""
     rows: Location | None = None
     """The file for the outcome of each row of the test split; None where none is wanted."""
+    groups: Groups | None = None
+    """The groups of the test rows whose metrics are wanted."""
     since: float | None = None
     """Unix time at which the training would have begun without pauses; None without training."""
 

@@ -247,7 +247,8 @@ def _export_order(
 ) -> Export:
     spec = prepared.checked.spec
     target, rows = prepared.checked.root.models(spec.name) / run.run_id, run.location / TEST_ROWS
-    return Export(spec, prepared.data, folder, target, run.run_id, trials, rows=rows)
+    groups = prepared.checked.groups
+    return Export(spec, prepared.data, folder, target, run.run_id, trials, rows=rows, groups=groups)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ def card(info: ModelInfo, scores: Scores) -> str:
         "## Evaluation": [
             "\n".join(_splits(info)),
             "\n".join(_per_label(scores.get("test", ()))),
+            "\n".join(_by_group(info)),
             info.baselines.card() if info.baselines else "",
         ],
         "## Data": ["\n".join(_data(info)), "\n".join(_label_counts(info)), _golden(info)],
@@ -211,6 +212,20 @@ def _per_label(scores: Sequence[LabelScore]) -> Iterator[str]:
         ),
     )
     yield f"\n`{LABEL_SCORES}` has the same of the validation split."
+
+
+def _by_group(info: ModelInfo) -> Iterator[str]:
+    """Yield a table of the test metrics of the worst groups."""
+    if not info.groups:
+        return
+    names = [n for n in info.kind.metrics if any(n in group.metrics for group in info.groups)]
+    yield from _table(
+        [f"{info.spec['data']['group']}, on the test split, the worst first", "rows", *names],
+        (
+            [group.value, f"{group.rows:,}", *(_shown(group.metrics.get(name)) for name in names)]
+            for group in info.groups[:_LABELS_IN_TABLE]
+        ),
+    )
 
 
 def _golden(info: ModelInfo) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from ftray.errors import ModelError, shorten
+from ftray.models.artifact.groups import GroupMetrics
 from ftray.models.artifact.worth import Worth
 from ftray.spec.messages import first_fault
 from ftray.spec.schema import ModelSpec
@@ -85,6 +86,8 @@ class ModelInfo(_Format):
     cleaning: tuple[str, ...] = ()
     """A line for each source of the data: the rows read, and those left out."""
     metrics: dict[str, dict[str, Any]]
+    groups: tuple[GroupMetrics, ...] = ()
+    """The test metrics of the groups of data.group, the worst first."""
     golden: tuple[Golden, ...]
     trials: tuple[dict[str, Any], ...] = ()
     averaged: tuple[int, ...] = ()

@@ -49,6 +49,17 @@ class InMemory:
         return [self._examples[place] for place in places]
 
 
+class Part:
+    """The examples of a split at some places."""
+
+    def __init__(self, split: Split, places: np.ndarray) -> None:
+        self._split, self._places = split, places
+        self.rows, self.lengths = split.rows[places], split.lengths[places]
+
+    def examples(self, places: Iterable[int]) -> list[Example]:
+        return self._split.examples(self._places[list(places)].tolist())
+
+
 class Details(NamedTuple):
     """A model's results for each example of a split. losses: (examples,) float32, as
     `BaseTask.losses`; shares: (examples, C) float16, as `BaseTask.shares`, None where there are

@@ -94,6 +94,15 @@ class Result:
         columns = ["", *map(name_of, names)]
         return table_of("Metrics", columns, rows if names else [], chosen=chosen)
 
+    @cached_property
+    def groups(self) -> Table:
+        """The test metrics of each group of rows, the worst first."""
+        groups = () if self.run.info is None else self.run.info.groups
+        column = self.run.spec["data"].get("group") or ""
+        names = [m for m in self.run.task.metrics if any(m in group.metrics for group in groups)]
+        rows = [[group.value, group.rows, *map(group.metrics.get, names)] for group in groups]
+        return table_of(f"Test rows by {column}", [column, "rows", *map(name_of, names)], rows)
+
     def measured(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield a title and metrics of each split and baseline."""
         if test := self._metrics_of("test"):

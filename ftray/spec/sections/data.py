@@ -64,6 +64,12 @@ class DataSpec(Section):
         )
         + ".",
     )
+    group: Text | None = Field(
+        None,
+        description="Column of the test rows' source, which the model does not read: the test "
+        "metrics of the rows of each of its values are kept with the model.",
+        examples=["region"],
+    )
     encoding: Text = Field("utf-8", description="Character encoding of text files.")
     csv: DelimitedSpec = Field(
         DelimitedSpec(), description="How CSV and TSV files are written: found out, but for this."

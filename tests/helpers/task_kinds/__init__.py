@@ -39,7 +39,7 @@ KINDS = {
         rows.asked,
         bases.bert,
         lambda: {"question": "where does bob live", "context": "bob lives in rome ."},
-        {"max_length": 32},
+        {"max_length": 32, "group": "question"},
         {"stride": 8},
     ),
     "label sets": Kind(

@@ -73,13 +73,22 @@ def test_a_run_learns(trained: Trained, events: Events, kind: Kind) -> None:
     assert all(np.isfinite(metrics[name]) for name in told)
 
 
-def test_what_evaluate_finds_is_what_the_run_found(trained: Trained, folder: Path) -> None:
+def test_what_evaluate_finds_is_what_the_run_found(
+    trained: Trained, folder: Path, kind: Kind
+) -> None:
     model = find_named(trained.version.reference, str(folder / "storage"))
     found = evaluate(model, None, {}, None)
     told = trained.info.metrics["test"]
     for name in metrics_of(trained):
         assert found.metrics[name] == pytest.approx(told[name], abs=1e-5)
     assert len(found.wrong) <= found.rows
+    column = kind.data.get("group")
+    told_groups = {group.value: group for group in trained.info.groups}
+    groups = evaluate(model, None, {}, None, by=column).groups if column else ()
+    assert told_groups.keys() == {group.value for group in groups}
+    for group in groups:
+        assert group.rows == told_groups[group.value].rows
+        assert group.metrics == pytest.approx(told_groups[group.value].metrics, abs=1e-5)
 
 
 def test_prediction_answers_as_the_model_does(trained: Trained, folder: Path, kind: Kind) -> None:

@@ -8,12 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
 
 from ftray.models.artifact.card import card
+from ftray.models.artifact.groups import Groups, by_group, worst_first
 from ftray.models.artifact.manifest import ModelInfo, read_info
 from ftray.models.artifact.origin import hub_id
 from ftray.models.load import load_model
@@ -48,14 +50,42 @@ def write_base(folder: Path, told: str | None = None, readme: str = BASE_CARD) -
     return str(folder)
 
 
-def exported(folder: Path, base: str, **keys: Any) -> Path:
+def exported(folder: Path, base: str, groups: Groups | None = None, **keys: Any) -> Path:
     """The model folder of an untrained model, as `ftray train` writes it."""
     tree = {"name": "tiny", "model": {"name_or_path": base}, "data": {"train": "x"}}
     spec = override(parse(tree), {"data.max_length": 32, **keys})
     splits = {"train": ROWS[:18], "validation": ROWS[18:24], "test": ROWS[24:]}
     data = write_encoded(folder / "data", spec, splits)
     weight = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
-    return export_state(folder, spec, data, State({"classifier.weight": 8 * weight}))
+    return export_state(folder, spec, data, State({"classifier.weight": 8 * weight}), groups=groups)
+
+
+def test_the_worst_group_of_the_test_rows_is_told_first(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    groups = Groups(["a|b", "south"], np.array([0, 1, 0, 1, 1, 0]))
+    made = exported(tmp_path, base, groups, **{"data.group": "region", "train.metric": "loss"})
+    info = read_info(locate(str(made)))
+    assert {group.rows for group in info.groups} == {3}
+    worst, best = (group.metrics["loss"] for group in info.groups)
+    assert worst > best and (worst + best) / 2 == pytest.approx(info.metrics["test"]["loss"])
+    text = (made / "README.md").read_text()
+    assert "| region, on the test split, the worst first | rows |" in text
+    shown = [text.index(f"| {group.value} | 3 |".replace("a|b", "a\\|b")) for group in info.groups]
+    assert shown == sorted(shown)
+
+
+def test_a_metric_that_a_group_leaves_undefined_is_left_out() -> None:
+    groups = Groups(["one", "two", "three"], np.array([0, 1, 2, 2]))
+    values = {0: float("nan"), 1: 0.5, 2: 0.9}
+
+    def measure(places: np.ndarray) -> dict[str, Any]:
+        return {"roc_auc": values[int(groups.codes[places[0]])], "rows": len(places), "loss": 1.0}
+
+    found = by_group(groups, np.arange(4), measure)
+    assert [(group.value, group.rows) for group in found][0] == ("three", 2)
+    assert [g.value for g in worst_first(found, "roc_auc", False)] == ["two", "three", "one"]
+    assert [g.value for g in worst_first(found, "roc_auc", True)] == ["three", "two", "one"]
+    assert found[1].metrics == {"loss": 1.0} and found[1].value == "one"
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ftray.errors import DataError
 from ftray.spec.load import parse
 from ftray.store.runs.folder import RunFolder
 from ftray.train.check import ValidatedSpec, check_inputs
@@ -116,6 +117,32 @@ def test_a_hub_model_is_one_commit_for_the_whole_run(
     assert "commit aaaaaaaaaaaa, now bbbbbbbbbbbb" in "; ".join(
         inputs_of(new).changes(inputs_of(again))
     )
+
+
+def test_the_groups_of_the_test_rows_are_known_before_the_run(tmp_path: Path, base: Path) -> None:
+    tree = spec_of(tmp_path, model={"name_or_path": str(base)})
+    file = tmp_path / "grouped.jsonl"
+    lines = Path(tree["data"]["train"]).read_text().splitlines()
+    rows = [
+        {**json.loads(line), "region": "ns"[n % 2], "id": n} for n, line in enumerate(lines * 4)
+    ]
+    rows = [{**row, "text": f"{row['text']} {row['id']}"} for row in rows]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def checked(group: str | None) -> ValidatedSpec:
+        data = {"train": str(file), "max_length": 16, "test": 0.5, "group": group}
+        return check_inputs(parse({**tree, "data": data}))
+
+    found = checked("region")
+    assert found.groups is not None and found.groups.names == ["n", "s"]
+    place, test = 5, found.dataset.splits["test"]
+    row = next(row for row in rows if row["text"] == test.table()["text"][place].as_py())
+    assert found.groups.names[found.groups.codes[place]] == row["region"]
+    assert checked(None).groups is None
+    with pytest.raises(DataError, match="data.group = regoin: no row of .* has a value"):
+        checked("regoin")
+    with pytest.raises(DataError, match="data.group = id: 120 different values"):
+        checked("id")
 
 
 def test_a_folder_of_ones_own_has_no_commit(tmp_path: Path, base: Path) -> None:
