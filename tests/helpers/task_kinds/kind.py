@@ -73,7 +73,9 @@ def close_to(answer: Any, tolerance: float) -> Any:
         return {name: close_to(value, tolerance) for name, value in answer.items()}
     if isinstance(answer, list):
         return [close_to(value, tolerance) for value in answer]
-    return pytest.approx(answer, abs=tolerance) if isinstance(answer, float) else answer
+    return (
+        pytest.approx(answer, rel=tolerance, abs=tolerance) if isinstance(answer, float) else answer
+    )
 
 
 @dataclass(frozen=True)
