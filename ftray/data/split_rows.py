@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ftray.data.cleaning.clean import table
 from ftray.data.cleaning.source_rows import SourceRows
+from ftray.store.files import checksum
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,19 +72,20 @@ class SplitRows:
 
 class Block(NamedTuple):
     """Consecutive rows of a split. number: of the block in its split; first: index of its first
-    row."""
+    row; digest: of the values of its rows."""
 
     split: str
     number: int
     first: int
+    digest: str
     rows: pa.Table
 
 
 class _Gathered:
     """Rows of one split that wait until they fill a block."""
 
-    def __init__(self, split: str) -> None:
-        self._split, self._number, self._first = split, 0, 0
+    def __init__(self, split: str, of: SplitRows) -> None:
+        self._split, self._of, self._number, self._first = split, of, 0, 0
         self._parts: list[pa.Table] = []
 
     def add(self, part: pa.Table) -> None:
@@ -101,7 +103,9 @@ class _Gathered:
             yield self._block(pa.concat_tables(rows))
 
     def _block(self, rows: pa.Table) -> Block:
-        block = Block(self._split, self._number, self._first, rows.combine_chunks())
+        numbers = self._of.numbers[self._first : self._first + rows.num_rows]
+        digest = checksum.of_content(self._of.source.digests[numbers].tobytes())
+        block = Block(self._split, self._number, self._first, digest, rows.combine_chunks())
         self._number += 1
         self._first += rows.num_rows
         return block
@@ -109,13 +113,12 @@ class _Gathered:
 
 def blocks(splits: Mapping[str, SplitRows], size: int) -> Iterator[Block]:
     """Yield the rows of splits of one source in blocks of `size` rows, in one reading of it."""
-    names = list(splits)
     (source,) = {of.source for of in splits.values()}
     rows = np.sort(np.concatenate([of.numbers for of in splits.values()]))
     own = np.zeros(int(rows[-1]) + 1, dtype=np.int8)
     for place, of in enumerate(splits.values()):
         own[of.numbers] = place
-    gathered = [_Gathered(name) for name in names]
+    gathered = [_Gathered(name, of) for name, of in splits.items()]
     for here, columns in source.read(rows):
         part, owners = table(columns, source.modalities), own[here]
         for place, waiting in enumerate(gathered):

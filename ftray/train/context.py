@@ -212,7 +212,7 @@ def _compared(
 
 def _peak(spec: Spec, model: Any, ranks: DistContext) -> float | None:
     # A token passes either the encoder or the decoder. An image has no tokens.
-    if not spec.info.reads_text or model.config.is_encoder_decoder:
+    if not spec.info.reads_text or getattr(model.config, "is_encoder_decoder", False):
         return None
     each = peak_of(ranks.device)
     return each and each * ranks.world

@@ -4,8 +4,9 @@ A split is cut into shards of `SHARD_ROWS` rows. The driver reads the sources in
 out one block of rows for each shard. Where there are many rows, Ray tasks encode the blocks, a few
 more than there are CPUs at a time, and each task writes its shard itself. The same rows give the
 same files, each file is written whole or not at all, and the manifest is written last. So two runs
-that encode the same rows at the same time end with the same folder, and a run after one that was
-killed goes on from the shards that are there.
+that encode the same rows at the same time end with the same folder. A run after one that was killed
+goes on from the shards that are there, and a run on a source that grew takes those of the same rows
+from the run before.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from ftray.errors import StorageError, StorageFault
 from ftray.spec.schema import Spec
 from ftray.store.files.location import Location, locate
 from ftray.store.root import CACHE_MANIFEST, Root
+from ftray.store.runs.folder import list_runs
 from ftray.tasks import Task, get_task
 from ftray.tasks.base import as_json
 from ftray.tasks.schema import Schema
@@ -96,7 +98,16 @@ def encode_dataset(
     try:
         encoded = _open(folder)
         if encoded is None:
-            written = _write_shards(dataset, folder, model_path, spec, here or map)
+            write = partial(
+                write_shard,
+                spec=spec,
+                schema=dataset.schema,
+                model_path=model_path,
+                like=digest.of_json({**identity, "data": None, "schema": _json(dataset.schema)}),
+                folder=folder,
+                earlier=_earlier(root, dataset, spec, identity),
+            )
+            written = _write_shards(dataset, folder, write, spec, here or map)
             rejected = written.rejected["test"]
             samples = _samples(dataset.splits["test"], rejected, get_task(spec.task))
             dataset = without_rejected(dataset, written.rejected, spec)
@@ -144,13 +155,25 @@ class _Written:
     features: dict[str, Any]
 
 
+def _earlier(
+    root: Root, dataset: Dataset, spec: Spec, identity: Mapping[str, Any]
+) -> Location | None:
+    """Return the folder with the rows of the newest run of the spec's name that had others."""
+    for run in reversed(list_runs(root, spec.name)):
+        inputs = run.inputs
+        if inputs is not None and inputs.data_digest != dataset.digest:
+            return root.data_cache(digest.of_json({**identity, "data": inputs.data_digest}))
+    return None
+
+
 def _write_shards(
-    dataset: Dataset, folder: Location, model_path: str, spec: Spec, here: Here
+    dataset: Dataset,
+    folder: Location,
+    write: Callable[[Block], WrittenShard],
+    spec: Spec,
+    here: Here,
 ) -> _Written:
-    """Encode and write all splits, but for the shards that are there."""
-    write = partial(
-        write_shard, spec=spec, schema=dataset.schema, model_path=model_path, folder=folder
-    )
+    """Write the shards of all splits."""
     fewer = _FILES_FEWER if spec.info.files else 1
     blocks = dataset.blocks(max(1, SHARD_ROWS // fewer))
     count = sum(rows.num_rows for rows in dataset.splits.values())
@@ -216,13 +239,17 @@ def _write_cleaning(folder: Location, dataset: Dataset) -> None:
                 target.write_bytes(content)
 
 
+def _json(schema: Schema) -> dict[str, Any]:
+    return schema.model_dump(mode="json")
+
+
 def _write_manifest(
     folder: Location, identity: dict[str, Any], schema: Schema, written: _Written
 ) -> None:
     splits = {split: [vars(shard) for shard in listed] for split, listed in written.shards.items()}
     manifest = {
         **identity,
-        "schema": schema.model_dump(mode="json"),
+        "schema": _json(schema),
         "features": written.features,
         "splits": splits,
         "lengths": {split: vars(of) for split, of in written.lengths.items()},

@@ -44,14 +44,28 @@ class WrittenShard(NamedTuple):
 
 @naming_this_node()
 def write_shard(
-    block: Block, *, spec: Spec, schema: Schema, model_path: str, folder: Location
+    block: Block,
+    *,
+    spec: Spec,
+    schema: Schema,
+    model_path: str,
+    like: str,
+    folder: Location,
+    earlier: Location | None = None,
 ) -> WrittenShard:
     """Encode the rows of a block and write them to `folder`, unless a run that was cut off did so.
-    A shard without examples is not written."""
+    A shard without examples is not written.
+
+    like: a digest of all that the examples depend on beside the rows; earlier: a folder whose
+    shards are taken where they have the same rows.
+    """
     file = folder / f"{block.split}-{block.number:05}.arrow"
-    content = _kept(file, block)
+    key = f"{like} {block.first} {block.digest}"
+    content = _kept(file, key)
     if content is None:
-        content = _encoded(block, spec, schema, model_path)
+        content = None if earlier is None else _kept(earlier / file.name, key)
+        if content is None:
+            content = _encoded(block, spec, schema, model_path, key)
         try:
             if _batch(content).num_rows:
                 file.write_bytes(content)
@@ -69,9 +83,8 @@ def write_shard(
     )
 
 
-def _kept(file: Location, block: Block) -> pa.Buffer | None:
-    """Return the content of the shard of a block; None where it is missing, damaged, or that of an
-    older ftray."""
+def _kept(file: Location, key: str) -> pa.Buffer | None:
+    """Return the content of a shard; None where it is missing or damaged, or has another key."""
     try:
         content = file.buffer()
         batch = _batch(content)
@@ -80,11 +93,11 @@ def _kept(file: Location, block: Block) -> pa.Buffer | None:
         raise
     except (OSError, ValueError, pa.ArrowException):
         return None
-    is_whole = told.get("checksum") == _checksum(batch)
-    return content if is_whole and told["encoded"] == block.rows.num_rows else None
+    is_wanted = told.get("key") == key and told["checksum"] == _checksum(batch)
+    return content if is_wanted else None
 
 
-def _encoded(block: Block, spec: Spec, schema: Schema, model_path: str) -> pa.Buffer:
+def _encoded(block: Block, spec: Spec, schema: Schema, model_path: str, key: str) -> pa.Buffer:
     """Return the content of the shard of a block, with what a `WrittenShard` tells in its
     metadata."""
     task = get_task(spec.task)
@@ -94,6 +107,7 @@ def _encoded(block: Block, spec: Spec, schema: Schema, model_path: str) -> pa.Bu
     features = task.features(setup)
     batch = arrow_batch(examples, features, block.first)
     told = {
+        "key": key,
         "checksum": _checksum(batch),
         "encoded": block.rows.num_rows,
         "rejected": list(examples.rejected.items()),
