@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
 import torch
@@ -50,20 +49,16 @@ class StepTimer:
         """Return a timer of what a device computes."""
         return cls(_Stream() if device.type == "cuda" else _Host())
 
-    @contextmanager
-    def __call__(self, phase: Phase) -> Iterator[None]:
-        outer = self._phase
-        self._enter(phase)
-        try:
-            yield
-        finally:
-            self._enter(outer)
+    def __call__(self, phase: Phase) -> AbstractContextManager[None]:
+        return _Within(self, phase)
 
-    def _enter(self, phase: Phase | None) -> None:
-        now = self._clock.mark()
-        if self._phase is not None:
-            self._spans.append((self._phase, self._since, now))
+    def enter(self, phase: Phase | None) -> Phase | None:
+        """Begin a phase, and return the one that ends."""
+        now, before = self._clock.mark(), self._phase
+        if before is not None:
+            self._spans.append((before, self._since, now))
         self._phase, self._since = phase, now
+        return before
 
     def taken(self) -> dict[str, float]:
         """Return the seconds of each phase since the last call. What a GPU has not finished counts
@@ -79,6 +74,19 @@ class StepTimer:
                 found[phase] += seconds
         self._spans = unfinished
         return {phase: round(seconds, 6) for phase, seconds in found.items()}
+
+
+class _Within(AbstractContextManager[None]):
+    """A phase. A generator would take several times as long, which short steps would show."""
+
+    def __init__(self, timer: StepTimer, phase: Phase) -> None:
+        self._timer, self._phase = timer, phase
+
+    def __enter__(self) -> None:
+        self._outer = self._timer.enter(self._phase)
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.enter(self._outer)
 
 
 class _Host:
