@@ -18,6 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ftray.errors import ModelError
 from ftray.models.pretrained import Pretrained
+from ftray.models.structure.quantized import quantize
 from ftray.spec.schema import Spec
 from ftray.tasks import Task, get_task
 from ftray.tasks.base import TaskSetup
@@ -47,14 +48,16 @@ def load_fitting(
     pretrained: Pretrained, spec: Spec, schema: Schema, as_stored: bool = False
 ) -> Loaded:
     """Load the model as `Pretrained.model` does, made to fit its tokenizer and rows of up to
-    data.max_length tokens. Raises ModelError."""
-    setup, task = setup_of(pretrained, spec, schema), get_task(spec.task)
-    model = pretrained.model(task, schema, spec.seed, spec.train.dropout, as_stored)
-    if not spec.info.reads_text:
-        return Loaded(model, setup, "")
-    note = make_room(model, setup.processor)
-    model.config.pad_token_id = setup.processor.pad_token_id
-    _check_positions(model, setup, pretrained, task)
+    data.max_length tokens, its blocks quantized where the spec says so. Raises ModelError."""
+    setup, task, note = setup_of(pretrained, spec, schema), get_task(spec.task), ""
+    quantizes = spec.train.weights == "nf4"
+    model = pretrained.model(task, schema, spec.seed, spec.train.dropout, as_stored or quantizes)
+    if spec.info.reads_text:
+        note = make_room(model, setup.processor)
+        model.config.pad_token_id = setup.processor.pad_token_id
+        _check_positions(model, setup, pretrained, task)
+    if quantizes:
+        quantize(model)
     return Loaded(model, setup, note)
 
 

@@ -33,6 +33,7 @@ from ftray.models.limits import Loaded, context, load_fitting
 from ftray.models.load import load_model
 from ftray.models.pretrained import find_pretrained
 from ftray.models.structure.placing import placed
+from ftray.models.structure.quantized import restore
 from ftray.reports.test_rows import TestRows
 from ftray.spec.schema import ModelSpec
 from ftray.tasks import get_task
@@ -227,9 +228,11 @@ def _written(order: Export, as_stored: bool, finished: Finished | None) -> Model
 
 
 def _load(order: Export, loaded: Loaded, values: Values) -> lora.Adapter | None:
-    """Load the trained values into the base model, and merge LoRA adapters into its weights.
-    Returns a copy of the adapters if the model folder is to contain them too."""
+    """Load the trained values into the base model, and merge LoRA adapters into its weights, which
+    are fp32 from then on. Returns a copy of the adapters if the model folder is to contain them
+    too."""
     spec, model = order.spec, loaded.model
+    restore(model)
     if spec.train.lora is None:
         state.load_values(model, values)
         return None

@@ -203,7 +203,7 @@ _loaded: list[tuple[Any, Base]] = []
 def base_of(spec: Spec, schema: Schema) -> Base:
     """Load the base model; this process reads it from disk once for all trials that begin with the
     same one."""
-    rest = (spec.train.dropout, spec.data.max_length, spec.options)
+    rest = (spec.train.dropout, spec.train.weights, spec.data.max_length, spec.options)
     key = (spec.model, spec.task, spec.seed, schema, *rest)
     if not _loaded or _loaded[0][0] != key:
         _loaded.clear()

@@ -62,6 +62,8 @@ FROM = {0: 4, 1: 3, 2: 4, 3: 3}
 GROUPS = [{"match": "^classifier", "learning_rate": 0.05, "weight_decay": 0.5}]
 LORA: dict[str, Any] = {"lora": {"rank": 4, "dropout": 0.1}}
 DORA: dict[str, Any] = {"lora": {"rank": 4, "options": {"use_dora": True, "bias": "lora_only"}}}
+NF4: dict[str, Any] = {**LORA, "weights": "nf4"}
+NF4_STAGES = {1: 0, 2: 2}
 LORA_PHASES = {**PHASED, **LORA}
 RISING = [{"epoch": 0, "blocks": "head"}, {"epoch": 1, "blocks": 1}]
 REFROZEN = [{"epoch": 0, "blocks": "all"}, {"epoch": 1, "blocks": ["classifier", r"layer\.1\."]}]
@@ -136,6 +138,8 @@ def runs(world: int, folder: Path) -> list[Run]:
         run(f"{world}-ibert-resumed", model="ibert", resume=f"{world}-ibert/3"),
         run(f"{world}-cached-head", 2, unfreeze=0, trunk="fp32"),
         run(f"{world}-cached-lora", **LORA, trunk="fp32"),
+        *(run(f"{world}-nf4{rest}", NF4_STAGES[world], **NF4, **more) for rest, more in (
+            ("", {}), ("-resumed", {"resume": f"{world}-nf4/3"}), ("-cached", {"trunk": "fp32"}))),
         run(f"{world}-rising", unfreeze=RISING),
         run(f"{world}-cached-rising", unfreeze=RISING, trunk="fp32"),
         run(f"{world}-two-chunks", micro_batch_size=8),

@@ -250,6 +250,7 @@ def _train(run: Run, root: Path, ranks: Any) -> Seen:
 
 def _parts(run: Run, root: Path, world: int) -> tuple[Any, Any, Any]:
     """The spec of a run, its rows and its base model."""
+    from ftray.models.structure.quantized import quantize
     from ftray.train.base import Base
 
     if run.kind:
@@ -261,7 +262,10 @@ def _parts(run: Run, root: Path, world: int) -> tuple[Any, Any, Any]:
         spec, data, base = prepared(KINDS[run.kind], root / run.kind, train, world)
         return spec, replace(data, location=locate(str(root / run.name))), base
     data = Data(run.rows, closed=run.model in ("bart", "t5"))
-    return make_spec(run, world), data, Base(make_model(run), task_setup())
+    spec, model = make_spec(run, world), make_model(run)
+    if spec.train.weights == "nf4":
+        quantize(model)
+    return spec, data, Base(model, task_setup())
 
 
 def keep_states(base: Any, spec: Any, data: Any, folder: Path, ranks: Any) -> Any:

@@ -142,6 +142,8 @@ def _training(info: ModelInfo) -> Iterator[str]:
     train, scale = info.spec["train"], info.spec.get("scale", {})
     lora = train.get("lora")
     adapted = f", by LoRA of rank {lora['rank']}" if lora else ""
+    if train.get("weights") == "nf4":
+        adapted += " beside weights that were rounded to four bits (NF4)"
     yield f"- Trained: `unfreeze: {train['unfreeze']}`{adapted}"
     yield (
         f"- {train['epochs']} epochs, batch size {train['batch_size']}, learning rate "

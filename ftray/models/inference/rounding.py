@@ -29,7 +29,11 @@ def roundable(model: nn.Module, but: Collection[str]) -> dict[str, nn.Parameter]
         own.update(map(id, module.parameters(recurse=False)))
     found = inside - outside
     named = model.named_parameters()
-    return {name: each for name, each in named if id(each) in found and name not in but}
+    return {
+        name: each
+        for name, each in named
+        if id(each) in found and name not in but and each.is_floating_point()
+    }
 
 
 def place_rounded(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:

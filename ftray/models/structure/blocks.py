@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ftray.errors import ModelError
 from ftray.models.structure.groups import (
@@ -21,6 +21,7 @@ from ftray.models.structure.groups import (
     find_blocks,
     has_blocks,
     no_blocks,
+    numbers_in,
     parts_of,
 )
 from ftray.models.structure.probe import (
@@ -155,7 +156,7 @@ def _matching(model: nn.Module, patterns: tuple[str, ...]) -> list[str]:
 
 
 def _plan(model: nn.Module, trainable: list[str], quiet: Quiet, blocks: int) -> FreezePlan:
-    sizes = {name: _numel(parameter) for name, parameter in model.named_parameters()}
+    sizes = {name: numbers_in(parameter) for name, parameter in model.named_parameters()}
     return FreezePlan(
         trainable=tuple(trainable),
         frozen_modules=quiet.frozen,
@@ -165,7 +166,3 @@ def _plan(model: nn.Module, trainable: list[str], quiet: Quiet, blocks: int) -> 
         total_parameters=sum(sizes.values()),
         parts=parts_of(model, set(trainable)),
     )
-
-
-def _numel(parameter: Any) -> int:
-    return parameter.numel()

@@ -140,8 +140,8 @@ def parts_of(model: nn.Module, trainable: Collection[str]) -> tuple[Part, ...]:
         else:
             part = blocks.names[block][0]
         held = sizes.setdefault(part, [0, 0])
-        held[0] += parameter.numel()
-        held[1] += parameter.numel() if name in trainable else 0
+        held[0] += numbers_in(parameter)
+        held[1] += numbers_in(parameter) if name in trainable else 0
     return tuple(Part(name, *held) for name, held in sizes.items())
 
 
@@ -228,8 +228,9 @@ def _pools(module: nn.Module) -> bool:
 
 
 def _size(module: nn.Module) -> int:
-    return sum(_numel(parameter) for parameter in module.parameters())
+    return sum(map(numbers_in, module.parameters()))
 
 
-def _numel(parameter: Any) -> int:
-    return parameter.numel()
+def numbers_in(parameter: Any) -> int:
+    """Count the numbers in a parameter; a byte of a quantized one holds two."""
+    return int(parameter.numel()) * (1 if parameter.is_floating_point() else 2)

@@ -32,6 +32,12 @@ def restored(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(requires_grad)
 
 
+def _train_all(model: nn.Module) -> None:
+    """Set requires_grad on all parameters but quantized ones, which cannot have gradients."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+
+
 @dataclass(frozen=True)
 class Quiet:
     """Names of the modules that stay in eval mode. frozen: modules whose outputs no training
@@ -70,7 +76,7 @@ class Probe:
         with restored(self.model):
             try:
                 self.model.eval()
-                self.model.requires_grad_(True)
+                _train_all(self.model)
                 with dropping(self.model, lambda _: not self.is_above) as below:
                     total = total_of(self.model(**inputs))
             finally:
@@ -203,7 +209,7 @@ def head_parameters(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> lis
     try:
         with restored(model):
             model.eval()
-            model.requires_grad_(True)
+            _train_all(model)
             total = total_of(model(**inputs))
     finally:
         handle.remove()

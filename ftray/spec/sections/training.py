@@ -177,10 +177,11 @@ class TrainSpec(Section):
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="auto: bf16 where the hardware has it."
     )
-    weights: Literal["auto", "fp32"] = Field(
+    weights: Literal["auto", "fp32", "nf4"] = Field(
         "auto",
         description="auto: matrices that never train are kept in bf16 where bf16 computes with "
-        "them: half the memory, the same bits.",
+        "them: half the memory, the same bits. nf4: the blocks' linear layers are rounded to four "
+        "bits, and train.lora trains beside them (QLoRA); needs `ftray[nf4]`.",
     )
     deepspeed: DeepSpeedSpec | Text = Field(
         DeepSpeedSpec(),
@@ -259,6 +260,24 @@ class TrainSpec(Section):
                 value=self.unfreeze,
             )
         return self
+
+    @model_validator(mode="after")
+    def _four_bits_have_adapters(self) -> Self:
+        if self.weights != "nf4":
+            return self
+        if self.lora is None:
+            problem, fix = "cannot train by themselves", "Set train.lora, or train.weights to auto."
+        elif self.lora.options.use_dora:
+            problem = "DoRA needs whole ones"
+            fix = "Set train.lora.options.use_dora to false, or train.weights to auto."
+        elif self.lora.adapter:
+            problem = "an adapter would be opened on the base model's own, which differ from them"
+            fix = "Leave out train.lora.adapter: the model folder holds what was trained, merged."
+        else:
+            return self
+        raise contradiction(
+            f"weights in four bits: {problem}", fix, key="train.weights", value=self.weights
+        )
 
     @property
     def phases(self) -> tuple[PhaseSpec, ...] | None:

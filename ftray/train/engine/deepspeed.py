@@ -21,7 +21,7 @@ from ftray.train.distributed.context import DistContext
 from ftray.train.engine import deepspeed_state
 from ftray.train.engine.buffers import MovingBuffers
 from ftray.train.engine.deepspeed_config import Config, uses_bf16
-from ftray.train.engine.gradients import add_up
+from ftray.train.engine.gradients import add_up, tables
 from ftray.train.engine.optimizer import AGE, SCALE, adamw
 from ftray.train.engine.partition import partition
 from ftray.train.engine.step_timer import StepTimer
@@ -113,6 +113,7 @@ class Engine:
             # that they are finite.
             config = {**config, "gradient_clipping": 0.0}
         self._trained = [p for p in module.model.parameters() if p.requires_grad]
+        self._tables = tables(module.model)
         optimizer = adamw(groups, spec)
         self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
         deepspeed_state.check_optimizer(self._deepspeed)
@@ -173,7 +174,7 @@ class Engine:
             self._deepspeed.step()
         elif self._adds_up and self.ranks.world > 1:
             with self.timer("reduce"):
-                add_up(self._trained)
+                add_up(self._trained, self._tables)
 
     def gradient_norm(self) -> torch.Tensor | None:
         """Return the norm of the global batch's gradient: a tensor on the device, the same on every

@@ -86,6 +86,9 @@ def check_deepspeed(spec: TrainSpec, workers: int | None = None) -> None:
             problem = "needs whole weights, and ZeRO stage 3 shards them"
             fix = "leave it out, or use stage 2"
             raise SpecError.of(f"train.{key}", getattr(spec, key), problem, fix)
+    if spec.weights == "nf4" and (shards_weights(spec, workers or 2) or uses_bf16(spec)):
+        problem = "DeepSpeed is to shard the weights or to keep them in bf16"
+        raise SpecError.of("train.weights", "nf4", problem, "use stage 0, 1 or 2 without bf16")
     if isinstance(spec.deepspeed, DeepSpeedSpec):
         return
     ours, size = _clipping(spec), spec.micro_batch_size

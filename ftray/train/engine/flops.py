@@ -13,6 +13,7 @@ from __future__ import annotations
 from torch import nn
 
 from ftray.models.structure.blocks import FreezePlan
+from ftray.models.structure.groups import numbers_in
 
 
 def flop_per_token(model: nn.Module, plan: FreezePlan) -> int:
@@ -25,5 +26,5 @@ def flop_per_token(model: nn.Module, plan: FreezePlan) -> int:
             continue  # a head that is tied to it counts below the name of the head
         passes_on = not f"{name}.".startswith(below)
         for weight in module.parameters(recurse=False):
-            found[id(weight)] = 2 * weight.numel() * (1 + passes_on + weight.requires_grad)
+            found[id(weight)] = 2 * numbers_in(weight) * (1 + passes_on + weight.requires_grad)
     return sum(found.values())

@@ -15,6 +15,7 @@ from ftray.errors import FtrayError
 from ftray.models.limits import setup_of
 from ftray.models.pretrained import Pretrained, described
 from ftray.models.structure.groups import block_lines
+from ftray.models.structure.quantized import check_quantizable
 from ftray.models.transformers_output import quiet_transformers
 from ftray.spec.load import override
 from ftray.spec.schema import Spec, micro_batch_size
@@ -26,7 +27,10 @@ from ftray.train.engine import lora
 from ftray.train.engine.deepspeed_config import deepspeed_config
 from ftray.train.plan import plan_training
 
-_DECIDING = ("train.unfreeze", "train.lora", "train.groups", "train.dropout", "train.layer_decay")
+_DECIDING = (
+    *("train.unfreeze", "train.lora", "train.groups", "train.dropout", "train.layer_decay"),
+    "train.weights",
+)
 """Keys whose values must suit the model."""
 _TOKENS = 6
 
@@ -74,6 +78,8 @@ def _try(spec: Spec, pretrained: Pretrained, setup: TaskSetup) -> list[str]:
         pretrained.dropouts(train.dropout)
     with torch.device("meta"):
         model = pretrained.empty_model(task, setup.schema)
+        if train.weights == "nf4":
+            check_quantizable(model)
         if train.lora is not None:
             lora.inject(model, spec)
     inputs = task.collate(setup, [task.dummy(setup, _TOKENS)]).inputs

@@ -161,8 +161,9 @@ def _of_phase(trace: MemoryTrace, layout: Layout, on_gpu: bool, keeps: bool) -> 
         taken = on_device + offloaded + working
         return Memory(Parts(process=process, checkpoint=copied) + taken)
     checkpoint = Parts(checkpoint=copied)
-    # Stage 3 reads the weights' file tensor by tensor.
-    weights = 0 if layout.stage == 3 else FULL * trace.parameters
+    # Stage 3 reads the weights' file tensor by tensor, and so does the quantization to four bits.
+    whole = on_device.weights if trace.light_bytes < 2 else FULL * trace.parameters
+    weights = 0 if layout.stage == 3 else whole
     loaded = Parts(process=process, weights=weights)
     return Memory(loaded + offloaded + checkpoint, Parts(process=CONTEXT) + on_device + working)
 
@@ -171,14 +172,13 @@ def _state(trace: MemoryTrace, layout: Layout) -> tuple[Parts, Parts]:
     """Return the memory that training holds all the time: (parts on the device, parts that an
     offload moves to host memory)."""
     whole, part = trace.trainable, layout.share(trace.trainable)
-    rounded = (layout.low - 2) * trace.rounded
+    weights = layout.low * trace.parameters
+    weights -= round(max(0, layout.low - trace.light_bytes) * trace.light)
     if layout.stage == 0:
-        weights = layout.low * trace.parameters - rounded
         return Parts(weights=weights, optimizer=2 * FULL * whole), Parts()
     parted = layout.stage == 3
     # With fp32 weights stage 3 updates the model's own weights and needs no master copy.
     master = 0 if parted and layout.low == FULL else FULL
-    weights = layout.low * trace.parameters - rounded
     kept = layout.share(weights) if parted else weights
     device, host = Parts(), Parts()
     if layout.offloads_weights == "none":

@@ -31,6 +31,7 @@ from ftray.models.pretrained import Pretrained
 from ftray.models.structure.blocks import FreezePlan, plan_freeze
 from ftray.models.structure.groups import count_blocks
 from ftray.models.structure.placing import forgetting, sketch
+from ftray.models.structure.quantized import BYTES, quantizable
 from ftray.spec.schema import Spec
 from ftray.tasks import Task, get_task
 from ftray.tasks.schema import Schema
@@ -68,8 +69,10 @@ class MemoryTrace:
     activations: int
     peak: int
     peak_with_gradients: int
-    rounded: int = 0
-    """Elements of the weights that are kept in two bytes."""
+    light: int = 0
+    """Elements of the weights that take less than four bytes."""
+    light_bytes: float = 2
+    """Bytes of such a weight."""
     flop_per_token: int = 0
 
 
@@ -98,11 +101,15 @@ def trace_phases(
                 enable_checkpointing(model)
             rows = _like(longest, micro_batch_size)
             traces = [_trace(model, task, plan, rows, autocast) for plan in plans]
+            if spec.train.weights == "nf4":
+                return [
+                    replace(trace, light=quantizable(model), light_bytes=BYTES) for trace in traces
+                ]
             trains = {name for plan in plans for name in plan.trainable}
             rounds = rounds_weights(spec.train, autocast)
             kept = roundable(model, trains).values() if rounds else ()
-            rounded = sum(parameter.numel() for parameter in kept)
-            return [replace(trace, rounded=rounded) for trace in traces]
+            light = sum(parameter.numel() for parameter in kept)
+            return [replace(trace, light=light) for trace in traces]
 
 
 def _empty(spec: Spec, pretrained: Pretrained, schema: Schema) -> PreTrainedModel:

@@ -87,6 +87,7 @@ def computed_with(
         "attention": config._attn_implementation,  # noqa: SLF001 - there is no public name
         "autocast": autocast,
         "device": device.type,
+        **({"weights": spec.train.weights} if spec.train.weights == "nf4" else {}),
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
     }
 

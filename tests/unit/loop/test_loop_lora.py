@@ -68,3 +68,18 @@ def test_each_phase_trains_the_adapters_of_its_blocks(
         blocks.append({int(n.split(".")[3]) for n in names if ".layer." in n})
     assert blocks == [set(), {2}, {0, 1, 2}]
     assert not any("embeddings" in n for n in of(name).moved)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_adapters_train_beside_weights_in_four_bits(
+    root: Path, of: Callable[..., Seen], world: int
+) -> None:
+    name = f"{world}-nf4"
+    whole, resumed = of(name), of(f"{name}-resumed")
+    assert whole.losses == pytest.approx(of("1-nf4").losses, abs=1e-5)
+    assert whole.losses == pytest.approx(of("1-lora-0").losses, abs=0.1)
+    assert whole.losses != pytest.approx(of("1-lora-0").losses, abs=1e-5)
+    assert whole.trainable == of("1-lora-0").trainable
+    assert resumed.losses == whole.losses[3:]
+    assert resumed.digest == whole.digest
+    assert of(f"{name}-cached").losses == pytest.approx(whole.losses, abs=1e-5)

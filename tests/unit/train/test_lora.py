@@ -27,7 +27,9 @@ from ftray.spec.schema import Spec
 from ftray.spec.sections.lora import LoraOptions
 from ftray.store.files.location import locate
 from ftray.tasks import get_task
+from ftray.train.base import load_base
 from ftray.train.engine import lora, state
+from ftray.train.engine.deepspeed_config import check_deepspeed
 from tests.helpers.encoded import write_encoded
 from tests.helpers.exported import export_state
 from tests.helpers.tiny_model import BASE, GOLDEN
@@ -412,3 +414,44 @@ def test_an_exported_folder_is_a_plain_one(adapter: bool, tmp_path: Path) -> Non
         opened = peft.PeftModel.from_pretrained(other, target / "adapter").eval()
         with torch.no_grad():
             assert torch.allclose(opened(**batch).logits, expected, atol=1e-5)
+
+
+def test_an_exported_folder_answers_as_what_was_trained_beside_four_bits(tmp_path: Path) -> None:
+    changes = {"model.name_or_path": write_base(tmp_path / "base"), "data.max_length": 32}
+    spec = override(make_spec(), {**changes, "train.weights": "nf4"})
+    data = write_encoded(tmp_path, spec, {"validation": GOLDEN, "test": GOLDEN})
+    base, task = load_base(spec, data.schema), get_task(spec.task)
+    lora.inject(base.model, spec)
+    batch = task.collate(base.setup, data.load("test").examples([0])).inputs
+    names = lora.plan_adapters(base.model, 2, batch).trainable
+    train(base.model, names)
+    trained = state.State({n: v for n, v in values_of(base.model).items() if n in names})
+    target = export_state(tmp_path, spec, data, trained)
+    plain = AutoModelForSequenceClassification.from_pretrained(target).eval()
+    with torch.no_grad():
+        expected = base.model.eval()(**batch).logits
+        assert torch.allclose(plain(**batch).logits, expected, atol=1e-5)
+    assert plain.dtype == torch.float32
+    Predictor(locate(str(target))).check_golden()
+    assert "four bits" in (target / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"train.lora": None}, "cannot train by themselves"),
+        ({"train.lora.options.use_dora": True}, "DoRA"),
+        ({"train.lora.adapter": True}, "differ"),
+    ],
+)
+def test_what_four_bits_cannot_do_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(SpecError, match=words) as caught:
+        override(make_spec(), {"train.weights": "nf4", **changes})
+    assert caught.value.problems[0].key == "train.weights"
+
+
+def test_four_bits_are_not_sharded() -> None:
+    four = {"train.weights": "nf4", "scale.workers": 2}
+    check_deepspeed(override(make_spec(), {**four, "train.deepspeed.stage": 2}).train, 2)
+    with pytest.raises(SpecError, match="shard the weights"):
+        check_deepspeed(override(make_spec(), {**four, "train.deepspeed.stage": 3}).train, 2)
