@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.function import FunctionCtx
 
 from ftray.errors import ModelError
 from ftray.models.structure.groups import find_blocks, has_blocks
@@ -75,7 +74,7 @@ class _Product(torch.autograd.Function):
         return nn.functional.linear(input, layer.values(ctx.computes), bias)
 
     @staticmethod
-    def backward(ctx: FunctionCtx | Any, *gradients: torch.Tensor) -> Any:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (gradient,) = gradients
         to_input = to_bias = None
         if ctx.needs_input_grad[0]:
@@ -120,8 +119,9 @@ def check_quantizable(model: nn.Module) -> None:
 
 
 def quantizable(model: nn.Module) -> int:
-    """Count the weights that `quantize` keeps in four bits."""
-    return sum(layer.weight.numel() for *_, layer in _layers(model))
+    """Count the frozen weights that `quantize` keeps in four bits."""
+    weights = [layer.weight for *_, layer in _layers(model)]
+    return sum(weight.numel() for weight in weights if not weight.requires_grad)
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:

@@ -23,7 +23,7 @@ _TABLE = 1 << 20
 """Elements of the smallest table of which single rows are all-reduced."""
 
 
-def tables(model: nn.Module) -> set[nn.Parameter]:
+def tables(model: nn.Module) -> set[torch.Tensor]:
     """Return the tables of embeddings on the CPU that train and that no other module shares. On a
     GPU the host would have to wait to learn how many rows were looked up."""
     held = [parameter for _, parameter in model.named_parameters(remove_duplicate=False)]
@@ -39,7 +39,7 @@ def tables(model: nn.Module) -> set[nn.Parameter]:
 
 
 def add_up(
-    parameters: Iterable[nn.Parameter], tables: Collection[nn.Parameter] = frozenset()
+    parameters: Iterable[nn.Parameter], tables: Collection[torch.Tensor] = frozenset()
 ) -> None:
     """Replace each gradient by its sum over all ranks. Every rank must call this function with the
     same parameters; a parameter without a gradient counts as zeros. tables: those of `parameters`

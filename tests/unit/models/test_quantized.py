@@ -88,7 +88,7 @@ def test_blocks_are_quantized_and_the_rest_stays(family: str) -> None:
     model = tiny_network(family)
     before = {name: value.clone() for name, value in model.named_parameters()}
     sizes = {part.name: part.parameters for part in parts_of(model, ())}
-    expected = quantized.quantizable(model)
+    expected = quantized.quantizable(model.requires_grad_(False))
     quantize(model)
     layers = {n: m for n, m in model.named_modules() if isinstance(m, QuantizedLinear)}
     assert sum(m.in_features * m.out_features for m in layers.values()) == expected

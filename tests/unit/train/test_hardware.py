@@ -25,7 +25,7 @@ def spec(**train: Any) -> Spec:
 def trace(parameters: float, flop: float = 6) -> MemoryTrace:
     """flop: for a token, by weight."""
     whole = int(parameters)
-    return MemoryTrace(32, whole, whole, whole // 60, 0, 0, 0, 0, int(flop * whole))
+    return MemoryTrace(32, whole, whole, whole // 60, 0, 0, 0, flop_per_token=int(flop * whole))
 
 
 def test_gpus_are_read() -> None:
