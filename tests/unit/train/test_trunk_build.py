@@ -29,8 +29,9 @@ from ftray.train.trunk_cache import build as trunk_build
 from ftray.train.trunk_cache import cache as trunk
 from ftray.train.trunk_cache.build import Filler, prepare_trunk
 from ftray.train.trunk_cache.cache import Trunk, TrunkCache, best_cache
-from ftray.train.trunk_cache.survey import Survey, survey
+from ftray.train.trunk_cache.survey import Survey, TrunkModel, survey
 from tests.helpers.encoded import write_encoded
+from tests.helpers.object_store import ObjectStore
 from tests.helpers.tiny_networks import BLOCKS, tiny_network
 
 TEXTS = tuple(f"row {number} {'is long ' * (number % 5)}" for number in range(40))
@@ -103,6 +104,30 @@ def test_each_row_is_computed_once(base: Path) -> None:
     assert len(surveyed(order(base, more)).lacking) == 0
     # In another order, and split otherwise: the same rows.
     assert len(surveyed(order(base, {"train": TEXTS[::-1], "validation": TEXTS})).lacking) == 0
+
+
+def test_of_a_source_that_grew_only_new_rows_go_through_the_model(
+    base: Path, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+    compute = TrunkModel.states
+
+    def counted(model: TrunkModel, caches: Any, examples: Any) -> Any:
+        computed.append(len(examples))
+        return compute(model, caches, examples)
+
+    monkeypatch.setattr(TrunkModel, "states", counted)
+    root = open_root(object_store.url())
+    wanted = replace(order(base), root=root)
+    store = TrunkStateStore(fill(wanted).caches[0].folder)
+    train, features = wanted.data.load("train"), wanted.data.features
+    rows = [input_digest(example, features) for example in train.examples(range(30))]
+    kept = {row: bytes(store.of(row)) for row in rows}
+    # Some rows have changed their split, as they do where splits are shares.
+    more = {"train": (*TEXTS[:20], "one more"), "validation": (*TEXTS[18:], "and another")}
+    grown = TrunkStateStore(fill(replace(order(base, more), root=root)).caches[0].folder)
+    assert sum(computed) == 40 + 2
+    assert all(bytes(grown.of(row)) == states for row, states in kept.items())
 
 
 def uncut(wanted: TrunkOrder) -> tuple[Task, Any, TaskSetup]:
