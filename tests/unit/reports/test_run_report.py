@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ftray.models.artifact.groups import GroupMetrics
 from ftray.reports.answers.calibration import calibration
 from ftray.reports.answers.plots import ScoredLabel
 from ftray.reports.record import RunRecord
 from ftray.reports.run.timing import spent_by_part
 from ftray.reports.test_rows import TestRows, read_test_rows
 from ftray.reports.write import FILE, report, write_report
+from ftray.spec.load import override
 from ftray.tasks.per_label import LabelScore, label_scores
 from tests.helpers.recorded_runs import (
     BEGAN,
@@ -63,6 +65,19 @@ def test_a_report_has_all_sections_and_shows_hostile_texts_as_they_are(tmp_path:
     assert "taken for" in page.text and HOSTILE.split()[0] in page.text
     assert "Steps reach 41% of the GPUs' peak" in page.text
     assert "Epoch 2 of 3 was kept: its validation macro-F1, 0.7000, is the highest" in page.text
+
+
+def test_a_report_has_the_groups_of_the_test_rows(tmp_path: Path) -> None:
+    root, of = root_in(tmp_path), override(spec(), {"data.group": "region"})
+    groups = [
+        GroupMetrics(value=HOSTILE, rows=1234, metrics={"accuracy": 0.125}),
+        GroupMetrics(value="north", rows=7, metrics={}),
+    ]
+    run = trained(root, RUN, of, list(events()), info=info(of, RUN, groups=groups))
+    page = Page(report(root, run))
+    start = page.text.index("Test rows by region")
+    shown = [page.text.index(text, start) for text in (HOSTILE.split()[0], "0.125", "north")]
+    assert shown == sorted(shown) and page.scripts == 1
 
 
 @pytest.mark.parametrize("kept", [0, 1, 3, 20, 200])
