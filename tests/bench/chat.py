@@ -48,6 +48,9 @@ TASK = get_task("text-generation")
 LENGTH, MICRO = 256, 8
 VALIDATION, TEST, SHORT = 16, 60, 128
 EPOCHS, BATCH = 2, 16
+WARMUP = 0
+"""The first step of a warm-up has a learning rate in ftray and none in transformers, which matters
+where steps are few."""
 TRL, OPENAI = "trl==1.16.0", "openai==3.54.0"
 ASK = """
 import sys, openai
@@ -209,7 +212,8 @@ def ftray(folder: Path, way: str, train: dict[str, Any]) -> Told:
         "model": {"name_or_path": str(folder / "base")},
         "data": {**data, "columns": {"messages": "messages"}, "max_length": SHORT},
         "train": {"epochs": EPOCHS, "batch_size": BATCH, "micro_batch_size": MICRO,
-                  "precision": "bf16", "deepspeed": {"stage": 0}, "baselines": False, **train},
+                  "precision": "bf16", "deepspeed": {"stage": 0}, "baselines": False,
+                  "warmup": WARMUP, **train},
         "scale": {"workers": 1, "cpus_per_worker": os.cpu_count()},
     }  # fmt: skip
     spec = folder / f"{tree['name']}.yaml"
@@ -222,7 +226,13 @@ def ftray(folder: Path, way: str, train: dict[str, Any]) -> Told:
 def trl_from(packages: Path) -> Callable[[Path, str, dict[str, Any]], Told]:
     def run(folder: Path, way: str, train: dict[str, Any]) -> Told:
         out = folder / f"trl-{way.replace(' ', '-').lower()}"
-        shared = {"epochs": EPOCHS, "batch": BATCH, "micro": MICRO, "length": SHORT}
+        shared = {
+            "epochs": EPOCHS,
+            "batch": BATCH,
+            "micro": MICRO,
+            "length": SHORT,
+            "warmup": WARMUP,
+        }
         told = json.dumps({**shared, **train, "folder": str(folder), "out": str(out)})
         script = [sys.executable, str(Path(__file__).with_name("sft_trl.py")), told]
         result, seconds, peak = watched(script, {"PYTHONPATH": str(packages)})

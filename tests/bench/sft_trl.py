@@ -56,7 +56,7 @@ def main() -> None:
             gradient_accumulation_steps=told["batch"] // told["micro"],
             learning_rate=told["learning_rate"],
             lr_scheduler_type="linear",
-            warmup_steps=0.1,
+            warmup_steps=told["warmup"],
             weight_decay=0.01,
             max_grad_norm=1.0,
             optim="adamw_torch",
