@@ -41,6 +41,7 @@ class RowWriter:
         """Raises ModelError where the tokenizer was made for other columns."""
         own = own_columns(tokenizer)
         self.is_own = own is not None
+        self._mask = tokenizer.mask_token
         read = [column for column in columns if column.is_read]
         if own is not None:
             _check_alike(read, own)
@@ -62,6 +63,10 @@ class RowWriter:
     def _pieces(self, column: Column, record: Record) -> Iterator[str]:
         """Yield the tokens of a cell."""
         cell = record.get(column.name)
+        size = 3 if column.kind == "date" else 1
+        if cell is not None and cell == self._mask:
+            yield from [self._mask] * size
+            return
         if column.kind == "category" and cell is not None:
             name = category_of(cell)
             known = name in self._known[column.name]
@@ -69,7 +74,7 @@ class RowWriter:
             return
         number = None if cell is None else number_in(column, cell)
         if number is None or cell is None:
-            yield from [plain(column.missing_token)] * (3 if column.kind == "date" else 1)
+            yield from [plain(column.missing_token)] * size
             return
         yield plain(column.bin_token(bisect_right(column.edges, number)))
         if column.kind == "date" and (moment := moment_of(cell)) is not None:

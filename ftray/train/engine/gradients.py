@@ -8,7 +8,6 @@ of a small encoder's weights are such a table, and a batch looks up few of its r
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 
@@ -71,7 +70,8 @@ def add_up(
 
 def _add_up_rows(gradient: torch.Tensor) -> None:
     """All-reduce the rows of `gradient`, (rows, size), that are not zero on every rank."""
-    used = (torch.linalg.vector_norm(gradient, math.inf, dim=1) != 0).to(torch.uint8)
+    # Of torch's operators, these two find a row that is not zero fastest; NaN is not zero either.
+    used = ((gradient.amax(1) != 0) | (gradient.amin(1) != 0)).to(torch.uint8)
     dist.all_reduce(used, dist.ReduceOp.MAX)
     rows = used.nonzero().squeeze(1)
     found = gradient[rows]

@@ -4,6 +4,7 @@ table should have."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,18 @@ def test_a_row_is_a_token_for_each_column_and_three_for_a_date(setup: TaskSetup)
     assert len(missing["input_ids"]) == len(words) == 8
     assert setup.processor.convert_ids_to_tokens(missing["input_ids"]).count("day?") == 3
     assert nothing == [] and len(TASK.encode(setup, [{"age": None}])) == 1
+
+
+def test_a_row_asks_for_the_cells_with_the_mask_token(setup: TaskSetup) -> None:
+    task = get_task("tabular-fill-mask")
+    asked = replace(setup, options=task.info.options())
+    row = {"age": 30, "job": "cook", "day": "2024-05-03"}
+    rows = (row, {**row, "age": "[MASK]", "day": "[MASK]"})
+    whole, hidden = (task.encode(asked, [each])[0][0] for each in rows)
+    mask, places = setup.processor.mask_token_id, hidden["hidden"].tolist()
+    assert len(places) == 4, "a number is a token, a date three"
+    assert all(hidden["input_ids"][place] == mask for place in places)
+    assert len(hidden["input_ids"]) == len(whole["input_ids"])
 
 
 def test_the_model_opens_without_ftray_and_neighbouring_bins_are_alike(
