@@ -150,10 +150,6 @@ def make_model(run: Run) -> Any:
 
 def train_group(root: Path, world: int, runs: Sequence[Run]) -> None:
     """Makes the runs with `world` data-parallel processes."""
-    from tests.helpers.task_kinds import KINDS
-
-    for kind in {run.kind for run in runs if run.kind}:
-        KINDS[kind].tree(root / kind)  # writes rows and base model once, for all processes
     orders = root / f"group-of-{world}.json"
     orders.write_text(json.dumps([asdict(run) for run in runs]))
     # Without these variables DeepSpeed searches for MPI. The processes meet in a file, not at a
@@ -189,6 +185,7 @@ def _main(orders: Path) -> None:
     import torch.distributed as dist
 
     from ftray.train.distributed.context import join_group
+    from tests.helpers.task_kinds import KINDS
 
     torch.set_num_threads(1)
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -198,8 +195,13 @@ def _main(orders: Path) -> None:
     ranks = join_group()
     # ZeRO 3 collects garbage at each start. Freezing spares the collector all imported objects.
     gc.freeze()
-    for order in json.loads(orders.read_text()):
-        run = Run(**order)
+    made = [Run(**order) for order in json.loads(orders.read_text())]
+    if rank == 0:
+        # Not in pytest's process: tests that run meanwhile draw from the same generators.
+        for kind in sorted({run.kind for run in made if run.kind}):
+            KINDS[kind].tree(orders.parent / kind)  # writes rows and base model, for all processes
+    dist.barrier()
+    for run in made:
         print(f"run {run.name}", flush=True)
         found = _train(run, orders.parent, ranks)
         folder = orders.parent / run.name

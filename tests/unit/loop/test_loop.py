@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def test_every_stage_learns_as_stage_0_does(
 @pytest.mark.parametrize("stage", STAGES)
 def test_ranks_agree_on_everything(of: Callable[..., Seen], stage: int) -> None:
     first, second = of(f"2-stage-{stage}", 0), of(f"2-stage-{stage}", 1)
-    assert first == second
+    assert replace(first, timed=[]) == replace(second, timed=[])
     assert len(first.metrics) == TRAIN["epochs"]
 
 
