@@ -31,7 +31,7 @@ from ftray.models.structure.cut import cut_off, find_cut
 from ftray.models.structure.placing import placed, sketch
 from ftray.spec.load import parse
 from ftray.tasks import get_task
-from ftray.tasks.features import Example
+from ftray.tasks.features import Example, Layout
 from ftray.train import context, loop
 from ftray.train.context import TrainContext
 from ftray.train.distributed.context import DistContext
@@ -90,7 +90,8 @@ class BlankTrunk(Trunk):
     def __init__(self, cache: TrunkCache, features: Any) -> None:
         self.cache, self._features = cache, features
 
-    def states(self, examples: Sequence[Example]) -> torch.Tensor:
+    def states(self, examples: Sequence[Example], layout: Layout | None = None) -> torch.Tensor:
+        assert layout is None, "no case shares rows"
         return self.blank(len(examples), max(len(example["input_ids"]) for example in examples))
 
 
