@@ -42,8 +42,8 @@ class Feature:
 
 
 class Layout(NamedTuple):
-    """Where the examples of a batch lie, several in a row. rows, starts: of each example the row,
-    and its first place there."""
+    """Tells which examples share a row of a batch. rows: the row of each example; starts: the place
+    in that row where the example begins."""
 
     rows: Sequence[int]
     starts: Sequence[int]

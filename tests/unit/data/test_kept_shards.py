@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,9 +72,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     found: list[str] = []
     encoded = shards._encoded
 
-    def counted(block: Block, *args: object) -> object:
+    def counted(block: Block, *args: Any) -> Any:
         found.append(f"{block.split}-{block.number:05}.arrow")
-        return encoded(block, *args)  # type: ignore[arg-type]
+        return encoded(block, *args)
 
     monkeypatch.setattr(shards, "_encoded", counted)
     return found
