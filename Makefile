@@ -14,7 +14,8 @@ install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+# The pip of Debian 12 would run an old package's setup.py, which fails without the package wheel.
+	$(BIN)/pip install --quiet --no-compile --use-pep517 --constraint constraints.txt --editable '.[dev]'
 # On all cores, which pip does not do. Two kinds of files are written to fail or for newer Pythons.
 	$(BIN)/python -m compileall -q -j 0 -x '/tests/|/torch/testing/' $(VENV)/lib ftray
 	touch $@
