@@ -67,7 +67,15 @@ def check(
         with torch.inference_mode():
             whole = model(**example)
         for name in outputs:
-            wanted, found = getattr(whole, name), getattr(answer, name)
+            wanted, found = (_of_tokens(getattr(o, name), example) for o in (whole, answer))
             gap, largest = float((wanted - found).abs().max()), float(wanted.abs().max())
             if not gap <= tolerance * max(1.0, largest):
                 raise Unfit(f"{name} is off by {gap:.2g} where the input is {where}")
+
+
+def _of_tokens(output: torch.Tensor, inputs: Inputs) -> torch.Tensor:
+    """Return an output with zeros where it is of padding, (B, L, ...), which no task reads."""
+    mask = inputs.get("attention_mask")
+    if mask is None or output.shape[:2] != mask.shape:
+        return output
+    return output.masked_fill(~mask.bool().view(*mask.shape, *[1] * (output.dim() - 2)), 0.0)

@@ -16,7 +16,7 @@ from ftray.models.backends.graph import Unfit
 from ftray.models.backends.onnx import OnnxModel
 from ftray.models.backends.traced import TracedModel
 from ftray.models.inference.loaded import LoadedModel, Outcome, Unfinished
-from ftray.models.inference.passes import measure_cost
+from ftray.models.inference.passes import PACKED, PassCost, measure_cost, measure_packed
 from ftray.spec.sections.compute import PLAIN, Compute
 from ftray.store.files.location import Location
 from ftray.tasks.base import Answered, Outputs, Question, as_json
@@ -29,6 +29,9 @@ _GOLDEN_NUMBERS = 50
 _MEASURED_TOKENS = (3, 64)
 """Tokens of the rows with which `measure_passes` measures the cost of a forward pass. For a single
 token a processor multiplies vectors, which takes less than the cost of a pass tells."""
+
+_MEASURED_ROWS = 4
+"""Rows of the longer length in the largest pass that `measure_passes` makes without padding."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,22 +64,34 @@ class Predictor(LoadedModel):
 
     def trace(self) -> None:
         """Replace the model by torch's traced graph on the CPU, where the model allows it: the
-        graph is faster. The model itself, its blocks and weights, is then no longer accessible."""
+        graph is faster, most of all one that needs no padding. The model itself, its blocks and
+        weights, is then no longer accessible."""
         if self.device.type != "cpu" or self.compute.backend != "torch" or self.info.kind.writes:
             return  # a graph is one forward pass, and a text takes many
-        try:
-            with self.inference():
-                self.model = TracedModel(self.model, self._shapes(), self._tensors)
-        except Unfit as error:
-            _log.info("%s is computed without a graph: %s", self.info.name, error)
+        for packs in (True, False):
+            try:
+                with self.inference():
+                    self.model = TracedModel(self.model, self._shapes(), self._tensors, packs)
+            except Unfit as error:
+                form = "without padding" if packs else "as a graph"
+                _log.info("%s is not computed %s: %s", self.info.name, form, error)
+                continue
+            if packs:
+                self.pass_cost = PassCost(packed=PACKED)
+            return
 
     def measure_passes(self) -> None:
         """Measure the fixed cost of a forward pass, by which rows are then split into passes."""
         sizes = (min(size, self.info.max_length) for size in _MEASURED_TOKENS)
         short, long = (self.task.dummy(self.setup, size) for size in sizes)
-        costs = cost(short, self.features), cost(long, self.features)
-        if costs[0] < costs[1]:
-            self.pass_cost = measure_cost(lambda row: self.outputs_of([row]), (short, long), costs)
+        batches = [[short], [long]]
+        if self.pass_cost.packed:
+            batches.append([long] * min(_MEASURED_ROWS, self.batch_size))
+        costs = [len(rows) * cost(rows[0], self.features) for rows in batches]
+        if len(set(costs)) < len(costs):
+            return  # all rows cost the same
+        measured = measure_packed if self.pass_cost.packed else measure_cost
+        self.pass_cost = measured(self.outputs_of, batches, costs)
 
     @property
     def _tensors(self) -> tuple[str, ...]:
