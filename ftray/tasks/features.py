@@ -48,6 +48,20 @@ class Layout(NamedTuple):
     rows: Sequence[int]
     starts: Sequence[int]
 
+    @classmethod
+    def first_fit(cls, lengths: Sequence[int], most: int) -> Layout:
+        """Lay examples of these lengths, the longest first, each into the first row that has room
+        for it: first-fit decreasing (Johnson 1973). most: tokens of a row, as many as the longest
+        example has at least."""
+        ends: list[int] = []
+        rows, starts = [0] * len(lengths), [0] * len(lengths)
+        for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+            row = next((r for r, end in enumerate(ends) if end + lengths[place] <= most), len(ends))
+            ends += [0] * (row == len(ends))
+            rows[place], starts[place] = row, ends[row]
+            ends[row] += lengths[place]
+        return cls(rows, starts)
+
 
 class Batch(NamedTuple):
     """Examples as tensors. inputs: keyword arguments of the model; targets: the answers; host: the

@@ -9,7 +9,6 @@ instead, which takes more than ten times as long for every replica.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from torch import nn
 
 from ftray.models.backends.graph import Inputs, Positional, Unfit, check, recording
-from ftray.models.backends.unpadded import unpadded
+from ftray.models.backends.unpadded import LAYOUT, Unpadded, lay_out
 
 _TOLERANCES = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Largest difference of a logit, by the dtype of matrix multiplications: a few last digits. In fp32
@@ -42,12 +41,13 @@ class TracedModel:
         for some example."""
         self._names, self._outputs = tuple(examples[0]), tuple(outputs)
         self.config: Any = getattr(model, "config", None)
-        values = tuple(examples[0].values())
         try:
-            without_padding = unpadded(model) if packs else nullcontext()
-            with recording(), torch.inference_mode(), without_padding:
-                positional = Positional(model, self._names, outputs)
-                traced = torch.jit.trace(positional, values, check_trace=False)
+            recorded = Unpadded(model) if packs else model
+            self._width = recorded.width if isinstance(recorded, Unpadded) else None
+            names = (*self._names, *LAYOUT) if packs else self._names
+            with recording(), torch.inference_mode():
+                positional = Positional(recorded, names, outputs)
+                traced = torch.jit.trace(positional, self._values(examples[0]), check_trace=False)
                 self._graph = torch.jit.freeze(traced)
         except Exception as error:
             # Tracing runs the model's own Python, which may raise any exception.
@@ -58,7 +58,7 @@ class TracedModel:
 
     def __call__(self, **inputs: torch.Tensor) -> Any:
         """Return the outputs, in the dtype of the model's."""
-        values = [inputs[name] for name in self._names]
+        values = self._values(inputs)
         # The graph already contains autocast's casts. Optimizing it would slow down its first
         # passes and gains nothing.
         with (
@@ -68,3 +68,10 @@ class TracedModel:
         ):
             found = self._graph(*values)
         return SimpleNamespace(**dict(zip(self._outputs, found, strict=True)))
+
+    def _values(self, inputs: Inputs) -> tuple[torch.Tensor, ...]:
+        """Return the arguments of the graph."""
+        own = tuple(inputs[name] for name in self._names)
+        if self._width is None:
+            return own
+        return (*own, *lay_out(inputs["attention_mask"], self._width))

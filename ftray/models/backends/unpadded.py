@@ -1,5 +1,5 @@
-"""Computes the blocks of an encoder without padding: the rows of a batch follow one another in one
-long row, and a mask keeps each token from seeing those of other rows (as in Krell et al. 2021,
+"""Computes the blocks of an encoder with next to no padding: several short rows share the length of
+a long one, and a mask keeps each token from seeing those of other rows (as in Krell et al. 2021,
 "Efficient sequence packing without cross-contamination"). The stem and the head still get padded
 rows, so that positions and pooling stay the model's own.
 
@@ -9,8 +9,8 @@ positions besides, as rotary ones do, are refused; `check` finds any others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -19,24 +19,75 @@ from torch import nn
 from ftray.errors import ModelError
 from ftray.models.backends.graph import Unfit
 from ftray.models.structure.groups import Blocks, find_blocks
+from ftray.tasks.features import Layout
+
+LAYOUT = ("places", "rows")
+"""Names of the inputs that `Unpadded` takes beside the model's."""
+_STRETCHES = (1.0, 1.25, 1.5, 2.0, 3.0)
+"""Lengths of a shared row that are tried, as multiples of the longest row."""
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-@contextmanager
-def unpadded(model: nn.Module) -> Iterator[None]:
-    """Let the blocks of `model` compute without padding. The forward pass must name its argument
-    `attention_mask`, (B, L). Raises Unfit, here or in the forward pass, where they cannot."""
-    blocks = _plain_blocks(model)
-    packing = _Packing()
-    with ExitStack() as hooks:
-        hooks.enter_context(model.register_forward_pre_hook(packing.start, with_kwargs=True))
-        for index in range(len(blocks)):
-            hook = packing.within if index else packing.enter
-            first = blocks.first(index)
-            hooks.enter_context(first.register_forward_pre_hook(hook, with_kwargs=True))
-        hooks.enter_context(blocks.last.register_forward_hook(packing.leave))
-        yield
+def lay_out(mask: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the inputs `LAYOUT` for rows with the attention mask (B, L), those of the cheapest
+    layout for a model whose states have `width` numbers.
+
+    places: (R, S), the places among the B * L tokens of the padded rows, B * L for padding; rows:
+    (R, S), the row of each token, -1 for padding.
+    """
+    of_rows = [row.nonzero().flatten() for row in mask]
+    lengths = [len(tokens) for tokens in of_rows]
+    layout, shape = _cheapest(lengths, width)
+    places = torch.full(shape, mask.numel())
+    rows = torch.full(shape, -1)
+    for number, tokens in enumerate(of_rows):
+        start = layout.starts[number]
+        span = slice(start, start + len(tokens))
+        places[layout.rows[number], span] = tokens + number * mask.shape[1]
+        rows[layout.rows[number], span] = number
+    return places, rows
+
+
+def _cheapest(lengths: Sequence[int], width: int) -> tuple[Layout, tuple[int, int]]:
+    """Return the layout with the lowest cost, and the shape of its rows. On a CPU the matrices
+    of a token cost as much as comparing it with about `3 * width` tokens."""
+
+    def tried(stretch: float) -> tuple[Layout, tuple[int, int]]:
+        layout = Layout.first_fit(lengths, int(stretch * max(lengths)))
+        ends = [start + length for start, length in zip(layout.starts, lengths, strict=True)]
+        return layout, (max(layout.rows) + 1, max(ends))
+
+    def cost(found: tuple[Layout, tuple[int, int]]) -> float:
+        rows, tokens = found[1]
+        return rows * tokens * (1 + tokens / (3 * width))
+
+    return min((tried(stretch) for stretch in _STRETCHES), key=cost)
+
+
+class Unpadded(nn.Module):
+    """A model whose blocks compute next to no padding. It takes the model's inputs, by name, and
+    those that `lay_out` gives."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Raises Unfit where the blocks of `model` do not run once each, one after the other."""
+        super().__init__()
+        self._model = model
+        self._blocks = _plain_blocks(model)
+        self.width: int = getattr(model.config, "hidden_size", 0)
+        """Numbers in a token's state."""
+
+    def forward(self, places: torch.Tensor, rows: torch.Tensor, **inputs: torch.Tensor) -> Any:
+        """Return what the model returns. Raises Unfit where its blocks read something else than
+        states and a mask."""
+        packing = _Packing(places, rows)
+        with ExitStack() as hooks:
+            for index in range(len(self._blocks)):
+                hook = packing.within if index else packing.enter
+                first = self._blocks.first(index)
+                hooks.enter_context(first.register_forward_pre_hook(hook, with_kwargs=True))
+            hooks.enter_context(self._blocks.last.register_forward_hook(packing.leave))
+            return self._model(**inputs)
 
 
 def _plain_blocks(model: nn.Module) -> Blocks:
@@ -50,30 +101,23 @@ def _plain_blocks(model: nn.Module) -> Blocks:
 
 
 class _Packing:
-    """Hooks of a forward pass. Each sets what the later ones read."""
+    """Hooks of one forward pass."""
 
-    _mask: torch.Tensor
-    """(B, L): 1 for a token, 0 for padding."""
-    _tokens: torch.Tensor
-    """(T,): the places of all tokens among the B * L of the padded rows."""
-    _same_row: torch.Tensor
-    """(1, 1, T, T): whether two tokens are of one row."""
-
-    def start(self, _model: nn.Module, _args: Any, named: Mapping[str, Any]) -> None:
-        if not isinstance(named.get("attention_mask"), torch.Tensor):
-            raise Unfit("it reads no attention_mask")
-        self._mask = named["attention_mask"]
-        rows = torch.arange(self._mask.shape[0], device=self._mask.device)[:, None]
-        self._tokens = self._mask.flatten().nonzero().flatten()
-        row = rows.expand_as(self._mask).flatten()[self._tokens]
-        self._same_row = (row[:, None] == row[None, :])[None, None]
+    def __init__(self, places: torch.Tensor, rows: torch.Tensor) -> None:
+        self._places = places
+        self._same_row = (rows[:, :, None] == rows[:, None, :])[:, None]
+        self._padded: Sequence[int] = ()
 
     def enter(self, block: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Arguments:
-        """Replace the states (B, L, D) that enter the first block by those of tokens, (1, T, D)."""
+        """Replace the states (B, L, D) that enter the first block by those in the layout, (R, S,
+        D)."""
         args, named = self.within(block, args, named)
-        if args[0].dim() != 3:
+        states = args[0]
+        if states.dim() != 3:
             raise Unfit("its states are not those of tokens")
-        return (args[0].flatten(0, 1)[self._tokens][None], *args[1:]), named
+        self._padded = states.shape
+        tokens = torch.cat([states.flatten(0, 1), states.new_zeros(1, states.shape[-1])])
+        return (tokens[self._places], *args[1:]), named
 
     def within(self, _block: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Arguments:
         """Replace the mask that a block reads."""
@@ -89,11 +133,12 @@ class _Packing:
         return (*before, self._like(args[found[0]]), *after), named
 
     def leave(self, _block: nn.Module, _args: Any, output: Any) -> Any:
-        """Give the states that leave the last block their padding back: zeros."""
+        """Put the states that leave the last block into padded rows again; padding gets zeros."""
         states = output if isinstance(output, torch.Tensor) else output[0]
-        rows, tokens = self._mask.shape
-        padded = states.new_zeros(rows * tokens, states.shape[-1])
-        padded = padded.index_copy(0, self._tokens, states[0]).view(rows, tokens, -1)
+        rows, tokens, width = self._padded
+        padded = states.new_zeros(rows * tokens + 1, width)
+        padded = padded.index_copy(0, self._places.flatten(), states.flatten(0, 1))
+        padded = padded[:-1].view(rows, tokens, width)
         return padded if isinstance(output, torch.Tensor) else (padded, *output[1:])
 
     def _like(self, mask: Any) -> torch.Tensor:
@@ -103,10 +148,8 @@ class _Packing:
             raise Unfit("its blocks read no mask of tokens")
         if mask.dtype == torch.bool:
             return self._same_row
-        least = torch.finfo(mask.dtype).min
-        return torch.zeros_like(self._same_row, dtype=mask.dtype).masked_fill(
-            ~self._same_row, least
-        )
+        added = torch.zeros_like(self._same_row, dtype=mask.dtype)
+        return added.masked_fill(~self._same_row, torch.finfo(mask.dtype).min)
 
 
 def _has_tensors(value: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 _REPEATS = 3
-Rows = TypeVar("Rows")
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -22,15 +21,13 @@ class PassCost:
 
     seconds: float = 3600.0
     tokens: float = 1e9
-    packed: float | None = None
-    """Tokens of the pass in which a token costs least, where rows need no padding: every token of a
-    pass is compared with every other, so a pass must not grow. None where rows are padded."""
+    packs: bool = False
+    """Whether rows of any lengths share a pass without padding."""
 
 
-PACKED = 256
-"""`PassCost.packed` before it is measured."""
-_PACKED_RANGE = (64.0, 512.0)
-"""Limits of `PassCost.packed`, whatever the clock says."""
+_MOST_OVERHEAD = 1 / 16
+"""Share of a pass's cost that may be its fixed cost, where rows need no padding. Larger passes
+would answer their first rows later."""
 
 
 def plan(lengths: Sequence[int], most: int, cost: PassCost) -> list[list[int]]:
@@ -38,9 +35,9 @@ def plan(lengths: Sequence[int], most: int, cost: PassCost) -> list[list[int]]:
     total cost: every row is padded to the longest row of its pass, and every pass has a fixed cost.
     Return the indices of each pass's rows; short rows come first.
 
-    Rows that need no padding stay in their order, in passes of about `cost.packed` tokens."""
-    if cost.packed is not None:
-        return _plan_packed(lengths, most, cost.packed)
+    Rows that need no padding stay in their order, in passes of about as many tokens each."""
+    if cost.packs:
+        return _of_equal_cost(lengths, most, cost.tokens / _MOST_OVERHEAD)
     order = np.argsort(lengths, kind="stable")
     longest = np.asarray(lengths)[order]
     # Indexed by the number of shortest rows: their lowest cost in tokens, and the start of the last
@@ -60,9 +57,9 @@ def plan(lengths: Sequence[int], most: int, cost: PassCost) -> list[list[int]]:
     return passes
 
 
-def _plan_packed(lengths: Sequence[int], most: int, size: float) -> list[list[int]]:
+def _of_equal_cost(lengths: Sequence[int], most: int, size: float) -> list[list[int]]:
     """Split rows into passes of about as many tokens each, close to `size`."""
-    share = sum(lengths) / max(1, round(sum(lengths) / size))
+    share = sum(lengths) / max(1, round(sum(lengths) / max(1.0, size)))
     passes: list[list[int]] = []
     tokens = 0.0
     for place, length in enumerate(lengths):
@@ -75,27 +72,13 @@ def _plan_packed(lengths: Sequence[int], most: int, size: float) -> list[list[in
     return passes
 
 
-def measure_packed(
-    compute: Callable[[Rows], object], batches: Sequence[Rows], costs: Sequence[int]
-) -> PassCost:
-    """Measure the costs of a pass, of a token, and of a pair of tokens, from the times of three
-    passes of few, more and many tokens, all without padding. Arguments as in `measure_cost`."""
-    seconds = [_seconds(compute, rows) for rows in batches]
-    of_pass, of_token, of_pair = np.linalg.solve(np.vander(costs, 3, increasing=True), seconds)
-    if of_token <= 0:
-        return PassCost(packed=PACKED)
-    fixed = max(0.0, float(of_pass))
-    best = (fixed / of_pair) ** 0.5 if of_pair > 0 else math.inf
-    return PassCost(fixed, fixed / float(of_token), float(np.clip(best, *_PACKED_RANGE)))
-
-
 def measure_cost(
-    compute: Callable[[Rows], object], batches: Sequence[Rows], costs: Sequence[int]
+    compute: Callable[[Row], object], rows: tuple[Row, Row], costs: tuple[int, int]
 ) -> PassCost:
     """Measure the fixed cost from the times of a short row and a long one. compute: makes a forward
-    pass of some rows; costs: of each pass's rows together, in tokens. Returns the default where the
-    longer row takes no more time, as on most GPUs."""
-    brief, full = (_seconds(compute, rows) for rows in batches)
+    pass of one row; costs: of the rows, in tokens. Returns the default where the longer row takes
+    no more time, as on most GPUs."""
+    brief, full = (_seconds(compute, row) for row in rows)
     of_token = (full - brief) / (costs[1] - costs[0])
     if of_token <= 0:
         return PassCost()
@@ -103,12 +86,12 @@ def measure_cost(
     return PassCost(seconds, seconds / of_token)
 
 
-def _seconds(compute: Callable[[Rows], object], rows: Rows) -> float:
+def _seconds(compute: Callable[[Row], object], row: Row) -> float:
     """Return the shortest time of several runs: other processes disturbed this run least."""
-    compute(rows)
+    compute(row)
     tries = []
     for _ in range(_REPEATS):
         began = time.perf_counter()
-        compute(rows)
+        compute(row)
         tries.append(time.perf_counter() - began)
     return min(tries)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ftray.models.backends.graph import Unfit
 from ftray.models.backends.onnx import OnnxModel
 from ftray.models.backends.traced import TracedModel
 from ftray.models.inference.loaded import LoadedModel, Outcome, Unfinished
-from ftray.models.inference.passes import PACKED, PassCost, measure_cost, measure_packed
+from ftray.models.inference.passes import PassCost, measure_cost
 from ftray.spec.sections.compute import PLAIN, Compute
 from ftray.store.files.location import Location
 from ftray.tasks.base import Answered, Outputs, Question, as_json
@@ -29,9 +30,6 @@ _GOLDEN_NUMBERS = 50
 _MEASURED_TOKENS = (3, 64)
 """Tokens of the rows with which `measure_passes` measures the cost of a forward pass. For a single
 token a processor multiplies vectors, which takes less than the cost of a pass tells."""
-
-_MEASURED_ROWS = 4
-"""Rows of the longer length in the largest pass that `measure_passes` makes without padding."""
 
 _log = logging.getLogger(__name__)
 
@@ -64,8 +62,8 @@ class Predictor(LoadedModel):
 
     def trace(self) -> None:
         """Replace the model by torch's traced graph on the CPU, where the model allows it: the
-        graph is faster, most of all one that needs no padding. The model itself, its blocks and
-        weights, is then no longer accessible."""
+        graph is faster, most of all one without padding. The model itself, its blocks and weights,
+        is then no longer accessible."""
         if self.device.type != "cpu" or self.compute.backend != "torch" or self.info.kind.writes:
             return  # a graph is one forward pass, and a text takes many
         for packs in (True, False):
@@ -76,22 +74,17 @@ class Predictor(LoadedModel):
                 form = "without padding" if packs else "as a graph"
                 _log.info("%s is not computed %s: %s", self.info.name, form, error)
                 continue
-            if packs:
-                self.pass_cost = PassCost(packed=PACKED)
+            self.pass_cost = PassCost(packs=packs)
             return
 
     def measure_passes(self) -> None:
         """Measure the fixed cost of a forward pass, by which rows are then split into passes."""
         sizes = (min(size, self.info.max_length) for size in _MEASURED_TOKENS)
         short, long = (self.task.dummy(self.setup, size) for size in sizes)
-        batches = [[short], [long]]
-        if self.pass_cost.packed:
-            batches.append([long] * min(_MEASURED_ROWS, self.batch_size))
-        costs = [len(rows) * cost(rows[0], self.features) for rows in batches]
-        if len(set(costs)) < len(costs):
-            return  # all rows cost the same
-        measured = measure_packed if self.pass_cost.packed else measure_cost
-        self.pass_cost = measured(self.outputs_of, batches, costs)
+        costs = cost(short, self.features), cost(long, self.features)
+        if costs[0] < costs[1]:
+            found = measure_cost(lambda row: self.outputs_of([row]), (short, long), costs)
+            self.pass_cost = replace(found, packs=self.pass_cost.packs)
 
     @property
     def _tensors(self) -> tuple[str, ...]:

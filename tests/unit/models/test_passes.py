@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from ftray.models.inference.passes import PACKED, PassCost, measure_cost, measure_packed, plan
+from ftray.models.inference.passes import PassCost, measure_cost, plan
 
 
 def tokens(passes: Sequence[Sequence[int]], lengths: Sequence[int], cost: float) -> float:
@@ -51,13 +51,14 @@ def test_what_a_pass_costs_is_told_from_a_short_row_and_a_long_one() -> None:
     assert same == PassCost()
 
 
-def test_rows_without_padding_share_passes_of_about_the_best_size() -> None:
-    cost = PassCost(packed=100)
+def test_rows_that_need_no_padding_share_passes_of_which_little_is_the_fixed_cost() -> None:
+    cost = PassCost(tokens=100 / 16, packs=True)
     assert plan([30, 40, 50, 20], 32, cost) == [[0, 1, 2, 3]]  # 140 tokens: nearer to one pass
     assert plan([30, 40, 50, 40], 32, cost) == [[0, 1], [2, 3]]
     assert plan([900, 5, 5], 32, cost) == [[0], [1, 2]]
     assert plan([5, 900, 5], 32, cost) == [[0], [1], [2]]
     assert plan([10] * 8, 3, cost) == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert plan([10] * 8, 8, PassCost(packs=True)) == [[*range(8)]]
     assert plan([], 3, cost) == []
 
 
@@ -66,24 +67,6 @@ def test_every_row_is_in_one_pass_without_padding(seed: int) -> None:
     rng = random.Random(seed)
     lengths = [rng.randint(1, 90) for _ in range(rng.randint(1, 40))]
     most = rng.randint(1, 40)
-    found = plan(lengths, most, PassCost(packed=rng.randint(20, 300)))
+    found = plan(lengths, most, PassCost(tokens=rng.randint(0, 30), packs=True))
     assert list(itertools.chain(*found)) == list(range(len(lengths)))
     assert max(map(len, found)) <= most
-
-
-def test_the_best_size_without_padding_is_where_a_token_costs_least() -> None:
-    def compute(ids: Sequence[int]) -> None:
-        time.sleep(0.02 + 2e-4 * len(ids) + 2e-6 * len(ids) ** 2)
-
-    sizes = (3, 64, 256)
-    found = measure_packed(compute, [[1] * size for size in sizes], sizes)
-    assert found.packed is not None and 80 < found.packed < 125  # the root of 0.02 / 2e-6 is 100
-    assert 0.015 < found.seconds < 0.03
-    linear = measure_packed(
-        lambda ids: time.sleep(1e-4 * len(ids)), [[1] * s for s in sizes], sizes
-    )
-    assert linear.packed is not None and 64 <= linear.packed <= 512
-    faster = measure_packed(
-        lambda ids: time.sleep(0.01 / len(ids)), [[1] * s for s in sizes], sizes
-    )
-    assert faster.packed == PACKED

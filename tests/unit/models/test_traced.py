@@ -6,13 +6,14 @@ import logging
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from ftray.models.backends.graph import Unfit
 from ftray.models.backends.traced import TracedModel
-from ftray.models.backends.unpadded import unpadded
+from ftray.models.backends.unpadded import Unpadded, lay_out
 from ftray.models.inference.predictor import Predictor
 from ftray.models.structure.groups import find_blocks
 from ftray.spec.sections.compute import Compute
@@ -67,19 +68,34 @@ def test_without_padding_the_outputs_of_tokens_are_the_same(family: str) -> None
         torch.testing.assert_close(found(**batch).logits, wanted, rtol=0, atol=1e-6)
 
 
-def test_without_padding_the_blocks_compute_tokens_alone() -> None:
+def test_without_padding_short_rows_share_the_length_of_a_long_one() -> None:
     model = tiny_network("bert").eval()
     seen: list[tuple[int, ...]] = []
     for block in find_blocks(model).modules:
         block[0].attention.register_forward_pre_hook(
             lambda _, args: seen.append(tuple(args[0].shape[:2]))
         )
-    with unpadded(model), torch.inference_mode():
-        model(**padded(14, 1, 5))
-    assert seen == [(1, 20)] * len(seen) and seen
+    inputs = padded(14, 1, 5, 6)
+    places, rows = lay_out(inputs["attention_mask"], 16)
+    assert places.shape == rows.shape == (2, 14)
     with torch.inference_mode():
-        model(**padded(14, 1, 5))
-    assert seen[-1] == (3, 14), "the model is as it was"
+        Unpadded(model)(places, rows, **inputs)
+    assert set(seen) == {(2, 14)}
+    with torch.inference_mode():
+        model(**inputs)
+    assert seen[-1] == (4, 14), "the model is as it was"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_every_token_has_a_place_in_a_layout(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = padded(*rng.integers(1, 40, rng.integers(1, 33)))["attention_mask"]
+    places, rows = lay_out(mask, 16)
+    tokens = places[rows >= 0]
+    assert sorted(tokens.tolist()) == mask.flatten().nonzero().flatten().tolist()
+    assert torch.equal(rows[rows >= 0], tokens // mask.shape[1])
+    assert (places[rows < 0] == mask.numel()).all()
+    assert places.numel() <= mask.numel()
 
 
 @pytest.mark.parametrize("family", sorted({*STACKED, "albert"} - {*PACKING}))

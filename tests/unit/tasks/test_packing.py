@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, BloomConfig
 from ftray.errors import SpecError
 from ftray.spec.load import parse
 from ftray.tasks.base import TaskSetup
-from ftray.tasks.features import Batch, Example
-from ftray.tasks.text.language_model.packed import POSITIONS, first_fit
+from ftray.tasks.features import Batch, Example, Layout
+from ftray.tasks.text.language_model.packed import POSITIONS
 from ftray.tasks.text.preference_tuning import PreferenceTuning
 from ftray.tasks.text.text_generation import Options, TextGeneration
 from ftray.tasks.text.texts import IDS
@@ -78,7 +78,7 @@ def test_sequences_are_laid_into_few_rows() -> None:
     draw = np.random.default_rng(0)
     for _ in range(50):
         lengths = draw.integers(1, 30, draw.integers(1, 20)).tolist()
-        rows, starts = first_fit(lengths, max(lengths))
+        rows, starts = Layout.first_fit(lengths, max(lengths))
         taken: set[tuple[int, int]] = set()
         for row, start, length in zip(rows, starts, lengths, strict=True):
             places = {(row, start + place) for place in range(length)}
@@ -87,7 +87,7 @@ def test_sequences_are_laid_into_few_rows() -> None:
         # No two rows would fit into one.
         used = np.bincount(rows, lengths)
         assert len(used) == 1 or np.sort(used)[:2].sum() > max(lengths)
-    assert first_fit([3, 6, 2, 1], 6) == ([1, 0, 1, 1], [0, 0, 3, 5])
+    assert Layout.first_fit([3, 6, 2, 1], 6) == ([1, 0, 1, 1], [0, 0, 3, 5])
 
 
 def test_flash_attention_gets_all_examples_in_one_row_without_padding(base: Path) -> None:

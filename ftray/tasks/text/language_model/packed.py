@@ -37,26 +37,13 @@ def in_few_rows(
     examples: Sequence[Example], ids: Feature, tokenizer: Any, in_one_row: bool = False
 ) -> Batch:
     """Make a batch of the token ids of examples, each a sequence of its own, in few rows as long as
-    the longest of them: first-fit decreasing (Johnson 1973). in_one_row: whether all lie in one
+    the longest of them. in_one_row: whether all lie in one
     row."""
     lengths = [len(example[IDS]) for example in examples]
-    layout = first_fit(lengths, sum(lengths) if in_one_row else max(lengths))
+    layout = Layout.first_fit(lengths, sum(lengths) if in_one_row else max(lengths))
     placed = [{**example, POSITIONS: range(len(example[IDS]))} for example in examples]
     batch = stacked(placed, {IDS: ids, **POSITIONS_FEATURE}, {IDS: tokenizer.pad_token_id}, layout)
     return batch._replace(host=examples)
-
-
-def first_fit(lengths: Sequence[int], most: int) -> Layout:
-    """Lay sequences, the longest first, each into the first row that has room for it. most: tokens
-    of a row, as many as the longest sequence has at least."""
-    ends: list[int] = []
-    rows, starts = [0] * len(lengths), [0] * len(lengths)
-    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        row = next((r for r, end in enumerate(ends) if end + lengths[place] <= most), len(ends))
-        ends += [0] * (row == len(ends))
-        rows[place], starts[place] = row, ends[row]
-        ends[row] += lengths[place]
-    return Layout(rows, starts)
 
 
 def reads_one_row(model: Any) -> bool:
