@@ -24,7 +24,7 @@ from ftray.tasks.features import Layout
 LAYOUT = ("places", "rows")
 """Names of the inputs that `Unpadded` takes beside the model's."""
 _STRETCHES = (1.0, 1.25, 1.5, 2.0, 3.0)
-"""Lengths of a shared row that are tried, as multiples of the longest row."""
+"""Lengths of a shared row to try, as multiples of the longest row."""
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -53,8 +53,8 @@ def _cheapest(lengths: Sequence[int], width: int) -> tuple[Layout, tuple[int, in
     """Return the layout with the lowest cost, and the shape of its rows. On a CPU the matrices
     of a token cost as much as comparing it with about `3 * width` tokens."""
 
-    def tried(stretch: float) -> tuple[Layout, tuple[int, int]]:
-        layout = Layout.first_fit(lengths, int(stretch * max(lengths)))
+    def tried(most: int) -> tuple[Layout, tuple[int, int]]:
+        layout = Layout.first_fit(lengths, most)
         ends = [start + length for start, length in zip(layout.starts, lengths, strict=True)]
         return layout, (max(layout.rows) + 1, max(ends))
 
@@ -62,7 +62,8 @@ def _cheapest(lengths: Sequence[int], width: int) -> tuple[Layout, tuple[int, in
         rows, tokens = found[1]
         return rows * tokens * (1 + tokens / (3 * width))
 
-    return min((tried(stretch) for stretch in _STRETCHES), key=cost)
+    sizes = {min(int(stretch * max(lengths)), sum(lengths)) for stretch in _STRETCHES}
+    return min((tried(size) for size in sorted(sizes)), key=cost)
 
 
 class Unpadded(nn.Module):
