@@ -15,7 +15,7 @@ import pytest
 from ftray.store import database
 from ftray.store.root import Root
 from tests.helpers.mlflow_server import MlflowServer
-from tests.helpers.object_store import ObjectStore
+from tests.helpers.object_store import KEYS, ObjectStore
 
 # Limits torch to one thread, here and in the commands that tests start. A batch with a few rows
 # gains nothing from more threads, and the threads of tests that run side by side would wait for
@@ -60,12 +60,16 @@ def _object_store() -> Iterator[ObjectStore]:
 
 
 @pytest.fixture
-def object_store(_object_store: ObjectStore) -> Iterator[ObjectStore]:
-    """An S3 server with an empty bucket.
+def object_store(
+    _object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ObjectStore]:
+    """An S3 server with an empty bucket, whose keys are in the environment.
 
     After each test, the fixture ends every fault that the test caused.
     """
     _object_store.empty()
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
     yield _object_store
     _object_store.mend()
 

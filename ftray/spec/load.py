@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from ftray.errors import SpecError
+from ftray.errors import Problem, SpecError, without_passwords
 from ftray.near import did_you_mean, nearest
 from ftray.spec import overrides as settings
 from ftray.spec.messages import problems
@@ -64,11 +64,23 @@ def serving(overrides: Iterable[str], say: Callable[[str], None] = lambda _: Non
 
 def parse(tree: Mapping[str, Any]) -> Spec:
     """Parse the spec in a tree of plain values. Raises SpecError with one problem per fault."""
+    if found := list(_with_passwords(tree)):
+        raise SpecError(*found)
     try:
         spec = Spec.model_validate(tree)
     except ValidationError as error:
         raise SpecError(*problems(error, tree, Spec)) from None
     return with_checked_space(spec)
+
+
+def _with_passwords(tree: Any, key: str = "") -> Iterator[Problem]:
+    """Yield a problem for each URL with a password: a spec is kept with every run and model."""
+    if isinstance(tree, str) and without_passwords(tree) != tree:
+        fix = "leave the password out, and set it in the environment (AWS_SECRET_ACCESS_KEY for s3)"
+        yield Problem(key, tree, "has a password, and a spec is kept with its runs and models", fix)
+    items = enumerate(tree) if isinstance(tree, list | tuple) else ()
+    for name, value in tree.items() if isinstance(tree, Mapping) else items:
+        yield from _with_passwords(value, f"{key}.{name}".lstrip("."))
 
 
 def override(spec: Spec, values: Mapping[str, Any]) -> Spec:

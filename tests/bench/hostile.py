@@ -31,7 +31,7 @@ from ftray.store.root import open_root
 from tests.bench.measure import table
 from tests.helpers.hostile import http, requests
 from tests.helpers.mlflow_server import MlflowServer
-from tests.helpers.object_store import Fault, ObjectStore
+from tests.helpers.object_store import KEYS, Fault, ObjectStore
 from tests.helpers.served import served
 from tests.helpers.small_runs import tree
 from tests.helpers.upgrades import ALIAS, Callers, answers_of
@@ -47,6 +47,7 @@ def main() -> None:
     os.environ.pop("RAY_ADDRESS", None)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     store = ObjectStore()
+    os.environ.update(KEYS)
     acts = {
         "nothing": _nothing,
         "a hundred malformed requests, over and over": _malformed,
@@ -83,7 +84,7 @@ def _trained(folder: Path, store: ObjectStore) -> Registry:
     """Trains only the head of a model, registers it and sets the alias."""
     spec = tree(
         folder,
-        storage=store.url(),
+        storage=store.spec_url(),
         train={"unfreeze": 0, "epochs": 1, "promote": ALIAS},
         scale={"workers": 1},
     )

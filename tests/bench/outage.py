@@ -46,7 +46,7 @@ from ftray.train.check import ValidatedSpec, check_inputs
 from ftray.train.run import Trained, train
 from ftray.tune.sweep import tune
 from tests.helpers.mlflow_server import MlflowServer
-from tests.helpers.object_store import Fault, ObjectStore
+from tests.helpers.object_store import KEYS, Fault, ObjectStore
 from tests.helpers.small_runs import tree, weights, write_rows
 
 ROWS, EPOCHS = 160, 3
@@ -80,6 +80,7 @@ class Bench:
         self.folder, self.seconds = folder, seconds
         self.rows = write_rows(folder / "rows.jsonl", ROWS)
         self.store = ObjectStore()
+        os.environ.update(KEYS)
         self.server = MlflowServer(folder)
         self.server.start()
         os.environ["MLFLOW_TRACKING_URI"] = self.server.uri
@@ -152,7 +153,7 @@ class Bench:
 
     def _checked(self, name: str, tune_it: bool = False) -> ValidatedSpec:
         section = {"trials": 2, "space": SPACE, "refit": False}
-        spec = tree(self.folder, name=name, storage=self.store.url(), train=CHANGES)
+        spec = tree(self.folder, name=name, storage=self.store.spec_url(), train=CHANGES)
         spec["data"]["train"] = str(self.rows)
         return check_inputs(parse({**spec, "tune": section} if tune_it else spec))
 

@@ -28,6 +28,9 @@ _BUSY = (
 )
 
 
+KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+
+
 class Fault(Enum):
     """What the proxy does instead of answering correctly."""
 
@@ -62,8 +65,12 @@ class ObjectStore:
         fs.create_dir(self.bucket)
 
     def url(self, path: str = "root") -> str:
-        """The URL that a spec gives for this path in the bucket."""
+        """The URL of this path, with the keys."""
         return f"s3://test:test@{self.bucket}/{path}?{self._options()}"
+
+    def spec_url(self, path: str = "root") -> str:
+        """The URL of this path in a spec, for processes that have `KEYS` set."""
+        return f"s3://{self.bucket}/{path}?{self._options()}"
 
     def bare_url(self, path: str = "root") -> str:
         """The URL of this path for processes that have `environment` set."""
@@ -78,8 +85,7 @@ class ObjectStore:
         """Variables by which pyarrow and boto3 find the server."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
+            **KEYS,
             "AWS_REGION": "us-east-1",
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",

@@ -16,6 +16,7 @@ import ray
 from ftray.cluster.connection import configure, start_ray
 from ftray.train.run import Trained
 from tests.helpers.free_cpus import wait_for_free_cpus
+from tests.helpers.object_store import KEYS
 from tests.helpers.small_runs import Events, train_here, tree
 from tests.helpers.tiny_model import make_model
 
@@ -30,6 +31,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ray_session() -> Iterator[Path]:
     """The session folder of a Ray instance with two CPUs."""
     os.environ.pop("RAY_ADDRESS", None)
+    os.environ.update(KEYS)  # those of `object_store`, for all of Ray's processes
     configure()
     context = start_ray(num_cpus=2, log_to_driver=False, logging_level=logging.ERROR)
     yield Path(context.address_info["session_dir"])

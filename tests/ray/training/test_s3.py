@@ -58,7 +58,7 @@ def test_a_run_ends_as_on_a_disk_although_the_store_goes_away(
             threads[-1].start()
 
     changes = {"baselines": True, "checkpoint": {"every_steps": 4}}
-    spec = tree(tmp_path, storage=object_store.url(), train=changes)
+    spec = tree(tmp_path, storage=object_store.spec_url(), train=changes)
     spec["data"]["train"] = plain.info.spec["data"]["train"]
     # MLflow prints when a run ends; inside a session nothing is printed.
     with session():
@@ -99,7 +99,7 @@ def test_a_sweep_on_s3(
     space = {"train.learning_rate": {"choice": [1e-4, 5e-4]}, "train.epochs": {"choice": [1]}}
     section = {"trials": 2, "space": space, "refit": False}
     train = {"trunk_cache": "on"}
-    spec = tree(tmp_path, name="sweep", storage=object_store.url(), train=train, tune=section)
+    spec = tree(tmp_path, name="sweep", storage=object_store.spec_url(), train=train, tune=section)
     tuned = tune(check_inputs(parse(spec)))
     assert len(tuned.trials) == 2
     load_model(tuned.trained.version.folder).check_golden()

@@ -64,7 +64,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def with_notify(url: str) -> Spec:
     tree = played().model_dump(mode="json", exclude_unset=True) | {"tune": None, "notify": url}
-    return parse(tree | {"storage": "s3://KEY:SECRET@bucket/root"})
+    spec = parse(tree | {"storage": "s3://bucket/root"})
+    return spec.model_copy(update={"storage": "s3://KEY:SECRET@bucket/root"})
 
 
 def test_the_end_of_a_run_is_told_without_paths_and_secrets(

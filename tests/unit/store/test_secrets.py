@@ -12,7 +12,7 @@ import yaml
 from ftray.errors import ModelError, SpecError, StorageError, masked
 from ftray.models.artifact.manifest import read_info
 from ftray.serve.interface import named
-from ftray.spec.load import parse
+from ftray.spec.load import override, parse
 from ftray.store.files.location import locate
 from ftray.store.root import MODEL_MANIFEST, open_root
 from ftray.store.runs.folder import RunFolder, new_run_id
@@ -24,8 +24,8 @@ from tests.helpers.object_store import ObjectStore
 def spec_of(**sections: Any) -> Any:
     tree = {
         "name": "reviews",
-        "model": {"name_or_path": "s3://KEYID:sEcret@bucket/base"},
-        "data": {"train": "s3://KEYID:sEcret@bucket/rows.csv", "test": "s3://KEYID:sEcret@b/t.csv"},
+        "model": {"name_or_path": "s3://bucket/base"},
+        "data": {"train": "s3://bucket/rows.csv", "test": "s3://b/t.csv"},
     }
     return parse({**tree, **sections})
 
@@ -46,8 +46,25 @@ def test_no_message_about_a_spec_has_a_password() -> None:
     assert "bucket" in str(caught.value) and "sEcret" not in str(caught.value)
 
 
-def test_mlflow_and_the_runs_folder_are_told_no_password(tmp_path: Path) -> None:
+def test_a_spec_takes_no_password() -> None:
     spec = spec_of()
+    files = {"train": ["s3://b/a.csv", "s3://KEYID:sEcret@b/b.csv"]}
+    with pytest.raises(SpecError) as caught:
+        spec_of(storage="s3://KEYID:sEcret@b/root", data=files)
+    first, second = caught.value.problems
+    assert (first.key, second.key) == ("data.train.1", "storage")
+    assert second.value == "s3://b/root" and "AWS_SECRET_ACCESS_KEY" in second.fix
+    assert "sEcret" not in str(caught.value)
+    with pytest.raises(SpecError, match="has a password"):
+        override(spec, {"model.name_or_path": "https://me:sEcret@hub/base"})
+
+
+def test_mlflow_and_the_runs_folder_are_told_no_password(tmp_path: Path) -> None:
+    """A spec that was made without `parse`, by a program."""
+    spec = spec_of()
+    spec = spec.model_copy(
+        update={"data": spec.data.model_copy(update={"train": "s3://KEYID:sEcret@bucket/rows.csv"})}
+    )
     assert "sEcret" not in json.dumps(parameters(spec)) and "KEYID" not in str(parameters(spec))
     run = RunFolder.create(open_root(str(tmp_path)), spec, new_run_id(spec))
     content = (run.location / "spec.yaml").read_bytes().decode()

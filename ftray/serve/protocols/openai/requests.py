@@ -116,6 +116,7 @@ _Prompt = str | tuple[int, ...]
 _text: TypeAdapter[str] = TypeAdapter(Input)
 _tokens: TypeAdapter[list[int]] = TypeAdapter(_Tokens)
 _TEXT_SCHEMA, _STOP_SCHEMA = _text.json_schema(), TypeAdapter(_Stop).json_schema()
+_SOME_TEXT_SCHEMA = {**_TEXT_SCHEMA, "minLength": 1}
 _PROMPT_SCHEMA = {"anyOf": [_TEXT_SCHEMA, _tokens.json_schema()]}
 
 
@@ -216,7 +217,7 @@ class EmbeddingRequest(_Body):
         list[Annotated[Input, StringConstraints(min_length=1)]],
         Field(min_length=1, max_length=MAX_ROWS),
         BeforeValidator(_as_several),
-        _or_several(_TEXT_SCHEMA, _TEXT_SCHEMA, minItems=1, maxItems=MAX_ROWS),
+        _or_several(_SOME_TEXT_SCHEMA, _SOME_TEXT_SCHEMA, minItems=1, maxItems=MAX_ROWS),
     ]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: _Count | None = Field(
