@@ -49,6 +49,8 @@ class TracedModel:
                 positional = Positional(recorded, names, outputs)
                 traced = torch.jit.trace(positional, self._values(examples[0]), check_trace=False)
                 self._graph = torch.jit.freeze(traced)
+        except Unfit:
+            raise
         except Exception as error:
             # Tracing runs the model's own Python, which may raise any exception.
             raise Unfit(f"torch cannot trace it: {type(error).__name__}: {error}") from error

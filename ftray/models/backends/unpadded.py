@@ -71,12 +71,15 @@ class Unpadded(nn.Module):
     those that `lay_out` gives."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Raises Unfit where the blocks of `model` do not run once each, one after the other."""
+        """Raises Unfit where the blocks of `model` do not run once each, one after the other, or
+        its config does not tell how many numbers a token's state has."""
         super().__init__()
         self._model = model
         self._blocks = _plain_blocks(model)
-        self.width: int = getattr(model.config, "hidden_size", 0)
+        self.width: int | None = getattr(getattr(model, "config", None), "hidden_size", None)
         """Numbers in a token's state."""
+        if self.width is None:
+            raise Unfit("its config has no hidden_size")
 
     def forward(self, places: torch.Tensor, rows: torch.Tensor, **inputs: torch.Tensor) -> Any:
         """Return what the model returns. Raises Unfit where its blocks read something else than

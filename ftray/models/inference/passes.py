@@ -26,7 +26,7 @@ class PassCost:
 
 
 _MOST_OVERHEAD = 1 / 16
-"""Share of a pass's cost that may be its fixed cost, where rows need no padding. Larger passes
+"""Share of a pass's cost that its fixed cost may have, where rows need no padding. Larger passes
 would answer their first rows later."""
 
 
