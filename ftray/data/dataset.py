@@ -166,11 +166,12 @@ def _clean_parts(spec: Spec, task: Task) -> dict[str, SourceRows]:
     for name in ("train", *HELD_OUT):
         url = getattr(spec.data, name)
         if isinstance(url, str):
-            source, column = source_of(url, name, spec.data, spec.info, spec.seed), None
+            source, policy = source_of(url, name, spec.data, spec.info, spec.seed), None
             if name == "train" and spec.data.split.by != "random":
-                beside = () if spec.data.split.column is None else (spec.data.split.column,)
-                source, column = replace(source, beside=beside), SplitColumn(spec.data.split)
-            parts[name] = SourceRows(name, source, task, column)
+                column = spec.data.split.column
+                beside = {} if column is None else {column: "data.split.column"}
+                source, policy = replace(source, beside=beside), SplitColumn(spec.data.split)
+            parts[name] = SourceRows(name, source, task, policy)
     _admit(spec, parts)
     for part in parts.values():
         part.drop_twins()

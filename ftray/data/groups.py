@@ -24,7 +24,8 @@ def groups_of(rows: SplitRows, column: str, key: str) -> Groups:
     if source.sequences is not None:
         problem = "the rows of this task are sequences of items, which have no further columns"
         raise DataError.of(key, column, problem, "leave it out")
-    names, codes = np.unique([_shown(value) for value in rows.beside(column)], return_inverse=True)
+    values = [_shown(value) for value in rows.beside(column, key)]
+    names, codes = np.unique(values, return_inverse=True)
     if names.tolist() == [_NONE]:
         raise DataError.of(key, column, f"no row of {source.url} has a value", "name another")
     if len(names) > MOST_GROUPS:

@@ -48,10 +48,10 @@ class SplitRows:
         """Return the place of rows, FILE:LINE."""
         return self.source.places(self._numbers(indices))
 
-    def beside(self, column: str) -> list[Any]:
+    def beside(self, column: str, key: str) -> list[Any]:
         """Return the raw value of each row in a column of the source that the task does not read.
-        Raises DataError."""
-        return self.source.beside(self.numbers, column)
+        key: names the column in errors. Raises DataError."""
+        return self.source.beside(self.numbers, column, key)
 
     def tables(self, indices: Sequence[int] | np.ndarray | None = None) -> Iterator[pa.Table]:
         """Read rows again: yield a batch at a time, with the task's columns."""

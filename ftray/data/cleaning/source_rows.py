@@ -217,10 +217,11 @@ class SourceRows:
         """Return the place of each row, FILE:LINE."""
         return [batch.where(i) for _, batch in self._raw(rows) for i in range(len(batch))]
 
-    def beside(self, rows: np.ndarray, column: str) -> list[Any]:
-        """Return the raw value of each row in a column that the task does not read. Raises
-        DataError where the source has no such column."""
-        return [value for _, batch in self._raw(rows, column) for value in batch.column(column)]
+    def beside(self, rows: np.ndarray, column: str, key: str) -> list[Any]:
+        """Return the raw value of each row in a column that the task does not read. key: names the
+        column in errors. Raises DataError where the source has no such column."""
+        found = self._raw(rows, {column: key})
+        return [value for _, batch in found for value in batch.column(column)]
 
     def dropped(self, more: Mapping[int, str]) -> Iterator[Dropped]:
         """Yield the rows that are left out, and beside them those in `more`: row -> kind."""
@@ -252,11 +253,13 @@ class SourceRows:
             return BadRow(UNKNOWN_LABEL, self._unknown_label(row))
         return reason
 
-    def _raw(self, rows: np.ndarray, *beside: str) -> Iterator[tuple[np.ndarray, RawBatch]]:
+    def _raw(
+        self, rows: np.ndarray, beside: Mapping[str, str] | None = None
+    ) -> Iterator[tuple[np.ndarray, RawBatch]]:
         """Read rows again, with further columns `beside` those of the source."""
         if not len(rows):
             return
-        start, more = 0, (*self.source.beside, *beside)
+        start, more = 0, {**self.source.beside, **(beside or {})}
         for batch in batches_of(replace(self.source, beside=more, notes=[])):
             end = start + len(batch)
             here = rows[slice(*np.searchsorted(rows, (start, end)))]

@@ -42,8 +42,8 @@ class Source:
     """The split of a Hub data set to read where the id names none."""
     files: frozenset[str] = frozenset()
     """Logical columns whose values are files: their content, or the name of a file."""
-    beside: tuple[str, ...] = ()
-    """Columns to read beside those of the task."""
+    beside: Mapping[str, str] = field(default_factory=dict)
+    """Columns to read beside those of the task -> the key or option that names the column."""
     flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Logical column of the task -> names of the several columns that it stands for."""
     every_column: bool = False
@@ -103,12 +103,12 @@ class Source:
                 faults += self._column_error(logical, name, lacking, _hint(name, present)).problems
         if faults:
             raise DataError(*faults)
-        for name in self.beside:
+        for name, key in self.beside.items():
             if name not in present:
-                there = ", ".join(present)
-                raise self.error(
-                    f"no column {name!r} in {where}, which has: {there}", "name another"
-                )
+                there = ", ".join(present) or "none"
+                lacking = f"no such column in {where}, which has: {there} ({self.key})"
+                fix = f"{_hint(name, present)}Name another column."
+                raise DataError.of(key, name, lacking, fix)
         if len(self.named) < len(self.columns):
             self._require_distinct(present, where)
             return list(present)

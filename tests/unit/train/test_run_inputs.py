@@ -141,6 +141,11 @@ def test_the_groups_of_the_test_rows_are_known_before_the_run(tmp_path: Path, ba
     assert checked(None).groups is None
     with pytest.raises(DataError, match="data.group = regoin: no row of .* has a value"):
         checked("regoin")
+    table = "".join(f"{row['text']},{row['label']},{row['region']}\n" for row in rows)
+    file.with_suffix(".csv").write_text(f"text,label,region\n{table}")
+    files = {"train": str(file.with_suffix(".csv")), "group": "regoin"}
+    with pytest.raises(DataError, match="data.group = regoin: no such .* mean region"):
+        check_inputs(parse({**tree, "data": {**tree["data"], **files}}))
     with pytest.raises(DataError, match="data.group = id: 120 different values"):
         checked("id")
 
