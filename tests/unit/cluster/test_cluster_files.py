@@ -148,13 +148,21 @@ def stages(dockerfile: str) -> Stages:
     """Each stage's name, with what it is built from and its instructions."""
     text = re.sub(r"^#.*\n", "", dockerfile, flags=re.MULTILINE).replace("\\\n", " ")
     found: Stages = {}
+    before: list[str] = []
+    instructions = before
     for line in filter(None, (line.strip() for line in text.splitlines())):
         if match := re.fullmatch(r"FROM (\S+) AS (\S+)", line):
-            instructions: list[str] = []
-            found[match[2]] = (match[1], instructions)
+            instructions = []
+            found[match[2]] = (_given(match[1], before), instructions)
         else:
             instructions.append(line)
     return found
+
+
+def _given(image: str, arguments: list[str]) -> str:
+    """The image that a FROM names, with the defaults of the file's arguments."""
+    defaults = dict(line.removeprefix("ARG ").split("=", 1) for line in arguments)
+    return defaults[image[1:]] if image.startswith("$") else image
 
 
 def lineage(found: Stages, stage: str) -> list[str]:
