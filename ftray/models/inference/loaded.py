@@ -147,17 +147,20 @@ class LoadedModel(ABC):
         return self.task.collate(self.setup, examples).to(self.device)
 
     def dummies(self, *sizes: int) -> dict[str, torch.Tensor]:
-        """Return inputs of made-up examples of these sizes, the shorter ones padded. They are those
-        that a question of this model has: pairs of texts have token types, and single ones none."""
+        """Return the inputs of made-up examples of these sizes, the shorter ones padded."""
+        return self.batch(self.made_up(*sizes)).inputs
+
+    def made_up(self, *sizes: int) -> list[Example]:
+        """Return made-up examples of these sizes, with the inputs that a question of this model
+        has: pairs of texts have token types, and single ones none."""
         asked = self.task.made_up(self.setup, self.info.inputs, 1, np.random.default_rng(0))
         read = getattr(self.setup.processor, "model_input_names", ())
         names = [n for example in self.encode([asked])[0] for n in example if n in read]
         ragged = [n for n in names if self.features[n].shape is None]
-        dummies = (
+        return [
             {**dict.fromkeys(ragged, [0] * size), **self.task.dummy(self.setup, size)}
             for size in sizes
-        )
-        return self.batch(list(dummies)).inputs
+        ]
 
     def passes(self, examples: Sequence[Example]) -> Iterator[list[int]]:
         """Yield the places of examples that are to share a forward pass: those of similar cost."""

@@ -80,7 +80,7 @@ class Predictor(LoadedModel):
     def measure_passes(self) -> None:
         """Measure the fixed cost of a forward pass, by which rows are then split into passes."""
         sizes = (min(size, self.info.max_length) for size in _MEASURED_TOKENS)
-        short, long = (self.task.dummy(self.setup, size) for size in sizes)
+        short, long = self.made_up(*sizes)
         costs = cost(short, self.features), cost(long, self.features)
         if costs[0] < costs[1]:
             found = measure_cost(lambda row: self.outputs_of([row]), (short, long), costs)
