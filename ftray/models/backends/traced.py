@@ -42,11 +42,11 @@ class TracedModel:
         self._names, self._outputs = tuple(examples[0]), tuple(outputs)
         self.config: Any = getattr(model, "config", None)
         try:
-            recorded = Unpadded(model) if packs else model
-            self._width = recorded.width if isinstance(recorded, Unpadded) else None
+            unpadded = Unpadded(model) if packs else None
+            self._width = None if unpadded is None else unpadded.width
             names = (*self._names, *LAYOUT) if packs else self._names
             with recording(), torch.inference_mode():
-                positional = Positional(recorded, names, outputs)
+                positional = Positional(unpadded or model, names, outputs)
                 traced = torch.jit.trace(positional, self._values(examples[0]), check_trace=False)
                 self._graph = torch.jit.freeze(traced)
         except Unfit:

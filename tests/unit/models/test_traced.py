@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from ftray.models.backends import traced
 from ftray.models.backends.graph import Unfit
 from ftray.models.backends.traced import TracedModel
 from ftray.models.backends.unpadded import Unpadded, lay_out
@@ -42,6 +43,21 @@ def test_the_answers_are_the_same(made: Location, precision: Any, batch_size: in
     # Without padding the sums have another order; and the graph has some constants in fp16 that the
     # model computes in fp32.
     most = {"fp32": 1e-5, "bf16": 1e-2, "fp16": 4e-3}[precision]
+    torch.testing.assert_close(logits_of(found, TEXTS), logits_of(exact, TEXTS), rtol=0, atol=most)
+
+
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 0), ("bf16", 0), ("fp16", 4e-3)])
+def test_a_model_that_needs_padding_gives_the_same_bits(
+    made: Location, precision: Any, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(model: nn.Module) -> Unpadded:
+        raise Unfit("its blocks read positions")
+
+    monkeypatch.setattr(traced, "Unpadded", refused)
+    exact, found = (Predictor(made, 3, Compute(precision=precision)) for _ in range(2))
+    found.trace()
+    assert isinstance(found.model, TracedModel) and not found.pass_cost.packs
+    # The graph has some constants in fp16 that the model computes in fp32.
     torch.testing.assert_close(logits_of(found, TEXTS), logits_of(exact, TEXTS), rtol=0, atol=most)
 
 

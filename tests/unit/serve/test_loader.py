@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
+import shutil
 import weakref
 from pathlib import Path
 
@@ -20,7 +22,8 @@ from ftray.serve.runners import generation_limits
 from ftray.serve.runners.engine import Engine
 from ftray.spec.sections.compute import PLAIN
 from ftray.spec.sections.serving import Batching, GenerationLimits
-from ftray.store.files.location import Location
+from ftray.store.files.location import Location, locate
+from ftray.store.root import MODEL_MANIFEST
 from tests.helpers.tiny_generator import make_generator
 from tests.helpers.tiny_model import make_model, tamper
 
@@ -45,6 +48,19 @@ def test_a_model_alone_is_computed_as_a_graph(
     assert isinstance(live, LiveModel)
     assert isinstance(live.loaded.model, TracedModel) is is_traced
     assert (live.loaded.lineage is None) is is_traced
+
+
+def test_a_model_of_two_texts_is_loaded(made: Location, tmp_path: Path) -> None:
+    """Its graph reads token types."""
+    folder = tmp_path / "pairs"
+    shutil.copytree(made.path, folder)
+    manifest = json.loads((folder / MODEL_MANIFEST).read_text())
+    manifest["spec"]["data"]["columns"] |= {"text": "a", "text_pair": "b", "label": "c"}
+    (folder / MODEL_MANIFEST).write_text(json.dumps({**manifest, "golden": []}))
+    live = loader(None).load(locate(str(folder)), "pairs", 1)
+    assert isinstance(live, LiveModel) and isinstance(live.loaded.model, TracedModel)
+    assert "token_type_ids" in live.loaded.made_up(3)[0]
+    assert live.loaded.answers([{"text": "a fine film", "text_pair": "a film"}])[0]
 
 
 @pytest.mark.parametrize("pool", [None, Pool()])
