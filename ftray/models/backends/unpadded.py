@@ -36,6 +36,8 @@ def lay_out(mask: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]
     places: (R, S), the places among the B * L tokens of the padded rows, B * L for padding; rows:
     (R, S), the row of each token, -1 for padding.
     """
+    if len(mask) == 1 and bool(mask.all()):
+        return torch.arange(mask.numel())[None], torch.zeros(mask.shape, dtype=torch.long)
     of_rows = [row.nonzero().flatten() for row in mask]
     lengths = [len(tokens) for tokens in of_rows]
     layout, shape = _cheapest(lengths, width)
@@ -110,6 +112,7 @@ class _Packing:
     def __init__(self, places: torch.Tensor, rows: torch.Tensor) -> None:
         self._places = places
         self._same_row = (rows[:, :, None] == rows[:, None, :])[:, None]
+        self._added: dict[torch.dtype, torch.Tensor] = {}
         self._padded: Sequence[int] = ()
 
     def enter(self, block: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Arguments:
@@ -152,8 +155,11 @@ class _Packing:
             raise Unfit("its blocks read no mask of tokens")
         if mask.dtype == torch.bool:
             return self._same_row
-        added = torch.zeros_like(self._same_row, dtype=mask.dtype)
-        return added.masked_fill(~self._same_row, torch.finfo(mask.dtype).min)
+        if mask.dtype not in self._added:
+            added = torch.zeros_like(self._same_row, dtype=mask.dtype)
+            lowest = torch.finfo(mask.dtype).min
+            self._added[mask.dtype] = added.masked_fill(~self._same_row, lowest)
+        return self._added[mask.dtype]
 
 
 def _has_tensors(value: Any) -> bool:
