@@ -17,6 +17,7 @@ from ftray.data.encoding.encoded import EncodedDataset, EncodedSplit
 from ftray.errors import SpecError
 from ftray.models.inference import measure
 from ftray.models.inference.reference import computed
+from ftray.models.structure.activation_checkpointing import enable_checkpointing
 from ftray.models.structure.cut import cut_off
 from ftray.models.structure.placing import placed
 from ftray.spec.schema import Spec
@@ -30,7 +31,6 @@ from ftray.train.checkpoint import stored
 from ftray.train.distributed.context import DistContext
 from ftray.train.distributed.feed import feed
 from ftray.train.engine import lora, state
-from ftray.train.engine.activation_checkpointing import enable_checkpointing
 from ftray.train.engine.deepspeed import Engine
 from ftray.train.engine.phased import PhasedEngine
 from ftray.train.engine.state import State

@@ -26,6 +26,7 @@ from torch import nn
 
 from ftray.data.batches import BatchPlan
 from ftray.data.encoding.encoded import EncodedSplit
+from ftray.models.structure.activation_checkpointing import enable_checkpointing
 from ftray.models.structure.blocks import count_blocks
 from ftray.models.structure.cut import cut_off, find_cut
 from ftray.models.structure.placing import placed, sketch
@@ -36,7 +37,6 @@ from ftray.train import context, loop
 from ftray.train.context import TrainContext
 from ftray.train.distributed.context import DistContext
 from ftray.train.engine import deepspeed_state, lora
-from ftray.train.engine.activation_checkpointing import enable_checkpointing
 from ftray.train.engine.deepspeed import TrainedModule
 from ftray.train.engine.phased import PhasedEngine
 from ftray.train.evaluation.baselines import Encoder

@@ -72,7 +72,17 @@ REFROZEN = [{"epoch": 0, "blocks": "all"}, {"epoch": 1, "blocks": ["classifier",
 def run(name: str, stage: int = 0, **changes: Any) -> Run:
     fields = {
         key: changes.pop(key)
-        for key in ("resume", "dropout", "stop_after", "every", "rows", "trunk", "model", "kind")
+        for key in (
+            "resume",
+            "dropout",
+            "stop_after",
+            "every",
+            "rows",
+            "trunk",
+            "model",
+            "kind",
+            "apart",
+        )
         if key in changes
     }
     return Run(name, {**TRAIN, "deepspeed": {"stage": stage}, **changes}, **fields)
@@ -128,6 +138,10 @@ def runs(world: int, folder: Path) -> list[Run]:
         run(f"{world}-experts", model="experts", unfreeze="all", dropout=0.0),
         run(f"{world}-experts-resumed", model="experts", unfreeze="all", dropout=0.0,
             resume=f"{world}-experts/3"),
+        run(f"{world}-apart", apart=True, resume=f"{world}-stage-0/3"),
+        run(f"{world}-experts-apart", apart=True, model="experts", unfreeze="all", dropout=0.0),
+        run(f"{world}-skips-apart", apart=True, learning_rate=1e30, skip_nonfinite=99),
+        run(f"{world}-phases-apart", apart=True, **PHASED, dropout=0.0, every=1),
         run(f"{world}-normed-phases", 2, model="normed", **PHASED),
         run(f"{world}-normed-phases-resumed", 2, model="normed", **PHASED,
             resume=f"{world}-normed-phases/6"),

@@ -16,10 +16,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -51,6 +53,8 @@ class Run:
     """
     kind: str = ""
     """A key of `task_kinds.KINDS`, which then makes rows and model; empty for a classifier."""
+    apart: bool = False
+    """Whether the workers cannot share memory, as those of different machines."""
 
 
 @dataclass
@@ -232,7 +236,8 @@ def _train(run: Run, root: Path, ranks: Any) -> Seen:
     keeper = CheckpointManager(kept, locate(str(folder)), writes=ranks.rank == 0)
     found = watcher.found
     try:
-        loop.run(context, progress, keeper, watcher)
+        with sharing(not run.apart):
+            loop.run(context, progress, keeper, watcher)
     except FtrayError as error:
         found.error = str(error)
     keeper.wait()
@@ -248,6 +253,18 @@ def _train(run: Run, root: Path, ranks: Any) -> Seen:
         save_file(after, folder / "final.safetensors")
     context.phased.close()
     return found
+
+
+@contextmanager
+def sharing(wanted: bool) -> Iterator[None]:
+    """Engines that are built here share memory between workers only if `wanted`."""
+    from ftray.train.engine import deepspeed
+
+    with patch.object(deepspeed, "open_shared", deepspeed.open_shared if wanted else _no_memory):
+        yield
+
+
+def _no_memory(*_: Any) -> None: ...
 
 
 def _parts(run: Run, root: Path, world: int) -> tuple[Any, Any, Any]:

@@ -24,6 +24,7 @@ from ftray.train.engine.deepspeed_config import Config, uses_bf16
 from ftray.train.engine.gradients import add_up, tables
 from ftray.train.engine.optimizer import AGE, SCALE, adamw
 from ftray.train.engine.partition import partition
+from ftray.train.engine.shared_state import open_shared
 from ftray.train.engine.step_timer import StepTimer
 
 
@@ -114,12 +115,14 @@ class Engine:
             config = {**config, "gradient_clipping": 0.0}
         self._trained = [p for p in module.model.parameters() if p.requires_grad]
         self._tables = tables(module.model)
-        optimizer = adamw(groups, spec)
-        self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
-        deepspeed_state.check_optimizer(self._deepspeed)
         # A user's DeepSpeed JSON may configure the all-reduce of gradients, so DeepSpeed does it.
         by_us = ranks.world == 1 or isinstance(spec.deepspeed, DeepSpeedSpec)
         self._adds_up = self._plain and by_us
+        self._shared = open_shared(ranks, self._trained) if self._adds_up else None
+        self._norm: torch.Tensor | None = None
+        optimizer = self._optimizer(groups, spec)
+        self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+        deepspeed_state.check_optimizer(self._deepspeed)
         if self._adds_up:
             deepspeed_state.turn_off_allreduce(self._deepspeed)
         else:
@@ -127,6 +130,13 @@ class Engine:
         self._deepspeed.train()
         self.buffers = MovingBuffers(module.model, ranks, module.plan.frozen_modules)
         self._recomputes = spec.gradient_checkpointing
+
+    def _optimizer(self, groups: list[dict[str, Any]], spec: TrainSpec) -> torch.optim.Optimizer:
+        if self._shared is None:
+            return adamw(groups, spec)
+        optimizer = adamw(self._shared.owned(groups), spec)
+        self._shared.attach(optimizer)
+        return optimizer
 
     @property
     def module(self) -> TrainedModule:
@@ -174,13 +184,22 @@ class Engine:
             self._deepspeed.step()
         elif self._adds_up and self.ranks.world > 1:
             with self.timer("reduce"):
-                add_up(self._trained, self._tables)
+                self._add_up()
+
+    def _add_up(self) -> None:
+        """Add up the gradients over the ranks."""
+        if self._shared is not None:
+            self._norm = self._shared.add_up()
+        else:
+            add_up(self._trained, self._tables)
 
     def gradient_norm(self) -> torch.Tensor | None:
         """Return the norm of the global batch's gradient: a tensor on the device, the same on every
         rank. Returns None at stages 1 to 3, where DeepSpeed clips and checks gradients itself."""
         if not self._plain:
             return None
+        if self._shared is not None:
+            return self._norm
         gradients = []
         for parameter in self._trained:
             if parameter.grad is None:
@@ -197,6 +216,8 @@ class Engine:
             group["lr"] = learning_rate * group[SCALE]
         finite = norm is None or self._clipped(norm)
         self._deepspeed.step()
+        if self._shared is not None:
+            self._shared.settle()
         applied = finite and not deepspeed_state.overflowed(self._deepspeed)
         if applied:
             self.buffers.agree()
@@ -220,6 +241,8 @@ class Engine:
 
     def moments(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
         """Return AdamW's exp_avg and exp_avg_sq of a parameter at stage 0, not as copies."""
+        if self._shared is not None:
+            return self._shared.moments(parameter)
         found: dict[str, torch.Tensor] = self._deepspeed.optimizer.state[parameter]
         return found
 
@@ -238,6 +261,8 @@ class Engine:
     def close(self) -> None:
         """Release DeepSpeed's hooks and buffers, so that this process can build another engine."""
         deepspeed_state.destroy(self._deepspeed)
+        if self._shared is not None:
+            self._shared.close()
         # ZeRO 3 replaces torch's `linear` by a function that rounds differently, and never restores
         # the original.
         nn.functional.linear = self._linear

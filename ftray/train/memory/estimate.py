@@ -4,7 +4,8 @@ The sizes of DeepSpeed's buffers come from its source (runtime/engine.py, runtim
 stage_1_and_2.py and stage3.py); Rajbhandari et al. 2020 define the stages. With P parameters, T of
 them trainable, W workers, and the moments of AdamW in full precision, a worker holds in bytes:
 
-stage 0     unsharded gradients 4T and moments 8T; a flat copy of the gradients for the all-reduce
+stage 0     unsharded gradients 4T and moments 8T; a flat copy of the gradients for the all-reduce,
+            or on CPUs of one machine the gradients of other ranks (weights and moments are shared)
 stages 1, 2 the weights in one flat buffer; the master copy and the moments 12T/W; a bucket that all
             gradients are copied to, its flat copy for the reduction, and the reduced shard
 stage 3     shards of weights, moments and gradients; the gathered weights that are in use; the

@@ -28,6 +28,7 @@ from ftray.errors import ModelError, NoEstimate
 from ftray.models.inference.rounding import roundable
 from ftray.models.limits import setup_of
 from ftray.models.pretrained import Pretrained
+from ftray.models.structure.activation_checkpointing import enable_checkpointing
 from ftray.models.structure.blocks import FreezePlan, plan_freeze
 from ftray.models.structure.groups import count_blocks
 from ftray.models.structure.placing import forgetting, sketch
@@ -35,7 +36,6 @@ from ftray.models.structure.quantized import BYTES, quantizable
 from ftray.spec.schema import Spec
 from ftray.tasks import Task, get_task
 from ftray.tasks.schema import Schema
-from ftray.train.engine.activation_checkpointing import enable_checkpointing
 from ftray.train.engine.deepspeed import rounds_weights
 from ftray.train.engine.flops import flop_per_token
 from ftray.train.engine.lora import inject, plan_adapters

@@ -40,6 +40,25 @@ def test_two_workers_learn_as_one_does_to_the_bit(root: Path, of: Callable[..., 
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.parametrize(
+    ("name", "together"),
+    [
+        ("2-apart", "2-stage-0"),
+        ("2-experts-apart", "2-experts"),
+        ("2-skips-apart", "2-skips-0"),
+        ("2-phases-apart", "2-phases-0"),
+    ],
+)
+def test_workers_of_one_machine_learn_as_those_of_two_to_the_bit(
+    of: Callable[..., Seen], name: str, together: str
+) -> None:
+    """Workers of one machine share the weights, and each updates a part of them."""
+    one, two = of(together), of(name)
+    assert two.digest == one.digest
+    assert two.losses == one.losses[-len(two.losses) :]
+    assert two.skipped == one.skipped
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_workers_learn_as_one_does(of: Callable[..., Seen], stage: int) -> None:
     """Four chunks are added up in another order: within rounding."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ftray.errors import ModelError
-from ftray.train.engine.activation_checkpointing import enable_checkpointing
+from ftray.models.structure.activation_checkpointing import enable_checkpointing
 from tests.helpers.tiny_networks import tiny_network
 
 

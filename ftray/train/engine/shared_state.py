@@ -1,0 +1,168 @@
+"""One copy of the trained weights and of AdamW's moments for all ranks of a machine, in shared
+memory, at ZeRO stage 0 on CPUs.
+
+Between processes of one machine an all-reduce is expensive: the network stack copies each byte
+several times, on the cores that compute. And then every rank makes the same update. Here each rank
+owns some of the tensors: it adds up their gradients, which the other ranks put where all can read
+them, and updates the weights for all. This is ZeRO 1 (Rajbhandari et al. 2020) without the transfer
+of the weights.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ftray.train.distributed.context import DistContext
+from ftray.train.distributed.shared_memory import map_together
+
+# One call for many tensors, as torch's own optimizers make it; torch has no public name for it.
+_add, _norm = torch._foreach_add_, torch._foreach_norm  # noqa: SLF001
+_COPIES = 3
+"""Tensors that all ranks share for each parameter: its values and two moments."""
+_LINE = 16
+"""Elements of a processor's cache line; two ranks that write to one slow each other down."""
+
+
+class SharedState:
+    """The values, gradients and moments of `parameters`. Created by `open_shared`."""
+
+    def __init__(
+        self, ranks: DistContext, parameters: Sequence[nn.Parameter], memory: mmap.mmap
+    ) -> None:
+        self._ranks = ranks
+        self._parameters = list(parameters)
+        cut = _cut(memory, self._parameters)
+        values, first, second = next(cut), next(cut), next(cut)
+        self._gradients = [next(cut) for _ in range(ranks.world)]
+        """Of each rank, the gradients of the parameters that other ranks own."""
+        self._moments = {
+            parameter: {"exp_avg": mean, "exp_avg_sq": square}
+            for parameter, mean, square in zip(self._parameters, first, second, strict=True)
+        }
+        owners = _owners([parameter.numel() for parameter in self._parameters], ranks.world)
+        self._mine = [place for place, owner in enumerate(owners) if owner == ranks.rank]
+        self._others = [place for place, owner in enumerate(owners) if owner != ranks.rank]
+        self._share(values)
+
+    def _share(self, values: list[torch.Tensor]) -> None:
+        """Replace the values of the parameters by `values`, once rank 0 has written them there."""
+        pairs = list(zip(self._parameters, values, strict=True))
+        if self._ranks.rank == 0:
+            for parameter, value in pairs:
+                value.copy_(parameter.data)
+        dist.barrier()
+        for parameter, value in pairs:
+            parameter.data = value
+
+    def owned(self, groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the optimizer's groups with the parameters that this rank updates. A rank without
+        any gets a parameter without elements, as an optimizer needs one."""
+        mine = {id(self._parameters[place]) for place in self._mine}
+        found = [{**g, "params": [p for p in g["params"] if id(p) in mine]} for g in groups]
+        found = [group for group in found if group["params"]]
+        return found or [{**groups[0], "params": [nn.Parameter(torch.empty(0))]}]
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make the optimizer of the owned groups keep its moments here. They are zero."""
+        for place in self._mine:
+            parameter = self._parameters[place]
+            optimizer.state[parameter] = {"step": torch.tensor(0.0), **self.moments(parameter)}
+
+    def moments(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
+        """Return exp_avg and exp_avg_sq of a parameter, not as copies."""
+        return self._moments[parameter]
+
+    def add_up(self) -> torch.Tensor:
+        """Give the parameters that this rank updates the sum of all ranks' gradients, and the
+        others none; a parameter without a gradient counts as zeros. Returns the norm of the sums of
+        all parameters, the same on every rank. Every rank must call this method, and `settle` after
+        the update."""
+        own = self._gradients[self._ranks.rank]
+        for place in self._others:
+            gradient, self._parameters[place].grad = self._parameters[place].grad, None
+            if gradient is None:
+                own[place].zero_()
+            else:
+                own[place].copy_(gradient)
+        dist.barrier()
+        norms = torch.zeros(len(self._parameters))
+        if self._mine:
+            norms[self._mine] = torch.stack(_norm(self._summed()))
+        # No rank goes on before all have read: the next step writes to the same memory.
+        dist.all_reduce(norms)
+        return torch.linalg.vector_norm(norms)
+
+    def _summed(self) -> list[torch.Tensor]:
+        """Add the other ranks' gradients to those of the parameters that this rank updates, in the
+        order of the ranks, so that the rounding does not depend on the owner."""
+        for place in self._mine:
+            if self._parameters[place].grad is None:
+                self._parameters[place].grad = torch.zeros_like(self._parameters[place])
+        sums: list[Any] = [self._parameters[place].grad for place in self._mine]
+        theirs = [[of_rank[place] for place in self._mine] for of_rank in self._gradients]
+        before, after = theirs[: self._ranks.rank], theirs[self._ranks.rank + 1 :]
+        if before:
+            for one in before[1:]:
+                _add(before[0], one)
+            _add(sums, before[0])
+        for one in after:
+            _add(sums, one)
+        return sums
+
+    def settle(self) -> None:
+        """Wait until every rank has updated its parameters. Every rank must call this method."""
+        dist.barrier()
+
+    def close(self) -> None:
+        """Give the parameters memory of their own again."""
+        for parameter in self._parameters:
+            parameter.data = parameter.data.clone()
+
+
+def open_shared(ranks: DistContext, parameters: Sequence[nn.Parameter]) -> SharedState | None:
+    """Move the values of `parameters` into memory that all ranks share. Returns None, on every
+    rank, where the ranks are not on one machine, or the parameters are not all contiguous fp32 on
+    CPUs. Every rank must call this function."""
+    if ranks.world == 1 or not all(
+        p.dtype == torch.float32 and p.device.type == "cpu" and p.is_contiguous()
+        for p in parameters
+    ):
+        return None
+    size = sum(_stride(p) for p in parameters) * (_COPIES + ranks.world) * torch.float32.itemsize
+    memory = map_together(size, ranks)
+    return None if memory is None else SharedState(ranks, parameters, memory)
+
+
+def _stride(parameter: nn.Parameter) -> int:
+    """Return the elements from the start of one tensor to that of the next one."""
+    return -(-parameter.numel() // _LINE) * _LINE
+
+
+def _cut(memory: mmap.mmap, parameters: Sequence[nn.Parameter]) -> Iterator[list[torch.Tensor]]:
+    """Yield tensors with the shapes of the parameters from `memory`, again and again."""
+    start = 0
+    while True:
+        found = []
+        for parameter in parameters:
+            flat = torch.frombuffer(
+                memory, dtype=torch.float32, count=parameter.numel(), offset=start
+            )
+            found.append(flat.view(parameter.shape))
+            start += _stride(parameter) * torch.float32.itemsize
+        yield found
+
+
+def _owners(sizes: Sequence[int], world: int) -> list[int]:
+    """Return the rank that owns each tensor: the largest first, each to the rank with the least."""
+    loads = [0] * world
+    owners = [0] * len(sizes)
+    for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):
+        owners[place] = loads.index(min(loads))
+        loads[owners[place]] += sizes[place]
+    return owners
