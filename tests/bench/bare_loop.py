@@ -65,10 +65,10 @@ def train(base: Base, spec: Spec, rows: EncodedSplit, batches: BatchPlan) -> lis
     for epoch in range(spec.train.epochs):
         started, count = time.perf_counter(), 0
         for batch in batches.batches(epoch):
-            inputs, targets, _ = collate(base.setup, rows.examples(batch))
+            taken = collate(base.setup, rows.examples(batch))
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-                logits = model(**inputs).logits
-            loss = nn.functional.cross_entropy(logits.float(), targets[LABEL])
+                logits = model(**taken.inputs).logits
+            loss = nn.functional.cross_entropy(logits.float(), taken.targets[LABEL])
             loss.backward()
             nn.utils.clip_grad_norm_(trained, spec.train.clip or float("inf"))
             for group in optimizer.param_groups:

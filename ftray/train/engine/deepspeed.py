@@ -21,11 +21,11 @@ from ftray.train.distributed.context import DistContext
 from ftray.train.engine import deepspeed_state
 from ftray.train.engine.buffers import MovingBuffers
 from ftray.train.engine.deepspeed_config import Config, uses_bf16
-from ftray.train.engine.gradients import add_up, tables
 from ftray.train.engine.optimizer import AGE, SCALE, adamw
 from ftray.train.engine.partition import partition
 from ftray.train.engine.shared_state import open_shared
 from ftray.train.engine.step_timer import StepTimer
+from ftray.train.engine.unsharded import OwnState, UnshardedState
 
 
 class TrainedModule(nn.Module):
@@ -108,19 +108,21 @@ class Engine:
         self.updates = 0
         self._clip = spec.clip
         self._ages = _ages(module.model, groups)
-        self._plain = zero == 0
-        if self._plain:
+        self._trained = [p for p in module.model.parameters() if p.requires_grad]
+        # A user's DeepSpeed JSON may configure the all-reduce of gradients, so DeepSpeed does it.
+        by_us = ranks.world == 1 or isinstance(spec.deepspeed, DeepSpeedSpec)
+        self._adds_up = zero == 0 and by_us
+        self._state: UnshardedState | None = None
+        if zero == 0:
             # At stage 0 this class clips gradients itself: it needs their norm anyway, to check
             # that they are finite.
             config = {**config, "gradient_clipping": 0.0}
-        self._trained = [p for p in module.model.parameters() if p.requires_grad]
-        self._tables = tables(module.model)
-        # A user's DeepSpeed JSON may configure the all-reduce of gradients, so DeepSpeed does it.
-        by_us = ranks.world == 1 or isinstance(spec.deepspeed, DeepSpeedSpec)
-        self._adds_up = self._plain and by_us
-        self._shared = open_shared(ranks, self._trained) if self._adds_up else None
-        self._norm: torch.Tensor | None = None
-        optimizer = self._optimizer(groups, spec)
+            shared = open_shared(ranks, self._trained) if self._adds_up else None
+            self._state = shared or OwnState(module.model)
+            groups = self._state.owned(groups)
+        optimizer = adamw(groups, spec)
+        if self._state is not None:
+            self._state.attach(optimizer)
         self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
         deepspeed_state.check_optimizer(self._deepspeed)
         if self._adds_up:
@@ -130,13 +132,6 @@ class Engine:
         self._deepspeed.train()
         self.buffers = MovingBuffers(module.model, ranks, module.plan.frozen_modules)
         self._recomputes = spec.gradient_checkpointing
-
-    def _optimizer(self, groups: list[dict[str, Any]], spec: TrainSpec) -> torch.optim.Optimizer:
-        if self._shared is None:
-            return adamw(groups, spec)
-        optimizer = adamw(self._shared.owned(groups), spec)
-        self._shared.attach(optimizer)
-        return optimizer
 
     @property
     def module(self) -> TrainedModule:
@@ -182,31 +177,14 @@ class Engine:
             self._deepspeed.backward(loss, scale_wrt_gas=False)
         if not self._deepspeed.is_gradient_accumulation_boundary():
             self._deepspeed.step()
-        elif self._adds_up and self.ranks.world > 1:
+        elif self._state is not None and self._adds_up and self.ranks.world > 1:
             with self.timer("reduce"):
-                self._add_up()
-
-    def _add_up(self) -> None:
-        """Add up the gradients over the ranks."""
-        if self._shared is not None:
-            self._norm = self._shared.add_up()
-        else:
-            add_up(self._trained, self._tables)
+                self._state.add_up()
 
     def gradient_norm(self) -> torch.Tensor | None:
         """Return the norm of the global batch's gradient: a tensor on the device, the same on every
         rank. Returns None at stages 1 to 3, where DeepSpeed clips and checks gradients itself."""
-        if not self._plain:
-            return None
-        if self._shared is not None:
-            return self._norm
-        gradients = []
-        for parameter in self._trained:
-            if parameter.grad is None:
-                # No row used this parameter. DeepSpeed also reduces zeros for such a parameter.
-                parameter.grad = torch.zeros_like(parameter)
-            gradients.append(parameter.grad)
-        return nn.utils.get_total_norm(gradients)
+        return None if self._state is None else self._state.norm()
 
     def update(self, learning_rate: float, norm: float | None) -> bool:
         """Run one optimizer step with the accumulated gradients; `norm` is the result of
@@ -216,8 +194,8 @@ class Engine:
             group["lr"] = learning_rate * group[SCALE]
         finite = norm is None or self._clipped(norm)
         self._deepspeed.step()
-        if self._shared is not None:
-            self._shared.settle()
+        if self._state is not None:
+            self._state.settle()
         applied = finite and not deepspeed_state.overflowed(self._deepspeed)
         if applied:
             self.buffers.agree()
@@ -241,10 +219,8 @@ class Engine:
 
     def moments(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
         """Return AdamW's exp_avg and exp_avg_sq of a parameter at stage 0, not as copies."""
-        if self._shared is not None:
-            return self._shared.moments(parameter)
-        found: dict[str, torch.Tensor] = self._deepspeed.optimizer.state[parameter]
-        return found
+        assert self._state is not None, "stages 1 to 3 shard the moments"
+        return self._state.moments(parameter)
 
     def age(self, name: str) -> int:
         """Return the number of updates of a trainable parameter, in this engine and in earlier
@@ -261,8 +237,8 @@ class Engine:
     def close(self) -> None:
         """Release DeepSpeed's hooks and buffers, so that this process can build another engine."""
         deepspeed_state.destroy(self._deepspeed)
-        if self._shared is not None:
-            self._shared.close()
+        if self._state is not None:
+            self._state.close()
         # ZeRO 3 replaces torch's `linear` by a function that rounds differently, and never restores
         # the original.
         nn.functional.linear = self._linear

@@ -13,13 +13,13 @@ from ftray.data.batches import BatchPlan
 from ftray.errors import NotTrainable
 from ftray.models.inference.rounding import round_weights
 from ftray.models.structure.blocks import FreezePlan
+from ftray.models.structure.flops import flop_per_token
 from ftray.models.structure.shared_parameters import own
 from ftray.spec.sections.training import TrainSpec
 from ftray.train.distributed.context import DistContext
 from ftray.train.engine import deepspeed_state, state
 from ftray.train.engine.deepspeed import Engine, TrainedModule, rounds_weights
 from ftray.train.engine.deepspeed_config import deepspeed_config, require_disk
-from ftray.train.engine.flops import flop_per_token
 from ftray.train.engine.optimizer import parameter_groups
 from ftray.train.engine.phases import Phase, index_at
 from ftray.train.engine.state import ALL, Share, State

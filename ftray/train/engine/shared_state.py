@@ -30,7 +30,7 @@ _LINE = 16
 
 
 class SharedState:
-    """The values, gradients and moments of `parameters`. Created by `open_shared`."""
+    """Implements `UnshardedState` in memory that the ranks share. Created by `open_shared`."""
 
     def __init__(
         self, ranks: DistContext, parameters: Sequence[nn.Parameter], memory: mmap.mmap
@@ -48,6 +48,7 @@ class SharedState:
         owners = _owners([parameter.numel() for parameter in self._parameters], ranks.world)
         self._mine = [place for place, owner in enumerate(owners) if owner == ranks.rank]
         self._others = [place for place, owner in enumerate(owners) if owner != ranks.rank]
+        self._norms = torch.empty(0)
         self._share(values)
 
     def _share(self, values: list[torch.Tensor]) -> None:
@@ -61,28 +62,22 @@ class SharedState:
             parameter.data = value
 
     def owned(self, groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the optimizer's groups with the parameters that this rank updates. A rank without
-        any gets a parameter without elements, as an optimizer needs one."""
+        # A rank that updates nothing gets a parameter without elements: an optimizer needs one.
         mine = {id(self._parameters[place]) for place in self._mine}
         found = [{**g, "params": [p for p in g["params"] if id(p) in mine]} for g in groups]
         found = [group for group in found if group["params"]]
         return found or [{**groups[0], "params": [nn.Parameter(torch.empty(0))]}]
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Make the optimizer of the owned groups keep its moments here. They are zero."""
         for place in self._mine:
             parameter = self._parameters[place]
             optimizer.state[parameter] = {"step": torch.tensor(0.0), **self.moments(parameter)}
 
     def moments(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
-        """Return exp_avg and exp_avg_sq of a parameter, not as copies."""
         return self._moments[parameter]
 
-    def add_up(self) -> torch.Tensor:
-        """Give the parameters that this rank updates the sum of all ranks' gradients, and the
-        others none; a parameter without a gradient counts as zeros. Returns the norm of the sums of
-        all parameters, the same on every rank. Every rank must call this method, and `settle` after
-        the update."""
+    def add_up(self) -> None:
+        """Leaves the parameters that other ranks update without a gradient."""
         own = self._gradients[self._ranks.rank]
         for place in self._others:
             gradient, self._parameters[place].grad = self._parameters[place].grad, None
@@ -91,12 +86,14 @@ class SharedState:
             else:
                 own[place].copy_(gradient)
         dist.barrier()
-        norms = torch.zeros(len(self._parameters))
+        self._norms = torch.zeros(len(self._parameters))
         if self._mine:
-            norms[self._mine] = torch.stack(_norm(self._summed()))
+            self._norms[self._mine] = torch.stack(_norm(self._summed()))
         # No rank goes on before all have read: the next step writes to the same memory.
-        dist.all_reduce(norms)
-        return torch.linalg.vector_norm(norms)
+        dist.all_reduce(self._norms)
+
+    def norm(self) -> torch.Tensor:
+        return torch.linalg.vector_norm(self._norms)
 
     def _summed(self) -> list[torch.Tensor]:
         """Add the other ranks' gradients to those of the parameters that this rank updates, in the
@@ -116,27 +113,27 @@ class SharedState:
         return sums
 
     def settle(self) -> None:
-        """Wait until every rank has updated its parameters. Every rank must call this method."""
         dist.barrier()
 
     def close(self) -> None:
-        """Give the parameters memory of their own again."""
         for parameter in self._parameters:
             parameter.data = parameter.data.clone()
 
 
 def open_shared(ranks: DistContext, parameters: Sequence[nn.Parameter]) -> SharedState | None:
-    """Move the values of `parameters` into memory that all ranks share. Returns None, on every
-    rank, where the ranks are not on one machine, or the parameters are not all contiguous fp32 on
-    CPUs. Every rank must call this function."""
-    if ranks.world == 1 or not all(
-        p.dtype == torch.float32 and p.device.type == "cpu" and p.is_contiguous()
-        for p in parameters
-    ):
+    """Move the values of `parameters`, at least one, into memory that all ranks share. Returns
+    None, on every rank, where the ranks are not on one machine, or the parameters are not all
+    contiguous fp32 on CPUs. Every rank must call this function."""
+    if ranks.world == 1 or not all(map(_suits, parameters)):
         return None
     size = sum(_stride(p) for p in parameters) * (_COPIES + ranks.world) * torch.float32.itemsize
     memory = map_together(size, ranks)
     return None if memory is None else SharedState(ranks, parameters, memory)
+
+
+def _suits(parameter: nn.Parameter) -> bool:
+    is_plain = parameter.dtype == torch.float32 and parameter.device.type == "cpu"
+    return is_plain and parameter.is_contiguous() and parameter.numel() > 0
 
 
 def _stride(parameter: nn.Parameter) -> int:

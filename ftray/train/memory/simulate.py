@@ -30,6 +30,7 @@ from ftray.models.limits import setup_of
 from ftray.models.pretrained import Pretrained
 from ftray.models.structure.activation_checkpointing import enable_checkpointing
 from ftray.models.structure.blocks import FreezePlan, plan_freeze
+from ftray.models.structure.flops import flop_per_token
 from ftray.models.structure.groups import count_blocks
 from ftray.models.structure.placing import forgetting, sketch
 from ftray.models.structure.quantized import BYTES, quantizable
@@ -37,7 +38,6 @@ from ftray.spec.schema import Spec
 from ftray.tasks import Task, get_task
 from ftray.tasks.schema import Schema
 from ftray.train.engine.deepspeed import rounds_weights
-from ftray.train.engine.flops import flop_per_token
 from ftray.train.engine.lora import inject, plan_adapters
 from ftray.train.engine.phases import plan_phases
 

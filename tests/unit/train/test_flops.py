@@ -9,8 +9,8 @@ from torch import nn
 
 from ftray.models.structure.blocks import count_blocks, plan_freeze
 from ftray.models.structure.cut import cut_off, find_cut
+from ftray.models.structure.flops import flop_per_token
 from ftray.spec.load import parse
-from ftray.train.engine.flops import flop_per_token
 from ftray.train.engine.lora import inject, plan_adapters
 from tests.helpers.tiny_networks import tiny_batch, tiny_generator, tiny_network
 

@@ -89,7 +89,8 @@ def trained(rank: int) -> dict[str, Any]:
     for step in range(STEPS):
         for parameter, gradient in zip(ours, gradients(rank, step), strict=True):
             parameter.grad = gradient
-        norms.append(shared.add_up())
+        shared.add_up()
+        norms.append(shared.norm())
         optimizer.step()
         shared.settle()
     moments = [{k: v.clone() for k, v in shared.moments(p).items()} for p in ours]
@@ -137,7 +138,8 @@ def broken(rank: int) -> torch.Tensor:
     for parameter in ours:
         parameter.grad = torch.zeros_like(parameter)
         parameter.grad[...] = math.nan if rank and parameter.ndim == 1 else 0.0
-    return shared.add_up()
+    shared.add_up()
+    return shared.norm()
 
 
 def test_a_gradient_that_is_not_finite_on_one_rank_is_known_to_all(odd: list[Any]) -> None:
@@ -165,16 +167,17 @@ def test_a_rank_may_have_nothing_to_update(odd: list[Any]) -> None:
 
 
 def refused(rank: int) -> list[bool]:
-    """Ask for parameters in half precision, for others that are not contiguous, and, as a rank in
-    a container of its own does, for memory of a process that is not to be seen."""
+    """Ask for parameters in half precision, for others that are not contiguous or empty, and, as a
+    rank in a container of its own does, for memory of a process that is not to be seen."""
     ranks = join_group()
     half = [nn.Parameter(torch.zeros(4, dtype=torch.bfloat16))]
     turned = [nn.Parameter(torch.zeros(4, 3).t())]
-    found = [open_shared(ranks, each) is None for each in (half, turned)]
+    empty = [nn.Parameter(torch.zeros(0))]
+    found = [open_shared(ranks, each) is None for each in (half, turned, empty)]
     elsewhere = (lambda path: Path("/proc/self/fd/0")) if rank else Path
     with patch.object(shared_memory, "Path", elsewhere):
         return [*found, open_shared(ranks, parameters()) is None]
 
 
 def test_ranks_that_cannot_share_memory_are_told_so_together(odd: list[Any]) -> None:
-    assert [found["refused"] for found in odd] == [[True] * 3] * 2
+    assert [found["refused"] for found in odd] == [[True] * 4] * 2
