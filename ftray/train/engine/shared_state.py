@@ -1,11 +1,11 @@
-"""One copy of the trained weights and of AdamW's moments for all ranks of a machine, in shared
-memory, at ZeRO stage 0 on CPUs.
+"""Shares the trained weights and AdamW's moments between the ranks of one machine, in memory, at
+ZeRO stage 0 on CPUs.
 
 Between processes of one machine an all-reduce is expensive: the network stack copies each byte
-several times, on the cores that compute. And then every rank makes the same update. Here each rank
-owns some of the tensors: it adds up their gradients, which the other ranks put where all can read
-them, and updates the weights for all. This is ZeRO 1 (Rajbhandari et al. 2020) without the transfer
-of the weights.
+several times, on the cores that compute. After it every rank makes the same update. Here each rank
+owns some of the tensors. The other ranks copy the gradients of these tensors to shared memory; the
+owner adds them up and updates the weights for all ranks. This is ZeRO 1 (Rajbhandari et al. 2020)
+without the transfer of the weights.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from torch import nn
 from ftray.train.distributed.context import DistContext
 from ftray.train.distributed.shared_memory import map_together
 
-# One call for many tensors, as torch's own optimizers make it; torch has no public name for it.
-_add, _norm = torch._foreach_add_, torch._foreach_norm  # noqa: SLF001
 _COPIES = 3
 """Tensors that all ranks share for each parameter: its values and two moments."""
 _LINE = 16
@@ -40,7 +38,7 @@ class SharedState:
         cut = _cut(memory, self._parameters)
         values, first, second = next(cut), next(cut), next(cut)
         self._gradients = [next(cut) for _ in range(ranks.world)]
-        """Of each rank, the gradients of the parameters that other ranks own."""
+        """Shared memory to which each rank copies gradients for their owners: [rank][parameter]."""
         self._moments = {
             parameter: {"exp_avg": mean, "exp_avg_sq": square}
             for parameter, mean, square in zip(self._parameters, first, second, strict=True)
@@ -87,30 +85,27 @@ class SharedState:
                 own[place].copy_(gradient)
         dist.barrier()
         self._norms = torch.zeros(len(self._parameters))
-        if self._mine:
-            self._norms[self._mine] = torch.stack(_norm(self._summed()))
+        for place in self._mine:
+            self._norms[place] = torch.linalg.vector_norm(self._summed(place))
         # No rank goes on before all have read: the next step writes to the same memory.
         dist.all_reduce(self._norms)
 
     def norm(self) -> torch.Tensor:
         return torch.linalg.vector_norm(self._norms)
 
-    def _summed(self) -> list[torch.Tensor]:
-        """Add the other ranks' gradients to those of the parameters that this rank updates, in the
-        order of the ranks, so that the rounding does not depend on the owner."""
-        for place in self._mine:
-            if self._parameters[place].grad is None:
-                self._parameters[place].grad = torch.zeros_like(self._parameters[place])
-        sums: list[Any] = [self._parameters[place].grad for place in self._mine]
-        theirs = [[of_rank[place] for place in self._mine] for of_rank in self._gradients]
-        before, after = theirs[: self._ranks.rank], theirs[self._ranks.rank + 1 :]
-        if before:
-            for one in before[1:]:
-                _add(before[0], one)
-            _add(sums, before[0])
-        for one in after:
-            _add(sums, one)
-        return sums
+    def _summed(self, place: int) -> torch.Tensor:
+        """Add the other ranks' gradients of a parameter to that of this rank, in the order of the
+        ranks, so that the rounding does not depend on the owner. Return the sum."""
+        parameter = self._parameters[place]
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        given = [of_rank[place] for of_rank in self._gradients]
+        before, after = given[: self._ranks.rank], given[self._ranks.rank + 1 :]
+        for one in before[1:]:
+            before[0].add_(one)
+        for one in (*before[:1], *after):
+            parameter.grad.add_(one)
+        return parameter.grad
 
     def settle(self) -> None:
         dist.barrier()

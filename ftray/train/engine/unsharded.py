@@ -1,4 +1,4 @@
-"""What a rank holds at ZeRO stage 0: the gradients and moments of all trained parameters."""
+"""Holds the gradients and AdamW's moments of all trained parameters, as ZeRO stage 0 does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from ftray.train.engine.gradients import add_up, tables
 
 
 class UnshardedState(Protocol):
-    """The gradients and moments of all trained parameters, in memory of this rank or of all ranks.
+    """Holds the gradients and moments of all trained parameters, for one rank or for all ranks of a
+    machine.
 
     A step calls `add_up` where there is more than one rank, `norm`, and after the optimizer's
     update `settle`. Every rank must call all three.
