@@ -194,6 +194,7 @@ def _written(order: Export, as_stored: bool, finished: Finished | None) -> Model
     pretrained = find_pretrained(spec.model, order.data.schema)
     loaded, adapter = _with_values(order, as_stored, finished)
     longest, schema = spec.data.max_length, order.data.schema
+    config = loaded.model.config
     report = CleaningReport.of_json(order.data.report)
     info = ModelInfo(
         name=spec.name,
@@ -204,6 +205,7 @@ def _written(order: Export, as_stored: bool, finished: Finished | None) -> Model
         columns=schema.columns,
         decision=schema.decision,
         max_length=longest,
+        embedding_size=config.hidden_size if task.info.output == "embedding" else None,
         base=ModelSpec(**masked(spec.model.model_dump())),
         base_id=hub_id(pretrained),
         license=license_of(pretrained),
@@ -219,7 +221,7 @@ def _written(order: Export, as_stored: bool, finished: Finished | None) -> Model
         temperature=finished.temperature if finished else None,
         ftray_version=__version__,
     )
-    most = context(loaded.model.config, longest) if task.info.generates else longest
+    most = context(config, longest) if task.info.generates else longest
     with staged(loaded.model, loaded.setup.processor, most) as staging:
         write_json(staging, task.extra_files(loaded.model, loaded.setup))
         if adapter is not None:

@@ -77,6 +77,7 @@ def _written(
         task=spec.task,
         labels=tuple(labels),
         max_length=spec.data.max_length,
+        embedding_size=model.config.hidden_size if spec.info.output == "embedding" else None,
         base=spec.model,
         data_digest="0" * 16,
         spec=spec.model_dump(mode="json"),

@@ -72,6 +72,9 @@ class ModelInfo(_Format):
     columns: tuple[Column, ...] = ()
     decision: Decision | None = None
     max_length: int
+    embedding_size: int | None = None
+    """Numbers of an embedding; None where the model gives none, or an older ftray wrote the
+    folder."""
     base: ModelSpec
     base_id: str | None = None
     """The Hub id of the base model, where one is known."""

@@ -158,7 +158,8 @@ def test_the_open_inference_protocol_gives_the_same_answer(kind: Kind, url: str)
         t["name"]: t["data"] if t["shape"] != [1] else t["data"][0] for t in inferred["outputs"]
     }
     described = httpx.get(f"{url}/v2/models/tiny").json()
-    assert {each["name"] for each in described["outputs"]} == found.keys()
+    shapes = {each["name"]: each["shape"][1:] for each in described["outputs"]}
+    assert shapes == {t["name"]: t["shape"][1:] for t in inferred["outputs"]}
     if isinstance(alone, dict):
         shared = alone.keys() & found.keys()
         assert shared
@@ -203,6 +204,9 @@ def test_the_protocol_of_openai_is_that_of_the_task(kind: Kind, url: str) -> Non
         elif embeds:
             vector = reply.json()["data"][0]["embedding"]
             assert vector == close_to(answer(url, ask), 1e-5)
+            asked_for = httpx.get(f"{url}/openapi.json").json()["paths"]["/v1/embeddings"]["post"]
+            schema = asked_for["requestBody"]["content"]["application/json"]["schema"]
+            assert schema["properties"]["dimensions"]["maximum"] == len(vector)
         else:
             assert reply.json()["choices"][0]["finish_reason"] in ("stop", "length")
     if writes:

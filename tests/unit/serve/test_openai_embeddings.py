@@ -21,7 +21,7 @@ PATH = "/v1/embeddings"
 class Embedder(FakeBackend):
     """The vector of a text has its length in front."""
 
-    info = INFO.model_copy(update={"task": "feature-extraction", "labels": ()})
+    info = INFO.model_copy(update={"task": "feature-extraction", "labels": (), "embedding_size": 3})
 
     async def answer(self, texts: Sequence[str], top_k: int | None) -> Answers:
         if "" in [text.strip() for text in texts]:
@@ -103,3 +103,21 @@ def test_a_model_that_does_not_embed_is_told(client: TestClient) -> None:
 def test_the_document_has_the_path(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     assert "422" not in document["paths"][PATH]["post"]["responses"]
+
+
+def test_the_document_has_the_most_dimensions_of_any_model(client: TestClient) -> None:
+    assert _limits(client) == {"maximum": 3}
+    asked(client, dimensions=3)
+    asked(client, 400, dimensions=4)
+    wide, old = Embedder("wide"), Embedder("old")
+    wide.info = wide.info.model_copy(update={"embedding_size": 5})
+    old.info = old.info.model_copy(update={"embedding_size": None})
+    with TestClient(create_api(FakeBackends(Embedder(), wide, old), Metrics("one"))) as several:
+        assert _limits(several) == {"maximum": 5}
+    with TestClient(create_api(FakeBackends(old), Metrics("one"))) as unknown:
+        assert _limits(unknown) == {}
+
+
+def _limits(client: TestClient) -> Any:
+    body = client.get("/openapi.json").json()["paths"][PATH]["post"]["requestBody"]
+    return body["content"]["application/json"]["schema"]["properties"]["dimensions"]

@@ -54,6 +54,10 @@ def _numbers(info: ModelInfo) -> int | None:
     return width if width > 1 else None
 
 
+def _embedding_size(info: ModelInfo) -> int:
+    return info.embedding_size or _ANY
+
+
 def _as_json(answer: Any, info: ModelInfo) -> str:
     return json.dumps(answer, ensure_ascii=False)
 
@@ -82,7 +86,7 @@ OUTPUTS: Mapping[Output, Mapping[str, Column]] = {
     "fills": {"fills": Column("BYTES", _one, _as_json)},
     "ranking": {"ranking": Column("BYTES", _one, _as_json)},
     "items": {"items": Column("BYTES", _one, _as_json)},
-    "embedding": {"embedding": Column("FP32", lambda info: _ANY, lambda answer, info: answer)},
+    "embedding": {"embedding": Column("FP32", _embedding_size, lambda answer, info: answer)},
 }
 """Kind of an answer -> output name -> tensor. Models with labels are asked for all of them."""
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from typing import Any
 
 import numpy as np
 
-from ftray.serve.interface import Answers
+from ftray.serve.interface import Answers, Backends
 from ftray.serve.protocols.errors import Refused
 from ftray.serve.protocols.openai.requests import EmbeddingRequest
 from ftray.serve.protocols.openai.responses import Embedding, Embeddings, EmbeddingUsage
+
+
+def longest_vectors(backends: Backends) -> dict[str, Any]:
+    """Return what the OpenAPI document adds to the schema of a request: the most `dimensions` that
+    any model has."""
+    sizes = [backend.info.embedding_size for backend in backends.entries]
+    most = max((size for size in sizes if size is not None), default=None)
+    limit = {} if most is None else {"maximum": most}
+    schema = {"properties": {"dimensions": limit}}
+    return {"requestBody": {"content": {"application/json": {"schema": schema}}}}
 
 
 def embeddings(request: EmbeddingRequest, address: str, answers: Answers) -> Embeddings:
