@@ -55,6 +55,7 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+	$(BIN)/mypy --explicit-package-bases --follow-imports=silent tests/bench
 
 # The versions that the tests passed with. "+cpu" goes: elsewhere the same version comes with CUDA.
 constraints: install

@@ -73,7 +73,12 @@ class Stage:
             storage = shutil.copytree(self.folder / "storage", folder / "storage")
             spec = override(self.spec, {**changes, "storage": str(storage)})
             (folder / "spec.yaml").write_text(dump(spec))
-            command = [sys.executable, HERE / contender.script, "spec.yaml", *contender.options]
+            command = [
+                sys.executable,
+                str(HERE / contender.script),
+                "spec.yaml",
+                *contender.options,
+            ]
             started = time.perf_counter()
             done = subprocess.run(
                 command, cwd=folder, env=self._environment(contender), capture_output=True

@@ -41,7 +41,7 @@ def walks(users: int, order: int, seed: int) -> list[list[int]]:
                 continue
             if not history or draw.random() < _JUMP:
                 ring, place = draw.choice(taste), draw.integers(len(rings[0]))
-                stride = 1 if order == 1 else draw.integers(1, _STRIDES + 1)
+                stride = 1 if order == 1 else int(draw.integers(1, _STRIDES + 1))
             place = (place + stride) % len(rings[0])
             history.append(int(rings[ring][place]))
         found.append(history)

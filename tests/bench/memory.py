@@ -130,7 +130,7 @@ class Data:
         labels = random.integers(0, len(LABELS), rows)
         ids = random.integers(5, 30000, (rows, LENGTH))
         cut = [row[: LENGTH - (number % 7 == 0)] for number, row in enumerate(ids)]
-        return split_of(cut, labels)
+        return split_of(cut, labels.tolist())
 
 
 class Silent:

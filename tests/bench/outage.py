@@ -92,8 +92,9 @@ class Bench:
             return self._promote(fault)
         name = f"{phase}-{fault}".lower().replace("_", "-")
         sweeps = phase == "tune"
+        runs: list[list[str]] = []
         trouble = _Trouble(lambda: self._fail(fault), "trial None" if sweeps else MOMENTS[phase])
-        started, runs, said, done = time.monotonic(), [], "", None
+        started, said, done = time.monotonic(), "", None
         while done is None and len(runs) < 5:
             checked = self._checked(name, tune_it=sweeps)
             trouble.begin()

@@ -15,7 +15,7 @@ import json
 import sys
 from pathlib import Path
 
-from contest import ALONE, BARE, Result, stage
+from contest import ALONE, BARE, Contender, Result, stage
 from measure import Sample, table
 
 EPOCHS = 3
@@ -25,7 +25,7 @@ HELD_OUT = 64
 def main() -> None:
     options = _options()
     sometimes = {"train.checkpoint.every_steps": options.every}
-    contenders = (
+    contenders: tuple[tuple[str, Contender, dict[str, int]], ...] = (
         ("bare loop", BARE, {}),
         ("ftray", ALONE, {}),
         (f"ftray, a checkpoint every {options.every} steps", ALONE, sometimes),

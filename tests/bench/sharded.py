@@ -38,6 +38,7 @@ def main() -> None:
         parameters = _model(folder / "base", chosen.hidden, chosen.layers)
         print(f"{parameters / 1e6:.0f} M weights, unfreeze {unfreeze}", flush=True)
         data = _data(folder, unfreeze)
+        runs: list[tuple[str, int, dict[str, Any], str | None]]
         runs = [("whole", 1, {"stage": 0}, None), ("sharded", 2, {"stage": 3}, None)]
         runs.append(("resumed by one", 1, {"stage": 0}, "sharded"))
         if chosen.offload:

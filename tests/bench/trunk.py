@@ -34,7 +34,7 @@ from tests.helpers.task_kinds.kind import Kind
 from tests.helpers.tiny_generator import make_base
 
 DEPTHS: tuple[int | str, ...] = (0, "top-quarter")
-BERT = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
+BERT: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
         "intermediate_size": 1536}  # fmt: skip
 SIZES: dict[Any, dict[str, Any]] = {
     bases.bert: {"new_base": bases.MINILM, "base": lambda folder: folder},

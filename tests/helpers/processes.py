@@ -19,7 +19,7 @@ def train_workers(driver: psutil.Process) -> list[psutil.Process]:
     return found
 
 
-def kill_with_children(process: subprocess.Popen[str]) -> None:
+def kill_with_children(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
     """Sends SIGKILL first to the driver, as if its machine were lost, then to the Ray inside it."""
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()

@@ -37,7 +37,7 @@ def write_rows(path: Path, rows: int, seed: int = 0) -> Path:
     return path
 
 
-def tree(folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+def tree(folder: Path, **sections: Any) -> dict[str, Any]:
     """A spec as plain values: fp32, two workers, the top block trained; merges `sections`."""
     data = folder / "rows.jsonl"
     if not data.exists():
