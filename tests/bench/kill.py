@@ -81,19 +81,16 @@ class Victim:
     def run_dir(self) -> Path | None:
         return next(self.folder.glob(f"{self.name}/runs/*/*/status.json"), Path()).parent
 
-    def seen(self) -> int:
-        """Number of metrics lines so far.
-
-        The number grows with each step, also with a repeated one.
-        """
-        files = list(self.folder.glob(f"{self.name}/runs/*/*/metrics.jsonl"))
-        return len(files[0].read_bytes().splitlines()) if files else 0
-
-    def last_step(self) -> int:
+    def steps(self) -> list[int]:
+        """The steps so far, in the order of training: a repeated step is there again."""
         files = list(self.folder.glob(f"{self.name}/runs/*/*/metrics.jsonl"))
         lines = files[0].read_text().splitlines() if files else []
-        steps = [json.loads(line) for line in lines if '"kind": "step"' in line and line[-1] == "}"]
-        return steps[-1]["step"] if steps else 0
+        # The last line may be in the middle of being written.
+        events = [json.loads(line) for line in lines if line.endswith("}")]
+        return [event["step"] for event in events if event["kind"] == "step"]
+
+    def last_step(self) -> int:
+        return (self.steps() or [0])[-1]
 
     def writing(self) -> bool:
         return any(self.folder.glob(f"{self.name}/runs/*/*/checkpoints/.part-*"))
@@ -179,12 +176,12 @@ def _await(victim: Victim, moment: str, random_: random.Random) -> bool:
 
     False if the run ends first.
     """
-    before, deadline = victim.seen(), time.monotonic() + 240
+    before, deadline = len(victim.steps()), time.monotonic() + 240
     moved_at, delay = 0.0, random_.uniform(0, 2)
     while not victim.over():
         if time.monotonic() > deadline:
             raise SystemExit(f"{victim.name} does not go on:\n{victim.log.read_text()[-4000:]}")
-        if not moved_at and victim.seen() > before + 1:
+        if not moved_at and len(victim.steps()) > before + 1:
             moved_at = time.monotonic()
         if moved_at and _is_there(victim, moment, time.monotonic() - moved_at - delay):
             return True
