@@ -120,7 +120,10 @@ class Victim:
 
     def result(self) -> dict[str, Any]:
         assert self.driver is not None
-        stdout, _ = self.driver.communicate(timeout=300)
+        try:
+            stdout, _ = self.driver.communicate(timeout=600)
+        except subprocess.TimeoutExpired:
+            raise SystemExit(f"{self.name} hangs:\n{self.log.read_text()[-4000:]}") from None
         if self.driver.returncode:
             raise SystemExit(f"{self.name} failed:\n{self.log.read_text()[-4000:]}")
         return json.loads(stdout.splitlines()[-1])

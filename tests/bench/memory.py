@@ -1,9 +1,10 @@
 """Compares the peak memory of real training with the estimate of `ftray validate`.
 
-    python -m tests.bench.memory
+    python -m tests.bench.memory [--ways plain lora checkpointing packing]
 
 The peak is VmHWM of two worker processes. Trains three models under ZeRO 0 to 3, a few steps each,
-all in fresh processes. The goal: an estimate within 15 %.
+all in fresh processes; with adapters, with gradient checkpointing, or with packed rows where
+`--ways` says so. The goal: an estimate within 15 %.
 """
 
 from __future__ import annotations
@@ -28,6 +29,14 @@ MADE: dict[str, dict[str, Any]] = {
     "distilbert": {"dim": 768, "n_layers": 6, "n_heads": 12, "hidden_dim": 3072},
     "gpt2": {"n_embd": 768, "n_layer": 4, "n_head": 12, "n_positions": 512},
 }
+WAYS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "lora": {"train": {"lora": {"rank": 8}}},
+    "checkpointing": {"train": {"gradient_checkpointing": True}},
+    "packing": {"task": "text-generation", "task_options": {"packing": True}},
+}
+_DECODERS = ("gpt2",)
+"""Models that may have several examples in a row."""
 
 
 def main() -> None:
@@ -35,17 +44,26 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=["minilm", *MADE])
     parser.add_argument("--stages", nargs="*", type=int, default=STAGES)
     parser.add_argument("--unfreeze", nargs="*", default=["all"])
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=["plain"])
     chosen = parser.parse_args()
-    print(f"{'model':12}{'stage':>6}{'unfreeze':>10}{'estimate':>10}{'measured':>10}{'ratio':>7}")
+    print(
+        f"{'model':12}{'way':14}{'stage':>6}{'unfreeze':>10}{'estimate':>10}{'measured':>10}"
+        f"{'ratio':>7}"
+    )
     with tempfile.TemporaryDirectory() as name:
-        for model, unfreeze, stage in product(chosen.models, chosen.unfreeze, chosen.stages):
+        for way, model, unfreeze, stage in product(
+            chosen.ways, chosen.models, chosen.unfreeze, chosen.stages
+        ):
+            if way == "packing" and model not in _DECODERS:
+                continue
             path = MINILM if model == "minilm" else str(_make(model, Path(name)))
-            train = {"deepspeed": {"stage": stage}, "unfreeze": _depth(unfreeze), "epochs": 2}
-            order = {"model": path, "train": {**train, "batch_size": 16}}
+            train = {"deepspeed": {"stage": stage}, "epochs": 2, "batch_size": 16}
+            depth = {} if way == "lora" else {"unfreeze": _depth(unfreeze)}
+            order = {"model": path, "way": way, "train": {**train, **depth}}
             measured, expected = max(_measure(order, Path(name))), _estimate(order)
             print(
-                f"{model:12}{stage:6}{unfreeze:>10}{expected / 1e6:10.0f}{measured / 1e6:10.0f}"
-                f"{expected / measured:7.2f}",
+                f"{model:12}{way:14}{stage:6}{unfreeze:>10}{expected / 1e6:10.0f}"
+                f"{measured / 1e6:10.0f}{expected / measured:7.2f}",
                 flush=True,
             )
 
@@ -63,7 +81,7 @@ def _make(family: str, folder: Path) -> Path:
     if target.exists():
         return target
     tiny_network(family, vocab_size=30522, **MADE[family]).save_pretrained(target)
-    minilm = _spec({"model": MINILM, "train": {}})
+    minilm = _spec({"model": MINILM, "way": "plain", "train": {}})
     find_pretrained(minilm.model).processor(minilm.info).save_pretrained(target)
     return target
 
@@ -71,12 +89,15 @@ def _make(family: str, folder: Path) -> Path:
 def _spec(order: dict[str, Any]) -> Any:
     from ftray.spec.load import parse
 
+    way = WAYS[order["way"]]
+    own = {"micro_batch_size": 8, "precision": "fp32"}
     return parse(
         {
             "name": "memory",
             "model": {"name_or_path": order["model"]},
             "data": {"train": "unused", "max_length": LENGTH},
-            "train": {"micro_batch_size": 8, "precision": "fp32", **order["train"]},
+            **way,
+            "train": {**own, **order["train"], **way.get("train", {})},
             "scale": {"workers": WORLD},
         }
     )
@@ -84,13 +105,12 @@ def _spec(order: dict[str, Any]) -> Any:
 
 def _estimate(order: dict[str, Any]) -> int:
     from ftray.models.pretrained import find_pretrained
-    from ftray.tasks.schema import Schema
     from ftray.train.memory.estimate import Layout, worker_memory
     from ftray.train.memory.simulate import trace_phases
 
     spec = _spec(order)
     pretrained = find_pretrained(spec.model)
-    traces = trace_phases(spec, pretrained, Schema(labels=LABELS), 8, autocast=False)
+    traces = trace_phases(spec, pretrained, _schema(spec), 8, autocast=False)
     return worker_memory(traces, Layout.of(spec.train, 8, WORLD), on_gpu=False).host.total
 
 
@@ -104,33 +124,47 @@ def _measure(order: dict[str, Any], folder: Path) -> list[int]:
                 cwd=ROOT,
                 env={**os.environ, **where, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 text=True,
             )
             for rank in range(WORLD)
         ]
-        outputs = [process.communicate(timeout=900)[0] for process in processes]
-        if any(process.returncode for process in processes):
-            raise SystemExit(f"a worker of {order} failed")
-        return [int(output.split()[-1]) for output in outputs]
+        ended = [process.communicate(timeout=900) for process in processes]
+        for process, (_, errors) in zip(processes, ended, strict=True):
+            if process.returncode:
+                raise SystemExit(f"a worker of {order} failed:\n{errors[-2000:]}")
+        return [int(output.split()[-1]) for output, _ in ended]
+
+
+def _schema(spec: Any) -> Any:
+    from ftray.tasks.schema import Schema
+
+    return Schema(labels=LABELS) if spec.info.has_labels else Schema()
 
 
 class Data:
     """Stands in for EncodedDataset: gives splits by name.
 
-    The rows are random and have the maximum length, except that every seventh is one token shorter.
+    The rows have the maximum length, except that every seventh is one token shorter.
     """
 
+    def __init__(self, task: Any, setup: Any) -> None:
+        self._task, self._setup = task, setup
+
     def load(self, split: str) -> Any:
-        import numpy as np
+        import pyarrow as pa
 
-        from tests.helpers.encoded import split_of
+        from ftray.data.encoding.encoded import EncodedSplit
+        from ftray.data.encoding.shards import arrow_batch
+        from ftray.tasks.classification import LABEL
+        from ftray.tasks.features import Examples
 
-        rows, random = {"train": ROWS, "validation": 16}[split], np.random.default_rng(0)
-        labels = random.integers(0, len(LABELS), rows)
-        ids = random.integers(5, 30000, (rows, LENGTH))
-        cut = [row[: LENGTH - (number % 7 == 0)] for number, row in enumerate(ids)]
-        return split_of(cut, labels.tolist())
+        rows, found = {"train": ROWS, "validation": 16}[split], Examples({}, [], [], {})
+        for row in range(rows):
+            told = {LABEL: row % len(LABELS)} if self._task.info.has_labels else {}
+            found.add(row, {**self._task.dummy(self._setup, LENGTH - (row % 7 == 0)), **told})
+        features = self._task.features(self._setup)
+        return EncodedSplit([pa.Table.from_batches([arrow_batch(found, features, 0)])], features)
 
 
 class Silent:
@@ -153,27 +187,27 @@ class Silent:
 def _worker(order: dict[str, Any], work: str) -> None:
     import torch.distributed as dist
 
+    from ftray.models.limits import setup_of
     from ftray.models.pretrained import find_pretrained
     from ftray.store.files.location import locate
     from ftray.tasks import get_task
-    from ftray.tasks.schema import Schema
     from ftray.train import loop
     from ftray.train.base import Base
     from ftray.train.checkpoint.manager import CheckpointManager
     from ftray.train.context import build
     from ftray.train.distributed.context import join_group
     from ftray.train.distributed.process import settle
-    from tests.helpers.loop_runs import task_setup
 
     spec = _spec(order)
     settle(spec)
     rank = int(os.environ["RANK"])
     dist.init_process_group("gloo", init_method=f"file://{work}/meet", rank=rank, world_size=WORLD)
-    task, schema = get_task(spec.task), Schema(labels=LABELS)
-    model = find_pretrained(spec.model).model(task, schema, spec.seed)
+    task, schema = get_task(spec.task), _schema(spec)
+    pretrained = find_pretrained(spec.model)
+    model, of_task = pretrained.model(task, schema, spec.seed), setup_of(pretrained, spec, schema)
     model.config.pad_token_id = 0
-    data: Any = Data()
-    setup, progress = build(spec, data, Base(model, task_setup(LABELS)), join_group(), None)
+    data: Any = Data(task, of_task)
+    setup, progress = build(spec, data, Base(model, of_task), join_group(), None)
     keeper = CheckpointManager(spec.train.checkpoint, locate(f"{work}/kept"), writes=rank == 0)
     loop.run(setup, progress, keeper, Silent())
     print(high_water())

@@ -37,13 +37,18 @@ def settle(spec: Spec) -> None:
     import_deepspeed()
     # Ray passes the worker's share of the cores to OpenMP, but only before torch starts.
     torch.set_num_threads(max(1, int(spec.scale.cpus_per_worker)))
-    saves_time = not shards_weights(spec.train, spec.scale.most_workers)  # not memory
-    if saves_time and own_device().type == "cpu" and platform.libc_ver()[0] == "glibc":
-        # Each step allocates and frees all gradients. If malloc maps them anew, each page costs a
-        # page fault, which on a CPU took a third of the time of a step with all layers trained.
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+    if own_device().type != "cpu" or platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    if shards_weights(spec.train, spec.scale.most_workers):
+        # Memory comes first. Without this, glibc raises the threshold to the size of what is freed,
+        # and tensors lie in a heap that never shrinks.
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+        return
+    # Each step allocates and frees all gradients. If malloc maps them anew, each page costs a page
+    # fault, which on a CPU took a third of the time of a step with all layers trained.
+    libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def forget_peak_memory() -> None:

@@ -19,10 +19,11 @@ _KEY = "train.deepspeed"
 _LEAN = {
     "stage3_max_live_parameters": 100_000_000,
     "stage3_max_reuse_distance": 100_000_000,
-    "reduce_bucket_size": 100_000_000,
+    "reduce_bucket_size": 50_000_000,
+    "sub_group_size": 50_000_000,
 }
 """Sizes in elements for stage 3. With DeepSpeed's defaults each worker holds up to a billion
-gathered weights, which for most models is all of them."""
+gathered weights, which for most models is all of them, and updates a billion at once."""
 _SECTIONS = ("fp16", "bf16", "data_types", "zero_optimization")
 # Sections that the spec decides: a user's JSON may only set them to "auto".
 _OURS = {

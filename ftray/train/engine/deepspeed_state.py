@@ -167,10 +167,25 @@ def set_whole(
 def destroy(engine: Any) -> None:
     """Release an engine's hooks and buffers, so that this process can build another engine."""
     engine.destroy()
+    if stage(engine) == 3:
+        _release(engine.module)
     vars(engine).pop("allreduce_gradients", None)  # it refers to the engine
     # The engine's destructor calls `destroy` again. A second call would delete the links from the
     # parameters to the state of the next engine.
     engine.optimizer = None
+
+
+def _release(module: nn.Module) -> None:
+    """Empty the two places outside a stage 3 engine from which DeepSpeed still refers to it. They
+    would keep the shards and the moments in memory until the process ends."""
+    from deepspeed.runtime.zero import parameter_offload
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
+    modules = parameter_offload.FWD_MODULE_STACK
+    modules[:] = [other for other in modules if other is not module]
+    cached = PartitionedParameterCoordinator._PartitionedParameterCoordinator__params_to_release
+    (cell,) = cached.__closure__  # of a function that DeepSpeed puts around the cache
+    cell.cell_contents.cache_clear()
 
 
 def is_partitioned(parameter: nn.Parameter) -> bool:

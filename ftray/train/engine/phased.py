@@ -7,6 +7,8 @@ frozen for this phase. Parameters that train in both phases keep their moments a
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 from ftray.data.batches import BatchPlan
@@ -131,6 +133,7 @@ class PhasedEngine:
     def _leave(self) -> None:
         self.engine.close()
         self._engine = None
+        gc.collect()  # a DeepSpeed engine that has ended holds its tensors in a cycle of references
         deepspeed_state.make_whole(self.model)
 
     def _build(self, before: State) -> None:

@@ -100,6 +100,8 @@ class Layout:
     """Elements of the bucket for the reduction of gradients."""
     live: int
     """Elements of the weights that stage 3 keeps gathered."""
+    adapts: bool = False
+    """Whether adapters train (LoRA)."""
 
     @classmethod
     def of(cls, spec: TrainSpec, micro_batch_size: int, workers: int) -> Layout:
@@ -118,6 +120,7 @@ class Layout:
             offloads_weights=zero.get("offload_param", {}).get("device", "none"),
             bucket=int(zero.get("reduce_bucket_size", _BUCKET)),
             live=int(zero.get("stage3_max_live_parameters", _LIVE)),
+            adapts=spec.lora is not None,
         )
 
     def share(self, elements: int) -> int:
@@ -210,16 +213,19 @@ def _working(trace: MemoryTrace, layout: Layout, on_gpu: bool) -> Parts:
     gathered = layout.low * min(trace.parameters, most) if layout.stage == 3 else 0
     if on_gpu:
         return _at_once(trace, layout, Parts(weights=gathered, buffers=bucket), flat)
-    # On a CPU the sizes of all kinds of tensors add up. `settle` makes glibc keep freed memory, and
-    # after the backward pass the heap is too fragmented for one kind to reuse memory of another.
-    copies = 0 if layout.stage == 0 or layout.workers == 1 else gradients
+    # On a CPU the sizes of all kinds of tensors add up. Below stage 3 `settle` makes glibc keep
+    # freed memory, and after the backward pass the heap is too fragmented for one kind to reuse
+    # memory of another.
+    copies = gradients if layout.stage in (1, 2) and layout.workers > 1 else 0
+    # An adapter's tensors that live until the backward pass scatter what each layer frees.
+    scattered = trace.peak if layout.adapts and layout.stage < 3 else 0
     # From stage 2 on DeepSpeed moves each gradient to the bucket at once, and keeps only the
     # reduced shard in fp32.
     kept = gradients if layout.stage < 2 else FULL * layout.share(trace.trainable)
     return Parts(
         weights=gathered,
         gradients=kept,
-        activations=trace.peak,
+        activations=trace.peak + scattered,
         # Gloo reduces and gathers in copies of its own.
         buffers=bucket + flat + copies,
     )

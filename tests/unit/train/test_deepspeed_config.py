@@ -38,7 +38,10 @@ def config(spec: TrainSpec) -> dict[str, Any]:
     return deepspeed_config(spec, micro_batch_size=8, accumulation=2, workers=2)
 
 
-LEAN = {"stage3_max_live_parameters", "stage3_max_reuse_distance", "reduce_bucket_size"}
+LEAN = {
+    *("stage3_max_live_parameters", "stage3_max_reuse_distance"),
+    *("reduce_bucket_size", "sub_group_size"),
+}
 
 
 def problems(spec: TrainSpec) -> tuple[Problem, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -77,12 +79,26 @@ def test_each_name_is_there(made: Callable[..., Any], stage: int) -> None:
     assert {index for _, index in shards} == {0, 1}
     assert all(shard in inner.state for shard, _ in shards)
     deepspeed_state.link_moments(engine)
-    for number, parameter in enumerate(parameters):
+    check_values(engine)
+
+
+def check_values(engine: Any) -> None:
+    """Check that the values and the moments of each parameter can be written and read."""
+    for number, parameter in enumerate(engine.module.parameters()):
         whole = deepspeed_state.get_whole(parameter)
         for key in (None, "exp_avg", "exp_avg_sq"):
             wanted = torch.randn_like(whole)
             deepspeed_state.set_whole(engine, parameter, wanted, 0, key)
             assert torch.equal(deepspeed_state.get_whole(parameter, key), wanted), (number, key)
+
+
+def test_zero_3_may_update_a_parameter_group_in_pieces(made: Callable[..., Any]) -> None:
+    engine = made(3, zero_optimization={"stage": 3, "sub_group_size": 5})
+    train(engine)
+    shards = deepspeed_state.shards(engine)
+    assert [index for _, index in shards] == [0, 0, 1, 1]
+    assert all(shard in deepspeed_state.torch_optimizer(engine).state for shard, _ in shards)
+    check_values(engine)
 
 
 def test_what_zero_3_has_partitioned_is_whole_afterwards(made: Callable[..., Any]) -> None:
@@ -93,6 +109,21 @@ def test_what_zero_3_has_partitioned_is_whole_afterwards(made: Callable[..., Any
     after = list(engine.module.parameters())
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
     assert not any(deepspeed_state.is_partitioned(p) for p in after)
+
+
+def test_a_destroyed_engine_leaves_memory() -> None:
+    linear, kept = nn.functional.linear, []
+    for _ in range(2):
+        engine = make_engine(3)
+        for _ in range(3):  # the third pass uses what DeepSpeed remembers of the first two
+            train(engine)
+        inside = (engine, engine.optimizer, engine.module, deepspeed_state.torch_optimizer(engine))
+        kept += [weakref.ref(part) for part in inside]
+        deepspeed_state.destroy(engine)
+        del engine, inside
+    gc.collect()
+    nn.functional.linear = linear
+    assert [type(part()).__name__ for part in kept] == ["NoneType"] * len(kept)
 
 
 READERS: dict[str, tuple[Callable[[Any], Any], Any]] = {
