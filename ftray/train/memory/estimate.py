@@ -213,17 +213,21 @@ def _working(trace: MemoryTrace, layout: Layout, on_gpu: bool) -> Parts:
     gathered = layout.low * min(trace.parameters, most) if layout.stage == 3 else 0
     if on_gpu:
         return _at_once(trace, layout, Parts(weights=gathered, buffers=bucket), flat)
-    # On a CPU the sizes of all kinds of tensors add up. Below stage 3 `settle` makes glibc keep
-    # freed memory, and after the backward pass the heap is too fragmented for one kind to reuse
-    # memory of another.
-    copies = gradients if layout.stage in (1, 2) and layout.workers > 1 else 0
-    # An adapter's tensors that live until the backward pass scatter what each layer frees.
-    scattered = trace.peak if layout.adapts and layout.stage < 3 else 0
     # From stage 2 on DeepSpeed moves each gradient to the bucket at once, and keeps only the
     # reduced shard in fp32.
     kept = gradients if layout.stage < 2 else FULL * layout.share(trace.trainable)
+    if layout.stage == 3:
+        # `settle` makes glibc return freed memory, so the reduction takes what activations left.
+        moments = Parts(activations=trace.peak), Parts(buffers=bucket + flat)
+        always = Parts(weights=gathered, gradients=kept)
+        return always + max(moments, key=lambda parts: parts.total)
+    # On a CPU the sizes of all kinds of tensors add up below stage 3: `settle` makes glibc keep
+    # freed memory, and after the backward pass the heap is too fragmented for one kind to reuse
+    # memory of another.
+    copies = gradients if layout.stage and layout.workers > 1 else 0
+    # An adapter's tensors that live until the backward pass scatter what each layer frees.
+    scattered = trace.peak if layout.adapts else 0
     return Parts(
-        weights=gathered,
         gradients=kept,
         activations=trace.peak + scattered,
         # Gloo reduces and gathers in copies of its own.
