@@ -82,7 +82,7 @@ class Victim:
         return next(self.folder.glob(f"{self.name}/runs/*/*/status.json"), Path()).parent
 
     def steps(self) -> list[int]:
-        """The steps so far, in the order of training: a repeated step is there again."""
+        """Return the steps trained so far, repeated ones among them, in the order of training."""
         files = list(self.folder.glob(f"{self.name}/runs/*/*/metrics.jsonl"))
         lines = files[0].read_text().splitlines() if files else []
         # The last line may be in the middle of being written.

@@ -176,8 +176,8 @@ def destroy(engine: Any) -> None:
 
 
 def _release(module: nn.Module) -> None:
-    """Empty the two places outside a stage 3 engine from which DeepSpeed still refers to it. They
-    would keep the shards and the moments in memory until the process ends."""
+    """Drop the two references that DeepSpeed's modules keep to a destroyed stage 3 engine. They
+    would hold the shards and the moments in memory until the process ends."""
     from deepspeed.runtime.zero import parameter_offload
     from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 

@@ -100,8 +100,8 @@ class Layout:
     """Elements of the bucket for the reduction of gradients."""
     live: int
     """Elements of the weights that stage 3 keeps gathered."""
-    adapts: bool = False
-    """Whether adapters train (LoRA)."""
+    lora: bool = False
+    """Whether LoRA adapters train."""
 
     @classmethod
     def of(cls, spec: TrainSpec, micro_batch_size: int, workers: int) -> Layout:
@@ -120,7 +120,7 @@ class Layout:
             offloads_weights=zero.get("offload_param", {}).get("device", "none"),
             bucket=int(zero.get("reduce_bucket_size", _BUCKET)),
             live=int(zero.get("stage3_max_live_parameters", _LIVE)),
-            adapts=spec.lora is not None,
+            lora=spec.lora is not None,
         )
 
     def share(self, elements: int) -> int:
@@ -225,11 +225,11 @@ def _working(trace: MemoryTrace, layout: Layout, on_gpu: bool) -> Parts:
     # freed memory, and after the backward pass the heap is too fragmented for one kind to reuse
     # memory of another.
     copies = gradients if layout.stage and layout.workers > 1 else 0
-    # An adapter's tensors that live until the backward pass scatter what each layer frees.
-    scattered = trace.peak if layout.adapts else 0
+    # Adapters save many small tensors, which fragment the heap: it takes twice the activations.
+    fragmented = trace.peak if layout.lora else 0
     return Parts(
         gradients=kept,
-        activations=trace.peak + scattered,
+        activations=trace.peak + fragmented,
         # Gloo reduces and gathers in copies of its own.
         buffers=bucket + flat + copies,
     )

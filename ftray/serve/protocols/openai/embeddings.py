@@ -13,9 +13,9 @@ from ftray.serve.protocols.openai.requests import EmbeddingRequest
 from ftray.serve.protocols.openai.responses import Embedding, Embeddings, EmbeddingUsage
 
 
-def longest_vectors(backends: Backends) -> dict[str, Any]:
-    """Return what the OpenAPI document adds to the schema of a request: the most `dimensions` that
-    any model has."""
+def dimensions_schema(backends: Backends) -> dict[str, Any]:
+    """Return an addition to the operation in the OpenAPI document: the largest `dimensions` that a
+    served model can give."""
     sizes = [backend.info.embedding_size for backend in backends.entries]
     most = max((size for size in sizes if size is not None), default=None)
     limit = {} if most is None else {"maximum": most}

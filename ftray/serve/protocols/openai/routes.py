@@ -21,7 +21,7 @@ from ftray.serve.protocols.errors import (
     Refused,
     documented,
 )
-from ftray.serve.protocols.openai.embeddings import embeddings, longest_vectors
+from ftray.serve.protocols.openai.embeddings import dimensions_schema, embeddings
 from ftray.serve.protocols.openai.fanout import Choices
 from ftray.serve.protocols.openai.render import events, whole
 from ftray.serve.protocols.openai.requests import (
@@ -82,7 +82,7 @@ def openai_routes(backends: Backends) -> APIRouter:
         """Says what the assistant says next."""
         return await _answer(http, request, _found(backends, request.model, *_WRITER), CHAT_FORM)
 
-    @routes.post(EMBEDDINGS, response_model=Embeddings, openapi_extra=longest_vectors(backends))
+    @routes.post(EMBEDDINGS, response_model=Embeddings, openapi_extra=dimensions_schema(backends))
     async def embed(request: EmbeddingRequest) -> Response:
         """Gives the vector of each text."""
         backend = _found(backends, request.model, "embedding", "embed")
