@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ftray.models.backends.graph import Inputs, Positional, Unfit, check, recording
+from ftray.models.backends.packed_linear import packed_linears
 from ftray.models.backends.unpadded import LAYOUT, Unpadded, lay_out
 
 _TOLERANCES = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -45,7 +46,7 @@ class TracedModel:
             unpadded = Unpadded(model) if packs else None
             self._width = None if unpadded is None else unpadded.width
             names = (*self._names, *LAYOUT) if packs else self._names
-            with recording(), torch.inference_mode():
+            with recording(), torch.inference_mode(), packed_linears(model):
                 positional = Positional(unpadded or model, names, outputs)
                 traced = torch.jit.trace(positional, self._values(examples[0]), check_trace=False)
                 self._graph = torch.jit.freeze(traced)

@@ -1,0 +1,67 @@
+"""Linear layers with packed weights: the same outputs, and afterwards the same layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ftray.models.backends.packed_linear import packed_linears
+
+needs_mkldnn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN"
+)
+SHAPES = ((3, 24), (1, 1, 24), (2, 70, 24), (24,))
+
+
+class Doubled(nn.Linear):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(input)
+
+
+def layers() -> nn.Sequential:
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Linear(24, 40), nn.GELU(), nn.Linear(40, 7, bias=False), Doubled(7, 5))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("rounds", [False, True], ids=["fp32", "bf16"])
+def test_the_outputs_are_the_same(shape: tuple[int, ...], rounds: bool) -> None:
+    model, states = layers(), torch.randn(shape)
+    autocast = torch.autocast("cpu", torch.bfloat16, rounds, cache_enabled=False)
+    with torch.inference_mode(), autocast:
+        wanted = model(states)
+        with packed_linears(model):
+            found = model(states)
+    assert found.dtype == wanted.dtype
+    torch.testing.assert_close(found, wanted, rtol=0, atol=4e-3 if rounds else 1e-6)
+
+
+@needs_mkldnn
+def test_a_graph_has_the_packed_operator_for_each_plain_layer() -> None:
+    model = layers()
+    with torch.inference_mode(), packed_linears(model):
+        graph = torch.jit.freeze(torch.jit.trace(model.eval(), torch.randn(3, 24))).graph
+    called = [node.kind() for node in graph.nodes()]
+    assert called.count("mkldnn::_linear_pointwise") == 2
+    assert called.count("aten::linear") == 1, "a subclass keeps its own forward"
+
+
+def test_afterwards_the_layers_are_as_before_also_after_an_error() -> None:
+    model = layers()
+    before = model.state_dict()
+    with pytest.raises(ValueError, match="within"), packed_linears(model):
+        raise ValueError("within")
+    assert not any("forward" in vars(layer) for layer in model.modules())
+    assert [name for name, _ in model.named_buffers()] == []
+    assert list(model.state_dict()) == list(before)
+    model(torch.randn(2, 24)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_hooks_of_a_layer_still_run() -> None:
+    model, seen = layers(), []
+    model[0].register_forward_hook(lambda *_: seen.append("after"))
+    with torch.inference_mode(), packed_linears(model):
+        model(torch.randn(2, 24))
+    assert seen == ["after"]
