@@ -83,6 +83,9 @@ class Probe:
                 for handle in handles:
                     handle.remove()
             above = self._above(parameters, total)
+        # The states hold the autograd graph and with it all weights; a cycle of references holds
+        # this object until the garbage collector comes.
+        self.crossing.clear()
         return Quiet.of(self.finished_below - self.started_above, below), above
 
     def _watch(self) -> Iterator[Any]:

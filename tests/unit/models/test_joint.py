@@ -136,6 +136,21 @@ def test_equal_weights_lie_in_memory_once(tmp_path: Path) -> None:
     predictors[0].check_golden()
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_the_file_of_shared_weights_leaves_memory_at_once(tmp_path: Path) -> None:
+    folders = [make_model(tmp_path / str(n), seed=n, trained=1) for n in (1, 2)]
+    pool, predictors = Pool(), [Predictor(folder) for folder in folders]
+    gc.disable()  # a service frees objects that are in a cycle minutes later
+    try:
+        for predictor in predictors:
+            pool.add(predictor)
+        mapped = Path("/proc/self/maps").read_text()
+    finally:
+        gc.enable()
+    held = [str(Path(folder.path, "model.safetensors")) in mapped for folder in folders]
+    assert held == [True, False]
+
+
 def test_a_third_model_shares_with_the_second_when_the_first_is_gone(tmp_path: Path) -> None:
     pool = Pool()
     first, second = (Predictor(make_model(tmp_path / str(n), seed=n)) for n in (1, 2))
