@@ -32,10 +32,10 @@ test: lint
 		test-training test-serving test-loop test-parts test-models types
 
 test-parts: install
-	$(BIN)/python -m pytest tests/unit $(foreach part,loop serve models,--ignore=tests/unit/$(part))
+	$(BIN)/python -m pytest tests/unit $(foreach part,loop serve models data,--ignore=tests/unit/$(part))
 
 test-models: install
-	$(BIN)/python -m pytest tests/unit/serve tests/unit/models
+	$(BIN)/python -m pytest tests/unit/serve tests/unit/models tests/unit/data
 
 test-loop: install
 	$(BIN)/python -m pytest tests/unit/loop tests/contracts
@@ -54,8 +54,8 @@ lint: install
 	$(BIN)/ruff format --check .
 
 types: install
-	$(BIN)/mypy
-	$(BIN)/mypy --explicit-package-bases --follow-imports=silent tests/bench
+# Scripts of tests/bench import each other by their file names, and those of other folders are silent.
+	$(BIN)/mypy --explicit-package-bases --follow-imports=silent ftray tests/bench
 
 # The versions that the tests passed with. "+cpu" goes: elsewhere the same version comes with CUDA.
 constraints: install

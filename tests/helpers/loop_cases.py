@@ -193,15 +193,16 @@ def runs(world: int, folder: Path) -> list[Run]:
 
 
 def kind_runs(kind: str, world: int, stages: list[int], ends: list[int]) -> list[Run]:
-    """The runs of one kind of task: at each stage, resumed, and with a trunk cache."""
+    """The runs of one kind of task: at each stage, resumed, and with a trunk cache. How two workers
+    share a cache does not depend on the kind: the classifier's runs show it."""
     own: dict[str, Any] = {"kind": kind, "learning_rate": 5e-3}
     tried = KIND_STAGES.get(kind, STAGES)
     made = [run(f"{world}-{kind}-{stage}", stage, **own) for stage in stages if stage in tried]
     for stage in ends:
         name = f"{world}-{kind}-{stage}"
         made.append(run(f"{name}-resumed", stage, **own, resume=f"{name}/3"))
-    for depth in (0, 1):
-        name = f"{world}-{kind}-top-{depth}"
+    for depth in (0, 1) if world == 1 else ():
+        name = f"{kind}-top-{depth}"
         made.append(run(name, unfreeze=depth, **own))
         made.append(run(f"{name}-cached", unfreeze=depth, trunk="fp32", **own))
     return made

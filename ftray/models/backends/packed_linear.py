@@ -1,7 +1,8 @@
 """Linear layers whose weights lie in the layout of oneDNN's kernels. From torch's own layout oneDNN
 copies a weight in every forward pass, which takes a fifth of the time of a short row.
 
-torch's compiler calls the same operators, which torch has no public name for.
+torch's compiler calls the same operators, for which torch has no public name. Where a version of
+torch lacks them, the layers stay as they are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import cache
 import torch
 from torch import nn
 
+_OPERATORS = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
 _PACKED = "packed_weight"
 _ROWS = 64
 """Tokens of the passes for which oneDNN chooses the layout; passes of other sizes also run."""
@@ -70,8 +72,12 @@ def _dtype(layer: nn.Linear) -> torch.dtype:
 
 def _dtypes() -> tuple[torch.dtype, ...]:
     """Return the dtypes whose packed weights this machine computes with."""
-    if not torch.backends.mkldnn.is_available():
+    if not (torch.backends.mkldnn.is_available() and all(map(_has, _OPERATORS))):
         return ()
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return torch.float32, torch.bfloat16
     return (torch.float32,)
+
+
+def _has(operator: str) -> bool:
+    return hasattr(torch.ops.mkldnn, operator)

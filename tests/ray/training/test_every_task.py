@@ -1,4 +1,4 @@
-"""Each kind of task from a source to a registered model: training with two workers, evaluation,
+"""Each kind of task from a source to a registered model: training on Ray, evaluation,
 prediction, and what the model folder holds."""
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from tests.helpers.task_kinds import KINDS
 from tests.helpers.task_kinds.kind import Kind, close_to
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-TWO: dict[str, Any] = {"workers": 2}
-
-
 QUICK = ("answers", "convolutions")
 """Kinds whose ways the others go, too."""
+ALONE = "convolutions"
+"""A kind that one worker trains, which needs no group of Ray Train."""
 
 
 @pytest.fixture(
@@ -55,9 +54,9 @@ def trained(kind: Kind, folder: Path, events: Events) -> Trained:
     events.clear()
     # With sharded weights (stage 3) the export, too, goes another way.
     sharded = {"deepspeed": {"stage": 3}} if kind in (KINDS["answers"], KINDS["short"]) else {}
-    return train_here(
-        kind.tree(folder, rows=120, scale=TWO, train={"epochs": 6, **sharded}), events
-    )
+    scale = {"workers": 1 if kind is KINDS[ALONE] else 2}
+    tree = kind.tree(folder, rows=120, scale=scale, train={"epochs": 6, **sharded})
+    return train_here(tree, events)
 
 
 def metrics_of(trained: Trained) -> set[str]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from ftray.models.backends import packed_linear
 from ftray.models.backends.packed_linear import packed_linears
 
 needs_mkldnn = pytest.mark.skipif(
@@ -57,6 +58,15 @@ def test_afterwards_the_layers_are_as_before_also_after_an_error() -> None:
     assert list(model.state_dict()) == list(before)
     model(torch.randn(2, 24)).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_layers_stay_as_they_are_where_torch_lacks_the_operators(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packed_linear, "_OPERATORS", ("_linear_pointwise", "_not_there"))
+    model = layers()
+    with packed_linears(model):
+        assert not any("forward" in vars(layer) for layer in model.modules())
 
 
 def test_hooks_of_a_layer_still_run() -> None:
