@@ -33,7 +33,8 @@ def packed_linears(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in packed:
             vars(layer).pop("forward", None)
-            layer._buffers.pop(_PACKED, None)
+            if hasattr(layer, _PACKED):
+                delattr(layer, _PACKED)
 
 
 def _pack(layer: nn.Linear, dtype: torch.dtype) -> None:
