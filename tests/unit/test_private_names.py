@@ -23,6 +23,14 @@ def test_the_foreach_operators_of_torch_are_there() -> None:
     assert [float(norm) for norm in torch._foreach_norm(tensors)] == [0, pytest.approx(12**0.5)]
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch lacks oneDNN")
+def test_onednn_multiplies_with_packed_weights() -> None:
+    assert isinstance(torch.ops.mkldnn._is_mkldnn_bf16_supported(), bool)
+    packed = torch.ops.mkldnn._reorder_linear_weight(torch.eye(3), 2)
+    found = torch.ops.mkldnn._linear_pointwise(torch.ones(2, 3), packed, None, "none", [], "")
+    assert found.tolist() == [[1.0] * 3] * 2
+
+
 def test_a_module_keeps_its_parameters_in_a_dictionary() -> None:
     module = nn.Linear(2, 3)
     module._parameters = dict(module._parameters)

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ftray.serve.ops.metrics import Metrics, page
 from tests.helpers.fake_backend import FakeBackend
 
-DASHBOARD = Path(__file__).parents[3] / "k8s" / "dashboard.json"
+DASHBOARD = Path(__file__).parents[4] / "k8s" / "dashboard.json"
 
 
 def test_the_page_has_each_replicas_counts_once() -> None:

@@ -319,7 +319,7 @@ def test_a_limit_on_files_limits_connections(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_command_for_clusters_closes_as_much_and_stamps_nothing(
     tmp_path: Path, token: str
 ) -> None:
-    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text())["project"]
     module, name = project["scripts"]["ftray-haproxy"].split(":")
     command = tmp_path / "ftray-haproxy"
     command.write_text(f"#!{sys.executable}\nfrom {module} import {name}\n{name}()\n")

@@ -17,7 +17,7 @@ from ftray.train.memory.hardware import Gpus
 from ftray.train.memory.preflight import forecast
 from tests.helpers.tiny_generator import make_tokenizer
 
-RECIPES = Path(__file__).parents[3] / "jobs/recipes"
+RECIPES = Path(__file__).parents[4] / "jobs/recipes"
 QWEN = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
 QWEN_8B = {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36}
 QWEN_4B = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36}

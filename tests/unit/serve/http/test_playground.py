@@ -27,7 +27,7 @@ from ftray.tasks import TASKS
 from ftray.tasks.info import FIELDS, Output
 from tests.helpers.fake_backend import FakeBackends
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 FOLDER = ROOT / "ftray" / "serve" / "http" / "playground"
 SCRIPTS = [name for name in FILES if name.endswith(".js")]
 
