@@ -30,7 +30,7 @@ ROWS, SHARD_ROWS, BEFORE = 40, 7, 3
 KILLED = f"""
 import os, signal, sys
 from itertools import islice
-from tests.unit.data import test_kept_shards as here
+from tests.unit.data.encoding import test_kept_shards as here
 
 def some(write, blocks):
     print(*(write(block).shard.file for block in islice(blocks, {BEFORE})), flush=True)
