@@ -14,8 +14,6 @@ from functools import cache
 import torch
 from torch import nn
 
-from ftray.models.mapped_weights import drop_pages, mapped_files
-
 _OPERATORS = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
 _PACKED = "packed_weight"
 _ROWS = 64
@@ -26,7 +24,8 @@ _ROWS = 64
 def packed_linears(model: nn.Module) -> Iterator[None]:
     """Compute the linear layers of a model on a CPU with packed weights inside the block. The
     outputs are the same up to rounding."""
-    packed = _packable(model)
+    layers = [module for module in model.modules() if type(module) is nn.Linear]
+    packed = [layer for layer in layers if _dtype(layer) in _dtypes()]
     try:
         for layer in packed:
             _pack(layer, _dtype(layer))
@@ -36,19 +35,6 @@ def packed_linears(model: nn.Module) -> Iterator[None]:
             vars(layer).pop("forward", None)
             if hasattr(layer, _PACKED):
                 delattr(layer, _PACKED)
-
-
-def drop_unpacked(model: nn.Module) -> None:
-    """Drop the weights that `packed_linears` packs from memory, as far as they lie in a mapped
-    file. The model can still be used."""
-    files = mapped_files()
-    for layer in _packable(model):
-        drop_pages(layer.weight, files)
-
-
-def _packable(model: nn.Module) -> list[nn.Linear]:
-    layers = [module for module in model.modules() if type(module) is nn.Linear]
-    return [layer for layer in layers if _dtype(layer) in _dtypes()]
 
 
 def _pack(layer: nn.Linear, dtype: torch.dtype) -> None:

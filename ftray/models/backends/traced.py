@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ftray.models.backends.graph import Inputs, Positional, Unfit, check, recording
-from ftray.models.backends.packed_linear import drop_unpacked, packed_linears
+from ftray.models.backends.packed_linear import packed_linears
 from ftray.models.backends.unpadded import LAYOUT, Unpadded, lay_out
 
 _TOLERANCES = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -58,8 +58,6 @@ class TracedModel:
         is_rounded = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if is_rounded else torch.float32
         check(self, model, examples, outputs, _TOLERANCES[dtype], (RuntimeError,))
-        # The check has used the model itself, for the last time.
-        drop_unpacked(model)
 
     def __call__(self, **inputs: torch.Tensor) -> Any:
         """Return the outputs, in the dtype of the model's."""

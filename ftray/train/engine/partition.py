@@ -7,8 +7,11 @@ before the next one is read.
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +19,11 @@ import torch.distributed as dist
 from torch import nn
 from transformers.integrations import HfDeepSpeedConfig
 
-from ftray.models.mapped_weights import drop_pages, mapped_files
 from ftray.spec.sections.training import TrainSpec
 from ftray.train.engine.deepspeed_config import Config, deepspeed_config
 from ftray.train.engine.deepspeed_state import destroy, import_deepspeed
+
+_MADV_DONTNEED = 4
 
 
 def partition(
@@ -72,9 +76,32 @@ class _OneByOne(nn.Module):
         self._own = [(p, None if n in rounded else dtype) for n, p in model.named_parameters()]
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        files = mapped_files()
+        files = _mapped_files()
         for parameter, dtype in self._own:
             stored = parameter.data
             parameter.data = stored if dtype is None else stored.to(dtype)
             yield parameter
-            drop_pages(stored, files)
+            _forget(stored, files)
+
+
+def _mapped_files() -> list[tuple[int, int]]:
+    """Return the address ranges of this process that map a file."""
+    ranges = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        addresses, _, _, _, inode, *_ = line.split()
+        if inode != "0":
+            start, stop = addresses.split("-")
+            ranges.append((int(start, 16), int(stop, 16)))
+    return ranges
+
+
+def _forget(tensor: torch.Tensor, files: list[tuple[int, int]]) -> None:
+    """Drop the pages of a tensor that maps a file: they would stay in memory until no tensor maps
+    the file any more. The tensor can still be read, from the file."""
+    start, stop = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+    if not any(first <= start and stop <= last for first, last in files):
+        return
+    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, stop // mmap.PAGESIZE * mmap.PAGESIZE
+    if last > first:
+        libc = ctypes.CDLL(None)
+        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_DONTNEED)

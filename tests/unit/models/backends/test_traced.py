@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from torch import nn
@@ -178,21 +175,3 @@ def test_onnx_is_left_to_itself(made: Location) -> None:
     before = found.model
     found.trace()
     assert found.model is before
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists mapped files")
-def test_a_weight_is_not_in_memory_both_as_the_file_has_it_and_packed(tmp_path: Path) -> None:
-    made = make_model(tmp_path / "model")
-    found = Predictor(made, compute=Compute(precision="fp32"))
-    found.check_golden()
-    before = mapped_megabytes(made)
-    assert before > 35, "all linear layers were used"
-    found.trace()
-    assert mapped_megabytes(made) < before / 4
-    found.check_golden()
-
-
-def mapped_megabytes(folder: Location) -> float:
-    """Memory that the files of a folder take in this process."""
-    maps = psutil.Process().memory_maps()
-    return sum(each.rss for each in maps if each.path.startswith(str(folder))) / 2**20
