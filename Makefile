@@ -54,7 +54,7 @@ lint: install
 	$(BIN)/ruff format --check .
 
 types: install
-# Scripts of tests/bench import each other by file name. Errors in other folders of tests are ignored.
+# Errors in other folders of tests are ignored.
 	$(BIN)/mypy --explicit-package-bases --follow-imports=silent ftray tests/bench
 
 # The versions that the tests passed with. "+cpu" goes: elsewhere the same version comes with CUDA.

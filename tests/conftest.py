@@ -14,8 +14,8 @@ import pytest
 
 from ftray.store import database
 from ftray.store.root import Root
-from tests.helpers.mlflow_server import MlflowServer
-from tests.helpers.object_store import KEYS, ObjectStore
+from tests.helpers.external.mlflow_server import MlflowServer
+from tests.helpers.external.object_store import KEYS, ObjectStore
 
 # Limits torch to one thread, here and in the commands that tests start. A batch with a few rows
 # gains nothing from more threads, and the threads of tests that run side by side would wait for

@@ -24,10 +24,10 @@ from ftray.store.deployments.reports import Roll
 from ftray.store.deployments.route_file import read_route
 from ftray.store.registry.registry import Registry
 from ftray.store.root import MODEL_MANIFEST, open_root
-from tests.helpers.fake_versions import FakeReplica
-from tests.helpers.interleaved import interleave, taking_turns
-from tests.helpers.mlflow_server import MlflowServer
-from tests.helpers.object_store import ObjectStore
+from tests.helpers.external.mlflow_server import MlflowServer
+from tests.helpers.external.object_store import ObjectStore
+from tests.helpers.serving.fake_versions import FakeReplica
+from tests.helpers.serving.interleaved import interleave, taking_turns
 
 VERSIONS = range(1, 6)
 FAILING, BAD = 3, (4, 5)

@@ -10,7 +10,7 @@ from ftray.tune.schedulers import SCHEDULERS
 from ftray.tune.search import recall
 from ftray.tune.study import Study
 from ftray.tune.trial_state import TrainUntil
-from tests.helpers.played import Player, by_batch_and_rate, spec
+from tests.helpers.training.played import Player, by_batch_and_rate, spec
 
 TRIALS = 20
 

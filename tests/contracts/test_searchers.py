@@ -10,7 +10,7 @@ import pytest
 from ftray.spec.sections.tuning import TuneSpec
 from ftray.tune.searchers import SEARCHERS, Config
 from ftray.tune.space import trial_spec
-from tests.helpers.played import spec
+from tests.helpers.training.played import spec
 
 FINITE: dict[str, Any] = {
     "train.batch_size": {"randint": [8, 10]},

@@ -25,7 +25,7 @@ from ftray.store.files.location import locate
 from ftray.store.registry.registry import Registry
 from ftray.store.root import Root
 from ftray.store.runs.folder import RunFolder, list_runs
-from tests.helpers.object_store import ObjectStore
+from tests.helpers.external.object_store import ObjectStore
 
 SPEC = parse({"name": "reviews", "model": {"name_or_path": "bert"}, "data": {"train": "a.csv"}})
 RUNS = ("20260101-000000-aaaaaa", "20260102-000000-bbbbbb", "20260103-000000-cccccc")

@@ -15,9 +15,16 @@ from ftray.serve.http.auth import add_key
 from ftray.serve.http.keyring import Keyring
 from ftray.serve.interface import Piece
 from ftray.store.files.location import locate
-from tests.helpers.browser import CONTROL, DESKTOP, PATIENCE_S, PHONE, browsing, needs_chromium
-from tests.helpers.fake_backend import FakeBackend, FakeGenerator
-from tests.helpers.fake_service import serving
+from tests.helpers.external.browser import (
+    CONTROL,
+    DESKTOP,
+    PATIENCE_S,
+    PHONE,
+    browsing,
+    needs_chromium,
+)
+from tests.helpers.serving.fake_backend import FakeBackend, FakeGenerator
+from tests.helpers.serving.fake_service import serving
 
 pytestmark = needs_chromium
 TEXT = "a wonderful film"

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from ftray.tasks.tabular.columns import Column
-from tests.helpers.browser import CONTROL, DESKTOP, PHONE, Page, browsing, needs_chromium
-from tests.helpers.fake_backend import FakeBackend
-from tests.helpers.fake_service import FakeTask, serving
+from tests.helpers.external.browser import CONTROL, DESKTOP, PHONE, Page, browsing, needs_chromium
+from tests.helpers.serving.fake_backend import FakeBackend
+from tests.helpers.serving.fake_service import FakeTask, serving
 
 pytestmark = needs_chromium
 SIZES = pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tests.helpers.small_runs import tree
+from tests.helpers.training.small_runs import tree
 
 
 def ftray(*arguments: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,8 @@ import pytest
 
 from ftray.reports.record import RunRecord
 from ftray.reports.write import comparison, report
-from tests.helpers.browser import DESKTOP, PHONE, browsing, needs_chromium
-from tests.helpers.recorded_runs import (
+from tests.helpers.external.browser import DESKTOP, PHONE, browsing, needs_chromium
+from tests.helpers.training.recorded_runs import (
     events,
     info,
     outcomes,

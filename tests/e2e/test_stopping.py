@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from ftray.interrupt import TERM_S
-from tests.helpers.small_runs import tree
+from tests.helpers.training.small_runs import tree
 
 PATIENCE_S = 240.0
 

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helpers.small_runs import tree, write_rows
+from tests.helpers.training.small_runs import tree, write_rows
 
 Spec = dict[str, Any]
 
@@ -248,7 +248,7 @@ def test_a_model_name_that_is_not_registered(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:
-    from tests.helpers.tiny_model import make_model
+    from tests.helpers.models.tiny_model import make_model
 
     model = make_model(tmp_path / "model")
     with socket.socket() as taken:

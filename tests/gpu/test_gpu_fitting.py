@@ -14,8 +14,8 @@ from ftray.tasks import get_task
 from ftray.train.distributed.context import DistContext
 from ftray.train.memory.batch_size_finder import choose_micro_batch_size
 from ftray.train.plan import Trainee, plan_training
-from tests.helpers.loop_runs import task_setup
-from tests.helpers.tiny_networks import tiny_batch, tiny_network
+from tests.helpers.models.tiny_networks import tiny_batch, tiny_network
+from tests.helpers.training.loop_runs import task_setup
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -15,10 +15,10 @@ import ray
 
 from ftray.cluster.connection import configure, start_ray
 from ftray.train.run import Trained
-from tests.helpers.free_cpus import wait_for_free_cpus
-from tests.helpers.object_store import KEYS
-from tests.helpers.small_runs import Events, train_here, tree
-from tests.helpers.tiny_model import make_model
+from tests.helpers.external.object_store import KEYS
+from tests.helpers.models.tiny_model import make_model
+from tests.helpers.training.free_cpus import wait_for_free_cpus
+from tests.helpers.training.small_runs import Events, train_here, tree
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ FULL = 4
 
 PROCESS = 640_000_000
 """Resident bytes of a worker with a tiny model: torch, transformers, DeepSpeed, Ray and the
-operators' own buffers (measured by tests/bench/memory.py with a few thousand weights)."""
+operators' own buffers (measured by tests/bench/training/memory.py with a few thousand weights)."""
 
 SHARDED = 55_000_000
 """Resident bytes that ZeRO stage 3 adds to PROCESS with the same tiny model."""

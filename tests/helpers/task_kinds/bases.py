@@ -38,7 +38,7 @@ def bert(folder: Path) -> Path:
 
 def decoder(folder: Path) -> Path:
     """A Llama with three blocks and a tokenizer of its own."""
-    from tests.helpers.tiny_generator import make_base
+    from tests.helpers.models.tiny_generator import make_base
 
     return make_base(folder)
 

@@ -14,8 +14,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.helpers.served import ftray_serve, quiet_port, served
-from tests.helpers.tiny_model import make_model
+from tests.helpers.models.tiny_model import make_model
+from tests.helpers.serving.served import ftray_serve, quiet_port, served
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.helpers.served import ftray_serve, quiet_port
-from tests.helpers.tiny_generator import make_generator
+from tests.helpers.models.tiny_generator import make_generator
+from tests.helpers.serving.served import ftray_serve, quiet_port
 
 TOKENS = 700
 SHAPE = {"hidden_size": 256, "num_hidden_layers": 8, "max_position_embeddings": 4096}

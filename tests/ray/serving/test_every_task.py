@@ -19,11 +19,11 @@ import torch
 import yaml
 
 from ftray.tasks import task_info
-from tests.helpers.processes import kill_with_children
-from tests.helpers.served import served
-from tests.helpers.small_runs import losses, weights
+from tests.helpers.external.processes import kill_with_children
+from tests.helpers.serving.served import served
 from tests.helpers.task_kinds import KINDS
 from tests.helpers.task_kinds.kind import Kind, close_to
+from tests.helpers.training.small_runs import losses, weights
 
 pytestmark = pytest.mark.slow
 

@@ -27,9 +27,9 @@ from ftray.store.files.location import locate
 from ftray.store.registry.registry import Registry
 from ftray.store.root import open_root
 from ftray.train.run import Trained
-from tests.helpers.served import free_port
-from tests.helpers.small_runs import Events, losses, train_here, tree
-from tests.helpers.tiny_generator import make_base, make_generator, write_prompts
+from tests.helpers.models.tiny_generator import make_base, make_generator, write_prompts
+from tests.helpers.serving.served import free_port
+from tests.helpers.training.small_runs import Events, losses, train_here, tree
 
 PROMPTS = ["the film has", "a", "dull and", *(f"plot {n} of " + "the " * n for n in range(9))]
 MOST, LIMIT = 24, 110

@@ -20,9 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ftray.models.inference.predictor import Predictor
 from ftray.store.files.location import locate
-from tests.helpers.hostile import Hostile, http, requests
-from tests.helpers.served import served
-from tests.helpers.upgrades import TEXTS, Callers
+from tests.helpers.serving.hostile import Hostile, http, requests
+from tests.helpers.serving.served import served
+from tests.helpers.serving.upgrades import TEXTS, Callers
 
 PATIENCE_S = 20.0
 

@@ -17,8 +17,8 @@ from ftray.store.deployments.promotion import promote
 from ftray.store.files.location import locate
 from ftray.store.registry.registry import Registry
 from ftray.store.root import open_root
-from tests.helpers.served import free_port, served
-from tests.helpers.tiny_model import make_model
+from tests.helpers.models.tiny_model import make_model
+from tests.helpers.serving.served import free_port, served
 
 NAMES = ("first", "second", "third")
 TEXTS = ["A wonderful film.", "dull", "naïve – 日本語 🎬", "It is " + "very " * 30 + "long."]

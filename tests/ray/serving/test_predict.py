@@ -23,7 +23,7 @@ from ftray.offline import predict as batch
 from ftray.offline.resume import COLUMNS, SCHEMA, Parts, run_key
 from ftray.spec.sections.compute import PLAIN, Compute
 from ftray.store.files.location import locate
-from tests.helpers.tiny_model import tamper
+from tests.helpers.models.tiny_model import tamper
 
 ROWS = 200
 

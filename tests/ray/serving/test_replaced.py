@@ -13,7 +13,7 @@ from ray import serve
 
 from ftray.serve import app
 from ftray.serve.deployment import Hosted
-from tests.helpers.served import free_port
+from tests.helpers.serving.served import free_port
 
 LIMIT_S = 1.0
 SETTINGS = {

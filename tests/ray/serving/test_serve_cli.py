@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 
 from ftray.cli.main import app
 from ftray.cli.serve import STOPPING
-from tests.helpers.served import free_port, ftray_serve
-from tests.helpers.tiny_model import tamper
+from tests.helpers.models.tiny_model import tamper
+from tests.helpers.serving.served import free_port, ftray_serve
 
 Process = subprocess.Popen[str]
 

@@ -14,7 +14,7 @@ from ftray.errors import ServeError
 from ftray.serve.local.place import Place
 from ftray.serve.local.server import endpoint
 from ftray.serve.settings import find, parse
-from tests.helpers.served import free_port
+from tests.helpers.serving.served import free_port
 
 SERVED = {"cpus_per_replica": 0.5}
 

@@ -14,8 +14,8 @@ from ftray.store.deployments.promotion import find_route, promote, resolve, roll
 from ftray.store.deployments.reports import read_reports
 from ftray.store.deployments.rollout import Rollout, await_rollout
 from ftray.store.registry.registry import Registry
-from tests.helpers.small_runs import wait_for
-from tests.helpers.upgrades import ALIAS, NAME, Callers, answers_of, register_versions
+from tests.helpers.serving.upgrades import ALIAS, NAME, Callers, answers_of, register_versions
+from tests.helpers.training.small_runs import wait_for
 
 BROKEN = 3
 PAUSE_S = 0.25  # each of the eight callers waits so long between two requests

@@ -20,9 +20,9 @@ from ftray.spec.sections.compute import PLAIN
 from ftray.store.files.location import locate
 from ftray.tasks.base import from_json
 from ftray.train.run import Trained
-from tests.helpers.small_runs import Events, train_here
 from tests.helpers.task_kinds import KINDS
 from tests.helpers.task_kinds.kind import Kind, close_to
+from tests.helpers.training.small_runs import Events, train_here
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 QUICK = ("answers", "convolutions")

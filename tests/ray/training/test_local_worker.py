@@ -13,7 +13,7 @@ from ftray.spec.load import parse
 from ftray.train.check import check_inputs
 from ftray.train.ray.local_worker import LocalWorker
 from ftray.train.run import train
-from tests.helpers.small_runs import Events, losses, train_here, tree
+from tests.helpers.training.small_runs import Events, losses, train_here, tree
 
 
 def spec(folder: Path, **scale: Any) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from ftray.store.root import open_root
 from ftray.train.check import check_inputs
 from ftray.train.run import Trained
 from ftray.tune.sweep import tune
-from tests.helpers.mlflow_server import MlflowServer, below
-from tests.helpers.object_store import Fault, ObjectStore
-from tests.helpers.small_runs import train_here, tree, weights
+from tests.helpers.external.mlflow_server import MlflowServer, below
+from tests.helpers.external.object_store import Fault, ObjectStore
+from tests.helpers.training.small_runs import train_here, tree, weights
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -21,7 +21,7 @@ from ftray.train.check import check_inputs
 from ftray.train.export import export, solo
 from ftray.train.orders import BASELINES, Export
 from ftray.train.run import Trained, prepare
-from tests.helpers.small_runs import Events, losses, train_here, tree, weights
+from tests.helpers.training.small_runs import Events, losses, train_here, tree, weights
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -17,8 +17,8 @@ import torch
 import yaml
 
 from ftray.train.run import Trained
-from tests.helpers.processes import kill_with_children, train_workers
-from tests.helpers.small_runs import losses, tree, wait_for, wait_for_step, weights
+from tests.helpers.external.processes import kill_with_children, train_workers
+from tests.helpers.training.small_runs import losses, tree, wait_for, wait_for_step, weights
 
 
 def start(spec: Path) -> subprocess.Popen[str]:

@@ -16,9 +16,9 @@ from ftray.spec.load import parse
 from ftray.train.check import check_inputs
 from ftray.train.trunk_cache import build as trunk_build
 from ftray.tune.sweep import Tuned, tune
-from tests.helpers.free_cpus import wait_for_free_cpus
-from tests.helpers.mlflow_server import below
-from tests.helpers.small_runs import tree
+from tests.helpers.external.mlflow_server import below
+from tests.helpers.training.free_cpus import wait_for_free_cpus
+from tests.helpers.training.small_runs import tree
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

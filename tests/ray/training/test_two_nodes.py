@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 from ftray.cluster import environment
-from tests.helpers.object_store import ObjectStore
-from tests.helpers.small_runs import losses, tree, wait_for, wait_for_step
+from tests.helpers.external.object_store import ObjectStore
+from tests.helpers.training.small_runs import losses, tree, wait_for, wait_for_step
 
 REPOSITORY = Path(__file__).parents[3]
 SCRIPT = REPOSITORY / "cluster" / "two-nodes.sh"
@@ -156,7 +156,8 @@ def wait_for_both_nodes(cluster: Environment) -> None:
 
     Otherwise an elastic run would begin with one worker while an ended job still holds a node.
     """
-    code = "import ray; from tests.helpers.free_cpus import *; ray.init(); wait_for_free_cpus(2)"
+    helper = "tests.helpers.training.free_cpus"
+    code = f"import ray; from {helper} import *; ray.init(); wait_for_free_cpus(2)"
     said = run(sys.executable, "-c", code, cwd=REPOSITORY, env=cluster)
     assert said.returncode == 0, said.stderr
 

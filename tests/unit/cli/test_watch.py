@@ -17,7 +17,7 @@ from ftray.store.root import Root
 from ftray.store.runs import follow as module
 from ftray.store.runs.folder import RunFolder
 from ftray.store.runs.follow import follow
-from tests.helpers.played import spec as played
+from tests.helpers.training.played import spec as played
 
 RUN = "20260101-000000-aaaaaa"
 

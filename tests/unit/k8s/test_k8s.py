@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from ftray.spec.schema import Spec
-from tests.helpers.manifest_rules import all_faults, faults, reference_faults
-from tests.helpers.manifests import (
+from tests.helpers.kubernetes.manifest_rules import all_faults, faults, reference_faults
+from tests.helpers.kubernetes.manifests import (
     BASE,
     K8S,
     Object,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.helpers.manifests import Object, needs_kubectl, objects, only, pod_templates
+from tests.helpers.kubernetes.manifests import Object, needs_kubectl, objects, only, pod_templates
 
 pytestmark = needs_kubectl
 

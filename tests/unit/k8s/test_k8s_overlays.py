@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.helpers.manifest_rules import all_faults
-from tests.helpers.manifests import (
+from tests.helpers.kubernetes.manifest_rules import all_faults
+from tests.helpers.kubernetes.manifests import (
     K8S,
     Object,
     example,

@@ -1,4 +1,4 @@
-"""The runs of tests/helpers/loop_cases.py, made once for all tests of this folder.
+"""The runs of tests/helpers/training/loop_cases.py, made once for all tests of this folder.
 
 They take as long as all other unit tests together and mostly wait for one another, so they are made
 while those run; the tests that look at them come last.
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.loop_cases import STAGES, run, runs
-from tests.helpers.loop_runs import Seen, seen, train_group
+from tests.helpers.training.loop_cases import STAGES, run, runs
+from tests.helpers.training.loop_runs import Seen, seen, train_group
 
 HERE = Path(__file__).parent
 RUNS_TIMEOUT_S = 3600

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.loop_cases import (
+from tests.helpers.training.loop_cases import (
     CASES,
     ENDS,
     OFFLOADED,
@@ -23,7 +23,7 @@ from tests.helpers.loop_cases import (
     final,
     run,
 )
-from tests.helpers.loop_runs import Seen, make_model
+from tests.helpers.training.loop_runs import Seen, make_model
 
 
 def test_the_loss_falls(of: Callable[..., Seen]) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers.loop_cases import ENDS, WORLDS, final
-from tests.helpers.loop_runs import Seen, checkpoint
+from tests.helpers.training.loop_cases import ENDS, WORLDS, final
+from tests.helpers.training.loop_runs import Seen, checkpoint
 
 Of = Callable[..., Seen]
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")

@@ -14,8 +14,16 @@ from torch import nn
 
 from ftray.data.batches import BatchPlan
 from ftray.tasks import get_task
-from tests.helpers.loop_cases import EVENED, WORLDS, final, runs
-from tests.helpers.loop_runs import LABELS, Data, Run, Seen, make_model, make_spec, task_setup
+from tests.helpers.training.loop_cases import EVENED, WORLDS, final, runs
+from tests.helpers.training.loop_runs import (
+    LABELS,
+    Data,
+    Run,
+    Seen,
+    make_model,
+    make_spec,
+    task_setup,
+)
 
 
 def _rates(model: Any, train: dict[str, Any]) -> Iterator[tuple[nn.Parameter, float, float]]:

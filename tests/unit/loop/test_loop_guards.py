@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.helpers.loop_cases import EVENED, WORLDS
-from tests.helpers.loop_runs import Seen
+from tests.helpers.training.loop_cases import EVENED, WORLDS
+from tests.helpers.training.loop_runs import Seen
 
 
 @pytest.mark.parametrize("name", [*EVENED, "fewer-tokens"])

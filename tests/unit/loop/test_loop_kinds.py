@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.loop_cases import CASES, ENDS, KIND_STAGES, TASK_KINDS, TOKEN_KINDS, final
-from tests.helpers.loop_runs import seen
+from tests.helpers.training.loop_cases import (
+    CASES,
+    ENDS,
+    KIND_STAGES,
+    TASK_KINDS,
+    TOKEN_KINDS,
+    final,
+)
+from tests.helpers.training.loop_runs import seen
 
 kinds = pytest.mark.parametrize("kind", TASK_KINDS)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.loop_cases import CASES, ENDS, WORLDS, final, held
-from tests.helpers.loop_runs import Seen
+from tests.helpers.training.loop_cases import CASES, ENDS, WORLDS, final, held
+from tests.helpers.training.loop_runs import Seen
 
 
 @pytest.mark.parametrize(("world", "stage"), CASES)

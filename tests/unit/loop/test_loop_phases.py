@@ -13,8 +13,16 @@ from torch import nn
 
 from ftray.data.batches import BatchPlan
 from ftray.tasks import get_task
-from tests.helpers.loop_cases import CASES, ENDS, FROM, final, held, moved, run, runs
-from tests.helpers.loop_runs import Data, Run, Seen, checkpoint, make_model, make_spec, task_setup
+from tests.helpers.training.loop_cases import CASES, ENDS, FROM, final, held, moved, run, runs
+from tests.helpers.training.loop_runs import (
+    Data,
+    Run,
+    Seen,
+    checkpoint,
+    make_model,
+    make_spec,
+    task_setup,
+)
 
 
 @pytest.mark.parametrize(("world", "stage"), CASES)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers.loop_cases import CASES, ENDS, STAGES, WORLDS, run
-from tests.helpers.loop_runs import Seen, checkpoint, make_model
+from tests.helpers.training.loop_cases import CASES, ENDS, STAGES, WORLDS, run
+from tests.helpers.training.loop_runs import Seen, checkpoint, make_model
 
 CUT = [
     *(f"{world}-stage-{stage}" for world, stage in CASES),

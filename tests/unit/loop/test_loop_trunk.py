@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.loop_cases import ENDS, WORLDS, held
-from tests.helpers.loop_runs import Seen
+from tests.helpers.training.loop_cases import ENDS, WORLDS, held
+from tests.helpers.training.loop_runs import Seen
 
 
 @pytest.mark.parametrize(("world", "stage"), ENDS)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.loop_cases import TWO_STACKS, UNSTACKED, WORLDS, final, held, moved
-from tests.helpers.loop_runs import Seen
+from tests.helpers.training.loop_cases import TWO_STACKS, UNSTACKED, WORLDS, final, held, moved
+from tests.helpers.training.loop_runs import Seen
 
 Of = Callable[..., Seen]
 cases = pytest.mark.parametrize("family", UNSTACKED)

@@ -14,8 +14,8 @@ from ftray.models.limits import check_positions, make_room, usable_positions
 from ftray.spec.load import override, parse
 from ftray.tasks.schema import Schema
 from ftray.train.memory.preflight import forecast
-from tests.helpers.tiny_generator import make_base, make_tokenizer
-from tests.helpers.tiny_networks import (
+from tests.helpers.models.tiny_generator import make_base, make_tokenizer
+from tests.helpers.models.tiny_networks import (
     STACKED,
     TWO_STACKS,
     UNSTACKED,

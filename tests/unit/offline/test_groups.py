@@ -11,7 +11,7 @@ import pytest
 from ftray.errors import DataError
 from ftray.models.artifact.named import NamedModel, find_named
 from ftray.offline.evaluate import evaluate
-from tests.helpers.tiny_model import LABELS, make_model
+from tests.helpers.models.tiny_model import LABELS, make_model
 
 ROWS = [
     {"text": f"a dull film number {n}", "label": LABELS[n % len(LABELS)], "region": region}

@@ -14,7 +14,7 @@ from ftray.models.artifact.named import NamedModel
 from ftray.offline.predict import Rows, read_rows
 from ftray.spec.load import parse
 from ftray.store.files.location import locate
-from tests.helpers.registered import info_of
+from tests.helpers.serving.registered import info_of
 
 ADDED = ("prediction", "score")
 

@@ -13,7 +13,7 @@ from ftray.reports.record import RunRecord
 from ftray.reports.test_rows import TestRows
 from ftray.reports.write import comparison, write_comparison
 from ftray.store.root import Root
-from tests.helpers.recorded_runs import (
+from tests.helpers.training.recorded_runs import (
     Page,
     events,
     info,

@@ -16,7 +16,7 @@ from ftray.reports.test_rows import TestRows, read_test_rows
 from ftray.reports.write import FILE, report, write_report
 from ftray.spec.load import override
 from ftray.tasks.per_label import LabelScore, label_scores
-from tests.helpers.recorded_runs import (
+from tests.helpers.training.recorded_runs import (
     BEGAN,
     HOSTILE,
     LABELS,

@@ -10,7 +10,7 @@ from ftray.reports.record import RunRecord
 from ftray.reports.sweep.importance import importance
 from ftray.reports.sweep.trials import Trial, slots, trials_of
 from ftray.reports.write import report
-from tests.helpers.recorded_runs import HOSTILE, Page, info, root_in, spec, sweep, trained
+from tests.helpers.training.recorded_runs import HOSTILE, Page, info, root_in, spec, sweep, trained
 
 RUN = "20260101-000000-aaaaaa"
 SPACE = {

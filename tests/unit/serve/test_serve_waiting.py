@@ -18,7 +18,7 @@ from ftray.store.deployments.promotion import promote
 from ftray.store.files.location import Location, locate
 from ftray.store.registry.registry import Registry
 from ftray.store.root import Root
-from tests.helpers.registered import register
+from tests.helpers.serving.registered import register
 
 
 @pytest.fixture

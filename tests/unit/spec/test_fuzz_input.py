@@ -19,7 +19,7 @@ from ftray.spec.load import dump, load, parse, serving
 from ftray.spec.paths import paths
 from ftray.spec.schema import ModelSpec, Spec
 from ftray.spec.yaml_text import YamlFault, parse_value, parse_yaml
-from tests.helpers.tiny_generator import make_tokenizer
+from tests.helpers.models.tiny_generator import make_tokenizer
 
 SEEDED = settings(
     derandomize=True,

@@ -24,7 +24,7 @@ from ftray.store.runs import owner, status
 from ftray.store.runs.claim import CURRENT, claim_run, unfinished
 from ftray.store.runs.folder import RunFolder, list_runs
 from ftray.store.runs.inputs import Inputs
-from tests.helpers.object_store import ObjectStore
+from tests.helpers.external.object_store import ObjectStore
 
 SPEC = parse({"name": "reviews", "model": {"name_or_path": "m"}, "data": {"train": "a.csv"}})
 INPUTS = Inputs("d1", {"train": 10}, base_digest="b1", deepspeed={"zero": {"stage": 2}})

@@ -14,7 +14,7 @@ import pytest
 from ftray.errors import StorageError
 from ftray.store.files.document import Document, change, open_document
 from ftray.store.files.location import Location, locate
-from tests.helpers.object_store import Fault, ObjectStore
+from tests.helpers.external.object_store import Fault, ObjectStore
 
 Place = Callable[[str], Location]
 

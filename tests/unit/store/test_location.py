@@ -15,7 +15,7 @@ from ftray.errors import StorageFault
 from ftray.store.files import retry, transfer
 from ftray.store.files.location import Location, locate
 from ftray.store.files.url import extended, quoted, shortened
-from tests.helpers.object_store import Fault, ObjectStore
+from tests.helpers.external.object_store import Fault, ObjectStore
 
 ODD = "50% of 100%25 #1 é漢 [x] a+b&c=d;e"
 

@@ -20,8 +20,8 @@ from ftray.store.runs import notify as module
 from ftray.store.runs.folder import RunFolder
 from ftray.store.runs.notify import check_notify, notify
 from ftray.train.record.record import recorded
-from tests.helpers.mlflow_server import free_port
-from tests.helpers.played import spec as played
+from tests.helpers.external.mlflow_server import free_port
+from tests.helpers.training.played import spec as played
 
 RUN = "20260101-000000-aaaaaa"
 

@@ -9,7 +9,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tests.helpers.object_store import Fault, ObjectStore
+from tests.helpers.external.object_store import Fault, ObjectStore
 
 ONE_TRY = Config(retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=1)
 

@@ -20,7 +20,7 @@ from ftray.store.root import Root
 from ftray.store.runs import metrics
 from ftray.store.runs.folder import RUN_ID, RunFolder, find_run, list_runs, new_run_id
 from ftray.store.runs.prune import prune
-from tests.helpers.object_store import ObjectStore
+from tests.helpers.external.object_store import ObjectStore
 
 SPEC = parse({"name": "reviews", "model": {"name_or_path": "m"}, "data": {"train": "a.csv"}})
 FIRST, SECOND = "20260101-000000-aaaaaa", "20260102-000000-bbbbbb"

@@ -17,8 +17,8 @@ from ftray.store.files.location import locate
 from ftray.store.root import MODEL_MANIFEST, open_root
 from ftray.store.runs.folder import RunFolder, new_run_id
 from ftray.train.record.values import parameters
-from tests.helpers.fake_backend import INFO, FakeBackend
-from tests.helpers.object_store import ObjectStore
+from tests.helpers.external.object_store import ObjectStore
+from tests.helpers.serving.fake_backend import INFO, FakeBackend
 
 
 def spec_of(**sections: Any) -> Any:

@@ -21,8 +21,8 @@ from ftray.store.runs.inputs import Inputs
 from ftray.store.tracking import mlflow_tracker, trackers
 from ftray.train.record.lines import Lines
 from ftray.train.record.record import recorded
-from tests.helpers.mlflow_server import below
-from tests.helpers.played import spec as played
+from tests.helpers.external.mlflow_server import below
+from tests.helpers.training.played import spec as played
 
 RUN = "20260101-000000-aaaaaa"
 

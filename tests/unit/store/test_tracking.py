@@ -20,7 +20,7 @@ from ftray.store.root import Root
 from ftray.store.tracking import mlflow_tracker as tracking
 from ftray.store.tracking.base import flatten
 from ftray.store.tracking.mlflow_tracker import MlflowTracker
-from tests.helpers.mlflow_server import MlflowServer, all_runs, below, free_port
+from tests.helpers.external.mlflow_server import MlflowServer, all_runs, below, free_port
 
 
 @pytest.fixture(autouse=True)

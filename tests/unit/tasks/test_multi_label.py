@@ -20,7 +20,7 @@ from ftray.spec.load import parse
 from ftray.tasks import get_task
 from ftray.tasks.label_sets import scores, thresholds
 from ftray.tasks.metrics import Gathered
-from tests.helpers.fake_backend import INFO
+from tests.helpers.serving.fake_backend import INFO
 from tests.helpers.task_samples import SAMPLES
 
 TASK = get_task("multi-label-classification")

@@ -15,7 +15,7 @@ from ftray.store.files.location import locate
 from ftray.store.registry.registry import Registry
 from ftray.store.root import Root
 from ftray.train.promoting import promote_unless_worse
-from tests.helpers.registered import register
+from tests.helpers.serving.registered import register
 
 
 @pytest.fixture

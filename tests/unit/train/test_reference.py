@@ -9,7 +9,7 @@ import pytest
 
 from ftray.store.files.location import locate
 from ftray.train.reference import ReferenceFile
-from tests.helpers.encoded import split_of
+from tests.helpers.models.encoded import split_of
 
 SPLITS = {"train": split_of([[1, 2], [3]], [0, 1]), "validation": split_of([[4]], [0])}
 FOUND = {

@@ -15,8 +15,8 @@ from ftray.spec.load import parse
 from ftray.store.runs.folder import RunFolder
 from ftray.train.check import ValidatedSpec, check_inputs
 from ftray.train.inputs import claimed, inputs_of, pinned, with_own_deepspeed
-from tests.helpers.small_runs import write_rows
-from tests.helpers.tiny_generator import make_base
+from tests.helpers.models.tiny_generator import make_base
+from tests.helpers.training.small_runs import write_rows
 
 FIRST, SECOND = "a" * 40, "b" * 40
 

@@ -15,8 +15,8 @@ from ftray.train import stages as module
 from ftray.train.check import ValidatedSpec, check_inputs
 from ftray.train.inputs import inputs_of
 from ftray.train.stages import after_stages
-from tests.helpers.small_runs import MODEL, write_rows
-from tests.helpers.tiny_model import make_model
+from tests.helpers.models.tiny_model import make_model
+from tests.helpers.training.small_runs import MODEL, write_rows
 
 STAGE = {"task": "fill-mask", "train": {"epochs": 2}}
 

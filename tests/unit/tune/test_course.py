@@ -16,7 +16,7 @@ from ftray.tune.space import depth_variants, trial_spec
 from ftray.tune.study import Study
 from ftray.tune.sweep import winner
 from ftray.tune.trial_state import Outcome, TrainUntil
-from tests.helpers.played import Player, by_batch_and_rate, spec
+from tests.helpers.training.played import Player, by_batch_and_rate, spec
 
 SPACE = {
     "train.learning_rate": {"loguniform": [1e-5, 1e-3]},

@@ -10,7 +10,7 @@ from ftray.tune.depth import Comparison, compare_depths
 from ftray.tune.study import Study
 from ftray.tune.trial_state import Outcome, TrainUntil
 from ftray.tune.wording import advice, told
-from tests.helpers.played import spec
+from tests.helpers.training.played import spec
 
 ROWS = 400
 

@@ -9,7 +9,7 @@ from ftray.tune.search import _counts, _Feed, recall
 from ftray.tune.study import Study
 from ftray.tune.tracked import points_of
 from ftray.tune.trial import _AT, _METRICS, _OVER, _POINTS, _VALUES, Sweep
-from tests.helpers.played import spec
+from tests.helpers.training.played import spec
 
 SPACE = {"train.learning_rate": {"choice": [1e-4, 2e-4, 4e-4, 8e-4]}}
 

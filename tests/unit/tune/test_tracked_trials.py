@@ -16,8 +16,8 @@ from ftray.store.runs.folder import RunFolder
 from ftray.store.tracking import mlflow_tracker as tracking
 from ftray.train.record.record import recorded
 from ftray.tune.tracked import TrackedTrials
-from tests.helpers.mlflow_server import below
-from tests.helpers.played import spec
+from tests.helpers.external.mlflow_server import below
+from tests.helpers.training.played import spec
 
 RUN = "20260101-000000-aaaaaa"
 SPACE = {"train.learning_rate": {"choice": [1e-4, 2e-4, 4e-4]}}

@@ -23,8 +23,8 @@ from ftray.store.files.location import Location, locate
 from ftray.store.root import open_root
 from ftray.store.runs.folder import RunFolder
 from ftray.store.runs.inputs import Inputs
-from tests.helpers.object_store import ObjectStore
-from tests.helpers.tiny_model import BASE
+from tests.helpers.external.object_store import ObjectStore
+from tests.helpers.models.tiny_model import BASE
 
 ROWS, SHARD_ROWS, BEFORE = 40, 7, 3
 KILLED = f"""

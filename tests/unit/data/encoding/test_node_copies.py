@@ -17,8 +17,8 @@ from ftray.spec.load import parse
 from ftray.store.cache import node_copies
 from ftray.store.files.location import Location
 from ftray.tasks.text.texts import IDS
-from tests.helpers.encoded import write_encoded
-from tests.helpers.tiny_model import BASE
+from tests.helpers.models.encoded import write_encoded
+from tests.helpers.models.tiny_model import BASE
 
 SPLITS = {"train": ["one text", "another text"], "validation": ["a third"], "test": ["the last"]}
 

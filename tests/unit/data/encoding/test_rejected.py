@@ -26,7 +26,7 @@ from ftray.tasks import get_task
 from ftray.tasks.base import TaskSetup
 from ftray.tasks.classification import LABEL
 from ftray.tasks.text.texts import IDS
-from tests.helpers.tiny_model import BASE, make_model
+from tests.helpers.models.tiny_model import BASE, make_model
 
 # BERT's tokenizer reads nothing of a font's own characters.
 UNREAD = {"train": "\ue000", "validation": "\ue001", "test": "\ue002"}

@@ -27,11 +27,11 @@ from ftray.store.root import MODEL_MANIFEST
 from ftray.tasks import task_info
 from ftray.tasks.per_label import LabelScore
 from ftray.train.engine.state import State
-from tests.helpers.encoded import LABELS, write_encoded
-from tests.helpers.exported import export_state
-from tests.helpers.tiny_generator import make_generator
-from tests.helpers.tiny_model import BASE, make_model
-from tests.helpers.tiny_networks import tiny_network
+from tests.helpers.models.encoded import LABELS, write_encoded
+from tests.helpers.models.exported import export_state
+from tests.helpers.models.tiny_generator import make_generator
+from tests.helpers.models.tiny_model import BASE, make_model
+from tests.helpers.models.tiny_networks import tiny_network
 
 ROWS = [f"a private row number {number}, about this and that" for number in range(30)]
 BASE_CARD = "---\nlicense: mit\n---\n# A base\n"

@@ -23,7 +23,7 @@ from ftray.serve.settings import find, parse
 from ftray.store.files.location import Location, locate
 from ftray.store.root import MODEL_MANIFEST
 from ftray.train.distributed.outcomes import Failure
-from tests.helpers.tiny_model import make_model
+from tests.helpers.models.tiny_model import make_model
 
 INDEX = "model.safetensors.index.json"
 CODE = """

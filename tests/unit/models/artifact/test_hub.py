@@ -14,7 +14,7 @@ import pytest
 
 from ftray.errors import StorageError
 from ftray.models.artifact.hub import push, repository
-from tests.helpers.mlflow_server import free_port
+from tests.helpers.external.mlflow_server import free_port
 
 
 class Hub(HTTPServer):

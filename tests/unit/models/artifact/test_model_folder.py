@@ -24,7 +24,7 @@ from ftray.models.inference.predictor import Predictor
 from ftray.spec.sections.compute import Compute
 from ftray.store.files.location import Location, locate
 from ftray.store.root import MODEL_MANIFEST
-from tests.helpers.tiny_model import BASE, GOLDEN, LABELS, logits_of, make_model
+from tests.helpers.models.tiny_model import BASE, GOLDEN, LABELS, logits_of, make_model
 
 BF16 = Compute(precision="bf16")
 TEXTS = ["A wonderful film.", "Bad.", "It is neither good nor bad " * 5, "Dull"]

@@ -20,10 +20,10 @@ from ftray.models.inference.predictor import Predictor
 from ftray.models.load import load_model
 from ftray.spec.sections.compute import Compute
 from ftray.store.files.location import Location
-from tests.helpers.odd_networks import Odd, Rigid
-from tests.helpers.tiny_generator import make_generator
-from tests.helpers.tiny_model import GOLDEN, logits_of, make_model, tamper
-from tests.helpers.tiny_networks import tiny_batch, tiny_network
+from tests.helpers.models.odd_networks import Odd, Rigid
+from tests.helpers.models.tiny_generator import make_generator
+from tests.helpers.models.tiny_model import GOLDEN, logits_of, make_model, tamper
+from tests.helpers.models.tiny_networks import tiny_batch, tiny_network
 
 TEXTS = [*GOLDEN, "Bad.", "It is neither good nor bad " * 20, "naïve – 日本語 🎬", "Dull " * 7]
 FP32, INT8 = Compute("onnx", "fp32"), Compute("onnx", "int8")

@@ -19,9 +19,9 @@ from ftray.models.inference.predictor import Predictor
 from ftray.models.structure.groups import find_blocks
 from ftray.spec.sections.compute import Compute
 from ftray.store.files.location import Location
-from tests.helpers.odd_networks import Odd, Rigid
-from tests.helpers.tiny_model import GOLDEN, logits_of, make_model
-from tests.helpers.tiny_networks import STACKED, tiny_batch, tiny_network
+from tests.helpers.models.odd_networks import Odd, Rigid
+from tests.helpers.models.tiny_model import GOLDEN, logits_of, make_model
+from tests.helpers.models.tiny_networks import STACKED, tiny_batch, tiny_network
 
 TEXTS = [*GOLDEN, "Bad.", "It is neither good nor bad " * 20, "naïve – 日本語 🎬", "Dull " * 7]
 SHAPES = ((2, 6), (1, 1), (3, 9), (5, 14))

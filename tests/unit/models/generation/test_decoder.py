@@ -21,7 +21,7 @@ from ftray.models.generation.decoder import Decoder
 from ftray.models.generation.kv_cache import RoomyCache
 from ftray.models.generation.sampler import Answer, draw
 from ftray.models.generation.sampling_params import Sampling
-from tests.helpers.tiny_networks import GENERATING, VOCABULARY, tiny_generator, tiny_network
+from tests.helpers.models.tiny_networks import GENERATING, VOCABULARY, tiny_generator, tiny_network
 
 CONTEXT = 64
 CASES = [(family, ()) for family in GENERATING] + [

@@ -16,8 +16,8 @@ from ftray.models.load import load_model
 from ftray.spec.sections.compute import Compute
 from ftray.store.files.location import Location, locate
 from ftray.tasks.text.texts import IDS
-from tests.helpers.tiny_generator import GOLDEN, MAX_TOKENS, make_generator, make_tokenizer
-from tests.helpers.tiny_model import tamper
+from tests.helpers.models.tiny_generator import GOLDEN, MAX_TOKENS, make_generator, make_tokenizer
+from tests.helpers.models.tiny_model import tamper
 
 BF16 = Compute(precision="bf16")
 PROMPTS = ["the film has", "a", " ", "wonderful " * 40, "naïve – 日本語 🎬", *GOLDEN]

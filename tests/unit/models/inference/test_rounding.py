@@ -17,9 +17,9 @@ from ftray.models.artifact import publish
 from ftray.models.inference.rounding import place_rounded, round_weights
 from ftray.models.load import load_model
 from ftray.spec.sections.compute import Compute
-from tests.helpers.tiny_generator import make_generator
-from tests.helpers.tiny_model import make_model
-from tests.helpers.tiny_networks import tiny_batch, tiny_generator, tiny_network
+from tests.helpers.models.tiny_generator import make_generator
+from tests.helpers.models.tiny_model import make_model
+from tests.helpers.models.tiny_networks import tiny_batch, tiny_generator, tiny_network
 
 HALVES = pytest.mark.parametrize(
     ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)]

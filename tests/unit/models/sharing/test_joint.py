@@ -26,8 +26,8 @@ from ftray.tasks import get_task
 from ftray.tasks.base import TaskSetup
 from ftray.tasks.schema import Schema
 from ftray.tasks.text.texts import IDS
-from tests.helpers.tiny_model import make_model
-from tests.helpers.tiny_networks import BLOCKS, STACKED, tiny_batch, tiny_network
+from tests.helpers.models.tiny_model import make_model
+from tests.helpers.models.tiny_networks import BLOCKS, STACKED, tiny_batch, tiny_network
 
 IDS_OF = [[5, 6, 7, 8, 9, 2], [11, 2], [5, 6, 7, 8, 9, 2], [13, 14, 15, 2], [17, 18, 2]]
 ROWS = [{IDS: ids} for ids in IDS_OF]

@@ -16,7 +16,7 @@ from ftray.errors import ModelError
 from ftray.models.structure.blocks import FreezePlan, layer_depths, plan_freeze
 from ftray.models.structure.cut import frozen_blocks
 from ftray.models.structure.groups import find_blocks
-from tests.helpers.tiny_networks import BLOCKS, STACKED, UNSTACKED, tiny_batch, tiny_network
+from tests.helpers.models.tiny_networks import BLOCKS, STACKED, UNSTACKED, tiny_batch, tiny_network
 
 DEPTHS = range(BLOCKS + 1)
 # What feeds the first block, and what follows the last, in the words of all families.

@@ -23,8 +23,8 @@ from ftray.models.structure.cut import (
     gathered,
     shortened,
 )
-from tests.helpers.odd_networks import with_batch_norm
-from tests.helpers.tiny_networks import (
+from tests.helpers.models.odd_networks import with_batch_norm
+from tests.helpers.models.tiny_networks import (
     BLOCKS,
     GENERATING,
     SEEING,

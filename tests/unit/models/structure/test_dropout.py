@@ -15,7 +15,7 @@ from ftray.models.pretrained import Pretrained
 from ftray.spec.schema import ModelSpec
 from ftray.tasks import get_task
 from ftray.tasks.schema import Schema
-from tests.helpers.tiny_networks import STACKED, UNSTACKED, tiny_network
+from tests.helpers.models.tiny_networks import STACKED, UNSTACKED, tiny_network
 
 WANTED = 0.37
 TASK, SCHEMA = get_task("text-classification"), Schema(labels=("a", "b", "c"))

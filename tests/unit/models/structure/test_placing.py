@@ -12,7 +12,13 @@ from torch._subclasses.fake_tensor import is_fake
 
 from ftray.models.structure.blocks import layer_depths, plan_freeze
 from ftray.models.structure.placing import placed, without_numbers
-from tests.helpers.tiny_networks import SEEING, STACKED, tiny_batch, tiny_images, tiny_network
+from tests.helpers.models.tiny_networks import (
+    SEEING,
+    STACKED,
+    tiny_batch,
+    tiny_images,
+    tiny_network,
+)
 
 
 class Counting(nn.Module):

@@ -15,7 +15,7 @@ from ftray.models.structure import quantized
 from ftray.models.structure.groups import find_blocks, parts_of
 from ftray.models.structure.placing import placed
 from ftray.models.structure.quantized import QuantizedLinear, quantize, restore
-from tests.helpers.tiny_networks import tiny_batch, tiny_network
+from tests.helpers.models.tiny_networks import tiny_batch, tiny_network
 
 # The last one ends within a block of 64 weights.
 SIZES = ((64, 128), (48, 100), (3, 5))

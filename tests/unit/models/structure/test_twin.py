@@ -7,7 +7,7 @@ import torch
 
 from ftray.models.structure.blocks import plan_freeze
 from ftray.models.structure.shared_parameters import own, twin
-from tests.helpers.tiny_networks import STACKED, tiny_batch, tiny_network
+from tests.helpers.models.tiny_networks import STACKED, tiny_batch, tiny_network
 
 
 @pytest.mark.parametrize("family", STACKED)

@@ -12,7 +12,7 @@ from torch import nn
 from ftray.errors import ModelError
 from ftray.models.structure.blocks import layer_depths, plan_freeze
 from ftray.models.structure.groups import block_lines, find_blocks
-from tests.helpers.tiny_networks import (
+from tests.helpers.models.tiny_networks import (
     BLOCKS,
     TWO_STACKS,
     tiny_batch,

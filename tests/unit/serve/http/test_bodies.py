@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope
 from ftray.serve.http.app import create_api
 from ftray.serve.http.bodies import Bodies
 from ftray.serve.ops.metrics import Metrics
-from tests.helpers.fake_backend import FakeBackends
+from tests.helpers.serving.fake_backend import FakeBackends
 
 SCOPE: Scope = {"type": "http", "headers": []}
 

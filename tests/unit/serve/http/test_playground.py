@@ -25,7 +25,7 @@ from ftray.serve.ops.metrics import Metrics
 from ftray.store.files.location import locate
 from ftray.tasks import TASKS
 from ftray.tasks.info import FIELDS, Output
-from tests.helpers.fake_backend import FakeBackends
+from tests.helpers.serving.fake_backend import FakeBackends
 
 ROOT = Path(__file__).parents[4]
 FOLDER = ROOT / "ftray" / "serve" / "http" / "playground"

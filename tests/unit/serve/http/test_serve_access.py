@@ -20,7 +20,7 @@ from ftray.serve.http.auth import add_key, read_keys, revoke_key
 from ftray.serve.http.keyring import Keyring
 from ftray.serve.ops.metrics import Metrics
 from ftray.store.files.location import Location, locate
-from tests.helpers.fake_backend import FakeBackends
+from tests.helpers.serving.fake_backend import FakeBackends
 
 
 @pytest.fixture

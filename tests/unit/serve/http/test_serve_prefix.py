@@ -16,7 +16,7 @@ from ftray.serve.http.auth import add_key
 from ftray.serve.http.keyring import Keyring
 from ftray.serve.ops.metrics import Metrics
 from ftray.store.files.location import locate
-from tests.helpers.fake_backend import FakeBackends
+from tests.helpers.serving.fake_backend import FakeBackends
 
 # The path that the client asks below, root_path as Serve says it, what a proxy has cut off.
 PLACES = {

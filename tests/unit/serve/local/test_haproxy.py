@@ -25,7 +25,7 @@ from ray.serve.config import HTTPOptions
 from ftray.serve.local.haproxy import BINARY, MISDIRECTED, STAMP, connections
 from ftray.serve.local.identity import TOKEN
 from ftray.serve.local.ingress import fast_ingress
-from tests.helpers.served import free_port
+from tests.helpers.serving.served import free_port
 
 
 class Replica(ThreadingHTTPServer):

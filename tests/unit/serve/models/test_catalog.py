@@ -21,7 +21,7 @@ from ftray.serve.models.versions import VersionRouter
 from ftray.serve.settings import ServedModel
 from ftray.store.deployments.routes import VersionRef
 from ftray.store.files.location import locate
-from tests.helpers.fake_backend import INFO
+from tests.helpers.serving.fake_backend import INFO
 
 
 def model(name: str, version: int | None = 1, alias: str | None = None) -> ServedModel:

@@ -24,8 +24,8 @@ from ftray.serve.runners.engine import Engine
 from ftray.spec.sections.compute import PLAIN
 from ftray.spec.sections.serving import Batching, GenerationLimits
 from ftray.store.files.location import Location
-from tests.helpers.tiny_generator import make_generator
-from tests.helpers.tiny_model import make_model
+from tests.helpers.models.tiny_generator import make_generator
+from tests.helpers.models.tiny_model import make_model
 
 BATCHING = Batching(timeout_seconds=2, hung_seconds=3)
 

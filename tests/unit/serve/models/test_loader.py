@@ -24,8 +24,8 @@ from ftray.spec.sections.compute import PLAIN
 from ftray.spec.sections.serving import Batching, GenerationLimits
 from ftray.store.files.location import Location, locate
 from ftray.store.root import MODEL_MANIFEST
-from tests.helpers.tiny_generator import make_generator
-from tests.helpers.tiny_model import make_model, tamper
+from tests.helpers.models.tiny_generator import make_generator
+from tests.helpers.models.tiny_model import make_model, tamper
 
 LIMITS = GenerationLimits(max_tokens=16)
 

@@ -18,8 +18,8 @@ from ftray.serve.models.version_router import CALLER
 from ftray.serve.ops.metrics import Metrics
 from ftray.store.deployments.route_file import change_route
 from ftray.store.deployments.routes import AliasDeployment, Trial
-from tests.helpers.fake_backend import FakeBackend, FakeBackends
-from tests.helpers.fake_versions import FakeReplica, stop
+from tests.helpers.serving.fake_backend import FakeBackend, FakeBackends
+from tests.helpers.serving.fake_versions import FakeReplica, stop
 
 
 class Bench(FakeReplica):

@@ -26,8 +26,8 @@ from ftray.store.deployments.route_file import read_route
 from ftray.store.deployments.routes import AliasDeployment
 from ftray.store.registry.registry import Registry
 from ftray.store.root import MODEL_MANIFEST, open_root
-from tests.helpers.fake_backend import INFO
-from tests.helpers.fake_versions import FakeReplica
+from tests.helpers.serving.fake_backend import INFO
+from tests.helpers.serving.fake_versions import FakeReplica
 
 BAD = 3
 

@@ -15,7 +15,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingContext
 from ftray.serve.app import build
 from ftray.serve.ops.autoscaling import UTILIZATION
 from ftray.serve.runners.batcher import Batcher, Limits
-from tests.helpers.tiny_model import make_model
+from tests.helpers.models.tiny_model import make_model
 
 DEPLOYMENT = DeploymentID("m", "m")
 

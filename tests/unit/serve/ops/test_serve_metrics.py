@@ -9,7 +9,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from ftray.serve.ops.metrics import Metrics, page
-from tests.helpers.fake_backend import FakeBackend
+from tests.helpers.serving.fake_backend import FakeBackend
 
 DASHBOARD = Path(__file__).parents[4] / "k8s" / "dashboard.json"
 

@@ -21,7 +21,7 @@ from ftray.serve.ops.metrics import Metrics
 from ftray.serve.protocols.openai import fanout as openai_choices
 from ftray.serve.schemas import MAX_TEXT
 from ftray.store.files.location import locate
-from tests.helpers.fake_backend import HELLO, FakeBackend, FakeBackends, FakeGenerator
+from tests.helpers.serving.fake_backend import HELLO, FakeBackend, FakeBackends, FakeGenerator
 
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
 ASKED: dict[str, dict[str, Any]] = {

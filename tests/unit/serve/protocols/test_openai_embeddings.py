@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from ftray.serve.http.app import create_api
 from ftray.serve.interface import Answers, BadPrompt
 from ftray.serve.ops.metrics import Metrics
-from tests.helpers.fake_backend import INFO, FakeBackend, FakeBackends
+from tests.helpers.serving.fake_backend import INFO, FakeBackend, FakeBackends
 
 PATH = "/v1/embeddings"
 

@@ -18,7 +18,7 @@ from ftray.serve.http.app import create_api
 from ftray.serve.interface import Answers, Overloaded
 from ftray.serve.ops.metrics import Metrics
 from ftray.serve.schemas import MAX_ROWS, MAX_TEXT
-from tests.helpers.fake_backend import INFO, LABELS, FakeBackend, FakeBackends, scores
+from tests.helpers.serving.fake_backend import INFO, LABELS, FakeBackend, FakeBackends, scores
 
 
 @pytest.fixture(scope="module")

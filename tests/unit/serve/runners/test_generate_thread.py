@@ -26,7 +26,7 @@ from ftray.serve.ops.metrics import Metrics
 from ftray.serve.runners.generation_limits import Capacity
 from ftray.serve.runners.generation_scheduler import NoNumbers, Talks, Usage
 from ftray.spec.sections.serving import Batching
-from tests.helpers.tiny_generator import MAX_TOKENS, make_generator
+from tests.helpers.models.tiny_generator import MAX_TOKENS, make_generator
 
 PROMPTS = ["the film has", "a", "dull and", "wonderful", "plot of"]
 PLENTY = 10_000

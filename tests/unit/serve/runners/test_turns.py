@@ -20,7 +20,7 @@ from ftray.serve.runners.turns import Waiting, next_rows
 from ftray.serve.schemas import MAX_READ
 from ftray.spec.sections.serving import Batching
 from ftray.tasks.text.blank import is_blank
-from tests.helpers.tiny_model import make_model
+from tests.helpers.models.tiny_model import make_model
 
 
 @pytest.fixture(scope="module")

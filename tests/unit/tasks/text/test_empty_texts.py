@@ -18,8 +18,8 @@ from ftray.serve.ops.metrics import Metrics
 from ftray.serve.runners.engine import Engine
 from ftray.serve.runners.generation_limits import Capacity
 from ftray.spec.sections.serving import Batching
-from tests.helpers.tiny_generator import make_generator
-from tests.helpers.tiny_model import make_model
+from tests.helpers.models.tiny_generator import make_generator
+from tests.helpers.models.tiny_model import make_model
 
 # BERT's tokenizer drops what it takes for a control, also where a text shows it (private use).
 EMPTY = ["", " \n\t", "\u200b\ufeff", "\u0301", "\u3164", "\ue000"]

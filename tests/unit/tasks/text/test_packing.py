@@ -19,7 +19,7 @@ from ftray.tasks.text.language_model.packed import POSITIONS
 from ftray.tasks.text.preference_tuning import PreferenceTuning
 from ftray.tasks.text.text_generation import Options, TextGeneration
 from ftray.tasks.text.texts import IDS
-from tests.helpers.tiny_generator import make_base, make_tokenizer
+from tests.helpers.models.tiny_generator import make_base, make_tokenizer
 
 TASK = TextGeneration()
 CHAT = [

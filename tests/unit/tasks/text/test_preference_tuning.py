@@ -27,7 +27,7 @@ from ftray.tasks.text.language_model.packed import POSITIONS
 from ftray.tasks.text.preference_tuning import REFERENCE, Options, PreferenceTuning
 from ftray.tasks.text.texts import IDS
 from ftray.train.base import load_base
-from tests.helpers.tiny_generator import END, make_base
+from tests.helpers.models.tiny_generator import END, make_base
 
 TASK = PreferenceTuning()
 ROWS = {

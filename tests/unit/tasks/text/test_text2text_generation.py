@@ -22,9 +22,9 @@ from ftray.tasks.features import Batch
 from ftray.tasks.metrics import ALONE, Totals
 from ftray.tasks.schema import Schema
 from ftray.train.memory.dry_run import dry_run
+from tests.helpers.models.tiny_networks import TWO_STACKS, tiny_translator
 from tests.helpers.task_kinds.bases import encoder_decoder
 from tests.helpers.task_samples import SAMPLES, columns_of
-from tests.helpers.tiny_networks import TWO_STACKS, tiny_translator
 
 TASK = get_task("text2text-generation")
 SAMPLE = SAMPLES["text2text-generation"]

@@ -18,7 +18,7 @@ from ftray.tasks.text.language_model.learnt import COUNT, SPANS, learnt_features
 from ftray.tasks.text.prompts import prompt_ids
 from ftray.tasks.text.text_generation import Options, TextGeneration
 from ftray.tasks.text.texts import IDS
-from tests.helpers.tiny_generator import CHAT, END, make_tokenizer
+from tests.helpers.models.tiny_generator import CHAT, END, make_tokenizer
 
 TASK = TextGeneration()
 ASKED = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "film?"}]

@@ -25,10 +25,10 @@ from ftray.train.engine.state import State, load_values
 from ftray.train.evaluation.average import Average, greedy
 from ftray.train.evaluation.temperature import divided, last_layer
 from ftray.train.progress import Progress
-from tests.helpers.encoded import write_encoded
-from tests.helpers.exported import export_state
-from tests.helpers.tiny_model import BASE
-from tests.helpers.tiny_networks import (
+from tests.helpers.models.encoded import write_encoded
+from tests.helpers.models.exported import export_state
+from tests.helpers.models.tiny_model import BASE
+from tests.helpers.models.tiny_networks import (
     LABELS,
     SEEING,
     STACKED,

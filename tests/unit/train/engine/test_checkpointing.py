@@ -6,7 +6,7 @@ import pytest
 
 from ftray.errors import ModelError
 from ftray.models.structure.activation_checkpointing import enable_checkpointing
-from tests.helpers.tiny_networks import tiny_network
+from tests.helpers.models.tiny_networks import tiny_network
 
 
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "distilbert", "gpt2", "llama"])

@@ -12,7 +12,7 @@ from ftray.models.structure.cut import cut_off, find_cut
 from ftray.models.structure.flops import flop_per_token
 from ftray.spec.load import parse
 from ftray.train.engine.lora import inject, plan_adapters
-from tests.helpers.tiny_networks import tiny_batch, tiny_generator, tiny_network
+from tests.helpers.models.tiny_networks import tiny_batch, tiny_generator, tiny_network
 
 
 def looked_up(model: nn.Module) -> int:

@@ -30,10 +30,10 @@ from ftray.tasks import get_task
 from ftray.train.base import load_base
 from ftray.train.engine import lora, state
 from ftray.train.engine.deepspeed_config import check_deepspeed
-from tests.helpers.encoded import write_encoded
-from tests.helpers.exported import export_state
-from tests.helpers.tiny_model import BASE, GOLDEN
-from tests.helpers.tiny_networks import BLOCKS, STACKED, tiny_batch, tiny_network
+from tests.helpers.models.encoded import write_encoded
+from tests.helpers.models.exported import export_state
+from tests.helpers.models.tiny_model import BASE, GOLDEN
+from tests.helpers.models.tiny_networks import BLOCKS, STACKED, tiny_batch, tiny_network
 
 FAMILIES = ("bert", "distilbert", "gpt2", "llama", "deberta-v2", "modernbert")
 # Every kind of option that changes what is trained or how it is merged.

@@ -23,10 +23,10 @@ from ftray.train.base import load_base
 from ftray.train.distributed.context import DistContext
 from ftray.train.evaluation.baselines import Baselines, Encoder, fit_baselines
 from ftray.train.orders import BASELINES
-from tests.helpers.encoded import split_of
-from tests.helpers.loop_runs import task_setup
-from tests.helpers.small_runs import MODEL, write_rows
-from tests.helpers.tiny_networks import STACKED, UNSTACKED, tiny_network
+from tests.helpers.models.encoded import split_of
+from tests.helpers.models.tiny_networks import STACKED, UNSTACKED, tiny_network
+from tests.helpers.training.loop_runs import task_setup
+from tests.helpers.training.small_runs import MODEL, write_rows
 
 TASK = get_task("text-classification")
 

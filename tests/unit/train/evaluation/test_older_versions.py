@@ -11,7 +11,7 @@ from ftray.store.files.location import locate
 from ftray.store.registry.registry import Registry
 from ftray.store.root import Root
 from ftray.train.evaluation.older_versions import better_version
-from tests.helpers.registered import register
+from tests.helpers.serving.registered import register
 
 
 @pytest.fixture

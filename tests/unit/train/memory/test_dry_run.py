@@ -21,7 +21,7 @@ from ftray.spec.schema import Spec
 from ftray.tasks import get_task
 from ftray.tasks.schema import Schema
 from ftray.train.memory.dry_run import dry_run
-from tests.helpers.tiny_generator import make_base
+from tests.helpers.models.tiny_generator import make_base
 
 SCHEMA = Schema(labels=("bad", "good"))
 SPACE = {"space": {"train.warmup": {"choice": [0.1]}}}

@@ -10,8 +10,8 @@ from ftray.tasks import get_task
 from ftray.train.distributed.context import DistContext
 from ftray.train.memory.batch_size_finder import choose_micro_batch_size, largest_that_fits
 from ftray.train.plan import Trainee, plan_training
-from tests.helpers.loop_runs import task_setup
-from tests.helpers.tiny_networks import tiny_batch, tiny_network
+from tests.helpers.models.tiny_networks import tiny_batch, tiny_network
+from tests.helpers.training.loop_runs import task_setup
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from ftray.tasks.schema import Schema
 from ftray.train.memory.estimate import FULL, PROCESS, Layout, reserve, worker_memory
 from ftray.train.memory.preflight import Budget, Planner
 from ftray.train.memory.simulate import MemoryTrace, trace_phases
-from tests.helpers.tiny_generator import make_tokenizer
-from tests.helpers.tiny_networks import BLOCKS, STACKED, tiny_batch, tiny_network
+from tests.helpers.models.tiny_generator import make_tokenizer
+from tests.helpers.models.tiny_networks import BLOCKS, STACKED, tiny_batch, tiny_network
 
 SCHEMA = Schema(labels=("bad", "good", "mixed"))
 ROWS, TOKENS = 4, 32

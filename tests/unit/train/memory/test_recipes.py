@@ -15,7 +15,7 @@ from ftray.spec.load import load, override
 from ftray.tasks.schema import Schema
 from ftray.train.memory.hardware import Gpus
 from ftray.train.memory.preflight import forecast
-from tests.helpers.tiny_generator import make_tokenizer
+from tests.helpers.models.tiny_generator import make_tokenizer
 
 RECIPES = Path(__file__).parents[4] / "jobs/recipes"
 QWEN = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}

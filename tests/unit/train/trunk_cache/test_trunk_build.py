@@ -30,9 +30,9 @@ from ftray.train.trunk_cache import cache as trunk
 from ftray.train.trunk_cache.build import Filler, prepare_trunk
 from ftray.train.trunk_cache.cache import Trunk, TrunkCache, best_cache
 from ftray.train.trunk_cache.survey import Survey, TrunkModel, survey
-from tests.helpers.encoded import write_encoded
-from tests.helpers.object_store import ObjectStore
-from tests.helpers.tiny_networks import BLOCKS, tiny_network
+from tests.helpers.external.object_store import ObjectStore
+from tests.helpers.models.encoded import write_encoded
+from tests.helpers.models.tiny_networks import BLOCKS, tiny_network
 
 TEXTS = tuple(f"row {number} {'is long ' * (number % 5)}" for number in range(40))
 SPLITS = {"train": TEXTS[:30], "validation": TEXTS[25:40]}  # five texts are in both

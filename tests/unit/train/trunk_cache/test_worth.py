@@ -20,7 +20,7 @@ from ftray.tasks import get_task, task_info
 from ftray.tasks.features import Batch
 from ftray.tasks.metrics import Gathered
 from ftray.tasks.schema import Schema
-from tests.helpers.loop_runs import task_setup
+from tests.helpers.training.loop_runs import task_setup
 
 Z = 1.959964
 # Four standard errors of a standard deviation that 2,000 draws give.
