@@ -122,10 +122,14 @@ def test_nobody_else_asks_torch_for_gpus() -> None:
 
 
 def test_free_memory_of_the_cpu_is_the_machines() -> None:
-    free = free_memory(torch.device("cpu"))
-    assert 0 < free <= machine.memory()
-    held = torch.ones(1 << 28)
-    assert free_memory(torch.device("cpu")) < free - held.nbytes // 2
+    cpu, held, taken = torch.device("cpu"), [], []
+    # The kernel may reuse pages freed just before, which it does not count as free yet.
+    while len(held) < 4 and not any(0.5 < share < 1.5 for share in taken):
+        free = free_memory(cpu)
+        assert 0 < free <= machine.memory()
+        held.append(torch.ones(1 << 28))
+        taken.append((free - free_memory(cpu)) / held[-1].nbytes)
+    assert 0.5 < taken[-1] < 1.5, taken
 
 
 @pytest.mark.parametrize(("share", "free"), [(1.0, 50), (0.5, 30), (0.25, 10)])
