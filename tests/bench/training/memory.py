@@ -24,7 +24,6 @@ STAGES = (0, 1, 2, 3)
 WORLD, LENGTH, ROWS = 2, 128, 48
 LABELS = ("bad", "good", "mixed")
 ROOT = Path(__file__).parents[3]
-MODULE = "tests.bench.training.memory"
 # Model shapes by transformers' family name, at the width of the base models.
 MADE: dict[str, dict[str, Any]] = {
     "distilbert": {"dim": 768, "n_layers": 6, "n_heads": 12, "hidden_dim": 3072},
@@ -119,16 +118,10 @@ def _measure(order: dict[str, Any], folder: Path) -> list[int]:
     """Trains in fresh processes. Returns VmHWM of each worker, in bytes."""
     with tempfile.TemporaryDirectory(dir=folder) as work:
         where = {"WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+        command = (sys.executable, "-m", "tests.bench.training.memory")
         processes = [
             subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "tests.bench.training.memory",
-                    "--worker",
-                    json.dumps(order),
-                    work,
-                ],
+                [*command, "--worker", json.dumps(order), work],
                 cwd=ROOT,
                 env={**os.environ, **where, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdout=subprocess.PIPE,

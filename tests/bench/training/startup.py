@@ -28,11 +28,10 @@ import yaml
 
 from ftray.models.pretrained import find_pretrained
 from ftray.spec.load import dump, load, override
-from tests.bench.common.contest import SCRIPTS
+from tests.bench.common.contest import ROOT, SCRIPTS
 from tests.bench.common.measure import Sample, table
 from tests.helpers.training.small_runs import MODEL, write_rows
 
-ROOT = Path(__file__).resolve().parents[3]
 LOOK_EVERY_S = 0.01
 MOMENTS = (
     "first line",

@@ -12,6 +12,7 @@ from torch import nn
 from ftray.models.backends import packed_linear
 from ftray.models.backends.packed_linear import packed_linears
 
+HAS_ONEDNN = torch.backends.mkldnn.is_available()
 SHAPES = ((3, 24), (1, 1, 24), (2, 70, 24), (24,))
 
 
@@ -25,24 +26,18 @@ def layers() -> nn.Sequential:
     return nn.Sequential(nn.Linear(24, 40), nn.GELU(), nn.Linear(40, 7, bias=False), Doubled(7, 5))
 
 
-@pytest.fixture(autouse=True)
-def packs(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not torch.backends.mkldnn.is_available():
-        pytest.skip("torch was built without oneDNN")
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+@pytest.fixture
+def packing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Has models compute in the dtype in which layers are packed."""
+    rounds = not HAS_ONEDNN or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if not rounds:
         monkeypatch.setattr(packed_linear, "_DTYPE", torch.float32)
         monkeypatch.setattr(packed_linear, "_is_of_use", lambda: True)
-
-
-@pytest.fixture
-def bf16() -> Iterator[None]:
-    """Has models compute in the dtype in which layers are packed."""
-    rounds = packed_linear._DTYPE is torch.bfloat16
     with torch.autocast("cpu", torch.bfloat16, rounds, cache_enabled=False):
         yield
 
 
-@pytest.mark.usefixtures("bf16")
+@pytest.mark.usefixtures("packing")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_outputs_are_the_same(shape: tuple[int, ...]) -> None:
     model, states = layers(), torch.randn(shape)
@@ -55,7 +50,8 @@ def test_the_outputs_are_the_same(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(found, wanted, rtol=0, atol=most)
 
 
-@pytest.mark.usefixtures("bf16")
+@pytest.mark.skipif(not HAS_ONEDNN, reason="torch was built without oneDNN")
+@pytest.mark.usefixtures("packing")
 def test_a_graph_has_the_packed_operator_for_each_plain_layer() -> None:
     model = layers()
     with torch.inference_mode(), packed_linears(model):
@@ -65,7 +61,7 @@ def test_a_graph_has_the_packed_operator_for_each_plain_layer() -> None:
     assert called.count("aten::linear") == 1, "a subclass keeps its own forward"
 
 
-@pytest.mark.usefixtures("bf16")
+@pytest.mark.usefixtures("packing")
 def test_afterwards_the_layers_are_as_before_also_after_an_error() -> None:
     model = layers()
     before = model.state_dict()
@@ -80,7 +76,6 @@ def test_afterwards_the_layers_are_as_before_also_after_an_error() -> None:
 
 @pytest.mark.parametrize("lacks", ["an operator", "bf16"])
 def test_layers_stay_as_they_are_otherwise(lacks: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
     if lacks == "an operator":
         monkeypatch.setattr(packed_linear, "_OPERATORS", ("_linear_pointwise", "_not_there"))
     model = layers()
@@ -91,7 +86,7 @@ def test_layers_stay_as_they_are_otherwise(lacks: str, monkeypatch: pytest.Monke
         assert not any("forward" in vars(layer) for layer in model.modules())
 
 
-@pytest.mark.usefixtures("bf16")
+@pytest.mark.usefixtures("packing")
 def test_hooks_of_a_layer_still_run() -> None:
     model, seen = layers(), []
     model[0].register_forward_hook(lambda *_: seen.append("after"))
