@@ -6,6 +6,7 @@ protect from a person who alters files on purpose.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,10 +27,16 @@ def of_content(content: bytes | pa.Buffer) -> str:
 def of_file(path: Path) -> str:
     """Return the checksum of a file. Raises OSError."""
     state: Any = xxhash.xxh3_64()
-    block = memoryview(bytearray(_BLOCK))
-    with path.open("rb", buffering=0) as file:
+    # The block is a mapping of its own, which the kernel takes back at once. malloc would keep a
+    # freed block for each thread that ever read a file.
+    with (
+        path.open("rb", buffering=0) as file,
+        mmap.mmap(-1, _BLOCK) as mapped,
+        memoryview(mapped) as block,
+    ):
         while count := file.readinto(block):
-            state.update(block[:count])
+            with block[:count] as read:
+                state.update(read)
     return state.hexdigest()
 
 
