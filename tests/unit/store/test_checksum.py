@@ -1,10 +1,11 @@
-"""Checksums of files leave no memory behind."""
+"""Checksums of files, and the memory of the threads that compute them."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from ftray.store.files import checksum
 
@@ -25,7 +26,7 @@ print(resident() - before)
 """
 
 
-def test_the_threads_that_read_files_keep_no_memory(tmp_path):
+def test_the_threads_that_read_files_keep_no_memory(tmp_path: Path) -> None:
     for number in range(16):
         (tmp_path / f"{number}.bin").write_bytes(os.urandom(5 << 20))
     told = subprocess.run(
@@ -34,7 +35,7 @@ def test_the_threads_that_read_files_keep_no_memory(tmp_path):
     assert int(told.stdout) < 6 << 20
 
 
-def test_a_file_has_the_checksum_of_its_content(tmp_path):
+def test_a_file_has_the_checksum_of_its_content(tmp_path: Path) -> None:
     for size in (0, 1, 2 << 20, (2 << 20) + 1, 5 << 20):
         content = os.urandom(size)
         (tmp_path / "file").write_bytes(content)
