@@ -138,6 +138,8 @@ def in_rows(
 ) -> np.ndarray:
     """Return arrays that differ in the length of the first axis in the rows of one array,
     (rows, T, ...), padded on the right. Without a layout each has a row of its own."""
+    if layout is None and len({len(value) for value in values}) == 1:
+        return np.array(values, dtype)
     rows, starts = layout or (range(len(values)), [0] * len(values))
     ends = [start + len(value) for start, value in zip(starts, values, strict=True)]
     found = np.full((max(rows) + 1, max(ends), *np.shape(values[0])[1:]), pad, dtype)
@@ -184,5 +186,8 @@ def mask_of(lengths: Iterable[int]) -> torch.Tensor:
     """Return (B, T) int64: 1 where a row of these lengths has an element, 0 in its padding."""
     import torch
 
-    sizes = np.fromiter(lengths, dtype=np.int64)
-    return torch.from_numpy((np.arange(sizes.max()) < sizes[:, None]).astype(np.int64))
+    sizes = list(lengths)
+    longest = max(sizes)
+    if longest == min(sizes):
+        return torch.ones(len(sizes), longest, dtype=torch.int64)
+    return (torch.arange(longest) < torch.tensor(sizes)[:, None]).long()

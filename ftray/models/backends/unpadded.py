@@ -9,8 +9,9 @@ positions besides, as rotary ones do, are refused; `check` finds any others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -36,8 +37,8 @@ def lay_out(mask: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]
     places: (R, S), the places among the B * L tokens of the padded rows, B * L for padding; rows:
     (R, S), the row of each token, -1 for padding.
     """
-    if len(mask) == 1 and bool(mask.all()):
-        return torch.arange(mask.numel())[None], torch.zeros(mask.shape, dtype=torch.long)
+    if mask.shape[0] == 1 and all(mask.tolist()[0]):
+        return _alone(mask.numel())
     of_rows = [row.nonzero().flatten() for row in mask]
     lengths = [len(tokens) for tokens in of_rows]
     layout, shape = _cheapest(lengths, width)
@@ -49,6 +50,12 @@ def lay_out(mask: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]
         places[layout.rows[number], span] = tokens + number * mask.shape[1]
         rows[layout.rows[number], span] = number
     return places, rows
+
+
+@lru_cache(maxsize=128)
+def _alone(tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the layout of a row alone, without padding."""
+    return torch.arange(tokens)[None], torch.zeros(1, tokens, dtype=torch.long)
 
 
 def _cheapest(lengths: Sequence[int], width: int) -> tuple[Layout, tuple[int, int]]:
@@ -106,6 +113,32 @@ def _plain_blocks(model: nn.Module) -> Blocks:
     return blocks
 
 
+def _packed(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Return the states (B, L, D) of padded rows in the layout, (R, S, D)."""
+    if states.shape[0] == 1 and states.shape[:2] == places.shape:
+        return states  # a row alone, without padding
+    padding = states.new_zeros([1, states.shape[2]])
+    return torch.cat([states.flatten(0, 1), padding])[places]
+
+
+def _unpacked(states: torch.Tensor, places: torch.Tensor, entered: torch.Tensor) -> torch.Tensor:
+    """Return the states (R, S, D) in the layout as those of padded rows, (B, L, D); padding gets
+    zeros. entered: the states (B, L, D) that went into the first block."""
+    rows, tokens = entered.shape[0], entered.shape[1]
+    if rows == 1 and states.shape[:2] == [rows, tokens]:
+        return states
+    padded = states.new_zeros([rows * tokens + 1, states.shape[2]])
+    padded = padded.index_copy(0, places.flatten(), states.flatten(0, 1))
+    return padded[:-1].view(rows, tokens, states.shape[2])
+
+
+@cache
+def _scripted(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Return a function as a script: a traced graph then decides in each pass, and not once."""
+    scripted: Callable[..., torch.Tensor] = torch.jit.script(function)
+    return scripted
+
+
 class _Packing:
     """Hooks of one forward pass."""
 
@@ -113,7 +146,7 @@ class _Packing:
         self._places = places
         self._same_row = (rows[:, :, None] == rows[:, None, :])[:, None]
         self._added: dict[torch.dtype, torch.Tensor] = {}
-        self._padded: Sequence[int] = ()
+        self._entered = torch.empty(0)
 
     def enter(self, block: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Arguments:
         """Replace the states (B, L, D) that enter the first block by those in the layout, (R, S,
@@ -122,9 +155,8 @@ class _Packing:
         states = args[0]
         if states.dim() != 3:
             raise Unfit("its states are not those of tokens")
-        self._padded = states.shape
-        tokens = torch.cat([states.flatten(0, 1), states.new_zeros(1, states.shape[-1])])
-        return (tokens[self._places], *args[1:]), named
+        self._entered = states
+        return (_scripted(_packed)(states, self._places), *args[1:]), named
 
     def within(self, _block: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Arguments:
         """Replace the mask that a block reads."""
@@ -142,24 +174,20 @@ class _Packing:
     def leave(self, _block: nn.Module, _args: Any, output: Any) -> Any:
         """Put the states that leave the last block into padded rows again; padding gets zeros."""
         states = output if isinstance(output, torch.Tensor) else output[0]
-        rows, tokens, width = self._padded
-        padded = states.new_zeros(rows * tokens + 1, width)
-        padded = padded.index_copy(0, self._places.flatten(), states.flatten(0, 1))
-        padded = padded[:-1].view(rows, tokens, width)
+        padded = _scripted(_unpacked)(states, self._places, self._entered)
         return padded if isinstance(output, torch.Tensor) else (padded, *output[1:])
 
     def _like(self, mask: Any) -> torch.Tensor:
-        """Return the mask of tokens of the same row in the form of the model's own, (B, 1, L, L):
-        booleans, or numbers to add."""
+        """Return the mask of tokens of the same row in place of the model's own, (B, 1, L, L), as
+        numbers to add. torch would make such numbers of a mask of booleans in every block."""
         if not isinstance(mask, torch.Tensor) or mask.dim() != 4:
             raise Unfit("its blocks read no mask of tokens")
-        if mask.dtype == torch.bool:
-            return self._same_row
-        if mask.dtype not in self._added:
-            added = torch.zeros_like(self._same_row, dtype=mask.dtype)
-            lowest = torch.finfo(mask.dtype).min
-            self._added[mask.dtype] = added.masked_fill(~self._same_row, lowest)
-        return self._added[mask.dtype]
+        dtype = mask.dtype if mask.is_floating_point() else torch.float32
+        if dtype not in self._added:
+            added = torch.zeros_like(self._same_row, dtype=dtype)
+            lowest = torch.finfo(dtype).min
+            self._added[dtype] = added.masked_fill(~self._same_row, lowest)
+        return self._added[dtype]
 
 
 def _has_tensors(value: Any) -> bool:

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,6 +19,8 @@ _LOOKED_AT = 64
 """Number of first characters that `is_blank` checks one by one. Of the rest, which may be
 thousands, it checks each distinct character once."""
 _FRAME = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "pad_token_id")
+_frames: WeakKeyDictionary[PreTrainedTokenizerBase, frozenset[int]] = WeakKeyDictionary()
+"""Frames found before: a tokenizer looks for its special tokens as long as it encodes a word."""
 
 
 def is_blank(text: str) -> bool:
@@ -37,10 +40,12 @@ def _shows(character: str) -> bool:
 
 
 def frame(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return the special tokens that a tokenizer puts around any text, without the unknown
-    token."""
-    found = {getattr(tokenizer, name) for name in _FRAME}
-    return frozenset(found - {None, tokenizer.unk_token_id})
+    """Return the special tokens that a tokenizer puts around any text, without the unknown token.
+    They are those that the tokenizer had at the first call."""
+    if tokenizer not in _frames:
+        found = {getattr(tokenizer, name) for name in _FRAME}
+        _frames[tokenizer] = frozenset(found - {None, tokenizer.unk_token_id})
+    return _frames[tokenizer]
 
 
 def has_tokens(ids: Sequence[int], frame: Collection[int]) -> bool:

@@ -28,6 +28,17 @@ def test_rows_of_other_lengths_are_padded_to_the_longest() -> None:
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0]] and mask.dtype == torch.int64
 
 
+def test_rows_of_one_length_are_copied_without_padding() -> None:
+    own = np.array([5, 6], np.int64)
+    rows = [{"ids": own}, {"ids": [8, 7]}]
+    (ids,) = stacked(rows, FEATURES, {"ids": 9}).inputs.values()
+    assert ids.tolist() == [[5, 6], [8, 7]] and ids.dtype == torch.int64
+    own[0] = 1
+    assert ids[0, 0] == 5, "the batch is not the example itself"
+    mask = mask_of([2, 2])
+    assert mask.tolist() == [[1, 1], [1, 1]] and mask.dtype == torch.int64
+
+
 def test_inputs_targets_and_host_are_kept_apart() -> None:
     example = {
         "types": [0, 1],

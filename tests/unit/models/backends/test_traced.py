@@ -114,6 +114,18 @@ def test_every_token_has_a_place_in_a_layout(count: int) -> None:
     assert places.numel() <= mask.numel()
 
 
+@pytest.mark.parametrize("family", PACKING)
+def test_a_row_alone_may_be_padded(family: str) -> None:
+    model = tiny_network(family).eval()
+    found = TracedModel(model, [padded(3, 1, 8), padded(1), padded(9, 2)], packs=True)
+    longer = {name: values[:1] for name, values in padded(3, 9).items()}
+    assert lay_out(longer["attention_mask"], 16)[0].tolist() == [[0, 1, 2]]
+    for inputs in (longer, padded(3)):
+        with torch.inference_mode():
+            wanted = model(**inputs).logits
+        torch.testing.assert_close(found(**inputs).logits, wanted, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("family", sorted({*STACKED, "albert"} - {*PACKING}))
 def test_blocks_that_know_more_of_a_token_than_its_state_are_padded(family: str) -> None:
     with pytest.raises(Unfit):
