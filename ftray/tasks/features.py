@@ -190,4 +190,5 @@ def mask_of(lengths: Iterable[int]) -> torch.Tensor:
     longest = max(sizes)
     if longest == min(sizes):
         return torch.ones(len(sizes), longest, dtype=torch.int64)
-    return (torch.arange(longest) < torch.tensor(sizes)[:, None]).long()
+    shown = np.arange(longest) < np.array(sizes)[:, None]
+    return torch.from_numpy(shown.astype(np.int64))

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-
 _REPEATS = 3
 Row = TypeVar("Row")
 
@@ -38,22 +36,23 @@ def plan(lengths: Sequence[int], most: int, cost: PassCost) -> list[list[int]]:
     Rows that need no padding stay in their order, in passes of about as many tokens each."""
     if cost.packs:
         return _of_equal_cost(lengths, most, cost.tokens / _MOST_OVERHEAD)
-    order = np.argsort(lengths, kind="stable")
-    longest = np.asarray(lengths)[order]
+    order = sorted(range(len(lengths)), key=lambda place: lengths[place])
     # Indexed by the number of shortest rows: their lowest cost in tokens, and the start of the last
     # pass at this cost.
-    least, begins = np.zeros(len(order) + 1), np.zeros(len(order) + 1, dtype=np.int64)
-    for stop in range(1, len(order) + 1):
-        starts = np.arange(max(0, stop - most), stop)
-        totals = least[starts] + cost.tokens + longest[stop - 1] * (stop - starts)
-        best = totals.argmin()
-        least[stop], begins[stop] = totals[best], starts[best]
+    least, begins = [0.0], [0]
+    for stop, place in enumerate(order, 1):
+        totals = [
+            (least[start] + cost.tokens + lengths[place] * (stop - start), start)
+            for start in range(max(0, stop - most), stop)
+        ]
+        total, begin = min(totals)
+        least.append(total)
+        begins.append(begin)
     passes: list[list[int]] = []
     stop = len(order)
     while stop:
-        start = int(begins[stop])
-        passes.insert(0, order[start:stop].tolist())
-        stop = start
+        passes.insert(0, order[begins[stop] : stop])
+        stop = begins[stop]
     return passes
 
 
