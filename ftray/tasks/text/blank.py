@@ -20,7 +20,8 @@ _LOOKED_AT = 64
 thousands, it checks each distinct character once."""
 _FRAME = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "pad_token_id")
 _frames: WeakKeyDictionary[PreTrainedTokenizerBase, frozenset[int]] = WeakKeyDictionary()
-"""Frames found before: a tokenizer looks for its special tokens as long as it encodes a word."""
+"""Frames that `frame` has found: looking up special tokens takes transformers long, for a short
+text a fifth of the time of encoding it."""
 
 
 def is_blank(text: str) -> bool:
