@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -21,6 +22,19 @@ from tests.helpers.external.object_store import KEYS, ObjectStore
 # gains nothing from more threads, and the threads of tests that run side by side would wait for
 # each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_configure() -> None:
+    """Search for garbage less often.
+
+    Modules that are imported and tests that are collected are none, and Python would go through
+    them again and again.
+    """
+    gc.set_threshold(20_000, 20, 50)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

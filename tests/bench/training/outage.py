@@ -78,7 +78,6 @@ class Bench:
         self.folder, self.seconds = folder, seconds
         self.rows = write_rows(folder / "rows.jsonl", ROWS)
         self.store = ObjectStore()
-        os.environ.update(KEYS)
         self.server = MlflowServer(folder)
         self.server.start()
         os.environ["MLFLOW_TRACKING_URI"] = self.server.uri
@@ -235,6 +234,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    os.environ.update(KEYS)  # before Ray starts: its processes read the store, too
     configure()
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     results = []
