@@ -92,7 +92,7 @@ def weights(folder: Path | str) -> dict[str, torch.Tensor]:
 
 
 def wait_for(found: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + 500
+    deadline = time.monotonic() + 1500
     while time.monotonic() < deadline:
         if result := found():
             return result

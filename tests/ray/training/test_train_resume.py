@@ -33,7 +33,7 @@ def start(spec: Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
-    stdout, stderr = process.communicate(timeout=600)
+    stdout, stderr = process.communicate(timeout=1500)
     assert process.returncode == code, stderr
     return stdout, stderr
 
@@ -129,7 +129,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_all_ranks_at_once(tmp_path: Pa
     checkpoints = run_dir / "checkpoints"
     checkpoints.rename(run_dir / "elsewhere")
     checkpoints.write_text("no folder")
-    _, said = process.communicate(timeout=600)
+    _, said = process.communicate(timeout=1500)
     assert process.returncode in (1, 2), said
     assert "on rank 0 (node" in said
     assert "not written" in said

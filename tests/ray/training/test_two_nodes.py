@@ -84,7 +84,7 @@ def cluster(
         "DASHBOARD_PORT": dashboard,
         "CLIENT_PORT": client,
         "SECOND_NODE_IN": sees_other_files,
-        "START_TIMEOUT": "400",
+        "START_TIMEOUT": "1200",
         "STOP_TIMEOUT": "3",
         # Shortens Ray's detection of a lost node to seconds. Ray Train asks for the node until
         # then, and by default for a minute more.
@@ -108,7 +108,7 @@ def start(*command: str, cwd: Path, env: Environment) -> subprocess.Popen[str]:
 
 
 def run(*command: str, cwd: Path, env: Environment) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=1500)
 
 
 def raylet(cluster: Environment, node: str) -> psutil.Process:
@@ -281,7 +281,7 @@ def test_a_run_saves_before_a_node_is_taken_away_and_goes_on_without_it(
     drain(cluster, node)
     step = wait_for(lambda: step_of_checkpoint_within_an_epoch(run_dir), "a checkpoint")
     raylet(cluster, "n2").kill()
-    said, _ = job.communicate(timeout=600)
+    said, _ = job.communicate(timeout=1500)
     assert job.returncode == 0, said
     assert "workers: 2, nodes: 2" in said
     assert f"node {node[:8]} is taken away in" in said
