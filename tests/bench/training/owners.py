@@ -37,7 +37,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
@@ -57,7 +56,7 @@ TOLD = {
     "stopped": OTHERS,
     "restarted": "continuing run",
     "row": "the data have changed",
-    "base": "base model",
+    "base": "the base model's files have changed",
     "deepspeed": "DeepSpeed file has changed",
 }
 """Case -> words of the line that a command must print."""
@@ -164,8 +163,8 @@ def append_row(case: Case) -> None:
 def replace_base(case: Case) -> None:
     file = case.base / "model.safetensors"
     held = load_file(file)
-    name = next(name for name, value in held.items() if value.dim() == 2)
-    held[name] = torch.roll(held[name], 1, 0)
+    name = next(name for name, value in held.items() if value.is_floating_point())
+    held[name] = held[name] * 1.01
     save_file(held, file, metadata={"format": "pt"})
 
 
