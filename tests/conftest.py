@@ -25,10 +25,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_configure() -> None:
-    """Search for garbage less often.
+    """Let Python's garbage collector run less often.
 
-    Modules that are imported and tests that are collected are none, and Python would go through
-    them again and again.
+    Each run would walk over all imported modules and collected tests, which never become garbage.
     """
     gc.set_threshold(20_000, 20, 50)
 

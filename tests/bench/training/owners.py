@@ -35,7 +35,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 from safetensors.torch import load_file, save_file
@@ -146,12 +145,13 @@ def stopped(case: Case, seconds: float) -> list[tuple[int, str]]:
     return [ended(driver), ended(other)]
 
 
-def restarted(case: Case, seconds: float, change: Callable[[], None] | None = None) -> Any:
+def restarted(
+    case: Case, seconds: float, change: Callable[[], None] = lambda: None
+) -> list[tuple[int, str]]:
     driver = case.start()
     case.wait_for_step(KILLED_AT)
     kill_with_children(driver)
-    if change:
-        change()
+    change()
     return [(-signal.SIGKILL, ""), ended(case.start())]
 
 
@@ -208,10 +208,12 @@ def is_right(result: Result, runs: Sequence[Counter[int]]) -> bool:
     last = runs[-1]
     whole = sorted(last) == list(range(1, max(last) + 1))
     exits = sorted(result.exits)
-    if result.said and TOLD[result.case] == OTHERS:
-        return whole and exits == [0, 1] and len(runs) == 1 and not result.twice
+    if TOLD[result.case] == OTHERS:
+        expected = exits == [0, 1] and not result.twice
+    else:
+        expected = exits == [-signal.SIGKILL, 0]
     wanted = 2 if result.case in CHANGES else 1
-    return whole and bool(result.said) and exits == [-signal.SIGKILL, 0] and len(runs) == wanted
+    return whole and expected and bool(result.said) and len(runs) == wanted
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""From YAML and overrides to a spec, or to one message per fault that names the key and the fix."""
+"""Overrides change a spec, writing and reading keep it, and some values follow from others."""
 
 from __future__ import annotations
 

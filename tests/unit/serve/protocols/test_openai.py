@@ -1,4 +1,4 @@
-"""OpenAI's protocol on made-up generators in this process."""
+"""Whole answers in OpenAI's protocol, by made-up generators in this process."""
 
 from __future__ import annotations
 
